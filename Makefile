@@ -1,0 +1,60 @@
+# make            tells what there is
+# PYTHON=...      the interpreter .venv is made with, default python3
+# TORCH=cpu       take torch from PyTorch's index of CPU builds; a plain `torch` brings gigabytes
+#                 of CUDA libraries along on Linux. It matters when .venv is made.
+# ARGS="..."      passed on by test (to pytest), demo and bench
+
+PYTHON ?= python3
+TORCH ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+ifeq ($(TORCH),cpu)
+TORCH_PIN := $(shell grep '^torch==' constraints.txt)
+INSTALL_TORCH = $(BIN)/pip install --no-deps --index-url https://download.pytorch.org/whl/cpu $(TORCH_PIN)
+else ifneq ($(TORCH),)
+$(error TORCH=$(TORCH) is not known: say TORCH=cpu, or leave it out for the usual build)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help test check format demo bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
+
+test: check  ## install into .venv what is needed; lint, type check, all tests
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.installed-dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev  ## put the sources into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(VENV)/.installed-demo  ## install into .venv what is needed; run the demonstration
+	$(BIN)/p4r demo $(ARGS)
+
+bench: $(VENV)/.installed-bench  ## install into .venv what is needed; measure online reranking
+	$(BIN)/python benchmarks/online.py $(ARGS)
+
+clean:  ## remove .venv, caches and everything else that was made here
+	rm -rf $(VENV) build dist docker/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each extra: what is installed already is not looked at again.
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL_TORCH)
+	$(BIN)/pip install --editable '.[$*]' --constraint constraints.txt
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "p4r-qdrant needs Python 3.11 or newer, and $(PYTHON) is not;" \
+			"name another interpreter, for example: make $(or $(MAKECMDGOALS),test) PYTHON=python3.12" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

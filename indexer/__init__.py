@@ -1,0 +1,1 @@
+"""Offline: artifacts, reasoning, training, publishing and the `p4r` command."""

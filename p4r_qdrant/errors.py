@@ -1,0 +1,76 @@
+"""Everything this project raises on purpose.
+
+P4RError                        exit code 1: our fault, or the world's
+├── InputError                  exit code 2: something the caller can put right
+│   ├── SettingsError           a setting is unknown, malformed or contradicts another
+│   ├── RecordError             a record in a file is broken (names file and line)
+│   ├── VectorError             a vector has the wrong width, or is zero, NaN or infinite
+│   ├── PersonaError            an item's personas cannot be indexed (none, too many, no text ...)
+│   ├── IndexMismatchError      the index was made by another encoder, dimension or project
+│   ├── AuthenticationError     Qdrant refused the key
+│   ├── IndexLockedError        another process has the embedded index open
+│   └── MissingExtraError       an optional part is not installed
+├── EncoderError                the model or its adapter could not be loaded or changes nothing
+└── IndexUnavailableError       Qdrant cannot be reached, timed out, or failed
+    └── StorageFullError        no space left where the index lives
+
+Every message says what was wrong, where, and what to do, in one sentence.
+"""
+
+from __future__ import annotations
+
+
+class P4RError(Exception):
+    """Root of the tree. `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class InputError(P4RError):
+    """The caller's mistake: input, arguments or configuration to put right."""
+
+    exit_code = 2
+
+
+class SettingsError(InputError):
+    """A setting is unknown, malformed, or contradicts another one."""
+
+
+class RecordError(InputError):
+    """A record in a file is broken; the message names the file and the line."""
+
+
+class VectorError(InputError):
+    """A vector has the wrong width, or is zero, NaN or infinite."""
+
+
+class PersonaError(InputError):
+    """An item's personas cannot be indexed: none, too many, repeated ids, or no text."""
+
+
+class IndexMismatchError(InputError):
+    """The index was made by another encoder, dimension or project."""
+
+
+class AuthenticationError(InputError):
+    """Qdrant refused the API key."""
+
+
+class IndexLockedError(InputError):
+    """Another process has the embedded index open."""
+
+
+class MissingExtraError(InputError):
+    """An optional part of the package is not installed; the message names the extra."""
+
+
+class EncoderError(P4RError):
+    """The model or its adapter could not be loaded, does not fit, or changes nothing."""
+
+
+class IndexUnavailableError(P4RError):
+    """Qdrant cannot be reached, timed out, or failed."""
+
+
+class StorageFullError(IndexUnavailableError):
+    """There is no space left where the index lives."""

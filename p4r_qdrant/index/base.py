@@ -1,0 +1,474 @@
+"""The persona index: what both engines promise, and `open_index`, which picks one."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy.typing as npt
+
+from p4r_qdrant.errors import IndexMismatchError, InputError
+from p4r_qdrant.index.filters import Condition, parse
+from p4r_qdrant.index.payload import (
+    CONTENT_HASH,
+    GENERATION,
+    ITEM_ID,
+    SLOT,
+    UNSETTLED,
+    Floats,
+    Point,
+    check_item_id,
+    check_vectors,
+    make_points,
+    stored_persona,
+)
+from p4r_qdrant.records import Persona, PersonaMatch, StoredPersona
+from p4r_qdrant.settings import Settings
+
+PROJECT = "p4r-qdrant"
+FORMAT = 1
+MAX_CANDIDATES = 10_000
+"""Candidates one user may have in one call."""
+LOAD_BATCH = 256
+"""Items written by one request of a bulk load."""
+
+Element = TypeVar("Element")
+
+
+@dataclass(frozen=True, slots=True)
+class ItemVectors:
+    """One item ready to be written: its personas, their vectors, and the caller's own fields.
+
+    vectors: (n_personas, dim), any float type.
+    """
+
+    item_id: str
+    personas: Sequence[Persona]
+    vectors: npt.ArrayLike
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexMetadata:
+    """What an index remembers of its making; kept with the collection."""
+
+    fingerprint: str
+    dimension: int
+    encoder: str = ""
+    created_at: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored, with the project's name and the format's number."""
+        return {
+            "project": PROJECT,
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "dimension": self.dimension,
+            "encoder": self.encoder,
+            "created_at": self.created_at,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any] | None, where: str) -> IndexMetadata:
+        """Read it back; raises IndexMismatchError where `where` is not an index of ours."""
+        if not stored or stored.get("project") != PROJECT:
+            raise IndexMismatchError(
+                f"{where} was not made by {PROJECT}; choose another name for the personas "
+                "(P4R_QDRANT__COLLECTION or P4R_QDRANT__PATH)"
+            )
+        if stored.get("format") != FORMAT:
+            raise IndexMismatchError(
+                f"{where} has format {stored.get('format')}, this version reads format {FORMAT}; "
+                "index the artifacts again"
+            )
+        return cls(
+            str(stored["fingerprint"]),
+            int(stored["dimension"]),
+            str(stored.get("encoder", "")),
+            str(stored.get("created_at", "")),
+        )
+
+    def check(self, dimension: int | None, fingerprint: str | None, where: str) -> None:
+        """Raise IndexMismatchError unless the index was made with this encoder."""
+        same_width = dimension is None or dimension == self.dimension
+        if same_width and (fingerprint is None or fingerprint == self.fingerprint):
+            return
+        raise IndexMismatchError(
+            f"{where} was made with the encoder {self.encoder or '(unnamed)'} "
+            f"(fingerprint {self.fingerprint}, {self.dimension} dimensions), not with the one in "
+            f"use (fingerprint {fingerprint}, {dimension} dimensions); use that encoder, or index "
+            "the artifacts again under another name"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStats:
+    """What `p4r status` shows. `details` are the engine's own words, for people."""
+
+    engine: str
+    location: str
+    personas: int
+    items: int
+    metadata: IndexMetadata
+    details: Mapping[str, str]
+
+
+class PersonaIndex(ABC):
+    """Personas by item, and the best persona of each candidate for a user.
+
+    Thread-safe. A reader sees an item's old personas or its new ones, for an instant both, never
+    none; of two writers of one item the later one stays. The engines differ in how they store,
+    find and score points; how an item is replaced is written here, once.
+    """
+
+    metadata: IndexMetadata
+    location: str
+
+    def __init__(self, max_personas: int) -> None:
+        self.max_personas = max_personas
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def replace_item(
+        self,
+        item_id: str,
+        personas: Sequence[Persona],
+        vectors: npt.ArrayLike,
+        fields: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Put an item's personas in place of those it had.
+
+        vectors: (n_personas, dim). `fields` are stored with each persona and can be filtered on.
+        Returns False where a newer write of the item was already there and stays. Raises
+        PersonaError or VectorError, and then nothing was written.
+        """
+        item = ItemVectors(item_id, personas, vectors, fields or {})
+        return not self._replace(self._make_points(item))
+
+    def load(
+        self,
+        items: Iterable[ItemVectors],
+        refused: Callable[[ItemVectors, InputError], None] | None = None,
+    ) -> int:
+        """Write many items, as `replace_item` would, in batches; returns how many were written.
+
+        An item that cannot be indexed is handed to `refused` and the load goes on; without
+        `refused` its error is raised. One loader at a time: items that the index did not hold
+        skip the bookkeeping by which two writers of an item settle.
+        """
+        written = 0
+        for batch in batches(items, LOAD_BATCH):
+            points = {}
+            for item in batch:
+                try:
+                    points[item.item_id] = self._make_points(item)
+                except InputError as error:
+                    if refused is None:
+                        raise
+                    refused(item, error)
+            held = self._generations(list(points))
+            fresh = [one for item_id, own in points.items() if item_id not in held for one in own]
+            known = [one for item_id, own in points.items() if item_id in held for one in own]
+            if fresh:
+                self._upsert(fresh)
+            if known:
+                self._replace(known)
+            written += len(points)
+        return written
+
+    def _make_points(self, item: ItemVectors) -> list[Point]:
+        return make_points(
+            item.item_id,
+            item.personas,
+            item.vectors,
+            item.fields,
+            generation=now(),
+            dimension=self.metadata.dimension,
+            max_personas=self.max_personas,
+        )
+
+    def _replace(self, points: list[Point]) -> set[str]:
+        """Swap in `points` for what their items had; returns items where a newer write stays.
+
+        New points are written first, marked unsettled, over older ones only; then what is older
+        goes. A writer that finds itself overtaken takes its own points back. The mark goes last,
+        so that `repair` finds every item that a kill left in between.
+        """
+        item_ids = list(dict.fromkeys(point.payload[ITEM_ID] for point in points))
+        held = self._generations(item_ids).values()
+        newest = max((one for generations in held for one in generations), default=0)
+        generation = max(now(), newest + 1)  # a clock that lags must not lose a later write
+        for point in points:
+            point.payload[GENERATION] = generation
+            point.payload[UNSETTLED] = True
+        self._upsert(points, older_than=generation)
+        self._delete(item_ids, older_than=generation)
+        return self._settle(item_ids, generation)
+
+    def _settle(self, item_ids: Sequence[str], generation: int | None = None) -> set[str]:
+        """Leave each item with its newest generation, unmarked; returns those newer than ours."""
+        overtaken = set()
+        for item_id, generations in self._generations(item_ids).items():
+            newest = max(generations)
+            if generation is not None and newest > generation:
+                overtaken.add(item_id)
+            if len(generations) > 1:
+                self._delete([item_id], older_than=newest)
+        kept = [item_id for item_id in item_ids if item_id not in overtaken]
+        if kept:
+            self._clear_mark(kept)
+        return overtaken
+
+    def repair(self) -> int:
+        """Finish replacements that a crash interrupted; returns how many items it settled.
+
+        Opening the index for writing does this by itself.
+        """
+        unsettled = self._unsettled()
+        for batch in batches(unsettled, LOAD_BATCH):
+            self._settle(batch)
+        return len(unsettled)
+
+    def delete_item(self, item_id: str) -> bool:
+        """Take an item out; False where it was not there."""
+        there = bool(self._generations([check_item_id(item_id)]))
+        if there:
+            self._delete([item_id])
+        return there
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def get(self, item_id: str) -> list[StoredPersona]:
+        """An item's personas in their order; empty where it is not there."""
+        return [stored_persona(payload) for payload in self._payloads([item_id])]
+
+    def hashes(self, item_ids: Sequence[str]) -> dict[str, str]:
+        """The content hash of each item that is there whole: it need not be written again."""
+        found: dict[str, list[str]] = {}
+        wanted = [ITEM_ID, CONTENT_HASH, UNSETTLED, SLOT]
+        for payload in self._payloads(item_ids, wanted):
+            digest = "" if payload.get(UNSETTLED) else payload[CONTENT_HASH]
+            found.setdefault(payload[ITEM_ID], []).append(digest)
+        return {
+            item_id: digests[0]
+            for item_id, digests in found.items()
+            if len(set(digests)) == 1 and digests[0].startswith(f"{len(digests)}-")
+        }
+
+    def items(self) -> Iterator[list[StoredPersona]]:
+        """All items, each as its personas in their order; streamed, in no particular order."""
+        for item_ids in batches(self._item_ids(), LOAD_BATCH):
+            together: dict[str, list[StoredPersona]] = {}
+            for payload in self._payloads(item_ids):
+                together.setdefault(payload[ITEM_ID], []).append(stored_persona(payload))
+            yield from together.values()
+
+    def best_personas(
+        self,
+        user_vectors: npt.ArrayLike,
+        candidate_ids: Sequence[Sequence[str]],
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        *,
+        explain: int | None = None,
+        with_vectors: bool = False,
+    ) -> list[list[PersonaMatch]]:
+        """The best persona of each candidate for each user (Eq. 10), by exact scoring.
+
+        user_vectors: (n_users, dim). candidate_ids: one list a user, of 1 to 10,000 ids; an id
+        that is repeated counts once. `filter`: see `index.filters`.
+
+        Returns, for each user, one match for each distinct candidate: best score first, ties by
+        item id, then those without personas in the caller's order. The first `explain` of them
+        (None: all) carry their persona's texts, and its vector `with_vectors`.
+        """
+        vectors, candidates = check_query(user_vectors, candidate_ids, self.metadata.dimension)
+        found = self._best_points(vectors, candidates, parse(filter))
+        rankings = [
+            _ranked(best, item_ids) for best, item_ids in zip(found, candidates, strict=True)
+        ]
+        if explain == 0:
+            return rankings
+        shown = self.explain(
+            [match for ranking in rankings for match in ranking[:explain]], with_vectors=with_vectors
+        )
+        told = iter(shown)
+        return [
+            [*islice(told, len(ranking[:explain])), *ranking[len(ranking[:explain]) :]]
+            for ranking in rankings
+        ]
+
+    def explain(
+        self, matches: Sequence[PersonaMatch], *, with_vectors: bool = False
+    ) -> list[PersonaMatch]:
+        """The same matches with their personas' texts (and vectors): see `best_personas`.
+
+        One whose persona was replaced in between comes back as it is now; one whose item was
+        taken out in between comes back without a persona.
+        """
+        wanted = list({match.point_id for match in matches if match.point_id is not None})
+        found = self._points(wanted, with_vectors) if wanted else {}
+        return [
+            replace(
+                match,
+                persona=stored_persona(found[match.point_id][0]),
+                vector=found[match.point_id][1],
+            )
+            if match.point_id in found
+            else match
+            for match in matches
+        ]
+
+    @abstractmethod
+    def stats(self) -> IndexStats:
+        """Counts and settings, for people."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the connection or the folder. Closing twice is fine."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- what an engine gives -----------------------------------------------------------------
+
+    @abstractmethod
+    def _best_points(
+        self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
+    ) -> list[dict[str, tuple[float, str]]]:
+        """For each user, (score, point id) of each candidate that has personas.
+
+        vectors: (n_users, dim) float32, normalised; candidates: distinct, up to 10,000 each.
+        """
+
+    @abstractmethod
+    def _points(
+        self, point_ids: Sequence[str], with_vectors: bool
+    ) -> dict[str, tuple[dict[str, Any], Floats | None]]:
+        """Payload and, if asked for, vector ((dim,) float32) of those points that are there."""
+
+    @abstractmethod
+    def _upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
+        """Write points durably; over existing ones only where their generation is older."""
+
+    @abstractmethod
+    def _delete(self, item_ids: Sequence[str], older_than: int | None = None) -> None:
+        """Delete the items' points, or only those of older generations."""
+
+    @abstractmethod
+    def _clear_mark(self, item_ids: Sequence[str]) -> None:
+        """Take the mark UNSETTLED off the items' points."""
+
+    @abstractmethod
+    def _payloads(
+        self, item_ids: Sequence[str], fields: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Payloads of the items' points (only `fields`), ordered by item as asked, then slot."""
+
+    @abstractmethod
+    def _item_ids(self) -> Iterator[str]:
+        """The ids of all items, streamed."""
+
+    @abstractmethod
+    def _unsettled(self) -> list[str]:
+        """The ids of items with marked points."""
+
+    def _generations(self, item_ids: Sequence[str]) -> dict[str, set[int]]:
+        """The generations that each item that is there has points of."""
+        found: dict[str, set[int]] = {}
+        for payload in self._payloads(item_ids, [ITEM_ID, GENERATION, SLOT]):
+            found.setdefault(payload[ITEM_ID], set()).add(payload[GENERATION])
+        return found
+
+
+def open_index(
+    settings: Settings,
+    *,
+    dimension: int | None = None,
+    fingerprint: str | None = None,
+    encoder: str = "",
+    create: bool = False,
+) -> PersonaIndex:
+    """Open the index the settings ask for: a Qdrant server with `qdrant.url`, else embedded.
+
+    `dimension` and `fingerprint` are the encoder's and are checked; None takes the index as it
+    is. With `create` an index that is not there is made (both must be given), its metadata
+    naming `encoder`; without, IndexMismatchError says that there is none.
+    """
+    if create and (dimension is None or fingerprint is None):
+        raise InputError("a new index needs the encoder's dimension and fingerprint")
+    today = datetime.now(UTC).isoformat(timespec="seconds")
+    made_with = (
+        IndexMetadata(fingerprint, dimension, encoder, today)
+        if create and fingerprint is not None and dimension is not None
+        else None
+    )
+    index: PersonaIndex
+    if settings.qdrant.url is not None:
+        from p4r_qdrant.index.server import ServerIndex
+
+        index = ServerIndex(settings, made_with)
+    else:
+        from p4r_qdrant.index.edge import EdgeIndex
+
+        index = EdgeIndex(settings, made_with)
+    try:
+        index.metadata.check(dimension, fingerprint, index.location)
+    except BaseException:
+        index.close()
+        raise
+    return index
+
+
+def _ranked(best: Mapping[str, tuple[float, str]], item_ids: Sequence[str]) -> list[PersonaMatch]:
+    """Every candidate as a match: best score first, ties by item id, then those without."""
+    scored = sorted(best.items(), key=lambda one: (-one[1][0], one[0]))
+    matches = [PersonaMatch(item_id, score, point) for item_id, (score, point) in scored]
+    if len(matches) < len(item_ids):
+        matches += [PersonaMatch(item_id) for item_id in item_ids if item_id not in best]
+    return matches
+
+
+def check_query(
+    user_vectors: npt.ArrayLike, candidate_ids: Sequence[Sequence[str]], dimension: int
+) -> tuple[Floats, list[list[str]]]:
+    """The users as (n, dim) unit rows, and each one's distinct candidates in their order."""
+    if isinstance(candidate_ids, str) or any(isinstance(ids, str) for ids in candidate_ids):
+        raise InputError("candidate_ids must hold one list of item ids for each user")
+    if not len(candidate_ids):
+        return check_vectors([[1.0] * dimension], dimension, "no user")[:0], []
+    matrix = check_vectors(user_vectors, dimension, "the users")
+    if len(matrix) != len(candidate_ids):
+        raise InputError(f"{len(matrix)} user vectors but {len(candidate_ids)} candidate lists")
+    distinct = [list(dict.fromkeys(ids)) for ids in candidate_ids]
+    for ids in distinct:
+        if len(ids) > MAX_CANDIDATES:
+            raise InputError(
+                f"a user has {len(ids)} candidates, at most {MAX_CANDIDATES} can be reranked"
+            )
+    return matrix, distinct
+
+
+def now() -> int:
+    """A generation: the time in microseconds (exact in JSON readers that know only doubles)."""
+    return time.time_ns() // 1000
+
+
+def batches(elements: Iterable[Element], size: int) -> Iterator[list[Element]]:
+    """Lists of `size` elements, the last one shorter."""
+    iterator = iter(elements)
+    while batch := list(islice(iterator, size)):
+        yield batch

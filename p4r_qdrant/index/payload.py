@@ -1,0 +1,215 @@
+"""What a point holds: payload field names, point ids, and the checks before a write.
+
+One point is one persona. Both engines write what `make_points` returns and read it back with
+`stored_persona`, so that a collection looks the same whichever engine made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from p4r_qdrant.errors import PersonaError, VectorError
+from p4r_qdrant.records import Persona, StoredPersona, check_id
+from p4r_qdrant.texts import plain_rationale
+
+Floats = npt.NDArray[np.float32]
+
+NAME = "name"
+ITEM_TITLE = "item_title"
+RATIONALE = "preference_rationale"
+DESCRIPTION = "description"
+CATEGORY = "category"
+SUMMARY = "summary"
+DOMAIN = "domain"
+ITEM_ID = "item_id"
+PERSONA_ID = "persona_id"
+EVIDENCE_COUNT = "evidence_count"
+SLOT = "slot"
+GENERATION = "generation"
+UPDATED_AT = "updated_at"
+CONTENT_HASH = "content_hash"
+UNSETTLED = "unsettled"
+"""True on a point whose item is being replaced; a kill in between leaves it for `repair()`."""
+
+OWN_FIELDS = frozenset(
+    {NAME, RATIONALE, DESCRIPTION, ITEM_ID, PERSONA_ID, EVIDENCE_COUNT}
+    | {SLOT, GENERATION, UPDATED_AT, CONTENT_HASH, UNSETTLED}
+)
+"""Fields the index fills in; a caller's own fields may have any other name."""
+
+FIRST_FIELDS = (ITEM_TITLE, CATEGORY, SUMMARY, DOMAIN)
+"""Callers' fields that people look at first: they come before the others in the payload."""
+
+_NAMESPACE = uuid.UUID("5e0b9d0c-6f0e-5a5c-9a59-4f7c1c0f7d11")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One persona, ready to be written. `vector`: (dim,) float32, normalised."""
+
+    id: str
+    vector: Floats
+    payload: dict[str, Any]
+
+
+@lru_cache(maxsize=100_000)
+def point_prefix(item_id: str) -> str:
+    """What the ids of an item's points begin with: all of its UUIDv5 but the last byte."""
+    return str(uuid.uuid5(_NAMESPACE, item_id))[:-2]
+
+
+def point_id(item_id: str, slot: int) -> str:
+    """The item's UUIDv5 with the slot (0..255) as its last byte.
+
+    The same persona slot is always the same point, and a point's id tells whose it is: a query
+    needs no payload to be understood.
+    """
+    return f"{point_prefix(item_id)}{slot:02x}"
+
+
+def content_hash(personas: Sequence[Persona], fields: Mapping[str, Any]) -> str:
+    """What an item's points are made from, vectors aside: their number and a hash of the texts.
+
+    While it is unchanged there is nothing to encode or to write.
+    """
+    content = [
+        [one.persona_id, one.name, one.description, one.preference_rationale, len(one.evidence)]
+        for one in personas
+    ]
+    text = json.dumps([content, dict(fields)], sort_keys=True, ensure_ascii=False, default=str)
+    return f"{len(personas)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def make_points(
+    item_id: str,
+    personas: Sequence[Persona],
+    vectors: npt.ArrayLike,
+    fields: Mapping[str, Any],
+    *,
+    generation: int,
+    dimension: int,
+    max_personas: int,
+) -> list[Point]:
+    """Check one item's personas and vectors, and make their points.
+
+    vectors: (n_personas, dimension), any float type; normalised here. `generation` is the time
+    of the write in microseconds. Raises PersonaError or VectorError naming the item.
+    """
+    check_item_id(item_id)
+    _check_personas(item_id, personas, max_personas)
+    _check_fields(item_id, fields)
+    matrix = check_vectors(vectors, dimension, f"item {item_id!r}")
+    if len(matrix) != len(personas):
+        raise VectorError(f"item {item_id!r} has {len(personas)} personas but {len(matrix)} vectors")
+    digest = content_hash(personas, fields)
+    updated_at = datetime.fromtimestamp(generation / 1e6, UTC).isoformat(timespec="seconds")
+    first = {name: fields[name] for name in FIRST_FIELDS if name in fields}
+    rest = {name: value for name, value in fields.items() if name not in FIRST_FIELDS}
+    return [
+        Point(
+            point_id(item_id, slot),
+            matrix[slot],
+            # In this order a person meets them in the dashboard; values are cut there after
+            # some 45 characters, so the rationale opens with the reason itself.
+            {
+                NAME: persona.name,
+                **first,
+                RATIONALE: plain_rationale(persona.preference_rationale),
+                DESCRIPTION: persona.description,
+                **rest,
+                ITEM_ID: item_id,
+                PERSONA_ID: persona.persona_id,
+                EVIDENCE_COUNT: len(persona.evidence),
+                SLOT: slot,
+                GENERATION: generation,
+                UPDATED_AT: updated_at,
+                CONTENT_HASH: digest,
+            },
+        )
+        for slot, persona in enumerate(personas)
+    ]
+
+
+def stored_persona(payload: Mapping[str, Any]) -> StoredPersona:
+    """A point's payload as the record that callers get."""
+    return StoredPersona(
+        item_id=payload[ITEM_ID],
+        persona_id=payload[PERSONA_ID],
+        name=payload[NAME],
+        description=payload[DESCRIPTION],
+        preference_rationale=payload[RATIONALE],
+        fields={
+            name: value
+            for name, value in payload.items()
+            if name not in OWN_FIELDS or name in (EVIDENCE_COUNT, UPDATED_AT)
+        },
+    )
+
+
+def check_item_id(item_id: str) -> str:
+    """Return `item_id`; raise PersonaError where it cannot be one."""
+    try:
+        return check_id(item_id)
+    except ValueError as error:
+        raise PersonaError(f"item id refused: {error}") from None
+
+
+def check_vectors(vectors: npt.ArrayLike, dimension: int, owner: str) -> Floats:
+    """(n, dimension) float32 rows of unit length; raise VectorError naming `owner` and the row."""
+    try:
+        matrix = np.asarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise VectorError(f"the vectors of {owner} are not rows of numbers of one width") from None
+    if matrix.ndim != 2 or matrix.shape[1] != dimension:
+        raise VectorError(
+            f"the vectors of {owner} have the shape {matrix.shape}, the index needs "
+            f"(n, {dimension}); encode them with the encoder the index was made with"
+        )
+    norms = np.linalg.norm(matrix.astype(np.float64), axis=1)
+    for row, norm in enumerate(norms):
+        if not math.isfinite(norm):
+            raise VectorError(f"vector {row} of {owner} holds NaN or infinity")
+        if norm < 1e-12:
+            raise VectorError(f"vector {row} of {owner} is zero, it points nowhere")
+    return (matrix / norms[:, None]).astype(np.float32)
+
+
+def _check_personas(item_id: str, personas: Sequence[Persona], max_personas: int) -> None:
+    if not personas:
+        raise PersonaError(
+            f"item {item_id!r} has no personas; to take an item out of the index, remove it"
+        )
+    if len(personas) > max_personas:
+        raise PersonaError(
+            f"item {item_id!r} has {len(personas)} personas, at most {max_personas} are allowed "
+            "(P4R_INDEX__MAX_PERSONAS)"
+        )
+    seen = set()
+    for persona in personas:
+        if persona.persona_id in seen:
+            raise PersonaError(f"item {item_id!r} has the persona id {persona.persona_id!r} twice")
+        seen.add(persona.persona_id)
+
+
+def _check_fields(item_id: str, fields: Mapping[str, Any]) -> None:
+    for name in fields:
+        if not isinstance(name, str) or not name or name in OWN_FIELDS:
+            raise PersonaError(
+                f"the field {name!r} of item {item_id!r} is one the index fills in itself; "
+                "give it another name"
+            )
+    try:
+        json.dumps(dict(fields), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise PersonaError(f"the fields of item {item_id!r} are not JSON: {error}") from None

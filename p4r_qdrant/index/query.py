@@ -1,0 +1,190 @@
+"""The hot path on a server: raw gRPC messages out and in, no models in between.
+
+One flat query a user: the candidates' points through the keyword index on `item_id`, scored
+exactly, best first, without payload, for a point's id tells whose it is. The limit is above what
+the candidates can have; where it is reached the query is asked again with a higher one. So nothing
+is cut off, and a candidate that does not come back has no personas. Texts are fetched afterwards,
+for those few points that are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from qdrant_client import grpc
+from qdrant_client.conversions.conversion import grpc_to_payload
+from qdrant_client.grpc import PointsStub
+
+from p4r_qdrant.index.filters import Condition
+from p4r_qdrant.index.payload import ITEM_ID, Floats, point_prefix
+
+CANDIDATES_A_QUERY = 2000
+"""Longer candidate lists are split into queries of so many, in one batch."""
+POINTS_A_BATCH = 100_000
+"""Points that the queries of one batch may bring back together."""
+
+MOST_PER_ITEM = 256
+"""Personas an item can have whatever the settings: its points differ in one byte."""
+
+_EXACT = grpc.SearchParams(exact=True)
+_NO_PAYLOAD = grpc.WithPayloadSelector(enable=False)
+_ALL_PAYLOAD = grpc.WithPayloadSelector(enable=True)
+
+
+def best_points(
+    stub: PointsStub,
+    collection: str,
+    vectors: Floats,
+    candidates: Sequence[Sequence[str]],
+    conditions: Sequence[Condition],
+    *,
+    per_item: int,
+    timeout_s: float,
+) -> list[dict[str, tuple[float, str]]]:
+    """For each user, (score, point id) of the best persona of each candidate that has any.
+
+    vectors: (n_users, dim) float32. `per_item`: personas an item is expected to have at most.
+    Raises grpc.RpcError.
+    """
+    best: list[dict[str, tuple[float, str]]] = [{} for _ in candidates]
+    shared = [condition_message(condition) for condition in conditions]
+    queries = [
+        (user, item_ids[start : start + CANDIDATES_A_QUERY])
+        for user, item_ids in enumerate(candidates)
+        for start in range(0, len(item_ids), CANDIDATES_A_QUERY)
+    ]
+    limits = [per_item * len(item_ids) for _, item_ids in queries]
+    pending = list(range(len(queries)))
+    while pending:
+        taken = _a_batch(pending, limits)
+        messages = [
+            _query(collection, vectors[queries[one][0]], queries[one][1], shared, limits[one])
+            for one in taken
+        ]
+        again = []
+        for one, result in zip(taken, _send(stub, collection, messages, timeout_s), strict=True):
+            if len(result) >= limits[one] and per_item < MOST_PER_ITEM:
+                limits[one] = MOST_PER_ITEM * len(queries[one][1])
+                again.append(one)
+            else:
+                _collect(result, queries[one][1], best[queries[one][0]])
+        pending = again + pending[len(taken) :]
+    return best
+
+
+def points(
+    stub: PointsStub,
+    collection: str,
+    point_ids: Sequence[str],
+    with_vectors: bool,
+    *,
+    timeout_s: float,
+) -> dict[str, tuple[dict[str, Any], Floats | None]]:
+    """Payload and vector ((dim,) float32, where asked for) of the points that are there."""
+    answer = stub.Get(
+        grpc.GetPoints(
+            collection_name=collection,
+            ids=[grpc.PointId(uuid=point_id) for point_id in point_ids],
+            with_payload=_ALL_PAYLOAD,
+            with_vectors=grpc.WithVectorsSelector(enable=with_vectors),
+        ),
+        timeout=timeout_s,
+    )
+    return {
+        point.id.uuid: (
+            grpc_to_payload(point.payload),
+            np.array(_vector(point.vectors.vector), dtype=np.float32) if with_vectors else None,
+        )
+        for point in answer.result
+    }
+
+
+def condition_message(condition: Condition) -> grpc.Condition:
+    """A filter condition as Qdrant wants it; an exclusion becomes a nested filter."""
+    if condition.is_range:
+        bounds = {
+            name: value
+            for name in ("gt", "gte", "lt", "lte")
+            if (value := getattr(condition, name)) is not None
+        }
+        return grpc.Condition(
+            field=grpc.FieldCondition(key=condition.field, range=grpc.Range(**bounds))
+        )
+    first = condition.any_of[0]
+    if isinstance(first, bool):
+        match = grpc.Match(boolean=first)
+    elif isinstance(first, int):
+        match = grpc.Match(integers=grpc.RepeatedIntegers(integers=condition.any_of))
+    else:
+        match = grpc.Match(keywords=grpc.RepeatedStrings(strings=condition.any_of))
+    message = grpc.Condition(field=grpc.FieldCondition(key=condition.field, match=match))
+    if condition.negated:
+        return grpc.Condition(filter=grpc.Filter(must_not=[message]))
+    return message
+
+
+def _query(
+    collection: str,
+    vector: Floats,
+    item_ids: Sequence[str],
+    conditions: Sequence[grpc.Condition],
+    limit: int,
+) -> grpc.QueryPoints:
+    candidates = grpc.Condition(
+        field=grpc.FieldCondition(
+            key=ITEM_ID, match=grpc.Match(keywords=grpc.RepeatedStrings(strings=item_ids))
+        )
+    )
+    return grpc.QueryPoints(
+        collection_name=collection,
+        query=grpc.Query(nearest=grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist()))),
+        filter=grpc.Filter(must=[candidates, *conditions]),
+        limit=limit,
+        params=_EXACT,
+        with_payload=_NO_PAYLOAD,
+    )
+
+
+def _a_batch(pending: Sequence[int], limits: Sequence[int]) -> list[int]:
+    """The first of the pending queries whose points fit one batch, at least one."""
+    taken: list[int] = []
+    together = 0
+    for one in pending:
+        together += limits[one]
+        if taken and together > POINTS_A_BATCH:
+            break
+        taken.append(one)
+    return taken
+
+
+def _send(
+    stub: PointsStub, collection: str, messages: Sequence[grpc.QueryPoints], timeout_s: float
+) -> list[Sequence[grpc.ScoredPoint]]:
+    if len(messages) == 1:
+        return [stub.Query(messages[0], timeout=timeout_s).result]
+    batch = grpc.QueryBatchPoints(collection_name=collection, query_points=messages)
+    return [one.result for one in stub.QueryBatch(batch, timeout=timeout_s).result]
+
+
+def _collect(
+    result: Sequence[grpc.ScoredPoint],
+    item_ids: Sequence[str],
+    best: dict[str, tuple[float, str]],
+) -> None:
+    """Keep the best point of each item (the lower slot of equals); points come best first."""
+    owner = {point_prefix(item_id): item_id for item_id in item_ids}
+    for point in result:
+        point_id = point.id.uuid
+        item_id = owner[point_id[:-2]]
+        held = best.get(item_id)
+        if held is None:
+            best[item_id] = (point.score, point_id)
+        elif point_id < held[1] and point.score == held[0]:
+            best[item_id] = (point.score, point_id)
+
+
+def _vector(message: Any) -> Sequence[float]:
+    """The numbers of a vector, where newer (`dense`) and older servers (`data`) put them."""
+    return message.dense.data or message.data  # type: ignore[no-any-return]

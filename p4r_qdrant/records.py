@@ -1,0 +1,242 @@
+"""The records: one name and one form for each thing, everywhere.
+
+What crosses a border (artifact files, HTTP) is a pydantic model. What the reranking path takes
+and returns is a frozen, slotted dataclass. Field names are those of the artifact files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+MAX_ID_LENGTH = 512
+"""Characters an item, user or persona id may have: it is a keyword in an index, not a text."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def check_id(value: str) -> str:
+    """Return `value` if it can be an id; else raise ValueError in one sentence.
+
+    Emoji, quotes, slashes and spaces inside are fine. Empty ids, ids over `MAX_ID_LENGTH`
+    characters, control characters (newlines too), lone surrogates and surrounding white space
+    are not: they cannot be told apart, typed, or sent.
+    """
+    if not value:
+        raise ValueError("an id must not be empty")
+    if len(value) > MAX_ID_LENGTH:
+        raise ValueError(f"an id may have {MAX_ID_LENGTH} characters, this one has {len(value)}")
+    if _CONTROL.search(value):
+        raise ValueError(f"the id {value[:40]!r} holds a control character or line break")
+    if value != value.strip():
+        raise ValueError(f"the id {value[:40]!r} begins or ends with white space")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the id {value[:40]!r} is not valid Unicode") from None
+    return value
+
+
+def _number_to_text(value: Any) -> Any:
+    """JSON catalogues often number their items; 17 and "17" are the same id."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def clean_text(value: str) -> str:
+    """Strip control characters and lone surrogates; keep tabs and line breaks."""
+    return _NOT_TEXT.sub("", value).strip()
+
+
+def _none_to_empty(value: Any) -> Any:
+    return "" if value is None else value
+
+
+Id = Annotated[str, BeforeValidator(_number_to_text), AfterValidator(check_id)]
+Text = Annotated[str, BeforeValidator(_none_to_empty), AfterValidator(clean_text)]
+NonEmptyText = Annotated[Text, Field(min_length=1)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Item(_Record):
+    """One line of items.jsonl. Fields of the caller's own (price, language ...) are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    item_id: Id
+    title: Text = ""
+    description: Text = ""
+    categories: list[Text] = Field(default_factory=list)
+    brand: Text = ""
+
+
+class Review(_Record):
+    """One line of reviews.jsonl; `timestamp` in seconds since 1970."""
+
+    user_id: Id
+    item_id: Id
+    rating: float
+    timestamp: int
+    title: Text = ""
+    text: Text = ""
+
+
+class Summary(_Record):
+    """One line of summaries.jsonl: s_i (Eq. 1)."""
+
+    item_id: Id
+    summary: NonEmptyText
+
+
+class Aspects(_Record):
+    """One line of aspects.jsonl: a_ui (Eq. 2). Slots belong to the domain; null = no evidence."""
+
+    item_id: Id
+    user_id: Id
+    timestamp: int
+    rating: float
+    aspects: dict[str, Text | None]
+
+
+class Persona(_Record):
+    """One persona of an item (Eq. 3); `evidence` names the users whose aspects support it."""
+
+    persona_id: Id
+    name: NonEmptyText
+    description: NonEmptyText
+    preference_rationale: NonEmptyText
+    evidence: list[Id] = Field(default_factory=list)
+
+
+class ItemPersonas(_Record):
+    """One line of personas.jsonl: P_i."""
+
+    item_id: Id
+    personas: list[Persona]
+
+
+class Alignment(_Record):
+    """One line of alignments.jsonl: the judge's pick (Eq. 5)."""
+
+    user_id: Id
+    item_id: Id
+    persona_id: Id
+    justification: Text = ""
+
+
+class Split(_Record):
+    """One line of splits.jsonl: a user's leave-one-out."""
+
+    user_id: Id
+    test_item: Id
+    valid_item: Id
+    tie: bool = False
+
+
+class Candidate(_Record):
+    """One entry of a candidate list; `score` is the generator's."""
+
+    item_id: Id
+    score: float | None = None
+
+
+class CandidateList(_Record):
+    """One line of a candidates file, best first."""
+
+    user_id: Id
+    results: list[Candidate]
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """A past interaction of a user: what Eq. 6 encodes.
+
+    `summary` is s_i; `aspects` is a_ui, empty where the review gave none.
+    """
+
+    item_id: str
+    timestamp: int
+    summary: str = ""
+    title: str = ""
+    aspects: Mapping[str, str | None] = field(default_factory=dict)
+    rating: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPersona:
+    """A persona as the index returns it. `fields` holds the rest of its payload."""
+
+    item_id: str
+    persona_id: str
+    name: str
+    description: str
+    preference_rationale: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PersonaMatch:
+    """An item's best persona for one user (Eq. 10).
+
+    `score` and `point_id` are None where the item has no personas (or the filter excludes
+    them). `point_id` names the persona's point; `persona` and `vector` ((dim,) float32,
+    normalised) are there where they were asked for.
+    """
+
+    item_id: str
+    score: float | None = None
+    point_id: str | None = None
+    persona: StoredPersona | None = None
+    vector: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Because:
+    """What one past interaction contributes to a score.
+
+    The contributions of all interactions add up to the persona score (Eq. 7 is linear);
+    `share` is the contribution divided by that score.
+    """
+
+    item_id: str
+    title: str
+    contribution: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankedItem:
+    """One item of a reranked list.
+
+    `score` is what ordered the item: the persona score, or the fused one. It is None where the
+    item kept the generator's order (no personas, or a user without history). `persona_score`
+    is Eq. 10, `generator_score` what the candidate came with, `generator_rank` its place there
+    (from 1). `because` is sorted by contribution, largest first.
+    """
+
+    item_id: str
+    rank: int
+    score: float | None
+    persona_score: float | None = None
+    persona: StoredPersona | None = None
+    because: tuple[Because, ...] = ()
+    generator_score: float | None = None
+    generator_rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The answer to one rerank: the items, best first.
+
+    `personalized` is False where the user has no history and the generator's order was kept.
+    """
+
+    items: tuple[RankedItem, ...]
+    personalized: bool = True

@@ -1,0 +1,320 @@
+"""Reranking: a user, the candidates, one query, and the persona that explains each place."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from p4r_qdrant.encoder import Encoder, PersonaEncoder, UserVector
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.base import PersonaIndex, open_index
+from p4r_qdrant.index.payload import check_vectors
+from p4r_qdrant.records import Candidate, Interaction, PersonaMatch, RankedItem, Ranking
+from p4r_qdrant.settings import EncoderSettings, HistorySettings, RerankSettings, Settings
+
+User = Sequence[Interaction] | npt.NDArray[np.floating[Any]] | Sequence[float] | None
+"""A history in any order, a vector (dim,), or None (and []) for somebody unknown."""
+
+CandidateLike = str | tuple[str, float | None] | Candidate
+"""An item id, or one with the generator's score; lists of them are best first."""
+
+
+class PersonaReranker:
+    """Reorders candidates by their best persona for a user (Eq. 10), and says why.
+
+    Candidates without personas keep the generator's order behind the scored ones. Ties are
+    broken by item id. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        index: PersonaIndex,
+        encoder: Encoder | None = None,
+        *,
+        history: HistorySettings | None = None,
+        rerank: RerankSettings | None = None,
+        encoder_settings: EncoderSettings | None = None,
+    ) -> None:
+        """`encoder` is needed for users given as histories; with `encoder_settings` it is loaded
+        when the first of them comes. It must be the one the index was made with."""
+        self.index = index
+        self._history = history or HistorySettings()
+        self._rerank = rerank or RerankSettings()
+        self._encoder_settings = encoder_settings
+        self._encoder_lock = threading.Lock()
+        self._encoder = self._checked(encoder) if encoder is not None else None
+
+    @classmethod
+    def from_settings(cls, settings: Settings | None = None) -> PersonaReranker:
+        """The reranker that `P4R_*` and p4r.toml ask for, on an index that exists."""
+        settings = settings or Settings.load()
+        return cls(
+            open_index(settings),
+            history=settings.history,
+            rerank=settings.rerank,
+            encoder_settings=settings.encoder,
+        )
+
+    def rerank(
+        self,
+        user: User,
+        candidates: Sequence[CandidateLike],
+        top: int | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        explain: int | None = 10,
+    ) -> Ranking:
+        """Rerank one user's candidates, best first; see `rerank_many`."""
+        return self.rerank_many([user], [candidates], top, filter=filter, explain=explain)[0]
+
+    def rerank_many(
+        self,
+        users: Sequence[User],
+        candidates: Sequence[Sequence[CandidateLike]],
+        top: int | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        explain: int | None = 10,
+    ) -> list[Ranking]:
+        """Rerank each user's candidates with one query for all.
+
+        `top` cuts each ranking. `filter` (see `index.filters`) keeps only the candidates known
+        to match it; one without personas is not. The first `explain` items (None: all) carry
+        their persona, and for users given as histories what each interaction contributed.
+
+        Raises InputError for an empty candidate list, VectorError for a vector that does not
+        fit, IndexMismatchError where the encoder is not the index's.
+        """
+        if len(users) != len(candidates):
+            raise InputError(f"{len(users)} users but {len(candidates)} candidate lists")
+        if top is not None and top < 1:
+            raise InputError(f"top must be at least 1, not {top}")
+        lists = [_distinct(one, position) for position, one in enumerate(candidates)]
+        vectors = self._user_vectors(users)
+        if not users:
+            return []
+        # Nobody to personalise for, but a filter to apply: any direction finds who matches.
+        asked = [
+            position
+            for position, vector in enumerate(vectors)
+            if vector is not None or filter is not None
+        ]
+        anywhere = np.eye(1, self.index.metadata.dimension, dtype=np.float32)[0]
+        fused = self._rerank.fusion != "none"
+        matches = self.index.best_personas(
+            np.array([_direction(vectors[one], anywhere) for one in asked], dtype=np.float32),
+            [[item_id for item_id, _ in lists[one]] for one in asked],
+            filter,
+            explain=0 if fused else _least(top, explain),
+            with_vectors=not fused and any(isinstance(one, UserVector) for one in vectors),
+        )
+        by_user = dict(zip(asked, matches, strict=True))
+        return [
+            self._ranking(vectors[one], lists[one], by_user.get(one), top, explain, filter)
+            for one in range(len(users))
+        ]
+
+    def _ranking(
+        self,
+        vector: UserVector | npt.NDArray[np.float32] | None,
+        candidates: list[tuple[str, float | None]],
+        matches: list[PersonaMatch] | None,
+        top: int | None,
+        explain: int | None,
+        filter: Mapping[str, Any] | None,  # noqa: A002
+    ) -> Ranking:
+        generator = {
+            item_id: (place, score) for place, (item_id, score) in enumerate(candidates, start=1)
+        }
+        if filter is not None and matches is not None:
+            matches = [one for one in matches if one.score is not None]
+            kept = {one.item_id for one in matches}
+            candidates = [one for one in candidates if one[0] in kept]
+        if vector is None or matches is None:
+            return Ranking(
+                tuple(
+                    RankedItem(
+                        item_id,
+                        rank,
+                        None,
+                        generator_score=score,
+                        generator_rank=generator[item_id][0],
+                    )
+                    for rank, (item_id, score) in enumerate(candidates[:top], start=1)
+                ),
+                personalized=False,
+            )
+        scores = {one.item_id: one.score for one in matches}
+        if self._rerank.fusion != "none":
+            scores = self._fused(scores, candidates)
+            # Without either score the generator's order holds; Python's sort is stable.
+            matches = sorted(matches, key=lambda one: _best_first(scores[one.item_id], one.item_id))
+            shown = _least(top, explain)
+            matches = [
+                *self.index.explain(matches[:shown], with_vectors=isinstance(vector, UserVector)),
+                *(matches[shown:] if shown is not None else ()),
+            ]
+        return Ranking(
+            tuple(
+                RankedItem(
+                    item_id=match.item_id,
+                    rank=rank,
+                    score=scores[match.item_id],
+                    persona_score=match.score,
+                    persona=match.persona,
+                    because=(
+                        vector.because(match.vector)
+                        if isinstance(vector, UserVector) and match.vector is not None
+                        else ()
+                    ),
+                    generator_score=generator[match.item_id][1],
+                    generator_rank=generator[match.item_id][0],
+                )
+                for rank, match in enumerate(matches[:top], start=1)
+            )
+        )
+
+    def _fused(
+        self, personas: Mapping[str, float | None], candidates: list[tuple[str, float | None]]
+    ) -> dict[str, float | None]:
+        """One score from both: weighted min-max, or reciprocal ranks.
+
+        An item without personas is judged by the generator alone: what the generator says of it
+        stands in for the persona part, so that it is neither punished nor preferred.
+        """
+        persona_part: dict[str, float]
+        scored = {item_id: score for item_id, score in personas.items() if score is not None}
+        if self._rerank.fusion == "weighted":
+            missing = next((item_id for item_id, score in candidates if score is None), None)
+            if missing is not None:
+                raise InputError(
+                    f"weighted fusion needs the generator's scores and candidate {missing!r} has "
+                    "none; add them or set P4R_RERANK__FUSION=rrf"
+                )
+            weight = self._rerank.weight
+            generator_part = _min_max({item_id: score or 0.0 for item_id, score in candidates})
+            persona_part = _min_max(scored)
+        else:
+            weight = 0.5
+            constant = self._rerank.rrf_k
+            generator_part = {
+                item_id: 1 / (constant + rank) for rank, (item_id, _) in enumerate(candidates, 1)
+            }
+            order = sorted(scored, key=lambda item_id: _best_first(scored[item_id], item_id))
+            persona_part = {item_id: 1 / (constant + rank) for rank, item_id in enumerate(order, 1)}
+        return {
+            item_id: weight * persona_part.get(item_id, other) + (1 - weight) * other
+            for item_id, other in generator_part.items()
+        }
+
+    def _user_vectors(
+        self, users: Sequence[User]
+    ) -> list[UserVector | npt.NDArray[np.float32] | None]:
+        """h_u of the histories, given vectors as they are, None for those unknown."""
+        vectors: list[UserVector | npt.NDArray[np.float32] | None] = [None] * len(users)
+        histories: dict[int, Sequence[Interaction]] = {}
+        for position, user in enumerate(users):
+            if user is None or len(user) == 0:
+                continue
+            if isinstance(user[0], Interaction):
+                histories[position] = user  # type: ignore[assignment]
+                continue
+            vectors[position] = check_vectors(
+                [user], self.index.metadata.dimension, f"user {position}"
+            )[0]
+        if histories:
+            encoded = self.encoder.user_vectors(
+                list(histories.values()), length=self._history.length, decay=self._history.decay
+            )
+            for position, vector in zip(histories, encoded, strict=True):
+                vectors[position] = vector
+        return vectors
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of histories; loaded now if it was not yet.
+
+        Raises InputError where there is none, IndexMismatchError where it is not the index's.
+        """
+        with self._encoder_lock:
+            if self._encoder is None:
+                if self._encoder_settings is None:
+                    raise InputError(
+                        "this reranker has no encoder: give users as vectors, or an encoder to it"
+                    )
+                self._encoder = self._checked(PersonaEncoder.from_settings(self._encoder_settings))
+            return self._encoder
+
+    def _checked(self, encoder: Encoder) -> Encoder:
+        self.index.metadata.check(encoder.dimension, encoder.fingerprint, "the persona index")
+        return encoder
+
+    def close(self) -> None:
+        """Close the index."""
+        self.index.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _distinct(
+    candidates: Sequence[CandidateLike], position: int
+) -> list[tuple[str, float | None]]:
+    """Candidates as (item id, generator score), each id once, at its first place."""
+    if isinstance(candidates, str):
+        raise InputError("candidates must be a list of item ids, not one text")
+    pairs: dict[str, float | None] = {}
+    for candidate in candidates:
+        if isinstance(candidate, Candidate):
+            item_id, score = candidate.item_id, candidate.score
+        elif isinstance(candidate, str):
+            item_id, score = candidate, None
+        else:
+            item_id, score = candidate
+        if score is not None and not math.isfinite(score):
+            raise InputError(f"the generator's score of candidate {item_id!r} is {score}")
+        pairs.setdefault(item_id, score)
+    if not pairs:
+        raise InputError(f"user {position} has no candidates; give at least one item id")
+    return list(pairs.items())
+
+
+def _direction(
+    vector: UserVector | npt.NDArray[np.float32] | None, anywhere: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    if vector is None:
+        return anywhere
+    return vector.vector if isinstance(vector, UserVector) else vector
+
+
+def _best_first(score: float | None, item_id: str) -> tuple[bool, float, str]:
+    return (score is None, -score if score is not None else 0.0, item_id if score is not None else "")
+
+
+def _least(top: int | None, explain: int | None) -> int | None:
+    given = [limit for limit in (top, explain) if limit is not None]
+    return min(given) if given else None
+
+
+def _min_max(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores scaled to 0..1; all 0.5 where they are all the same."""
+    low, high = min(scores.values(), default=0.0), max(scores.values(), default=0.0)
+    if high <= low:
+        return dict.fromkeys(scores, 0.5)
+    return {item_id: (score - low) / (high - low) for item_id, score in scores.items()}
+
+

@@ -1,0 +1,209 @@
+"""Settings: `P4R_*` environment variables over an optional `p4r.toml`.
+
+`P4R_QDRANT__URL` is `settings.qdrant.url`; in p4r.toml that is `url` under `[qdrant]`. Unknown
+names are refused with the nearest known one. `P4R_TEST_*` is reserved for the tests.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from p4r_qdrant.errors import SettingsError
+
+PREFIX = "P4R_"
+RESERVED = "P4R_TEST_"
+CONFIG_FILE = "p4r.toml"
+
+
+def _empty_is_unset(value: Any) -> Any:
+    """`P4R_QDRANT__URL=` in a shell or compose file means: not set."""
+    return None if value == "" else value
+
+
+OptionalText = Annotated[str | None, BeforeValidator(_empty_is_unset)]
+OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_unset)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class QdrantSettings(_Section):
+    """Where the persona index lives. Without `url`: embedded, in the folder `path`."""
+
+    url: OptionalText = None
+    api_key: OptionalSecret = None
+    grpc_port: int = Field(6334, ge=1, le=65535)
+    path: Path = Path("p4r-index")
+    collection: str = Field("personas", min_length=1, max_length=255, pattern=r"^[\w.-]+$")
+    timeout_s: float = Field(10.0, gt=0)
+    allow_plaintext_key: bool = False
+    """Send the key over plain http to a host that is not this machine."""
+
+    @model_validator(mode="after")
+    def _check_url(self) -> QdrantSettings:
+        if self.url is None:
+            return self
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(
+                f"url must look like http://host:6333 or https://host:6333, not {parts.scheme or self.url!r}"
+            )
+        if parts.username or parts.password:
+            raise ValueError("url must not hold a password; set P4R_QDRANT__API_KEY instead")
+        plain = parts.scheme == "http" and not _is_this_machine(parts.hostname)
+        if self.api_key and plain and not self.allow_plaintext_key:
+            raise ValueError(
+                f"the API key would travel unencrypted to {parts.hostname}: use https, or set "
+                "P4R_QDRANT__ALLOW_PLAINTEXT_KEY=true on a network you trust"
+            )
+        return self
+
+
+class IndexSettings(_Section):
+    """How a new collection is made, and what an item may have. See docs/index-settings.md."""
+
+    max_personas: int = Field(7, ge=1, le=256)
+    datatype: Literal["float32", "float16"] = "float32"
+    quantization: Literal["none", "scalar", "binary"] = "none"
+    on_disk_vectors: bool = False
+    on_disk_payload: bool = True
+    hnsw: bool = False
+    """HNSW links: only retrieval from the whole catalogue needs them, reranking never does."""
+    shards: int = Field(1, ge=1)
+    replication: int = Field(1, ge=1)
+
+
+class EncoderSettings(_Section):
+    """The text encoder: a sentence-transformers model and, trained, a LoRA adapter."""
+
+    model: str = Field("BAAI/bge-m3", min_length=1)
+    adapter: OptionalText = None
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    batch_size: int = Field(64, ge=1)
+
+
+class HistorySettings(_Section):
+    """The user vector (Eq. 7): how many interactions (L) and their decay (g)."""
+
+    length: int = Field(10, ge=1)
+    decay: float = Field(0.85, gt=0, le=1)
+
+
+class RerankSettings(_Section):
+    """Fusion with the generator's scores: off unless asked for."""
+
+    fusion: Literal["none", "weighted", "rrf"] = "none"
+    weight: float = Field(0.6, ge=0, le=1)
+    """Share of the persona score in weighted fusion; the generator has the rest."""
+    rrf_k: int = Field(60, ge=1)
+
+
+class Settings(BaseSettings):
+    """All settings. `Settings.load()` is how to get them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        toml_file=CONFIG_FILE,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    qdrant: QdrantSettings = Field(default_factory=QdrantSettings)
+    index: IndexSettings = Field(default_factory=IndexSettings)
+    encoder: EncoderSettings = Field(default_factory=EncoderSettings)
+    history: HistorySettings = Field(default_factory=HistorySettings)
+    rerank: RerankSettings = Field(default_factory=RerankSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @classmethod
+    def load(cls, **sections: dict[str, Any]) -> Settings:
+        """Read the environment and p4r.toml; `sections` (`qdrant={"url": ...}`) win over both.
+
+        Raises SettingsError, naming every setting that is wrong and never its value.
+        """
+        _refuse_unknown_names()
+        try:
+            return cls(**sections)  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise SettingsError(_sentence(error)) from None
+        except ValueError as error:  # p4r.toml that is no TOML
+            raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}") from None
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _known_names(model: type[BaseModel] = Settings, prefix: str = PREFIX) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        full = f"{prefix}{name}".upper()
+        yield full
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _known_names(field.annotation, f"{full}__")
+
+
+def _refuse_unknown_names() -> None:
+    known = set(_known_names())
+    for name in sorted(os.environ):
+        upper = name.upper()
+        if not upper.startswith(PREFIX) or upper.startswith(RESERVED) or upper in known:
+            continue
+        raise SettingsError(f"the environment variable {name} is not known{_nearest(upper, known)}")
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]}?" if nearest else "; unset it"
+
+
+def _sentence(error: ValidationError) -> str:
+    """Every problem of a validation error, by the name the user gave, without the value."""
+    problems = []
+    for problem in error.errors(include_input=False, include_url=False):
+        path = [str(part) for part in problem["loc"]]
+        name = PREFIX + "__".join(path).upper()
+        where = f"{name} (in {CONFIG_FILE}: {'.'.join(path)})"
+        if problem["type"] == "extra_forbidden":
+            problems.append(f"{where} is not known{_nearest(name, set(_known_names()))}")
+        else:
+            problems.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(problems)

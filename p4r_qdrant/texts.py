@@ -1,0 +1,72 @@
+"""The texts the encoder reads: the inputs of Eq. 6 and Eq. 8.
+
+Training and serving both import this module; nothing else builds these texts. Whatever changes
+here changes `fingerprint()`, and with it the fingerprint of every encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+
+from p4r_qdrant.records import Interaction, Persona
+
+_FORMULA = re.compile(
+    r"^\s*(?:this|the)\s+(?:persona|reader|user|customer|diner|reviewer)s?\s+(?:appreciates?|likes?"
+    r"|enjoys?|values?|loves?)\s+(?:this|the)\s+"
+    r"(?:item|book|product|restaurant|magazine|place)\s+because\s+(?:(?:of|that)\s+)?",
+    re.IGNORECASE,
+)
+
+
+def interaction_text(interaction: Interaction) -> str:
+    """text(s_i, a_ui): the item's summary, then what the user said of each slot (Eq. 6).
+
+    Empty slots are left out; with none left it is the summary alone, and the title where there
+    is no summary either.
+    """
+    aspects = [
+        f"{slot.replace('_', ' ')}: {text}" for slot, text in interaction.aspects.items() if text
+    ]
+    return "\n".join([interaction.summary or interaction.title, *aspects]).strip()
+
+
+def persona_text(persona: Persona, summary: str = "") -> str:
+    """text(p): name, description and rationale, then the item's summary (Eq. 8).
+
+    The summary matters: histories hold summaries too, and without it an untrained encoder
+    compares how people talk rather than what they like (docs/measurements.md has the figures).
+    """
+    rationale = plain_rationale(persona.preference_rationale)
+    return f"{persona.name}. {persona.description} {rationale} {summary}".rstrip()
+
+
+def plain_rationale(rationale: str) -> str:
+    """The rationale without the formula LLMs open it with, beginning with a capital.
+
+    >>> plain_rationale("This persona appreciates this item because it is short.")
+    'It is short.'
+    """
+    reason = _FORMULA.sub("", rationale, count=1)
+    return reason[:1].upper() + reason[1:]
+
+
+@cache
+def fingerprint() -> str:
+    """A hash of what the templates make of two fixed records: it changes when a template does."""
+    interaction = Interaction(
+        item_id="i", timestamp=0, summary="S.", title="T", aspects={"slot_a": "x", "slot_b": None}
+    )
+    persona = Persona(
+        persona_id="p",
+        name="N",
+        description="D.",
+        preference_rationale="This persona appreciates this item because r.",
+    )
+    texts = [
+        interaction_text(interaction),
+        interaction_text(Interaction("i", 0, title="T")),
+        persona_text(persona, "S."),
+    ]
+    return hashlib.sha256("\x00".join(texts).encode()).hexdigest()[:16]

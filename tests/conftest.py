@@ -1,0 +1,231 @@
+"""A real Qdrant for the tests, and an honest account of the tests that ran without one."""
+
+import json
+import os
+import secrets
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+COMPOSE_FILE = Path(__file__).parents[1] / "docker" / "compose.yaml"
+NOT_RUN = "needs a real Qdrant: "
+
+
+@dataclass(frozen=True)
+class QdrantServer:
+    """A running server: `url` is REST, gRPC listens on the same host."""
+
+    url: str
+    grpc_port: int
+    api_key: str | None = field(repr=False)
+
+    def request(self, method: str, path: str, body: object = None, timeout: float = 10) -> Any:
+        """Send one REST request and return the decoded answer."""
+        headers = {"Content-Type": "application/json"}
+        if self.api_key is not None:
+            headers["api-key"] = self.api_key
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        # A proxy named in the environment is not for servers on this machine.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=timeout) as response:
+            text = response.read().decode()
+        return json.loads(text) if text.startswith("{") else text
+
+    def is_ready(self) -> bool:
+        try:
+            self.request("GET", "/readyz", timeout=2)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+        except OSError:
+            return False
+        return True
+
+
+# --- the server -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def qdrant_server(request: pytest.FixtureRequest) -> QdrantServer:
+    """The server all integration tests share.
+
+    P4R_TEST_QDRANT_URL (with P4R_TEST_QDRANT_GRPC_PORT, default 6334, and
+    P4R_TEST_QDRANT_API_KEY) names one that runs already. Otherwise docker/compose.yaml is brought
+    up on free ports and taken down, with its data, at the end.
+    """
+    if url := os.environ.get("P4R_TEST_QDRANT_URL"):
+        server = QdrantServer(
+            url.rstrip("/"),
+            int(os.environ.get("P4R_TEST_QDRANT_GRPC_PORT") or 6334),
+            os.environ.get("P4R_TEST_QDRANT_API_KEY") or None,
+        )
+        if not server.is_ready():
+            pytest.fail(f"P4R_TEST_QDRANT_URL names {url}, but no Qdrant is ready there")
+        return server
+
+    services = request.getfixturevalue("docker_services")
+    server = QdrantServer(
+        f"http://127.0.0.1:{services.port_for('qdrant', 6333)}",
+        services.port_for("qdrant", 6334),
+        request.getfixturevalue("compose_api_key"),
+    )
+    try:
+        services.wait_until_responsive(server.is_ready, timeout=60, pause=0.1)
+    except Exception as error:
+        logs = services._docker_compose.execute("logs --tail 50").decode(errors="replace")
+        raise RuntimeError(f"Qdrant did not become ready at {server.url}:\n{logs}") from error
+    return server
+
+
+@pytest.fixture
+def collection_name(qdrant_server: QdrantServer) -> Iterator[str]:
+    """A name no other test uses; collections that begin with it are deleted afterwards."""
+    name = f"test-{secrets.token_hex(8)}"
+    yield name
+    collections = qdrant_server.request("GET", "/collections")["result"]["collections"]
+    for found in (collection["name"] for collection in collections):
+        if found.startswith(name):
+            qdrant_server.request("DELETE", f"/collections/{found}?timeout=60", timeout=70)
+
+
+# --- what pytest-docker is told ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def compose_api_key() -> str:
+    return secrets.token_hex(16)
+
+
+@pytest.fixture(scope="session")
+def docker_compose_command(compose_api_key: str) -> str:
+    """The compose command that works here, with the variables docker/compose.yaml reads.
+
+    They are set for the command only, lest the code under test read them as its own settings.
+    Port 0 lets Docker choose a free one.
+    """
+    if os.environ.get("P4R_TEST_NO_DOCKER"):
+        not_run("P4R_TEST_NO_DOCKER is set")
+    if not _succeeds("docker version"):
+        not_run("no Docker engine answers `docker version`")
+    command = next(filter(_compose_works, ("docker compose", "docker-compose")), None)
+    if command is None:
+        not_run("neither `docker compose` nor `docker-compose` works")
+    return (
+        f"env P4R_QDRANT_API_KEY={compose_api_key} P4R_QDRANT_HTTP_PORT=0 "
+        f"P4R_QDRANT_GRPC_PORT=0 P4R_QDRANT_RESTART=no {command}"
+    )
+
+
+@pytest.fixture(scope="session")
+def docker_compose_file() -> str:
+    return str(COMPOSE_FILE)
+
+
+@pytest.fixture(scope="session")
+def docker_compose_project_name() -> str:
+    return f"p4r-test-{os.getpid()}"
+
+
+@pytest.fixture(scope="session")
+def docker_setup(
+    docker_compose_command: str, docker_compose_file: str, docker_compose_project_name: str
+) -> Iterator[str]:
+    """Bring the services up; whatever came of it, take them down with their data.
+
+    pytest-docker itself would not clean up after an `up` that fails half way.
+    """
+    yield "up -d"
+    subprocess.run(
+        f'{docker_compose_command} -f "{docker_compose_file}" -p {docker_compose_project_name} '
+        "down --volumes --remove-orphans",
+        shell=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def docker_cleanup() -> list[str]:
+    return []  # done by docker_setup
+
+
+def _compose_works(command: str) -> bool:
+    return _succeeds(f"{command} version")
+
+
+def _succeeds(command: str) -> bool:
+    try:
+        ended = subprocess.run(
+            command.split(), check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return ended.returncode == 0
+
+
+# --- the tests that did not run ---------------------------------------------------------------
+
+
+def not_run(reason: str) -> NoReturn:
+    """Skip a test for want of a Qdrant. The end of the run says so; with CI=true it has failed."""
+    pytest.skip(NOT_RUN + reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folder = Path(__file__).parent / "integration"
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if folder in item.path.parents or {"qdrant_server", "private_qdrant"} & set(fixtures):
+            item.add_marker("integration")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _in_ci() and session.exitstatus == pytest.ExitCode.OK and _tests_not_run(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost, hence last
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Iterator[None]:
+    yield
+    tests = _tests_not_run(config)
+    if not tests:
+        return
+    colour = {"red" if _in_ci() else "yellow": True, "bold": True}
+    count = sum(map(len, tests.values()))
+    terminalreporter.section(f"{count} TESTS DID NOT RUN", sep="!", **colour)
+    for reason, names in tests.items():
+        terminalreporter.line(f"For want of a real Qdrant, because {reason}:")
+        for name in names:
+            terminalreporter.line(f"    {name}")
+    terminalreporter.line(
+        "To run them: start Docker, or set P4R_TEST_QDRANT_URL (P4R_TEST_QDRANT_GRPC_PORT,\n"
+        "P4R_TEST_QDRANT_API_KEY) for a server that runs already; docker/fetch-qdrant.sh gets the\n"
+        "binary for the tests that kill or starve a server of their own. .ci/run does all of it."
+    )
+    if _in_ci():
+        terminalreporter.line("CI is set, so this run has FAILED.", **colour)
+    terminalreporter.write_sep("!", None, **colour)
+
+
+def _tests_not_run(config: pytest.Config) -> dict[str, list[str]]:
+    """The ids of the tests skipped by `not_run`, by reason."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    found: dict[str, list[str]] = {}
+    for report in reporter.stats.get("skipped", ()) if reporter else ():
+        if isinstance(report.longrepr, tuple) and NOT_RUN in report.longrepr[2]:
+            found.setdefault(report.longrepr[2].partition(NOT_RUN)[2], []).append(report.nodeid)
+    return found
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in {"1", "true"}

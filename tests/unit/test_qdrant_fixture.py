@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+CONFTEST = Path(__file__).parents[1] / "conftest.py"
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A project of one test that needs a server and one that does not; no Docker, not in CI."""
+    for name in ("CI", "P4R_TEST_QDRANT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("P4R_TEST_NO_DOCKER", "1")
+    pytester.makeini("[pytest]\naddopts = --strict-markers\nmarkers = integration: as ours")
+    pytester.makeconftest(CONFTEST.read_text(encoding="utf-8"))
+    pytester.makepyfile("def test_with(qdrant_server): ...\ndef test_without(): ...")
+    return pytester
+
+
+def test_missing_engine_is_told_loudly(project: pytest.Pytester) -> None:
+    result = project.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(
+        [
+            "!* 1 TESTS DID NOT RUN !*",
+            "For want of a real Qdrant, because P4R_TEST_NO_DOCKER is set:",
+            "    test_missing_engine_is_told_loudly.py::test_with",
+            "To run them: start Docker, or set P4R_TEST_QDRANT_URL*",
+        ]
+    )
+
+
+def test_missing_engine_fails_the_run_in_ci(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    result = project.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["!* 1 TESTS DID NOT RUN !*", "CI is set, so this run has FAILED."])
+
+
+def test_nothing_is_told_when_everything_ran(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    result = project.runpytest_subprocess("-m", "not integration")
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.no_fnmatch_line("*DID NOT RUN*")
+
+
+def test_a_server_named_by_url_must_be_ready(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("P4R_TEST_QDRANT_URL", "http://127.0.0.1:9")
+    result = project.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*names http://127.0.0.1:9, but no Qdrant is ready there*"])
