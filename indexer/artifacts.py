@@ -7,17 +7,20 @@ that memory holds ids and offsets, never texts.
 
 from __future__ import annotations
 
+import errno
 import html
+import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from p4r_qdrant.errors import InputError, RecordError
+from p4r_qdrant.errors import InputError, RecordError, StorageFullError
 from p4r_qdrant.index.payload import CATEGORY, DOMAIN, ITEM_TITLE, OWN_FIELDS, SUMMARY
 from p4r_qdrant.records import (
     Aspects,
@@ -94,10 +97,40 @@ def parse_line(line: bytes, model: type[Model], where: str) -> Model:
     try:
         return model.model_validate_json(line.removeprefix(b"\xef\xbb\xbf"))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise RecordError(f"{where}: {f'{name}: ' if name else ''}{message}") from None
+        raise RecordError(f"{where}: {validation_sentence(error)}") from None
+
+
+def validation_sentence(error: ValidationError) -> str:
+    """The first problem of a record: the field, and what is wrong with it."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Callable[[str], None]]:
+    """Write lines to a file that appears when all is written, or not at all.
+
+    Yields the function that writes one line; "-" is standard output. Raises InputError where
+    the file cannot be written, StorageFullError where the disk is full.
+    """
+    if str(path) == "-":
+        yield lambda line: print(line)  # noqa: T201 - this is where output is asked for
+        return
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            yield lambda line: print(line, file=file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StorageFullError(f"no space left to write {path}; nothing was written") from None
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +174,8 @@ class ArtifactFolder:
         """
         personas = self.file(PERSONAS)
         with (
-            self._lookup(SUMMARIES, Summary, refusals) as summaries,
-            self._lookup(ITEMS, Item, refusals) as items,
+            self.summaries(refusals) as summaries,
+            self.items(refusals) as items,
         ):
             seen: dict[str, int] = {}
             for number, _, record in read_lines(personas, ItemPersonas, refusals):
@@ -159,48 +192,15 @@ class ArtifactFolder:
                 text = summary.summary if summary else ""
                 yield IndexRow(where, record, text, _payload_fields(item, text, domain))
 
-    def histories(
-        self, refusals: Refusals, users: Collection[str] | None = None
-    ) -> Mapping[str, list[Interaction]]:
-        """Users' interactions without those that splits.jsonl holds out.
+    def histories(self, refusals: Refusals) -> Histories:
+        """Users' interactions without those that splits.jsonl holds out; a context manager.
 
         An interaction is a line of reviews.jsonl or of aspects.jsonl; the texts are those of
-        aspects.jsonl and summaries.jsonl. Only the histories of `users` are held.
+        aspects.jsonl and summaries.jsonl. Raises InputError where both of the first are missing.
         """
-        held_out = self._held_out(refusals)
-        found: dict[tuple[str, str], tuple[int, float, dict[str, str | None]]] = {}
-        sources: list[tuple[str, type[Review] | type[Aspects]]] = [
-            (REVIEWS, Review),
-            (ASPECTS, Aspects),
-        ]
-        if not any(self.has(name) for name, _ in sources):
+        if not self.has(REVIEWS) and not self.has(ASPECTS):
             self.file(REVIEWS)
-        for name, model in sources:
-            if not self.has(name):
-                continue
-            for _, _, record in read_lines(self.path / name, model, refusals):
-                key = (record.user_id, record.item_id)
-                if (users is None or record.user_id in users) and key not in held_out:
-                    aspects = record.aspects if isinstance(record, Aspects) else {}
-                    found[key] = (record.timestamp, record.rating, aspects)
-        histories: dict[str, list[Interaction]] = {}
-        with (
-            self._lookup(SUMMARIES, Summary, refusals) as summaries,
-            self._lookup(ITEMS, Item, refusals) as items,
-        ):
-            for (user_id, item_id), (timestamp, rating, aspects) in found.items():
-                summary, item = summaries.get(item_id), items.get(item_id)
-                histories.setdefault(user_id, []).append(
-                    Interaction(
-                        item_id=item_id,
-                        timestamp=timestamp,
-                        summary=summary.summary if summary else "",
-                        title=item.title if item else "",
-                        aspects=aspects,
-                        rating=rating,
-                    )
-                )
-        return histories
+        return Histories(self, self._held_out(refusals), refusals)
 
     def _held_out(self, refusals: Refusals) -> set[tuple[str, str]]:
         if not self.has(SPLITS):
@@ -209,19 +209,84 @@ class ArtifactFolder:
             (split.user_id, item_id)
             for _, _, split in read_lines(self.path / SPLITS, Split, refusals)
             for item_id in (split.test_item, split.valid_item)
+            if item_id is not None
         }
 
-    def titles(self, item_ids: Collection[str], refusals: Refusals) -> dict[str, str]:
-        """Titles of some items, for people to read; the id where an item has none."""
-        with self._lookup(ITEMS, Item, refusals) as items:
-            found = {item_id: items.get(item_id) for item_id in item_ids}
-        return {item_id: item.title if item else "" for item_id, item in found.items()}
+    def summaries(self, refusals: Refusals) -> Lookup[Summary]:
+        """Summaries by item id."""
+        return Lookup(self.path / SUMMARIES, Summary, refusals)
 
-    def _lookup(self, name: str, model: type[Model], refusals: Refusals) -> _Lookup[Model]:
-        return _Lookup(self.path / name, model, refusals)
+    def items(self, refusals: Refusals) -> Lookup[Item]:
+        """Metadata by item id."""
+        return Lookup(self.path / ITEMS, Item, refusals)
 
 
-class _Lookup(Generic[Model]):
+class Histories:
+    """What each user did, by user id. Holds ids and places in the files, never texts."""
+
+    def __init__(
+        self, folder: ArtifactFolder, held_out: set[tuple[str, str]], refusals: Refusals
+    ) -> None:
+        self._summaries = folder.summaries(refusals)
+        self._items = folder.items(refusals)
+        self._aspects_path = folder.path / ASPECTS
+        self._aspects_file: BinaryIO | None = None
+        self._users: dict[str, dict[str, tuple[int, float, int | None]]] = {}
+        sources: list[tuple[str, type[Review] | type[Aspects]]] = [
+            (REVIEWS, Review),
+            (ASPECTS, Aspects),
+        ]
+        for name, model in sources:
+            if not folder.has(name):
+                continue
+            for _, offset, record in read_lines(folder.path / name, model, refusals):
+                if (record.user_id, record.item_id) not in held_out:
+                    self._users.setdefault(record.user_id, {})[record.item_id] = (
+                        record.timestamp,
+                        record.rating,
+                        offset if name == ASPECTS else None,
+                    )
+
+    def get(self, user_id: str) -> list[Interaction]:
+        """A user's interactions; empty for somebody unknown."""
+        return [
+            self._interaction(item_id, *place)
+            for item_id, place in self._users.get(user_id, {}).items()
+        ]
+
+    def _interaction(
+        self, item_id: str, timestamp: int, rating: float, place: int | None
+    ) -> Interaction:
+        summary, item = self._summaries.get(item_id), self._items.get(item_id)
+        aspects: Mapping[str, str | None] = {}
+        if place is not None and self._aspects_file is not None:
+            self._aspects_file.seek(place)
+            where = str(self._aspects_path)
+            aspects = parse_line(self._aspects_file.readline(), Aspects, where).aspects
+        return Interaction(
+            item_id=item_id,
+            timestamp=timestamp,
+            summary=summary.summary if summary else "",
+            title=plain_text(item.title) if item else "",
+            aspects=aspects,
+            rating=rating,
+        )
+
+    def __enter__(self) -> Self:
+        self._summaries.__enter__()
+        self._items.__enter__()
+        if self._aspects_path.is_file():
+            self._aspects_file = self._aspects_path.open("rb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._summaries.__exit__()
+        self._items.__exit__()
+        if self._aspects_file is not None:
+            self._aspects_file.close()
+
+
+class Lookup(Generic[Model]):
     """Records of a file by item id, read again from their place when asked for.
 
     A file that is not there holds nothing: summaries and metadata are optional.

@@ -98,7 +98,8 @@ def normalised(vectors: npt.ArrayLike) -> Floats:
     """Rows scaled to unit length: (n, dim) float32. A zero row stays zero."""
     matrix = np.asarray(vectors, dtype=np.float32)
     norms = np.linalg.norm(matrix, axis=-1, keepdims=True)
-    return np.divide(matrix, norms, out=np.zeros_like(matrix), where=norms > 0)
+    scaled: Floats = np.divide(matrix, norms, out=np.zeros_like(matrix), where=norms > 0)
+    return scaled
 
 
 class Encoder(ABC):
@@ -130,9 +131,8 @@ class Encoder(ABC):
         """
         recent = [newest_first(history, length) for history in histories]
         wanted = [[texts.interaction_text(one) for one in history] for history in recent]
-        distinct = {text: 0 for user in wanted for text in user if text}
-        for position, text in enumerate(distinct):
-            distinct[text] = position
+        texts_once = dict.fromkeys(text for user in wanted for text in user if text)
+        distinct = {text: position for position, text in enumerate(texts_once)}
         embeddings = (
             self.encode_texts(list(distinct))
             if distinct
@@ -140,9 +140,7 @@ class Encoder(ABC):
         )
         vectors = []
         for history, user in zip(recent, wanted, strict=True):
-            told = [
-                (one, distinct[text]) for one, text in zip(history, user, strict=True) if text
-            ]
+            told = [(one, distinct[text]) for one, text in zip(history, user, strict=True) if text]
             rows = embeddings[[row for _, row in told]] if told else embeddings[:0]
             vectors.append(user_vector([one for one, _ in told], rows, decay))
         return vectors
@@ -196,6 +194,7 @@ class PersonaEncoder(Encoder):
         )
 
     def encode_texts(self, batch: Sequence[str]) -> Floats:
+        """(n, dim) float32, L2-normalised, in the order of `batch`. Thread-safe."""
         if not batch:
             return np.zeros((0, self.dimension), dtype=np.float32)
         with self._lock:
@@ -228,7 +227,7 @@ def _load(path: str, model: str) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # it prints even where nobody watches
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it prints even where nobody watches
     try:
         return SentenceTransformer(path, device="cpu", model_kwargs={"dtype": "float32"})
     except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -253,7 +252,7 @@ def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str) -> None
     from peft import PeftModel
 
     before = _weights_hash(model)
-    transformer = model[0]
+    transformer: Any = model[0]
     try:
         merged = PeftModel.from_pretrained(transformer.auto_model, str(adapter))
         expected = {name.replace(".default", "") for name in merged.state_dict() if "lora_" in name}
@@ -267,7 +266,9 @@ def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str) -> None
         transformer.auto_model = merged.merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise EncoderError(f"the adapter {adapter} does not fit the model {base}: {reason}") from None
+        raise EncoderError(
+            f"the adapter {adapter} does not fit the model {base}: {reason}"
+        ) from None
     if _weights_hash(model) == before:
         raise EncoderError(
             f"the adapter {adapter} changes nothing in the model {base}; it was saved untrained"

@@ -132,11 +132,13 @@ class Alignment(_Record):
 
 
 class Split(_Record):
-    """One line of splits.jsonl: a user's leave-one-out."""
+    """One line of splits.jsonl: a user's leave-one-out; `valid_item` is null where only a test
+    item is known.
+    """
 
     user_id: Id
     test_item: Id
-    valid_item: Id
+    valid_item: Id | None
     tie: bool = False
 
 

@@ -42,7 +42,8 @@ class PersonaReranker:
         encoder_settings: EncoderSettings | None = None,
     ) -> None:
         """`encoder` is needed for users given as histories; with `encoder_settings` it is loaded
-        when the first of them comes. It must be the one the index was made with."""
+        when the first of them comes. It must be the one the index was made with.
+        """
         self.index = index
         self._history = history or HistorySettings()
         self._rerank = rerank or RerankSettings()
@@ -225,8 +226,9 @@ class PersonaReranker:
             if isinstance(user[0], Interaction):
                 histories[position] = user  # type: ignore[assignment]
                 continue
+            given: Any = [user]
             vectors[position] = check_vectors(
-                [user], self.index.metadata.dimension, f"user {position}"
+                given, self.index.metadata.dimension, f"user {position}"
             )[0]
         if histories:
             encoded = self.encoder.user_vectors(
@@ -271,9 +273,7 @@ class PersonaReranker:
         self.close()
 
 
-def _distinct(
-    candidates: Sequence[CandidateLike], position: int
-) -> list[tuple[str, float | None]]:
+def _distinct(candidates: Sequence[CandidateLike], position: int) -> list[tuple[str, float | None]]:
     """Candidates as (item id, generator score), each id once, at its first place."""
     if isinstance(candidates, str):
         raise InputError("candidates must be a list of item ids, not one text")
@@ -302,7 +302,11 @@ def _direction(
 
 
 def _best_first(score: float | None, item_id: str) -> tuple[bool, float, str]:
-    return (score is None, -score if score is not None else 0.0, item_id if score is not None else "")
+    return (
+        score is None,
+        -score if score is not None else 0.0,
+        item_id if score is not None else "",
+    )
 
 
 def _least(top: int | None, explain: int | None) -> int | None:
@@ -316,5 +320,3 @@ def _min_max(scores: Mapping[str, float]) -> dict[str, float]:
     if high <= low:
         return dict.fromkeys(scores, 0.5)
     return {item_id: (score - low) / (high - low) for item_id, score in scores.items()}
-
-

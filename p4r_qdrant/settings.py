@@ -69,7 +69,8 @@ class QdrantSettings(_Section):
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(
-                f"url must look like http://host:6333 or https://host:6333, not {parts.scheme or self.url!r}"
+                "url must look like http://host:6333 or https://host:6333, "
+                f"not {parts.scheme or self.url!r}"
             )
         if parts.username or parts.password:
             raise ValueError("url must not hold a password; set P4R_QDRANT__API_KEY instead")
@@ -149,6 +150,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """First what was passed, then the environment, then p4r.toml."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @classmethod

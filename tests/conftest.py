@@ -58,7 +58,8 @@ def qdrant_server(request: pytest.FixtureRequest) -> QdrantServer:
 
     P4R_TEST_QDRANT_URL (with P4R_TEST_QDRANT_GRPC_PORT, default 6334, and
     P4R_TEST_QDRANT_API_KEY) names one that runs already. Otherwise docker/compose.yaml is brought
-    up on free ports and taken down, with its data, at the end.
+    up on free ports and taken down, with its data, at the end. P4R_TEST_NO_DOCKER=1 is as good as
+    having no Docker.
     """
     if url := os.environ.get("P4R_TEST_QDRANT_URL"):
         server = QdrantServer(
@@ -118,8 +119,8 @@ def docker_compose_command(compose_api_key: str) -> str:
     if command is None:
         not_run("neither `docker compose` nor `docker-compose` works")
     return (
-        f"env P4R_QDRANT_API_KEY={compose_api_key} P4R_QDRANT_HTTP_PORT=0 "
-        f"P4R_QDRANT_GRPC_PORT=0 P4R_QDRANT_RESTART=no {command}"
+        f"env P4R_QDRANT__API_KEY={compose_api_key} QDRANT_HTTP_PORT=0 "
+        f"P4R_QDRANT__GRPC_PORT=0 QDRANT_RESTART=no {command}"
     )
 
 

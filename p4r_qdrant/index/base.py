@@ -295,7 +295,8 @@ class PersonaIndex(ABC):
         if explain == 0:
             return rankings
         shown = self.explain(
-            [match for ranking in rankings for match in ranking[:explain]], with_vectors=with_vectors
+            [match for ranking in rankings for match in ranking[:explain]],
+            with_vectors=with_vectors,
         )
         told = iter(shown)
         return [

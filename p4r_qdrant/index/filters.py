@@ -53,7 +53,9 @@ def parse(filter: Mapping[str, Any] | None) -> list[Condition]:  # noqa: A002
             )
         if "not" in wanted:
             conditions.append(Condition(field, _values(field, wanted["not"]), negated=True))
-        bounds = {name: _number(field, wanted[name]) for name in RANGE if name in wanted}
+        bounds: dict[str, Any] = {
+            name: _number(field, wanted[name]) for name in RANGE if name in wanted
+        }
         if bounds:
             conditions.append(Condition(field, **bounds))
     return conditions
@@ -72,7 +74,9 @@ def _values(field: str, wanted: Any) -> tuple[Scalar, ...]:
     if len({type(value) for value in values}) > 1 or (
         isinstance(values[0], bool) and len(values) > 1
     ):
-        raise InputError(f"filter on {field!r}: the values of a list must be all texts or all numbers")
+        raise InputError(
+            f"filter on {field!r}: the values of a list must be all texts or all numbers"
+        )
     return values
 
 

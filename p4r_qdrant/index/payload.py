@@ -107,11 +107,13 @@ def make_points(
     of the write in microseconds. Raises PersonaError or VectorError naming the item.
     """
     check_item_id(item_id)
-    _check_personas(item_id, personas, max_personas)
+    check_personas(item_id, personas, max_personas)
     _check_fields(item_id, fields)
     matrix = check_vectors(vectors, dimension, f"item {item_id!r}")
     if len(matrix) != len(personas):
-        raise VectorError(f"item {item_id!r} has {len(personas)} personas but {len(matrix)} vectors")
+        raise VectorError(
+            f"item {item_id!r} has {len(personas)} personas but {len(matrix)} vectors"
+        )
     digest = content_hash(personas, fields)
     updated_at = datetime.fromtimestamp(generation / 1e6, UTC).isoformat(timespec="seconds")
     first = {name: fields[name] for name in FIRST_FIELDS if name in fields}
@@ -182,10 +184,12 @@ def check_vectors(vectors: npt.ArrayLike, dimension: int, owner: str) -> Floats:
             raise VectorError(f"vector {row} of {owner} holds NaN or infinity")
         if norm < 1e-12:
             raise VectorError(f"vector {row} of {owner} is zero, it points nowhere")
-    return (matrix / norms[:, None]).astype(np.float32)
+    unit: Floats = (matrix / norms[:, None]).astype(np.float32)
+    return unit
 
 
-def _check_personas(item_id: str, personas: Sequence[Persona], max_personas: int) -> None:
+def check_personas(item_id: str, personas: Sequence[Persona], max_personas: int) -> None:
+    """Raise PersonaError unless there are 1 to `max_personas`, each with an id of its own."""
     if not personas:
         raise PersonaError(
             f"item {item_id!r} has no personas; to take an item out of the index, remove it"

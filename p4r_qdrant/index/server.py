@@ -76,6 +76,7 @@ class ServerIndex(PersonaIndex):
             raise
 
     def stats(self) -> IndexStats:
+        """Counts and settings, for people."""
         with self._translated():
             info = self._client.get_collection(self._collection)
             items = self._client.count(
@@ -98,6 +99,7 @@ class ServerIndex(PersonaIndex):
         return IndexStats("server", self.location, personas, items, self.metadata, details)
 
     def close(self) -> None:
+        """Close the connections. Closing twice is fine."""
         self._client.close()
 
     # -- what the index is made of ------------------------------------------------------------
@@ -263,7 +265,9 @@ class ServerIndex(PersonaIndex):
             raise self._error(code, error.content.decode(errors="replace")) from None
         except ResponseHandlingException as error:
             timed_out = "timed out" in str(error)
-            raise self._error("DEADLINE_EXCEEDED" if timed_out else "UNAVAILABLE", str(error)) from None
+            raise self._error(
+                "DEADLINE_EXCEEDED" if timed_out else "UNAVAILABLE", str(error)
+            ) from None
 
     def _error(self, code: str, details: str) -> Exception:
         url = self._settings.url

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from p4r_qdrant import PersonaIndex, Settings
 from tests.conftest import QdrantServer, not_run
+from tests.engines import embedded, on_server, opened
 
 FETCHED_BINARY = Path(__file__).parents[2] / "docker" / ".cache" / "qdrant"
 
@@ -114,3 +116,20 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+@pytest.fixture(params=["edge", "server"])
+def index_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of an index that is not there yet, on either engine."""
+    if request.param == "edge":
+        return embedded(tmp_path / "index")
+    return on_server(
+        request.getfixturevalue("qdrant_server"), request.getfixturevalue("collection_name")
+    )
+
+
+@pytest.fixture
+def index(index_settings: Settings) -> Iterator[PersonaIndex]:
+    """An empty index on either engine."""
+    with opened(index_settings) as index:
+        yield index

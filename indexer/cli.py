@@ -1,0 +1,286 @@
+"""The `p4r` command: parsing, progress, exit codes. What a command does is written elsewhere.
+
+Modules are imported inside the commands: `p4r --help` must not wait for an encoder, and serving
+commands must run where the offline parts are not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from p4r_qdrant.errors import InputError, P4RError
+
+if TYPE_CHECKING:
+    from indexer.artifacts import Refusals
+    from p4r_qdrant.index.base import PersonaIndex
+
+app = typer.Typer(
+    name="p4r",
+    help="Persona-profiled item indexing on Qdrant: rerank candidates, and say why.",
+    epilog="Settings come from P4R_* environment variables and p4r.toml. "
+    "Exit codes: 0 done, 1 something failed, 2 something in the input to put right.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+imports = typer.Typer(help="Turn other people's files into our artifacts.", no_args_is_help=True)
+app.add_typer(imports, name="import")
+
+Artifacts = Annotated[
+    Path, typer.Option("--artifacts", metavar="DIR", help="The catalogue's artifact folder.")
+]
+Domain = Annotated[
+    str, typer.Option(help="Stored with each persona: books, restaurants, products ...")
+]
+
+
+@app.command(epilog="Example:  p4r demo")
+def demo(
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Another catalogue than the bookshop that comes with it."),
+    ] = None,
+    user: Annotated[
+        list[str] | None, typer.Option(help="Show this reader instead; can be repeated.")
+    ] = None,
+) -> None:
+    """Index an example catalogue in a temporary folder and rerank for three readers."""
+    from indexer import demo as demonstration
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.display import err, out, print_ranking
+    from p4r_qdrant.resources import resource
+
+    folder = ArtifactFolder(artifacts or resource("examples/bookshop"))
+    out.print(
+        f"Catalogue: {folder.path}. Encoder: all-MiniLM-L6-v2, untrained. "
+        "Index: embedded, in a temporary folder.",
+        highlight=False,
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="p4r-demo-") as index_folder,
+        err.status("encoding the personas ..."),
+    ):
+        shown = list(
+            demonstration.run(
+                folder.path, Path(index_folder) / "index", user or demonstration.READERS
+            )
+        )
+    with folder.items(Refusals()) as items:
+        for reranked in shown:
+            print_ranking(
+                reranked.user_id,
+                reranked.ranking,
+                {
+                    one.item_id: found.title
+                    for one in reranked.ranking.items
+                    if (found := items.get(one.item_id))
+                },
+                reranked.history,
+            )
+
+
+@app.command(
+    epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r index --artifacts examples/bookshop "
+    "--domain books"
+)
+def index(artifacts: Artifacts, domain: Domain = "products") -> None:
+    """Encode the personas of an artifact folder and write them to the index.
+
+    Items that did not change are skipped: killed and run again, it does what is missing.
+    """
+    from indexer.artifacts import PERSONAS, ArtifactFolder, Refusals
+    from indexer.display import out, progress
+    from indexer.publish import index_artifacts
+    from p4r_qdrant.encoder import PersonaEncoder
+    from p4r_qdrant.index.base import open_index
+    from p4r_qdrant.settings import Settings
+
+    settings = Settings.load()
+    folder = ArtifactFolder(artifacts)
+    total = folder.count_lines(PERSONAS)
+    refusals = Refusals()
+    encoder = PersonaEncoder.from_settings(settings.encoder)
+    with (
+        open_index(
+            settings,
+            dimension=encoder.dimension,
+            fingerprint=encoder.fingerprint,
+            encoder=encoder.name,
+            create=True,
+        ) as opened,
+        progress() as bar,
+    ):
+        task = bar.add_task("indexing items", total=total)
+        report = index_artifacts(
+            folder,
+            encoder,
+            opened,
+            domain=domain,
+            refusals=refusals,
+            advance=lambda count: bar.advance(task, count),
+        )
+        where = opened.location
+    out.print(
+        f"{report.written} items written, {report.unchanged} unchanged, "
+        f"{report.refused} records refused: {where}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _exit_for(refusals)
+
+
+@app.command(
+    epilog="Example:  p4r rerank --artifacts examples/bookshop "
+    "--candidates examples/bookshop/candidates.jsonl --user maren-o --top 5"
+)
+def rerank(
+    artifacts: Artifacts,
+    candidates: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help='JSON Lines {"user_id", "results": [{"item_id", ...}]}'),
+    ],
+    user: Annotated[str | None, typer.Option(help="Only this user.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Keep so many items a user.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write JSON Lines there (- for standard output)."),
+    ] = None,
+) -> None:
+    """Rerank candidate lists by the histories of an artifact folder, and say why."""
+    from indexer.artifacts import ArtifactFolder, Refusals, written_whole
+    from indexer.display import print_ranking, progress
+    from indexer.reranking import output_record, rerank_file
+    from p4r_qdrant.reranker import PersonaReranker
+    from p4r_qdrant.settings import Settings
+
+    folder = ArtifactFolder(artifacts)
+    refusals = Refusals()
+    with (
+        PersonaReranker.from_settings(Settings.load()) as reranker,
+        folder.items(refusals) as items,
+        progress() as bar,
+    ):
+        task = bar.add_task("reranking users", total=None)
+        rankings = rerank_file(
+            folder, candidates, reranker, refusals, user=user, top=top, explain=None
+        )
+        if output is not None:
+            with written_whole(output) as write:
+                for reranked in rankings:
+                    write(json.dumps(output_record(reranked), ensure_ascii=False))
+                    bar.advance(task)
+        else:
+            for reranked in rankings:
+                ids = [one.item_id for one in reranked.ranking.items]
+                found = {item_id: items.get(item_id) for item_id in ids}
+                titles = {item_id: item.title for item_id, item in found.items() if item}
+                print_ranking(reranked.user_id, reranked.ranking, titles, reranked.history)
+    _exit_for(refusals)
+
+
+@app.command(epilog="Example:  p4r show salt-orchard")
+def show(item: Annotated[str, typer.Argument(help="An item id.")]) -> None:
+    """Print an item's personas."""
+    from indexer.display import print_personas
+
+    with _opened() as opened:
+        personas = opened.get(item)
+        if not personas:
+            raise InputError(f"item {item!r} is not in {opened.location}")
+    print_personas(item, personas)
+
+
+@app.command(epilog="Example:  P4R_QDRANT__URL=http://localhost:6333 p4r status")
+def status() -> None:
+    """Print where the index is, what it holds and which encoder made it."""
+    from indexer.display import print_stats
+
+    with _opened() as opened:
+        print_stats(opened.stats())
+
+
+@app.command(epilog="Example:  p4r remove salt-orchard")
+def remove(
+    items: Annotated[list[str], typer.Argument(help="Item ids.", metavar="ITEM...")],
+) -> None:
+    """Take items out of the index."""
+    from indexer.display import out
+
+    with _opened() as opened:
+        missing = [item for item in items if not opened.delete_item(item)]
+        where = opened.location
+    out.print(f"{len(items) - len(missing)} of {len(items)} items removed", highlight=False)
+    if missing:
+        names = ", ".join(repr(item) for item in missing)
+        raise InputError(f"not in {where}: {names}")
+
+
+@imports.command(
+    "persona4rec", epilog="Example:  p4r import persona4rec pipeline/output --output artifacts"
+)
+def import_persona4rec(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the paper's files.")],
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Our artifact folder, made if it is not there.")
+    ],
+) -> None:
+    """Import the files of the paper's public code (books and restaurants flavours)."""
+    from indexer.artifacts import Refusals
+    from indexer.datasets.persona4rec import convert
+    from indexer.display import print_counts, progress
+
+    refusals = Refusals()
+    with progress() as bar:
+        task = bar.add_task("reading lines", total=None)
+        report = convert(source, output, refusals, lambda count: bar.advance(task, count))
+    print_counts("taken", report.taken)
+    print_counts("repaired", report.repaired)
+    print_counts("refused", refusals.counts)
+    _exit_for(refusals)
+
+
+def main() -> None:
+    """The entry point: runs the command and turns our errors into sentences and exit codes."""
+    try:
+        app()
+    except P4RError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; run it again to go on", 130)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    sys.stderr.write(f"p4r: {sentence}\n")
+    sys.exit(code)
+
+
+def _exit_for(refusals: Refusals) -> None:
+    """Say what was refused; some input has to be put right, and the exit code says so."""
+    from indexer.display import print_refusals
+
+    print_refusals(refusals)
+    if refusals.total:
+        raise typer.Exit(2)
+
+
+@contextmanager
+def _opened() -> Iterator[PersonaIndex]:
+    from p4r_qdrant.index.base import open_index
+    from p4r_qdrant.settings import Settings
+
+    with open_index(Settings.load()) as opened:
+        yield opened

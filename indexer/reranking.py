@@ -1,0 +1,80 @@
+"""Reranking a file of candidate lists with the histories of an artifact folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from indexer.artifacts import ArtifactFolder, Refusals, read_candidates
+from p4r_qdrant.encoder import newest_first
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.base import batches
+from p4r_qdrant.records import CandidateList, Interaction, Ranking
+from p4r_qdrant.reranker import PersonaReranker
+
+USERS_A_CALL = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Reranked:
+    """One user's ranking, with the history it comes from, newest first."""
+
+    user_id: str
+    ranking: Ranking
+    history: tuple[Interaction, ...]
+
+
+def rerank_file(
+    folder: ArtifactFolder,
+    candidates: Path,
+    reranker: PersonaReranker,
+    refusals: Refusals,
+    *,
+    user: str | None = None,
+    top: int | None = None,
+    explain: int | None = None,
+) -> Iterator[Reranked]:
+    """Stream the rankings of a candidates file, or of one `user` in it.
+
+    Raises InputError where `user` is not in the file.
+    """
+    lists: Iterator[CandidateList] = read_candidates(candidates, refusals)
+    if user is not None:
+        lists = (one for one in lists if one.user_id == user)
+    found = False
+    with folder.histories(refusals) as histories:
+        for batch in batches(lists, USERS_A_CALL):
+            found = True
+            users = [histories.get(one.user_id) for one in batch]
+            rankings = reranker.rerank_many(
+                users, [one.results for one in batch], top, explain=explain
+            )
+            for one, history, ranking in zip(batch, users, rankings, strict=True):
+                yield Reranked(one.user_id, ranking, newest_first(history, len(history)))
+    if user is not None and not found:
+        raise InputError(f"user {user!r} has no line in {candidates}; name one that has")
+
+
+def output_record(reranked: Reranked) -> dict[str, Any]:
+    """A ranking in the form of a candidates file, with the personas that explain it."""
+    return {
+        "user_id": reranked.user_id,
+        "personalized": reranked.ranking.personalized,
+        "results": [
+            {
+                "item_id": item.item_id,
+                "score": item.score,
+                "persona_id": item.persona.persona_id if item.persona else None,
+                "persona_name": item.persona.name if item.persona else None,
+                "preference_rationale": (
+                    item.persona.preference_rationale if item.persona else None
+                ),
+                "because": [
+                    {"item_id": one.item_id, "share": round(one.share, 4)} for one in item.because
+                ],
+            }
+            for item in reranked.ranking.items
+        ],
+    }
