@@ -13,7 +13,7 @@ from p4r_qdrant.index.base import open_index
 from p4r_qdrant.reranker import PersonaReranker
 from p4r_qdrant.settings import Settings
 
-READERS = ("maren-o", "tobias-k", "ines-v")
+READERS = ("maren-o", "norm-t", "jude-v")
 """Three readers of the bookshop whose tastes have little in common."""
 
 

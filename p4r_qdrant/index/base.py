@@ -206,7 +206,7 @@ class PersonaIndex(ABC):
         generation = max(now(), newest + 1)  # a clock that lags must not lose a later write
         for point in points:
             point.payload[GENERATION] = generation
-            point.payload[UNSETTLED] = True
+            point.payload[UNSETTLED] = 1
         self._upsert(points, older_than=generation)
         self._delete(item_ids, older_than=generation)
         return self._settle(item_ids, generation)

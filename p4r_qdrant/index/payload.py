@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,7 +39,7 @@ GENERATION = "generation"
 UPDATED_AT = "updated_at"
 CONTENT_HASH = "content_hash"
 UNSETTLED = "unsettled"
-"""True on a point whose item is being replaced; a kill in between leaves it for `repair()`."""
+"""1 on a point whose item is being replaced; a kill in between leaves it for `repair()`."""
 
 OWN_FIELDS = frozenset(
     {NAME, RATIONALE, DESCRIPTION, ITEM_ID, PERSONA_ID, EVIDENCE_COUNT}
@@ -50,8 +49,6 @@ OWN_FIELDS = frozenset(
 
 FIRST_FIELDS = (ITEM_TITLE, CATEGORY, SUMMARY, DOMAIN)
 """Callers' fields that people look at first: they come before the others in the payload."""
-
-_NAMESPACE = uuid.UUID("5e0b9d0c-6f0e-5a5c-9a59-4f7c1c0f7d11")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +62,16 @@ class Point:
 
 @lru_cache(maxsize=100_000)
 def point_prefix(item_id: str) -> str:
-    """What the ids of an item's points begin with: all of its UUIDv5 but the last byte."""
-    return str(uuid.uuid5(_NAMESPACE, item_id))[:-2]
+    """What the ids of an item's points begin with: a UUIDv8 of its hash, but for the last byte.
+
+    Not UUIDv5: Python takes 6 us for one, and a query needs one for each candidate.
+    """
+    digest = hashlib.blake2b(item_id.encode(), digest_size=15, person=b"p4r-qdrant").hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-8{digest[17:20]}-{digest[20:]}"
 
 
 def point_id(item_id: str, slot: int) -> str:
-    """The item's UUIDv5 with the slot (0..255) as its last byte.
+    """The item's UUIDv8 with the slot (0..255) as its last byte.
 
     The same persona slot is always the same point, and a point's id tells whose it is: a query
     needs no payload to be understood.

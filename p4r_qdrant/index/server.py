@@ -134,6 +134,9 @@ class ServerIndex(PersonaIndex):
             lowercase=True,
             on_disk=on_disk,
         )
+        number = models.IntegerIndexParams(
+            type=models.IntegerIndexType.INTEGER, lookup=True, range=False, on_disk=on_disk
+        )
         schema: dict[str, Any] = {
             names.ITEM_ID: keyword.model_copy(update={"is_tenant": True}),
             names.PERSONA_ID: keyword,
@@ -141,10 +144,8 @@ class ServerIndex(PersonaIndex):
             names.DOMAIN: keyword,
             names.NAME: word,
             names.ITEM_TITLE: word,
-            names.SLOT: models.IntegerIndexParams(
-                type=models.IntegerIndexType.INTEGER, lookup=True, range=False, on_disk=on_disk
-            ),
-            names.UNSETTLED: models.PayloadSchemaType.BOOL,
+            names.SLOT: number,
+            names.UNSETTLED: number,
         }
         for field, params in schema.items():
             self._client.create_payload_index(self._collection, field, params, wait=True)
@@ -211,7 +212,7 @@ class ServerIndex(PersonaIndex):
             )
 
     def _clear_mark(self, item_ids: Sequence[str]) -> None:
-        marked = models.Filter(must=[_of_items(item_ids), _equals(names.UNSETTLED, True)])
+        marked = models.Filter(must=[_of_items(item_ids), _equals(names.UNSETTLED, 1)])
         with self._translated():
             self._client.delete_payload(self._collection, [names.UNSETTLED], marked, wait=True)
 
@@ -228,7 +229,7 @@ class ServerIndex(PersonaIndex):
             yield found[names.ITEM_ID]
 
     def _unsettled(self) -> list[str]:
-        marked = models.Filter(must=[_equals(names.UNSETTLED, True)])
+        marked = models.Filter(must=[_equals(names.UNSETTLED, 1)])
         return sorted({one[names.ITEM_ID] for one in self._scroll(marked, [names.ITEM_ID])})
 
     def _scroll(

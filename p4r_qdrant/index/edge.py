@@ -1,0 +1,475 @@
+"""The persona index in process: Qdrant Edge on disk, the default without a server.
+
+    FOLDER/manifest.json   what made the index, and which shard is the current one
+    FOLDER/shard-N/        the Qdrant Edge shard: the record of everything
+    FOLDER/rows.*          the vectors as a matrix, derived (`rows.py`), for scoring
+
+Qdrant Edge holds the GIL in every call, so long work is cut into short calls, and `optimize`
+happens in another process on a copy. Only one process can open a folder at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qdrant_edge as edge
+
+from p4r_qdrant.errors import (
+    IndexLockedError,
+    IndexMismatchError,
+    IndexUnavailableError,
+    InputError,
+    SettingsError,
+    StorageFullError,
+)
+from p4r_qdrant.index import payload as names
+from p4r_qdrant.index.base import IndexMetadata, IndexStats, PersonaIndex, batches
+from p4r_qdrant.index.filters import Condition
+from p4r_qdrant.index.payload import Floats, Point, point_id, point_prefix
+from p4r_qdrant.index.rows import ScoreRows
+from p4r_qdrant.settings import IndexSettings, Settings
+
+MANIFEST = "manifest.json"
+POINTS_A_CALL = 128
+"""Points written or read by one call into Qdrant Edge: some 3 ms during which Python stands."""
+POINTS_A_FLUSH = 20_000
+
+_log = logging.getLogger(__name__)
+_EXACT = edge.SearchParams(exact=True)
+
+
+class EdgeIndex(PersonaIndex):
+    """One folder on disk: see `PersonaIndex` for what it does.
+
+    What is written is durable when the call returns, kill -9 or not. Raises IndexLockedError
+    where another process has the folder open, IndexMismatchError where there is no index or not
+    one of ours.
+    """
+
+    def __init__(self, settings: Settings, made_with: IndexMetadata | None = None) -> None:
+        super().__init__(settings.index.max_personas)
+        _check_settings(settings.index)
+        self._settings = settings.index
+        self._folder = settings.qdrant.path
+        self.location = f"the folder {self._folder}"
+        self._write_lock = threading.RLock()
+        self._rows: ScoreRows | None = None
+        self._touched: set[str] | None = None
+        self._unflushed = 0
+        self._closed = False
+        manifest = self._read_manifest()
+        if manifest is None:
+            if made_with is None:
+                raise IndexMismatchError(
+                    f"there is no persona index in {self.location}; make it with `p4r index`"
+                )
+            manifest = self._create(made_with)
+        self.metadata = IndexMetadata.from_json(manifest["metadata"], self.location)
+        self._shard_name = str(manifest["shard"])
+        with self._translated():
+            self._shard = edge.EdgeShard.load(str(self._folder / self._shard_name))
+        try:
+            self._remove_leftovers()
+            self.repair()
+        except BaseException:
+            self.close()
+            raise
+
+    def stats(self) -> IndexStats:
+        """Counts and settings, for people."""
+        with self._translated():
+            first = edge.Filter(must=[_equals(names.SLOT, 0)])
+            items = self._shard.count(edge.CountRequest(exact=True, filter=first))
+            personas = self._shard.count(edge.CountRequest(exact=True))
+            info = self._shard.info()
+        size = sum(one.stat().st_size for one in self._folder.rglob("*") if one.is_file())
+        details = {
+            "segments": str(info.segments_count),
+            "vectors": self._settings.datatype,
+            "size": f"{size / 1e6:,.1f} MB",
+        }
+        return IndexStats("embedded", self.location, personas, items, self.metadata, details)
+
+    def optimize(self) -> None:
+        """Compact the shard without freezing whoever serves from it.
+
+        Another process does it on a copy; what is written meanwhile is written again to the
+        copy, which then takes the old shard's place in one step. Readers go on all the while.
+        """
+        with self._translated():
+            with self._write_lock:
+                if self._touched is not None:
+                    raise InputError(f"{self.location} is being optimized already")
+                self._shard.flush()
+                name = f"shard-{int(self._shard_name.rpartition('-')[2]) + 1}"
+                copy = self._folder / name
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(self._folder / self._shard_name, copy)
+                self._touched = set()
+            try:
+                _optimize_elsewhere(copy)
+                self._switch_to(copy)
+            finally:
+                with self._write_lock:
+                    self._touched = None
+
+    def close(self) -> None:
+        """Write everything down and release the folder. Closing twice is fine."""
+        with self._write_lock:
+            if self._closed:
+                return
+            self._closed = True
+            with self._translated():
+                self._shard.flush()
+                self._shard.close()
+                if self._rows is not None:
+                    self._rows.save()
+
+    # -- what the index is made of ------------------------------------------------------------
+
+    def _read_manifest(self) -> dict[str, Any] | None:
+        path = self._folder / MANIFEST
+        if not path.exists():
+            if self._folder.exists() and any(self._folder.iterdir()):
+                raise IndexMismatchError(
+                    f"{self.location} holds something else than a persona index; "
+                    "choose another one with P4R_QDRANT__PATH"
+                )
+            return None
+        try:
+            manifest = json.loads(path.read_text())
+            return {"metadata": manifest["metadata"], "shard": manifest["shard"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise IndexMismatchError(f"{path} is broken ({error}); index again elsewhere") from None
+
+    def _create(self, made_with: IndexMetadata) -> dict[str, Any]:
+        """Make the folder; it counts as an index once its manifest is there."""
+        manifest = {"metadata": made_with.to_json(), "shard": "shard-1"}
+        cold = edge.Memory.Cold if self._settings.on_disk_vectors else edge.Memory.Cached
+        datatype = {
+            "float32": edge.VectorStorageDatatype.Float32,
+            "float16": edge.VectorStorageDatatype.Float16,
+        }[self._settings.datatype]
+        links = 16 if self._settings.hnsw else 0
+        with self._translated():
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"{self.location} cannot be made: {error.strerror}; set P4R_QDRANT__PATH"
+                ) from None
+            shard = edge.EdgeShard.create(
+                str(self._folder / "shard-1"),
+                edge.EdgeConfig(
+                    vectors=edge.EdgeVectorParams(
+                        size=made_with.dimension,
+                        distance=edge.Distance.Cosine,
+                        memory=cold,
+                        datatype=datatype,
+                    ),
+                    hnsw_config=edge.HnswIndexConfig(
+                        m=links, ef_construct=100, full_scan_threshold=10_000, payload_m=0
+                    ),
+                    payload_memory=edge.Memory.Cold
+                    if self._settings.on_disk_payload
+                    else edge.Memory.Cached,
+                ),
+            )
+            for field, kind in (
+                (names.ITEM_ID, edge.PayloadSchemaType.Keyword),
+                (names.SLOT, edge.PayloadSchemaType.Integer),
+                (names.UNSETTLED, edge.PayloadSchemaType.Integer),
+            ):
+                shard.update(edge.UpdateOperation.create_field_index(field, kind))
+            shard.flush()
+            shard.close()
+            self._write_manifest(manifest)
+        return manifest
+
+    def _write_manifest(self, manifest: dict[str, Any]) -> None:
+        unfinished = self._folder / f"{MANIFEST}.unfinished"
+        unfinished.write_text(json.dumps(manifest, indent=1))
+        unfinished.replace(self._folder / MANIFEST)
+
+    def _remove_leftovers(self) -> None:
+        """Shards that a crash left behind: the manifest names the one that counts."""
+        for path in self._folder.glob("shard-*"):
+            if path.name != self._shard_name:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _switch_to(self, copy: Path) -> None:
+        optimized = edge.EdgeShard.load(str(copy))
+        with self._write_lock:
+            for item_ids in batches(sorted(self._touched or ()), POINTS_A_CALL):
+                optimized.update(edge.UpdateOperation.delete_points_by_filter(_of_items(item_ids)))
+                for record in self._scroll(_of_items(item_ids), None, with_vectors=True):
+                    point = edge.Point(record.id, record.vector, record.payload)
+                    optimized.update(edge.UpdateOperation.upsert_points([point]))
+            optimized.flush()
+            self._write_manifest({"metadata": self.metadata.to_json(), "shard": copy.name})
+            self._shard_name = copy.name
+            # The old shard closes when the last reader lets go of it.
+            self._shard = optimized
+            self._remove_leftovers()
+
+    # -- what the engine gives ----------------------------------------------------------------
+
+    def _best_points(
+        self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
+    ) -> list[dict[str, tuple[float, str]]]:
+        if conditions:
+            with self._translated():
+                return [
+                    self._best_filtered(vector, item_ids, conditions)
+                    for vector, item_ids in zip(vectors, candidates, strict=True)
+                ]
+        rows = self._score_rows()
+        return [
+            {
+                item_id: (score, point_id(item_id, slot))
+                for item_id, (score, slot) in rows.best(vector, item_ids).items()
+            }
+            for vector, item_ids in zip(vectors, candidates, strict=True)
+        ]
+
+    def _best_filtered(
+        self, vector: Floats, item_ids: list[str], conditions: list[Condition]
+    ) -> dict[str, tuple[float, str]]:
+        """As the server does it: a flat, exact search of the candidates' points, best first."""
+        limit = self.max_personas * len(item_ids)
+        # Qdrant Edge 0.9 takes True for 1 and so never matches it: truth values are checked here.
+        truths = [one for one in conditions if one.any_of and isinstance(one.any_of[0], bool)]
+        others = [_condition(one) for one in conditions if one not in truths]
+        wanted = edge.Filter(must=[_any_item(item_ids), *others])
+        while True:
+            request = edge.QueryRequest(
+                limit=limit,
+                query=edge.Query.Nearest(vector.tolist()),
+                filter=wanted,
+                with_payload=[one.field for one in truths] if truths else False,
+                params=_EXACT,
+            )
+            found = self._shard.query(request)
+            if len(found) < limit or limit >= 256 * len(item_ids):
+                break
+            limit = 256 * len(item_ids)
+        owner = {point_prefix(item_id): item_id for item_id in item_ids}
+        best: dict[str, tuple[float, str]] = {}
+        for point in found:
+            if not all(_is_true_as_asked(point.payload or {}, one) for one in truths):
+                continue
+            name = str(point.id)
+            held = best.get(owner[name[:-2]])
+            if held is None or (point.score == held[0] and name < held[1]):
+                best[owner[name[:-2]]] = (point.score, name)
+        return best
+
+    def _points(
+        self, point_ids: Sequence[str], with_vectors: bool
+    ) -> dict[str, tuple[dict[str, Any], Floats | None]]:
+        with self._translated():
+            records = self._shard.retrieve(list(point_ids), True, with_vectors)
+        return {
+            str(record.id): (
+                record.payload or {},
+                np.array(record.vector, dtype=np.float32) if with_vectors else None,
+            )
+            for record in records
+        }
+
+    def _replace(self, points: list[Point]) -> set[str]:
+        with self._write_lock:  # one process, one lock: writers of an item come one after another
+            return super()._replace(points)
+
+    def _upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
+        condition = None if older_than is None else edge.Filter(must=[_older(older_than)])
+        with self._write_lock, self._translated():
+            rows = self._begin_write({point.payload[names.ITEM_ID] for point in points})
+            for some in batches(points, POINTS_A_CALL):
+                self._shard.update(
+                    edge.UpdateOperation.upsert_points(
+                        [edge.Point(one.id, one.vector.tolist(), one.payload) for one in some],
+                        condition=condition,
+                    )
+                )
+            for item_id, own in itertools.groupby(points, lambda one: one.payload[names.ITEM_ID]):
+                rows.put(item_id, np.stack([point.vector for point in own]))
+            self._unflushed += len(points)
+            if self._unflushed >= POINTS_A_FLUSH:
+                self._shard.flush()
+                self._unflushed = 0
+
+    def _delete(self, item_ids: Sequence[str], older_than: int | None = None) -> None:
+        older = [] if older_than is None else [_older(older_than)]
+        with self._write_lock, self._translated():
+            rows = self._begin_write(set(item_ids))
+            doomed = edge.Filter(must=[_any_item(item_ids), *older])
+            self._shard.update(edge.UpdateOperation.delete_points_by_filter(doomed))
+            if older_than is None:
+                rows.drop(item_ids)
+
+    def _clear_mark(self, item_ids: Sequence[str]) -> None:
+        with self._write_lock, self._translated():
+            self._begin_write(set(item_ids))
+            marked = edge.Filter(must=[_any_item(item_ids), _equals(names.UNSETTLED, 1)])
+            keys = [names.UNSETTLED]
+            self._shard.update(edge.UpdateOperation.delete_payload_by_filter(marked, keys))
+
+    def _payloads(
+        self, item_ids: Sequence[str], fields: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        place = {item_id: position for position, item_id in enumerate(item_ids)}
+        found = [one.payload for one in self._scroll(_of_items(item_ids), fields)] if place else []
+        return sorted(found, key=lambda one: (place[one[names.ITEM_ID]], one[names.SLOT]))
+
+    def _item_ids(self) -> Iterator[str]:
+        first = edge.Filter(must=[_equals(names.SLOT, 0)])
+        for record in self._scroll(first, [names.ITEM_ID]):
+            yield record.payload[names.ITEM_ID]
+
+    def _unsettled(self) -> list[str]:
+        marked = edge.Filter(must=[_equals(names.UNSETTLED, 1)])
+        found = self._scroll(marked, [names.ITEM_ID])
+        return sorted({record.payload[names.ITEM_ID] for record in found})
+
+    def _begin_write(self, item_ids: set[str]) -> ScoreRows:
+        """Before a write: the rows are no longer those on disk, and an optimizer must know."""
+        rows = self._score_rows()
+        rows.begin_write()
+        if self._touched is not None:
+            self._touched |= item_ids
+        return rows
+
+    def _score_rows(self) -> ScoreRows:
+        """The matrix of vectors, read or, after a crash, made anew from the shard."""
+        if self._rows is None:
+            with self._write_lock, self._translated():
+                if self._rows is None:
+                    rows = ScoreRows(self._folder, self.metadata.dimension, self._settings.datatype)
+                    if not rows.load():
+                        self._fill(rows)
+                    self._rows = rows
+        return self._rows
+
+    def _fill(self, rows: ScoreRows) -> None:
+        for item_ids in batches(self._item_ids(), POINTS_A_CALL // self.max_personas or 1):
+            together: dict[str, list[tuple[int, Any]]] = {}
+            fields = [names.ITEM_ID, names.SLOT]
+            for record in self._scroll(_of_items(item_ids), fields, with_vectors=True):
+                slot = (record.payload[names.SLOT], record.vector)
+                together.setdefault(record.payload[names.ITEM_ID], []).append(slot)
+            for item_id, slots in together.items():
+                slots.sort(key=lambda one: one[0])
+                rows.put(item_id, np.array([vector for _, vector in slots], dtype=np.float32))
+
+    def _scroll(
+        self, wanted: edge.Filter, fields: Sequence[str] | None, *, with_vectors: bool = False
+    ) -> Iterator[Any]:
+        offset = None
+        while True:
+            with self._translated():
+                page, offset = self._shard.scroll(
+                    edge.ScrollRequest(
+                        offset=offset,
+                        limit=POINTS_A_CALL,
+                        filter=wanted,
+                        with_payload=True if fields is None else list(fields),
+                        with_vector=with_vectors,
+                    )
+                )
+            yield from page
+            if offset is None:
+                return
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Qdrant Edge raises plain Exceptions; as one of our errors, in one sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise self._error(str(error)) from None
+        except Exception as error:
+            if type(error) is not Exception:  # ours already, or a mistake in this module
+                raise
+            raise self._error(str(error)) from None
+
+    def _error(self, message: str) -> Exception:
+        _log.debug("Qdrant Edge: %s", message)
+        if "WouldBlock" in message:
+            return IndexLockedError(
+                f"{self.location} is open in another process; close that one, or give this one "
+                "another folder (P4R_QDRANT__PATH) or a server (P4R_QDRANT__URL)"
+            )
+        if "No space left" in message:
+            return StorageFullError(f"{self.location} has no disk space left; free some, run again")
+        return IndexUnavailableError(f"{self.location} failed: {' '.join(message.split())[:300]}")
+
+
+def _check_settings(settings: IndexSettings) -> None:
+    only_server = {
+        "QUANTIZATION": settings.quantization != "none",
+        "SHARDS": settings.shards > 1,
+        "REPLICATION": settings.replication > 1,
+    }
+    for name, asked in only_server.items():
+        if asked:
+            raise SettingsError(
+                f"P4R_INDEX__{name} needs a Qdrant server: set P4R_QDRANT__URL, or unset it"
+            )
+
+
+def _optimize_elsewhere(folder: Path) -> None:
+    """Optimize a shard nobody has open, in a process of its own."""
+    code = (
+        "import qdrant_edge, sys; "
+        "shard = qdrant_edge.EdgeShard.load(sys.argv[1]); shard.optimize(); shard.close()"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise IndexUnavailableError(f"optimizing {folder} failed: {done.stderr.strip()[-300:]}")
+
+
+def _any_item(item_ids: Sequence[str]) -> edge.FieldCondition:
+    return edge.FieldCondition(names.ITEM_ID, match=edge.MatchAny(list(item_ids)))
+
+
+def _of_items(item_ids: Sequence[str]) -> edge.Filter:
+    return edge.Filter(must=[_any_item(item_ids)])
+
+
+def _equals(field: str, value: int | bool) -> edge.FieldCondition:
+    return edge.FieldCondition(field, match=edge.MatchValue(value))
+
+
+def _older(generation: int) -> edge.FieldCondition:
+    return edge.FieldCondition(names.GENERATION, range=edge.RangeFloat(lt=generation))
+
+
+def _is_true_as_asked(payload: dict[str, Any], condition: Condition) -> bool:
+    held = payload.get(condition.field)
+    values = held if isinstance(held, list) else [held]
+    return any(value is condition.any_of[0] for value in values) is not condition.negated
+
+
+def _condition(condition: Condition) -> Any:
+    if condition.is_range:
+        bounds = edge.RangeFloat(
+            gt=condition.gt, gte=condition.gte, lt=condition.lt, lte=condition.lte
+        )
+        return edge.FieldCondition(condition.field, range=bounds)
+    values: list[Any] = list(condition.any_of)
+    match = edge.MatchValue(values[0]) if len(values) == 1 else edge.MatchAny(values)
+    held = edge.FieldCondition(condition.field, match=match)
+    return edge.Filter(must_not=[held]) if condition.negated else held

@@ -1,0 +1,146 @@
+"""The persona vectors as one matrix on disk, for scoring candidates in process.
+
+The embedded engine answers a search point by point through Python objects; a matrix answers it
+by one multiplication, an order of magnitude faster. The matrix is derived from the shard, which
+stays the record: `rows.json` says which rows are whose, and is there only while both agree. It is
+taken away before the first write and written again when the index is closed; where it is missing
+(a crash), the matrix is made anew from the shard.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from p4r_qdrant.index.payload import Floats
+
+GATHERED = 98_304
+"""Elements multiplied at a time: a larger product would wake BLAS threads, and wait for them."""
+FIRST_ROWS = 1024
+
+Rows = npt.NDArray[np.float32] | npt.NDArray[np.float16]
+
+
+class ScoreRows:
+    """A memory-mapped (capacity, dim) matrix and the rows of each item in it.
+
+    One writer at a time (the caller's lock); readers need none: a replaced item's rows are
+    written elsewhere and then named in one step, so a reader sees its old rows or its new ones.
+    """
+
+    def __init__(self, folder: Path, dimension: int, datatype: str) -> None:
+        self._matrix_path = folder / "rows.bin"
+        self._directory_path = folder / "rows.json"
+        self._dtype = np.dtype(datatype)
+        self._dimension = dimension
+        self._places: dict[str, tuple[int, int]] = {}
+        self._used = 0
+        self._live = 0
+        self._clean = False
+        self._matrix: Rows = np.zeros((0, dimension), self._dtype)
+
+    def load(self) -> bool:
+        """Read what `save` left; False where it is missing or does not fit, and stays empty."""
+        try:
+            stored = json.loads(self._directory_path.read_text())
+            used, places = stored["used"], stored["places"]
+            if [stored["dimension"], stored["dtype"]] != [self._dimension, self._dtype.name]:
+                return False
+            self._map(used)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        self._places = {item_id: (start, count) for item_id, (start, count) in places.items()}
+        self._used = used
+        self._live = sum(count for _, count in self._places.values())
+        self._clean = True
+        return True
+
+    def begin_write(self) -> None:
+        """Take `rows.json` away: from here to `save` the shard alone can be trusted."""
+        if self._clean or self._directory_path.exists():
+            self._directory_path.unlink(missing_ok=True)
+            self._clean = False
+
+    def put(self, item_id: str, vectors: Floats) -> None:
+        """Give an item its rows, in the order of its slots; vectors: (n, dim) float32."""
+        count = len(vectors)
+        if self._used + count > len(self._matrix):
+            self._map(max(FIRST_ROWS, 2 * len(self._matrix), self._used + count))
+        self._matrix[self._used : self._used + count] = vectors
+        self._live += count - self._places.get(item_id, (0, 0))[1]
+        self._places[item_id] = (self._used, count)
+        self._used += count
+
+    def drop(self, item_ids: Iterable[str]) -> None:
+        """Forget items."""
+        for item_id in item_ids:
+            self._live -= self._places.pop(item_id, (0, 0))[1]
+
+    def save(self) -> None:
+        """Write the matrix and its directory, so that the next `load` finds them.
+
+        Where more rows are dead than alive nothing is written: the next opening makes both anew.
+        """
+        if self._clean or self._used > 2 * self._live + FIRST_ROWS:
+            return
+        if isinstance(self._matrix, np.memmap):
+            self._matrix.flush()
+        unfinished = self._directory_path.with_suffix(".unfinished")
+        stored = {
+            "dimension": self._dimension,
+            "dtype": self._dtype.name,
+            "used": self._used,
+            "places": self._places,
+        }
+        unfinished.write_text(json.dumps(stored))
+        unfinished.replace(self._directory_path)
+        self._clean = True
+
+    def best(self, vector: Floats, item_ids: Sequence[str]) -> dict[str, tuple[float, int]]:
+        """(score, slot) of the best row of each item that is there; of equals the lower slot.
+
+        vector: (dim,) float32, normalised.
+        """
+        known = [(one, place) for one in item_ids if (place := self._places.get(one)) is not None]
+        if not known:
+            return {}
+        matrix = self._matrix  # after the places: every row they name is in it
+        starts = np.array([start for _, (start, _) in known])
+        counts = np.array([count for _, (_, count) in known])
+        first = np.cumsum(counts) - counts
+        rows = np.repeat(starts - first, counts) + np.arange(counts.sum())
+        scores = self._products(matrix, rows, vector)
+        top = np.maximum.reduceat(scores, first)
+        total = len(scores)
+        at_top = np.where(scores == np.repeat(top, counts), np.arange(total), total)
+        slots = np.minimum.reduceat(at_top, first) - first
+        return {
+            item_id: (score, slot)
+            for (item_id, _), score, slot in zip(known, top.tolist(), slots.tolist(), strict=True)
+        }
+
+    def _products(self, matrix: Rows, rows: npt.NDArray[np.int64], vector: Floats) -> Floats:
+        step = max(1, GATHERED // self._dimension)
+        gathered = np.empty((min(step, len(rows)), self._dimension), self._dtype)
+        scores = np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            # mode="clip" is what makes take() write straight into `out`; all rows are valid.
+            block = np.take(matrix, part, axis=0, out=gathered[: len(part)], mode="clip")
+            scores[start : start + len(part)] = block.astype(np.float32, copy=False) @ vector
+        return scores
+
+    def _map(self, capacity: int) -> None:
+        """Make the file hold `capacity` rows and map it; mappings in use stay valid."""
+        if not capacity:
+            return
+        size = capacity * self._dimension * self._dtype.itemsize
+        with self._matrix_path.open("ab") as file:
+            if file.tell() < size:
+                file.truncate(size)
+        shape = (capacity, self._dimension)
+        self._matrix = np.memmap(self._matrix_path, self._dtype, "r+", shape=shape)
