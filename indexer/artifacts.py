@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import errno
 import html
+import io
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Self, TypeVar
@@ -21,6 +23,7 @@ from typing import Any, BinaryIO, Generic, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from p4r_qdrant.errors import InputError, RecordError, StorageFullError
+from p4r_qdrant.index.base import MAX_CANDIDATES
 from p4r_qdrant.index.payload import CATEGORY, DOMAIN, ITEM_TITLE, OWN_FIELDS, SUMMARY
 from p4r_qdrant.records import (
     Aspects,
@@ -44,7 +47,8 @@ CANDIDATES = "candidates.jsonl"
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_TAG = re.compile(r"<[^<>]{1,200}>")
+_TAG = re.compile(r"</?[a-zA-Z!][^<>]{0,200}>")
+_BOM = b"\xef\xbb\xbf"
 _WORD = re.compile(r"\w+")
 
 
@@ -84,7 +88,7 @@ def read_lines(
         offset = 0
         for number, line in enumerate(file, start=1):
             start, offset = offset, offset + len(line)
-            if not line.strip():
+            if not line.removeprefix(_BOM).strip():
                 continue
             try:
                 yield number, start, parse_line(line, model, f"{path}:{number}")
@@ -95,7 +99,7 @@ def read_lines(
 def parse_line(line: bytes, model: type[Model], where: str) -> Model:
     """One line as a record; raises RecordError in one sentence that begins with `where`."""
     try:
-        return model.model_validate_json(line.removeprefix(b"\xef\xbb\xbf"))
+        return model.model_validate_json(line.removeprefix(_BOM))
     except ValidationError as error:
         raise RecordError(f"{where}: {validation_sentence(error)}") from None
 
@@ -116,8 +120,12 @@ def written_whole(path: Path) -> Iterator[Callable[[str], None]]:
     the file cannot be written, StorageFullError where the disk is full.
     """
     if str(path) == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as in a file, whatever the terminal speaks
         yield lambda line: print(line)  # noqa: T201 - this is where output is asked for
         return
+    if not path.name or path.name == ".." or os.path.isdir(path):  # noqa: PTH112 - never raises
+        raise InputError(f"{path} cannot be written: it is a folder; name a file")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         with unfinished.open("w", encoding="utf-8") as file:
@@ -130,7 +138,8 @@ def written_whole(path: Path) -> Iterator[Callable[[str], None]]:
             raise StorageFullError(f"no space left to write {path}; nothing was written") from None
         raise InputError(f"{path} cannot be written: {error.strerror}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # as a rule it is gone, or never was
+            unfinished.unlink()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +157,7 @@ class ArtifactFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 - never raises
             raise InputError(f"there is no artifact folder {path}; name one that holds {PERSONAS}")
 
     def file(self, name: str) -> Path:
@@ -325,7 +334,10 @@ class Lookup(Generic[Model]):
 
 
 def read_candidates(path: Path, refusals: Refusals) -> Iterator[CandidateList]:
-    """Stream a candidates file; repeated users and empty lists are refused and counted."""
+    """Stream a candidates file.
+
+    Refused and counted: broken lines, repeated users, empty lists and those that are too long.
+    """
     seen: dict[str, int] = {}
     for number, _, record in read_lines(path, CandidateList, refusals):
         first = seen.setdefault(record.user_id, number)
@@ -337,6 +349,12 @@ def read_candidates(path: Path, refusals: Refusals) -> Iterator[CandidateList]:
         elif not record.results:
             refusals.add(
                 f"{path}:{number}: user {record.user_id!r} has no candidates", "no candidates"
+            )
+        elif len(record.results) > MAX_CANDIDATES:
+            refusals.add(
+                f"{path}:{number}: user {record.user_id!r} has {len(record.results)} candidates, "
+                f"at most {MAX_CANDIDATES} can be reranked",
+                "too many candidates",
             )
         else:
             yield record
@@ -367,4 +385,4 @@ def plain_text(value: str) -> str:
 
 def slug(value: str) -> str:
     """A keyword one can type: lower case, words joined by hyphens."""
-    return "-".join(_WORD.findall(html.unescape(value).lower()))
+    return "-".join(_WORD.findall(plain_text(value).lower()))

@@ -6,12 +6,13 @@ commands must run where the offline parts are not installed.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -61,6 +62,7 @@ def demo(
     from p4r_qdrant.resources import resource
 
     folder = ArtifactFolder(artifacts or resource("examples/bookshop"))
+    refusals = Refusals()
     out.print(
         f"Catalogue: {folder.path}. Encoder: all-MiniLM-L6-v2, untrained. "
         "Index: embedded, in a temporary folder.",
@@ -72,7 +74,10 @@ def demo(
     ):
         shown = list(
             demonstration.run(
-                folder.path, Path(index_folder) / "index", user or demonstration.READERS
+                folder.path,
+                Path(index_folder) / "index",
+                user or demonstration.READERS,
+                refusals=refusals,
             )
         )
     with folder.items(Refusals()) as items:
@@ -87,6 +92,7 @@ def demo(
                 },
                 reranked.history,
             )
+    _exit_for(refusals)
 
 
 @app.command(
@@ -167,7 +173,7 @@ def rerank(
     refusals = Refusals()
     with (
         PersonaReranker.from_settings(Settings.load()) as reranker,
-        folder.items(refusals) as items,
+        folder.items(Refusals()) as items,  # rerank_file tells what is wrong in it
         progress() as bar,
     ):
         task = bar.add_task("reranking users", total=None)
@@ -192,9 +198,10 @@ def rerank(
 def show(item: Annotated[str, typer.Argument(help="An item id.")]) -> None:
     """Print an item's personas."""
     from indexer.display import print_personas
+    from p4r_qdrant.index.payload import check_item_id
 
     with _opened() as opened:
-        personas = opened.get(item)
+        personas = opened.get(check_item_id(item))
         if not personas:
             raise InputError(f"item {item!r} is not in {opened.location}")
     print_personas(item, personas)
@@ -216,10 +223,12 @@ def remove(
     """Take items out of the index."""
     from indexer.display import out
 
+    distinct = list(dict.fromkeys(items))
     with _opened() as opened:
-        missing = [item for item in items if not opened.delete_item(item)]
+        missing = [item for item in distinct if not opened.delete_item(item)]
         where = opened.location
-    out.print(f"{len(items) - len(missing)} of {len(items)} items removed", highlight=False)
+    removed = len(distinct) - len(missing)
+    out.print(f"{removed} of {len(distinct)} items removed", highlight=False)
     if missing:
         names = ", ".join(repr(item) for item in missing)
         raise InputError(f"not in {where}: {names}")
@@ -251,16 +260,39 @@ def import_persona4rec(
 
 def main() -> None:
     """The entry point: runs the command and turns our errors into sentences and exit codes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a letter
     try:
-        app()
+        _run()
     except P4RError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted; run it again to go on", 130)
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python would complain once more at exit.
+        _silence_output()
+        sys.exit(0)  # whoever read our output has seen enough
+    except OSError as error:
+        _silence_output()
+        _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1)
+
+
+def _run() -> None:
+    """The command itself. Typer leaves by SystemExit, after Ctrl-C and a closed pipe too."""
+    try:
+        app()
+    except SystemExit as leaving:
+        if leaving.code == 130:
+            raise KeyboardInterrupt from None
+        if isinstance(leaving.__context__, BrokenPipeError):
+            raise leaving.__context__ from None
+        sys.stdout.flush()
+        raise
+
+
+def _silence_output() -> None:
+    """Drop what could not be written: Python would complain of it once more at exit."""
+    with suppress(OSError):  # not every standard output is a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -22,8 +22,9 @@ from indexer.artifacts import Refusals
 from p4r_qdrant.index.base import IndexStats
 from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, StoredPersona
 
-out = Console()
-err = Console(stderr=True)
+# emoji=False: a text may hold ":book:" and mean it.
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 def progress() -> Progress:

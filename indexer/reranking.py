@@ -54,7 +54,7 @@ def rerank_file(
             for one, history, ranking in zip(batch, users, rankings, strict=True):
                 yield Reranked(one.user_id, ranking, newest_first(history, len(history)))
     if user is not None and not found:
-        raise InputError(f"user {user!r} has no line in {candidates}; name one that has")
+        raise InputError(f"user {user!r} has no candidates in {candidates}; name one that has")
 
 
 def output_record(reranked: Reranked) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import logging
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -254,7 +255,10 @@ def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str) -> None
     before = _weights_hash(model)
     transformer: Any = model[0]
     try:
-        merged = PeftModel.from_pretrained(transformer.auto_model, str(adapter))
+        with warnings.catch_warnings():
+            # What peft would warn of (tensors without a counterpart) is an error below.
+            warnings.simplefilter("ignore")
+            merged = PeftModel.from_pretrained(transformer.auto_model, str(adapter))
         expected = {name.replace(".default", "") for name in merged.state_dict() if "lora_" in name}
         with safetensors.safe_open(adapter / "adapter_model.safetensors", "np") as file:
             strangers = set(file.keys()) ^ expected

@@ -98,23 +98,23 @@ class PersonaReranker:
             raise InputError(f"top must be at least 1, not {top}")
         lists = [_distinct(one, position) for position, one in enumerate(candidates)]
         vectors = self._user_vectors(users)
-        if not users:
-            return []
         # Nobody to personalise for, but a filter to apply: any direction finds who matches.
+        anywhere = np.eye(1, self.index.metadata.dimension, dtype=np.float32)[0]
         asked = [
             position
             for position, vector in enumerate(vectors)
             if vector is not None or filter is not None
         ]
-        anywhere = np.eye(1, self.index.metadata.dimension, dtype=np.float32)[0]
-        fused = self._rerank.fusion != "none"
-        matches = self.index.best_personas(
-            np.array([_direction(vectors[one], anywhere) for one in asked], dtype=np.float32),
-            [[item_id for item_id, _ in lists[one]] for one in asked],
-            filter,
-            explain=0 if fused else _least(top, explain),
-            with_vectors=not fused and any(isinstance(one, UserVector) for one in vectors),
-        )
+        matches: list[list[PersonaMatch]] = []
+        if asked:
+            fused = self._rerank.fusion != "none"
+            matches = self.index.best_personas(
+                np.array([_direction(vectors[one], anywhere) for one in asked], dtype=np.float32),
+                [[item_id for item_id, _ in lists[one]] for one in asked],
+                filter,
+                explain=0 if fused else _least(top, explain),
+                with_vectors=not fused and any(isinstance(one, UserVector) for one in vectors),
+            )
         by_user = dict(zip(asked, matches, strict=True))
         return [
             self._ranking(vectors[one], lists[one], by_user.get(one), top, explain, filter)

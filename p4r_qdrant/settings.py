@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import pydantic_settings
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -38,7 +39,7 @@ CONFIG_FILE = "p4r.toml"
 
 
 def _empty_is_unset(value: Any) -> Any:
-    """`P4R_QDRANT__URL=` in a shell or compose file means: not set."""
+    """An empty text in p4r.toml means: not set. In the environment it always does."""
     return None if value == "" else value
 
 
@@ -66,14 +67,16 @@ class QdrantSettings(_Section):
     def _check_url(self) -> QdrantSettings:
         if self.url is None:
             return self
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(
-                "url must look like http://host:6333 or https://host:6333, "
-                f"not {parts.scheme or self.url!r}"
-            )
-        if parts.username or parts.password:
+        if "@" in self.url:
             raise ValueError("url must not hold a password; set P4R_QDRANT__API_KEY instead")
+        try:
+            parts = urlsplit(self.url)
+            well_formed = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # no number for a port, half an IPv6 address
+            well_formed = False
+        if not well_formed or not parts.hostname:
+            # What stands there may be a key in the wrong place: it is not repeated.
+            raise ValueError("url must look like http://host:6333 or https://host:6333")
         plain = parts.scheme == "http" and not _is_this_machine(parts.hostname)
         if self.api_key and plain and not self.allow_plaintext_key:
             raise ValueError(
@@ -129,6 +132,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter="__",
+        env_ignore_empty=True,
         toml_file=CONFIG_FILE,
         extra="forbid",
         frozen=True,
@@ -164,7 +168,12 @@ class Settings(BaseSettings):
             return cls(**sections)  # type: ignore[arg-type]
         except ValidationError as error:
             raise SettingsError(_sentence(error)) from None
-        except ValueError as error:  # p4r.toml that is no TOML
+        except pydantic_settings.SettingsError:  # a whole section as one variable
+            names = ", ".join(f"{PREFIX}{name}".upper() for name in cls.model_fields)
+            raise SettingsError(
+                f"one of {names} is set and is no JSON; set single values, such as P4R_QDRANT__URL"
+            ) from None
+        except (OSError, ValueError) as error:  # p4r.toml that is no TOML, or no UTF-8
             raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}") from None
 
 
@@ -206,6 +215,8 @@ def _sentence(error: ValidationError) -> str:
         where = f"{name} (in {CONFIG_FILE}: {'.'.join(path)})"
         if problem["type"] == "extra_forbidden":
             problems.append(f"{where} is not known{_nearest(name, set(_known_names()))}")
+        elif problem["type"] == "model_type":
+            problems.append(f"{where} is a section: give it names and values, not one value")
         else:
             problems.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
     return "; ".join(problems)

@@ -36,7 +36,8 @@ def persona_text(persona: Persona, summary: str = "") -> str:
     """text(p): name, description and rationale, then the item's summary (Eq. 8).
 
     The summary matters: histories hold summaries too, and without it an untrained encoder
-    compares how people talk rather than what they like (docs/measurements.md has the figures).
+    compares how people talk rather than what they like. (Magazines, all-MiniLM-L6-v2, item-CF's
+    first 20, validation items: NDCG@10 .225 with it, .145 without.)
     """
     rationale = plain_rationale(persona.preference_rationale)
     return f"{persona.name}. {persona.description} {rationale} {summary}".rstrip()
@@ -49,12 +50,12 @@ def plain_rationale(rationale: str) -> str:
     'It is short.'
     """
     reason = _FORMULA.sub("", rationale, count=1)
-    return reason[:1].upper() + reason[1:]
+    return reason[:1].title() + reason[1:]
 
 
 @cache
 def fingerprint() -> str:
-    """A hash of what the templates make of two fixed records: it changes when a template does."""
+    """A hash of what the templates make of fixed records: it changes when a template does."""
     interaction = Interaction(
         item_id="i", timestamp=0, summary="S.", title="T", aspects={"slot_a": "x", "slot_b": None}
     )
@@ -65,6 +66,7 @@ def fingerprint() -> str:
         preference_rationale="This persona appreciates this item because r.",
     )
     texts = [
+        _FORMULA.pattern,
         interaction_text(interaction),
         interaction_text(Interaction("i", 0, title="T")),
         persona_text(persona, "S."),

@@ -67,10 +67,10 @@ class MemoryIndex(PersonaIndex):
             if point.payload["item_id"] in item_ids and older:
                 del self.points[point.id]
 
-    def _clear_mark(self, item_ids: Sequence[str]) -> None:
+    def _clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
         self._step("clear_mark")
         for point in self.points.values():
-            if point.payload["item_id"] in item_ids:
+            if point.payload["item_id"] in item_ids and point.payload["generation"] == generation:
                 point.payload.pop("unsettled", None)
 
     def _payloads(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +40,8 @@ _NAMED_PERSONA = re.compile(r"\*\*Selection:?\*\*:?\s*(?:\d+\.\s*)?(\S+_P\d+)\b"
 _DIGITS = re.compile(r"\s*-?\d+(\.\d+)?\s*")
 _MILLISECONDS = 100_000_000_000
 """Larger time stamps are milliseconds: in seconds this is the year 5138."""
+_LATEST = 1000 * _MILLISECONDS
+"""From here on, and at NaN, a time stamp is none: the record that holds it is refused."""
 
 
 @dataclass
@@ -75,21 +78,41 @@ def convert(
         raise InputError(
             f"{source} holds none of the files of the paper's code ({', '.join(_READERS)})"
         )
-    output.mkdir(parents=True, exist_ok=True)
     report = ImportReport()
-    with ExitStack() as stack:
-        importer = _Importer(report, refusals)
+    with _folder_within(output) as unfinished:
+        with ExitStack() as stack:
+            importer = _Importer(report, refusals)
+            for name in _FILES:
+                importer.write[name] = stack.enter_context(written_whole(unfinished / name))
+            _read(source, importer, refusals, advance)
         for name in _FILES:
-            importer.write[name] = stack.enter_context(written_whole(output / name))
-        for name, reader in _READERS.items():
-            path = source / name
-            if not path.is_file():
-                continue
-            for number, _, line in read_lines(path, _Line, refusals):
-                importer.where = f"{path}:{number}"
-                reader(importer, line.row)
-                advance(1)
+            (unfinished / name).replace(output / name)
     return report
+
+
+@contextmanager
+def _folder_within(output: Path) -> Iterator[Path]:
+    """A temporary folder in `output`, on the same disk: what is in it can be moved in one step."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".unfinished-", dir=output)
+    except OSError as error:
+        raise InputError(f"{output} cannot be made or written: {error.strerror}") from None
+    with folder as path:
+        yield Path(path)
+
+
+def _read(
+    source: Path, importer: _Importer, refusals: Refusals, advance: Callable[[int], None]
+) -> None:
+    for name, reader in _READERS.items():
+        path = source / name
+        if not path.is_file():
+            continue
+        for number, _, line in read_lines(path, _Line, refusals):
+            importer.where = f"{path}:{number}"
+            reader(importer, line.row)
+            advance(1)
 
 
 class _Importer:
@@ -169,7 +192,8 @@ class _Importer:
         entries = list(self._entries(row, "personas"))
         personas: list[dict[str, Any]] = [
             {
-                "persona_id": entry.get("unique_persona_id") or f"{item_id}_{entry.get('ID')}",
+                "persona_id": entry.get("unique_persona_id")
+                or (f"{item_id}_{entry['ID']}" if entry.get("ID") else None),
                 "name": entry.get("Name"),
                 "description": entry.get("Description"),
                 "preference_rationale": entry.get("Preference_Rationale"),
@@ -184,7 +208,7 @@ class _Importer:
         values = {"item_id": item_id, "personas": personas}
         if personas:
             self._take(artifacts.PERSONAS, ItemPersonas, values, "item_id")
-        else:
+        elif isinstance(row.get("personas"), list):
             self._refuse(f"item {item_id!r} has no personas", "item without personas")
 
     def read_selection(self, row: Mapping[str, Any]) -> None:
@@ -194,7 +218,7 @@ class _Importer:
         names another persona, and that one counts.
         """
         item_id = row.get("target_item_id") or _item_id(row)
-        if (row.get("user_id"), item_id) in self._held_out:
+        if (str(row.get("user_id")), str(item_id)) in self._held_out:  # ids may be numbers here
             self._refuse("aligned with the item that the truth holds out", "alignment leaks test")
             return
         chosen = str(row.get("selected_persona_id") or "")
@@ -240,7 +264,10 @@ class _Importer:
 
     def _entries(self, row: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
         entries = row.get(name)
-        for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entries, list):
+            self._refuse(f"{name} is no list", f"record without {name}")
+            return
+        for entry in entries:
             if isinstance(entry, dict):
                 yield entry
             else:
@@ -267,10 +294,14 @@ class _Importer:
                 value = float(value) if _DIGITS.fullmatch(value) else _from_iso(value)
             except ValueError:
                 return value
-        if isinstance(value, (int, float)) and abs(value) > _MILLISECONDS:
+        if not isinstance(value, (int, float)):
+            return value
+        if not -_LATEST < value < _LATEST:
+            return None
+        if abs(value) > _MILLISECONDS:
             self._report.repaired["time stamp in milliseconds"] += 1
             value /= 1000
-        return int(value) if isinstance(value, (int, float)) else value
+        return int(value)
 
 
 def _from_iso(value: str) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import groupby, islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -37,6 +37,8 @@ MAX_CANDIDATES = 10_000
 """Candidates one user may have in one call."""
 LOAD_BATCH = 256
 """Items written by one request of a bulk load."""
+EXPLAIN_ATTEMPTS = 5
+"""How often one call asks again where what it found was replaced before it was read."""
 
 Element = TypeVar("Element")
 
@@ -77,7 +79,7 @@ class IndexMetadata:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any] | None, where: str) -> IndexMetadata:
         """Read it back; raises IndexMismatchError where `where` is not an index of ours."""
-        if not stored or stored.get("project") != PROJECT:
+        if not isinstance(stored, Mapping) or stored.get("project") != PROJECT:
             raise IndexMismatchError(
                 f"{where} was not made by {PROJECT}; choose another name for the personas "
                 "(P4R_QDRANT__COLLECTION or P4R_QDRANT__PATH)"
@@ -87,9 +89,14 @@ class IndexMetadata:
                 f"{where} has format {stored.get('format')}, this version reads format {FORMAT}; "
                 "index the artifacts again"
             )
+        fingerprint, dimension = stored.get("fingerprint"), stored.get("dimension")
+        if not isinstance(fingerprint, str) or not isinstance(dimension, (int, float)):
+            raise IndexMismatchError(
+                f"{where} does not say which encoder made it; index the artifacts again"
+            )
         return cls(
-            str(stored["fingerprint"]),
-            int(stored["dimension"]),
+            fingerprint,
+            int(dimension),
             str(stored.get("encoder", "")),
             str(stored.get("created_at", "")),
         )
@@ -197,10 +204,12 @@ class PersonaIndex(ABC):
         """Swap in `points` for what their items had; returns items where a newer write stays.
 
         New points are written first, marked unsettled, over older ones only; then what is older
-        goes. A writer that finds itself overtaken takes its own points back. The mark goes last,
-        so that `repair` finds every item that a kill left in between.
+        goes. A writer that finds itself overtaken takes its own points back; one that finds
+        another's points under its own generation writes again, under the next. The mark goes
+        last, so that `repair` finds every item that a kill left in between.
         """
-        item_ids = list(dict.fromkeys(point.payload[ITEM_ID] for point in points))
+        own = {point.payload[ITEM_ID]: point.payload[CONTENT_HASH] for point in points}
+        item_ids = list(own)
         held = self._generations(item_ids).values()
         newest = max((one for generations in held for one in generations), default=0)
         generation = max(now(), newest + 1)  # a clock that lags must not lose a later write
@@ -209,21 +218,33 @@ class PersonaIndex(ABC):
             point.payload[UNSETTLED] = 1
         self._upsert(points, older_than=generation)
         self._delete(item_ids, older_than=generation)
-        return self._settle(item_ids, generation)
+        newer = self._settle(item_ids, own, generation)
+        tied = {item_id for item_id, newest in newer.items() if newest == generation}
+        again = [point for point in points if point.payload[ITEM_ID] in tied]
+        return (set(newer) - tied) | (self._replace(again) if again else set())
 
-    def _settle(self, item_ids: Sequence[str], generation: int | None = None) -> set[str]:
-        """Leave each item with its newest generation, unmarked; returns those newer than ours."""
-        overtaken = set()
+    def _settle(
+        self, item_ids: Sequence[str], own: Mapping[str, str] | None = None, generation: int = 0
+    ) -> dict[str, int]:
+        """Leave each item with its newest generation, unmarked.
+
+        `own`: the content hashes that a writer wrote under `generation`. Returns the newest
+        generation of those items where that is not the writer's alone; they keep their mark.
+        """
+        newer: dict[str, int] = {}
+        settled: dict[int, list[str]] = {}
         for item_id, generations in self._generations(item_ids).items():
             newest = max(generations)
-            if generation is not None and newest > generation:
-                overtaken.add(item_id)
             if len(generations) > 1:
                 self._delete([item_id], older_than=newest)
-        kept = [item_id for item_id in item_ids if item_id not in overtaken]
-        if kept:
-            self._clear_mark(kept)
-        return overtaken
+            tied = own and newest == generation and generations[newest] != {own[item_id]}
+            if own and (tied or newest > generation):
+                newer[item_id] = newest
+            else:
+                settled.setdefault(newest, []).append(item_id)
+        for newest, kept in settled.items():
+            self._clear_mark(kept, newest)
+        return newer
 
     def repair(self) -> int:
         """Finish replacements that a crash interrupted; returns how many items it settled.
@@ -246,13 +267,15 @@ class PersonaIndex(ABC):
 
     def get(self, item_id: str) -> list[StoredPersona]:
         """An item's personas in their order; empty where it is not there."""
+        if not _is_text(item_id):
+            return []
         return [stored_persona(payload) for payload in self._payloads([item_id])]
 
     def hashes(self, item_ids: Sequence[str]) -> dict[str, str]:
         """The content hash of each item that is there whole: it need not be written again."""
         found: dict[str, list[str]] = {}
         wanted = [ITEM_ID, CONTENT_HASH, UNSETTLED, SLOT]
-        for payload in self._payloads(item_ids, wanted):
+        for payload in self._payloads([one for one in item_ids if _is_text(one)], wanted):
             digest = "" if payload.get(UNSETTLED) else payload[CONTENT_HASH]
             found.setdefault(payload[ITEM_ID], []).append(digest)
         return {
@@ -288,7 +311,19 @@ class PersonaIndex(ABC):
         (None: all) carry their persona's texts, and its vector `with_vectors`.
         """
         vectors, candidates = check_query(user_vectors, candidate_ids, self.metadata.dimension)
-        found = self._best_points(vectors, candidates, parse(filter))
+        return self._explained(vectors, candidates, parse(filter), explain, with_vectors)
+
+    def _explained(
+        self,
+        vectors: Floats,
+        candidates: list[list[str]],
+        conditions: list[Condition],
+        explain: int | None,
+        with_vectors: bool,
+        attempts: int = EXPLAIN_ATTEMPTS,
+    ) -> list[list[PersonaMatch]]:
+        """Score and explain; again for those users where a persona went away in between."""
+        found = self._best_points(vectors, candidates, conditions)
         rankings = [
             _ranked(best, item_ids) for best, item_ids in zip(found, candidates, strict=True)
         ]
@@ -299,10 +334,23 @@ class PersonaIndex(ABC):
             with_vectors=with_vectors,
         )
         told = iter(shown)
-        return [
+        rankings = [
             [*islice(told, len(ranking[:explain])), *ranking[len(ranking[:explain]) :]]
             for ranking in rankings
         ]
+        gone = [user for user, ranking in enumerate(rankings) if _is_gone(ranking[:explain])]
+        if gone and attempts > 1:  # an item was replaced by fewer personas, or taken out, since
+            again = self._explained(
+                vectors[gone],
+                [candidates[user] for user in gone],
+                conditions,
+                explain,
+                with_vectors,
+                attempts - 1,
+            )
+            for user, ranking in zip(gone, again, strict=True):
+                rankings[user] = ranking
+        return rankings
 
     def explain(
         self, matches: Sequence[PersonaMatch], *, with_vectors: bool = False
@@ -315,10 +363,12 @@ class PersonaIndex(ABC):
         wanted = list({match.point_id for match in matches if match.point_id is not None})
         found = self._points(wanted, with_vectors) if wanted else {}
         return [
-            replace(
-                match,
-                persona=stored_persona(found[match.point_id][0]),
-                vector=found[match.point_id][1],
+            PersonaMatch(
+                match.item_id,
+                match.score,
+                match.point_id,
+                stored_persona(found[match.point_id][0]),
+                found[match.point_id][1],
             )
             if match.point_id in found
             else match
@@ -370,8 +420,8 @@ class PersonaIndex(ABC):
         """Delete the items' points, or only those of older generations."""
 
     @abstractmethod
-    def _clear_mark(self, item_ids: Sequence[str]) -> None:
-        """Take the mark UNSETTLED off the items' points."""
+    def _clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
+        """Take the mark UNSETTLED off the items' points of this generation."""
 
     @abstractmethod
     def _payloads(
@@ -387,11 +437,12 @@ class PersonaIndex(ABC):
     def _unsettled(self) -> list[str]:
         """The ids of items with marked points."""
 
-    def _generations(self, item_ids: Sequence[str]) -> dict[str, set[int]]:
-        """The generations that each item that is there has points of."""
-        found: dict[str, set[int]] = {}
-        for payload in self._payloads(item_ids, [ITEM_ID, GENERATION, SLOT]):
-            found.setdefault(payload[ITEM_ID], set()).add(payload[GENERATION])
+    def _generations(self, item_ids: Sequence[str]) -> dict[str, dict[int, set[str]]]:
+        """The generations that each item that is there has points of, and their content hashes."""
+        found: dict[str, dict[int, set[str]]] = {}
+        for payload in self._payloads(item_ids, [ITEM_ID, GENERATION, CONTENT_HASH, SLOT]):
+            generations = found.setdefault(payload[ITEM_ID], {})
+            generations.setdefault(payload[GENERATION], set()).add(payload[CONTENT_HASH])
         return found
 
 
@@ -443,6 +494,10 @@ def _ranked(best: Mapping[str, tuple[float, str]], item_ids: Sequence[str]) -> l
     return matches
 
 
+def _is_gone(explained: Sequence[PersonaMatch]) -> bool:
+    return any(match.point_id is not None and match.persona is None for match in explained)
+
+
 def check_query(
     user_vectors: npt.ArrayLike, candidate_ids: Sequence[Sequence[str]], dimension: int
 ) -> tuple[Floats, list[list[str]]]:
@@ -460,12 +515,38 @@ def check_query(
             raise InputError(
                 f"a user has {len(ids)} candidates, at most {MAX_CANDIDATES} can be reranked"
             )
+        try:
+            "".join(ids).encode()
+        except (TypeError, UnicodeEncodeError):
+            wrong = next(one for one in ids if not _is_text(one))
+            raise InputError(f"the candidate {wrong!r} is no text that can be an item id") from None
     return matrix, distinct
+
+
+def _is_text(value: Any) -> bool:
+    """Whether this is a string without lone surrogates."""
+    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def now() -> int:
     """A generation: the time in microseconds (exact in JSON readers that know only doubles)."""
     return time.time_ns() // 1000
+
+
+def whole_items(points: Iterable[Point], size: int) -> Iterator[list[Point]]:
+    """Lists of up to `size` points, and no item in two: a crash leaves each old or new, not half.
+
+    An item that alone has more is a list of its own.
+    """
+    some: list[Point] = []
+    for _, own in groupby(points, lambda one: one.payload[ITEM_ID]):
+        item = list(own)
+        if some and len(some) + len(item) > size:
+            yield some
+            some = []
+        some += item
+    if some:
+        yield some
 
 
 def batches(elements: Iterable[Element], size: int) -> Iterator[list[Element]]:

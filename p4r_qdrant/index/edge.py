@@ -17,8 +17,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,29 @@ from p4r_qdrant.errors import (
     StorageFullError,
 )
 from p4r_qdrant.index import payload as names
-from p4r_qdrant.index.base import IndexMetadata, IndexStats, PersonaIndex, batches
+from p4r_qdrant.index.base import (
+    IndexMetadata,
+    IndexStats,
+    PersonaIndex,
+    batches,
+    whole_items,
+)
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import Floats, Point, point_id, point_prefix
 from p4r_qdrant.index.rows import ScoreRows
 from p4r_qdrant.settings import IndexSettings, Settings
 
 MANIFEST = "manifest.json"
+UNFINISHED = frozenset({"shard-1", f"{MANIFEST}.unfinished"})
+"""What making a folder leaves behind if it is killed."""
 POINTS_A_CALL = 128
 """Points written or read by one call into Qdrant Edge: some 3 ms during which Python stands."""
 POINTS_A_FLUSH = 20_000
+SPACE_TO_GROW = 48 << 20
+"""Free bytes on disk without which nothing is added. Qdrant Edge writes through sparse memory
+maps: where the disk is full that ends in SIGBUS, the death of the process, not in an error."""
+SPACE_TO_TIDY = 4 << 20
+"""The same for what adds little: deletions and the end of a replacement."""
 
 _log = logging.getLogger(__name__)
 _EXACT = edge.SearchParams(exact=True)
@@ -78,6 +92,7 @@ class EdgeIndex(PersonaIndex):
         self.metadata = IndexMetadata.from_json(manifest["metadata"], self.location)
         self._shard_name = str(manifest["shard"])
         with self._translated():
+            self._check_space(_holes(self._folder / self._shard_name))
             self._shard = edge.EdgeShard.load(str(self._folder / self._shard_name))
         try:
             self._remove_leftovers()
@@ -93,11 +108,10 @@ class EdgeIndex(PersonaIndex):
             items = self._shard.count(edge.CountRequest(exact=True, filter=first))
             personas = self._shard.count(edge.CountRequest(exact=True))
             info = self._shard.info()
-        size = sum(one.stat().st_size for one in self._folder.rglob("*") if one.is_file())
         details = {
             "segments": str(info.segments_count),
             "vectors": self._settings.datatype,
-            "size": f"{size / 1e6:,.1f} MB",
+            "size": f"{_size(self._folder) / 1e6:,.1f} MB",
         }
         return IndexStats("embedded", self.location, personas, items, self.metadata, details)
 
@@ -111,28 +125,33 @@ class EdgeIndex(PersonaIndex):
             with self._write_lock:
                 if self._touched is not None:
                     raise InputError(f"{self.location} is being optimized already")
-                self._shard.flush()
-                name = f"shard-{int(self._shard_name.rpartition('-')[2]) + 1}"
-                copy = self._folder / name
-                shutil.rmtree(copy, ignore_errors=True)
-                shutil.copytree(self._folder / self._shard_name, copy)
+                current = self._folder / self._shard_name
+                copy = self._folder / f"shard-{1 + max(map(_number, self._shards()))}"
+                self._check_space(SPACE_TO_GROW + 2 * _size(current))  # a copy and its making anew
                 self._touched = set()
             try:
+                with self._write_lock:
+                    self._shard.flush()
+                    shutil.copytree(current, copy)
                 _optimize_elsewhere(copy)
                 self._switch_to(copy)
             finally:
                 with self._write_lock:
                     self._touched = None
+                    if self._shard_name != copy.name:
+                        shutil.rmtree(copy, ignore_errors=True)
 
     def close(self) -> None:
         """Write everything down and release the folder. Closing twice is fine."""
         with self._write_lock:
             if self._closed:
                 return
-            self._closed = True
             with self._translated():
-                self._shard.flush()
-                self._shard.close()
+                self._closed = True
+                try:
+                    self._shard.flush()
+                finally:
+                    self._shard.close()
                 if self._rows is not None:
                     self._rows.save()
 
@@ -140,18 +159,26 @@ class EdgeIndex(PersonaIndex):
 
     def _read_manifest(self) -> dict[str, Any] | None:
         path = self._folder / MANIFEST
-        if not path.exists():
-            if self._folder.exists() and any(self._folder.iterdir()):
-                raise IndexMismatchError(
-                    f"{self.location} holds something else than a persona index; "
-                    "choose another one with P4R_QDRANT__PATH"
+        with self._translated():
+            if not path.exists():
+                found = (
+                    {one.name for one in self._folder.iterdir()} if self._folder.exists() else ()
                 )
-            return None
+                if set(found) - UNFINISHED:
+                    raise IndexMismatchError(
+                        f"{self.location} holds something else than a persona index; "
+                        "choose another one with P4R_QDRANT__PATH"
+                    )
+                return None
+            text = path.read_bytes()
         try:
-            manifest = json.loads(path.read_text())
-            return {"metadata": manifest["metadata"], "shard": manifest["shard"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            manifest = json.loads(text)
+            metadata, shard = manifest["metadata"], manifest["shard"]
+            if Path(shard).name != shard or not (self._folder / shard).is_dir():
+                raise ValueError(f"there is no {shard} beside it")
+        except (ValueError, KeyError, TypeError) as error:
             raise IndexMismatchError(f"{path} is broken ({error}); index again elsewhere") from None
+        return {"metadata": metadata, "shard": shard}
 
     def _create(self, made_with: IndexMetadata) -> dict[str, Any]:
         """Make the folder; it counts as an index once its manifest is there."""
@@ -163,12 +190,9 @@ class EdgeIndex(PersonaIndex):
         }[self._settings.datatype]
         links = 16 if self._settings.hnsw else 0
         with self._translated():
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(
-                    f"{self.location} cannot be made: {error.strerror}; set P4R_QDRANT__PATH"
-                ) from None
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._check_space(SPACE_TO_GROW)
+            self._remove_unfinished()
             shard = edge.EdgeShard.create(
                 str(self._folder / "shard-1"),
                 edge.EdgeConfig(
@@ -202,15 +226,31 @@ class EdgeIndex(PersonaIndex):
         unfinished.write_text(json.dumps(manifest, indent=1))
         unfinished.replace(self._folder / MANIFEST)
 
+    def _remove_unfinished(self) -> None:
+        """What is left of a `_create` that was killed; IndexLockedError where one is at work."""
+        for path in self._shards():
+            try:
+                edge.EdgeShard.load(str(path)).close()
+            except Exception as error:
+                if "WouldBlock" in str(error):
+                    raise
+            shutil.rmtree(path)
+
+    def _shards(self) -> list[Path]:
+        return [path for path in self._folder.glob("shard-*") if path.is_dir()]
+
     def _remove_leftovers(self) -> None:
         """Shards that a crash left behind: the manifest names the one that counts."""
-        for path in self._folder.glob("shard-*"):
+        for path in self._shards():
             if path.name != self._shard_name:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _switch_to(self, copy: Path) -> None:
         optimized = edge.EdgeShard.load(str(copy))
         with self._write_lock:
+            if self._closed:
+                optimized.close()
+                return
             for item_ids in batches(sorted(self._touched or ()), POINTS_A_CALL):
                 optimized.update(edge.UpdateOperation.delete_points_by_filter(_of_items(item_ids)))
                 for record in self._scroll(_of_items(item_ids), None, with_vectors=True):
@@ -219,22 +259,29 @@ class EdgeIndex(PersonaIndex):
             optimized.flush()
             self._write_manifest({"metadata": self.metadata.to_json(), "shard": copy.name})
             self._shard_name = copy.name
-            # The old shard closes when the last reader lets go of it.
-            self._shard = optimized
-            self._remove_leftovers()
+            old, self._shard = self._shard, optimized
+        # A reader may be just about to ask the old one; closed later it would write files again.
+        deadline = time.monotonic() + 10
+        while sys.getrefcount(old) > 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        old.close()
+        self._remove_leftovers()
 
     # -- what the engine gives ----------------------------------------------------------------
 
     def _best_points(
         self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
     ) -> list[dict[str, tuple[float, str]]]:
-        if conditions:
+        rows = None
+        if not conditions:
+            with suppress(StorageFullError):  # after a crash, no room for rows: search instead
+                rows = self._score_rows()
+        if rows is None:
             with self._translated():
                 return [
                     self._best_filtered(vector, item_ids, conditions)
                     for vector, item_ids in zip(vectors, candidates, strict=True)
                 ]
-        rows = self._score_rows()
         return [
             {
                 item_id: (score, point_id(item_id, slot))
@@ -280,13 +327,25 @@ class EdgeIndex(PersonaIndex):
     ) -> dict[str, tuple[dict[str, Any], Floats | None]]:
         with self._translated():
             records = self._shard.retrieve(list(point_ids), True, with_vectors)
+        # They come in the order asked for; ids are only read back where some are missing.
+        found = (
+            point_ids if len(records) == len(point_ids) else [str(record.id) for record in records]
+        )
         return {
-            str(record.id): (
+            name: (
                 record.payload or {},
                 np.array(record.vector, dtype=np.float32) if with_vectors else None,
             )
-            for record in records
+            for name, record in zip(found, records, strict=True)
         }
+
+    def repair(self) -> int:
+        """See `PersonaIndex`; the rows of what it settles are made anew."""
+        with self._write_lock:
+            settled = super().repair()
+            if settled:
+                self._rows = None
+            return settled
 
     def _replace(self, points: list[Point]) -> set[str]:
         with self._write_lock:  # one process, one lock: writers of an item come one after another
@@ -295,16 +354,19 @@ class EdgeIndex(PersonaIndex):
     def _upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
         condition = None if older_than is None else edge.Filter(must=[_older(older_than)])
         with self._write_lock, self._translated():
-            rows = self._begin_write({point.payload[names.ITEM_ID] for point in points})
-            for some in batches(points, POINTS_A_CALL):
-                self._shard.update(
-                    edge.UpdateOperation.upsert_points(
-                        [edge.Point(one.id, one.vector.tolist(), one.payload) for one in some],
-                        condition=condition,
-                    )
-                )
-            for item_id, own in itertools.groupby(points, lambda one: one.payload[names.ITEM_ID]):
-                rows.put(item_id, np.stack([point.vector for point in own]))
+            item_ids = {point.payload[names.ITEM_ID] for point in points}
+            rows = self._begin_write(item_ids, SPACE_TO_GROW)
+            rows.reserve(len(points))
+            for some in whole_items(points, POINTS_A_CALL):
+                self._check_space(SPACE_TO_GROW)
+                written = [edge.Point(one.id, one.vector.tolist(), one.payload) for one in some]
+                with self._together():
+                    upsert = edge.UpdateOperation.upsert_points(written, condition=condition)
+                    self._shard.update(upsert)
+                    for item_id, own in itertools.groupby(
+                        some, lambda one: one.payload[names.ITEM_ID]
+                    ):
+                        rows.put(item_id, np.stack([point.vector for point in own]))
             self._unflushed += len(points)
             if self._unflushed >= POINTS_A_FLUSH:
                 self._shard.flush()
@@ -315,14 +377,16 @@ class EdgeIndex(PersonaIndex):
         with self._write_lock, self._translated():
             rows = self._begin_write(set(item_ids))
             doomed = edge.Filter(must=[_any_item(item_ids), *older])
-            self._shard.update(edge.UpdateOperation.delete_points_by_filter(doomed))
-            if older_than is None:
-                rows.drop(item_ids)
+            with self._together():
+                self._shard.update(edge.UpdateOperation.delete_points_by_filter(doomed))
+                if older_than is None:
+                    rows.drop(item_ids)
 
-    def _clear_mark(self, item_ids: Sequence[str]) -> None:
+    def _clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
         with self._write_lock, self._translated():
             self._begin_write(set(item_ids))
-            marked = edge.Filter(must=[_any_item(item_ids), _equals(names.UNSETTLED, 1)])
+            own = [_any_item(item_ids), _equals(names.GENERATION, generation)]
+            marked = edge.Filter(must=[*own, _equals(names.UNSETTLED, 1)])
             keys = [names.UNSETTLED]
             self._shard.update(edge.UpdateOperation.delete_payload_by_filter(marked, keys))
 
@@ -343,16 +407,39 @@ class EdgeIndex(PersonaIndex):
         found = self._scroll(marked, [names.ITEM_ID])
         return sorted({record.payload[names.ITEM_ID] for record in found})
 
-    def _begin_write(self, item_ids: set[str]) -> ScoreRows:
+    def _begin_write(self, item_ids: set[str], space: int = SPACE_TO_TIDY) -> ScoreRows:
         """Before a write: the rows are no longer those on disk, and an optimizer must know."""
+        self._check_space(space)
         rows = self._score_rows()
         rows.begin_write()
         if self._touched is not None:
             self._touched |= item_ids
         return rows
 
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """The shard and the rows change as one; where that fails, the rows are made anew."""
+        try:
+            yield
+        except BaseException:
+            self._rows = None
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise IndexUnavailableError(f"{self.location} is closed; open the index again")
+
+    def _check_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise StorageFullError(
+                f"{self.location} has {free / 1e6:.1f} MB of disk space left, this needs "
+                f"{needed / 1e6:.1f} MB; free some and run it again"
+            )
+
     def _score_rows(self) -> ScoreRows:
         """The matrix of vectors, read or, after a crash, made anew from the shard."""
+        self._check_open()
         if self._rows is None:
             with self._write_lock, self._translated():
                 if self._rows is None:
@@ -363,6 +450,7 @@ class EdgeIndex(PersonaIndex):
         return self._rows
 
     def _fill(self, rows: ScoreRows) -> None:
+        rows.reserve(self._shard.count(edge.CountRequest(exact=True)))
         for item_ids in batches(self._item_ids(), POINTS_A_CALL // self.max_personas or 1):
             together: dict[str, list[tuple[int, Any]]] = {}
             fields = [names.ITEM_ID, names.SLOT]
@@ -395,6 +483,7 @@ class EdgeIndex(PersonaIndex):
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Qdrant Edge raises plain Exceptions; as one of our errors, in one sentence."""
+        self._check_open()
         try:
             yield
         except OSError as error:
@@ -411,6 +500,13 @@ class EdgeIndex(PersonaIndex):
                 f"{self.location} is open in another process; close that one, or give this one "
                 "another folder (P4R_QDRANT__PATH) or a server (P4R_QDRANT__URL)"
             )
+        if any(one in message for one in ("Permission denied", "Read-only", "not permitted")):
+            return InputError(
+                f"{self.location} cannot be written to by this user; change that, or set "
+                "P4R_QDRANT__PATH to another one"
+            )
+        if any(one in message for one in ("Not a directory", "File exists")):
+            return InputError(f"{self.location} is no folder; set P4R_QDRANT__PATH to another one")
         if "No space left" in message:
             return StorageFullError(f"{self.location} has no disk space left; free some, run again")
         return IndexUnavailableError(f"{self.location} failed: {' '.join(message.split())[:300]}")
@@ -439,6 +535,27 @@ def _optimize_elsewhere(folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise IndexUnavailableError(f"optimizing {folder} failed: {done.stderr.strip()[-300:]}")
+
+
+def _size(folder: Path) -> int:
+    """Bytes on disk: sparse files count as what they hold. Files may come and go meanwhile."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += path.stat().st_blocks * 512
+    return size
+
+
+def _number(shard: Path) -> int:
+    """N of a folder shard-N."""
+    number = shard.name.removeprefix("shard-")
+    return int(number) if number.isdecimal() else 0
+
+
+def _holes(shard: Path) -> int:
+    """Bytes that opening a shard may take: it touches every page of its chunks of vectors."""
+    chunks = [path.stat() for path in shard.glob("segments/*/vector_storage/**/chunk_*.mmap")]
+    return sum(max(0, one.st_size - one.st_blocks * 512) for one in chunks)
 
 
 def _any_item(item_ids: Sequence[str]) -> edge.FieldCondition:

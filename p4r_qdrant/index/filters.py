@@ -10,12 +10,14 @@ matching element is enough, as in Qdrant.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from p4r_qdrant.errors import InputError
 
+_FIELD = re.compile(r"[\w-]+(\[\d*\])*(\.[\w-]+(\[\d*\])*)*")
 RANGE = ("gt", "gte", "lt", "lte")
 Scalar = str | int | bool
 
@@ -41,15 +43,21 @@ class Condition:
 def parse(filter: Mapping[str, Any] | None) -> list[Condition]:  # noqa: A002
     """The conditions of a filter; raises InputError naming the field that is wrong."""
     conditions = []
+    if filter is not None and not isinstance(filter, Mapping):
+        raise InputError(f"a filter names fields and what they must hold; {filter!r} does not")
     for field, wanted in (filter or {}).items():
+        if not isinstance(field, str) or not _FIELD.fullmatch(field):
+            raise InputError(
+                f"filter on {field!r}: a field to filter on has a name of letters, digits, _ and -"
+            )
         if not isinstance(wanted, Mapping):
             conditions.append(Condition(field, _values(field, wanted)))
             continue
         unknown = set(wanted) - {*RANGE, "not"}
         if unknown or not wanted:
             raise InputError(
-                f"filter on {field!r}: {sorted(unknown) or 'nothing'} given, known are "
-                "gt, gte, lt, lte and not"
+                f"filter on {field!r}: {sorted(map(str, unknown)) or 'nothing'} given, known "
+                "are gt, gte, lt, lte and not"
             )
         if "not" in wanted:
             conditions.append(Condition(field, _values(field, wanted["not"]), negated=True))
@@ -66,6 +74,10 @@ def _values(field: str, wanted: Any) -> tuple[Scalar, ...]:
     if not values:
         raise InputError(f"filter on {field!r}: an empty list matches nothing")
     for value in values:
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InputError(f"filter on {field!r}: a number of more than 64 bits matches nothing")
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+            raise InputError(f"filter on {field!r}: {value!r} is not valid Unicode")
         if not isinstance(value, (str, int)):
             raise InputError(
                 f"filter on {field!r}: {value!r} is no text, whole number or truth value; "
@@ -81,6 +93,9 @@ def _values(field: str, wanted: Any) -> tuple[Scalar, ...]:
 
 
 def _number(field: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"filter on {field!r}: {value!r} is no number")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number beyond the largest fraction
+        pass
+    raise InputError(f"filter on {field!r}: {value!r} is no number")

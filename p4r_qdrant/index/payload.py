@@ -47,6 +47,12 @@ OWN_FIELDS = frozenset(
 )
 """Fields the index fills in; a caller's own fields may have any other name."""
 
+_NOT_TOLD = OWN_FIELDS - {EVIDENCE_COUNT, UPDATED_AT}
+
+MAX_DEPTH = 16
+"""Lists and objects within each other in a field. Qdrant reads back only so many: one point with
+too many of them can no longer be read, and no other point of its collection either."""
+
 FIRST_FIELDS = (ITEM_TITLE, CATEGORY, SUMMARY, DOMAIN)
 """Callers' fields that people look at first: they come before the others in the payload."""
 
@@ -109,7 +115,7 @@ def make_points(
     """
     check_item_id(item_id)
     check_personas(item_id, personas, max_personas)
-    _check_fields(item_id, fields)
+    fields = _checked_fields(item_id, fields)
     matrix = check_vectors(vectors, dimension, f"item {item_id!r}")
     if len(matrix) != len(personas):
         raise VectorError(
@@ -152,11 +158,7 @@ def stored_persona(payload: Mapping[str, Any]) -> StoredPersona:
         name=payload[NAME],
         description=payload[DESCRIPTION],
         preference_rationale=payload[RATIONALE],
-        fields={
-            name: value
-            for name, value in payload.items()
-            if name not in OWN_FIELDS or name in (EVIDENCE_COUNT, UPDATED_AT)
-        },
+        fields={name: value for name, value in payload.items() if name not in _NOT_TOLD},
     )
 
 
@@ -171,7 +173,8 @@ def check_item_id(item_id: str) -> str:
 def check_vectors(vectors: npt.ArrayLike, dimension: int, owner: str) -> Floats:
     """(n, dimension) float32 rows of unit length; raise VectorError naming `owner` and the row."""
     try:
-        matrix = np.asarray(vectors, dtype=np.float32)
+        with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused below
+            matrix = np.asarray(vectors, dtype=np.float32)
     except (TypeError, ValueError):
         raise VectorError(f"the vectors of {owner} are not rows of numbers of one width") from None
     if matrix.ndim != 2 or matrix.shape[1] != dimension:
@@ -207,7 +210,8 @@ def check_personas(item_id: str, personas: Sequence[Persona], max_personas: int)
         seen.add(persona.persona_id)
 
 
-def _check_fields(item_id: str, fields: Mapping[str, Any]) -> None:
+def _checked_fields(item_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields as plain JSON, the same for both engines; else raises PersonaError."""
     for name in fields:
         if not isinstance(name, str) or not name or name in OWN_FIELDS:
             raise PersonaError(
@@ -215,6 +219,24 @@ def _check_fields(item_id: str, fields: Mapping[str, Any]) -> None:
                 "give it another name"
             )
     try:
-        json.dumps(dict(fields), allow_nan=False)
-    except (TypeError, ValueError) as error:
+        text = json.dumps(dict(fields), allow_nan=False, ensure_ascii=False)
+        text.encode()
+        plain: dict[str, Any] = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
         raise PersonaError(f"the fields of item {item_id!r} are not JSON: {error}") from None
+    for name, value in plain.items():
+        if problem := _unstorable(value, MAX_DEPTH):
+            raise PersonaError(f"the field {name!r} of item {item_id!r} {problem}")
+    return plain
+
+
+def _unstorable(value: Any, depth: int) -> str:
+    """What keeps Qdrant from storing a JSON value as it is; empty where nothing does."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "holds a number of more than 64 bits; store it as text"
+    if not isinstance(value, (list, dict)):
+        return ""
+    if not depth:
+        return f"is nested deeper than {MAX_DEPTH} levels; make it flatter"
+    inner = value.values() if isinstance(value, dict) else value
+    return next(filter(None, (_unstorable(one, depth - 1) for one in inner)), "")

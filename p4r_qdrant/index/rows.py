@@ -10,6 +10,7 @@ taken away before the first write and written again when the index is closed; wh
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -45,17 +46,32 @@ class ScoreRows:
 
     def load(self) -> bool:
         """Read what `save` left; False where it is missing or does not fit, and stays empty."""
+        if not self._loaded():
+            # Rows are written from here on that this directory must never be read with.
+            self._directory_path.unlink(missing_ok=True)
+        return self._clean
+
+    def _loaded(self) -> bool:
         try:
             stored = json.loads(self._directory_path.read_text())
-            used, places = stored["used"], stored["places"]
+            used = int(stored["used"])
+            places = {
+                one: (int(start), int(count)) for one, (start, count) in stored["places"].items()
+            }
             if [stored["dimension"], stored["dtype"]] != [self._dimension, self._dtype.name]:
                 return False
-            self._map(used)
-        except (OSError, ValueError, KeyError, TypeError):
+            if any(
+                start < 0 or count < 1 or start + count > used for start, count in places.values()
+            ):
+                return False
+            if used and self._matrix_path.stat().st_size < self._bytes(used):
+                return False
+            self._map(used, keep=True)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
-        self._places = {item_id: (start, count) for item_id, (start, count) in places.items()}
+        self._places = places
         self._used = used
-        self._live = sum(count for _, count in self._places.values())
+        self._live = sum(count for _, count in places.values())
         self._clean = True
         return True
 
@@ -65,11 +81,15 @@ class ScoreRows:
             self._directory_path.unlink(missing_ok=True)
             self._clean = False
 
+    def reserve(self, count: int) -> None:
+        """Make room for `count` more rows; raises OSError where the disk is full."""
+        if self._used + count > len(self._matrix):
+            self._map(max(FIRST_ROWS, 2 * len(self._matrix), self._used + count))
+
     def put(self, item_id: str, vectors: Floats) -> None:
         """Give an item its rows, in the order of its slots; vectors: (n, dim) float32."""
         count = len(vectors)
-        if self._used + count > len(self._matrix):
-            self._map(max(FIRST_ROWS, 2 * len(self._matrix), self._used + count))
+        self.reserve(count)
         self._matrix[self._used : self._used + count] = vectors
         self._live += count - self._places.get(item_id, (0, 0))[1]
         self._places[item_id] = (self._used, count)
@@ -134,13 +154,23 @@ class ScoreRows:
             scores[start : start + len(part)] = block.astype(np.float32, copy=False) @ vector
         return scores
 
-    def _map(self, capacity: int) -> None:
+    def _bytes(self, rows: int) -> int:
+        return rows * self._dimension * self._dtype.itemsize
+
+    def _map(self, capacity: int, *, keep: bool = False) -> None:
         """Make the file hold `capacity` rows and map it; mappings in use stay valid."""
         if not capacity:
             return
-        size = capacity * self._dimension * self._dtype.itemsize
+        size = self._bytes(capacity)
+        if not keep and not len(self._matrix):
+            # Of no more use, and perhaps large; somebody may still read it: it is not truncated.
+            self._matrix_path.unlink(missing_ok=True)
         with self._matrix_path.open("ab") as file:
             if file.tell() < size:
-                file.truncate(size)
+                if hasattr(os, "posix_fallocate"):
+                    # A hole in the file would be found out by SIGBUS where the disk is full.
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    file.truncate(size)
         shape = (capacity, self._dimension)
         self._matrix = np.memmap(self._matrix_path, self._dtype, "r+", shape=shape)

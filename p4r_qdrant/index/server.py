@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,13 +26,16 @@ from p4r_qdrant.errors import (
 )
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index import query
-from p4r_qdrant.index.base import IndexMetadata, IndexStats, PersonaIndex
+from p4r_qdrant.index.base import IndexMetadata, IndexStats, PersonaIndex, whole_items
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import Floats, Point
 from p4r_qdrant.settings import IndexSettings, QdrantSettings, Settings
 
 SCROLL_PAGE = 1000
 """Points one page of a scroll holds."""
+
+NUMBERS_A_REQUEST = 500_000
+"""Vector elements one request writes: 11 MB of JSON, beside the payloads; a server takes 32 MB."""
 
 _RETRY = {
     "methodConfig": [
@@ -62,14 +65,16 @@ class ServerIndex(PersonaIndex):
         super().__init__(settings.index.max_personas)
         self._settings = settings.qdrant
         self._collection = settings.qdrant.collection
+        self._closed = False
         self.location = f"the collection {self._collection!r} on {settings.qdrant.url}"
         self._client = _connect(settings.qdrant)
         try:
             with self._translated():
                 if made_with is not None:
                     self._create(settings.index, made_with)
-                self.metadata = self._read_metadata()
+                self.metadata, indexed = self._read_collection()
                 if made_with is not None:
+                    self._index_fields(settings.index, indexed)
                     self.repair()
         except BaseException:
             self._client.close()
@@ -100,6 +105,7 @@ class ServerIndex(PersonaIndex):
 
     def close(self) -> None:
         """Close the connections. Closing twice is fine."""
+        self._closed = True
         self._client.close()
 
     # -- what the index is made of ------------------------------------------------------------
@@ -126,6 +132,9 @@ class ServerIndex(PersonaIndex):
         except grpc.RpcError as error:
             if not self._client.collection_exists(self._collection):  # else: another was faster
                 raise error
+
+    def _index_fields(self, settings: IndexSettings, indexed: Collection[str]) -> None:
+        """Make the payload indexes that are not there: all, or what a crash left to be made."""
         on_disk = settings.on_disk_vectors
         keyword = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, on_disk=on_disk)
         word = models.TextIndexParams(
@@ -147,17 +156,20 @@ class ServerIndex(PersonaIndex):
             names.SLOT: number,
             names.UNSETTLED: number,
         }
-        for field, params in schema.items():
+        for field in schema.keys() - set(indexed):
+            params = schema[field]
             self._client.create_payload_index(self._collection, field, params, wait=True)
 
-    def _read_metadata(self) -> IndexMetadata:
+    def _read_collection(self) -> tuple[IndexMetadata, Collection[str]]:
+        """What the index was made with, and which fields have a payload index."""
         if not self._client.collection_exists(self._collection):
             raise IndexMismatchError(
                 f"there is no collection {self._collection!r} on {self._settings.url}; "
                 "make it with `p4r index`"
             )
-        config = self._client.get_collection(self._collection).config
-        return IndexMetadata.from_json(config.metadata, self.location)
+        info = self._client.get_collection(self._collection)
+        made = IndexMetadata.from_json(info.config.metadata, self.location)
+        return made, info.payload_schema.keys()
 
     # -- what the engine gives ----------------------------------------------------------------
 
@@ -188,19 +200,20 @@ class ServerIndex(PersonaIndex):
             )
 
     def _upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
-        with self._translated():
-            self._client.http.points_api.upsert_points(
-                self._collection,
-                wait=True,
-                point_insert_operations=models.PointsBatch(
-                    batch=models.Batch(
-                        ids=[point.id for point in points],
-                        vectors=[point.vector.tolist() for point in points],
-                        payloads=[point.payload for point in points],
+        for some in whole_items(points, NUMBERS_A_REQUEST // self.metadata.dimension):
+            with self._translated():
+                self._client.http.points_api.upsert_points(
+                    self._collection,
+                    wait=True,
+                    point_insert_operations=models.PointsBatch(
+                        batch=models.Batch(
+                            ids=[point.id for point in some],
+                            vectors=[point.vector.tolist() for point in some],
+                            payloads=[point.payload for point in some],
+                        ),
+                        update_filter=_older(older_than),
                     ),
-                    update_filter=_older(older_than),
-                ),
-            )
+                )
 
     def _delete(self, item_ids: Sequence[str], older_than: int | None = None) -> None:
         older = _older(older_than)
@@ -211,8 +224,9 @@ class ServerIndex(PersonaIndex):
                 wait=True,
             )
 
-    def _clear_mark(self, item_ids: Sequence[str]) -> None:
-        marked = models.Filter(must=[_of_items(item_ids), _equals(names.UNSETTLED, 1)])
+    def _clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
+        own = [_of_items(item_ids), _equals(names.GENERATION, generation)]
+        marked = models.Filter(must=[*own, _equals(names.UNSETTLED, 1)])
         with self._translated():
             self._client.delete_payload(self._collection, [names.UNSETTLED], marked, wait=True)
 
@@ -253,6 +267,8 @@ class ServerIndex(PersonaIndex):
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Whatever qdrant-client raises, as one of our errors in one sentence."""
+        if self._closed:
+            raise IndexUnavailableError(f"{self.location} is closed; open the index again")
         try:
             yield
         except grpc.RpcError as error:
@@ -309,6 +325,8 @@ def _connect(settings: QdrantSettings) -> QdrantClient:
             grpc_options={
                 "grpc.service_config": json.dumps(_RETRY),
                 "grpc.enable_retries": 1,
+                # Unset, a server that was away for minutes is not found again for two more.
+                "grpc.max_reconnect_backoff_ms": 1000,
             },
         )
 

@@ -2,10 +2,12 @@
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ class PrivateQdrant:
     """
 
     def __init__(self, binary: Path, folder: Path) -> None:
-        http_port, self.grpc_port = _free_ports(2)
+        http_port, self.grpc_port = free_ports(2)
         self.url = f"http://127.0.0.1:{http_port}"
         self.api_key = secrets.token_hex(16)
         self.storage = folder / "storage"
@@ -89,25 +91,35 @@ class PrivateQdrant:
             self._process = None
 
 
-@pytest.fixture
-def private_qdrant(tmp_path: Path) -> Iterator[PrivateQdrant]:
-    """A server that is not running yet: call `start`. It is ended after the test.
+@contextmanager
+def private_servers(folder: Path, count: int) -> Iterator[list[PrivateQdrant]]:
+    """Servers that are not running yet; they are ended at the end.
 
     The binary is P4R_TEST_QDRANT_BINARY, or what docker/fetch-qdrant.sh has fetched.
     """
     binary = Path(os.environ.get("P4R_TEST_QDRANT_BINARY") or FETCHED_BINARY).absolute()
     if not os.access(binary, os.X_OK):
         not_run("there is no Qdrant binary (P4R_TEST_QDRANT_BINARY or docker/.cache/qdrant)")
-    folder = tmp_path / "qdrant"
-    folder.mkdir()
-    qdrant = PrivateQdrant(binary, folder)
+    servers = []
+    for number in range(count):
+        own = folder / f"qdrant-{number}"
+        own.mkdir()
+        servers.append(PrivateQdrant(binary, own))
     try:
-        yield qdrant
+        yield servers
     finally:
-        qdrant.kill()
+        for server in servers:
+            server.kill()
 
 
-def _free_ports(count: int) -> list[int]:
+@pytest.fixture
+def private_qdrant(tmp_path: Path) -> Iterator[PrivateQdrant]:
+    """A server that is not running yet: call `start`. It is ended after the test."""
+    with private_servers(tmp_path, 1) as (server,):
+        yield server
+
+
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
@@ -133,3 +145,33 @@ def index(index_settings: Settings) -> Iterator[PersonaIndex]:
     """An empty index on either engine."""
     with opened(index_settings) as index:
         yield index
+
+
+class Disk:
+    """A small disk of its own, to be filled to the last byte and freed again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._filler = folder / "filler"
+
+    def fill(self, leave: int = 0) -> None:
+        """Leave no more than so many bytes free."""
+        free = shutil.disk_usage(self.folder).free - leave
+        with self._filler.open("ab") as file:
+            os.posix_fallocate(file.fileno(), file.tell(), max(1, free))
+
+    def free(self) -> None:
+        self._filler.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk(folder: Path, megabytes: int) -> Iterator[Disk]:
+    """Mount one; skips where that is not allowed."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("a disk that can be filled is mounted here, which only root may do")
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -1,0 +1,99 @@
+"""What a model wrote, as JSON: tolerant of the wrapping, strict about the content."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jsonschema
+
+from p4r_qdrant.records import clean_text
+
+_THOUGHT = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.S)
+_LEXEME = re.compile(
+    r'"(?:\\.|[^"\\])*+"'  # a string, left alone
+    r"|,(?=\s*[}\]])"  # a comma before a closing bracket
+    r"|\b(?:None|True|False)\b",
+    re.S,
+)
+_REPAIRED = {",": "", "None": "null", "True": "true", "False": "false"}
+_STARTS = 64
+"""Places where an object might begin that are tried, lest a page of braces take minutes."""
+
+
+def parse_answer(text: str) -> dict[str, Any]:
+    """The JSON object in a model's answer: whole, in a code fence, or with prose around it.
+
+    Forgiven: a thought before it (`<think>`), trailing commas, Python's None, True and False, raw
+    line breaks in strings. Of several objects the longest one counts. Control characters and lone
+    surrogates are removed from all texts. Raises ValueError in one sentence.
+    """
+    text = _THOUGHT.sub("", text).strip().removeprefix("\ufeff")
+    if not text:
+        raise ValueError("the answer was empty")
+    found = _objects_in(text) or _objects_in(_LEXEME.sub(_repair, text))
+    if not found:
+        raise ValueError("the answer was not a JSON object")
+    value: dict[str, Any] = _clean(max(found, key=lambda one: one[0])[1])
+    return value
+
+
+def _objects_in(text: str) -> list[tuple[int, dict[str, Any]]]:
+    """(length, object) of the JSON objects in a text that are not inside one another."""
+    found, place = [], 0
+    for _ in range(_STARTS):
+        start = text.find("{", place)
+        if start < 0:
+            break
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            place = start + 1
+        else:
+            found.append((end - start, value))
+            place = end
+    return found
+
+
+def _repair(lexeme: re.Match[str]) -> str:
+    return _REPAIRED.get(lexeme[0], lexeme[0])
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
+
+
+_DECODER = json.JSONDecoder(strict=False, parse_constant=_finite, parse_float=_finite)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
+    if isinstance(value, dict):
+        return {clean_text(name): _clean(one) for name, one in value.items()}
+    return value
+
+
+OFF_SCHEMA = "it does not fit the schema at"
+
+
+def schema_problem(value: Any, schema: Mapping[str, Any]) -> str | None:
+    """What does not fit in one sentence that names the place, None where all does."""
+    error = jsonschema.exceptions.best_match(
+        jsonschema.Draft202012Validator(schema).iter_errors(value)
+    )
+    return None if error is None else f"{OFF_SCHEMA} {error.json_path}: {shortened(error.message)}"
+
+
+def shortened(text: str, characters: int = 300) -> str:
+    """A text on one line, cut to so many characters."""
+    text = " ".join(clean_text(text).split())
+    return text if len(text) <= characters else f"{text[:characters]} ..."

@@ -1,0 +1,223 @@
+"""What a data set is like: its table and its plot. Memory holds ids and counts, never texts."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from indexer.artifacts import ITEMS, REVIEWS, SPLITS, ArtifactFolder, Refusals, read_lines
+from p4r_qdrant.errors import InputError, MissingExtraError
+from p4r_qdrant.records import Item, Review, Split
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_RATINGS = 11
+"""More distinct ratings than this are put into classes of equal width."""
+
+_REPORT_EVERY = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetStats:
+    """A data set in numbers.
+
+    `ratings` counts interactions by rating. `per_user` and `per_item` count users and items by
+    how many interactions they have. `described` are the reviewed items with a title or
+    description; `first` and `last` are time stamps.
+    """
+
+    interactions: int
+    users: int
+    items: int
+    described: int
+    words: int
+    first: int
+    last: int
+    split_users: int
+    split_ties: int
+    ratings: Mapping[float, int]
+    per_user: Mapping[int, int]
+    per_item: Mapping[int, int]
+
+    @property
+    def sparsity(self) -> float:
+        """The share of pairs of user and item that have no interaction."""
+        return 1 - self.interactions / (self.users * self.items)
+
+    @property
+    def mean_rating(self) -> float:
+        """The mean over interactions."""
+        return sum(rating * n for rating, n in self.ratings.items()) / self.interactions
+
+    def rows(self) -> dict[str, str]:
+        """The table: a name and a value for each line."""
+        return {
+            "interactions": f"{self.interactions:,}",
+            "users": f"{self.users:,}",
+            "items": f"{self.items:,}",
+            "items with metadata": f"{self.described:,} ({self.described / self.items:.1%})",
+            "sparsity": f"{self.sparsity:.4%}",
+            "interactions of a user": _spread(self.per_user),
+            "interactions of an item": _spread(self.per_item),
+            "words of a review": f"mean {self.words / self.interactions:.1f}",
+            "time": f"{_day(self.first)} to {_day(self.last)}",
+            "rating": f"mean {self.mean_rating:.2f}",
+            "users in the split": f"{self.split_users:,}, {self.split_ties:,} of them with a tie",
+        }
+
+    def histogram(self) -> dict[str, int]:
+        """Interactions by rating, or by class of ratings where there are many."""
+        if len(self.ratings) <= _MOST_RATINGS:
+            return {f"{rating:g}": self.ratings[rating] for rating in sorted(self.ratings)}
+        values = np.fromiter(self.ratings, dtype=float)
+        weights = np.fromiter(self.ratings.values(), dtype=np.int64)
+        counts, edges = np.histogram(values, bins=_MOST_RATINGS - 1, weights=weights)
+        names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
+        return dict(zip(names, map(int, counts), strict=True))
+
+
+def dataset_stats(
+    folder: ArtifactFolder,
+    refusals: Refusals,
+    advance: Callable[[int], None] = lambda _: None,
+) -> DatasetStats:
+    """Count a folder's reviews.jsonl, items.jsonl and splits.jsonl; the last two may be missing.
+
+    Raises InputError where there are no reviews. `advance` is told reviews as they are read.
+    """
+    path = folder.file(REVIEWS)
+    users: Counter[str] = Counter()
+    items: Counter[str] = Counter()
+    ratings: Counter[float] = Counter()
+    words = 0
+    first = last = None
+    for number, _, review in read_lines(path, Review, refusals):
+        users[review.user_id] += 1
+        items[review.item_id] += 1
+        ratings[review.rating] += 1
+        words += len(review.text.split())
+        first = review.timestamp if first is None else min(first, review.timestamp)
+        last = review.timestamp if last is None else max(last, review.timestamp)
+        if number % _REPORT_EVERY == 0:
+            advance(_REPORT_EVERY)
+    if first is None or last is None:
+        raise InputError(f"{path} holds no review; prepare a data set first")
+    described = 0
+    if folder.has(ITEMS):
+        described = sum(
+            item.item_id in items and bool(item.title or item.description)
+            for _, _, item in read_lines(folder.path / ITEMS, Item, refusals)
+        )
+    ties: list[bool] = []
+    if folder.has(SPLITS):
+        ties = [split.tie for _, _, split in read_lines(folder.path / SPLITS, Split, refusals)]
+    return DatasetStats(
+        interactions=users.total(),
+        users=len(users),
+        items=len(items),
+        described=described,
+        words=words,
+        first=first,
+        last=last,
+        split_users=len(ties),
+        split_ties=sum(ties),
+        ratings=ratings,
+        per_user=Counter(users.values()),
+        per_item=Counter(items.values()),
+    )
+
+
+def _spread(counts: Mapping[int, int]) -> str:
+    """Mean, median, least and most of values that are given with how often each occurs."""
+    values = sorted(counts)
+    total = sum(counts.values())
+    mean = sum(value * n for value, n in counts.items()) / total
+    below = 0
+    median = values[-1]
+    for value in values:
+        below += counts[value]
+        if 2 * below >= total:
+            median = value
+            break
+    return f"mean {mean:.1f}, median {median:,}, {values[0]:,} to {values[-1]:,}"
+
+
+def _day(timestamp: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d}"
+    except (ValueError, OverflowError, OSError):
+        return str(timestamp)  # a year that has no name
+
+
+def plot(stats: DatasetStats, path: Path, title: str) -> None:
+    """Draw the rating histogram and how interactions are spread over users and items (PNG).
+
+    Raises MissingExtraError where matplotlib is not installed, InputError where `path` cannot be
+    written.
+    """
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    shown = title.replace("$", r"\$")  # a dollar begins a formula
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure.suptitle(
+        f"{shown}: {stats.interactions:,} interactions, {stats.users:,} users, "
+        f"{stats.items:,} items, sparsity {stats.sparsity:.3%}"
+    )
+    ratings, users, items = figure.subplots(1, 3)
+    histogram = stats.histogram()
+    bars = ratings.bar(list(histogram), list(histogram.values()), color="tab:blue")
+    ratings.bar_label(bars, [f"{n / stats.interactions:.0%}" for n in histogram.values()])
+    ratings.margins(y=0.12)
+    ratings.set(title="Ratings", xlabel="rating", ylabel="interactions")
+    if len(stats.ratings) > _MOST_RATINGS:
+        ratings.tick_params(axis="x", labelrotation=45)
+    _draw_spread(users, stats.per_user, "users")
+    _draw_spread(items, stats.per_item, "items")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        figure.savefig(unfinished, format="png", dpi=150)
+        unfinished.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def check_plot(path: Path) -> None:
+    """Raise where `plot` could not write: better before the data set is read than after."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("a plot needs matplotlib: pip install 'p4r-qdrant[data]'")
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path} cannot be drawn: a plot is a .png file")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
+
+
+def _draw_spread(axes: Axes, counts: Mapping[int, int], what: str) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    values = sorted(counts)
+    axes.scatter(values, [counts[value] for value in values], s=10, color="tab:blue")
+    axes.set(
+        title=f"Interactions of {what}",
+        xlabel="interactions",
+        ylabel=what,
+        xscale="log",
+        yscale="log",
+    )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(EngFormatter(sep=""))
+        axis.set_minor_formatter(NullFormatter())
+    axes.grid(visible=True, which="major", alpha=0.3)

@@ -1,0 +1,132 @@
+"""Values as published data sets write them, turned into ours.
+
+What is missing (null, empty, another type) becomes an empty text, an empty list or None; only a
+time stamp must be one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+from indexer.artifacts import plain_text
+from p4r_qdrant.records import clean_text
+
+SECONDS_END = 100_000_000_000
+"""Time stamps from here on are milliseconds (or finer): in seconds this is the year 5138."""
+
+_LATEST = SECONDS_END * 1_000_000_000
+_DIGITS = re.compile(r"-?\d{1,20}(\.\d{1,20})?")
+_MONTH_FIRST = re.compile(r"(\d{1,2}) (\d{1,2}), (\d{4})")
+_PRICE = re.compile(
+    r"(?:from\s)?\s*(?:[a-z]{2,3}\s?)?[^\w\s.,-]?\s?"
+    r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,15}(?:\.\d+)?)(?:\s*[-\u2013].*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def seconds(value: Any) -> int:
+    """Whole seconds since 1970, rounded down.
+
+    Takes seconds, milli-, micro- or nanoseconds (told apart by their size; as number or digits),
+    ISO 8601, "MM DD, YYYY", and dates. Times without a zone are UTC. Raises ValueError else.
+    """
+    if isinstance(value, str):
+        value = _from_text(value.strip())
+    if isinstance(value, datetime):
+        zoned = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return math.floor(zoned.replace(microsecond=0).timestamp())  # which would round
+    if isinstance(value, date):
+        return seconds(datetime.combine(value, time()))
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(_no_time(value))
+    if not -_LATEST < value < _LATEST:  # NaN too
+        raise ValueError(_no_time(value))
+    size: float = value
+    while abs(size) >= SECONDS_END:
+        size = size // 1000
+    return math.floor(size)
+
+
+def _from_text(value: str) -> datetime | float:
+    if _DIGITS.fullmatch(value):
+        return float(value) if "." in value else int(value)
+    try:
+        if found := _MONTH_FIRST.fullmatch(value):
+            month, day, year = map(int, found.groups())
+            return datetime(year, month, day, tzinfo=UTC)
+        return datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(_no_time(value)) from None
+
+
+def _no_time(value: Any) -> str:
+    if value is None:
+        return "timestamp: is missing"
+    return f"timestamp: {str(value)[:40]!r} is no time; give seconds, milliseconds or ISO 8601"
+
+
+def number(value: Any) -> float | None:
+    """A number, from prices too ("$1,299.00", "from 12.99", the lower end of "$5 - $10").
+
+    None for anything else: "None", NaN, and the style sheets that fill some price fields.
+    """
+    if isinstance(value, str):
+        found = _PRICE.fullmatch(value.strip())
+        return float(found[1].replace(",", "")) if found else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        converted = float(value)
+    except OverflowError:
+        return None
+    return converted if math.isfinite(converted) else None
+
+
+def count(value: Any) -> int | None:
+    """A whole number, or None."""
+    found = number(value)
+    return None if found is None else int(found)
+
+
+def text(value: Any) -> str:
+    """A text; the parts of a list each on a line of their own. The records clean it."""
+    return "\n".join(part for part in _texts(value) if part and not part.isspace())
+
+
+def name(value: Any) -> str:
+    """A text on one line, without HTML: titles, brands, categories."""
+    return plain_text(clean_text(" ".join(_texts(value))))
+
+
+def names(value: Any) -> list[str]:
+    """The distinct names in a text, a list, or a list of lists, in their order."""
+    return list(dict.fromkeys(found for one in _texts(value) if (found := name(one))))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        yield str(value)
+
+
+def storable(value: Any) -> Any:
+    """A value that JSON and UTF-8 can hold: no NaN, no lone surrogates, no foreign types."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, Mapping):
+        return {clean_text(str(key)): storable(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [storable(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    return clean_text(str(value))

@@ -1,0 +1,124 @@
+"""The prompt texts: found by domain, rendered, hashed. Their wording lies in prompts/<domain>/.
+
+A template is a system and a user part, divided by a line of three hyphens. Texts from outside
+are put into the user part between two marks that they cannot contain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.resources import resource
+
+GENERIC = "products"
+"""The domain whose templates serve all that have none of their own."""
+
+_DIVIDER = "\n---\n"
+_INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Cn"}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One slot of an aspect tuple: its name in the artifacts, and what the prompt asks for."""
+
+    name: str
+    asks: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt. Outside texts are only in `user`."""
+
+    system: str
+    user: str
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One domain's words and templates. Raises InputError where the folder is not complete."""
+
+    name: str
+    item: str
+    person: str
+    slots: tuple[Slot, ...]
+    folder: Path
+
+    @classmethod
+    def load(cls, name: str) -> Domain:
+        """The domain `name`: a folder in prompts/, or the path of one elsewhere."""
+        folder = Path(name) if "/" in name else _prompts() / name
+        path = folder / "domain.toml"
+        try:
+            words = tomllib.loads(path.read_text(encoding="utf-8"))
+            slots = tuple(Slot(str(one["name"]), str(one["asks"])) for one in words["slots"])
+            return cls(folder.name, str(words["item"]), str(words["person"]), slots, folder)
+        except FileNotFoundError:
+            known = ", ".join(sorted(one.parent.name for one in _prompts().glob("*/domain.toml")))
+            raise InputError(
+                f"there is no domain {name!r} (known: {known}); a domain is a folder with a "
+                "domain.toml"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is broken: {error!r}") from None
+
+    def template(self, step: str) -> str:
+        """The text of a step's template, of this domain or the generic one."""
+        for folder in (self.folder, _prompts() / GENERIC):
+            path = folder / f"{step}.md"
+            if path.is_file():
+                return path.read_text(encoding="utf-8")
+        raise InputError(f"neither {self.folder} nor the generic domain has a {step}.md")
+
+    def template_hash(self, step: str) -> str:
+        """Changes when the template or the domain's words do: then the step is reasoned anew."""
+        words = [self.item, self.person, *(f"{one.name}: {one.asks}" for one in self.slots)]
+        content = "\x00".join([self.template(step), *words])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def render(self, step: str, *, material: str, language: str, **values: Any) -> Prompt:
+        """The prompt of a step; `material` is all that comes from outside, and stands between marks.
+
+        Raises InputError where the template names a value that is not there.
+        """
+        system, divided, user = self.template(step).partition(_DIVIDER)
+        if not divided:
+            raise InputError(f"the template {step}.md has no line of three hyphens")
+        # The marks follow from the material, which therefore cannot contain them.
+        mark = hashlib.sha256(material.encode()).hexdigest()[:12]
+        known = {
+            "item": self.item,
+            "person": self.person,
+            "language": language,
+            "open": f"<material-{mark}>",
+            "close": f"</material-{mark}>",
+            **{name: str(value) for name, value in values.items()},
+        }
+        try:
+            return Prompt(
+                Template(system).substitute(known).strip(),
+                Template(user).substitute(known | {"material": material}).strip(),
+            )
+        except (KeyError, ValueError) as error:
+            raise InputError(f"the template {step}.md names {error}, which is not known") from None
+
+
+def visible(text: str) -> str:
+    """Text as a person would see it: without control, format and unassigned characters.
+
+    Bidirectional overrides, zero-width characters and tags hide instructions from readers, not
+    from models. Line breaks and tabs stay.
+    """
+    return "".join(
+        one for one in text if one in "\n\t" or unicodedata.category(one) not in _INVISIBLE
+    )
+
+
+def _prompts() -> Path:
+    return resource("prompts")

@@ -1,0 +1,1 @@
+"""Offline reasoning: an LLM turns metadata and reviews into artifacts (Eq. 1-5)."""

@@ -1,0 +1,94 @@
+"""a_ui: what a review tells about its author, slot by slot (Eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from indexer.artifacts import ASPECTS, Lookup, Refusals, read_lines
+from indexer.reasoning.material import cleaned, parts, problem_with
+from indexer.reasoning.step import TEXT_OR_NULL, Question, Step, an_object
+from p4r_qdrant.records import Aspects, Item, Review
+
+MOST_WORDS = 40
+MOST_NULLS = 0.75
+"""A tuple with a larger share of nulls says nothing: with four slots, one of four nulls."""
+
+
+class ReviewAspects(Step):
+    """One tuple a review that is not held out; long reviews are asked about in parts."""
+
+    name = "aspects"
+    artifact = ASPECTS
+
+    def questions(self) -> Iterator[Question]:
+        """One request a review, or one for each part of a long one."""
+        sources = self.sources
+        slots = sources.domain.slots
+        values = {
+            "slots": "\n".join(f"- {slot.name}: {slot.asks}" for slot in slots),
+            "form": "{" + ", ".join(f'"{slot.name}": "..." or null' for slot in slots) + "}",
+        }
+        schema = an_object(**{slot.name: TEXT_OR_NULL for slot in slots})
+        wanted = sources.wanted_items()
+        with Lookup(sources.items, Item, Refusals()) as items:
+            seen: set[tuple[str, str]] = set()
+            for _, _, review in read_lines(sources.reviews, Review, self.refusals):
+                key = (review.user_id, review.item_id)
+                item = items.get(review.item_id)
+                if key in sources.held_out or (item and wanted and item.item_id not in wanted):
+                    continue
+                if item is None or key in seen:
+                    reason = "reviews of unknown items" if item is None else "repeated reviews"
+                    self.left_out[reason] += 1
+                    continue
+                seen.add(key)
+                text = cleaned(f"{review.title}\n{review.text}")
+                self.left_out["sentences that address a model"] += text.removed
+                pieces = parts(text.text)
+                if not pieces:
+                    self.left_out["reviews without text"] += 1
+                    continue
+                head = f"{item.title or 'untitled'}, rated {review.rating:g} of 5"
+                yield Question(
+                    review,
+                    [
+                        self.request(
+                            "aspects",
+                            f"{head}\n\n{piece}",
+                            schema=schema,
+                            check=_problem,
+                            about={"user_id": review.user_id, "item_id": review.item_id},
+                            max_tokens=500,
+                            **values,
+                        )
+                        for piece in pieces
+                    ],
+                )
+
+    def record(self, about: Review, values: list[Any]) -> Aspects | None:
+        """A line of aspects.jsonl; the phrases of a long review's parts are joined."""
+        slots: dict[str, str | None] = {}
+        for slot in self.sources.domain.slots:
+            phrases = [one[slot.name].strip() for one in values if one[slot.name]]
+            slots[slot.name] = "; ".join(dict.fromkeys(phrases)) or None
+        if sum(text is None for text in slots.values()) > MOST_NULLS * len(slots):
+            self.left_out["reviews that tell nothing"] += 1
+            return None
+        return Aspects(
+            item_id=about.item_id,
+            user_id=about.user_id,
+            timestamp=about.timestamp,
+            rating=about.rating,
+            aspects=slots,
+        )
+
+
+def _problem(value: Any, system: str) -> str | None:
+    for slot, text in value.items():
+        if text is None or not text.strip():
+            continue
+        problem = problem_with(text, system, most_words=MOST_WORDS)
+        if problem:
+            return f"{slot} {problem}; write a short phrase, or null"
+    return None

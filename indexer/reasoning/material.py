@@ -1,0 +1,140 @@
+"""Texts from outside on their way into a prompt, and texts from an LLM on their way out.
+
+In: what people cannot see is taken out, sentences that address a model rather than a reader are
+taken out and counted, sizes are bounded at the ends of sentences. Out: an answer is refused that
+repeats its prompt, points to somewhere else, or speaks as a model does.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from indexer.artifacts import plain_text
+from p4r_qdrant.records import Item
+
+PART_LENGTH = 6000
+"""Characters of a review that one prompt holds; longer ones are asked about in parts."""
+MOST_PARTS = 12
+METADATA_LENGTH = 6000
+
+_INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Cn"}
+_SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?]+[\"')\]]*|\n+|$)\s*")
+_ADDRESSES_A_MODEL = re.compile(
+    r"\b(?:ignore|disregard|forget|override|bypass)\b.{0,40}\b(?:instruction|prompt|rule|direction|"
+    r"above|previous|prior|everything|context)"
+    r"|\b(?:system|developer|hidden|initial|original)\s+(?:prompt|message|instruction)"
+    r"|\byou\s+are\s+(?:now|no\s+longer|an?\s+(?:ai|assistant|language\s+model))\b"
+    r"|\bas\s+an?\s+(?:ai|language\s+model|assistant)\b"
+    r"|\b(?:respond|reply|answer|output|return|print|say|write)\b.{0,30}"
+    r"\b(?:only|exactly|verbatim|json|the\s+following|instead)\b"
+    r"|\b(?:reveal|repeat|leak|show|print)\b.{0,30}\b(?:prompt|instructions?|secret|api\s*key)"
+    r"|</?\s*(?:system|assistant|user|instruction|material|inst)\b|\[/?INST\]|<\|[^|]{1,30}\|>"
+    r"|^\s*#{2,}\s*(?:system|instruction|new\s+task)|\bnew\s+(?:task|instructions?)\s*:"
+    r"|\b(?:jailbreak|prompt\s+injection|dan\s+mode)\b",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+)
+_ELSEWHERE = re.compile(r"https?://|www\.|\b[\w.+-]+@[\w-]+\.\w|\b\w+\.(?:com|net|org|io|ru|xyz)\b")
+_FORM = re.compile(r"```|[{}<>|]|\$\{|\\[nux]")
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A text that may go into a prompt, and how many sentences addressed a model."""
+
+    text: str
+    removed: int = 0
+
+
+def cleaned(text: str) -> Cleaned:
+    """Outside text without what is invisible and without sentences that address a model."""
+    seen = "".join(
+        one
+        for one in unicodedata.normalize("NFC", text)
+        if one in "\n\t" or unicodedata.category(one) not in _INVISIBLE
+    )
+    seen = re.sub(r"[ \t]+", " ", re.sub(r"\n{3,}", "\n\n", seen)).strip()
+    if not _ADDRESSES_A_MODEL.search(seen):
+        return Cleaned(seen)
+    sentences = [one.group() for one in _SENTENCE.finditer(seen) if one.group()]
+    kept = [one for one in sentences if not _ADDRESSES_A_MODEL.search(one)]
+    removed = len(sentences) - len(kept)
+    left = "".join(kept).strip()
+    if _ADDRESSES_A_MODEL.search(left):  # spread over sentences: nothing of it can be trusted
+        return Cleaned("", len(sentences))
+    return Cleaned(left, removed)
+
+
+def parts(text: str, length: int = PART_LENGTH, most: int = MOST_PARTS) -> list[str]:
+    """A long text in parts of at most `length` characters, cut between sentences.
+
+    Of more than `most` parts the first, the last and evenly spaced ones between are kept: people
+    open with what it is and close with what they make of it.
+    """
+    pieces: list[str] = []
+    for sentence in _sentences(text, length):
+        if pieces and len(pieces[-1]) + len(sentence) <= length:
+            pieces[-1] += sentence
+        else:
+            pieces.append(sentence)
+    if len(pieces) > most:
+        step = (len(pieces) - 1) / (most - 1)
+        pieces = [pieces[round(number * step)] for number in range(most)]
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
+def _sentences(text: str, length: int) -> Iterator[str]:
+    """Sentences; one that is longer than `length` is cut between words, or anywhere."""
+    for found in _SENTENCE.finditer(text):
+        sentence = found.group()
+        while len(sentence) > length:
+            cut = sentence.rfind(" ", length // 2, length) + 1 or length
+            yield sentence[:cut]
+            sentence = sentence[cut:]
+        if sentence:
+            yield sentence
+
+
+def metadata(item: Item) -> Cleaned:
+    """What is known of an item, a line a field, without HTML; empty where nothing is known."""
+    known = {
+        "title": item.title,
+        "by": item.brand,
+        "categories": ", ".join(item.categories),
+        **{
+            name.replace("_", " "): str(value)
+            for name, value in (item.model_extra or {}).items()
+            if isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        },
+        "description": item.description,
+    }
+    lines = [f"{name}: {plain_text(value)}" for name, value in known.items() if plain_text(value)]
+    whole = cleaned("\n".join(lines))
+    first = parts(whole.text, METADATA_LENGTH, most=2)[:1]
+    return Cleaned(first[0] if first else "", whole.removed)
+
+
+def problem_with(text: str, prompt: str, *, most_words: int) -> str | None:
+    """Why a text of an answer cannot be taken, in words that its author can act on.
+
+    `prompt` is the system part of what was asked: eight of its words in a row are a leak.
+    """
+    words = _WORD.findall(text.lower())
+    if not words:
+        return "is empty"
+    if len(words) > most_words:
+        return f"has {len(words)} words, at most {most_words} are wanted"
+    if _ELSEWHERE.search(text):
+        return "holds an address"
+    if _FORM.search(text):
+        return "holds markup"
+    if _ADDRESSES_A_MODEL.search(text):
+        return "speaks of instructions rather than of taste"
+    asked = _WORD.findall(prompt.lower())
+    runs = {tuple(asked[at : at + 8]) for at in range(len(asked) - 7)}
+    if any(tuple(words[at : at + 8]) in runs for at in range(len(words) - 7)):
+        return "repeats the instructions"
+    return None

@@ -1,0 +1,181 @@
+"""P_i: who an item is for, grounded in what its reviewers said (Eq. 3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import combinations, islice
+from typing import Any
+
+import numpy as np
+
+from indexer.artifacts import ASPECTS, PERSONAS, SUMMARIES, Lookup, Refusals, read_lines
+from indexer.reasoning.material import problem_with
+from indexer.reasoning.step import TEXT, Question, Step, an_object
+from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona, Summary
+
+MOST_PERSONAS = 7
+MOST_NOTES = 80
+"""Reviewers whose notes one prompt holds; of more, those are chosen that differ most."""
+ALIKE = 0.6
+"""Share of words two personas of an item may have in common (Jaccard) before they are one."""
+
+_WORD = re.compile(r"\w{3,}")
+
+
+class Personas(Step):
+    """Two to seven personas an item; one or two from a single review, or from metadata alone."""
+
+    name = "personas"
+    artifact = PERSONAS
+
+    def questions(self) -> Iterator[Question]:
+        """One request an item, the most telling notes in it."""
+        sources = self.sources
+        places = self._notes_by_item()
+        aspects_path = sources.folder.path / ASPECTS
+        with (
+            Lookup(sources.folder.path / SUMMARIES, Summary, Refusals()) as summaries,
+            aspects_path.open("rb") as file,
+        ):
+            for _, _, item in islice(read_lines(sources.items, Item, Refusals()), sources.limit):
+                notes = []
+                for place in places.get(item.item_id, ()):
+                    file.seek(place)
+                    notes.append(Aspects.model_validate_json(file.readline()))
+                found = summaries.get(item.item_id)
+                summary = found.summary if found else ""
+                if not notes and not summary:
+                    self.left_out["items of which nothing is known"] += 1
+                    continue
+                yield self._question(item.item_id, summary, most_telling(notes, MOST_NOTES))
+
+    def _question(self, item_id: str, summary: str, notes: Sequence[Aspects]) -> Question:
+        least, most = (1, 2) if len(notes) < 2 else (2, min(MOST_PERSONAS, len(notes) + 1))
+        lines = [
+            f"R{number} (rated {note.rating:g} of 5): "
+            + "; ".join(f"{slot.replace('_', ' ')}: {text}" for slot, text in note.aspects.items() if text)
+            for number, note in enumerate(notes, 1)
+        ]
+        material = f"Description: {summary or 'none'}"
+        if notes:
+            material += "\n\nNotes:\n" + "\n".join(lines)
+        persona = {"name": TEXT, "description": TEXT, "preference_rationale": TEXT}
+        if notes:
+            persona["evidence"] = {"type": "array", "items": TEXT}
+        labels = {f"R{number}": note.user_id for number, note in enumerate(notes, 1)}
+        request = self.request(
+            "personas" if notes else "personas_unseen",
+            material,
+            schema=an_object(personas={"type": "array", "items": an_object(**persona)}),
+            check=partial(_problem, least=least, most=most, labels=labels),
+            about={"item_id": item_id},
+            max_tokens=1600,
+            least=least,
+            most=most,
+        )
+        return Question((item_id, labels), [request])
+
+    def record(self, about: tuple[str, dict[str, str]], values: list[Any]) -> ItemPersonas:
+        """A line of personas.jsonl; labels become the users they stand for."""
+        item_id, labels = about
+        return ItemPersonas(
+            item_id=item_id,
+            personas=[
+                Persona(
+                    persona_id=f"{item_id}_P{number}",
+                    name=one["name"].strip().rstrip("."),
+                    description=one["description"],
+                    preference_rationale=one["preference_rationale"],
+                    evidence=list(
+                        dict.fromkeys(labels[label] for label in _labels(one) if label in labels)
+                    ),
+                )
+                for number, one in enumerate(values[0]["personas"], 1)
+            ],
+        )
+
+    def _notes_by_item(self) -> dict[str, list[int]]:
+        """Where each item's aspect tuples lie in aspects.jsonl."""
+        places: dict[str, list[int]] = {}
+        path = self.sources.folder.file(ASPECTS)
+        for _, place, aspects in read_lines(path, Aspects, Refusals()):
+            if (aspects.user_id, aspects.item_id) not in self.sources.held_out:
+                places.setdefault(aspects.item_id, []).append(place)
+        return places
+
+
+def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:
+    """At most `most` notes that stand for all, rare voices among them, in their own order.
+
+    Farthest first: from the one nearest to the average, each next note is the one that differs
+    most from all chosen so far, by the words that few use. An outlier is thus chosen early, the
+    hundredth repetition of a common opinion never.
+    """
+    if len(notes) <= most:
+        return list(notes)
+    words = [set(_WORD.findall(" ".join(filter(None, one.aspects.values())).lower())) for one in notes]
+    vocabulary = {word: number for number, word in enumerate(sorted(set().union(*words)))}
+    used = np.zeros(len(vocabulary))
+    for own in words:
+        used[[vocabulary[word] for word in own]] += 1
+    rarity = np.log(len(notes) / used) + 1
+    rows = [np.array(sorted(vocabulary[word] for word in own), dtype=int) for own in words]
+    norms = np.array([np.sqrt((rarity[row] ** 2).sum()) or 1.0 for row in rows])
+
+    def likeness(direction: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.array([(rarity[row] * direction[row]).sum() for row in rows]) / norms
+
+    def direction(number: int) -> np.ndarray[Any, Any]:
+        one = np.zeros(len(vocabulary))
+        one[rows[number]] = rarity[rows[number]] / norms[number]
+        return one
+
+    average = np.zeros(len(vocabulary))
+    for number, row in enumerate(rows):
+        average[row] += rarity[row] / norms[number]
+    chosen = [int(np.argmax(likeness(average)))]
+    nearest = likeness(direction(chosen[0]))
+    while len(chosen) < most:
+        nearest[chosen] = np.inf
+        chosen.append(int(np.argmin(nearest)))
+        nearest = np.maximum(nearest, likeness(direction(chosen[-1])))
+    return [notes[number] for number in sorted(chosen)]
+
+
+def _labels(persona: dict[str, Any]) -> list[str]:
+    return [str(label).strip().strip("[]").upper() for label in persona.get("evidence", ())]
+
+
+def _problem(
+    value: Any, system: str, *, least: int, most: int, labels: dict[str, str]
+) -> str | None:
+    personas = value["personas"]
+    if not least <= len(personas) <= most:
+        return f"there are {len(personas)} personas, {least} to {most} are wanted"
+    for number, one in enumerate(personas, 1):
+        for field, words in (("name", 8), ("description", 70), ("preference_rationale", 60)):
+            problem = problem_with(one[field], system, most_words=words)
+            if problem:
+                return f"the {field} of persona {number} {problem}"
+        if labels and not any(label in labels for label in _labels(one)):
+            return (
+                f"persona {number} cites none of the reviewers: its evidence must hold labels "
+                f"from R1 to R{len(labels)} whose notes support it"
+            )
+    for (one, first), (other, second) in combinations(enumerate(personas, 1), 2):
+        if first["name"].strip().lower() == second["name"].strip().lower():
+            return f"personas {one} and {other} have the same name"
+        if _in_common(first, second) > ALIKE:
+            return f"personas {one} and {other} say the same: make them different, or one of them"
+    return None
+
+
+def _in_common(first: dict[str, Any], second: dict[str, Any]) -> float:
+    """The share of words that two personas' texts have in common (Jaccard)."""
+    words = [
+        set(_WORD.findall(f"{one['description']} {one['preference_rationale']}".lower()))
+        for one in (first, second)
+    ]
+    return len(words[0] & words[1]) / max(1, len(words[0] | words[1]))

@@ -1,0 +1,151 @@
+"""What the four steps have in common: questions in, one artifact out, both in input order."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from indexer.artifacts import ArtifactFolder, Refusals, read_lines, written_whole
+from indexer.ledger import Ledger
+from indexer.llm import Request
+from indexer.llm_settings import LLMSettings
+from indexer.prompts import Domain
+from p4r_qdrant.records import Item
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where reasoning reads and writes, and how it asks.
+
+    `held_out` interactions feed neither aspects nor personas nor alignments. `limit` keeps the
+    first so many items.
+    """
+
+    items: Path
+    reviews: Path
+    folder: ArtifactFolder
+    domain: Domain
+    llm: LLMSettings
+    held_out: frozenset[tuple[str, str]] = frozenset()
+    limit: int | None = None
+
+    def wanted_items(self) -> set[str] | None:
+        """The items that `limit` keeps, None where it keeps all."""
+        if self.limit is None:
+            return None
+        lines = read_lines(self.items, Item, Refusals())
+        return {item.item_id for _, _, item in islice(lines, self.limit)}
+
+    @property
+    def language(self) -> str:
+        """As the prompts say it."""
+        return self.llm.language or "the language of the material"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about one record of the input; its answers become one line, or none."""
+
+    about: Any
+    requests: Sequence[Request]
+
+
+@dataclass
+class StepReport:
+    """Lines written, inputs whose answers are missing, and what was left out, by reason."""
+
+    written: int = 0
+    unanswered: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+class Step(ABC):
+    """One step of reasoning. `name` is its ledger file and settings section."""
+
+    name: ClassVar[str]
+    artifact: ClassVar[str]
+
+    def __init__(self, sources: Sources, refusals: Refusals) -> None:
+        self.sources = sources
+        self.refusals = refusals
+        self.left_out: Counter[str] = Counter()
+
+    @abstractmethod
+    def questions(self) -> Iterator[Question]:
+        """Every question, in input order, the same each time it is called; streamed.
+
+        What needs no question has one without requests.
+        """
+
+    @abstractmethod
+    def record(self, about: Any, values: list[Any]) -> BaseModel | None:
+        """The artifact's line from the answers' values; None where there is nothing to say."""
+
+    def requests(self) -> Iterator[Request]:
+        """All requests, in input order."""
+        for question in self.questions():
+            yield from question.requests
+
+    def render(self, ledger: Ledger) -> StepReport:
+        """Write the artifact from what the ledger holds, in input order.
+
+        The same answers make the same bytes, in whatever order they came.
+        """
+        self.left_out.clear()
+        self.refusals = Refusals()  # what is wrong in the input was told when it was asked about
+        report = StepReport(left_out=self.left_out)
+        with written_whole(self.sources.folder.path / self.artifact) as write:
+            for question in self.questions():
+                values = [
+                    answer["answer"]
+                    for request in question.requests
+                    if (answer := ledger.get(self.name, request.key)) is not None
+                ]
+                if len(values) < len(question.requests):
+                    report.unanswered += 1
+                    continue
+                record = self.record(question.about, values)
+                if record is not None:
+                    write(json.dumps(record.model_dump(), ensure_ascii=False))
+                    report.written += 1
+        return report
+
+    def request(self, template: str, material: str, **more: Any) -> Request:
+        """A request of this step; `more` holds values of the template and fields of Request."""
+        fields = {name: more.pop(name) for name in ("schema", "check", "about", "max_tokens")}
+        prompt = self.sources.domain.render(
+            template, material=material, language=self.sources.language, **more
+        )
+        model = self.sources.llm.of(self.name)
+        check = fields.pop("check")
+        return Request(
+            step=self.name,
+            system=prompt.system,
+            user=prompt.user,
+            model=model.model,
+            temperature=model.temperature,
+            check=lambda value: check(value, prompt.system),
+            **fields,
+        )
+
+
+def an_object(**properties: Any) -> dict[str, Any]:
+    """A JSON schema: an object of exactly these properties, in the strict form."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+TEXT: dict[str, Any] = {"type": "string"}
+TEXT_OR_NULL: dict[str, Any] = {"type": ["string", "null"]}

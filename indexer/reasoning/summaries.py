@@ -1,0 +1,49 @@
+"""s_i: what an item is, from its metadata (Eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from indexer.artifacts import SUMMARIES, read_lines
+from indexer.reasoning.material import metadata, problem_with
+from indexer.reasoning.step import TEXT, Question, Step, an_object
+from p4r_qdrant.records import Item, Summary
+
+MOST_WORDS = 120
+
+
+class Summaries(Step):
+    """One summary an item; an item of which nothing is known has none."""
+
+    name = "summaries"
+    artifact = SUMMARIES
+
+    def questions(self) -> Iterator[Question]:
+        """One request an item."""
+        lines = read_lines(self.sources.items, Item, self.refusals)
+        for _, _, item in islice(lines, self.sources.limit):
+            known = metadata(item)
+            self.left_out["sentences that address a model"] += known.removed
+            if not known.text:
+                self.left_out["items without metadata"] += 1
+                continue
+            request = self.request(
+                "summary",
+                known.text,
+                schema=an_object(summary=TEXT),
+                check=_problem,
+                about={"item_id": item.item_id},
+                max_tokens=400,
+            )
+            yield Question(item.item_id, [request])
+
+    def record(self, about: str, values: list[Any]) -> Summary:
+        """A line of summaries.jsonl."""
+        return Summary(item_id=about, summary=values[0]["summary"])
+
+
+def _problem(value: Any, system: str) -> str | None:
+    problem = problem_with(value["summary"], system, most_words=MOST_WORDS)
+    return f"the summary {problem}" if problem else None

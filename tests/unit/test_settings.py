@@ -1,0 +1,330 @@
+"""Settings from the environment and p4r.toml, and what is said of wrong ones."""
+
+import os
+import tomllib
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from p4r_qdrant import Settings
+from p4r_qdrant.errors import SettingsError
+from p4r_qdrant.settings import _known_names
+
+KEY = "s3cr3t-k3y"
+
+EVERY: dict[str, tuple[str, Any]] = {
+    "P4R_QDRANT__URL": ("https://qdrant.example:6333", "https://qdrant.example:6333"),
+    "P4R_QDRANT__API_KEY": (KEY, SecretStr(KEY)),
+    "P4R_QDRANT__GRPC_PORT": ("7334", 7334),
+    "P4R_QDRANT__PATH": ("/tmp/somewhere else", Path("/tmp/somewhere else")),
+    "P4R_QDRANT__COLLECTION": ("books-2.v1_x", "books-2.v1_x"),
+    "P4R_QDRANT__TIMEOUT_S": ("2.5", 2.5),
+    "P4R_QDRANT__ALLOW_PLAINTEXT_KEY": ("true", True),
+    "P4R_INDEX__MAX_PERSONAS": ("12", 12),
+    "P4R_INDEX__DATATYPE": ("float16", "float16"),
+    "P4R_INDEX__QUANTIZATION": ("scalar", "scalar"),
+    "P4R_INDEX__ON_DISK_VECTORS": ("1", True),
+    "P4R_INDEX__ON_DISK_PAYLOAD": ("false", False),
+    "P4R_INDEX__HNSW": ("yes", True),
+    "P4R_INDEX__SHARDS": ("3", 3),
+    "P4R_INDEX__REPLICATION": ("2", 2),
+    "P4R_ENCODER__MODEL": ("all-MiniLM-L6-v2", "all-MiniLM-L6-v2"),
+    "P4R_ENCODER__ADAPTER": ("adapter", "adapter"),
+    "P4R_ENCODER__DEVICE": ("cuda:1", "cuda:1"),
+    "P4R_ENCODER__DTYPE": ("bfloat16", "bfloat16"),
+    "P4R_ENCODER__BATCH_SIZE": ("8", 8),
+    "P4R_HISTORY__LENGTH": ("20", 20),
+    "P4R_HISTORY__DECAY": ("0.5", 0.5),
+    "P4R_RERANK__FUSION": ("rrf", "rrf"),
+    "P4R_RERANK__WEIGHT": ("0.25", 0.25),
+    "P4R_RERANK__RRF_K": ("10", 10),
+}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in os.environ:
+        if name.upper().startswith("P4R_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def value_of(settings: Settings, name: str) -> Any:
+    section, _, field = name.removeprefix("P4R_").lower().partition("__")
+    return getattr(getattr(settings, section), field)
+
+
+def complaint(**sections: Any) -> str:
+    with pytest.raises(SettingsError) as refusal:
+        Settings.load(**sections)
+    said = str(refusal.value)
+    assert "\n" not in said
+    whole = "".join(traceback.format_exception(refusal.value))
+    assert KEY not in whole.replace(f'KEY = "{KEY}"', "")
+    return said
+
+
+def test_every_name_is_tested_here() -> None:
+    assert {name for name in _known_names() if "__" in name} == set(EVERY)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = EVERY[name]
+    assert value_of(Settings.load(), name) != value
+    monkeypatch.setenv(name, text)
+    assert value_of(Settings.load(), name) == value
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_lower_case_will_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name.lower(), EVERY[name][0])
+    assert value_of(Settings.load(), name) == EVERY[name][1]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_empty_is_unset(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "")
+    assert Settings.load() == Settings()
+
+
+@pytest.mark.parametrize("section", ["P4R_QDRANT", "P4R_RERANK"])
+def test_an_empty_section_is_unset(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(section, "")
+    assert Settings.load() == Settings()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_file(name: str) -> None:
+    text, value = EVERY[name]
+    section, _, field = name.removeprefix("P4R_").lower().partition("__")
+    number = not isinstance(value, str | Path | SecretStr)
+    lines = f"[{section}]\n{field} = {str(value).lower() if number else repr(text)}\n"
+    assert tomllib.loads(lines)
+    Path("p4r.toml").write_text(lines)
+    assert value_of(Settings.load(), name) == value
+
+
+def test_what_is_passed_wins_over_the_environment_and_that_over_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("p4r.toml").write_text("[history]\nlength = 1\ndecay = 0.1\n[rerank]\nrrf_k = 7\n")
+    monkeypatch.setenv("P4R_HISTORY__LENGTH", "2")
+    monkeypatch.setenv("P4R_RERANK__RRF_K", "")
+    settings = Settings.load(rerank={"weight": 0.3})
+    assert (settings.history.length, settings.history.decay) == (2, 0.1)
+    assert (settings.rerank.weight, settings.rerank.rrf_k) == (0.3, 7)
+    assert Settings.load(history={"length": 3}).history.length == 3
+
+
+def test_empty_texts_in_the_file_are_unset() -> None:
+    Path("p4r.toml").write_text("[qdrant]\nurl = ''\napi_key = ''\n[encoder]\nadapter = ''\n")
+    settings = Settings.load()
+    assert (settings.qdrant.url, settings.qdrant.api_key) == (None, None)
+    assert settings.encoder.adapter is None
+
+
+# --- names nobody knows ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("P4R_QDRANT__ULR", "P4R_QDRANT__URL"),
+        ("P4R_QDRANT_URL", "P4R_QDRANT__URL"),
+        ("p4r_qdrant__apikey", "P4R_QDRANT__API_KEY"),
+        ("P4R_HISTRY__LENGTH", "P4R_HISTORY__LENGTH"),
+        ("P4R_ENCODER__MODEL__NAME", "P4R_ENCODER__MODEL"),
+        ("P4R_RERANKS", "P4R_RERANK"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(
+    name: str, nearest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, KEY)
+    said = complaint()
+    assert name in said
+    assert said.endswith(f"did you mean {nearest}?")
+
+
+def test_a_name_like_no_other_is_to_be_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("P4R_XXXXXXXXXXXXXXXXXXXXXXXXXX", "1")
+    assert complaint().endswith("is not known; unset it")
+
+
+def test_an_empty_unknown_name_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("P4R_QDRANT__ULR", "")
+    assert "P4R_QDRANT__ULR" in complaint()
+
+
+def test_names_of_the_tests_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("P4R_TEST_QDRANT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("P4R_TEST_", "x")
+    assert Settings.load() == Settings()
+
+
+def test_names_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XP4R_QDRANT__ULR", "x")
+    monkeypatch.setenv("P4RQDRANT", "x")
+    assert Settings.load() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("[qdrant]\nulr = 'x'", "qdrant.ulr) is not known; did you mean P4R_QDRANT__URL?"),
+        ("[qdrnt]\nurl = 'x'", "qdrnt) is not known; did you mean P4R_QDRANT?"),
+        ("length = 3", "length) is not known"),
+        ("[history.length]\nx = 1", "history.length): Input should be a valid integer"),
+        ("qdrant = 5", "qdrant) is a section: give it names and values, not one value"),
+    ],
+)
+def test_an_unknown_name_in_the_file(lines: str, said: str) -> None:
+    Path("p4r.toml").write_text(lines)
+    assert said in complaint()
+    assert "in p4r.toml" in complaint()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[qdrant]\nurl=",
+        b"[qdrant",
+        b"\xff\xfe\x00",
+        b"url = 'x",
+        f"[qdrant]\napi_key = '{KEY}".encode(),
+    ],
+)
+def test_a_broken_file(content: bytes) -> None:
+    Path("p4r.toml").write_bytes(content)
+    assert complaint().startswith("p4r.toml cannot be read: ")
+
+
+def test_a_file_nobody_may_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("p4r.toml").write_text("")
+
+    def refuse(self: Path, *_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert complaint().startswith("p4r.toml cannot be read: ")
+
+
+def test_several_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("p4r.toml").write_text("[history]\ndecay = 2.0\n[rerank]\nfusion = 'sum'\n")
+    monkeypatch.setenv("P4R_QDRANT__TIMEOUT_S", "soon")
+    said = complaint()
+    for name in ("P4R_HISTORY__DECAY", "P4R_RERANK__FUSION", "P4R_QDRANT__TIMEOUT_S"):
+        assert name in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("P4R_QDRANT__GRPC_PORT", "0"),
+        ("P4R_QDRANT__GRPC_PORT", "65536"),
+        ("P4R_QDRANT__COLLECTION", "a b"),
+        ("P4R_QDRANT__COLLECTION", "../x"),
+        ("P4R_QDRANT__COLLECTION", "x" * 256),
+        ("P4R_QDRANT__TIMEOUT_S", "0"),
+        ("P4R_QDRANT__TIMEOUT_S", "inf"),
+        ("P4R_QDRANT__TIMEOUT_S", "nan"),
+        ("P4R_INDEX__MAX_PERSONAS", "0"),
+        ("P4R_INDEX__MAX_PERSONAS", "257"),
+        ("P4R_INDEX__DATATYPE", "uint8"),
+        ("P4R_ENCODER__BATCH_SIZE", "-1"),
+        ("P4R_HISTORY__LENGTH", "0"),
+        ("P4R_HISTORY__DECAY", "0"),
+        ("P4R_HISTORY__DECAY", "1.01"),
+        ("P4R_RERANK__WEIGHT", "-0.1"),
+        ("P4R_RERANK__WEIGHT", KEY),
+        ("P4R_RERANK__FUSION", KEY),
+        ("P4R_QDRANT__ALLOW_PLAINTEXT_KEY", "perhaps"),
+    ],
+)
+def test_a_wrong_value_is_told_by_its_name(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert complaint().startswith(f"{name} (in p4r.toml: ")
+
+
+# --- secrets -----------------------------------------------------------------------------------
+
+
+def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("P4R_QDRANT__API_KEY", KEY)
+    settings = Settings.load()
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(vars(settings))):
+        assert KEY not in shown
+    assert settings.qdrant.api_key is not None
+    assert settings.qdrant.api_key.get_secret_value() == KEY
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        KEY,
+        f"//user:{KEY}@host",
+        f"http://user:{KEY}@host",
+        f"https://{KEY}@host:6333",
+        f"user:{KEY}@host",
+        f"{KEY}://host",
+        f"http://host:{KEY}",
+        f"http://[{KEY}",
+        f"https:///{KEY}",
+    ],
+)
+def test_a_key_in_the_wrong_place_is_not_repeated(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("P4R_QDRANT__URL", url)
+    assert "url must" in complaint()
+
+
+@pytest.mark.parametrize(
+    "url", ["host:6333", "http://", "ftp://host", "http://host:0", "http://host:99999"]
+)
+def test_a_wrong_url(url: str) -> None:
+    assert "url must look like http://host:6333" in complaint(qdrant={"url": url})
+
+
+@pytest.mark.parametrize("text", [f'{{"api_key": "{KEY}", ', "[1", KEY])
+def test_a_section_that_is_no_json(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("P4R_QDRANT", text)
+    said = complaint()
+    assert "P4R_QDRANT" in said
+    assert "p4r.toml cannot be read" not in said
+
+
+def test_a_section_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("P4R_QDRANT", f'{{"url": "https://host", "api_key": "{KEY}"}}')
+    assert Settings.load().qdrant.url == "https://host"
+    monkeypatch.setenv("P4R_QDRANT", f'{{"ulr": "{KEY}"}}')
+    assert "did you mean P4R_QDRANT__URL?" in complaint()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://qdrant:6333",
+        "http://10.0.0.1:6333",
+        "http://localhost.example",
+        "http://[2001:db8::1]",
+    ],
+)
+def test_a_key_does_not_travel_unencrypted(url: str) -> None:
+    said = complaint(qdrant={"url": url, "api_key": KEY})
+    assert "unencrypted" in said
+    assert "P4R_QDRANT__ALLOW_PLAINTEXT_KEY" in said
+    Settings.load(qdrant={"url": url})
+    Settings.load(qdrant={"url": url, "api_key": KEY, "allow_plaintext_key": True})
+    Settings.load(qdrant={"url": url.replace("http", "https"), "api_key": KEY})
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]"])
+def test_a_key_may_be_sent_to_this_machine(host: str) -> None:
+    Settings.load(qdrant={"url": f"http://{host}:6333", "api_key": KEY})
