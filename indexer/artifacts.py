@@ -209,17 +209,25 @@ class ArtifactFolder:
         """
         if not self.has(REVIEWS) and not self.has(ASPECTS):
             self.file(REVIEWS)
-        return Histories(self, self._held_out(refusals), refusals)
+        return Histories(self, refusals)
 
-    def _held_out(self, refusals: Refusals) -> set[tuple[str, str]]:
+    def held_out(self) -> set[tuple[str, str]]:
+        """The (user, item) pairs that splits.jsonl holds out; none without that file.
+
+        Raises InputError where a line of it is broken: to go on would let the answer through.
+        """
         if not self.has(SPLITS):
             return set()
-        return {
+        broken = Refusals(keep=1)
+        held_out = {
             (split.user_id, item_id)
-            for _, _, split in read_lines(self.path / SPLITS, Split, refusals)
+            for _, _, split in read_lines(self.path / SPLITS, Split, broken)
             for item_id in (split.test_item, split.valid_item)
             if item_id is not None
         }
+        if broken.total:
+            raise InputError(f"{broken.sentences[0]}; mend it, for it holds interactions out")
+        return held_out
 
     def summaries(self, refusals: Refusals) -> Lookup[Summary]:
         """Summaries by item id."""
@@ -233,9 +241,8 @@ class ArtifactFolder:
 class Histories:
     """What each user did, by user id. Holds ids and places in the files, never texts."""
 
-    def __init__(
-        self, folder: ArtifactFolder, held_out: set[tuple[str, str]], refusals: Refusals
-    ) -> None:
+    def __init__(self, folder: ArtifactFolder, refusals: Refusals) -> None:
+        held_out = folder.held_out()
         self._summaries = folder.summaries(refusals)
         self._items = folder.items(refusals)
         self._aspects_path = folder.path / ASPECTS
@@ -255,6 +262,10 @@ class Histories:
                         record.rating,
                         offset if name == ASPECTS else None,
                     )
+
+    def users(self) -> Iterator[str]:
+        """All users with an interaction, in the order they come in the files."""
+        return iter(self._users)
 
     def get(self, user_id: str) -> list[Interaction]:
         """A user's interactions; empty for somebody unknown."""

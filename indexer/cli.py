@@ -254,7 +254,7 @@ def import_persona4rec(
         report = convert(source, output, refusals, lambda count: bar.advance(task, count))
     print_counts("taken", report.taken)
     print_counts("repaired", report.repaired)
-    print_counts("refused", refusals.counts)
+    print_counts("left out", report.left_out)
     _exit_for(refusals)
 
 

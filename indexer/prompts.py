@@ -83,7 +83,7 @@ class Domain:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def render(self, step: str, *, material: str, language: str, **values: Any) -> Prompt:
-        """The prompt of a step; `material` is all that comes from outside, and stands between marks.
+        """The prompt of a step; `material` is all from outside, and stands between marks.
 
         Raises InputError where the template names a value that is not there.
         """

@@ -181,7 +181,14 @@ class PersonaEncoder(Encoder):
         # Hashed in float32 on the CPU, before any cast: a GPU in bf16 serves the same index.
         self.fingerprint = _fingerprint(self._model)
         self.device = _device(device)
-        self._model.to(device=self.device, dtype=_dtype(dtype, self.device))
+        try:
+            self._model.to(device=self.device, dtype=_dtype(dtype, self.device))
+        except (RuntimeError, AssertionError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise EncoderError(
+                f"the encoder cannot run on the device {self.device!r} ({reason.rstrip('.')}); "
+                "set P4R_ENCODER__DEVICE to cpu, cuda, mps or auto"
+            ) from None
 
     @classmethod
     def from_settings(cls, settings: EncoderSettings) -> PersonaEncoder:

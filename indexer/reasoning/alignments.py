@@ -9,7 +9,7 @@ from functools import partial
 from string import ascii_uppercase
 from typing import Any, Literal
 
-from indexer.artifacts import ALIGNMENTS, PERSONAS, Lookup, Refusals
+from indexer.artifacts import ALIGNMENTS, ASPECTS, PERSONAS, Lookup, Refusals
 from indexer.reasoning.material import problem_with
 from indexer.reasoning.step import TEXT, Question, Sources, Step, an_object
 from p4r_qdrant.encoder import newest_first
@@ -28,6 +28,7 @@ class Alignments(Step):
 
     name = "alignments"
     artifact = ALIGNMENTS
+    reads = (ASPECTS, PERSONAS)
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class Alignments(Step):
         """One request for each pair; none where the item has a single persona."""
         folder = self.sources.folder
         with (
-            folder.histories(Refusals(), self.sources.held_out) as histories,
+            folder.histories(Refusals()) as histories,
             Lookup(folder.file(PERSONAS), ItemPersonas, Refusals()) as personas,
         ):
             for user_id in histories.users():

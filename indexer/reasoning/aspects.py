@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from indexer.artifacts import ASPECTS, Lookup, Refusals, read_lines
+from indexer.artifacts import ASPECTS, REVIEWS, Refusals, read_lines
 from indexer.reasoning.material import cleaned, parts, problem_with
 from indexer.reasoning.step import TEXT_OR_NULL, Question, Step, an_object
-from p4r_qdrant.records import Aspects, Item, Review
+from p4r_qdrant.records import Aspects, Review
 
 MOST_WORDS = 40
 MOST_NULLS = 0.75
@@ -31,9 +31,9 @@ class ReviewAspects(Step):
         }
         schema = an_object(**{slot.name: TEXT_OR_NULL for slot in slots})
         wanted = sources.wanted_items()
-        with Lookup(sources.items, Item, Refusals()) as items:
+        with sources.folder.items(Refusals()) as items:
             seen: set[tuple[str, str]] = set()
-            for _, _, review in read_lines(sources.reviews, Review, self.refusals):
+            for _, _, review in read_lines(sources.folder.file(REVIEWS), Review, self.refusals):
                 key = (review.user_id, review.item_id)
                 item = items.get(review.item_id)
                 if key in sources.held_out or (item and wanted and item.item_id not in wanted):

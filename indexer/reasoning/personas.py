@@ -9,11 +9,12 @@ from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from indexer.artifacts import ASPECTS, PERSONAS, SUMMARIES, Lookup, Refusals, read_lines
+from indexer.artifacts import ASPECTS, ITEMS, PERSONAS, Refusals, read_lines
 from indexer.reasoning.material import problem_with
 from indexer.reasoning.step import TEXT, Question, Step, an_object
-from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona, Summary
+from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona
 
 MOST_PERSONAS = 7
 MOST_NOTES = 80
@@ -23,12 +24,15 @@ ALIKE = 0.6
 
 _WORD = re.compile(r"\w{3,}")
 
+Floats = npt.NDArray[np.float64]
+
 
 class Personas(Step):
     """Two to seven personas an item; one or two from a single review, or from metadata alone."""
 
     name = "personas"
     artifact = PERSONAS
+    reads = (ASPECTS,)
 
     def questions(self) -> Iterator[Question]:
         """One request an item, the most telling notes in it."""
@@ -36,10 +40,11 @@ class Personas(Step):
         places = self._notes_by_item()
         aspects_path = sources.folder.path / ASPECTS
         with (
-            Lookup(sources.folder.path / SUMMARIES, Summary, Refusals()) as summaries,
+            sources.folder.summaries(Refusals()) as summaries,
             aspects_path.open("rb") as file,
         ):
-            for _, _, item in islice(read_lines(sources.items, Item, Refusals()), sources.limit):
+            lines = read_lines(sources.folder.file(ITEMS), Item, Refusals())
+            for _, _, item in islice(lines, sources.limit):
                 notes = []
                 for place in places.get(item.item_id, ()):
                     file.seek(place)
@@ -54,8 +59,7 @@ class Personas(Step):
     def _question(self, item_id: str, summary: str, notes: Sequence[Aspects]) -> Question:
         least, most = (1, 2) if len(notes) < 2 else (2, min(MOST_PERSONAS, len(notes) + 1))
         lines = [
-            f"R{number} (rated {note.rating:g} of 5): "
-            + "; ".join(f"{slot.replace('_', ' ')}: {text}" for slot, text in note.aspects.items() if text)
+            f"R{number} (rated {note.rating:g} of 5): {_told(note)}"
             for number, note in enumerate(notes, 1)
         ]
         material = f"Description: {summary or 'none'}"
@@ -115,7 +119,7 @@ def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:
     """
     if len(notes) <= most:
         return list(notes)
-    words = [set(_WORD.findall(" ".join(filter(None, one.aspects.values())).lower())) for one in notes]
+    words = [set(_WORD.findall(_told(one).lower())) for one in notes]
     vocabulary = {word: number for number, word in enumerate(sorted(set().union(*words)))}
     used = np.zeros(len(vocabulary))
     for own in words:
@@ -124,10 +128,10 @@ def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:
     rows = [np.array(sorted(vocabulary[word] for word in own), dtype=int) for own in words]
     norms = np.array([np.sqrt((rarity[row] ** 2).sum()) or 1.0 for row in rows])
 
-    def likeness(direction: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def likeness(direction: Floats) -> Floats:
         return np.array([(rarity[row] * direction[row]).sum() for row in rows]) / norms
 
-    def direction(number: int) -> np.ndarray[Any, Any]:
+    def direction(number: int) -> Floats:
         one = np.zeros(len(vocabulary))
         one[rows[number]] = rarity[rows[number]] / norms[number]
         return one
@@ -142,6 +146,11 @@ def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:
         chosen.append(int(np.argmin(nearest)))
         nearest = np.maximum(nearest, likeness(direction(chosen[-1])))
     return [notes[number] for number in sorted(chosen)]
+
+
+def _told(note: Aspects) -> str:
+    told = note.aspects.items()
+    return "; ".join(f"{slot.replace('_', ' ')}: {text}" for slot, text in told if text)
 
 
 def _labels(persona: dict[str, Any]) -> list[str]:

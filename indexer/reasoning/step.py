@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from indexer.artifacts import ArtifactFolder, Refusals, read_lines, written_whole
+from indexer.artifacts import ITEMS, ArtifactFolder, Refusals, read_lines, written_whole
 from indexer.ledger import Ledger
 from indexer.llm import Request
 from indexer.llm_settings import LLMSettings
@@ -23,25 +23,27 @@ from p4r_qdrant.records import Item
 
 @dataclass(frozen=True)
 class Sources:
-    """Where reasoning reads and writes, and how it asks.
+    """What reasoning reads and writes, and how it asks.
 
-    `held_out` interactions feed neither aspects nor personas nor alignments. `limit` keeps the
-    first so many items.
+    The folder holds items.jsonl and reviews.jsonl; what its splits.jsonl holds out feeds neither
+    aspects nor personas nor alignments. `limit` keeps the first so many items.
     """
 
-    items: Path
-    reviews: Path
     folder: ArtifactFolder
     domain: Domain
     llm: LLMSettings
-    held_out: frozenset[tuple[str, str]] = frozenset()
     limit: int | None = None
+
+    @cached_property
+    def held_out(self) -> set[tuple[str, str]]:
+        """(user, item) pairs of validation and test."""
+        return self.folder.held_out()
 
     def wanted_items(self) -> set[str] | None:
         """The items that `limit` keeps, None where it keeps all."""
         if self.limit is None:
             return None
-        lines = read_lines(self.items, Item, Refusals())
+        lines = read_lines(self.folder.file(ITEMS), Item, Refusals())
         return {item.item_id for _, _, item in islice(lines, self.limit)}
 
     @property
@@ -72,6 +74,8 @@ class Step(ABC):
 
     name: ClassVar[str]
     artifact: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Artifacts of earlier steps that it cannot do without."""
 
     def __init__(self, sources: Sources, refusals: Refusals) -> None:
         self.sources = sources

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from indexer.artifacts import SUMMARIES, read_lines
+from indexer.artifacts import ITEMS, SUMMARIES, read_lines
 from indexer.reasoning.material import metadata, problem_with
 from indexer.reasoning.step import TEXT, Question, Step, an_object
 from p4r_qdrant.records import Item, Summary
@@ -22,7 +22,7 @@ class Summaries(Step):
 
     def questions(self) -> Iterator[Question]:
         """One request an item."""
-        lines = read_lines(self.sources.items, Item, self.refusals)
+        lines = read_lines(self.sources.folder.file(ITEMS), Item, self.refusals)
         for _, _, item in islice(lines, self.sources.limit):
             known = metadata(item)
             self.left_out["sentences that address a model"] += known.removed

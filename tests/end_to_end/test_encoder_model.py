@@ -70,7 +70,7 @@ def saved_adapter(folder: Path, *, trained: bool, layer: str = "query") -> Path:
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
                 parameter.data.normal_(std=0.5)
-    adapted.save_pretrained(folder)
+    adapted.save_pretrained(str(folder))
     return folder
 
 
@@ -102,6 +102,11 @@ def test_an_adapter_for_another_model_is_refused(tmp_path: Path) -> None:
     save_file({name: one[..., :3] for name, one in tensors.items()}, weights)
     with pytest.raises(EncoderError, match="does not fit"):
         PersonaEncoder(BUNDLED_MODEL, adapter=str(folder))
+
+
+def test_an_unknown_device_is_one_sentence() -> None:
+    with pytest.raises(EncoderError, match=r"'nope'.*P4R_ENCODER__DEVICE"):
+        PersonaEncoder(BUNDLED_MODEL, device="nope")
 
 
 def test_missing_models_and_adapters_are_one_sentence(tmp_path: Path) -> None:

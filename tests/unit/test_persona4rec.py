@@ -267,15 +267,15 @@ def test_broken_lines_and_records_do_not_stop_the_others(source: Path) -> None:
             BOOK_REVIEW | {"review_text": "the same again"},
         ],
     )
-    rows, _, refusals = run(source)
+    rows, report, refusals = run(source)
     assert [one["user_id"] for one in rows["reviews.jsonl"]] == ["u3", "u4", "u1"]
     assert [one["user_id"] for one in rows["aspects.jsonl"]] == ["u1"]
+    assert report.left_out == {"aspects all null": 1}
     assert refusals.counts == {
         "broken record": 2,
         "broken reviews.jsonl record": 3,
         "broken aspects.jsonl record": 3,
         "review without aspects": 1,
-        "aspects all null": 1,
     }
     for sentence in refusals.sentences:
         assert sentence.startswith(f"{path}:")
@@ -353,7 +353,7 @@ def test_an_alignment_with_the_held_out_item_leaks(
     user: Any, item: Any, truth: str, source: Path
 ) -> None:
     write(source, truth, [{"user_id": user, "item_id": item}])
-    path = write(
+    write(
         source,
         "4_selected_personas.jsonl",
         [
@@ -363,11 +363,11 @@ def test_an_alignment_with_the_held_out_item_leaks(
             selection(item, "P1", user="somebody else"),
         ],
     )
-    rows, _, refusals = run(source)
+    rows, report, refusals = run(source)
     pairs = [(one["user_id"], one["item_id"]) for one in rows["alignments.jsonl"]]
     assert pairs == [(str(user), "other"), ("somebody else", str(item))]
-    assert refusals.counts == {"alignment leaks test": 2}
-    assert refusals.sentences[0].startswith(f"{path}:1: ")
+    assert report.left_out == {"alignment with the held-out item": 2}
+    assert refusals.total == 0
 
 
 def test_an_alignment_of_nobody(source: Path) -> None:
@@ -454,16 +454,18 @@ def test_the_real_sample(sample: Path) -> None:
         "reviews.jsonl": 1148,
         "summaries.jsonl": 705,
         "aspects.jsonl": 1145,
-        "personas.jsonl": 51,
+        "personas.jsonl": 50,
         "alignments.jsonl": 50,
         "splits.jsonl": 96,
     }
-    assert refusals.counts == {"aspects all null": 3}
+    assert sum(len(one["personas"]) for one in rows["personas.jsonl"]) == 299
+    assert report.left_out == {"aspects all null": 3}
+    assert refusals.total == 0
     assert report.repaired["persona taken from the judge's own words"] == 38
     assert all(1e9 < one["timestamp"] < 2e9 for one in rows["reviews.jsonl"])
     folder = ArtifactFolder(sample.parent / "artifacts")
     wrong = Refusals()
-    assert len(list(folder.index_rows("books", wrong))) == 51
+    assert len(list(folder.index_rows("books", wrong))) == 50
     with folder.histories(wrong) as histories:
         held_out = {(one["user_id"], one["test_item"]) for one in rows["splits.jsonl"]}
         users = {one["user_id"] for one in rows["reviews.jsonl"]}

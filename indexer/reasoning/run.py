@@ -1,0 +1,86 @@
+"""The steps in order: ask what the ledger does not know, then write the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from indexer.ledger import Ledger
+from indexer.llm import LLM, Answer, Request, estimate_tokens
+from indexer.llm_settings import LLMSettings
+from indexer.reasoning.alignments import Alignments
+from indexer.reasoning.aspects import ReviewAspects
+from indexer.reasoning.personas import Personas
+from indexer.reasoning.step import Step, StepReport
+from indexer.reasoning.summaries import Summaries
+
+STEPS: dict[str, type[Step]] = {
+    one.name: one for one in (Summaries, ReviewAspects, Personas, Alignments)
+}
+"""In the order they build on each other."""
+
+ANSWER_TOKENS = {"summaries": 90, "aspects": 110, "personas": 650, "alignments": 70}
+"""What an answer takes, for estimates: measured on the bookshop with a large model."""
+
+
+async def reason(
+    steps: list[Step],
+    llm: LLM,
+    ledger: Ledger,
+    began: Callable[[Step, int], None],
+    told: Callable[[Step, Answer], None],
+) -> dict[str, StepReport]:
+    """Ask and write, step after step; `began` is told how many requests a step has.
+
+    Killed at any moment and run again, it asks only what was not answered. Where a run stops
+    (budget, refusal, endpoint down), the artifact of that step is written from the answers there
+    are, and the error is raised.
+    """
+    reports: dict[str, StepReport] = {}
+    for step in steps:
+        began(step, sum(1 for _ in step.requests()))
+        try:
+            async with aclosing(llm.run(step.requests())) as answers:
+                async for answer in answers:
+                    told(step, answer)
+        finally:
+            ledger.sync()
+            reports[step.name] = step.render(ledger)
+    return reports
+
+
+@dataclass
+class Estimate:
+    """What a step would ask now, and what that would take."""
+
+    requests: int = 0
+    known: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = None
+    complete: bool = True
+    """False where an artifact that the step reads is not there yet: then it is a lower bound."""
+
+
+def estimate(steps: list[Step], ledger: Ledger, settings: LLMSettings) -> dict[str, Estimate]:
+    """What each step would cost, from the very requests it would send; nothing is sent."""
+    estimates = {}
+    for step in steps:
+        one = Estimate()
+        for request in _requests(step, one):
+            if ledger.get(step.name, request.key) is not None:
+                one.known += 1
+                continue
+            one.requests += 1
+            one.prompt_tokens += estimate_tokens(request.system) + estimate_tokens(request.user)
+            one.completion_tokens += ANSWER_TOKENS[step.name]
+        one.cost_usd = settings.of(step.name).cost(one.prompt_tokens, one.completion_tokens)
+        estimates[step.name] = one
+    return estimates
+
+
+def _requests(step: Step, one: Estimate) -> Iterator[Request]:
+    missing = [name for name in step.reads if not step.sources.folder.has(name)]
+    one.complete = not missing
+    return iter(()) if missing else step.requests()
