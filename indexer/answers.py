@@ -14,7 +14,7 @@ from p4r_qdrant.records import clean_text
 
 _THOUGHT = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.S)
 _LEXEME = re.compile(
-    r'"(?:\\.|[^"\\])*+"'  # a string, left alone
+    r'"(?:\\.|[^"\\])*+(?:"|\\?\Z)'  # a string, left alone; one without an end too
     r"|,(?=\s*[}\]])"  # a comma before a closing bracket
     r"|\b(?:None|True|False)\b",
     re.S,
@@ -34,7 +34,9 @@ def parse_answer(text: str) -> dict[str, Any]:
     text = _THOUGHT.sub("", text).strip().removeprefix("\ufeff")
     if not text:
         raise ValueError("the answer was empty")
-    found = _objects_in(text) or _objects_in(_LEXEME.sub(_repair, text))
+    found = _objects_in(text)
+    if not found or found[0][0] < len(text):  # the rest may be prose, or all a broken object
+        found += _objects_in(_LEXEME.sub(_repair, text))
     if not found:
         raise ValueError("the answer was not a JSON object")
     value: dict[str, Any] = _clean(max(found, key=lambda one: one[0])[1])

@@ -23,6 +23,7 @@ No text of a user, and no key, is ever logged or in an error's message.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import math
@@ -43,6 +44,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from p4r_qdrant.errors import InputError, MissingExtraError, P4RError, SettingsError
 from p4r_qdrant.records import clean_text
@@ -72,6 +75,7 @@ DOWN_AFTER = 3
 BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 SYNC_EVERY_S = 1.0
+CONNECTIONS_A_POOL = 16
 
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
 _TOO_LONG = re.compile(
@@ -252,21 +256,33 @@ class _BoundedStream(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-class _BoundedClient(openai.DefaultAsyncHttpxClient):
-    """An HTTP client that reads at most MAX_RESPONSE_BYTES of any response, errors included."""
+class _Transport(httpx2.AsyncBaseTransport):
+    """Bounded responses, errors included, over several small connection pools taken in turn.
 
-    async def send(
-        self, request: httpx2.Request, *, stream: bool = False, **options: Any
-    ) -> httpx2.Response:
-        response = await super().send(request, stream=True, **options)
-        try:
-            response.stream = _BoundedStream(cast("httpx2.AsyncByteStream", response.stream))
-            if not stream:
-                await response.aread()
-        except BaseException:
-            await response.aclose()
-            raise
+    What a pool does for each call grows with its connections: one pool of 256 costs twice the CPU
+    of a call. How many connections there are is bounded by who uses this.
+    """
+
+    def __init__(self, settings: LLMSettings) -> None:
+        parts = urlsplit(settings.base_url)
+        proxied = not settings.is_local and not proxy_bypass(parts.netloc)
+        options: dict[str, Any] = {
+            "verify": httpx2.create_ssl_context(),
+            "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=None),
+            "proxy": getproxies().get(parts.scheme) if proxied else None,
+        }
+        count = math.ceil(settings.concurrency / CONNECTIONS_A_POOL)
+        self._pools = [httpx2.AsyncHTTPTransport(**options) for _ in range(count)]
+        self._turns = itertools.cycle(self._pools)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await next(self._turns).handle_async_request(request)
+        response.stream = _BoundedStream(cast(httpx2.AsyncByteStream, response.stream))
         return response
+
+    async def aclose(self) -> None:
+        for pool in self._pools:
+            await pool.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +299,7 @@ class _Completion:
 def _read_completion(body: bytes) -> _Completion:
     """Raises _TransientError where the body is no chat completion: a proxy has answered."""
     try:
-        data = json.loads(body)
+        data = json.loads(body.decode(errors="replace"))
         choice = data["choices"][0]
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
@@ -378,6 +394,8 @@ class _Dialect:
                 {"role": "assistant", "content": remark.completion},
                 {"role": "user", "content": remark.correction},
             ]
+        for message in messages:  # half an emoji cannot be sent
+            message["content"] = clean_text(message["content"])
         body: dict[str, Any] = {"model": request.model, "messages": messages}
         body[speech.tokens] = remark.max_tokens
         if speech.temperature:
@@ -483,13 +501,9 @@ class LLM:
             base_url=settings.base_url,
             api_key=self._secret or "none",
             max_retries=0,
-            http_client=_BoundedClient(
-                limits=httpx2.Limits(
-                    max_connections=settings.concurrency,
-                    max_keepalive_connections=settings.concurrency,
-                ),
+            http_client=httpx2.AsyncClient(
+                transport=_Transport(settings),
                 timeout=httpx2.Timeout(settings.timeout_s, connect=min(10.0, settings.timeout_s)),
-                trust_env=not settings.is_local,  # a proxy is not for this machine
                 follow_redirects=False,  # prompts go where the settings say, nowhere else
                 headers={"Accept-Encoding": "identity"},  # a bound that compression cannot evade
             ),
@@ -810,8 +824,8 @@ class LLM:
             raise _HopelessError(f"the response was larger than {megabytes} MB") from None
 
     def _translated(self, error: openai.APIStatusError, request: Request) -> Exception:
-        status, complaint = error.status_code, _complaint(error)
-        said = self._said(complaint, request)
+        status, (message, complaint) = error.status_code, _complaint(error)
+        said = self._said(message, request)
         if status == 429 and _NO_CREDIT.search(complaint):
             return self._refusal(status, said, request)
         if status in _TRY_AGAIN or status >= 500:
@@ -838,9 +852,9 @@ class LLM:
         }.get(status, f"{url} does not take such requests: check P4R_LLM__BASE_URL")
         return self._halt(LLMRefusedError(f"{advice} (HTTP {status}: {said or 'no reason given'})"))
 
-    def _said(self, complaint: str, request: Request) -> str:
+    def _said(self, message: str, request: Request) -> str:
         """The endpoint's words for people: short, without the key, without the prompt."""
-        text = complaint.replace(self._secret, "***") if self._secret else complaint
+        text = message.replace(self._secret, "***") if self._secret else message
         text = shortened(text, 200)
         prompt = " ".join(f"{request.system} {request.user}".split())
         windows = range(max(1, len(text) - _ECHO + 1))
@@ -864,13 +878,14 @@ def _transient(state: tenacity.RetryCallState) -> _TransientError:
     return error if isinstance(error, _TransientError) else _TransientError("")
 
 
-def _complaint(error: openai.APIStatusError) -> str:
-    """What the endpoint says of an error, in whatever form: OpenAI's, FastAPI's, plain text."""
+def _complaint(error: openai.APIStatusError) -> tuple[str, str]:
+    """(what the endpoint says, that with its codes), be it OpenAI's form, FastAPI's or text."""
     body = error.body
-    if isinstance(body, dict):
-        parts = (body.get(name) for name in ("message", "detail", "code", "type", "param"))
-        return " ".join(str(part) for part in parts if part)
-    return str(body or "")
+    if not isinstance(body, dict):
+        return str(body or ""), str(body or "")
+    message = str(body.get("message") or body.get("detail") or "")
+    codes = (str(body.get(name) or "") for name in ("code", "type", "param"))
+    return message, " ".join((message, *codes))
 
 
 def _negative(usage: Usage) -> Usage:

@@ -1,52 +1,23 @@
 """A real Qdrant for the tests, and an honest account of the tests that ran without one."""
 
-import json
 import os
 import secrets
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
+from hypothesis import settings
+
+from tests.qdrant_process import QdrantServer
 
 COMPOSE_FILE = Path(__file__).parents[1] / "docker" / "compose.yaml"
 NOT_RUN = "needs a real Qdrant: "
 
-
-@dataclass(frozen=True)
-class QdrantServer:
-    """A running server: `url` is REST, gRPC listens on the same host."""
-
-    url: str
-    grpc_port: int
-    api_key: str | None = field(repr=False)
-
-    def request(self, method: str, path: str, body: object = None, timeout: float = 10) -> Any:
-        """Send one REST request and return the decoded answer."""
-        headers = {"Content-Type": "application/json"}
-        if self.api_key is not None:
-            headers["api-key"] = self.api_key
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
-        # A proxy named in the environment is not for servers on this machine.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=timeout) as response:
-            text = response.read().decode()
-        return json.loads(text) if text.startswith("{") else text
-
-    def is_ready(self) -> bool:
-        try:
-            self.request("GET", "/readyz", timeout=2)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return False
-        except OSError:
-            return False
-        return True
+# On a busy machine an example takes as long as it takes; time is measured in benchmarks/.
+settings.register_profile("p4r", deadline=None)
+settings.load_profile("p4r")
 
 
 # --- the server -------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from p4r_qdrant import PersonaIndex, Settings, open_index
-from tests.conftest import QdrantServer
 from tests.oracle import DIMENSION
+from tests.qdrant_process import QdrantServer
 
 
 def embedded(path: Path, **index: Any) -> Settings:

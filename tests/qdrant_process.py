@@ -60,7 +60,7 @@ class PrivateQdrant:
     """
 
     def __init__(self, binary: Path, folder: Path) -> None:
-        http_port, self.grpc_port = _free_ports(2)
+        http_port, self.grpc_port = free_ports(2)
         self.url = f"http://127.0.0.1:{http_port}"
         self.api_key = secrets.token_hex(16)
         self.storage = folder / "storage"
@@ -125,7 +125,7 @@ class PrivateQdrant:
             self._process = None
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:

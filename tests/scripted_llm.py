@@ -252,7 +252,7 @@ def _completion(call: Call, reply: Reply) -> bytes:
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
         }
-    return json.dumps(whole, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return json.dumps(whole).encode()
 
 
 def main() -> None:

@@ -171,6 +171,24 @@ def prepare(
     return report
 
 
+def format_named(name: str, columns: Sequence[str] = ()) -> Format:
+    """A format by its name; `columns`, for "plain" alone, are texts like "item_id=sku".
+
+    Raises InputError for an unknown name, field or form.
+    """
+    if name not in FORMATS:
+        raise InputError(f"there is no data set format {name!r}; choose {', '.join(FORMATS)}")
+    if not columns:
+        return FORMATS[name]
+    if name != "plain":
+        raise InputError(f"columns can be named for the format plain, not for {name}")
+    pairs = [one.partition("=") for one in columns]
+    for (ours, equals, theirs), given in zip(pairs, columns, strict=True):
+        if not (ours and equals and theirs):
+            raise InputError(f"{given!r} names no column; write our field, =, theirs: item_id=sku")
+    return plain({ours: theirs for ours, _, theirs in pairs})
+
+
 def _nothing_left(refusals: Refusals, report: PrepareReport) -> str:
     why = [f"{count} {reason}" for reason, count in (refusals.counts + report.left_out).items()]
     first = f"; the first refusal: {refusals.sentences[0]}" if refusals.sentences else ""

@@ -126,10 +126,11 @@ def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:
         used[[vocabulary[word] for word in own]] += 1
     rarity = np.log(len(notes) / used) + 1
     rows = [np.array(sorted(vocabulary[word] for word in own), dtype=int) for own in words]
-    norms = np.array([np.sqrt((rarity[row] ** 2).sum()) or 1.0 for row in rows])
+    norms: Floats = np.array([np.sqrt((rarity[row] ** 2).sum()) or 1.0 for row in rows])
 
     def likeness(direction: Floats) -> Floats:
-        return np.array([(rarity[row] * direction[row]).sum() for row in rows]) / norms
+        products: Floats = np.array([(rarity[row] * direction[row]).sum() for row in rows])
+        return products / norms
 
     def direction(number: int) -> Floats:
         one = np.zeros(len(vocabulary))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 
+from indexer.artifacts import ITEMS, REVIEWS, SPLITS, ArtifactFolder
 from indexer.ledger import Ledger
 from indexer.llm import LLM, Answer, Request, estimate_tokens
 from indexer.llm_settings import LLMSettings
@@ -14,6 +17,7 @@ from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.personas import Personas
 from indexer.reasoning.step import Step, StepReport
 from indexer.reasoning.summaries import Summaries
+from p4r_qdrant.errors import InputError
 
 STEPS: dict[str, type[Step]] = {
     one.name: one for one in (Summaries, ReviewAspects, Personas, Alignments)
@@ -22,6 +26,29 @@ STEPS: dict[str, type[Step]] = {
 
 ANSWER_TOKENS = {"summaries": 90, "aspects": 110, "personas": 650, "alignments": 70}
 """What an answer takes, for estimates: measured on the bookshop with a large model."""
+
+
+def gather(items: Path, reviews: Path, splits: Path | None, output: Path) -> ArtifactFolder:
+    """Copy the sources into an artifact folder, made if it is not there: each whole, or not at all.
+
+    Raises InputError where a source cannot be read or the folder not be made.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the artifact folder {output} cannot be made: {error.strerror}") from None
+    for source, name in ((items, ITEMS), (reviews, REVIEWS), (splits, SPLITS)):
+        target = output / name
+        if source is None:
+            continue
+        if not source.is_file():
+            raise InputError(f"there is no file {source}")
+        if target.exists() and target.samefile(source):
+            continue
+        unfinished = target.with_name(f".{name}.unfinished")
+        shutil.copyfile(source, unfinished)
+        unfinished.replace(target)
+    return ArtifactFolder(output)
 
 
 async def reason(

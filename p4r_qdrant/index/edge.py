@@ -91,6 +91,7 @@ class EdgeIndex(PersonaIndex):
             manifest = self._create(made_with)
         self.metadata = IndexMetadata.from_json(manifest["metadata"], self.location)
         self._shard_name = str(manifest["shard"])
+        self._datatype = str(manifest["datatype"])  # as it was made, whatever the settings say now
         with self._translated():
             self._check_space(_holes(self._folder / self._shard_name))
             self._shard = edge.EdgeShard.load(str(self._folder / self._shard_name))
@@ -110,7 +111,7 @@ class EdgeIndex(PersonaIndex):
             info = self._shard.info()
         details = {
             "segments": str(info.segments_count),
-            "vectors": self._settings.datatype,
+            "vectors": self._datatype,
             "size": f"{_size(self._folder) / 1e6:,.1f} MB",
         }
         return IndexStats("embedded", self.location, personas, items, self.metadata, details)
@@ -174,15 +175,20 @@ class EdgeIndex(PersonaIndex):
         try:
             manifest = json.loads(text)
             metadata, shard = manifest["metadata"], manifest["shard"]
+            datatype = np.dtype(manifest["datatype"]).name
             if Path(shard).name != shard or not (self._folder / shard).is_dir():
                 raise ValueError(f"there is no {shard} beside it")
         except (ValueError, KeyError, TypeError) as error:
             raise IndexMismatchError(f"{path} is broken ({error}); index again elsewhere") from None
-        return {"metadata": metadata, "shard": shard}
+        return {"metadata": metadata, "shard": shard, "datatype": datatype}
 
     def _create(self, made_with: IndexMetadata) -> dict[str, Any]:
         """Make the folder; it counts as an index once its manifest is there."""
-        manifest = {"metadata": made_with.to_json(), "shard": "shard-1"}
+        manifest = {
+            "metadata": made_with.to_json(),
+            "shard": "shard-1",
+            "datatype": self._settings.datatype,
+        }
         cold = edge.Memory.Cold if self._settings.on_disk_vectors else edge.Memory.Cached
         datatype = {
             "float32": edge.VectorStorageDatatype.Float32,
@@ -257,7 +263,13 @@ class EdgeIndex(PersonaIndex):
                     point = edge.Point(record.id, record.vector, record.payload)
                     optimized.update(edge.UpdateOperation.upsert_points([point]))
             optimized.flush()
-            self._write_manifest({"metadata": self.metadata.to_json(), "shard": copy.name})
+            self._write_manifest(
+                {
+                    "metadata": self.metadata.to_json(),
+                    "shard": copy.name,
+                    "datatype": self._datatype,
+                }
+            )
             self._shard_name = copy.name
             old, self._shard = self._shard, optimized
         # A reader may be just about to ask the old one; closed later it would write files again.
@@ -443,7 +455,7 @@ class EdgeIndex(PersonaIndex):
         if self._rows is None:
             with self._write_lock, self._translated():
                 if self._rows is None:
-                    rows = ScoreRows(self._folder, self.metadata.dimension, self._settings.datatype)
+                    rows = ScoreRows(self._folder, self.metadata.dimension, self._datatype)
                     if not rows.load():
                         self._fill(rows)
                     self._rows = rows
@@ -575,7 +587,9 @@ def _older(generation: int) -> edge.FieldCondition:
 
 
 def _is_true_as_asked(payload: dict[str, Any], condition: Condition) -> bool:
-    held = payload.get(condition.field)
+    held: Any = payload
+    for key in condition.field.split("."):  # a nested field is named like this
+        held = held.get(key.removesuffix("[]")) if isinstance(held, dict) else None
     values = held if isinstance(held, list) else [held]
     return any(value is condition.any_of[0] for value in values) is not condition.negated
 

@@ -584,6 +584,13 @@ def test_unicode_mess_is_cleaned(ledger: Ledger) -> None:
     assert again.known
 
 
+def test_a_prompt_with_half_an_emoji_is_sent(ledger: Ledger) -> None:
+    with ScriptedLLM(GOOD) as server:
+        one = Request("aspects", "s", "half \ud83d nul \x00", SCHEMA, "m")
+        assert reason(server, ledger, [one]).only.ok
+    assert server.calls[0].user == "half  nul"
+
+
 def test_an_endpoint_that_does_not_count(ledger: Ledger) -> None:
     with ScriptedLLM(says({"x": 1}, usage=None)) as server:
         usage = reason(server, ledger, [request()]).only.usage
@@ -763,7 +770,7 @@ def test_a_mistake_in_the_requests_stops_the_run(ledger: Ledger) -> None:
     with ScriptedLLM(GOOD) as server:
         outcome = reason(server, ledger, wanted())
     assert isinstance(outcome.error, SettingsError)
-    assert len(outcome.answers) == 3
+    assert len(outcome.answers) == len(server.calls) > 0
 
 
 def test_a_full_disk_stops_the_run(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -884,7 +891,7 @@ def test_no_key_and_no_text_gets_out(
     with caplog.at_level(logging.DEBUG), ScriptedLLM(script) as server:
         outcome = reason(server, ledger, requests(3), retry_for_s=0.2)
     shown = [caplog.text, repr(outcome.error), repr(outcome.answers), repr(outcome.llm)]
-    shown += [repr(request()), repr(LLMSettings(api_key=KEY))]  # type: ignore[arg-type]
+    shown += [repr(request()), repr(LLMSettings(api_key=KEY))]
     for text in shown:
         assert KEY not in text
         assert "Rose Lane" not in text
@@ -917,9 +924,9 @@ def test_an_address_that_cannot_be(url: str) -> None:
 
 def test_a_key_does_not_travel_in_the_open() -> None:
     with pytest.raises(ValidationError, match="unencrypted to gpu"):
-        LLMSettings(base_url="http://gpu:8000/v1", api_key=KEY)  # type: ignore[arg-type]
+        LLMSettings(base_url="http://gpu:8000/v1", api_key=KEY)
     LLMSettings(base_url="http://gpu:8000/v1")
-    LLMSettings(base_url="http://gpu:8000/v1", api_key=KEY, allow_plaintext_key=True)  # type: ignore[arg-type]
+    LLMSettings(base_url="http://gpu:8000/v1", api_key=KEY, allow_plaintext_key=True)
 
 
 def test_a_step_of_its_own() -> None:
@@ -978,6 +985,7 @@ def test_small_mistakes_are_forgiven(value: dict[str, Any]) -> None:
         ('{"a": "two\nlines"}', {"a": "two\nlines"}),
         ('An example: {"a": 1}. The answer: {"a": 2, "b": 3}', {"a": 2, "b": 3}),
         ('{see below} {"a": 1}', {"a": 1}),
+        ('{"": {},}', {"": {}}),
     ],
 )
 def test_what_models_write(text: str, value: dict[str, Any]) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from tests.engines import on_server, opened
-from tests.integration.conftest import PrivateQdrant, free_ports, private_servers
+from tests.integration.conftest import private_servers
 from tests.integration.test_index import personas, rows
 from tests.integration.test_server import eventually
 from tests.oracle import Catalogue, assert_congruent
+from tests.qdrant_process import PrivateQdrant, free_ports
 
 NODES = 3
 

@@ -8,9 +8,9 @@ from indexer.artifacts import ArtifactFolder, Refusals
 from indexer.publish import index_artifacts
 from p4r_qdrant import open_index
 from p4r_qdrant.resources import resource
-from tests.conftest import QdrantServer
 from tests.engines import on_server
 from tests.hash_encoder import HashEncoder
+from tests.qdrant_process import QdrantServer
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from p4r_qdrant.errors import (
     VectorError,
 )
 from p4r_qdrant.index.base import ItemVectors
-from tests.conftest import QdrantServer
 from tests.engines import on_server, opened
 from tests.oracle import DIMENSION, Catalogue, Floats, assert_congruent, brute_force, persona
+from tests.qdrant_process import QdrantServer
 
 USER = np.linspace(-1, 1, DIMENSION)
 

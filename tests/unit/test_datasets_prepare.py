@@ -30,6 +30,7 @@ from indexer.datasets.prepare import (
     UNKNOWN_ITEM,
     PrepareReport,
     Selection,
+    format_named,
     prepare,
 )
 from p4r_qdrant.errors import InputError, StorageFullError
@@ -303,6 +304,20 @@ def test_several_files_and_progress(tmp_path: Path) -> None:
     assert sum(seen) == 2200
     assert len(seen) < 10
     assert len(pairs(tmp_path / "out")) == 2
+
+
+def test_formats_have_names_and_plain_has_columns() -> None:
+    assert format_named("yelp") is FORMATS["yelp"]
+    found = format_named("plain", ["item_id=sku", "title=a=b"]).item({"sku": "1", "a=b": "T"})
+    assert (found["item_id"], found["title"]) == ("1", "T")
+    for name, columns, problem in (
+        ("amazon", [], "choose amazon-2023, amazon-2018"),
+        ("yelp", ["item_id=sku"], "not for yelp"),
+        ("plain", ["item_id"], "'item_id' names no column"),
+        ("plain", ["sku=item_id"], "no field 'sku'"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            format_named(name, columns)
 
 
 def test_selection_that_cannot_split() -> None:
