@@ -1,6 +1,6 @@
 """How much of an LLM endpoint a run uses, and how long a ledger takes to go on from.
 
-    python -m benchmarks.reasoning_throughput                    # two minutes
+    python -m benchmarks.reasoning_throughput                    # some minutes
     python -m benchmarks.reasoning_throughput --requests 3000 --repeat 1
 
 The endpoint is `tests/scripted_llm.py` in a process of its own: 64 slots, 200 ms an answer. Its own
@@ -165,11 +165,13 @@ async def resume(folder: Path, count: int) -> dict[str, float]:
         assert all(ledger.has("aspects", key) for key in known)
         del known
         started = time.perf_counter()
-        async with LLM(LLMSettings(base_url="http://127.0.0.1:9/v1"), ledger) as llm:
-            async with aclosing(llm.run(requests(count))) as answers:
-                done = 0
-                async for answer in answers:
-                    done += answer.known
+        async with (
+            LLM(LLMSettings(base_url="http://127.0.0.1:9/v1"), ledger) as llm,
+            aclosing(llm.run(requests(count))) as answers,
+        ):
+            done = 0
+            async for answer in answers:
+                done += answer.known
         assert done == count
         run = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -207,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--latency", type=float, default=0.2, help="seconds")
-    parser.add_argument("--requests", type=int, default=6000)
+    parser.add_argument("--requests", type=int, default=12_000)
     parser.add_argument("--answers", type=int, default=300_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)

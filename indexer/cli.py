@@ -234,6 +234,120 @@ def remove(
         raise InputError(f"not in {where}: {names}")
 
 
+@app.command(
+    epilog="Example:  p4r prepare amazon-2023 --reviews Books.jsonl.gz --items meta_Books.jsonl.gz "
+    "--k-core 5 --output books"
+)
+def prepare(
+    form: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT", help="amazon-2023, amazon-2018, amazon-2014, yelp or plain."
+        ),
+    ],
+    reviews: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="FILE",
+            help="JSON Lines, CSV or Parquet, compressed or not; can be repeated.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="The artifact folder, made if it is not there.")
+    ],
+    items: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="The metadata; can be repeated.")
+    ] = None,
+    city: Annotated[
+        list[str] | None, typer.Option(help="Only items of this city; can be repeated.")
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(help="Only items in this category; can be repeated.")
+    ] = None,
+    unknown_items: Annotated[
+        bool, typer.Option("--unknown-items", help="Keep reviews of items without metadata.")
+    ] = False,
+    k_core: Annotated[
+        int, typer.Option(min=1, help="Each user and item has so many interactions.")
+    ] = 1,
+    users: Annotated[int | None, typer.Option(min=1, help="A sample of so many users.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, another sample.")] = 0,
+    min_interactions: Annotated[int, typer.Option(min=2, help="Split users who have so many.")] = 3,
+    file_order_ties: Annotated[
+        bool,
+        typer.Option(
+            "--file-order-ties",
+            help="Split equal time stamps by their order in the file, not by item id.",
+        ),
+    ] = False,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OURS=THEIRS", help="plain: the source's name of a field; can be repeated."
+        ),
+    ] = None,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write Parquet files too.")] = False,
+) -> None:
+    """Turn a public review data set into items.jsonl, reviews.jsonl and splits.jsonl."""
+    from indexer.artifacts import Refusals
+    from indexer.datasets.prepare import Selection, format_named
+    from indexer.datasets.prepare import prepare as prepare_dataset
+    from indexer.display import print_counts, progress
+
+    selection = Selection(
+        cities=tuple(city or ()),
+        categories=tuple(category or ()),
+        unknown_items=unknown_items,
+        k_core=k_core,
+        users=users,
+        seed=seed,
+        ties="file" if file_order_ties else "item",
+        min_interactions=min_interactions,
+    )
+    refusals = Refusals()
+    with progress() as bar:
+        task = bar.add_task("reading rows", total=None)
+        report = prepare_dataset(
+            format_named(form, column or ()),
+            reviews,
+            items or [],
+            output,
+            refusals,
+            selection=selection,
+            parquet=parquet,
+            advance=lambda count: bar.advance(task, count),
+        )
+    print_counts("written", report.written)
+    print_counts("left out", report.left_out)
+    _exit_for(refusals)
+
+
+@app.command(epilog="Example:  p4r stats --artifacts examples/bookshop --plot bookshop.png")
+def stats(
+    artifacts: Artifacts,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw it too, as a .png file.")
+    ] = None,
+) -> None:
+    """Print what a data set is like: interactions, users, items, sparsity, ratings."""
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.datasets.stats import check_plot, dataset_stats
+    from indexer.datasets.stats import plot as draw
+    from indexer.display import print_dataset, progress
+
+    folder = ArtifactFolder(artifacts)
+    if plot is not None:
+        check_plot(plot)
+    refusals = Refusals()
+    with progress() as bar:
+        task = bar.add_task("reading reviews", total=None)
+        found = dataset_stats(folder, refusals, lambda count: bar.advance(task, count))
+    print_dataset(found)
+    if plot is not None:
+        draw(found, plot, folder.path.resolve().name)
+    _exit_for(refusals)
+
+
 @imports.command(
     "persona4rec", epilog="Example:  p4r import persona4rec pipeline/output --output artifacts"
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -23,6 +24,9 @@ from p4r_qdrant.index.base import IndexStats
 from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, StoredPersona
 
 # emoji=False: a text may hold ":book:" and mean it.
+if TYPE_CHECKING:
+    from indexer.datasets.stats import DatasetStats
+
 out = Console(emoji=False)
 err = Console(stderr=True, emoji=False)
 
@@ -110,6 +114,21 @@ def print_personas(item_id: str, personas: Sequence[StoredPersona]) -> None:
         for one in personas
     ]
     out.print(Text(f"{item_id}  {title}", style="bold"), *parts, sep="\n")
+
+
+def print_dataset(stats: DatasetStats) -> None:
+    """What `p4r stats` says: the table, and the ratings as bars."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in stats.rows().items():
+        table.add_row(name, value)
+    histogram = stats.histogram()
+    most = max(histogram.values())
+    for rating, count in histogram.items():
+        bar = "█" * round(30 * count / most)
+        table.add_row(f"  {rating}", f"{count:>11,}  {count / stats.interactions:>5.1%}  {bar}")
+    out.print(table)
 
 
 def print_stats(stats: IndexStats) -> None:

@@ -259,8 +259,8 @@ class _BoundedStream(httpx2.AsyncByteStream):
 class _Transport(httpx2.AsyncBaseTransport):
     """Bounded responses, errors included, over several small connection pools taken in turn.
 
-    What a pool does for each call grows with its connections: one pool of 256 costs twice the CPU
-    of a call. How many connections there are is bounded by who uses this.
+    What a pool does for each call grows with its connections: with one pool for 64 or 256 a call
+    took 12 % more CPU. How many connections there are is bounded by who uses this.
     """
 
     def __init__(self, settings: LLMSettings) -> None:
@@ -277,7 +277,7 @@ class _Transport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await next(self._turns).handle_async_request(request)
-        response.stream = _BoundedStream(cast(httpx2.AsyncByteStream, response.stream))
+        response.stream = _BoundedStream(cast("httpx2.AsyncByteStream", response.stream))
         return response
 
     async def aclose(self) -> None:
