@@ -49,7 +49,7 @@ class LLMSettings(_Section):
     model: str = Field("gpt-4o-mini", min_length=1)
     temperature: float = Field(0.0, ge=0, le=2)
     concurrency: int = Field(16, ge=1, le=1000)
-    """Calls under way at once."""
+    """Calls under way at once. An endpoint is full with an eighth more than it works on at once."""
     timeout_s: float = Field(120.0, gt=0)
     """For one call, from its first byte sent to the last one received."""
     retry_for_s: float = Field(300.0, ge=0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -182,12 +181,12 @@ def check_vectors(vectors: npt.ArrayLike, dimension: int, owner: str) -> Floats:
             f"the vectors of {owner} have the shape {matrix.shape}, the index needs "
             f"(n, {dimension}); encode them with the encoder the index was made with"
         )
-    norms = np.linalg.norm(matrix.astype(np.float64), axis=1)
-    for row, norm in enumerate(norms):
-        if not math.isfinite(norm):
-            raise VectorError(f"vector {row} of {owner} holds NaN or infinity")
-        if norm < 1e-12:
-            raise VectorError(f"vector {row} of {owner} is zero, it points nowhere")
+    norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
+    wrong = ~(norms >= 1e-12) | ~np.isfinite(norms)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        what = "is zero, it points nowhere" if norms[row] < 1e-12 else "holds NaN or infinity"
+        raise VectorError(f"vector {row} of {owner} {what}")
     unit: Floats = (matrix / norms[:, None]).astype(np.float32)
     return unit
 

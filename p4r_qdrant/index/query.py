@@ -10,12 +10,13 @@ for those few points that are shown.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from qdrant_client import grpc
-from qdrant_client.grpc import PointsStub
 
+from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import ITEM_ID, Floats, point_prefix
 
@@ -32,15 +33,28 @@ _NO_PAYLOAD = grpc.WithPayloadSelector(enable=False)
 _ALL_PAYLOAD = grpc.WithPayloadSelector(enable=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where queries go: a `PointsStub`, what each call carries, and how long it may take."""
+
+    stub: Any
+    collection: str
+    metadata: tuple[tuple[str, str], ...]
+    timeout_s: float
+
+    def call(self, method: str, message: Any) -> Any:
+        """The answer's result. Raises grpc.RpcError."""
+        rpc = getattr(self.stub, method)
+        return rpc(message, timeout=self.timeout_s, metadata=self.metadata).result
+
+
 def best_points(
-    stub: PointsStub,
-    collection: str,
+    endpoint: Endpoint,
     vectors: Floats,
     candidates: Sequence[Sequence[str]],
     conditions: Sequence[Condition],
     *,
     per_item: int,
-    timeout_s: float,
 ) -> list[dict[str, tuple[float, str]]]:
     """For each user, (score, point id) of the best persona of each candidate that has any.
 
@@ -59,11 +73,13 @@ def best_points(
     while pending:
         taken = _a_batch(pending, limits)
         messages = [
-            _query(collection, vectors[queries[one][0]], queries[one][1], shared, limits[one])
+            _query(
+                endpoint.collection, vectors[queries[one][0]], queries[one][1], shared, limits[one]
+            )
             for one in taken
         ]
         again = []
-        for one, result in zip(taken, _send(stub, collection, messages, timeout_s), strict=True):
+        for one, result in zip(taken, _send(endpoint, messages), strict=True):
             if len(result) >= limits[one] and per_item < MOST_PER_ITEM:
                 limits[one] = MOST_PER_ITEM * len(queries[one][1])
                 again.append(one)
@@ -74,29 +90,21 @@ def best_points(
 
 
 def points(
-    stub: PointsStub,
-    collection: str,
-    point_ids: Sequence[str],
-    with_vectors: bool,
-    *,
-    timeout_s: float,
+    endpoint: Endpoint, point_ids: Sequence[str], with_vectors: bool
 ) -> dict[str, tuple[dict[str, Any], Floats | None]]:
     """Payload and vector ((dim,) float32, where asked for) of the points that are there."""
-    answer = stub.Get(
-        grpc.GetPoints(
-            collection_name=collection,
-            ids=[grpc.PointId(uuid=point_id) for point_id in point_ids],
-            with_payload=_ALL_PAYLOAD,
-            with_vectors=grpc.WithVectorsSelector(enable=with_vectors),
-        ),
-        timeout=timeout_s,
+    message = grpc.GetPoints(
+        collection_name=endpoint.collection,
+        ids=[grpc.PointId(uuid=point_id) for point_id in point_ids],
+        with_payload=_ALL_PAYLOAD,
+        with_vectors=grpc.WithVectorsSelector(enable=with_vectors),
     )
     return {
         point.id.uuid: (
             {field: _plain(value) for field, value in point.payload.items()},
             np.array(_vector(point.vectors.vector), dtype=np.float32) if with_vectors else None,
         )
-        for point in answer.result
+        for point in endpoint.call("Get", message)
     }
 
 
@@ -160,12 +168,12 @@ def _a_batch(pending: Sequence[int], limits: Sequence[int]) -> list[int]:
 
 
 def _send(
-    stub: PointsStub, collection: str, messages: Sequence[grpc.QueryPoints], timeout_s: float
+    endpoint: Endpoint, messages: Sequence[grpc.QueryPoints]
 ) -> list[Sequence[grpc.ScoredPoint]]:
     if len(messages) == 1:
-        return [stub.Query(messages[0], timeout=timeout_s).result]
-    batch = grpc.QueryBatchPoints(collection_name=collection, query_points=messages)
-    return [one.result for one in stub.QueryBatch(batch, timeout=timeout_s).result]
+        return [endpoint.call("Query", messages[0])]
+    batch = grpc.QueryBatchPoints(collection_name=endpoint.collection, query_points=messages)
+    return [one.result for one in endpoint.call("QueryBatch", batch)]
 
 
 def _collect(
@@ -177,7 +185,12 @@ def _collect(
     owner = {point_prefix(item_id): item_id for item_id in item_ids}
     for point in result:
         point_id = point.id.uuid
-        item_id = owner[point_id[:-2]]
+        item_id = owner.get(point_id[:-2])
+        if item_id is None:
+            raise IndexMismatchError(
+                f"the point {point_id or point.id.num} names one of the candidates as its item "
+                "but was not written by p4r-qdrant; take it out, or index again elsewhere"
+            )
         held = best.get(item_id)
         if held is None or (point_id < held[1] and point.score == held[0]):
             best[item_id] = (point.score, point_id)
@@ -185,6 +198,8 @@ def _collect(
 
 def _plain(value: grpc.Value) -> Any:
     """A payload value as Python's; qdrant-client's own conversion takes four times as long."""
+    if text := value.string_value:  # what nearly all of them are
+        return text
     kind = value.WhichOneof("kind")
     if kind == "list_value":
         return [_plain(one) for one in value.list_value.values]

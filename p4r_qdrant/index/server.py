@@ -13,9 +13,11 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 from qdrant_client import QdrantClient, models
+from qdrant_client.grpc import PointsStub
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from p4r_qdrant.errors import (
@@ -51,6 +53,13 @@ _RETRY = {
         }
     ]
 }
+_CHANNEL = {
+    "grpc.service_config": json.dumps(_RETRY),
+    "grpc.enable_retries": 1,
+    "grpc.max_receive_message_length": -1,
+    # Unset, a server that was away for minutes is not found again for two more.
+    "grpc.max_reconnect_backoff_ms": 1000,
+}
 _log = logging.getLogger(__name__)
 
 
@@ -68,6 +77,15 @@ class ServerIndex(PersonaIndex):
         self._closed = False
         self.location = f"the collection {self._collection!r} on {settings.qdrant.url}"
         self._client = _connect(settings.qdrant)
+        # A channel of its own: qdrant-client runs every call of its channels through Python twice.
+        self._channel = _channel(settings.qdrant)
+        key = settings.qdrant.api_key
+        self._endpoint = query.Endpoint(
+            PointsStub(self._channel),  # type: ignore[no-untyped-call]
+            self._collection,
+            (("api-key", key.get_secret_value()),) if key else (),
+            settings.qdrant.timeout_s,
+        )
         try:
             with self._translated():
                 if made_with is not None:
@@ -77,7 +95,7 @@ class ServerIndex(PersonaIndex):
                     self._index_fields(settings.index, indexed)
                     self.repair()
         except BaseException:
-            self._client.close()
+            self.close()
             raise
 
     def stats(self) -> IndexStats:
@@ -96,6 +114,8 @@ class ServerIndex(PersonaIndex):
             "replication": str(info.config.params.replication_factor),
             "hnsw": "off" if info.config.hnsw_config.m == 0 else f"m={info.config.hnsw_config.m}",
         }
+        if info.config.quantization_config is not None:
+            details["quantization"] = type(info.config.quantization_config).__name__
         if isinstance(vectors, models.VectorParams):
             details["vectors"] = (
                 f"{(vectors.datatype or models.Datatype.FLOAT32).value}, "
@@ -106,6 +126,7 @@ class ServerIndex(PersonaIndex):
     def close(self) -> None:
         """Close the connections. Closing twice is fine."""
         self._closed = True
+        self._channel.close()
         self._client.close()
 
     # -- what the index is made of ------------------------------------------------------------
@@ -178,26 +199,14 @@ class ServerIndex(PersonaIndex):
     ) -> list[dict[str, tuple[float, str]]]:
         with self._translated():
             return query.best_points(
-                self._client.grpc_points,
-                self._collection,
-                vectors,
-                candidates,
-                conditions,
-                per_item=self.max_personas,
-                timeout_s=self._settings.timeout_s,
+                self._endpoint, vectors, candidates, conditions, per_item=self.max_personas
             )
 
     def _points(
         self, point_ids: Sequence[str], with_vectors: bool
     ) -> dict[str, tuple[dict[str, Any], Floats | None]]:
         with self._translated():
-            return query.points(
-                self._client.grpc_points,
-                self._collection,
-                point_ids,
-                with_vectors,
-                timeout_s=self._settings.timeout_s,
-            )
+            return query.points(self._endpoint, point_ids, with_vectors)
 
     def _upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
         for some in whole_items(points, NUMBERS_A_REQUEST // self.metadata.dimension):
@@ -322,13 +331,18 @@ def _connect(settings: QdrantSettings) -> QdrantClient:
             prefer_grpc=True,
             timeout=math.ceil(settings.timeout_s),
             check_compatibility=False,
-            grpc_options={
-                "grpc.service_config": json.dumps(_RETRY),
-                "grpc.enable_retries": 1,
-                # Unset, a server that was away for minutes is not found again for two more.
-                "grpc.max_reconnect_backoff_ms": 1000,
-            },
+            grpc_options=dict(_CHANNEL),
         )
+
+
+def _channel(settings: QdrantSettings) -> grpc.Channel:
+    parts = urlsplit(settings.url or "")
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    target = f"{host}:{settings.grpc_port}"
+    options = list(_CHANNEL.items())
+    if parts.scheme == "https":
+        return grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
+    return grpc.insecure_channel(target, options)
 
 
 def _quantization(settings: IndexSettings) -> models.QuantizationConfig | None:
