@@ -412,7 +412,7 @@ def main() -> None:
     report = {"import_s": seconds, **machine, "rows": lines}
     (arguments.output / "online.json").write_text(json.dumps(report, indent=1))
     plot(rows, arguments.output / "online.png")
-    console = Console(width=max(Console().width, 130))
+    console = Console(width=max(Console().width, 160))
     console.print(table(rows))
     console.print(f"import p4r_qdrant: {seconds:.3f} s (aim: within 0.3 s)")
     console.print(f"written: {arguments.output / 'online.json'}, {arguments.output / 'online.png'}")

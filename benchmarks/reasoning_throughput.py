@@ -6,8 +6,9 @@
 The endpoint is `tests/scripted_llm.py` in a process of its own: 64 slots, 200 ms an answer. Its own
 maximum is slots / latency, 320 answers a second; what is measured is the share of it from the first
 request to the last answer on disk, with as many calls at once as it has slots, and with an eighth
-more (an endpoint that queues has no gap then between one answer and the next call). Beside it, in the same run, stands a client that does nothing
-but keep 64 bare connections busy: what this machine lets anybody reach.
+more (an endpoint that queues has no gap then between one answer and the next call). Beside it, in
+the same run, stands a client that does nothing but keep 64 bare connections busy: what this machine
+lets anybody reach.
 
 Then a ledger of 300,000 answers is opened, and a run over 300,000 requests that are all known goes
 through it: seconds, and what the process grew by.
@@ -34,7 +35,7 @@ from urllib.parse import urlsplit
 
 from indexer.ledger import Ledger
 from indexer.llm import LLM, Request
-from indexer.llm_settings import LLMSettings
+from p4r_qdrant.settings import LLMSettings
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "reasoning_throughput.json"

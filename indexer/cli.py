@@ -348,6 +348,81 @@ def stats(
     _exit_for(refusals)
 
 
+@app.command(
+    epilog="Example:  P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r reason "
+    "--items items.jsonl --reviews reviews.jsonl --splits splits.jsonl --domain books "
+    "--artifacts books --dry-run"
+)
+def reason(
+    items: Annotated[Path, typer.Option(metavar="FILE", help="items.jsonl")],
+    reviews: Annotated[Path, typer.Option(metavar="FILE", help="reviews.jsonl")],
+    artifacts: Annotated[
+        Path, typer.Option(metavar="DIR", help="The artifact folder, made if it is not there.")
+    ],
+    domain: Annotated[
+        str, typer.Option(help="books, restaurants, products, or the folder of one of yours.")
+    ] = "products",
+    splits: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Held-out interactions; never reasoned on.")
+    ] = None,
+    steps: Annotated[
+        str, typer.Option(help="Some of summaries,aspects,personas,alignments.")
+    ] = "summaries,aspects,personas,alignments",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")] = None,
+    per_user: Annotated[int, typer.Option(min=1, help="Alignments of a user.")] = 3,
+    profile: Annotated[
+        str, typer.Option(help="What the judge sees: before (that interaction) or others.")
+    ] = "before",
+    seed: Annotated[int, typer.Option(help="Shuffles the judge's options.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count requests, tokens and cost; ask nothing.")
+    ] = False,
+) -> None:
+    """Turn metadata and reviews into summaries, aspects, personas and alignments, with an LLM.
+
+    Every answer is kept in DIR/ledger: killed and run again, it goes on and pays for none twice.
+    """
+    import asyncio
+
+    from indexer.artifacts import Refusals
+    from indexer.display import ReasoningProgress, print_estimates
+    from indexer.ledger import Ledger
+    from indexer.llm import LLM
+    from indexer.prompts import Domain
+    from indexer.reasoning import run
+    from indexer.reasoning.step import Sources
+    from p4r_qdrant.settings import Settings
+
+    settings = Settings.load().llm
+    refusals = Refusals()
+    folder = run.gather(items, reviews, splits, artifacts)
+    chosen = run.steps(
+        steps.split(","),
+        Sources(folder, Domain.load(domain), settings, limit),
+        refusals,
+        per_user=per_user,
+        profile=profile,
+        seed=seed,
+    )
+    with Ledger(folder.path / "ledger", read_only=dry_run) as ledger:
+        if dry_run:
+            print_estimates(run.estimate(chosen, ledger, settings))
+            return
+
+        async def go(progress: ReasoningProgress) -> None:
+            async with LLM(settings, ledger) as llm:
+                progress.follow(llm)
+                await run.reason(chosen, llm, ledger, progress.began, progress.told, progress.wrote)
+
+        progress = ReasoningProgress()
+        try:
+            with progress:
+                asyncio.run(go(progress))
+        finally:
+            progress.print()
+    _exit_for(refusals)
+
+
 @imports.command(
     "persona4rec", epilog="Example:  p4r import persona4rec pipeline/output --output artifacts"
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -26,6 +27,9 @@ from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, Stored
 # emoji=False: a text may hold ":book:" and mean it.
 if TYPE_CHECKING:
     from indexer.datasets.stats import DatasetStats
+    from indexer.llm import LLM, Answer
+    from indexer.reasoning.run import Estimate
+    from indexer.reasoning.step import Step, StepReport
 
 out = Console(emoji=False)
 err = Console(stderr=True, emoji=False)
@@ -60,6 +64,111 @@ def print_counts(what: str, counts: Mapping[str, int]) -> None:
     """A line for each thing that was counted."""
     for name, count in counts.items():
         out.print(f"{what:>9}  {count:>7,}  {name}", markup=False, highlight=False)
+
+
+class ReasoningProgress:
+    """A bar a step with tokens, cost and failures, and the table at the end; a context manager."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[spent]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not err.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._llm: LLM | None = None
+        self._reports: dict[str, StepReport] = {}
+
+    def follow(self, llm: LLM) -> None:
+        """Show what this LLM spends."""
+        self._llm = llm
+
+    def began(self, step: Step, requests: int) -> None:
+        """A step of so many requests begins."""
+        self._tasks[step.name] = self._bars.add_task(step.name, total=requests, spent="")
+
+    def told(self, step: Step, answer: Answer) -> None:  # noqa: ARG002 - the tally knows
+        """One more answer."""
+        self._bars.update(self._tasks[step.name], advance=1, spent=self._spent(step.name))
+
+    def wrote(self, step: Step, report: StepReport) -> None:
+        """A step's artifact is written."""
+        self._reports[step.name] = report
+
+    def print(self) -> None:
+        """What each step asked, spent and wrote."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("step", "written", "asked", "known", "failed", "retries", "tokens", "cost"):
+            table.add_column(name, justify="left" if name == "step" else "right")
+        for name, report in self._reports.items():
+            tally = self._llm.tallies.get(name) if self._llm else None
+            asked = tally.answered + tally.failed if tally else 0
+            table.add_row(
+                name,
+                f"{report.written:,}",
+                f"{asked:,}",
+                f"{tally.known:,}" if tally else "0",
+                f"{tally.failed:,}" if tally else "0",
+                f"{tally.retries:,}" if tally else "0",
+                f"{tally.usage.tokens:,}" if tally else "0",
+                _dollars(tally.usage.cost_usd if tally else 0.0),
+            )
+        out.print(table)
+        for name, report in self._reports.items():
+            left_out = {what: count for what, count in report.left_out.items() if count}
+            if report.unanswered:
+                left_out["inputs whose answer is missing: run it again"] = report.unanswered
+            for what, count in left_out.items():
+                out.print(f"{name}: {count:,} {what}", markup=False, highlight=False)
+
+    def _spent(self, name: str) -> str:
+        tally = self._llm.tallies.get(name) if self._llm else None
+        if tally is None:
+            return ""
+        failed = f", {tally.failed} failed" if tally.failed else ""
+        return f"{tally.usage.tokens:,} tokens, {_dollars(tally.usage.cost_usd)}{failed}"
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+
+def print_estimates(estimates: Mapping[str, Estimate]) -> None:
+    """What a run would ask and cost."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("step", "to ask", "known", "tokens in", "tokens out", "cost"):
+        table.add_column(name, justify="left" if name == "step" else "right")
+    for name, one in estimates.items():
+        if one.complete:
+            table.add_row(
+                name,
+                f"{one.requests:,}",
+                f"{one.known:,}",
+                f"{one.prompt_tokens:,}",
+                f"{one.completion_tokens:,}",
+                _dollars(one.cost_usd),
+            )
+        else:
+            table.add_row(name, "?", "?", "?", "?", "?")
+    out.print(table)
+    if not all(one.complete for one in estimates.values()):
+        out.print("?: counted once the steps before it have run", highlight=False)
+    known = [one.cost_usd for one in estimates.values() if one.complete]
+    if None not in known:
+        total = sum(cost for cost in known if cost is not None)
+        out.print(f"in all about {_dollars(total)}; nothing was asked", highlight=False)
+
+
+def _dollars(cost: float | None) -> str:
+    return "price not known" if cost is None else f"${cost:.4f}" if cost < 1 else f"${cost:,.2f}"
 
 
 def print_ranking(

@@ -62,7 +62,7 @@ except ModuleNotFoundError as missing:
 
 from indexer.answers import OFF_SCHEMA, parse_answer, schema_problem, shortened
 from indexer.ledger import Ledger, request_key
-from indexer.llm_settings import OPENAI_HOST, LLMSettings
+from p4r_qdrant.settings import OPENAI_HOST, LLMSettings
 
 MAX_RESPONSE_BYTES = 4 << 20
 """What is read of one response; the rest of a larger one is never read."""

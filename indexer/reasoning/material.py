@@ -1,7 +1,7 @@
 """Texts from outside on their way into a prompt, and texts from an LLM on their way out.
 
-In: what people cannot see is taken out, sentences that address a model rather than a reader are
-taken out and counted, sizes are bounded at the ends of sentences. Out: an answer is refused that
+In: what people cannot see is taken out, a text ends where it begins to address a model rather than
+a reader, sizes are bounded at the ends of sentences. Out: an answer is refused that
 repeats its prompt, points to somewhere else, or speaks as a model does.
 """
 
@@ -32,40 +32,42 @@ _ADDRESSES_A_MODEL = re.compile(
     r"\b(?:only|exactly|verbatim|json|the\s+following|instead)\b"
     r"|\b(?:reveal|repeat|leak|show|print)\b.{0,30}\b(?:prompt|instructions?|secret|api\s*key)"
     r"|</?\s*(?:system|assistant|user|instruction|material|inst)\b|\[/?INST\]|<\|[^|]{1,30}\|>"
-    r"|^\s*#{2,}\s*(?:system|instruction|new\s+task)|\bnew\s+(?:task|instructions?)\s*:"
+    r"|#{2,}\s*(?:system|instruction|new\s+task)|\bnew\s+(?:task|instructions?)\s*:"
     r"|\b(?:jailbreak|prompt\s+injection|dan\s+mode)\b",
     re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
 _ELSEWHERE = re.compile(r"https?://|www\.|\b[\w.+-]+@[\w-]+\.\w|\b\w+\.(?:com|net|org|io|ru|xyz)\b")
 _FORM = re.compile(r"```|[{}<>|]|\$\{|\\[nux]")
+_TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+"""Escape sequences: without their first character they would stick to the next word."""
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """A text that may go into a prompt, and how many sentences addressed a model."""
+    """A text that may go into a prompt, and how many sentences were taken out."""
 
     text: str
     removed: int = 0
 
 
 def cleaned(text: str) -> Cleaned:
-    """Outside text without what is invisible and without sentences that address a model."""
+    """Outside text without what is invisible, up to where it begins to address a model.
+
+    What follows such a sentence is not trusted either: an order is often given in two.
+    """
     seen = "".join(
         one
-        for one in unicodedata.normalize("NFC", text)
+        for one in unicodedata.normalize("NFC", _TERMINAL.sub("", text))
         if one in "\n\t" or unicodedata.category(one) not in _INVISIBLE
     )
     seen = re.sub(r"[ \t]+", " ", re.sub(r"\n{3,}", "\n\n", seen)).strip()
-    if not _ADDRESSES_A_MODEL.search(seen):
+    order = _ADDRESSES_A_MODEL.search(seen)
+    if order is None:
         return Cleaned(seen)
-    sentences = [one.group() for one in _SENTENCE.finditer(seen) if one.group()]
-    kept = [one for one in sentences if not _ADDRESSES_A_MODEL.search(one)]
-    removed = len(sentences) - len(kept)
-    left = "".join(kept).strip()
-    if _ADDRESSES_A_MODEL.search(left):  # spread over sentences: nothing of it can be trusted
-        return Cleaned("", len(sentences))
-    return Cleaned(left, removed)
+    sentences = [one for one in _SENTENCE.finditer(seen) if one.group()]
+    kept = [one for one in sentences if one.end() <= order.start()]
+    return Cleaned("".join(one.group() for one in kept).strip(), len(sentences) - len(kept))
 
 
 def parts(text: str, length: int = PART_LENGTH, most: int = MOST_PARTS) -> list[str]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.artifacts import ITEMS, REVIEWS, SPLITS, ArtifactFolder
+from indexer.artifacts import ITEMS, REVIEWS, SPLITS, ArtifactFolder, Refusals
 from indexer.ledger import Ledger
 from indexer.llm import LLM, Answer, Request, estimate_tokens
-from indexer.llm_settings import LLMSettings
 from indexer.reasoning.alignments import Alignments
 from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.personas import Personas
-from indexer.reasoning.step import Step, StepReport
+from indexer.reasoning.step import Sources, Step, StepReport
 from indexer.reasoning.summaries import Summaries
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.settings import LLMSettings
 
 STEPS: dict[str, type[Step]] = {
     one.name: one for one in (Summaries, ReviewAspects, Personas, Alignments)
@@ -51,20 +51,47 @@ def gather(items: Path, reviews: Path, splits: Path | None, output: Path) -> Art
     return ArtifactFolder(output)
 
 
+def steps(
+    names: Sequence[str],
+    sources: Sources,
+    refusals: Refusals,
+    *,
+    per_user: int,
+    profile: str,
+    seed: int,
+) -> list[Step]:
+    """The named steps in the order they build on each other. Raises InputError."""
+    wanted = {name.strip() for name in names}
+    unknown = sorted(wanted - set(STEPS))
+    if unknown or profile not in ("before", "others"):
+        what = f"step {unknown[0]!r}" if unknown else f"profile {profile!r}"
+        raise InputError(
+            f"there is no {what}; steps are {', '.join(STEPS)}, profiles before and others"
+        )
+    more = {"per_user": per_user, "profile": profile, "seed": seed}
+    return [
+        Alignments(sources, refusals, **more) if kind is Alignments else kind(sources, refusals)  # type: ignore[arg-type]
+        for name, kind in STEPS.items()
+        if name in wanted
+    ]
+
+
 async def reason(
-    steps: list[Step],
+    steps: Sequence[Step],
     llm: LLM,
     ledger: Ledger,
     began: Callable[[Step, int], None],
     told: Callable[[Step, Answer], None],
-) -> dict[str, StepReport]:
-    """Ask and write, step after step; `began` is told how many requests a step has.
+    wrote: Callable[[Step, StepReport], None],
+) -> None:
+    """Ask and write, step after step.
+
+    `began` is told how many requests a step has, `told` each answer, `wrote` what came of it.
 
     Killed at any moment and run again, it asks only what was not answered. Where a run stops
     (budget, refusal, endpoint down), the artifact of that step is written from the answers there
     are, and the error is raised.
     """
-    reports: dict[str, StepReport] = {}
     for step in steps:
         began(step, sum(1 for _ in step.requests()))
         try:
@@ -73,8 +100,7 @@ async def reason(
                     told(step, answer)
         finally:
             ledger.sync()
-            reports[step.name] = step.render(ledger)
-    return reports
+            wrote(step, step.render(ledger))
 
 
 @dataclass
@@ -90,7 +116,7 @@ class Estimate:
     """False where an artifact that the step reads is not there yet: then it is a lower bound."""
 
 
-def estimate(steps: list[Step], ledger: Ledger, settings: LLMSettings) -> dict[str, Estimate]:
+def estimate(steps: Sequence[Step], ledger: Ledger, settings: LLMSettings) -> dict[str, Estimate]:
     """What each step would cost, from the very requests it would send; nothing is sent."""
     estimates = {}
     for step in steps:

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from indexer.artifacts import ITEMS, ArtifactFolder, Refusals, read_lines, written_whole
 from indexer.ledger import Ledger
 from indexer.llm import Request
-from indexer.llm_settings import LLMSettings
 from indexer.prompts import Domain
 from p4r_qdrant.records import Item
+from p4r_qdrant.settings import LLMSettings
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ from indexer.llm import (
     Request,
     estimate_tokens,
 )
-from indexer.llm_settings import LLMSettings
 from p4r_qdrant.errors import SettingsError, StorageFullError
+from p4r_qdrant.settings import LLMSettings
 from tests.scripted_llm import (
     EMPTY_BODY,
     FILTERED,
@@ -816,7 +816,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from indexer.ledger import Ledger
 from indexer.llm import LLM
-from indexer.llm_settings import LLMSettings
+from p4r_qdrant.settings import LLMSettings
 from tests.end_to_end.test_llm import requests
 
 async def main():

@@ -41,6 +41,31 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_RERANK__FUSION": ("rrf", "rrf"),
     "P4R_RERANK__WEIGHT": ("0.25", 0.25),
     "P4R_RERANK__RRF_K": ("10", 10),
+    "P4R_LLM__BASE_URL": ("http://localhost:8000/v1", "http://localhost:8000/v1"),
+    "P4R_LLM__API_KEY": (KEY, SecretStr(KEY)),
+    "P4R_LLM__MODEL": ("small", "small"),
+    "P4R_LLM__TEMPERATURE": ("0.25", 0.25),
+    "P4R_LLM__CONCURRENCY": ("3", 3),
+    "P4R_LLM__TIMEOUT_S": ("7.5", 7.5),
+    "P4R_LLM__RETRY_FOR_S": ("9.5", 9.5),
+    "P4R_LLM__ATTEMPTS": ("5", 5),
+    "P4R_LLM__ANSWER_FORM": ("text", "text"),
+    "P4R_LLM__LANGUAGE": ("French", "French"),
+    "P4R_LLM__PRICE_INPUT": ("0.5", 0.5),
+    "P4R_LLM__PRICE_OUTPUT": ("1.5", 1.5),
+    "P4R_LLM__MAX_COST_USD": ("10.5", 10.5),
+    "P4R_LLM__MAX_TOKENS": ("1000", 1000),
+    "P4R_LLM__ALLOW_PLAINTEXT_KEY": ("true", True),
+    **{
+        f"P4R_LLM__{step}__{field}": value
+        for step in ("SUMMARIES", "ASPECTS", "PERSONAS", "ALIGNMENTS")
+        for field, value in {
+            "MODEL": ("other", "other"),
+            "TEMPERATURE": ("0.5", 0.5),
+            "PRICE_INPUT": ("1.5", 1.5),
+            "PRICE_OUTPUT": ("2.5", 2.5),
+        }.items()
+    },
 }
 
 
@@ -53,8 +78,10 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def value_of(settings: Settings, name: str) -> Any:
-    section, _, field = name.removeprefix("P4R_").lower().partition("__")
-    return getattr(getattr(settings, section), field)
+    value: Any = settings
+    for part in name.removeprefix("P4R_").lower().split("__"):
+        value = getattr(value, part)
+    return value
 
 
 def complaint(**sections: Any) -> str:
@@ -68,7 +95,9 @@ def complaint(**sections: Any) -> str:
 
 
 def test_every_name_is_tested_here() -> None:
-    assert {name for name in _known_names() if "__" in name} == set(EVERY)
+    known = set(_known_names())
+    sections = {name for name in known if any(one.startswith(f"{name}__") for one in known)}
+    assert known - sections == set(EVERY)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -100,7 +129,7 @@ def test_an_empty_section_is_unset(section: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", EVERY)
 def test_the_file(name: str) -> None:
     text, value = EVERY[name]
-    section, _, field = name.removeprefix("P4R_").lower().partition("__")
+    section, _, field = name.removeprefix("P4R_").lower().replace("__", ".").rpartition(".")
     number = not isinstance(value, str | Path | SecretStr)
     lines = f"[{section}]\n{field} = {str(value).lower() if number else repr(text)}\n"
     assert tomllib.loads(lines)
