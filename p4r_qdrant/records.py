@@ -17,7 +17,7 @@ MAX_ID_LENGTH = 512
 """Characters an item, user or persona id may have: it is a keyword in an index, not a text."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_NOT_TEXT = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def check_id(value: str) -> str:
@@ -48,7 +48,7 @@ def _number_to_text(value: Any) -> Any:
 
 
 def clean_text(value: str) -> str:
-    """Strip control characters and lone surrogates; keep tabs and line breaks."""
+    """Strip terminal sequences, control characters and lone surrogates; keep tabs and newlines."""
     return _NOT_TEXT.sub("", value).strip()
 
 

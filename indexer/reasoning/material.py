@@ -38,8 +38,6 @@ _ADDRESSES_A_MODEL = re.compile(
 )
 _ELSEWHERE = re.compile(r"https?://|www\.|\b[\w.+-]+@[\w-]+\.\w|\b\w+\.(?:com|net|org|io|ru|xyz)\b")
 _FORM = re.compile(r"```|[{}<>|]|\$\{|\\[nux]")
-_TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-"""Escape sequences: without their first character they would stick to the next word."""
 _WORD = re.compile(r"\w+")
 
 
@@ -58,7 +56,7 @@ def cleaned(text: str) -> Cleaned:
     """
     seen = "".join(
         one
-        for one in unicodedata.normalize("NFC", _TERMINAL.sub("", text))
+        for one in unicodedata.normalize("NFC", text)
         if one in "\n\t" or unicodedata.category(one) not in _INVISIBLE
     )
     seen = re.sub(r"[ \t]+", " ", re.sub(r"\n{3,}", "\n\n", seen)).strip()

@@ -114,7 +114,7 @@ def test_an_id_may_be_escaped_in_json() -> None:
     [
         ("  two  words \n", "two  words"),
         ("tab\tand\nline", "tab\tand\nline"),
-        ("bell\x07 and \x1b[31mred\x1b[0m", "bell and [31mred[0m"),
+        ("bell\x07 and \x1b[31mred\x1b[0m", "bell and red"),
         ("half \ud83d pair", "half  pair"),
         ("\x00\x01", ""),
         ("windows\r\nline", "windows\nline"),
