@@ -40,6 +40,7 @@ demo: $(VENV)/.installed-demo  ## install into .venv what is needed; run the dem
 	$(BIN)/p4r demo $(ARGS)
 
 bench: $(VENV)/.installed-bench  ## install into .venv what is needed; measure online reranking
+	@docker/fetch-qdrant.sh >/dev/null || echo "no Qdrant binary: the embedded engine alone" >&2
 	$(BIN)/python benchmarks/online.py $(ARGS)
 
 clean:  ## remove .venv, caches and everything else that was made here

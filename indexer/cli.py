@@ -319,6 +319,7 @@ def prepare(
         )
     print_counts("written", report.written)
     print_counts("left out", report.left_out)
+    print_counts("refused", refusals.counts)
     _exit_for(refusals)
 
 
@@ -444,6 +445,7 @@ def import_persona4rec(
     print_counts("taken", report.taken)
     print_counts("repaired", report.repaired)
     print_counts("left out", report.left_out)
+    print_counts("refused", refusals.counts)
     _exit_for(refusals)
 
 
