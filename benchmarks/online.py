@@ -1,6 +1,6 @@
 """How long a rerank takes: both engines beside the NumPy floor and the fastest raw gRPC query.
 
-    make bench                              # 10,000 and 500,000 personas, some fifteen minutes
+    make bench                              # 10,000 and 500,000 personas, six minutes
     make bench ARGS="--personas 10000"      # a minute
 
 Every contender answers the same question in turn, with the same candidates: the best persona of
@@ -286,7 +286,7 @@ def run(personas: int, server: Settings | None, folder: Path, repeats: int) -> l
     catalogue = Catalogue.of(personas)
     rows = []
     with ExitStack() as stack:
-        embedded = Settings(qdrant={"path": folder / f"edge-{personas}"})
+        embedded = Settings(qdrant={"url": None, "path": folder / f"edge-{personas}"})
         indexes: dict[str, PersonaIndex] = {"embedded": _built(embedded, catalogue, stack)}
         contenders: dict[str, Callable[[Floats, list[list[str]]], Any]] = {
             "floor": lambda users, ids: floor(catalogue, users, ids)

@@ -104,6 +104,16 @@ def parse_line(line: bytes, model: type[Model], where: str) -> Model:
         raise RecordError(f"{where}: {validation_sentence(error)}") from None
 
 
+MOST_NULLS = 0.75
+"""An aspect tuple with a larger share of nulls says nothing (Eq. 2)."""
+
+
+def tells_something(aspects: Mapping[str, str | None]) -> bool:
+    """Whether a tuple may stay: with four slots, where one of them is filled."""
+    nulls = sum(not text for text in aspects.values())
+    return bool(aspects) and nulls <= MOST_NULLS * len(aspects)
+
+
 def validation_sentence(error: ValidationError) -> str:
     """The first problem of a record: the field, and what is wrong with it."""
     first = error.errors(include_input=False, include_url=False)[0]
@@ -256,12 +266,13 @@ class Histories:
             if not folder.has(name):
                 continue
             for _, offset, record in read_lines(folder.path / name, model, refusals):
-                if (record.user_id, record.item_id) not in held_out:
-                    self._users.setdefault(record.user_id, {})[record.item_id] = (
-                        record.timestamp,
-                        record.rating,
-                        offset if name == ASPECTS else None,
-                    )
+                if (record.user_id, record.item_id) in held_out:
+                    continue
+                done = self._users.setdefault(record.user_id, {})
+                held = done.get(record.item_id)
+                if held is None or record.timestamp >= held[0]:  # of repeated ones the newest
+                    place = offset if name == ASPECTS else None
+                    done[record.item_id] = (record.timestamp, record.rating, place)
 
     def users(self) -> Iterator[str]:
         """All users with an interaction, in the order they come in the files."""

@@ -67,6 +67,7 @@ def demo(
         f"Catalogue: {folder.path}. Encoder: all-MiniLM-L6-v2, untrained. "
         "Index: embedded, in a temporary folder.",
         highlight=False,
+        markup=False,
     )
     with (
         tempfile.TemporaryDirectory(prefix="p4r-demo-") as index_folder,
@@ -140,6 +141,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
         f"{report.written} items written, {report.unchanged} unchanged, "
         f"{report.refused} records refused: {where}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     _exit_for(refusals)

@@ -40,7 +40,7 @@ def rerank_file(
 
     Raises InputError where `user` is not in the file.
     """
-    lists: Iterator[CandidateList] = read_candidates(candidates, refusals)
+    lists = _fit(read_candidates(candidates, refusals), reranker, refusals)
     if user is not None:
         lists = (one for one in lists if one.user_id == user)
     found = False
@@ -57,6 +57,20 @@ def rerank_file(
         raise InputError(f"user {user!r} has no candidates in {candidates}; name one that has")
 
 
+def _fit(
+    lists: Iterator[CandidateList], reranker: PersonaReranker, refusals: Refusals
+) -> Iterator[CandidateList]:
+    """The lists that the reranker can take; the others are refused."""
+    for one in lists:
+        if reranker.needs_scores and any(candidate.score is None for candidate in one.results):
+            refusals.add(
+                f"user {one.user_id!r} has candidates without a score, which weighted fusion needs",
+                "candidates without scores",
+            )
+        else:
+            yield one
+
+
 def output_record(reranked: Reranked) -> dict[str, Any]:
     """A ranking in the form of a candidates file, with the personas that explain it."""
     return {
@@ -66,6 +80,7 @@ def output_record(reranked: Reranked) -> dict[str, Any]:
             {
                 "item_id": item.item_id,
                 "score": item.score,
+                "generator_score": item.generator_score,
                 "persona_id": item.persona.persona_id if item.persona else None,
                 "persona_name": item.persona.name if item.persona else None,
                 "preference_rationale": (

@@ -232,13 +232,14 @@ def _load(path: str, model: str) -> SentenceTransformer:
         raise MissingExtraError(
             "encoding texts needs sentence-transformers: pip install 'p4r-qdrant[encoder]'"
         )
+    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it prints even where nobody watches
     try:
         return SentenceTransformer(path, device="cpu", model_kwargs={"dtype": "float32"})
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         _log.debug("loading %s failed", path, exc_info=True)
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EncoderError(
@@ -275,7 +276,7 @@ def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str) -> None
                 f"tensors have no counterpart (first: {min(strangers)})"
             )
         transformer.auto_model = merged.merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EncoderError(
             f"the adapter {adapter} does not fit the model {base}: {reason}"

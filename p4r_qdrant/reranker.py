@@ -83,7 +83,7 @@ class PersonaReranker:
         filter: Mapping[str, Any] | None = None,  # noqa: A002
         explain: int | None = 10,
     ) -> list[Ranking]:
-        """Rerank each user's candidates with one query for all.
+        """Rerank each user's candidates; all users are scored in one call.
 
         `top` cuts each ranking. `filter` (see `index.filters`) keeps only the candidates known
         to match it; one without personas is not. The first `explain` items (None: all) carry
@@ -239,6 +239,11 @@ class PersonaReranker:
         return vectors
 
     @property
+    def needs_scores(self) -> bool:
+        """Whether every candidate must come with the generator's score (weighted fusion)."""
+        return self._rerank.fusion == "weighted"
+
+    @property
     def encoder(self) -> Encoder:
         """The encoder of histories; loaded now if it was not yet.
 
@@ -284,7 +289,16 @@ def _distinct(candidates: Sequence[CandidateLike], position: int) -> list[tuple[
         elif isinstance(candidate, str):
             item_id, score = candidate, None
         else:
-            item_id, score = candidate
+            try:
+                item_id, score = candidate
+                score = None if score is None else float(score)
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"candidate {candidate!r} of user {position} is neither an item id nor an id "
+                    "with a number"
+                ) from None
+        if not isinstance(item_id, str):
+            raise InputError(f"the candidate {item_id!r} of user {position} is no text; use str()")
         if score is not None and not math.isfinite(score):
             raise InputError(f"the generator's score of candidate {item_id!r} is {score}")
         pairs.setdefault(item_id, score)

@@ -1,4 +1,4 @@
-"""Files that come with the package: the example catalogue (and later the prompts).
+"""Files that come with the package: the example catalogue and the prompts.
 
 In a checkout they lie beside the packages; in an installed wheel inside this one.
 """

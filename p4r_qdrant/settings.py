@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pydantic_settings
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -45,7 +46,19 @@ def _empty_is_unset(value: Any) -> Any:
 
 
 OptionalText = Annotated[str | None, BeforeValidator(_empty_is_unset)]
-OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_unset)]
+
+
+def _check_secret(value: SecretStr | None) -> SecretStr | None:
+    """A key travels in a header: it is printable ASCII. What it is is not repeated."""
+    secret = value.get_secret_value() if value else ""
+    if not secret.isascii() or not secret.isprintable() or secret != secret.strip():
+        raise ValueError("a key has no spaces around it, no line breaks and no letters but ASCII")
+    return value
+
+
+OptionalSecret = Annotated[
+    SecretStr | None, BeforeValidator(_empty_is_unset), AfterValidator(_check_secret)
+]
 
 
 class _Section(BaseModel):
@@ -73,6 +86,7 @@ class QdrantSettings(_Section):
         try:
             parts = urlsplit(self.url)
             well_formed = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            well_formed = well_formed and not parts.query and not parts.fragment
         except ValueError:  # no number for a port, half an IPv6 address
             well_formed = False
         if not well_formed or not parts.hostname:
@@ -88,7 +102,7 @@ class QdrantSettings(_Section):
 
 
 class IndexSettings(_Section):
-    """How a new collection is made, and what an item may have. See docs/index-settings.md."""
+    """How a new collection is made, and what an item may have. See docs/past-memory.md."""
 
     max_personas: int = Field(7, ge=1, le=256)
     datatype: Literal["float32", "float16"] = "float32"

@@ -1,7 +1,8 @@
 """The files of the paper's public code, turned into our artifacts.
 
 Read from one folder, whichever are there: 1_aspects, 2_summary, 2.5_grouped, 3_personas,
-3.5_persona_with_summary, 3.5_history, 4_selected_personas, 3.5_gt and gt (all .jsonl). The
+3.5_persona_with_summary, 3.5_history, 4_selected_personas, candidate, 3.5_gt and gt (all .jsonl).
+3.5_history_loo is not: it is 3.5_history without what gt holds out. The
 restaurant flavour has other slot names, time stamps as text, and lists as values.
 """
 
@@ -21,11 +22,18 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from indexer import artifacts
-from indexer.artifacts import Refusals, read_lines, validation_sentence, written_whole
+from indexer.artifacts import (
+    Refusals,
+    read_lines,
+    tells_something,
+    validation_sentence,
+    written_whole,
+)
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import (
     Alignment,
     Aspects,
+    CandidateList,
     Item,
     ItemPersonas,
     Review,
@@ -37,6 +45,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _EMPTY = {"", "null", "none", "n/a", "na", "unknown", "not mentioned", "not specified"}
 _NAMED_PERSONA = re.compile(r"\*\*Selection:?\*\*:?\s*(?:\d+\.\s*)?(\S+_P\d+)\b")
+_PADDING = "[PAD]"
 _DIGITS = re.compile(r"\s*-?\d+(\.\d+)?\s*")
 _MILLISECONDS = 100_000_000_000
 """Larger time stamps are milliseconds: in seconds this is the year 5138."""
@@ -76,12 +85,15 @@ def convert(
     """Convert a folder of the paper's files; the artifacts appear in `output` when all is done.
 
     A broken record is refused and counted. `advance` is told each line that was read. Raises
-    InputError where `source` holds none of the files.
+    InputError where `source` holds none of the files, or `output` holds artifacts already.
     """
     if not source.is_dir() or not any((source / name).is_file() for name in _READERS):
         raise InputError(
             f"{source} holds none of the files of the paper's code ({', '.join(_READERS)})"
         )
+    there = next((name for name in _FILES if (output / name).exists()), None)
+    if there is not None:
+        raise InputError(f"{output} holds {there} already; name a folder without artifacts")
     report = ImportReport()
     with _folder_within(output) as unfinished:
         with ExitStack() as stack:
@@ -139,8 +151,20 @@ class _Importer:
         if split is not None:
             self._held_out.add((split.user_id, split.test_item))
 
+    def read_candidates(self, row: Mapping[str, Any]) -> None:
+        """candidate: a user's list; what only pads it is left out."""
+        entries = list(self._entries(row, "results"))
+        items = [one for one in entries if one.get("item_id") != _PADDING]
+        if len(items) < len(entries):
+            self._report.repaired["candidate list without its padding"] += 1
+        values = {"user_id": row.get("user_id"), "results": items}
+        self._take(artifacts.CANDIDATES, CandidateList, values, "user_id")
+
     def read_review(self, row: Mapping[str, Any]) -> None:
         """1_aspects, and the entries of 2.5_grouped and 3.5_history: a review and its aspects."""
+        key = (str(row.get("user_id")), str(_item_id(row)))
+        if all((name, *key) in self._seen for name in (artifacts.REVIEWS, artifacts.ASPECTS)):
+            return  # the files repeat each other
         interaction = {
             "user_id": row.get("user_id"),
             "item_id": _item_id(row),
@@ -158,7 +182,7 @@ class _Importer:
             for slot, value in extracted.items()
             if not slot.endswith("_reason")
         }
-        if any(slots.values()):
+        if tells_something(slots):
             aspects = interaction | {"aspects": slots}
             self._take(artifacts.ASPECTS, Aspects, aspects, "user_id", "item_id")
         elif self._is_new(artifacts.ASPECTS, interaction, "user_id", "item_id"):
@@ -344,6 +368,7 @@ _FILES = (
     artifacts.PERSONAS,
     artifacts.ALIGNMENTS,
     artifacts.SPLITS,
+    artifacts.CANDIDATES,
 )
 _READERS: dict[str, Callable[[_Importer, Mapping[str, Any]], None]] = {
     # The truth comes first: what it holds out must be known when alignments are read.
@@ -356,4 +381,5 @@ _READERS: dict[str, Callable[[_Importer, Mapping[str, Any]], None]] = {
     "3.5_persona_with_summary.jsonl": _Importer.read_personas_again,
     "3.5_history.jsonl": _Importer.read_history,
     "4_selected_personas.jsonl": _Importer.read_selection,
+    "candidate.jsonl": _Importer.read_candidates,
 }

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from indexer.artifacts import ASPECTS, REVIEWS, Refusals, read_lines
+from indexer.artifacts import ASPECTS, REVIEWS, Refusals, read_lines, tells_something
 from indexer.reasoning.material import cleaned, parts, problem_with
 from indexer.reasoning.step import TEXT_OR_NULL, Question, Step, an_object
 from p4r_qdrant.records import Aspects, Review
 
 MOST_WORDS = 40
-MOST_NULLS = 0.75
-"""A tuple with a larger share of nulls says nothing: with four slots, one of four nulls."""
 
 
 class ReviewAspects(Step):
@@ -72,7 +70,7 @@ class ReviewAspects(Step):
         for slot in self.sources.domain.slots:
             phrases = [one[slot.name].strip() for one in values if one[slot.name]]
             slots[slot.name] = "; ".join(dict.fromkeys(phrases)) or None
-        if sum(text is None for text in slots.values()) > MOST_NULLS * len(slots):
+        if not tells_something(slots):
             self.left_out["reviews that tell nothing"] += 1
             return None
         return Aspects(

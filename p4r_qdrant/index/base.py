@@ -37,6 +37,8 @@ MAX_CANDIDATES = 10_000
 """Candidates one user may have in one call."""
 LOAD_BATCH = 256
 """Items written by one request of a bulk load."""
+EXPLAINED_AT_ONCE = 1000
+"""Points whose texts (and vectors) one request brings."""
 EXPLAIN_ATTEMPTS = 5
 """How often one call asks again where what it found was replaced before it was read."""
 
@@ -166,8 +168,8 @@ class PersonaIndex(ABC):
         """Write many items, as `replace_item` would, in batches; returns how many were written.
 
         An item that cannot be indexed is handed to `refused` and the load goes on; without
-        `refused` its error is raised. One loader at a time: items that the index did not hold
-        skip the bookkeeping by which two writers of an item settle.
+        `refused` its error is raised. Items that the index does not hold skip the bookkeeping by
+        which two writers of an item settle, unless another writer brought them meanwhile.
         """
         written = 0
         for batch in batches(items, LOAD_BATCH):
@@ -184,10 +186,21 @@ class PersonaIndex(ABC):
             known = [one for item_id, own in points.items() if item_id in held for one in own]
             if fresh:
                 self._upsert(fresh)
+                known += self._contested(fresh)
             if known:
                 self._replace(known)
             written += len(points)
         return written
+
+    def _contested(self, fresh: Sequence[Point]) -> list[Point]:
+        """Of points just written as new, those whose item another writer has written too."""
+        own = {point.payload[ITEM_ID]: point.payload[GENERATION] for point in fresh}
+        contested = {
+            item_id
+            for item_id, generations in self._generations(list(own)).items()
+            if set(generations) != {own[item_id]}
+        }
+        return [point for point in fresh if point.payload[ITEM_ID] in contested]
 
     def _make_points(self, item: ItemVectors) -> list[Point]:
         return make_points(
@@ -361,7 +374,9 @@ class PersonaIndex(ABC):
         taken out in between comes back without a persona.
         """
         wanted = list({match.point_id for match in matches if match.point_id is not None})
-        found = self._points(wanted, with_vectors) if wanted else {}
+        found: dict[str, tuple[dict[str, Any], Floats | None]] = {}
+        for some in batches(wanted, EXPLAINED_AT_ONCE):
+            found |= self._points(some, with_vectors)
         return [
             PersonaMatch(
                 match.item_id,

@@ -43,7 +43,7 @@ from p4r_qdrant.index.base import (
     whole_items,
 )
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.payload import Floats, Point, point_id, point_prefix
+from p4r_qdrant.index.payload import MOST_PER_ITEM, Floats, Point, point_id, point_prefix
 from p4r_qdrant.index.rows import ScoreRows
 from p4r_qdrant.settings import IndexSettings, Settings
 
@@ -52,6 +52,8 @@ UNFINISHED = frozenset({"shard-1", f"{MANIFEST}.unfinished"})
 """What making a folder leaves behind if it is killed."""
 POINTS_A_CALL = 128
 """Points written or read by one call into Qdrant Edge: some 3 ms during which Python stands."""
+CANDIDATES_A_CALL = 500
+"""Candidates one filtered search looks at, for the same reason."""
 POINTS_A_FLUSH = 20_000
 SPACE_TO_GROW = 48 << 20
 """Free bytes on disk without which nothing is added. Qdrant Edge writes through sparse memory
@@ -151,10 +153,10 @@ class EdgeIndex(PersonaIndex):
                 self._closed = True
                 try:
                     self._shard.flush()
+                    if self._rows is not None:
+                        self._rows.save()  # while the shard is locked: nobody else writes rows
                 finally:
                     self._shard.close()
-                if self._rows is not None:
-                    self._rows.save()
 
     # -- what the index is made of ------------------------------------------------------------
 
@@ -305,51 +307,56 @@ class EdgeIndex(PersonaIndex):
     def _best_filtered(
         self, vector: Floats, item_ids: list[str], conditions: list[Condition]
     ) -> dict[str, tuple[float, str]]:
-        """As the server does it: a flat, exact search of the candidates' points, best first."""
-        limit = self.max_personas * len(item_ids)
+        """As the server does it: flat, exact searches of the candidates' points, best first."""
         # Qdrant Edge 0.9 takes True for 1 and so never matches it: truth values are checked here.
         truths = [one for one in conditions if one.any_of and isinstance(one.any_of[0], bool)]
         others = [_condition(one) for one in conditions if one not in truths]
-        wanted = edge.Filter(must=[_any_item(item_ids), *others])
-        while True:
+        best: dict[str, tuple[float, str]] = {}
+        for some in batches(item_ids, CANDIDATES_A_CALL):
+            owner = {point_prefix(item_id): item_id for item_id in some}
+            for point in self._found(vector, some, others, with_payload=bool(truths)):
+                if not all(_is_true_as_asked(point.payload or {}, one) for one in truths):
+                    continue
+                name = str(point.id)
+                item_id = owner[name[:-2]]
+                held = best.get(item_id)
+                if held is None or (point.score == held[0] and name < held[1]):
+                    best[item_id] = (point.score, name)
+        return best
+
+    def _found(
+        self, vector: Floats, item_ids: list[str], conditions: list[Any], *, with_payload: bool
+    ) -> list[Any]:
+        """All points of the items that fit, best first."""
+        expected = min(self.max_personas + 1, MOST_PER_ITEM)
+        for limit in (expected * len(item_ids), MOST_PER_ITEM * len(item_ids)):
             request = edge.QueryRequest(
                 limit=limit,
                 query=edge.Query.Nearest(vector.tolist()),
-                filter=wanted,
-                with_payload=[one.field for one in truths] if truths else False,
+                filter=edge.Filter(must=[_any_item(item_ids), *conditions]),
+                with_payload=with_payload,
                 params=_EXACT,
             )
             found = self._shard.query(request)
-            if len(found) < limit or limit >= 256 * len(item_ids):
+            if len(found) < limit:
                 break
-            limit = 256 * len(item_ids)
-        owner = {point_prefix(item_id): item_id for item_id in item_ids}
-        best: dict[str, tuple[float, str]] = {}
-        for point in found:
-            if not all(_is_true_as_asked(point.payload or {}, one) for one in truths):
-                continue
-            name = str(point.id)
-            held = best.get(owner[name[:-2]])
-            if held is None or (point.score == held[0] and name < held[1]):
-                best[owner[name[:-2]]] = (point.score, name)
-        return best
+        return found
 
     def _points(
         self, point_ids: Sequence[str], with_vectors: bool
     ) -> dict[str, tuple[dict[str, Any], Floats | None]]:
-        with self._translated():
-            records = self._shard.retrieve(list(point_ids), True, with_vectors)
-        # They come in the order asked for; ids are only read back where some are missing.
-        found = (
-            point_ids if len(records) == len(point_ids) else [str(record.id) for record in records]
-        )
-        return {
-            name: (
-                record.payload or {},
-                np.array(record.vector, dtype=np.float32) if with_vectors else None,
+        found = {}
+        for some in batches(point_ids, POINTS_A_CALL):
+            with self._translated():
+                records = self._shard.retrieve([*some], True, with_vectors)
+            # They come in the order asked for; ids are only read back where some are missing.
+            names_found = (
+                some if len(records) == len(some) else [str(record.id) for record in records]
             )
-            for name, record in zip(found, records, strict=True)
-        }
+            for name, record in zip(names_found, records, strict=True):
+                vector = np.array(record.vector, dtype=np.float32) if with_vectors else None
+                found[name] = (record.payload or {}, vector)
+        return found
 
     def repair(self) -> int:
         """See `PersonaIndex`; the rows of what it settles are made anew."""
@@ -423,6 +430,8 @@ class EdgeIndex(PersonaIndex):
         """Before a write: the rows are no longer those on disk, and an optimizer must know."""
         self._check_space(space)
         rows = self._score_rows()
+        if rows.is_mostly_dead:
+            rows = self._rows = rows.compacted()
         rows.begin_write()
         if self._touched is not None:
             self._touched |= item_ids
@@ -587,11 +596,21 @@ def _older(generation: int) -> edge.FieldCondition:
 
 
 def _is_true_as_asked(payload: dict[str, Any], condition: Condition) -> bool:
-    held: Any = payload
-    for key in condition.field.split("."):  # a nested field is named like this
-        held = held.get(key.removesuffix("[]")) if isinstance(held, dict) else None
-    values = held if isinstance(held, list) else [held]
+    values = _held(payload, condition.field.split("."))
     return any(value is condition.any_of[0] for value in values) is not condition.negated
+
+
+def _held(value: Any, path: list[str]) -> list[Any]:
+    """The values at a path such as `offers[].stock` or `flags[0]`, as Qdrant reads it."""
+    if not path:
+        return value if isinstance(value, list) else [value]
+    name, *brackets = path[0].split("[")
+    found = [value[name]] if isinstance(value, dict) and name in value else []
+    for bracket in brackets:  # "]" or "0]"
+        lists = [one for one in found if isinstance(one, list)]
+        place = slice(None) if bracket == "]" else slice(int(bracket[:-1]), int(bracket[:-1]) + 1)
+        found = [element for one in lists for element in one[place]]
+    return [inner for one in found for inner in _held(one, path[1:])]
 
 
 def _condition(condition: Condition) -> Any:

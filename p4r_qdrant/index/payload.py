@@ -40,6 +40,9 @@ CONTENT_HASH = "content_hash"
 UNSETTLED = "unsettled"
 """1 on a point whose item is being replaced; a kill in between leaves it for `repair()`."""
 
+MOST_PER_ITEM = 256
+"""Personas an item can have whatever the settings: its points differ in one byte."""
+
 OWN_FIELDS = frozenset(
     {NAME, RATIONALE, DESCRIPTION, ITEM_ID, PERSONA_ID, EVIDENCE_COUNT}
     | {SLOT, GENERATION, UPDATED_AT, CONTENT_HASH, UNSETTLED}

@@ -10,7 +10,7 @@ for those few points that are shown.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,12 @@ from qdrant_client import grpc
 
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.payload import ITEM_ID, Floats, point_prefix
+from p4r_qdrant.index.payload import ITEM_ID, MOST_PER_ITEM, Floats, point_prefix
 
 CANDIDATES_A_QUERY = 2000
 """Longer candidate lists are split into queries of so many, in one batch."""
 POINTS_A_BATCH = 100_000
 """Points that the queries of one batch may bring back together."""
-
-MOST_PER_ITEM = 256
-"""Personas an item can have whatever the settings: its points differ in one byte."""
 
 _EXACT = grpc.SearchParams(exact=True)
 _NO_PAYLOAD = grpc.WithPayloadSelector(enable=False)
@@ -39,7 +36,7 @@ class Endpoint:
 
     stub: Any
     collection: str
-    metadata: tuple[tuple[str, str], ...]
+    metadata: tuple[tuple[str, str], ...] = field(repr=False)
     timeout_s: float
 
     def call(self, method: str, message: Any) -> Any:
@@ -68,7 +65,9 @@ def best_points(
         for user, item_ids in enumerate(candidates)
         for start in range(0, len(item_ids), CANDIDATES_A_QUERY)
     ]
-    limits = [per_item * len(item_ids) for _, item_ids in queries]
+    # One more than an item should have: reached, there may be more of them.
+    expected = min(per_item + 1, MOST_PER_ITEM)
+    limits = [expected * len(item_ids) for _, item_ids in queries]
     pending = list(range(len(queries)))
     while pending:
         taken = _a_batch(pending, limits)
@@ -80,8 +79,9 @@ def best_points(
         ]
         again = []
         for one, result in zip(taken, _send(endpoint, messages), strict=True):
-            if len(result) >= limits[one] and per_item < MOST_PER_ITEM:
-                limits[one] = MOST_PER_ITEM * len(queries[one][1])
+            most = MOST_PER_ITEM * len(queries[one][1])
+            if len(result) >= limits[one] and limits[one] < most:
+                limits[one] = most
                 again.append(one)
             else:
                 _collect(result, queries[one][1], best[queries[one][0]])

@@ -86,8 +86,8 @@ class ScoreRows:
         if self._used + count > len(self._matrix):
             self._map(max(FIRST_ROWS, 2 * len(self._matrix), self._used + count))
 
-    def put(self, item_id: str, vectors: Floats) -> None:
-        """Give an item its rows, in the order of its slots; vectors: (n, dim) float32."""
+    def put(self, item_id: str, vectors: Rows) -> None:
+        """Give an item its rows, in the order of its slots; vectors: (n, dim)."""
         count = len(vectors)
         self.reserve(count)
         self._matrix[self._used : self._used + count] = vectors
@@ -100,12 +100,26 @@ class ScoreRows:
         for item_id in item_ids:
             self._live -= self._places.pop(item_id, (0, 0))[1]
 
+    @property
+    def is_mostly_dead(self) -> bool:
+        """Whether more rows belong to nobody any more than to somebody."""
+        return self._used > 2 * self._live + FIRST_ROWS
+
+    def compacted(self) -> ScoreRows:
+        """The living rows in a file of their own; who reads from this one can go on."""
+        compact = ScoreRows(self._matrix_path.parent, self._dimension, self._dtype.name)
+        self.begin_write()
+        compact.reserve(self._live)
+        for item_id, (start, count) in self._places.items():
+            compact.put(item_id, self._matrix[start : start + count])
+        return compact
+
     def save(self) -> None:
         """Write the matrix and its directory, so that the next `load` finds them.
 
         Where more rows are dead than alive nothing is written: the next opening makes both anew.
         """
-        if self._clean or self._used > 2 * self._live + FIRST_ROWS:
+        if self._clean or self.is_mostly_dead:
             return
         if isinstance(self._matrix, np.memmap):
             self._matrix.flush()

@@ -331,15 +331,25 @@ def _connect(settings: QdrantSettings) -> QdrantClient:
             prefer_grpc=True,
             timeout=math.ceil(settings.timeout_s),
             check_compatibility=False,
-            grpc_options=dict(_CHANNEL),
+            grpc_options=_channel_options(settings),
+            trust_env=not _is_plain(settings),
         )
+
+
+def _is_plain(settings: QdrantSettings) -> bool:
+    return (settings.url or "").lower().startswith("http:")
+
+
+def _channel_options(settings: QdrantSettings) -> dict[str, Any]:
+    # What is not encrypted goes where the settings say and through no proxy of the environment.
+    return _CHANNEL | ({"grpc.enable_http_proxy": 0} if _is_plain(settings) else {})
 
 
 def _channel(settings: QdrantSettings) -> grpc.Channel:
     parts = urlsplit(settings.url or "")
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     target = f"{host}:{settings.grpc_port}"
-    options = list(_CHANNEL.items())
+    options = list(_channel_options(settings).items())
     if parts.scheme == "https":
         return grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
     return grpc.insecure_channel(target, options)

@@ -143,3 +143,43 @@ def test_an_item_with_more_personas_than_the_settings_allow_is_still_whole(
     index.load(catalogue.rows())
     monkeypatch.setattr(index, "max_personas", 7)
     assert_congruent(index, catalogue, np.ones((1, DIMENSION)), [list(many)])
+    assert_congruent(index, catalogue, np.ones((1, DIMENSION)), [list(many)], {"stock": {"not": 1}})
+
+
+def test_an_item_with_as_many_personas_as_there_can_be(
+    index: PersonaIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(4)
+    catalogue = Catalogue({"full": random.standard_normal((256, DIMENSION))})
+    monkeypatch.setattr(index, "max_personas", 256)
+    index.load(catalogue.rows())
+    for allowed in (256, 7):
+        monkeypatch.setattr(index, "max_personas", allowed)
+        assert_congruent(index, catalogue, np.ones((1, DIMENSION)), [["full", "missing"]])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "matches"),
+    [
+        ({"offers[].stock": True}, True),
+        ({"offers[0].stock": True}, True),
+        ({"offers[1].stock": True}, False),
+        ({"flags[0]": True}, True),
+        ({"flags[1]": True}, False),
+        ({"flags": False}, True),
+        ({"offers[].stock": {"not": True}}, False),
+        ({"deep.inner": True}, True),
+        ({"deep.nothing": True}, False),
+        ({"deep.nothing": {"not": True}}, True),
+    ],
+)
+def test_nested_truth_values(index: PersonaIndex, wanted: dict[str, Any], matches: bool) -> None:
+    fields = {
+        "offers": [{"stock": True}, {"stock": False}],
+        "flags": [True, False],
+        "deep": {"inner": True},
+    }
+    catalogue = Catalogue({"one": np.ones((1, DIMENSION))}, {"one": fields})
+    index.load(catalogue.rows())
+    found = index.best_personas(np.ones((1, DIMENSION)), [["one"]], wanted)[0][0]
+    assert (found.score is not None) is matches

@@ -11,7 +11,16 @@ import pytest
 from indexer.artifacts import ArtifactFolder, Refusals, read_lines
 from indexer.datasets.persona4rec import ImportReport, convert
 from p4r_qdrant.errors import InputError, StorageFullError
-from p4r_qdrant.records import Alignment, Aspects, Item, ItemPersonas, Review, Split, Summary
+from p4r_qdrant.records import (
+    Alignment,
+    Aspects,
+    CandidateList,
+    Item,
+    ItemPersonas,
+    Review,
+    Split,
+    Summary,
+)
 from tests.unit.test_artifacts import write
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "persona4rec-sample-amazon"
@@ -23,6 +32,7 @@ MODELS: dict[str, Any] = {
     "personas.jsonl": ItemPersonas,
     "alignments.jsonl": Alignment,
     "splits.jsonl": Split,
+    "candidates.jsonl": CandidateList,
 }
 
 BOOK_REVIEW = {
@@ -370,6 +380,26 @@ def test_an_alignment_with_the_held_out_item_leaks(
     assert refusals.total == 0
 
 
+def test_candidates_come_without_their_padding(source: Path) -> None:
+    padded = [{"item_id": "B1", "score": 0.5}, {"item_id": "[PAD]", "score": 0.4}]
+    rows_ = [{"user_id": "u1", "topk": 2, "results": padded}, {"user_id": "u2", "results": None}]
+    write(source, "candidate.jsonl", rows_)
+    rows, report, refusals = run(source)
+    assert rows["candidates.jsonl"][0] == {"user_id": "u1", "results": padded[:1]}
+    assert report.repaired == {"candidate list without its padding": 1}
+    assert refusals.counts == {"record without results": 1}
+
+
+def test_a_folder_that_holds_artifacts_is_left_alone(source: Path) -> None:
+    write(source, "1_aspects.jsonl", [BOOK_REVIEW])
+    run(source)
+    reviews = source.parent / "artifacts" / "reviews.jsonl"
+    before = reviews.read_bytes()
+    with pytest.raises(InputError, match="holds items.jsonl already"):
+        convert(source, reviews.parent, Refusals())
+    assert reviews.read_bytes() == before
+
+
 def test_an_alignment_of_nobody(source: Path) -> None:
     rows_ = [selection("B1", "P1", user=user) for user in (None, ["u"], {"a": 1}, "")]
     write(source, "4_selected_personas.jsonl", rows_)
@@ -457,6 +487,7 @@ def test_the_real_sample(sample: Path) -> None:
         "personas.jsonl": 50,
         "alignments.jsonl": 50,
         "splits.jsonl": 96,
+        "candidates.jsonl": 46,
     }
     assert sum(len(one["personas"]) for one in rows["personas.jsonl"]) == 299
     assert report.left_out == {"aspects all null": 3}

@@ -242,6 +242,11 @@ def test_weighted_fusion_needs_scores(index: MemoryIndex) -> None:
     [
         (EAST, [], InputError, "user 0 has no candidates"),
         (EAST, "east", InputError, "not one text"),
+        (EAST, [17], InputError, "17 of user 0 is neither an item id"),
+        (EAST, [("east", "high")], InputError, "neither an item id nor an id with a number"),
+        (EAST, [{"item_id": "east"}], InputError, "neither an item id"),
+        (EAST, [None], InputError, "None of user 0"),
+        (EAST, [(17, 0.5)], InputError, "17 of user 0 is no text"),
         ([1.0, 2.0, 3.0], ["east"], VectorError, r"user 0.*\(1, 3\)"),
         ([0.0, 0.0], ["east"], VectorError, "user 0 is zero"),
         ([float("nan"), 1.0], ["east"], VectorError, "user 0 holds NaN"),
