@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -95,28 +96,35 @@ def convert(
     if there is not None:
         raise InputError(f"{output} holds {there} already; name a folder without artifacts")
     report = ImportReport()
-    with _folder_within(output) as unfinished:
-        with ExitStack() as stack:
-            has_personas = (source / "3_personas.jsonl").is_file()
-            importer = _Importer(report, refusals, has_personas=has_personas)
-            for name in _FILES:
-                importer.write[name] = stack.enter_context(written_whole(unfinished / name))
-            _read(source, importer, refusals, advance)
+    with _folder_beside(output) as unfinished, ExitStack() as stack:
+        has_personas = (source / "3_personas.jsonl").is_file()
+        importer = _Importer(report, refusals, has_personas=has_personas)
         for name in _FILES:
-            (unfinished / name).replace(output / name)
+            importer.write[name] = stack.enter_context(written_whole(unfinished / name))
+        _read(source, importer, refusals, advance)
     return report
 
 
 @contextmanager
-def _folder_within(output: Path) -> Iterator[Path]:
-    """A temporary folder in `output`, on the same disk: what is in it can be moved in one step."""
+def _folder_beside(output: Path) -> Iterator[Path]:
+    """A folder that becomes `output` in one step, or goes."""
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=".unfinished-", dir=output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-unfinished-", dir=output.parent))
     except OSError as error:
         raise InputError(f"{output} cannot be made or written: {error.strerror}") from None
-    with folder as path:
-        yield Path(path)
+    try:
+        yield folder
+        if output.exists():  # empty, or with other people's files in it
+            for path in folder.iterdir():
+                path.replace(output / path.name)
+        else:
+            folder.chmod(0o755)
+            folder.rename(output)
+    except OSError as error:
+        raise InputError(f"{output} cannot be made or written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(

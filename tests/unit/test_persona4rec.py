@@ -395,7 +395,7 @@ def test_a_folder_that_holds_artifacts_is_left_alone(source: Path) -> None:
     run(source)
     reviews = source.parent / "artifacts" / "reviews.jsonl"
     before = reviews.read_bytes()
-    with pytest.raises(InputError, match="holds items.jsonl already"):
+    with pytest.raises(InputError, match=r"holds items\.jsonl already"):
         convert(source, reviews.parent, Refusals())
     assert reviews.read_bytes() == before
 
@@ -428,16 +428,14 @@ def test_an_output_that_cannot_be_made(source: Path) -> None:
 def test_nothing_half_written_is_left(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(source, "1_aspects.jsonl", [BOOK_REVIEW])
     output = source.parent / "artifacts"
-    convert(source, output, Refusals())
-    before = {path.name: path.read_bytes() for path in output.iterdir()}
-    write(source, "1_aspects.jsonl", [BOOK_REVIEW | {"user_id": "another"}])
+    before = sorted(source.parent.iterdir())
 
     def interrupted(_: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         convert(source, output, Refusals(), interrupted)
-    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert sorted(source.parent.iterdir()) == before
 
     synced = []
 
@@ -449,10 +447,10 @@ def test_nothing_half_written_is_left(source: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageFullError):
         convert(source, output, Refusals())
-    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert sorted(source.parent.iterdir()) == before
     monkeypatch.undo()
     convert(source, output, Refusals())
-    assert "another" in (output / "reviews.jsonl").read_text()
+    assert sorted(path.name for path in output.iterdir()) == sorted(MODELS)
 
 
 def test_every_line_is_told(source: Path) -> None:

@@ -167,6 +167,7 @@ def test_the_output_is_a_candidates_file_with_reasons(folder: Path) -> None:
         {
             "item_id": "trains-1",
             "score": score,
+            "generator_score": 1.0,
             "persona_id": "trains-1_P1",
             "persona_name": "trains",
             "preference_rationale": "Steam engine rails",
@@ -175,6 +176,7 @@ def test_the_output_is_a_candidates_file_with_reasons(folder: Path) -> None:
         {
             "item_id": "nobody-2",
             "score": None,
+            "generator_score": 0.9,
             "persona_id": None,
             "persona_name": None,
             "preference_rationale": None,
