@@ -25,7 +25,7 @@ from p4r_qdrant.errors import (
 from tests.engines import on_server, opened
 from tests.integration.conftest import full_disk
 from tests.integration.test_index import USER, personas, rows, sentence
-from tests.oracle import DIMENSION, Catalogue, assert_congruent
+from tests.oracle import DIMENSION, Catalogue, assert_congruent, persona
 from tests.qdrant_process import PrivateQdrant, QdrantServer
 
 
@@ -402,3 +402,23 @@ def check_reads(index: PersonaIndex, progress: Progress) -> None:
     (ranking,) = index.best_personas([USER], [list(progress.done)])
     assert all(match.persona is not None for match in ranking)
     assert all(index.get(item_id) for item_id in progress.done)
+
+
+def test_no_proxy_of_the_environment_sees_the_key(
+    qdrant_server: QdrantServer, collection_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over plain http everything goes straight to the server."""
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        proxy.settimeout(0.2)
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        for name in ("http_proxy", "HTTP_PROXY", "grpc_proxy", "all_proxy"):
+            monkeypatch.setenv(name, address)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with opened(on_server(qdrant_server, collection_name)) as index:
+            index.replace_item("a", [persona("p")], np.ones((1, DIMENSION)))
+            assert index.best_personas(np.ones((1, DIMENSION)), [["a"]])[0][0].persona
+        with pytest.raises(TimeoutError):
+            proxy.accept()

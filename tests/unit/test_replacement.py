@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from p4r_qdrant import ItemVectors
 from p4r_qdrant.index import base
 from p4r_qdrant.index.payload import Point
 from tests.memory_index import MemoryIndex
@@ -358,3 +359,23 @@ def test_writers_kills_and_clocks_in_any_order_leave_one_generation_after_repair
         # mixture, for which `hashes` has nothing, so that it is written again
         assert write(index, "last", 2)
         assert names(index) == expected("last", 2)
+
+
+def test_a_load_that_meets_another_writer_leaves_one_generation() -> None:
+    """Between its look whether the item is there and its write, somebody else brings it."""
+    index = MemoryIndex(dimension=2)
+    upsert = index._upsert
+    met: list[str] = []
+
+    def meanwhile(points: Sequence[Point], older_than: int | None = None) -> None:
+        if not met:
+            met.append("another writer")
+            three = [persona(f"other_P{number}") for number in range(3)]
+            index.replace_item("a", three, np.eye(3, 2) + 1)
+        upsert(points, older_than)
+
+    index._upsert = meanwhile  # type: ignore[method-assign]
+    index.load([ItemVectors("a", [persona("mine_P0")], np.ones((1, 2)))])
+    assert [one.persona_id for one in index.get("a")] == ["mine_P0"]
+    assert index.repair() == 0
+    assert len({point.payload["generation"] for point in index.points.values()}) == 1
