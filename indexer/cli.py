@@ -166,7 +166,7 @@ def rerank(
 ) -> None:
     """Rerank candidate lists by the histories of an artifact folder, and say why."""
     from indexer.artifacts import ArtifactFolder, Refusals, written_whole
-    from indexer.display import print_ranking, progress
+    from indexer.display import print_ranking, print_refusals, progress
     from indexer.reranking import output_record, rerank_file
     from p4r_qdrant.reranker import PersonaReranker
     from p4r_qdrant.settings import Settings
@@ -182,17 +182,21 @@ def rerank(
         rankings = rerank_file(
             folder, candidates, reranker, refusals, user=user, top=top, explain=None
         )
-        if output is not None:
-            with written_whole(output) as write:
+        try:
+            if output is not None:
+                with written_whole(output) as write:
+                    for reranked in rankings:
+                        write(json.dumps(output_record(reranked), ensure_ascii=False))
+                        bar.advance(task)
+            else:
                 for reranked in rankings:
-                    write(json.dumps(output_record(reranked), ensure_ascii=False))
-                    bar.advance(task)
-        else:
-            for reranked in rankings:
-                ids = [one.item_id for one in reranked.ranking.items]
-                found = {item_id: items.get(item_id) for item_id in ids}
-                titles = {item_id: item.title for item_id, item in found.items() if item}
-                print_ranking(reranked.user_id, reranked.ranking, titles, reranked.history)
+                    ids = [one.item_id for one in reranked.ranking.items]
+                    found = {item_id: items.get(item_id) for item_id in ids}
+                    titles = {item_id: item.title for item_id, item in found.items() if item}
+                    print_ranking(reranked.user_id, reranked.ranking, titles, reranked.history)
+        except InputError:
+            print_refusals(refusals)
+            raise
     _exit_for(refusals)
 
 

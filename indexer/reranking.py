@@ -38,7 +38,7 @@ def rerank_file(
 ) -> Iterator[Reranked]:
     """Stream the rankings of a candidates file, or of one `user` in it.
 
-    Raises InputError where `user` is not in the file.
+    Raises InputError where `user` is not in the file, or no list can be taken.
     """
     lists = _fit(read_candidates(candidates, refusals), reranker, refusals)
     if user is not None:
@@ -55,6 +55,8 @@ def rerank_file(
                 yield Reranked(one.user_id, ranking, newest_first(history, len(history)))
     if user is not None and not found:
         raise InputError(f"user {user!r} has no candidates in {candidates}; name one that has")
+    if not found:
+        raise InputError(f"{candidates} holds no list that can be reranked")
 
 
 def _fit(
