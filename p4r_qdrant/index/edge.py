@@ -34,6 +34,7 @@ from p4r_qdrant.errors import (
     SettingsError,
     StorageFullError,
 )
+from p4r_qdrant.index import edge_query as query
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.base import (
     IndexMetadata,
@@ -43,7 +44,7 @@ from p4r_qdrant.index.base import (
     whole_items,
 )
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.payload import MOST_PER_ITEM, Floats, Point, point_id, point_prefix
+from p4r_qdrant.index.payload import Floats, Point, point_id
 from p4r_qdrant.index.rows import ScoreRows
 from p4r_qdrant.settings import IndexSettings, Settings
 
@@ -52,8 +53,6 @@ UNFINISHED = frozenset({"shard-1", f"{MANIFEST}.unfinished"})
 """What making a folder leaves behind if it is killed."""
 POINTS_A_CALL = 128
 """Points written or read by one call into Qdrant Edge: some 3 ms during which Python stands."""
-CANDIDATES_A_CALL = 500
-"""Candidates one filtered search looks at, for the same reason."""
 POINTS_A_FLUSH = 20_000
 SPACE_TO_GROW = 48 << 20
 """Free bytes on disk without which nothing is added. Qdrant Edge writes through sparse memory
@@ -62,7 +61,6 @@ SPACE_TO_TIDY = 4 << 20
 """The same for what adds little: deletions and the end of a replacement."""
 
 _log = logging.getLogger(__name__)
-_EXACT = edge.SearchParams(exact=True)
 
 
 class EdgeIndex(PersonaIndex):
@@ -107,7 +105,7 @@ class EdgeIndex(PersonaIndex):
     def stats(self) -> IndexStats:
         """Counts and settings, for people."""
         with self._translated():
-            first = edge.Filter(must=[_equals(names.SLOT, 0)])
+            first = edge.Filter(must=[query.equals(names.SLOT, 0)])
             items = self._shard.count(edge.CountRequest(exact=True, filter=first))
             personas = self._shard.count(edge.CountRequest(exact=True))
             info = self._shard.info()
@@ -260,8 +258,10 @@ class EdgeIndex(PersonaIndex):
                 optimized.close()
                 return
             for item_ids in batches(sorted(self._touched or ()), POINTS_A_CALL):
-                optimized.update(edge.UpdateOperation.delete_points_by_filter(_of_items(item_ids)))
-                for record in self._scroll(_of_items(item_ids), None, with_vectors=True):
+                optimized.update(
+                    edge.UpdateOperation.delete_points_by_filter(query.of_items(item_ids))
+                )
+                for record in self._scroll(query.of_items(item_ids), None, with_vectors=True):
                     point = edge.Point(record.id, record.vector, record.payload)
                     optimized.update(edge.UpdateOperation.upsert_points([point]))
             optimized.flush()
@@ -293,7 +293,7 @@ class EdgeIndex(PersonaIndex):
         if rows is None:
             with self._translated():
                 return [
-                    self._best_filtered(vector, item_ids, conditions)
+                    query.best_points(self._shard, vector, item_ids, conditions, self.max_personas)
                     for vector, item_ids in zip(vectors, candidates, strict=True)
                 ]
         return [
@@ -303,44 +303,6 @@ class EdgeIndex(PersonaIndex):
             }
             for vector, item_ids in zip(vectors, candidates, strict=True)
         ]
-
-    def _best_filtered(
-        self, vector: Floats, item_ids: list[str], conditions: list[Condition]
-    ) -> dict[str, tuple[float, str]]:
-        """As the server does it: flat, exact searches of the candidates' points, best first."""
-        # Qdrant Edge 0.9 takes True for 1 and so never matches it: truth values are checked here.
-        truths = [one for one in conditions if one.any_of and isinstance(one.any_of[0], bool)]
-        others = [_condition(one) for one in conditions if one not in truths]
-        best: dict[str, tuple[float, str]] = {}
-        for some in batches(item_ids, CANDIDATES_A_CALL):
-            owner = {point_prefix(item_id): item_id for item_id in some}
-            for point in self._found(vector, some, others, with_payload=bool(truths)):
-                if not all(_is_true_as_asked(point.payload or {}, one) for one in truths):
-                    continue
-                name = str(point.id)
-                item_id = owner[name[:-2]]
-                held = best.get(item_id)
-                if held is None or (point.score == held[0] and name < held[1]):
-                    best[item_id] = (point.score, name)
-        return best
-
-    def _found(
-        self, vector: Floats, item_ids: list[str], conditions: list[Any], *, with_payload: bool
-    ) -> list[Any]:
-        """All points of the items that fit, best first."""
-        expected = min(self.max_personas + 1, MOST_PER_ITEM)
-        for limit in (expected * len(item_ids), MOST_PER_ITEM * len(item_ids)):
-            request = edge.QueryRequest(
-                limit=limit,
-                query=edge.Query.Nearest(vector.tolist()),
-                filter=edge.Filter(must=[_any_item(item_ids), *conditions]),
-                with_payload=with_payload,
-                params=_EXACT,
-            )
-            found = self._shard.query(request)
-            if len(found) < limit:
-                break
-        return found
 
     def _points(
         self, point_ids: Sequence[str], with_vectors: bool
@@ -371,7 +333,7 @@ class EdgeIndex(PersonaIndex):
             return super()._replace(points)
 
     def _upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
-        condition = None if older_than is None else edge.Filter(must=[_older(older_than)])
+        condition = None if older_than is None else edge.Filter(must=[query.older(older_than)])
         with self._write_lock, self._translated():
             item_ids = {point.payload[names.ITEM_ID] for point in points}
             rows = self._begin_write(item_ids, SPACE_TO_GROW)
@@ -392,10 +354,10 @@ class EdgeIndex(PersonaIndex):
                 self._unflushed = 0
 
     def _delete(self, item_ids: Sequence[str], older_than: int | None = None) -> None:
-        older = [] if older_than is None else [_older(older_than)]
+        older = [] if older_than is None else [query.older(older_than)]
         with self._write_lock, self._translated():
             rows = self._begin_write(set(item_ids))
-            doomed = edge.Filter(must=[_any_item(item_ids), *older])
+            doomed = edge.Filter(must=[query.any_item(item_ids), *older])
             with self._together():
                 self._shard.update(edge.UpdateOperation.delete_points_by_filter(doomed))
                 if older_than is None:
@@ -404,8 +366,8 @@ class EdgeIndex(PersonaIndex):
     def _clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
         with self._write_lock, self._translated():
             self._begin_write(set(item_ids))
-            own = [_any_item(item_ids), _equals(names.GENERATION, generation)]
-            marked = edge.Filter(must=[*own, _equals(names.UNSETTLED, 1)])
+            own = [query.any_item(item_ids), query.equals(names.GENERATION, generation)]
+            marked = edge.Filter(must=[*own, query.equals(names.UNSETTLED, 1)])
             keys = [names.UNSETTLED]
             self._shard.update(edge.UpdateOperation.delete_payload_by_filter(marked, keys))
 
@@ -413,16 +375,18 @@ class EdgeIndex(PersonaIndex):
         self, item_ids: Sequence[str], fields: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
         place = {item_id: position for position, item_id in enumerate(item_ids)}
-        found = [one.payload for one in self._scroll(_of_items(item_ids), fields)] if place else []
+        found = (
+            [one.payload for one in self._scroll(query.of_items(item_ids), fields)] if place else []
+        )
         return sorted(found, key=lambda one: (place[one[names.ITEM_ID]], one[names.SLOT]))
 
     def _item_ids(self) -> Iterator[str]:
-        first = edge.Filter(must=[_equals(names.SLOT, 0)])
+        first = edge.Filter(must=[query.equals(names.SLOT, 0)])
         for record in self._scroll(first, [names.ITEM_ID]):
             yield record.payload[names.ITEM_ID]
 
     def _unsettled(self) -> list[str]:
-        marked = edge.Filter(must=[_equals(names.UNSETTLED, 1)])
+        marked = edge.Filter(must=[query.equals(names.UNSETTLED, 1)])
         found = self._scroll(marked, [names.ITEM_ID])
         return sorted({record.payload[names.ITEM_ID] for record in found})
 
@@ -475,7 +439,7 @@ class EdgeIndex(PersonaIndex):
         for item_ids in batches(self._item_ids(), POINTS_A_CALL // self.max_personas or 1):
             together: dict[str, list[tuple[int, Any]]] = {}
             fields = [names.ITEM_ID, names.SLOT]
-            for record in self._scroll(_of_items(item_ids), fields, with_vectors=True):
+            for record in self._scroll(query.of_items(item_ids), fields, with_vectors=True):
                 slot = (record.payload[names.SLOT], record.vector)
                 together.setdefault(record.payload[names.ITEM_ID], []).append(slot)
             for item_id, slots in together.items():
@@ -577,49 +541,3 @@ def _holes(shard: Path) -> int:
     """Bytes that opening a shard may take: it touches every page of its chunks of vectors."""
     chunks = [path.stat() for path in shard.glob("segments/*/vector_storage/**/chunk_*.mmap")]
     return sum(max(0, one.st_size - one.st_blocks * 512) for one in chunks)
-
-
-def _any_item(item_ids: Sequence[str]) -> edge.FieldCondition:
-    return edge.FieldCondition(names.ITEM_ID, match=edge.MatchAny(list(item_ids)))
-
-
-def _of_items(item_ids: Sequence[str]) -> edge.Filter:
-    return edge.Filter(must=[_any_item(item_ids)])
-
-
-def _equals(field: str, value: int | bool) -> edge.FieldCondition:
-    return edge.FieldCondition(field, match=edge.MatchValue(value))
-
-
-def _older(generation: int) -> edge.FieldCondition:
-    return edge.FieldCondition(names.GENERATION, range=edge.RangeFloat(lt=generation))
-
-
-def _is_true_as_asked(payload: dict[str, Any], condition: Condition) -> bool:
-    values = _held(payload, condition.field.split("."))
-    return any(value is condition.any_of[0] for value in values) is not condition.negated
-
-
-def _held(value: Any, path: list[str]) -> list[Any]:
-    """The values at a path such as `offers[].stock` or `flags[0]`, as Qdrant reads it."""
-    if not path:
-        return value if isinstance(value, list) else [value]
-    name, *brackets = path[0].split("[")
-    found = [value[name]] if isinstance(value, dict) and name in value else []
-    for bracket in brackets:  # "]" or "0]"
-        lists = [one for one in found if isinstance(one, list)]
-        place = slice(None) if bracket == "]" else slice(int(bracket[:-1]), int(bracket[:-1]) + 1)
-        found = [element for one in lists for element in one[place]]
-    return [inner for one in found for inner in _held(one, path[1:])]
-
-
-def _condition(condition: Condition) -> Any:
-    if condition.is_range:
-        bounds = edge.RangeFloat(
-            gt=condition.gt, gte=condition.gte, lt=condition.lt, lte=condition.lte
-        )
-        return edge.FieldCondition(condition.field, range=bounds)
-    values: list[Any] = list(condition.any_of)
-    match = edge.MatchValue(values[0]) if len(values) == 1 else edge.MatchAny(values)
-    held = edge.FieldCondition(condition.field, match=match)
-    return edge.Filter(must_not=[held]) if condition.negated else held
