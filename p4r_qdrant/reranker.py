@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +22,8 @@ from p4r_qdrant.settings import EncoderSettings, HistorySettings, RerankSettings
 
 User = Sequence[Interaction] | npt.NDArray[np.floating[Any]] | Sequence[float] | None
 """A history in any order, a vector (dim,), or None (and []) for somebody unknown."""
+
+Vector = UserVector | npt.NDArray[np.float32]
 
 CandidateLike = str | tuple[str, float | None] | Candidate
 """An item id, or one with the generator's score; lists of them are best first."""
@@ -106,8 +110,8 @@ class PersonaReranker:
             if vector is not None or filter is not None
         ]
         matches: list[list[PersonaMatch]] = []
+        fused = self._rerank.fusion != "none"
         if asked:
-            fused = self._rerank.fusion != "none"
             matches = self.index.best_personas(
                 np.array([_direction(vectors[one], anywhere) for one in asked], dtype=np.float32),
                 [[item_id for item_id, _ in lists[one]] for one in asked],
@@ -116,70 +120,54 @@ class PersonaReranker:
                 with_vectors=not fused and any(isinstance(one, UserVector) for one in vectors),
             )
         by_user = dict(zip(asked, matches, strict=True))
-        return [
-            self._ranking(vectors[one], lists[one], by_user.get(one), top, explain, filter)
+        orders = [
+            self._ordered(
+                vectors[one], lists[one], by_user.get(one), only_matching=filter is not None
+            )
             for one in range(len(users))
         ]
+        if fused:
+            self._explain(orders, _least(top, explain))
+        return [order.ranking(top) for order in orders]
 
-    def _ranking(
+    def _ordered(
         self,
-        vector: UserVector | npt.NDArray[np.float32] | None,
+        vector: Vector | None,
         candidates: list[tuple[str, float | None]],
         matches: list[PersonaMatch] | None,
-        top: int | None,
-        explain: int | None,
-        filter: Mapping[str, Any] | None,  # noqa: A002
-    ) -> Ranking:
+        *,
+        only_matching: bool,
+    ) -> _Order:
+        """One user's candidates in their final order, by persona scores or fused ones."""
         generator = {
             item_id: (place, score) for place, (item_id, score) in enumerate(candidates, start=1)
         }
-        if filter is not None and matches is not None:
+        if only_matching and matches is not None:
             matches = [one for one in matches if one.score is not None]
             kept = {one.item_id for one in matches}
             candidates = [one for one in candidates if one[0] in kept]
         if vector is None or matches is None:
-            return Ranking(
-                tuple(
-                    RankedItem(
-                        item_id,
-                        rank,
-                        None,
-                        generator_score=score,
-                        generator_rank=generator[item_id][0],
-                    )
-                    for rank, (item_id, score) in enumerate(candidates[:top], start=1)
-                ),
-                personalized=False,
-            )
+            unknown = [PersonaMatch(item_id) for item_id, _ in candidates]
+            return _Order(None, generator, unknown, {})
         scores = {one.item_id: one.score for one in matches}
         if self._rerank.fusion != "none":
             scores = self._fused(scores, candidates)
             # Without either score the generator's order holds; Python's sort is stable.
             matches = sorted(matches, key=lambda one: _best_first(scores[one.item_id], one.item_id))
-            shown = _least(top, explain)
-            matches = [
-                *self.index.explain(matches[:shown], with_vectors=isinstance(vector, UserVector)),
-                *(matches[shown:] if shown is not None else ()),
-            ]
-        return Ranking(
-            tuple(
-                RankedItem(
-                    item_id=match.item_id,
-                    rank=rank,
-                    score=scores[match.item_id],
-                    persona_score=match.score,
-                    persona=match.persona,
-                    because=(
-                        vector.because(match.vector)
-                        if isinstance(vector, UserVector) and match.vector is not None
-                        else ()
-                    ),
-                    generator_score=generator[match.item_id][1],
-                    generator_rank=generator[match.item_id][0],
-                )
-                for rank, match in enumerate(matches[:top], start=1)
+        return _Order(vector, generator, matches, scores)
+
+    def _explain(self, orders: Sequence[_Order], shown: int | None) -> None:
+        """Give the first matches of each order their texts, those of all users in one request."""
+        asked = [order for order in orders if order.vector is not None]
+        told = iter(
+            self.index.explain(
+                [match for order in asked for match in order.matches[:shown]],
+                with_vectors=any(isinstance(order.vector, UserVector) for order in asked),
             )
         )
+        for order in asked:
+            first = len(order.matches[:shown])
+            order.matches[:first] = islice(told, first)
 
     def _fused(
         self, personas: Mapping[str, float | None], candidates: list[tuple[str, float | None]]
@@ -214,11 +202,9 @@ class PersonaReranker:
             for item_id, other in generator_part.items()
         }
 
-    def _user_vectors(
-        self, users: Sequence[User]
-    ) -> list[UserVector | npt.NDArray[np.float32] | None]:
+    def _user_vectors(self, users: Sequence[User]) -> list[Vector | None]:
         """h_u of the histories, given vectors as they are, None for those unknown."""
-        vectors: list[UserVector | npt.NDArray[np.float32] | None] = [None] * len(users)
+        vectors: list[Vector | None] = [None] * len(users)
         histories: dict[int, Sequence[Interaction]] = {}
         for position, user in enumerate(users):
             if user is None or len(user) == 0:
@@ -278,6 +264,42 @@ class PersonaReranker:
         self.close()
 
 
+@dataclass(slots=True)
+class _Order:
+    """One user's candidates on their way into a ranking; `vector` is None for somebody unknown.
+
+    generator: each item's place (from 1) and score there. scores: what ordered the matches.
+    """
+
+    vector: Vector | None
+    generator: Mapping[str, tuple[int, float | None]]
+    matches: list[PersonaMatch]
+    scores: Mapping[str, float | None]
+
+    def ranking(self, top: int | None) -> Ranking:
+        """The first `top` as callers get them."""
+        return Ranking(
+            tuple(
+                RankedItem(
+                    item_id=match.item_id,
+                    rank=rank,
+                    score=self.scores.get(match.item_id),
+                    persona_score=match.score,
+                    persona=match.persona,
+                    because=(
+                        self.vector.because(match.vector)
+                        if isinstance(self.vector, UserVector) and match.vector is not None
+                        else ()
+                    ),
+                    generator_score=self.generator[match.item_id][1],
+                    generator_rank=self.generator[match.item_id][0],
+                )
+                for rank, match in enumerate(self.matches[:top], start=1)
+            ),
+            personalized=self.vector is not None,
+        )
+
+
 def _distinct(candidates: Sequence[CandidateLike], position: int) -> list[tuple[str, float | None]]:
     """Candidates as (item id, generator score), each id once, at its first place."""
     if isinstance(candidates, str):
@@ -307,9 +329,7 @@ def _distinct(candidates: Sequence[CandidateLike], position: int) -> list[tuple[
     return list(pairs.items())
 
 
-def _direction(
-    vector: UserVector | npt.NDArray[np.float32] | None, anywhere: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def _direction(vector: Vector | None, anywhere: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     if vector is None:
         return anywhere
     return vector.vector if isinstance(vector, UserVector) else vector

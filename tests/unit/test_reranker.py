@@ -216,6 +216,17 @@ def test_fusion_explains_what_is_first_after_it(index: MemoryIndex) -> None:
     assert top.persona.persona_id == "north_P0"
 
 
+def test_fusion_of_many_users_fetches_texts_once(index: MemoryIndex) -> None:
+    reranker = PersonaReranker(index, rerank=RerankSettings(fusion="weighted"))
+    index.calls.clear()
+    together = reranker.rerank_many([EAST, None, NORTH], [GENERATED] * 3)
+    assert index.calls == ["best_points", "points"]
+    assert [one.personalized for one in together] == [True, False, True]
+    assert together[0] == reranker.rerank(EAST, GENERATED)
+    assert together[2] == reranker.rerank(NORTH, GENERATED)
+    assert together[2].items[0].persona is not None
+
+
 @given(st.lists(st.floats(-5, 5), min_size=4, max_size=4), st.sampled_from([0.0, 0.3, 1.0]))
 def test_weighted_fusion_lies_between_its_parts(scores: list[float], weight: float) -> None:
     index = index_of(east=[EAST], north=[NORTH], between=[BETWEEN])
