@@ -159,12 +159,14 @@ def print_estimates(estimates: Mapping[str, Estimate]) -> None:
         else:
             table.add_row(name, "?", "?", "?", "?", "?")
     out.print(table)
-    if not all(one.complete for one in estimates.values()):
+    complete = all(one.complete for one in estimates.values())
+    if not complete:
         out.print("?: counted once the steps before it have run", highlight=False)
     known = [one.cost_usd for one in estimates.values() if one.complete]
     if None not in known:
         total = sum(cost for cost in known if cost is not None)
-        out.print(f"in all about {_dollars(total)}; nothing was asked", highlight=False)
+        about = "about" if complete else "at least"
+        out.print(f"in all {about} {_dollars(total)}; nothing was asked", highlight=False)
 
 
 def _dollars(cost: float | None) -> str:
