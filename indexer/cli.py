@@ -92,6 +92,7 @@ def demo(
                     if (found := items.get(one.item_id))
                 },
                 reranked.history,
+                told=None,
             )
     _exit_for(refusals)
 

@@ -178,8 +178,9 @@ def print_ranking(
     ranking: Ranking,
     titles: Mapping[str, str],
     history: Sequence[Interaction] = (),
+    told: int | None = 3,
 ) -> None:
-    """One user's candidates before and after, and why each of the first ones is there."""
+    """One user's candidates before and after, and why each of the first `told` ones is there."""
     out.print()
     out.rule(Text(f"{user_id}", style="bold"))
     if history:
@@ -202,7 +203,7 @@ def print_ranking(
             escape(item.persona.name) if item.persona else "",
         )
     out.print(table)
-    for item in ranking.items[:3]:
+    for item in ranking.items[:told]:
         if item.persona is not None:
             out.print(_why(item, titles))
 

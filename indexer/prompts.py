@@ -1,4 +1,4 @@
-"""The prompt texts: found by domain, rendered, hashed. Their wording lies in prompts/<domain>/.
+"""The prompt texts: found by domain and rendered. Their wording lies in prompts/<domain>/.
 
 A template is a system and a user part, divided by a line of three hyphens. Texts from outside
 are put into the user part between two marks that they cannot contain.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -21,7 +20,6 @@ GENERIC = "products"
 """The domain whose templates serve all that have none of their own."""
 
 _DIVIDER = "\n---\n"
-_INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Cn"}
 
 
 @dataclass(frozen=True)
@@ -76,12 +74,6 @@ class Domain:
                 return path.read_text(encoding="utf-8")
         raise InputError(f"neither {self.folder} nor the generic domain has a {step}.md")
 
-    def template_hash(self, step: str) -> str:
-        """Changes when the template or the domain's words do: then the step is reasoned anew."""
-        words = [self.item, self.person, *(f"{one.name}: {one.asks}" for one in self.slots)]
-        content = "\x00".join([self.template(step), *words])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
-
     def render(self, step: str, *, material: str, language: str, **values: Any) -> Prompt:
         """The prompt of a step; `material` is all from outside, and stands between marks.
 
@@ -107,17 +99,6 @@ class Domain:
             )
         except (KeyError, ValueError) as error:
             raise InputError(f"the template {step}.md names {error}, which is not known") from None
-
-
-def visible(text: str) -> str:
-    """Text as a person would see it: without control, format and unassigned characters.
-
-    Bidirectional overrides, zero-width characters and tags hide instructions from readers, not
-    from models. Line breaks and tabs stay.
-    """
-    return "".join(
-        one for one in text if one in "\n\t" or unicodedata.category(one) not in _INVISIBLE
-    )
 
 
 def _prompts() -> Path:

@@ -81,23 +81,13 @@ class QdrantSettings(_Section):
     def _check_url(self) -> QdrantSettings:
         if self.url is None:
             return self
-        if "@" in self.url:
-            raise ValueError("url must not hold a password; set P4R_QDRANT__API_KEY instead")
-        try:
-            parts = urlsplit(self.url)
-            well_formed = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-            well_formed = well_formed and not parts.query and not parts.fragment
-        except ValueError:  # no number for a port, half an IPv6 address
-            well_formed = False
-        if not well_formed or not parts.hostname:
-            # What stands there may be a key in the wrong place: it is not repeated.
-            raise ValueError("url must look like http://host:6333 or https://host:6333")
-        plain = parts.scheme == "http" and not _is_this_machine(parts.hostname)
-        if self.api_key and plain and not self.allow_plaintext_key:
-            raise ValueError(
-                f"the API key would travel unencrypted to {parts.hostname}: use https, or set "
-                "P4R_QDRANT__ALLOW_PLAINTEXT_KEY=true on a network you trust"
-            )
+        _check_address(
+            self.url,
+            "url",
+            "http://host:6333 or https://host:6333",
+            "QDRANT",
+            key_in_the_clear=bool(self.api_key) and not self.allow_plaintext_key,
+        )
         return self
 
 
@@ -233,22 +223,13 @@ class LLMSettings(_Section):
 
     @model_validator(mode="after")
     def _check_url(self) -> LLMSettings:
-        if "@" in self.base_url:
-            raise ValueError("base_url must not hold a password; set P4R_LLM__API_KEY instead")
-        try:
-            parts = urlsplit(self.base_url)
-            well_formed = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            well_formed = False
-        if not well_formed or parts.query or parts.fragment:
-            # What stands there may be a key in the wrong place: it is not repeated.
-            raise ValueError("base_url must look like https://host/v1 or http://localhost:8000/v1")
-        plain = parts.scheme == "http" and not self.is_local
-        if self.api_key and plain and not self.allow_plaintext_key:
-            raise ValueError(
-                f"the API key would travel unencrypted to {self.host}: use https, or set "
-                "P4R_LLM__ALLOW_PLAINTEXT_KEY=true on a network you trust"
-            )
+        _check_address(
+            self.base_url,
+            "base_url",
+            "https://host/v1 or http://localhost:8000/v1",
+            "LLM",
+            key_in_the_clear=bool(self.api_key) and not self.allow_plaintext_key,
+        )
         return self
 
     @model_validator(mode="after")
@@ -315,6 +296,32 @@ class Settings(BaseSettings):
             ) from None
         except (OSError, ValueError) as error:  # p4r.toml that is no TOML, or no UTF-8
             raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}") from None
+
+
+def _check_address(
+    url: str, field: str, example: str, section: str, *, key_in_the_clear: bool
+) -> None:
+    """Raise ValueError unless `url` is an address that a key may be sent to.
+
+    `key_in_the_clear`: there is a key, and no leave to send it unencrypted to another machine.
+    """
+    if "@" in url:
+        raise ValueError(
+            f"{field} must not hold a password; set {PREFIX}{section}__API_KEY instead"
+        )
+    try:
+        parts = urlsplit(url)
+        well_formed = parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:  # no number for a port, half an IPv6 address
+        well_formed = False
+    if not well_formed or not parts.hostname or parts.query or parts.fragment:
+        # What stands there may be a key in the wrong place: it is not repeated.
+        raise ValueError(f"{field} must look like {example}")
+    if key_in_the_clear and parts.scheme == "http" and not _is_this_machine(parts.hostname):
+        raise ValueError(
+            f"the API key would travel unencrypted to {parts.hostname}: use https, or set "
+            f"{PREFIX}{section}__ALLOW_PLAINTEXT_KEY=true on a network you trust"
+        )
 
 
 def _is_this_machine(host: str) -> bool:

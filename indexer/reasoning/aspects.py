@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from indexer.artifacts import ASPECTS, REVIEWS, Refusals, read_lines, tells_something
-from indexer.reasoning.material import cleaned, parts, problem_with
+from indexer.reasoning.material import (
+    MOST_PARTS,
+    PART_LENGTH,
+    cleaned,
+    parts,
+    problem_with,
+)
 from indexer.reasoning.step import TEXT_OR_NULL, Question, Step, an_object
 from p4r_qdrant.records import Aspects, Review
 
@@ -44,6 +50,8 @@ class ReviewAspects(Step):
                 text = cleaned(f"{review.title}\n{review.text}")
                 self.left_out["sentences that address a model"] += text.removed
                 pieces = parts(text.text)
+                if len(text.text) > MOST_PARTS * PART_LENGTH:
+                    self.left_out["reviews so long that only parts of them were read"] += 1
                 if not pieces:
                     self.left_out["reviews without text"] += 1
                     continue
