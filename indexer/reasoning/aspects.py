@@ -14,7 +14,7 @@ from indexer.reasoning.material import (
     problem_with,
 )
 from indexer.reasoning.step import TEXT_OR_NULL, Question, Step, an_object
-from p4r_qdrant.records import Aspects, Review
+from p4r_qdrant.records import Aspects, Item, Review
 
 MOST_WORDS = 40
 
@@ -28,12 +28,6 @@ class ReviewAspects(Step):
     def questions(self) -> Iterator[Question]:
         """One request a review, or one for each part of a long one."""
         sources = self.sources
-        slots = sources.domain.slots
-        values = {
-            "slots": "\n".join(f"- {slot.name}: {slot.asks}" for slot in slots),
-            "form": "{" + ", ".join(f'"{slot.name}": "..." or null' for slot in slots) + "}",
-        }
-        schema = an_object(**{slot.name: TEXT_OR_NULL for slot in slots})
         wanted = sources.wanted_items()
         with sources.folder.items(Refusals()) as items:
             seen: set[tuple[str, str]] = set()
@@ -47,30 +41,38 @@ class ReviewAspects(Step):
                     self.left_out[reason] += 1
                     continue
                 seen.add(key)
-                text = cleaned(f"{review.title}\n{review.text}")
-                self.left_out["sentences that address a model"] += text.removed
-                pieces = parts(text.text)
-                if len(text.text) > MOST_PARTS * PART_LENGTH:
-                    self.left_out["reviews so long that only parts of them were read"] += 1
-                if not pieces:
-                    self.left_out["reviews without text"] += 1
-                    continue
-                head = f"{item.title or 'untitled'}, rated {review.rating:g} of 5"
-                yield Question(
-                    review,
-                    [
-                        self.request(
-                            "aspects",
-                            f"{head}\n\n{piece}",
-                            schema=schema,
-                            check=_problem,
-                            about={"user_id": review.user_id, "item_id": review.item_id},
-                            max_tokens=500,
-                            **values,
-                        )
-                        for piece in pieces
-                    ],
+                question = self.question(item, review)
+                if question is not None:
+                    yield question
+
+    def question(self, item: Item, review: Review) -> Question | None:
+        """What is asked about a review; None where it has no text."""
+        text = cleaned(f"{review.title}\n{review.text}")
+        self.left_out["sentences that address a model"] += text.removed
+        pieces = parts(text.text)
+        if len(text.text) > MOST_PARTS * PART_LENGTH:
+            self.left_out["reviews so long that only parts of them were read"] += 1
+        if not pieces:
+            self.left_out["reviews without text"] += 1
+            return None
+        head = f"{item.title or 'untitled'}, rated {review.rating:g} of 5"
+        slots = self.sources.domain.slots
+        return Question(
+            review,
+            [
+                self.request(
+                    "aspects",
+                    f"{head}\n\n{piece}",
+                    schema=an_object(**{slot.name: TEXT_OR_NULL for slot in slots}),
+                    check=_problem,
+                    about={"user_id": review.user_id, "item_id": review.item_id},
+                    max_tokens=500,
+                    slots="\n".join(f"- {slot.name}: {slot.asks}" for slot in slots),
+                    form="{" + ", ".join(f'"{slot.name}": "..." or null' for slot in slots) + "}",
                 )
+                for piece in pieces
+            ],
+        )
 
     def record(self, about: Review, values: list[Any]) -> Aspects | None:
         """A line of aspects.jsonl; the phrases of a long review's parts are joined."""

@@ -51,12 +51,16 @@ class Personas(Step):
                     notes.append(Aspects.model_validate_json(file.readline()))
                 found = summaries.get(item.item_id)
                 summary = found.summary if found else ""
-                if not notes and not summary:
-                    self.left_out["items of which nothing is known"] += 1
-                    continue
-                yield self._question(item.item_id, summary, most_telling(notes, MOST_NOTES))
+                question = self.question(item.item_id, summary, notes)
+                if question is not None:
+                    yield question
 
-    def _question(self, item_id: str, summary: str, notes: Sequence[Aspects]) -> Question:
+    def question(self, item_id: str, summary: str, notes: Sequence[Aspects]) -> Question | None:
+        """What is asked about an item with these notes; None where nothing is known of it."""
+        if not notes and not summary:
+            self.left_out["items of which nothing is known"] += 1
+            return None
+        notes = most_telling(notes, MOST_NOTES)
         least, most = (1, 2) if len(notes) < 2 else (2, min(MOST_PERSONAS, len(notes) + 1))
         lines = [
             f"R{number} (rated {note.rating:g} of 5): {_told(note)}"

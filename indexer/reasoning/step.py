@@ -98,6 +98,12 @@ class Step(ABC):
         for question in self.questions():
             yield from question.requests
 
+    def values(self, question: Question, ledger: Ledger) -> list[Any] | None:
+        """What the ledger has for a question; None where an answer is missing."""
+        answers = [ledger.get(self.name, request.key) for request in question.requests]
+        values = [answer["answer"] for answer in answers if answer is not None]
+        return values if len(values) == len(answers) else None
+
     def render(self, ledger: Ledger) -> StepReport:
         """Write the artifact from what the ledger holds, in input order.
 
@@ -108,12 +114,8 @@ class Step(ABC):
         report = StepReport(left_out=self.left_out)
         with written_whole(self.sources.folder.path / self.artifact) as write:
             for question in self.questions():
-                values = [
-                    answer["answer"]
-                    for request in question.requests
-                    if (answer := ledger.get(self.name, request.key)) is not None
-                ]
-                if len(values) < len(question.requests):
+                values = self.values(question, ledger)
+                if values is None:
                     report.unanswered += 1
                     continue
                 record = self.record(question.about, values)

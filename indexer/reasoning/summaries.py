@@ -24,20 +24,26 @@ class Summaries(Step):
         """One request an item."""
         lines = read_lines(self.sources.folder.file(ITEMS), Item, self.refusals)
         for _, _, item in islice(lines, self.sources.limit):
-            known = metadata(item)
-            self.left_out["sentences that address a model"] += known.removed
-            if not known.text:
-                self.left_out["items without metadata"] += 1
-                continue
-            request = self.request(
-                "summary",
-                known.text,
-                schema=an_object(summary=TEXT),
-                check=_problem,
-                about={"item_id": item.item_id},
-                max_tokens=400,
-            )
-            yield Question(item.item_id, [request])
+            question = self.question(item)
+            if question is not None:
+                yield question
+
+    def question(self, item: Item) -> Question | None:
+        """What is asked about an item; None where nothing is known of it."""
+        known = metadata(item)
+        self.left_out["sentences that address a model"] += known.removed
+        if not known.text:
+            self.left_out["items without metadata"] += 1
+            return None
+        request = self.request(
+            "summary",
+            known.text,
+            schema=an_object(summary=TEXT),
+            check=_problem,
+            about={"item_id": item.item_id},
+            max_tokens=400,
+        )
+        return Question(item.item_id, [request])
 
     def record(self, about: str, values: list[Any]) -> Summary:
         """A line of summaries.jsonl."""
