@@ -414,7 +414,7 @@ def reason(
     )
     with Ledger(folder.path / "ledger", read_only=dry_run) as ledger:
         if dry_run:
-            print_estimates(run.estimate(chosen, ledger, settings))
+            print_estimates(run.estimate(chosen, ledger))
             return
 
         async def go(progress: ReasoningProgress) -> None:

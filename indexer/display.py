@@ -88,9 +88,19 @@ class ReasoningProgress:
         """Show what this LLM spends."""
         self._llm = llm
 
-    def began(self, step: Step, requests: int) -> None:
-        """A step of so many requests begins."""
-        self._tasks[step.name] = self._bars.add_task(step.name, total=requests, spent="")
+    def began(self, step: Step, coming: Estimate) -> None:
+        """A step begins: say what it will ask before it is asked."""
+        if coming.requests:
+            tokens = coming.prompt_tokens + coming.completion_tokens
+            since = f"; {_outdated(coming)}" if coming.outdated else ""
+            err.print(
+                f"{step.name}: {coming.requests:,} to ask, {coming.known:,} known, about "
+                f"{tokens:,} tokens, {_dollars(coming.cost_usd)}{since}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        total = coming.requests + coming.known
+        self._tasks[step.name] = self._bars.add_task(step.name, total=total, spent="")
 
     def told(self, step: Step, answer: Answer) -> None:  # noqa: ARG002 - the tally knows
         """One more answer."""
@@ -159,6 +169,9 @@ def print_estimates(estimates: Mapping[str, Estimate]) -> None:
         else:
             table.add_row(name, "?", "?", "?", "?", "?")
     out.print(table)
+    for name, one in estimates.items():
+        if one.outdated:
+            out.print(f"{name}: {_outdated(one)}", highlight=False)
     complete = all(one.complete for one in estimates.values())
     if not complete:
         out.print("?: counted once the steps before it have run", highlight=False)
@@ -167,6 +180,10 @@ def print_estimates(estimates: Mapping[str, Estimate]) -> None:
         total = sum(cost for cost in known if cost is not None)
         about = "about" if complete else "at least"
         out.print(f"in all {about} {_dollars(total)}; nothing was asked", highlight=False)
+
+
+def _outdated(one: Estimate) -> str:
+    return f"the template has changed since {one.outdated:,} answers were given"
 
 
 def _dollars(cost: float | None) -> str:

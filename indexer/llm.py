@@ -114,8 +114,8 @@ class Request:
     has `additionalProperties: false`. `check` looks at an answer that fits the schema and returns
     what is wrong with it in a sentence the model is shown, or None. `about` names the records the
     answer comes from (item_id, user_id): it is stored with the answer, so that it can be found
-    when somebody has a right to be forgotten. `max_tokens` bounds the answer; a truncated one is
-    asked again with twice as many.
+    when somebody has a right to be forgotten; and so is `template`, the hash of the prompt's
+    wording. `max_tokens` bounds the answer; a truncated one is asked again with twice as many.
 
     Without a `key` of the caller's own (`request_key`) it is made of everything that is sent.
     """
@@ -129,6 +129,7 @@ class Request:
     max_tokens: int = 1024
     check: Callable[[Any], str | None] | None = field(default=None, repr=False)
     about: Mapping[str, str] = field(default_factory=dict)
+    template: str = ""
     key: str = ""
 
     def __post_init__(self) -> None:
@@ -896,7 +897,7 @@ def _negative(usage: Usage) -> Usage:
 def _to_record(answer: Answer) -> dict[str, Any]:
     """What the ledger keeps of an answer."""
     request, usage = answer.request, answer.usage
-    record: dict[str, Any] = {"about": dict(request.about)}
+    record: dict[str, Any] = {"about": dict(request.about), "template": request.template}
     if answer.ok:
         record["answer"] = answer.value
     else:

@@ -74,6 +74,10 @@ class Domain:
                 return path.read_text(encoding="utf-8")
         raise InputError(f"neither {self.folder} nor the generic domain has a {step}.md")
 
+    def version(self, step: str) -> str:
+        """A hash of a step's template: another wording, another version."""
+        return hashlib.sha256(self.template(step).encode()).hexdigest()[:12]
+
     def render(self, step: str, *, material: str, language: str, **values: Any) -> Prompt:
         """The prompt of a step; `material` is all from outside, and stands between marks.
 

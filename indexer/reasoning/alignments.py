@@ -28,6 +28,7 @@ class Alignments(Step):
 
     name = "alignments"
     artifact = ALIGNMENTS
+    templates = ("alignment",)
     reads = (ASPECTS, PERSONAS)
 
     def __init__(

@@ -24,6 +24,7 @@ class ReviewAspects(Step):
 
     name = "aspects"
     artifact = ASPECTS
+    templates = ("aspects",)
 
     def questions(self) -> Iterator[Question]:
         """One request a review, or one for each part of a long one."""

@@ -32,6 +32,7 @@ class Personas(Step):
 
     name = "personas"
     artifact = PERSONAS
+    templates = ("personas", "personas_unseen")
     reads = (ASPECTS,)
 
     def questions(self) -> Iterator[Question]:

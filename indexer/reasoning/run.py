@@ -17,7 +17,6 @@ from indexer.reasoning.personas import Personas
 from indexer.reasoning.step import Sources, Step, StepReport
 from indexer.reasoning.summaries import Summaries
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.settings import LLMSettings
 
 STEPS: dict[str, type[Step]] = {
     one.name: one for one in (Summaries, ReviewAspects, Personas, Alignments)
@@ -80,20 +79,21 @@ async def reason(
     steps: Sequence[Step],
     llm: LLM,
     ledger: Ledger,
-    began: Callable[[Step, int], None],
+    began: Callable[[Step, Estimate], None],
     told: Callable[[Step, Answer], None],
     wrote: Callable[[Step, StepReport], None],
 ) -> None:
     """Ask and write, step after step.
 
-    `began` is told how many requests a step has, `told` each answer, `wrote` what came of it.
+    `began` is told what a step will ask and cost before it is asked, `told` each answer, `wrote`
+    what came of it.
 
     Killed at any moment and run again, it asks only what was not answered. Where a run stops
     (budget, refusal, endpoint down), the artifact of that step is written from the answers there
     are, and the error is raised.
     """
     for step in steps:
-        began(step, sum(1 for _ in step.requests()))
+        began(step, estimate_step(step, ledger))
         try:
             async with aclosing(llm.run(step.requests())) as answers:
                 async for answer in answers:
@@ -105,32 +105,43 @@ async def reason(
 
 @dataclass
 class Estimate:
-    """What a step would ask now, and what that would take."""
+    """What a step would ask now, and what that would take.
+
+    `outdated` answers are in the ledger and of no use any more: the template has changed since.
+    """
 
     requests: int = 0
     known: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = None
+    outdated: int = 0
     complete: bool = True
     """False where an artifact that the step reads is not there yet: then it is a lower bound."""
 
 
-def estimate(steps: Sequence[Step], ledger: Ledger, settings: LLMSettings) -> dict[str, Estimate]:
+def estimate(steps: Sequence[Step], ledger: Ledger) -> dict[str, Estimate]:
     """What each step would cost, from the very requests it would send; nothing is sent."""
-    estimates = {}
-    for step in steps:
-        one = Estimate()
-        for request in _requests(step, one):
-            if ledger.get(step.name, request.key) is not None:
-                one.known += 1
-                continue
-            one.requests += 1
-            one.prompt_tokens += estimate_tokens(request.system) + estimate_tokens(request.user)
-            one.completion_tokens += ANSWER_TOKENS[step.name]
-        one.cost_usd = settings.of(step.name).cost(one.prompt_tokens, one.completion_tokens)
-        estimates[step.name] = one
-    return estimates
+    return {step.name: estimate_step(step, ledger) for step in steps}
+
+
+def estimate_step(step: Step, ledger: Ledger) -> Estimate:
+    """What one step would cost."""
+    one = Estimate()
+    for request in _requests(step, one):
+        if ledger.has(step.name, request.key):
+            one.known += 1
+            continue
+        one.requests += 1
+        one.prompt_tokens += estimate_tokens(request.system) + estimate_tokens(request.user)
+        one.completion_tokens += ANSWER_TOKENS[step.name]
+    prices = step.sources.llm.of(step.name)
+    one.cost_usd = prices.cost(one.prompt_tokens, one.completion_tokens)
+    if one.requests:
+        current = set(step.versions.values())
+        given = (record for record in ledger.entries(step.name) if record["ok"])
+        one.outdated = sum(record.get("template") not in current for record in given)
+    return one
 
 
 def _requests(step: Step, one: Estimate) -> Iterator[Request]:

@@ -74,6 +74,8 @@ class Step(ABC):
 
     name: ClassVar[str]
     artifact: ClassVar[str]
+    templates: ClassVar[tuple[str, ...]]
+    """The prompts it asks with."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Artifacts of earlier steps that it cannot do without."""
 
@@ -92,6 +94,11 @@ class Step(ABC):
     @abstractmethod
     def record(self, about: Any, values: list[Any]) -> BaseModel | None:
         """The artifact's line from the answers' values; None where there is nothing to say."""
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """The version of each of its templates, by name."""
+        return {name: self.sources.domain.version(name) for name in self.templates}
 
     def requests(self) -> Iterator[Request]:
         """All requests, in input order."""
@@ -139,6 +146,7 @@ class Step(ABC):
             model=model.model,
             temperature=model.temperature,
             check=lambda value: check(value, prompt.system),
+            template=self.versions[template],
             **fields,
         )
 

@@ -19,6 +19,7 @@ class Summaries(Step):
 
     name = "summaries"
     artifact = SUMMARIES
+    templates = ("summary",)
 
     def questions(self) -> Iterator[Question]:
         """One request an item."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -131,7 +132,8 @@ def test_killed_on_the_way_it_goes_on(reason: Reason, llm: ScriptedLLM, tmp_path
     llm.script = counting
     stopped = reason(P4R_LLM__CONCURRENCY="2")
     assert stopped.returncode == 2
-    assert stopped.stderr.count("\n") == 1, stopped.stderr
+    assert sum(line.startswith("p4r: ") for line in stopped.stderr.splitlines()) == 1
+    assert "Traceback" not in stopped.stderr
     limit = 10_000
     finished = reason()
     assert finished.returncode == 0, finished.stderr
@@ -177,6 +179,34 @@ def test_a_new_review_is_asked_about_alone(
     assert done.returncode == 0, done.stderr
     steps = [call.body["response_format"]["json_schema"]["name"] for call in llm.calls[asked:]]
     assert steps == ["aspects", "personas"]
+
+
+def test_a_changed_template_asks_its_step_anew_and_says_so_first(
+    reason: Reason, llm: ScriptedLLM, tmp_path: Path
+) -> None:
+    own = tmp_path / "fables"
+    shutil.copytree(resource("prompts") / "books", own)
+    for name in ("aspects", "personas"):
+        shutil.copy(resource("prompts") / "products" / f"{name}.md", own)
+    domain = ("--domain", str(own))
+    prices = {"P4R_LLM__PRICE_INPUT": "1", "P4R_LLM__PRICE_OUTPUT": "2"}
+    first = reason(*domain, **prices)
+    assert "summaries: 24 to ask, 0 known, about " in first.stderr
+    assert "template has changed" not in first.stderr
+    asked = len(llm.calls)
+    template = own / "personas.md"
+    template.write_text("Be kind. " + template.read_text(encoding="utf-8"), encoding="utf-8")
+    dry = reason(*domain, "--dry-run", **prices)
+    assert "personas: the template has changed since 20 answers were given" in dry.stdout
+    assert len(llm.calls) == asked
+    done = reason(*domain, **prices)
+    steps = [call.body["response_format"]["json_schema"]["name"] for call in llm.calls[asked:]]
+    assert steps == ["personas"] * 20  # four have no reviews, and a template of their own
+    told = [line for line in done.stderr.splitlines() if "to ask" in line]
+    assert len(told) == 1
+    assert told[0].startswith("personas: 20 to ask, 4 known, about ")
+    assert "$0.0" in told[0]
+    assert told[0].endswith("the template has changed since 20 answers were given")
 
 
 @pytest.mark.parametrize(
