@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -428,6 +429,38 @@ def reason(
                 asyncio.run(go(progress))
         finally:
             progress.print()
+    _exit_for(refusals)
+
+
+@app.command(epilog="Example:  p4r erase maren-o --artifacts books")
+def erase(
+    users: Annotated[list[str], typer.Argument(help="User ids.", metavar="USER...")],
+    artifacts: Artifacts,
+) -> None:
+    """Remove all that came from a user: lines, answers of the LLM, evidence.
+
+    Prints the items whose personas the user had a part in, one a line: reason on them again.
+    """
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.display import err, out, print_counts
+    from indexer.erasing import erase_users
+    from indexer.ledger import Ledger
+
+    folder = ArtifactFolder(artifacts)
+    refusals = Refusals()
+    with Ledger(folder.path / "ledger") as ledger:
+        erased = erase_users(folder, ledger, users, refusals)
+    print_counts("removed", {what: count for what, count in erased.removed.items() if count}, err)
+    for item_id in erased.items:
+        out.print(item_id, highlight=False, markup=False, soft_wrap=True)
+    advice = [
+        f"{len(erased.items)} items to reason on again: p4r reason, then p4r index.",
+        "Take the user out of the files that p4r reason reads too, or they come back.",
+    ]
+    if erased.bare:
+        advice.append(f"No persona is left: p4r remove {shlex.join(erased.bare)}")
+    for sentence in advice:
+        err.print(sentence, highlight=False, markup=False, soft_wrap=True)
     _exit_for(refusals)
 
 

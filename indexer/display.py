@@ -60,10 +60,10 @@ def print_refusals(refusals: Refusals) -> None:
         err.print(f"refused in all: {reasons}", markup=False, highlight=False)
 
 
-def print_counts(what: str, counts: Mapping[str, int]) -> None:
+def print_counts(what: str, counts: Mapping[str, int], console: Console = out) -> None:
     """A line for each thing that was counted."""
     for name, count in counts.items():
-        out.print(f"{what:>9}  {count:>7,}  {name}", markup=False, highlight=False)
+        console.print(f"{what:>9}  {count:>7,}  {name}", markup=False, highlight=False)
 
 
 class ReasoningProgress:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,17 +45,20 @@ def reason(llm: ScriptedLLM, tmp_path: Path) -> Reason:
         named = {name: source / f"{name}.jsonl" for name in ("items", "reviews", "splits")}
         options = [text for name, path in named.items() for text in (f"--{name}", str(path))]
         command = ["reason", *options, "--domain", "books", "--artifacts", str(tmp_path / folder)]
-        program = "from indexer.cli import main; main()"
-        return subprocess.run(
-            [sys.executable, "-W", "error", "-c", program, *command, *more],
-            env={"PATH": os.environ["PATH"], "P4R_LLM__BASE_URL": llm.url} | settings,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return p4r(*command, *more, cwd=tmp_path, **{"P4R_LLM__BASE_URL": llm.url} | settings)
 
     return reason_on
+
+
+def p4r(*command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", "from indexer.cli import main; main()", *command],
+        env={"PATH": os.environ["PATH"]} | settings,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -179,6 +183,40 @@ def test_a_new_review_is_asked_about_alone(
     assert done.returncode == 0, done.stderr
     steps = [call.body["response_format"]["json_schema"]["name"] for call in llm.calls[asked:]]
     assert steps == ["aspects", "personas"]
+
+
+def test_an_erased_user_is_nowhere_and_only_his_items_are_asked_about_again(
+    reason: Reason, llm: ScriptedLLM, tmp_path: Path
+) -> None:
+    reason()
+    out = tmp_path / "out"
+    phrases = [
+        " ".join(re.findall(r"\w+", one["text"])[:5])
+        for one in lines(out / "reviews.jsonl")
+        if one["user_id"] == "maren-o"
+    ]
+
+    def found() -> list[tuple[str, str]]:
+        texts = {path.name: path.read_text(encoding="utf-8") for path in out.rglob("*.jsonl")}
+        return [
+            (n, one) for n, text in texts.items() for one in ("maren-o", *phrases) if one in text
+        ]
+
+    assert len({phrase for _, phrase in found()}) > 4
+    erased = p4r("erase", "maren-o", "--artifacts", str(out), cwd=tmp_path)
+    assert erased.returncode == 0, erased.stderr
+    assert found() == []
+    asked = len(llm.calls)
+    again = reason(source=out)
+    assert again.returncode == 0, again.stderr
+    asked_about = {
+        call.user.partition("Description: ")[2].partition("\n")[0]
+        for call in llm.calls[asked:]
+        if call.body["response_format"]["json_schema"]["name"] == "personas"
+    }
+    summaries = {one["item_id"]: one["summary"] for one in lines(out / "summaries.jsonl")}
+    assert asked_about == {summaries[item] for item in erased.stdout.split()}
+    assert found() == []
 
 
 def test_a_changed_template_asks_its_step_anew_and_says_so_first(
