@@ -7,14 +7,16 @@ that memory holds ids and offsets, never texts.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import html
 import io
+import json
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,7 +140,7 @@ def written_whole(path: Path) -> Iterator[Callable[[str], None]]:
         raise InputError(f"{path} cannot be written: it is a folder; name a file")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        with unfinished.open("w", encoding="utf-8") as file:
+        with unfinished.open("w", encoding="utf-8", errors="surrogateescape") as file:
             yield lambda line: print(line, file=file)
             file.flush()
             os.fsync(file.fileno())
@@ -150,6 +152,48 @@ def written_whole(path: Path) -> Iterator[Callable[[str], None]]:
     finally:
         with suppress(OSError):  # as a rule it is gone, or never was
             unfinished.unlink()
+
+
+def rewrite(
+    path: Path,
+    model: type[Model],
+    changed: Callable[[Model], BaseModel | None],
+    *,
+    more: Callable[[], Iterable[BaseModel]] = tuple,
+    broken: Refusals | None = None,
+) -> None:
+    """Write a file of records anew, whole or not at all: what `changed` makes of each, then `more`.
+
+    None leaves a record out; one that does not change keeps its very line. `more` is called at
+    the end. A broken line stays where it is; with `broken` it is removed and told there. A file
+    that is not there is as good as an empty one.
+    """
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(path.open("rb")) if path.is_file() else ()
+        write = stack.enter_context(written_whole(path))
+        for number, line in enumerate(lines, start=1):
+            if not line.removeprefix(_BOM).strip():
+                continue
+            try:
+                record = parse_line(line, model, f"{path}:{number}")
+            except RecordError as error:
+                if broken is not None:
+                    broken.add(f"{error}; the line was removed", "broken record removed")
+                else:
+                    write(line.decode(errors="surrogateescape").rstrip("\r\n"))
+                continue
+            after = changed(record)
+            if after == record:
+                write(line.decode().rstrip("\r\n"))
+            elif after is not None:
+                write(as_line(after))
+        for record_after in more():
+            write(as_line(record_after))
+
+
+def as_line(record: BaseModel) -> str:
+    """A record as the artifacts hold it, without the line break."""
+    return json.dumps(record.model_dump(), ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +253,7 @@ class ArtifactFolder:
                 summary = summaries.get(record.item_id)
                 item = items.get(record.item_id)
                 text = summary.summary if summary else ""
-                yield IndexRow(where, record, text, _payload_fields(item, text, domain))
+                yield IndexRow(where, record, text, payload_fields(item, text, domain))
 
     def histories(self, refusals: Refusals) -> Histories:
         """Users' interactions without those that splits.jsonl holds out; a context manager.
@@ -382,7 +426,7 @@ def read_candidates(path: Path, refusals: Refusals) -> Iterator[CandidateList]:
             yield record
 
 
-def _payload_fields(item: Item | None, summary: str, domain: str) -> dict[str, Any]:
+def payload_fields(item: Item | None, summary: str, domain: str) -> dict[str, Any]:
     """What is stored beside an item's personas: title, category, summary, and its own fields."""
     fields: dict[str, Any] = {}
     if item is not None:

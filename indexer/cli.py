@@ -432,6 +432,87 @@ def reason(
     _exit_for(refusals)
 
 
+@app.command(
+    epilog="Example:  tail -f arrivals.log | P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r add "
+    "--artifacts books --domain books"
+)
+def add(
+    artifacts: Annotated[
+        Path, typer.Option(metavar="DIR", help="The artifact folder, made if it is not there.")
+    ],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="[FILE]", help="JSON Lines; what has a user_id is a review, else an item."
+        ),
+    ] = Path("-"),
+    domain: Annotated[
+        str, typer.Option(help="books, restaurants, products, or the folder of one of yours.")
+    ] = "products",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on reading as FILE grows, until Ctrl-C.")
+    ] = False,
+    settle: Annotated[
+        float, typer.Option(min=0, help="Seconds without news of an item before it is reasoned on.")
+    ] = 1.0,
+) -> None:
+    """Reason on items and reviews as they arrive, and keep the index up to date.
+
+    Prints a line for each item. Killed and run again, it goes on and pays for nothing twice.
+    """
+    import asyncio
+
+    from indexer.arrivals import Arrivals
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.display import err, print_added, print_counts
+    from indexer.ledger import Ledger
+    from indexer.llm import LLM
+    from indexer.prompts import Domain
+    from indexer.reasoning.run import made
+    from indexer.reasoning.step import Sources
+    from indexer.streaming import Adder, incoming
+    from p4r_qdrant.encoder import PersonaEncoder
+    from p4r_qdrant.index.base import open_index
+    from p4r_qdrant.settings import Settings
+
+    settings = Settings.load()
+    sources = Sources(ArtifactFolder(made(artifacts)), Domain.load(domain), settings.llm)
+    lines = incoming(source, follow=follow)
+    refusals = Refusals()
+    with Ledger(artifacts / "ledger") as ledger, Arrivals(sources.folder) as arrivals:
+
+        async def go() -> None:
+            async with LLM(settings.llm, ledger) as llm:
+                encoder = PersonaEncoder.from_settings(settings.encoder)
+                with open_index(
+                    settings,
+                    dimension=encoder.dimension,
+                    fingerprint=encoder.fingerprint,
+                    encoder=encoder.name,
+                    create=True,
+                ) as opened:
+                    adder = Adder(
+                        sources,
+                        arrivals,
+                        ledger,
+                        llm,
+                        encoder,
+                        opened,
+                        settle_s=settle,
+                        refusals=refusals,
+                        told=print_added,
+                    )
+                    try:
+                        await adder.run(lines)
+                    finally:
+                        if adder.lost_alignments:
+                            lost = {"alignments: their personas changed": adder.lost_alignments}
+                            print_counts("left out", lost, err)
+
+        asyncio.run(go())
+    _exit_for(refusals)
+
+
 @app.command(epilog="Example:  p4r erase maren-o --artifacts books")
 def erase(
     users: Annotated[list[str], typer.Argument(help="User ids.", metavar="USER...")],

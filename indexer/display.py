@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from indexer.llm import LLM, Answer
     from indexer.reasoning.run import Estimate
     from indexer.reasoning.step import Step, StepReport
+    from indexer.streaming import Added
 
 out = Console(emoji=False)
 err = Console(stderr=True, emoji=False)
@@ -64,6 +65,14 @@ def print_counts(what: str, counts: Mapping[str, int], console: Console = out) -
     """A line for each thing that was counted."""
     for name, count in counts.items():
         console.print(f"{what:>9}  {count:>7,}  {name}", markup=False, highlight=False)
+
+
+def print_added(added: Added) -> None:
+    """A line for an item that has been reasoned on."""
+    what = f"{added.personas} personas from {added.reviews} reviews"
+    state = "written" if added.written else "unchanged"
+    line = added.problem or f"{what}, {state}"
+    out.print(f"{added.item_id}  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 class ReasoningProgress:

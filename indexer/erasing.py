@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from pydantic import BaseModel
 
 from indexer.artifacts import (
     ALIGNMENTS,
@@ -20,12 +17,11 @@ from indexer.artifacts import (
     ArtifactFolder,
     Model,
     Refusals,
-    parse_line,
     read_lines,
-    written_whole,
+    rewrite,
 )
 from indexer.ledger import Ledger
-from p4r_qdrant.errors import InputError, RecordError
+from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import (
     Alignment,
     Aspects,
@@ -169,7 +165,8 @@ def _strip_evidence(
             return None
         return record.model_copy(update={"personas": personas})
 
-    _rewrite(path, ItemPersonas, stripped, refusals)
+    if path.is_file():
+        rewrite(path, ItemPersonas, stripped, broken=refusals)
 
 
 def _drop(
@@ -187,29 +184,5 @@ def _drop(
         removed[f"lines of {path.name}"] += 1
         return None
 
-    _rewrite(path, model, kept, refusals)
-
-
-def _rewrite(
-    path: Path,
-    model: type[Model],
-    changed: Callable[[Model], BaseModel | None],
-    refusals: Refusals,
-) -> None:
-    """Write a file anew, if it is there; a record that does not change keeps its very line."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file, written_whole(path) as write:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = parse_line(line, model, f"{path}:{number}")
-            except RecordError as error:
-                refusals.add(f"{error}; the line was removed", "broken record removed")
-                continue
-            after = changed(record)
-            if after == record:
-                write(line.decode().rstrip("\r\n"))
-            elif after is not None:
-                write(json.dumps(after.model_dump(), ensure_ascii=False))
+    if path.is_file():
+        rewrite(path, model, kept, broken=refusals)

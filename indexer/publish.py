@@ -41,20 +41,37 @@ def index_artifacts(
     many items each chunk settled.
     """
     report = IndexReport()
-
-    def refuse(item: ItemVectors, error: InputError) -> None:
-        refusals.add(f"{where[item.item_id]}: {error}", "item refused")
-
     for chunk in batches(folder.index_rows(domain, refusals), CHUNK):
-        where = {row.item.item_id: row.where for row in chunk}
-        held = index.hashes(list(where))
-        changed = [row for row in chunk if _hash(row) != held.get(row.item.item_id)]
-        encodable = list(_encodable(changed, index.max_personas, refusals))
-        report.unchanged += len(chunk) - len(changed)
-        report.written += index.load(_encoded(encodable, encoder), refuse)
+        written, unchanged = index_rows(chunk, encoder, index, refusals)
+        report.written += len(written)
+        report.unchanged += len(unchanged)
         advance(len(chunk))
     report.refused = refusals.total
     return report
+
+
+def index_rows(
+    rows: list[IndexRow], encoder: Encoder, index: PersonaIndex, refusals: Refusals
+) -> tuple[set[str], set[str]]:
+    """Encode and write what changed: the ids of the items written, and of those unchanged.
+
+    An item that cannot be indexed is in neither, and in `refusals`.
+    """
+    held = index.hashes([row.item.item_id for row in rows])
+    unchanged = {row.item.item_id for row in rows if _hash(row) == held.get(row.item.item_id)}
+    where = {row.item.item_id: row.where for row in rows if row.item.item_id not in unchanged}
+    changed = [row for row in rows if row.item.item_id in where]
+    written = set[str]()
+
+    def refuse(item: ItemVectors, error: InputError) -> None:
+        refusals.add(f"{where[item.item_id]}: {error}", "item refused")
+        written.discard(item.item_id)
+
+    encodable = list(_encodable(changed, index.max_personas, refusals))
+    if encodable:
+        written.update(row.item.item_id for row in encodable)
+        index.load(_encoded(encodable, encoder), refuse)
+    return written, unchanged
 
 
 def _hash(row: IndexRow) -> str:

@@ -8,7 +8,6 @@ restaurant flavour has other slot names, time stamps as text, and lists as value
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from indexer import artifacts
 from indexer.artifacts import (
     Refusals,
+    as_line,
     read_lines,
     tells_something,
     validation_sentence,
@@ -299,7 +299,7 @@ class _Importer:
             self._refuse(validation_sentence(error), f"broken {artifact} record")
             return None
         if self._is_new(artifact, record.model_dump(include=set(key)), *key):
-            self.write[artifact](json.dumps(record.model_dump(), ensure_ascii=False))
+            self.write[artifact](as_line(record))
             self._report.taken[artifact] += 1
         return record
 

@@ -27,15 +27,21 @@ ANSWER_TOKENS = {"summaries": 90, "aspects": 110, "personas": 650, "alignments":
 """What an answer takes, for estimates: measured on the bookshop with a large model."""
 
 
+def made(folder: Path) -> Path:
+    """The folder, made if it is not there. Raises InputError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the artifact folder {folder} cannot be made: {error.strerror}") from None
+    return folder
+
+
 def gather(items: Path, reviews: Path, splits: Path | None, output: Path) -> ArtifactFolder:
     """Copy the sources into an artifact folder, made if it is not there: each whole, or not at all.
 
     Raises InputError where a source cannot be read or the folder not be made.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the artifact folder {output} cannot be made: {error.strerror}") from None
+    made(output)
     for source, name in ((items, ITEMS), (reviews, REVIEWS), (splits, SPLITS)):
         target = output / name
         if source is None:

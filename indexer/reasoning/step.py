@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,14 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from indexer.artifacts import ITEMS, ArtifactFolder, Refusals, read_lines, written_whole
+from indexer.artifacts import (
+    ITEMS,
+    ArtifactFolder,
+    Refusals,
+    as_line,
+    read_lines,
+    written_whole,
+)
 from indexer.ledger import Ledger
 from indexer.llm import Request
 from indexer.prompts import Domain
@@ -127,7 +133,7 @@ class Step(ABC):
                     continue
                 record = self.record(question.about, values)
                 if record is not None:
-                    write(json.dumps(record.model_dump(), ensure_ascii=False))
+                    write(as_line(record))
                     report.written += 1
         return report
 

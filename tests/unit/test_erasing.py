@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from indexer import erasing
+from indexer import artifacts, erasing
 from indexer.artifacts import ArtifactFolder, Refusals
 from indexer.erasing import Erased, erase_users
 from indexer.ledger import Ledger, request_key
@@ -107,16 +107,16 @@ def test_killed_between_two_files_and_run_again_it_ends_in_the_same_state(
     other = tmp_path / "other"
     shutil.copytree(folder.path, other)
     whole = erase(ArtifactFolder(other), USER)
-    rewrite, done = erasing._rewrite, 0
+    rewrite, done = artifacts.rewrite, 0
 
-    def killed(*args: Any) -> None:
+    def killed(*args: Any, **more: Any) -> None:
         nonlocal done
         if done == writes:
             raise KeyboardInterrupt
         done += 1
-        rewrite(*args)
+        rewrite(*args, **more)
 
-    monkeypatch.setattr(erasing, "_rewrite", killed)
+    monkeypatch.setattr(erasing, "rewrite", killed)
     with pytest.raises(KeyboardInterrupt):
         erase(folder, USER)
     monkeypatch.undo()
