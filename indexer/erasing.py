@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
+from indexer.arrivals import ARRIVALS, Arrival
 from indexer.artifacts import (
     ALIGNMENTS,
     ASPECTS,
@@ -77,6 +79,9 @@ def erase_users(
     def theirs(record: Aspects | Split | CandidateList | Review) -> bool:
         return record.user_id in gone
 
+    def theirs_arrived(record: Arrival) -> bool:
+        return record.review is not None and record.review.user_id in gone
+
     def theirs_or_lost(record: Alignment) -> bool:
         return record.user_id in gone or (record.item_id, record.persona_id) in lost
 
@@ -86,6 +91,7 @@ def erase_users(
     _drop(folder.path / ASPECTS, Aspects, theirs, erased.removed, refusals)
     _drop(folder.path / CANDIDATES, CandidateList, theirs, erased.removed, refusals)
     _drop(folder.path / SPLITS, Split, theirs, erased.removed, refusals)
+    _drop(folder.path / ARRIVALS, Arrival, theirs_arrived, erased.removed, refusals)
     _drop(folder.path / REVIEWS, Review, theirs, erased.removed, refusals)
     return erased
 
@@ -109,14 +115,18 @@ def _traces(folder: ArtifactFolder, ledger: Ledger) -> Iterator[tuple[str, str |
     for review in _records(folder, REVIEWS, Review):
         pair = (review.user_id, review.item_id)
         yield review.user_id, None if pair in held_out else review.item_id
+    for arrival in _records(folder, ARRIVALS, Arrival):
+        if arrival.review is not None:
+            yield arrival.review.user_id, arrival.item_id
     for aspects in _records(folder, ASPECTS, Aspects):
         yield aspects.user_id, aspects.item_id
-    for alignment in _records(folder, ALIGNMENTS, Alignment):
-        yield alignment.user_id, None
-    for split in _records(folder, SPLITS, Split):
-        yield split.user_id, None
-    for candidates in _records(folder, CANDIDATES, CandidateList):
-        yield candidates.user_id, None
+    mentions: Iterable[Alignment | Split | CandidateList] = chain(
+        _records(folder, ALIGNMENTS, Alignment),
+        _records(folder, SPLITS, Split),
+        _records(folder, CANDIDATES, CandidateList),
+    )
+    for mention in mentions:
+        yield mention.user_id, None
     for personas in _records(folder, PERSONAS, ItemPersonas):
         for persona in personas.personas:
             yield from ((user_id, personas.item_id) for user_id in persona.evidence)

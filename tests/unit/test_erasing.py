@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from indexer import artifacts, erasing
+from indexer.arrivals import ARRIVALS
 from indexer.artifacts import ArtifactFolder, Refusals
 from indexer.erasing import Erased, erase_users
 from indexer.ledger import Ledger, request_key
@@ -154,6 +155,15 @@ def test_what_a_killed_run_had_begun_to_write_goes_too(folder: ArtifactFolder) -
     left.write_text(USER)
     erase(folder, USER)
     assert not left.exists()
+
+
+def test_what_has_arrived_and_is_not_merged_yet_goes_too(folder: ArtifactFolder) -> None:
+    review = {"item_id": "tin-parliament", "rating": 5, "timestamp": 1, "text": "T"}
+    arrivals = [{"review": review | {"user_id": user}} for user in (USER, "somebody")]
+    path = folder.path / ARRIVALS
+    path.write_text("".join(json.dumps(one) + "\n" for one in arrivals))
+    assert "tin-parliament" in erase(folder, USER).items
+    assert [one["review"]["user_id"] for one in rows(folder.path, "arrivals")] == ["somebody"]
 
 
 def test_a_folder_without_a_ledger_or_reviews_will_do(tmp_path: Path) -> None:
