@@ -12,6 +12,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -75,6 +77,14 @@ def print_added(added: Added) -> None:
     out.print(f"{added.item_id}  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
+class _Rate(ProgressColumn):
+    """How many answers come in a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s")
+
+
 class ReasoningProgress:
     """A bar a step with tokens, cost and failures, and the table at the end; a context manager."""
 
@@ -83,6 +93,7 @@ class ReasoningProgress:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            _Rate(),
             TextColumn("{task.fields[spent]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
