@@ -8,7 +8,7 @@ to nothing: its line says why, and it counts as not answered.
 
 What survives what: when `put` returns, the line is with the operating system, so kill -9 cannot
 take it. A power failure can take what was written since the last `sync`; whoever writes calls it
-about once a second (`indexer/llm.py` does). A line that a kill tore apart is cut off when the
+about once a second (`indexer/llm` does). A line that a kill tore apart is cut off when the
 ledger is opened next.
 
 Memory holds a digest and a place in the file for each answer, some 130 bytes, never a text.

@@ -10,10 +10,10 @@ P4RError                        exit code 1: our fault, or the world's
 │   ├── AuthenticationError     Qdrant refused the key
 │   ├── IndexLockedError        another process has the embedded index open
 │   ├── LedgerLockedError       another process writes the ledger (indexer/ledger.py)
-│   ├── LLMRefusedError         the LLM's endpoint takes no such requests (indexer/llm.py)
-│   ├── BudgetReachedError      the ceiling of cost or tokens is reached (indexer/llm.py)
+│   ├── LLMRefusedError         the LLM's endpoint takes no such requests (indexer/llm)
+│   ├── BudgetReachedError      the ceiling of cost or tokens is reached (indexer/llm)
 │   └── MissingExtraError       an optional part is not installed
-├── EndpointDownError           the LLM's endpoint cannot be reached (indexer/llm.py)
+├── EndpointDownError           the LLM's endpoint cannot be reached (indexer/llm)
 ├── EncoderError                the model or its adapter could not be loaded or changes nothing
 └── IndexUnavailableError       Qdrant cannot be reached, timed out, or failed
     └── StorageFullError        no space left where the index lives

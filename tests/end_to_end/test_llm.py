@@ -24,8 +24,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import indexer.llm as layer
-from indexer.answers import parse_answer
 from indexer.ledger import Ledger
 from indexer.llm import (
     LLM,
@@ -35,7 +33,10 @@ from indexer.llm import (
     LLMRefusedError,
     Request,
     estimate_tokens,
+    live,
+    retrying,
 )
+from indexer.llm.parsing import parse_answer
 from p4r_qdrant.errors import SettingsError, StorageFullError
 from p4r_qdrant.settings import LLMSettings
 from tests.scripted_llm import (
@@ -79,8 +80,8 @@ def requests(count: int) -> list[Request]:
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(layer, "START_PATIENCE_S", 0.4)
+    monkeypatch.setattr(retrying, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(live, "START_PATIENCE_S", 0.4)
 
 
 @pytest.fixture

@@ -1,0 +1,334 @@
+"""Requests to answers, one HTTP call each, many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
+from contextlib import asynccontextmanager, suppress
+from typing import Self
+
+from indexer.ledger import Ledger
+from indexer.llm.account import Account
+from indexer.llm.dialect import Dialect, Remark, Speech
+from indexer.llm.endpoint import Endpoint
+from indexer.llm.errors import (
+    EndpointDownError,
+    HopelessError,
+    LLMRefusedError,
+    StoppedError,
+    TransientError,
+    UnknownParameterError,
+)
+from indexer.llm.judging import KEPT_CHARACTERS, judge
+from indexer.llm.parsing import OFF_SCHEMA
+from indexer.llm.request import (
+    Answer,
+    Request,
+    Tally,
+    Usage,
+    estimate_tokens,
+    from_record,
+    to_record,
+)
+from indexer.llm.retrying import patiently
+from indexer.llm.wire import Completion
+from p4r_qdrant.errors import P4RError
+from p4r_qdrant.records import clean_text
+from p4r_qdrant.settings import LLMSettings
+
+START_PATIENCE_S = 15.0
+"""How long an endpoint that has never answered is tried: it is more likely a wrong address."""
+DOWN_AFTER = 3
+"""An endpoint is down when so many requests in a row have been given up for want of any answer."""
+SYNC_EVERY_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class LLM:
+    """One endpoint, one ledger, one run's budget; an async context manager.
+
+    Raises SettingsError where OpenAI is asked without a key. Once it has stopped (a ceiling, a
+    refusal, a full disk) it stays stopped: `stopped` says why.
+    """
+
+    def __init__(self, settings: LLMSettings, ledger: Ledger) -> None:
+        self._account = Account(settings)
+        self._endpoint = Endpoint(settings)
+        self._settings = settings
+        self._ledger = ledger
+        self.stopped: Exception | None = None
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._stopping = asyncio.Event()
+        self._dialects: dict[tuple[str, str], Dialect] = {}
+        self._asking: dict[tuple[str, str], asyncio.Event] = {}
+        self._served = False
+        self._unanswered = 0
+        """Requests in a row that were given up for want of any answer."""
+        self._released = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._endpoint.close()
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """Counts of each step, live."""
+        return self._account.tallies
+
+    @property
+    def usage(self) -> Usage:
+        """What this run has spent so far, over all steps."""
+        return self._account.usage
+
+    async def run(
+        self, requests: Iterable[Request] | AsyncIterable[Request]
+    ) -> AsyncGenerator[Answer, None]:
+        """One answer for each request, as they come; requests are pulled as they are needed.
+
+        What the ledger knows is yielded from there and costs nothing. An answer is in the ledger
+        before it is yielded; an abandoned or cancelled run loses only the calls under way.
+
+        Raises, when the calls under way have ended and were yielded: LLMRefusedError,
+        EndpointDownError, BudgetReachedError, StorageFullError. All that was answered is kept:
+        the same run goes on from there.
+        """
+        # Twice as many as slots: the next call stands ready when one ends, and a request that
+        # waits before it is sent again keeps no slot empty.
+        count = 2 * self._settings.concurrency
+        answers: asyncio.Queue[Answer | None] = asyncio.Queue(count)
+        pull = self._puller(requests)
+
+        async def work() -> None:
+            try:
+                while self.stopped is None and (request := await pull()) is not None:
+                    await answers.put(await self._resolve(request))
+            except StoppedError:
+                pass
+            except Exception as error:  # a full disk, a bug in a check: stops all
+                self._halt(error)
+
+        async def work_all() -> None:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(count):
+                    workers.create_task(work())
+            await answers.put(None)
+
+        tasks = [asyncio.create_task(work_all()), asyncio.create_task(self._keep_synced())]
+        try:
+            while (answer := await answers.get()) is not None:
+                yield answer
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._ledger.sync)
+        if self.stopped is not None:
+            raise self.stopped
+
+    async def ask(self, request: Request) -> Answer:
+        """The answer to one request, from the ledger where it is there. Raises as `run` does."""
+        try:
+            return await self._resolve(request)
+        except StoppedError as error:
+            raise (self.stopped or error) from None
+
+    def _puller(
+        self, requests: Iterable[Request] | AsyncIterable[Request]
+    ) -> Callable[[], Awaitable[Request | None]]:
+        """The function that gives the next request, and None at the end."""
+        if not isinstance(requests, AsyncIterable):
+            iterator = iter(requests)
+
+            async def pull() -> Request | None:
+                return next(iterator, None)
+
+            return pull
+
+        stream, turn = aiter(requests), asyncio.Lock()
+
+        async def pull_async() -> Request | None:
+            async with turn:  # a generator cannot be advanced twice at once
+                coming = asyncio.ensure_future(anext(stream, None))
+                stopping = asyncio.ensure_future(self._stopping.wait())
+                try:
+                    await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                    return coming.result() if coming.done() else None
+                finally:
+                    coming.cancel()
+                    stopping.cancel()
+
+        return pull_async
+
+    async def _keep_synced(self) -> None:
+        while True:
+            await asyncio.sleep(SYNC_EVERY_S)
+            try:
+                await asyncio.to_thread(self._ledger.sync)
+            except P4RError as error:
+                self._halt(error)
+                return
+
+    def _halt(self, error: Exception) -> StoppedError:
+        """Begin nothing any more; the first reason counts."""
+        if self.stopped is None:
+            self.stopped = error
+        self._stopping.set()
+        self._released.set()
+        return StoppedError()
+
+    # -- a request ------------------------------------------------------------------------------
+
+    async def _resolve(self, request: Request) -> Answer:
+        """From the ledger, else from the endpoint and into the ledger. Raises StoppedError."""
+        place = request.step, request.key
+        while (other := self._asking.get(place)) is not None:  # two alike at once: ask one
+            await other.wait()
+        if (record := self._ledger.get(*place)) is not None:
+            self._account.tally(request.step).known += 1
+            return from_record(request, record)
+        done = self._asking[place] = asyncio.Event()
+        try:
+            answer = await self._reason(request)
+            self._ledger.put(*place, to_record(answer), ok=answer.ok)
+        finally:
+            del self._asking[place]
+            done.set()
+        tally = self._account.tally(request.step)
+        if answer.ok:
+            tally.answered += 1
+        else:
+            tally.failed += 1
+        return answer
+
+    async def _reason(self, request: Request) -> Answer:
+        """Ask until an answer can be used. From the last call's end on there is no await."""
+        usage, problems, text = Usage(), list[str](), ""
+        remark = Remark(request.max_tokens)
+        for _ in range(self._settings.attempts):
+            try:
+                completion, spent = await self._patiently(request, remark)
+            except HopelessError as error:
+                problems.append(str(error))
+                break
+            usage += spent
+            text = clean_text(completion.text[:KEPT_CHARACTERS])
+            value, problem, again = judge(request, completion, remark.max_tokens)
+            if again is None:
+                return Answer(request, value, usage, tuple(problems))
+            problems.append(problem)
+            remark = again
+            if problem.startswith(OFF_SCHEMA) and completion.finish_reason != "length":
+                self._dialect(request).spelled_out = True
+        return Answer(request, None, usage, tuple(problems), text)
+
+    async def _patiently(self, request: Request, remark: Remark) -> tuple[Completion, Usage]:
+        """One call, sent again as long as it may help."""
+        try:
+            return await patiently(
+                lambda: self._call(request, remark),
+                patience_s=self._patience_s,
+                noted=lambda error, seconds: self._note_retry(request, error, seconds),
+                pause=self._pause,
+            )
+        except TransientError as error:
+            self._unanswered += 1
+            reached = self._served or error.heard
+            if reached and self._unanswered < DOWN_AFTER:
+                raise HopelessError(f"no answer came: {error}") from None
+            advice = "all answers are kept" if self._served else "check P4R_LLM__BASE_URL"
+            raise self._halt(
+                EndpointDownError(
+                    f"{self._settings.base_url} gives no answer ({error}); {advice}, and run "
+                    "again when it is up"
+                )
+            ) from None
+        except LLMRefusedError as error:
+            raise self._halt(error) from None
+
+    def _patience_s(self, error: TransientError) -> float:
+        """For how long to try in all."""
+        if self._served or error.heard:
+            return self._settings.retry_for_s
+        return min(self._settings.retry_for_s, START_PATIENCE_S)
+
+    def _note_retry(self, request: Request, error: TransientError, seconds: float) -> None:
+        self._account.tally(request.step).retries += 1
+        _log.debug("%s: %s, again in %.1f s", request.step, error, seconds)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    # -- a call ---------------------------------------------------------------------------------
+
+    async def _call(self, request: Request, remark: Remark) -> tuple[Completion, Usage]:
+        """One exchange in one slot, within the budget."""
+        dialect = self._dialect(request)
+        async with self._slots, self._afforded(request, remark):
+            if not dialect.proved:
+                async with dialect.probing:  # the first one finds out, the others wait
+                    if not dialect.proved:
+                        return await self._exchange(request, remark, dialect)
+            return await self._exchange(request, remark, dialect)
+
+    def _dialect(self, request: Request) -> Dialect:
+        form = self._settings.answer_form
+        first = Dialect(Speech("json_schema" if form == "auto" else form), form != "auto")
+        return self._dialects.setdefault((request.model, request.step), first)
+
+    @asynccontextmanager
+    async def _afforded(self, request: Request, remark: Remark) -> AsyncIterator[None]:
+        """Keep back what the call may cost at worst; wait while calls under way might need it."""
+        account = self._account
+        worst = account.worst(request, remark)
+        while self.stopped is None and (ceiling := account.exceeded(worst)):
+            if not account.in_flight:
+                raise self._halt(account.reached(ceiling))
+            await self._released.wait()
+        if self.stopped is not None:
+            raise StoppedError
+        account.reserve(worst)
+        try:
+            yield
+        finally:
+            account.release(worst)
+            self._released.set()
+            self._released = asyncio.Event()
+
+    async def _exchange(
+        self, request: Request, remark: Remark, dialect: Dialect
+    ) -> tuple[Completion, Usage]:
+        """Send, in ever simpler terms where the endpoint knows no better; count what was spent."""
+        while True:
+            if self.stopped is not None:
+                raise StoppedError
+            speech = dialect.speech
+            try:
+                completion = await self._endpoint.complete(request, dialect.body(request, remark))
+                break
+            except UnknownParameterError as error:
+                if dialect.speech == speech and not dialect.simplify(error.complaint):
+                    if remark != Remark(request.max_tokens):  # it was taken the first time
+                        raise HopelessError(f"the endpoint refused: {error}") from None
+                    raise self._endpoint.refusal(400, str(error), request) from None
+                _log.warning("%s for %s: it takes %s", request.model, request.step, dialect.speech)
+        dialect.proved = self._served = True
+        self._unanswered = 0
+        tokens = completion.tokens or (
+            estimate_tokens(request.system + request.user),
+            estimate_tokens(completion.text),
+        )
+        spent = Usage(1, *tokens, self._settings.of(request.step).cost(*tokens))
+        self._account.spend(request.step, spent)
+        return completion, spent

@@ -1,0 +1,140 @@
+"""HTTP: the connections to an endpoint, and how its answers, complaints and headers are read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx2
+import openai
+
+from indexer.llm.errors import TransientError
+from p4r_qdrant.settings import LLMSettings
+
+MAX_RESPONSE_BYTES = 4 << 20
+"""What is read of one response; the rest of a larger one is never read."""
+CONNECTIONS_A_POOL = 16
+
+
+class TooLargeError(openai.OpenAIError):
+    """More than MAX_RESPONSE_BYTES. openai hands exceptions of its own kind through."""
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for part in self._stream:
+            size += len(part)
+            if size > MAX_RESPONSE_BYTES:
+                raise TooLargeError
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class Transport(httpx2.AsyncBaseTransport):
+    """Bounded responses, errors included, over several small connection pools taken in turn.
+
+    What a pool does for each call grows with its connections: with one pool for 64 or 256 a call
+    took 12 % more CPU. How many connections there are is bounded by who uses this.
+    """
+
+    def __init__(self, settings: LLMSettings) -> None:
+        parts = urlsplit(settings.base_url)
+        proxied = not settings.is_local and not proxy_bypass(parts.netloc)
+        options: dict[str, Any] = {
+            "verify": httpx2.create_ssl_context(),
+            "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=None),
+            "proxy": getproxies().get(parts.scheme) if proxied else None,
+        }
+        count = math.ceil(settings.concurrency / CONNECTIONS_A_POOL)
+        self._pools = [httpx2.AsyncHTTPTransport(**options) for _ in range(count)]
+        self._turns = itertools.cycle(self._pools)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Through the next pool."""
+        response = await next(self._turns).handle_async_request(request)
+        response.stream = _BoundedStream(cast("httpx2.AsyncByteStream", response.stream))
+        return response
+
+    async def aclose(self) -> None:
+        """Close all pools."""
+        for pool in self._pools:
+            await pool.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The part of a chat completion that matters here."""
+
+    text: str
+    finish_reason: str
+    refusal: str
+    tokens: tuple[int, int] | None
+    """In and out; not every endpoint counts."""
+
+
+def read_completion(body: bytes) -> Completion:
+    """Raises TransientError where the body is no chat completion: a proxy has answered."""
+    try:
+        data = json.loads(body.decode(errors="replace"))
+        choice = data["choices"][0]
+        message = choice["message"]
+        content, refusal = message.get("content"), message.get("refusal")
+        finish_reason = choice.get("finish_reason")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        what = "an empty body" if not body.strip() else "something else than a chat completion"
+        raise TransientError(f"the endpoint sent {what}") from None
+    return Completion(
+        content if isinstance(content, str) else "",
+        finish_reason if isinstance(finish_reason, str) else "",
+        refusal if isinstance(refusal, str) else "",
+        _counted(data.get("usage")),
+    )
+
+
+def _counted(usage: Any) -> tuple[int, int] | None:
+    match usage:
+        case {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}:
+            return max(prompt, 0), max(completion, 0)
+    return None
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds to wait as the headers have it (seconds, milliseconds or a date), else 0."""
+    with suppress(KeyError, ValueError):
+        return _seconds(float(headers["retry-after-ms"]) / 1000)
+    value = headers.get("retry-after", "")
+    with suppress(ValueError):
+        return _seconds(float(value))
+    with suppress(ValueError, TypeError):
+        moment = parsedate_to_datetime(value)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return _seconds((moment - datetime.now(UTC)).total_seconds())
+    return 0.0
+
+
+def _seconds(value: float) -> float:
+    return max(0.0, value) if math.isfinite(value) else 0.0
+
+
+def complaint_of(body: object) -> tuple[str, str]:
+    """(what the endpoint says, that with its codes), be it OpenAI's form, FastAPI's or text."""
+    if not isinstance(body, dict):
+        return str(body or ""), str(body or "")
+    message = str(body.get("message") or body.get("detail") or "")
+    codes = (str(body.get(name) or "") for name in ("code", "type", "param"))
+    return message, " ".join((message, *codes))
