@@ -73,7 +73,7 @@ class Ledger:
         self._lock: IO[Any] | None = None
         if read_only:
             return
-        with _translated(folder):
+        with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
             for unfinished in folder.glob(".*.unfinished"):  # an `erase` that was killed
@@ -89,6 +89,12 @@ class Ledger:
         with self._mutex:
             file, digest = self._file(step), _digest(key)
             return file.read(digest) if file.has(digest) else None
+
+    def failure(self, step: str, key: str) -> dict[str, Any] | None:
+        """The record of a request that has only failed, the last one; None for any other."""
+        with self._mutex:
+            file, digest = self._file(step), _digest(key)
+            return file.read(digest) if digest in file.failed else None
 
     def put(self, step: str, key: str, record: Mapping[str, Any], *, ok: bool = True) -> None:
         """Append what came of a request. A request that is answered already stays as it is.
@@ -138,7 +144,7 @@ class Ledger:
         with self._mutex:
             files = [file for file in self._files.values() if file.unsynced]
         for file in files:  # outside the mutex: it takes its time, and answers come in meanwhile
-            with _translated(file.path):
+            with storage_errors(file.path):
                 file.sync()
 
     def close(self) -> None:
@@ -162,7 +168,7 @@ class Ledger:
             if self._lock is None and not self._read_only:
                 raise ValueError("the ledger is closed")
             path = self.folder / f"{step}.jsonl"
-            with _translated(path):
+            with storage_errors(path):
                 file = self._files[step] = _StepFile(path, self._read_only)
         return file
 
@@ -191,7 +197,7 @@ class _StepFile:
         self._fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
         try:
             if new:
-                _sync_folder(path.parent)  # the name of a new file must outlive a power failure too
+                sync_folder(path.parent)  # the name of a new file must outlive a power failure too
             self._scan(read_only)
         except BaseException:
             self.close()
@@ -255,7 +261,7 @@ class _StepFile:
                 if record is not None and _digest(record["key"]) not in found:
                     write(line.decode().rstrip("\n"))
         with self._sync_lock:  # lest a sync in another thread hold the descriptor
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
             self.close()
             self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         self.places.clear()
@@ -348,7 +354,8 @@ def _locked(folder: Path) -> IO[Any]:
     return lock
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """The names in a folder must outlive a power failure too."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -365,7 +372,8 @@ def _translation(error: OSError, path: Path) -> Exception:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says into InputError and StorageFullError."""
     try:
         yield
     except OSError as error:

@@ -184,6 +184,16 @@ class LLMSettings(_Section):
     price_input: float | None = Field(None, ge=0)
     """US dollars a million tokens; known for gpt-4o-mini at OpenAI."""
     price_output: float | None = Field(None, ge=0)
+    batch_price_factor: float = Field(0.5, ge=0, le=1)
+    """What part of the prices an answer costs that came with a batch."""
+    batch_poll_s: float = Field(30.0, gt=0)
+    """How often batches are looked at."""
+    batch_requests: int = Field(50_000, ge=1, le=50_000)
+    """The most requests in one batch; it is also kept under 190 MB."""
+    batch_concurrency: int = Field(4, ge=1, le=100)
+    """Batches under way at once."""
+    batch_tokens: int | None = Field(None, ge=1)
+    """The most prompt tokens in batches under way, as some accounts have it."""
     max_cost_usd: float | None = Field(None, gt=0)
     """What one run may cost."""
     max_tokens: int | None = Field(None, gt=0)

@@ -18,6 +18,8 @@ Three circles, from the inside out:
 What an endpoint can do (JSON schemas, JSON mode, which parameters) is found out by the first call
 of each model and step while the others wait, and then remembered: `dialect.py`.
 
+Where a day's time costs less than money, `batch.py` sends the same requests as batches.
+
 No text of a user, and no key, is ever logged or in an error's message.
 """
 
@@ -35,17 +37,28 @@ except ModuleNotFoundError as missing:
         f"reasoning needs {missing.name}: pip install 'p4r-qdrant[indexer]'"
     ) from None
 
-from indexer.llm.errors import BudgetReachedError, EndpointDownError, LLMRefusedError
+from indexer.llm.batch import BatchLLM
+from indexer.llm.batch_queue import BatchProgress
+from indexer.llm.errors import (
+    BatchesUnderWay,
+    BudgetReachedError,
+    EndpointDownError,
+    LLMRefusedError,
+)
 from indexer.llm.live import LLM
-from indexer.llm.request import Answer, Request, Tally, Usage, estimate_tokens
+from indexer.llm.request import Answer, Request, Requests, Tally, Usage, estimate_tokens
 
 __all__ = [
     "LLM",
     "Answer",
+    "BatchLLM",
+    "BatchProgress",
+    "BatchesUnderWay",
     "BudgetReachedError",
     "EndpointDownError",
     "LLMRefusedError",
     "Request",
+    "Requests",
     "Tally",
     "Usage",
     "estimate_tokens",

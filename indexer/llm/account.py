@@ -7,6 +7,7 @@ import json
 from indexer.llm.dialect import Remark
 from indexer.llm.errors import BudgetReachedError
 from indexer.llm.request import Request, Tally, Usage, estimate_tokens
+from indexer.llm.wire import Completion
 from p4r_qdrant.settings import LLMSettings
 
 
@@ -15,8 +16,6 @@ class Account:
 
     def __init__(self, settings: LLMSettings) -> None:
         self.tallies: dict[str, Tally] = {}
-        self.in_flight = 0
-        """Calls that something is kept back for."""
         self._settings = settings
         self._reserved = Usage()
 
@@ -29,18 +28,24 @@ class Account:
         """The counts of a step."""
         return self.tallies.setdefault(step, Tally())
 
-    def spend(self, step: str, spent: Usage) -> None:
-        """Count what was spent."""
-        tally = self.tally(step)
+    def spend(self, request: Request, completion: Completion, factor: float = 1.0) -> Usage:
+        """Count what a completion took, at `factor` times the price; not every endpoint says."""
+        tokens = completion.tokens or (
+            estimate_tokens(request.system + request.user),
+            estimate_tokens(completion.text),
+        )
+        spent = self._used(request, 1, tokens, factor)
+        tally = self.tally(request.step)
         tally.usage = tally.usage + spent
+        return spent
 
-    def worst(self, request: Request, remark: Remark) -> Usage:
+    def worst(self, request: Request, remark: Remark, factor: float = 1.0) -> Usage:
         """The most that one call may use; nothing where there is no ceiling."""
         if self._settings.max_tokens is None and self._settings.max_cost_usd is None:
             return Usage()
         text = f"{request.system}{request.user}{json.dumps(request.schema)}{remark.completion}"
         tokens = estimate_tokens(text) + 100, remark.max_tokens
-        return Usage(0, *tokens, self._settings.of(request.step).cost(*tokens))
+        return self._used(request, 0, tokens, factor)
 
     def exceeded(self, worst: Usage) -> str:
         """The ceiling that one more call might exceed, "" where it might not."""
@@ -53,14 +58,16 @@ class Account:
         return ""
 
     def reserve(self, worst: Usage) -> None:
-        """Keep back what a call may use."""
-        self.in_flight += 1
+        """Keep back what a call, or a batch of them, may use."""
         self._reserved = self._reserved + worst
 
     def release(self, worst: Usage) -> None:
-        """The call is over."""
-        self.in_flight -= 1
+        """It is over."""
         self._reserved = self._reserved + _negative(worst)
+
+    def _used(self, request: Request, calls: int, tokens: tuple[int, int], factor: float) -> Usage:
+        cost = self._settings.of(request.step).cost(*tokens)
+        return Usage(calls, *tokens, None if cost is None else cost * factor)
 
     def reached(self, ceiling: str) -> BudgetReachedError:
         """The error that says so."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
@@ -50,13 +52,18 @@ class Endpoint:
             )
         self._settings = settings
         self._secret = settings.api_key.get_secret_value() if settings.api_key else ""
-        self._client = openai.AsyncOpenAI(
-            base_url=settings.base_url,
+        self.client = self.connect()
+
+    def connect(self, most: float = MAX_RESPONSE_BYTES) -> openai.AsyncOpenAI:
+        """A client of its own, whose responses have at most so many bytes."""
+        timeout_s = self._settings.timeout_s
+        return openai.AsyncOpenAI(
+            base_url=self._settings.base_url,
             api_key=self._secret or "none",
             max_retries=0,
             http_client=httpx2.AsyncClient(
-                transport=Transport(settings),
-                timeout=httpx2.Timeout(settings.timeout_s, connect=min(10.0, settings.timeout_s)),
+                transport=Transport(self._settings, most),
+                timeout=httpx2.Timeout(timeout_s, connect=min(10.0, timeout_s)),
                 follow_redirects=False,  # prompts go where the settings say, nowhere else
                 headers={"Accept-Encoding": "identity"},  # a bound that compression cannot evade
             ),
@@ -64,18 +71,25 @@ class Endpoint:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.close()
+        await self.client.close()
 
     async def complete(self, request: Request, body: dict[str, Any]) -> Completion:
         """Raises TransientError, HopelessError, UnknownParameterError, LLMRefusedError."""
         try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                response = await self._client.post(
-                    "/chat/completions", body=body, cast_to=httpx2.Response
-                )
+            with self.connection():
+                async with asyncio.timeout(self._settings.timeout_s):
+                    response = await self.client.post(
+                        "/chat/completions", body=body, cast_to=httpx2.Response
+                    )
             return read_completion(response.content)
         except openai.APIStatusError as error:
-            raise self._translated(error, request) from None
+            raise self.failure(error.status_code, error.body, request, error.response) from None
+
+    @contextmanager
+    def connection(self) -> Iterator[None]:
+        """Turns what may happen to a connection into TransientError and HopelessError."""
+        try:
+            yield
         except (TimeoutError, openai.APITimeoutError) as error:
             reason = f"no whole response within {self._settings.timeout_s:g} s"
             heard = not isinstance(error.__cause__, httpx2.ConnectTimeout)
@@ -87,41 +101,54 @@ class Endpoint:
             megabytes = MAX_RESPONSE_BYTES >> 20
             raise HopelessError(f"the response was larger than {megabytes} MB") from None
 
-    def _translated(self, error: openai.APIStatusError, request: Request) -> Exception:
-        status, (message, complaint) = error.status_code, complaint_of(error.body)
-        said = self.said(message, request)
-        if status == 429 and _NO_CREDIT.search(complaint):
-            return self.refusal(status, said, request)
-        if status in _TRY_AGAIN or status >= 500:
-            wait_s = retry_after(error.response.headers)
-            return TransientError(f"HTTP {status}", wait_s, heard=True)
+    def failure(
+        self, status: int, body: object, request: Request, response: httpx2.Response | None = None
+    ) -> Exception:
+        """What a status other than 200 means for a request; `body` is the error's own object."""
+        message, complaint = complaint_of(body)
+        said = self.said(message, [f"{request.system} {request.user}"])
+        if transient := self.transient(status, complaint, response):
+            return transient
+        if status == 429:
+            return self.refusal(status, said, request.model)
         if status == 413 or (status in (400, 422) and _TOO_LONG.search(complaint)):
             return HopelessError(f"the prompt is too long for the model: {said}")
         if status in (400, 422) and _FILTERED.search(complaint):
             return HopelessError(f"the endpoint's content filter refused the prompt: {said}")
         if status in (400, 422):
             return UnknownParameterError(said, complaint)
-        return self.refusal(status, said, request)
+        return self.refusal(status, said, request.model)
 
-    def refusal(self, status: int, said: str, request: Request) -> LLMRefusedError:
+    def transient(
+        self, status: int, complaint: str, response: httpx2.Response | None
+    ) -> TransientError | None:
+        """The error to try again after, None where that would be in vain."""
+        no_credit = status == 429 and _NO_CREDIT.search(complaint)
+        if no_credit or not (status in _TRY_AGAIN or status >= 500):
+            return None
+        wait_s = retry_after(response.headers) if response is not None else 0.0
+        return TransientError(f"HTTP {status}", wait_s, heard=True)
+
+    def refusal(self, status: int, said: str, model: str) -> LLMRefusedError:
         """What stops a run: the next request would fare no better."""
         url = self._settings.base_url
         advice = {
             400: f"{url} does not take such requests",
             401: f"{url} refuses the key: set P4R_LLM__API_KEY",
             403: f"{url} does not allow this with this key: check its rights and the model's name",
-            404: f"{url} has no model {request.model}, or is no such endpoint: check "
+            404: f"{url} has no model {model}, or is no such endpoint: check "
             "P4R_LLM__MODEL and P4R_LLM__BASE_URL",
             429: f"the account at {url} has no credit left",
         }.get(status, f"{url} does not take such requests: check P4R_LLM__BASE_URL")
         return LLMRefusedError(f"{advice} (HTTP {status}: {said or 'no reason given'})")
 
-    def said(self, message: str, request: Request) -> str:
-        """The endpoint's words for people: short, without the key, without the prompt."""
+    def said(self, message: str, prompts: Iterable[str]) -> str:
+        """The endpoint's words for people: short, without the key, without a prompt."""
         text = message.replace(self._secret, "***") if self._secret else message
         text = shortened(text, 200)
-        prompt = " ".join(f"{request.system} {request.user}".split())
-        windows = range(max(1, len(text) - _ECHO + 1))
-        if any(len(text) >= _ECHO and text[at : at + _ECHO] in prompt for at in windows):
-            return "its explanation repeats the prompt and is left out"
+        windows = [text[at : at + _ECHO] for at in range(len(text) - _ECHO + 1)]
+        for prompt in prompts:
+            plain = " ".join(prompt.split())
+            if any(window in plain for window in windows):
+                return "its explanation repeats the prompt and is left out"
         return text

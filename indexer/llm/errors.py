@@ -17,6 +17,10 @@ class EndpointDownError(P4RError):
     """The endpoint cannot be reached, or gives no usable response, however long one tries."""
 
 
+class BatchesUnderWay(Exception):  # noqa: N818 - nothing is wrong
+    """What could be submitted is; nobody waits for it. Run again to collect it."""
+
+
 # The rest never leaves this package.
 
 

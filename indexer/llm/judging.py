@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
-from indexer.llm.dialect import Remark
-from indexer.llm.parsing import parse_answer, schema_problem, shortened
-from indexer.llm.request import Request
+from indexer.llm.dialect import Dialect, Remark
+from indexer.llm.parsing import OFF_SCHEMA, parse_answer, schema_problem, shortened
+from indexer.llm.request import Answer, Request, Usage
 from indexer.llm.wire import Completion
+from p4r_qdrant.records import clean_text
 
 KEPT_CHARACTERS = 20_000
 """How much of an unusable answer is kept, and shown to the model when it is asked again."""
@@ -19,7 +20,40 @@ _DO_ANSWER = (
 )
 
 
-def judge(
+@dataclass(slots=True)
+class Asking:
+    """One request on its way to an answer: what came of it so far, and what is said next."""
+
+    request: Request
+    remark: Remark
+    usage: Usage = field(default_factory=Usage)
+    problems: tuple[str, ...] = ()
+    completion: str = ""
+
+    @classmethod
+    def anew(cls, request: Request) -> Self:
+        """Nothing was asked yet."""
+        return cls(request, Remark(request.max_tokens))
+
+    def judge(self, completion: Completion, spent: Usage, dialect: Dialect) -> Answer | None:
+        """The answer, where this can be used as one; else None, and `remark` says why not."""
+        self.usage += spent
+        self.completion = clean_text(completion.text[:KEPT_CHARACTERS])
+        value, problem, again = _judge(self.request, completion, self.remark.max_tokens)
+        if again is None:
+            return Answer(self.request, value, self.usage, self.problems)
+        self.problems += (problem,)
+        self.remark = again
+        if problem.startswith(OFF_SCHEMA) and completion.finish_reason != "length":
+            dialect.spelled_out = True
+        return None
+
+    def failed(self) -> Answer:
+        """It came to nothing."""
+        return Answer(self.request, None, self.usage, self.problems, self.completion)
+
+
+def _judge(
     request: Request, completion: Completion, max_tokens: int
 ) -> tuple[Any, str, Remark | None]:
     """(value, "", None) of an answer that can be used, else (None, problem, what to say)."""
@@ -40,7 +74,7 @@ def judge(
         f"This answer cannot be used: {problem}. Answer again, with one corrected JSON object "
         "and nothing else."
     )
-    shown = completion.text[:KEPT_CHARACTERS]
+    shown = clean_text(completion.text[:KEPT_CHARACTERS])
     return None, problem, replace(more, completion=shown, correction=correction)
 
 

@@ -13,7 +13,7 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import asynccontextmanager, suppress
-from typing import Self
+from typing import Self, TypeVar
 
 from indexer.ledger import Ledger
 from indexer.llm.account import Account
@@ -27,21 +27,18 @@ from indexer.llm.errors import (
     TransientError,
     UnknownParameterError,
 )
-from indexer.llm.judging import KEPT_CHARACTERS, judge
-from indexer.llm.parsing import OFF_SCHEMA
+from indexer.llm.judging import Asking
 from indexer.llm.request import (
     Answer,
     Request,
     Tally,
     Usage,
-    estimate_tokens,
     from_record,
     to_record,
 )
 from indexer.llm.retrying import patiently
 from indexer.llm.wire import Completion
 from p4r_qdrant.errors import P4RError
-from p4r_qdrant.records import clean_text
 from p4r_qdrant.settings import LLMSettings
 
 START_PATIENCE_S = 15.0
@@ -50,6 +47,7 @@ DOWN_AFTER = 3
 """An endpoint is down when so many requests in a row have been given up for want of any answer."""
 SYNC_EVERY_S = 1.0
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +57,9 @@ class LLM:
     Raises SettingsError where OpenAI is asked without a key. Once it has stopped (a ceiling, a
     refusal, a full disk) it stays stopped: `stopped` says why.
     """
+
+    price_factor = 1.0
+    """What part of the settings' prices an answer of `run` costs."""
 
     def __init__(self, settings: LLMSettings, ledger: Ledger) -> None:
         self._account = Account(settings)
@@ -73,6 +74,7 @@ class LLM:
         self._served = False
         self._unanswered = 0
         """Requests in a row that were given up for want of any answer."""
+        self._in_flight = 0
         self._released = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -213,34 +215,22 @@ class LLM:
 
     async def _reason(self, request: Request) -> Answer:
         """Ask until an answer can be used. From the last call's end on there is no await."""
-        usage, problems, text = Usage(), list[str](), ""
-        remark = Remark(request.max_tokens)
+        asking = Asking.anew(request)
         for _ in range(self._settings.attempts):
             try:
-                completion, spent = await self._patiently(request, remark)
+                completion, spent = await self._patiently(request, asking.remark)
             except HopelessError as error:
-                problems.append(str(error))
+                asking.problems += (str(error),)
                 break
-            usage += spent
-            text = clean_text(completion.text[:KEPT_CHARACTERS])
-            value, problem, again = judge(request, completion, remark.max_tokens)
-            if again is None:
-                return Answer(request, value, usage, tuple(problems))
-            problems.append(problem)
-            remark = again
-            if problem.startswith(OFF_SCHEMA) and completion.finish_reason != "length":
-                self._dialect(request).spelled_out = True
-        return Answer(request, None, usage, tuple(problems), text)
+            answer = asking.judge(completion, spent, self._dialect(request))
+            if answer is not None:
+                return answer
+        return asking.failed()
 
     async def _patiently(self, request: Request, remark: Remark) -> tuple[Completion, Usage]:
         """One call, sent again as long as it may help."""
         try:
-            return await patiently(
-                lambda: self._call(request, remark),
-                patience_s=self._patience_s,
-                noted=lambda error, seconds: self._note_retry(request, error, seconds),
-                pause=self._pause,
-            )
+            return await self._again_and_again(request.step, lambda: self._call(request, remark))
         except TransientError as error:
             self._unanswered += 1
             reached = self._served or error.heard
@@ -256,15 +246,18 @@ class LLM:
         except LLMRefusedError as error:
             raise self._halt(error) from None
 
+    async def _again_and_again(self, step: str, send: Callable[[], Awaitable[_T]]) -> _T:
+        def noted(error: TransientError, seconds: float) -> None:
+            self._account.tally(step).retries += 1
+            _log.debug("%s: %s, again in %.1f s", step, error, seconds)
+
+        return await patiently(send, patience_s=self._patience_s, noted=noted, pause=self._pause)
+
     def _patience_s(self, error: TransientError) -> float:
         """For how long to try in all."""
         if self._served or error.heard:
             return self._settings.retry_for_s
         return min(self._settings.retry_for_s, START_PATIENCE_S)
-
-    def _note_retry(self, request: Request, error: TransientError, seconds: float) -> None:
-        self._account.tally(request.step).retries += 1
-        _log.debug("%s: %s, again in %.1f s", request.step, error, seconds)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -293,15 +286,17 @@ class LLM:
         account = self._account
         worst = account.worst(request, remark)
         while self.stopped is None and (ceiling := account.exceeded(worst)):
-            if not account.in_flight:
+            if not self._in_flight:
                 raise self._halt(account.reached(ceiling))
             await self._released.wait()
         if self.stopped is not None:
             raise StoppedError
+        self._in_flight += 1
         account.reserve(worst)
         try:
             yield
         finally:
+            self._in_flight -= 1
             account.release(worst)
             self._released.set()
             self._released = asyncio.Event()
@@ -321,14 +316,8 @@ class LLM:
                 if dialect.speech == speech and not dialect.simplify(error.complaint):
                     if remark != Remark(request.max_tokens):  # it was taken the first time
                         raise HopelessError(f"the endpoint refused: {error}") from None
-                    raise self._endpoint.refusal(400, str(error), request) from None
+                    raise self._endpoint.refusal(400, str(error), request.model) from None
                 _log.warning("%s for %s: it takes %s", request.model, request.step, dialect.speech)
         dialect.proved = self._served = True
         self._unanswered = 0
-        tokens = completion.tokens or (
-            estimate_tokens(request.system + request.user),
-            estimate_tokens(completion.text),
-        )
-        spent = Usage(1, *tokens, self._settings.of(request.step).cost(*tokens))
-        self._account.spend(request.step, spent)
-        return completion, spent
+        return completion, self._account.spend(request, completion)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,16 @@ class Request:
                 parameters={"temperature": self.temperature, "max_tokens": self.max_tokens},
             )
             object.__setattr__(self, "key", key)
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Requests that can be gone through more than once: `make` makes them anew each time."""
+
+    make: Callable[[], Iterator[Request]]
+
+    def __iter__(self) -> Iterator[Request]:
+        return self.make()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +142,11 @@ def to_record(answer: Answer) -> dict[str, Any]:
 
 def from_record(request: Request, record: Mapping[str, Any]) -> Answer:
     """The answer that the ledger kept."""
-    names = ("calls", "prompt_tokens", "completion_tokens", "cost_usd")
-    usage = Usage(**{name: record[name] for name in names})
+    usage = usage_of(record)
     return Answer(request, record["answer"], usage, tuple(record["problems"]), known=True)
+
+
+def usage_of(record: Mapping[str, Any]) -> Usage:
+    """What an answer in the ledger took."""
+    names = ("calls", "prompt_tokens", "completion_tokens", "cost_usd")
+    return Usage(**{name: record[name] for name in names})

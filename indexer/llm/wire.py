@@ -23,6 +23,7 @@ from p4r_qdrant.settings import LLMSettings
 MAX_RESPONSE_BYTES = 4 << 20
 """What is read of one response; the rest of a larger one is never read."""
 CONNECTIONS_A_POOL = 16
+NO_COMPLETION = "something else than a chat completion"
 
 
 class TooLargeError(openai.OpenAIError):
@@ -30,14 +31,15 @@ class TooLargeError(openai.OpenAIError):
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, most: float) -> None:
         self._stream = stream
+        self._most = most
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         async for part in self._stream:
             size += len(part)
-            if size > MAX_RESPONSE_BYTES:
+            if size > self._most:
                 raise TooLargeError
             yield part
 
@@ -52,7 +54,8 @@ class Transport(httpx2.AsyncBaseTransport):
     took 12 % more CPU. How many connections there are is bounded by who uses this.
     """
 
-    def __init__(self, settings: LLMSettings) -> None:
+    def __init__(self, settings: LLMSettings, most: float = MAX_RESPONSE_BYTES) -> None:
+        self._most = most
         parts = urlsplit(settings.base_url)
         proxied = not settings.is_local and not proxy_bypass(parts.netloc)
         options: dict[str, Any] = {
@@ -67,7 +70,8 @@ class Transport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Through the next pool."""
         response = await next(self._turns).handle_async_request(request)
-        response.stream = _BoundedStream(cast("httpx2.AsyncByteStream", response.stream))
+        stream = cast("httpx2.AsyncByteStream", response.stream)
+        response.stream = _BoundedStream(stream, self._most)
         return response
 
     async def aclose(self) -> None:
@@ -91,13 +95,21 @@ def read_completion(body: bytes) -> Completion:
     """Raises TransientError where the body is no chat completion: a proxy has answered."""
     try:
         data = json.loads(body.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        what = "an empty body" if not body.strip() else NO_COMPLETION
+        raise TransientError(f"the endpoint sent {what}") from None
+    return completion_of(data)
+
+
+def completion_of(data: Any) -> Completion:
+    """Raises TransientError where this JSON is no chat completion."""
+    try:
         choice = data["choices"][0]
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
         finish_reason = choice.get("finish_reason")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        what = "an empty body" if not body.strip() else "something else than a chat completion"
-        raise TransientError(f"the endpoint sent {what}") from None
+    except (LookupError, TypeError, AttributeError):
+        raise TransientError(f"the endpoint sent {NO_COMPLETION}") from None
     return Completion(
         content if isinstance(content, str) else "",
         finish_reason if isinstance(finish_reason, str) else "",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from indexer.artifacts import ITEMS, REVIEWS, SPLITS, ArtifactFolder, Refusals
 from indexer.ledger import Ledger
-from indexer.llm import LLM, Answer, Request, estimate_tokens
+from indexer.llm import LLM, Answer, BatchesUnderWay, Request, Requests, estimate_tokens
 from indexer.reasoning.alignments import Alignments
 from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.personas import Personas
@@ -96,17 +96,25 @@ async def reason(
 
     Killed at any moment and run again, it asks only what was not answered. Where a run stops
     (budget, refusal, endpoint down), the artifact of that step is written from the answers there
-    are, and the error is raised.
+    are, and the error is raised. So it is with BatchesUnderWay, after the steps that read nothing
+    of the one whose batches are under way.
     """
+    under_way: BatchesUnderWay | None = None
     for step in steps:
-        began(step, estimate_step(step, ledger))
+        if under_way is not None and step.reads:
+            break
+        began(step, estimate_step(step, ledger, llm.price_factor))
         try:
-            async with aclosing(llm.run(step.requests())) as answers:
+            async with aclosing(llm.run(Requests(step.requests))) as answers:
                 async for answer in answers:
                     told(step, answer)
+        except BatchesUnderWay as error:
+            under_way = error
         finally:
             ledger.sync()
             wrote(step, step.render(ledger))
+    if under_way is not None:
+        raise under_way
 
 
 @dataclass
@@ -126,13 +134,15 @@ class Estimate:
     """False where an artifact that the step reads is not there yet: then it is a lower bound."""
 
 
-def estimate(steps: Sequence[Step], ledger: Ledger) -> dict[str, Estimate]:
+def estimate(
+    steps: Sequence[Step], ledger: Ledger, price_factor: float = 1.0
+) -> dict[str, Estimate]:
     """What each step would cost, from the very requests it would send; nothing is sent."""
-    return {step.name: estimate_step(step, ledger) for step in steps}
+    return {step.name: estimate_step(step, ledger, price_factor) for step in steps}
 
 
-def estimate_step(step: Step, ledger: Ledger) -> Estimate:
-    """What one step would cost."""
+def estimate_step(step: Step, ledger: Ledger, price_factor: float = 1.0) -> Estimate:
+    """What one step would cost, at this part of the prices."""
     one = Estimate()
     for request in _requests(step, one):
         if ledger.has(step.name, request.key):
@@ -142,7 +152,8 @@ def estimate_step(step: Step, ledger: Ledger) -> Estimate:
         one.prompt_tokens += estimate_tokens(request.system) + estimate_tokens(request.user)
         one.completion_tokens += ANSWER_TOKENS[step.name]
     prices = step.sources.llm.of(step.name)
-    one.cost_usd = prices.cost(one.prompt_tokens, one.completion_tokens)
+    cost = prices.cost(one.prompt_tokens, one.completion_tokens)
+    one.cost_usd = None if cost is None else cost * price_factor
     if one.requests:
         current = set(step.versions.values())
         given = (record for record in ledger.entries(step.name) if record["ok"])

@@ -1,0 +1,197 @@
+"""The endpoint's side of batches: /v1/files and /v1/batches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import openai
+from openai.types import Batch as TheirBatch
+
+from indexer.llm.endpoint import Endpoint
+from indexer.llm.errors import HopelessError, LLMRefusedError, TransientError
+from indexer.llm.wire import complaint_of
+from p4r_qdrant.settings import LLMSettings
+
+MARK = "p4r_batch"
+"""The metadata that a batch is known by."""
+SETTLE_S = 3.0
+"""How long after a failed creation the batch, if there is one after all, is looked for."""
+_NO_BATCHES = frozenset({404, 405, 501})
+
+
+class GoneError(TransientError):
+    """There is no such file or batch: not yet, or not any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a batch stands. Where it failed, `why` is what the endpoint says, without a prompt."""
+
+    status: str
+    answered: int = 0
+    failed: int = 0
+    files: tuple[str, ...] = ()
+    """Output, then errors."""
+    code: str = ""
+    why: str = ""
+
+    @property
+    def lacks_results(self) -> bool:
+        """It has ended, but not all of its results are there."""
+        return self.answered + self.failed > 0 and not self.files
+
+
+class BatchEndpoint:
+    """Every method is one exchange. Raises TransientError, GoneError and LLMRefusedError."""
+
+    def __init__(self, endpoint: Endpoint, settings: LLMSettings) -> None:
+        self._endpoint = endpoint
+        self._url = settings.base_url
+        self._timeout_s = settings.timeout_s
+        self._client = endpoint.client
+        self._downloads = endpoint.connect(math.inf)
+
+    async def close(self) -> None:
+        """Close the connections of its own."""
+        await self._downloads.close()
+
+    async def upload(self, path: Path) -> str:
+        """The id of the file."""
+        with self._failures(path), path.open("rb") as file:
+            uploaded = await self._client.files.create(
+                file=(f"p4r-{path.name}", file), purpose="batch"
+            )
+            return _text(uploaded, "id")
+
+    async def create(self, file_id: str, name: str, path: Path) -> str:
+        """The id of the batch. Where it fails, the batch may be there all the same."""
+        try:
+            with self._failures(path):
+                async with asyncio.timeout(self._timeout_s):
+                    created = await self._client.batches.create(
+                        completion_window="24h",
+                        endpoint="/v1/chat/completions",
+                        input_file_id=file_id,
+                        metadata={MARK: name},
+                    )
+                return _text(created, "id")
+        except TransientError as error:
+            error.wait_s = max(error.wait_s, SETTLE_S)
+            raise
+
+    async def find(self, name: str, file_id: str) -> str | None:
+        """The id of the batch that was created by this name, or over this file."""
+        after: str | openai.Omit = openai.omit
+        seen = set[str]()
+        while True:
+            with self._failures():
+                async with asyncio.timeout(self._timeout_s):
+                    page = await self._client.batches.list(limit=100, after=after)
+                batches = getattr(page, "data", None)
+                if not isinstance(batches, list):
+                    raise TransientError("the endpoint sent something else than a list")
+            for batch in batches:
+                mine = (batch.metadata or {}).get(MARK) == name
+                if mine or batch.input_file_id == file_id:
+                    return _text(batch, "id")
+            ids = {batch.id for batch in batches}
+            if not page.has_more or ids <= seen:  # some endpoints know no pages
+                return None
+            seen |= ids
+            after = batches[-1].id
+
+    async def look(self, batch_id: str, path: Path) -> State:
+        """How a batch stands; `path` is its input."""
+        with self._failures(gone=True):
+            async with asyncio.timeout(self._timeout_s):
+                found = await self._client.batches.retrieve(batch_id)
+            status = _text(found, "status")
+        counts = found.request_counts
+        answered, failed = (getattr(counts, name, 0) for name in ("completed", "failed"))
+        files = (found.output_file_id, found.error_file_id)
+        code, why = self._reason(found, path)
+        return State(
+            status,
+            answered if isinstance(answered, int) else 0,
+            failed if isinstance(failed, int) else 0,
+            tuple(one for one in files if one),
+            code,
+            why,
+        )
+
+    async def fetch(self, file_id: str, file: IO[bytes], most: int) -> None:
+        """Append a file's content, at most so many bytes of it."""
+        end = file.tell() + most
+        with self._failures(gone=True):
+            async with self._downloads.files.with_streaming_response.content(file_id) as response:
+                async for part in response.iter_bytes():
+                    if file.tell() + len(part) > end:
+                        raise LLMRefusedError(f"{self._url} sends more results than were asked for")
+                    file.write(part)
+        file.write(b"\n")
+
+    def _reason(self, found: TheirBatch, path: Path) -> tuple[str, str]:
+        """(code, what is wrong) of the first error of a batch that failed."""
+        errors = found.errors.data if found.errors else None
+        if not errors:
+            return "", "no reason given"
+        first = errors[0]
+        line = f", line {first.line} of its input" if first.line else ""
+        said = self._endpoint.said(f"{first.message or 'no reason given'}", _prompts(path))
+        return str(first.code or ""), f"{said}{line}"
+
+    @contextmanager
+    def _failures(self, path: Path | None = None, *, gone: bool = False) -> Iterator[None]:
+        """Every way an exchange can end is one of three exceptions, or what it should be.
+
+        `path` is what was sent, and must not be repeated; `gone`: 404 means that.
+        """
+        try:
+            with self._endpoint.connection():
+                yield
+        except openai.APIStatusError as error:
+            raise self._failure(error, path, gone=gone) from None
+        except (openai.APIResponseValidationError, ValueError):
+            raise TransientError("the endpoint sent something else than JSON") from None
+        except HopelessError as error:
+            raise TransientError(str(error)) from None
+
+    def _failure(self, error: openai.APIStatusError, path: Path | None, *, gone: bool) -> Exception:
+        status, (message, complaint) = error.status_code, complaint_of(error.body)
+        if status == 404 and gone:
+            return GoneError("HTTP 404", heard=True)
+        if status in _NO_BATCHES:
+            return LLMRefusedError(
+                f"{self._url} has no batch API (HTTP {status}): run without --batch"
+            )
+        if transient := self._endpoint.transient(status, complaint, error.response):
+            return transient
+        said = self._endpoint.said(message, _prompts(path) if path else ())
+        if status == 413:
+            return LLMRefusedError(
+                f"{self._url} takes no batch of this size: lower P4R_LLM__BATCH_REQUESTS "
+                f"(HTTP 413: {said or 'no reason given'})"
+            )
+        return self._endpoint.refusal(status, said, "such a model for batches")
+
+
+def _text(thing: object, name: str) -> str:
+    """A field that must be there; a proxy may answer anything."""
+    value = getattr(thing, name, None)
+    if not isinstance(value, str) or not value:
+        raise TransientError(f"the endpoint sent something without {name}")
+    return value
+
+
+def _prompts(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        for line in file:
+            messages = json.loads(line)["body"]["messages"]
+            yield " ".join(message["content"] for message in messages)
