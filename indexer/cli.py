@@ -386,22 +386,37 @@ def reason(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count requests, tokens and cost; ask nothing.")
     ] = False,
+    batch: Annotated[
+        bool,
+        typer.Option(
+            "--batch", help="Through the Batch API: half the price, within a day a round."
+        ),
+    ] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Submit batches and leave; run it again to collect.")
+    ] = False,
 ) -> None:
     """Turn metadata and reviews into summaries, aspects, personas and alignments, with an LLM.
 
     Every answer is kept in DIR/ledger: killed and run again, it goes on and pays for none twice.
+
+    With --batch the steps still wait for each other, and answers that cannot be used are asked
+    for in a next round: with --no-wait it takes several runs until none says that batches are
+    under way. The first request of each step is a live call.
     """
     import asyncio
 
     from indexer.artifacts import Refusals
     from indexer.display import ReasoningProgress, print_estimates
     from indexer.ledger import Ledger
-    from indexer.llm import LLM
+    from indexer.llm import LLM, BatchesUnderWay, BatchFolder, BatchLLM
     from indexer.prompts import Domain
     from indexer.reasoning import run
     from indexer.reasoning.step import Sources
     from p4r_qdrant.settings import Settings
 
+    if no_wait and not batch:
+        raise InputError("--no-wait is for --batch alone")
     settings = Settings.load().llm
     refusals = Refusals()
     folder = run.gather(items, reviews, splits, artifacts)
@@ -414,18 +429,26 @@ def reason(
         seed=seed,
     )
     with Ledger(folder.path / "ledger", read_only=dry_run) as ledger:
+        batches = BatchFolder(ledger.folder)
         if dry_run:
-            print_estimates(run.estimate(chosen, ledger))
+            price_factor = settings.batch_price_factor if batch else 1.0
+            print_estimates(run.estimate(chosen, ledger, price_factor, batches.waiting()))
             return
+        if not batch:
+            batches.check_none("live calls would pay for them once more")
 
         async def go(progress: ReasoningProgress) -> None:
-            async with LLM(settings, ledger) as llm:
+            async with (
+                BatchLLM(settings, ledger, wait=not no_wait, watch=progress.watch)
+                if batch
+                else LLM(settings, ledger)
+            ) as llm:
                 progress.follow(llm)
                 await run.reason(chosen, llm, ledger, progress.began, progress.told, progress.wrote)
 
         progress = ReasoningProgress()
         try:
-            with progress:
+            with progress, suppress(BatchesUnderWay):
                 asyncio.run(go(progress))
         finally:
             progress.print()
@@ -526,10 +549,14 @@ def erase(
     from indexer.display import err, out, print_counts
     from indexer.erasing import erase_users
     from indexer.ledger import Ledger
+    from indexer.llm import BatchFolder
 
     folder = ArtifactFolder(artifacts)
     refusals = Refusals()
     with Ledger(folder.path / "ledger") as ledger:
+        batches = BatchFolder(ledger.folder)
+        batches.check_none("nobody can be erased from them", even_judged=True)
+        batches.tidy()
         erased = erase_users(folder, ledger, users, refusals)
     print_counts("removed", {what: count for what, count in erased.removed.items() if count}, err)
     for item_id in erased.items:

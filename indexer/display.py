@@ -29,7 +29,7 @@ from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, Stored
 # emoji=False: a text may hold ":book:" and mean it.
 if TYPE_CHECKING:
     from indexer.datasets.stats import DatasetStats
-    from indexer.llm import LLM, Answer
+    from indexer.llm import LLM, Answer, BatchProgress
     from indexer.reasoning.run import Estimate
     from indexer.reasoning.step import Step, StepReport
     from indexer.streaming import Added
@@ -103,6 +103,7 @@ class ReasoningProgress:
         self._tasks: dict[str, TaskID] = {}
         self._llm: LLM | None = None
         self._reports: dict[str, StepReport] = {}
+        self._batches: dict[str, BatchProgress] = {}
 
     def follow(self, llm: LLM) -> None:
         """Show what this LLM spends."""
@@ -113,18 +114,28 @@ class ReasoningProgress:
         if coming.requests:
             tokens = coming.prompt_tokens + coming.completion_tokens
             since = f"; {_outdated(coming)}" if coming.outdated else ""
+            under_way = f", {coming.under_way:,} under way" if coming.under_way else ""
             err.print(
-                f"{step.name}: {coming.requests:,} to ask, {coming.known:,} known, about "
-                f"{tokens:,} tokens, {_dollars(coming.cost_usd)}{since}",
+                f"{step.name}: {coming.requests:,} to ask, {coming.known:,} known{under_way}, "
+                f"about {tokens:,} tokens, {_dollars(coming.cost_usd)}{since}",
                 highlight=False,
                 soft_wrap=True,
             )
-        total = coming.requests + coming.known
+        total = coming.requests + coming.known + coming.under_way
         self._tasks[step.name] = self._bars.add_task(step.name, total=total, spent="")
 
     def told(self, step: Step, answer: Answer) -> None:  # noqa: ARG002 - the tally knows
         """One more answer."""
         self._bars.update(self._tasks[step.name], advance=1, spent=self._spent(step.name))
+
+    def watch(self, batch: BatchProgress) -> None:
+        """How a batch stands now; a line where that is something new."""
+        before = self._batches.get(batch.batch_id)
+        self._batches[batch.batch_id] = batch
+        if before is None or before.status != batch.status:
+            err.print(_batch(batch), highlight=False, markup=False, soft_wrap=True)
+        if batch.step in self._tasks:
+            self._bars.update(self._tasks[batch.step], spent=self._spent(batch.step))
 
     def wrote(self, step: Step, report: StepReport) -> None:
         """A step's artifact is written."""
@@ -155,13 +166,21 @@ class ReasoningProgress:
                 left_out["inputs whose answer is missing: run it again"] = report.unanswered
             for what, count in left_out.items():
                 out.print(f"{name}: {count:,} {what}", markup=False, highlight=False)
+        under_way = [batch for batch in self._batches.values() if not batch.has_ended]
+        for batch in under_way:
+            out.print(_batch(batch), markup=False, highlight=False, soft_wrap=True)
+        if under_way:
+            out.print("what is under way goes on: run the same command again to collect it")
 
     def _spent(self, name: str) -> str:
         tally = self._llm.tallies.get(name) if self._llm else None
         if tally is None:
             return ""
         failed = f", {tally.failed} failed" if tally.failed else ""
-        return f"{tally.usage.tokens:,} tokens, {_dollars(tally.usage.cost_usd)}{failed}"
+        mine = [one for one in self._batches.values() if one.step == name and not one.has_ended]
+        there = f"{sum(one.answered for one in mine):,}/{sum(one.requests for one in mine):,}"
+        batches = f", {there} in {len(mine)} batches" if mine else ""
+        return f"{tally.usage.tokens:,} tokens, {_dollars(tally.usage.cost_usd)}{failed}{batches}"
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -190,6 +209,8 @@ def print_estimates(estimates: Mapping[str, Estimate]) -> None:
             table.add_row(name, "?", "?", "?", "?", "?")
     out.print(table)
     for name, one in estimates.items():
+        if one.under_way:
+            out.print(f"{name}: {one.under_way:,} more are under way in batches", highlight=False)
         if one.outdated:
             out.print(f"{name}: {_outdated(one)}", highlight=False)
     complete = all(one.complete for one in estimates.values())
@@ -200,6 +221,12 @@ def print_estimates(estimates: Mapping[str, Estimate]) -> None:
         total = sum(cost for cost in known if cost is not None)
         about = "about" if complete else "at least"
         out.print(f"in all {about} {_dollars(total)}; nothing was asked", highlight=False)
+
+
+def _batch(batch: BatchProgress) -> str:
+    failed = f", {batch.failed:,} failed" if batch.failed else ""
+    counts = f"{batch.answered:,} of {batch.requests:,} answered{failed}"
+    return f"{batch.step}: {batch.batch_id} {batch.status}, {counts}"
 
 
 def _outdated(one: Estimate) -> str:

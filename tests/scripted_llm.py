@@ -33,6 +33,8 @@ class Call:
     headers: Mapping[str, str]
     path: str
     started: float
+    method: str = "POST"
+    raw: bytes = b""
 
     @property
     def form(self) -> str:
@@ -177,7 +179,7 @@ class ScriptedLLM:
 
     async def _answer(self, call: Call, writer: asyncio.StreamWriter) -> bool:
         """Send what the script says; False where the connection is at its end."""
-        reply = self._rejection(call) or self._next(call)
+        reply = self._reply(call)
         if reply.cut == "hang":
             await asyncio.sleep(3600)
         if delay := self._latency_s + reply.delay_s:
@@ -185,7 +187,7 @@ class ScriptedLLM:
         if reply.cut == "reset":
             _reset(writer)
             return False
-        body = _completion(call, reply) if reply.body is None else reply.body
+        body = completion(call, reply) if reply.body is None else reply.body
         head = [f"HTTP/1.1 {reply.status} X", "content-type: application/json"]
         head += [f"{name}: {value}" for name, value in reply.headers.items()]
         head += [f"content-length: {len(body)}", "", ""]
@@ -204,6 +206,9 @@ class ScriptedLLM:
         await writer.drain()
         self.answered += reply.status == 200
         return True
+
+    def _reply(self, call: Call) -> Reply:
+        return self._rejection(call) or self._next(call)
 
     def _next(self, call: Call) -> Reply:
         if self.replies:
@@ -225,8 +230,11 @@ async def _read(reader: asyncio.StreamReader) -> Call | None:
         return None
     pairs = (line.split(": ", 1) for line in head[1:] if line)
     headers = {name.lower(): value for name, value in pairs}
-    body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Call(json.loads(body or b"{}"), headers, head[0].split(" ")[1], time.monotonic())
+    raw = await reader.readexactly(int(headers.get("content-length", 0)))
+    is_json = headers.get("content-type", "").startswith("application/json")
+    body = json.loads(raw) if raw and is_json else {}
+    method, path = head[0].split(" ")[:2]
+    return Call(body, headers, path, time.monotonic(), method, raw)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
@@ -236,7 +244,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-def _completion(call: Call, reply: Reply) -> bytes:
+def completion(call: Call, reply: Reply) -> bytes:
     message = {"role": "assistant", "content": reply.content, "refusal": reply.refusal}
     whole: dict[str, Any] = {
         "id": "scripted",

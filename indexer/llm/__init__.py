@@ -38,6 +38,7 @@ except ModuleNotFoundError as missing:
     ) from None
 
 from indexer.llm.batch import BatchLLM
+from indexer.llm.batch_files import BatchFolder
 from indexer.llm.batch_queue import BatchProgress
 from indexer.llm.errors import (
     BatchesUnderWay,
@@ -51,6 +52,7 @@ from indexer.llm.request import Answer, Request, Requests, Tally, Usage, estimat
 __all__ = [
     "LLM",
     "Answer",
+    "BatchFolder",
     "BatchLLM",
     "BatchProgress",
     "BatchesUnderWay",

@@ -16,6 +16,7 @@ class Account:
 
     def __init__(self, settings: LLMSettings) -> None:
         self.tallies: dict[str, Tally] = {}
+        self.has_ceiling = settings.max_tokens is not None or settings.max_cost_usd is not None
         self._settings = settings
         self._reserved = Usage()
 
@@ -40,9 +41,7 @@ class Account:
         return spent
 
     def worst(self, request: Request, remark: Remark, factor: float = 1.0) -> Usage:
-        """The most that one call may use; nothing where there is no ceiling."""
-        if self._settings.max_tokens is None and self._settings.max_cost_usd is None:
-            return Usage()
+        """The most that one call may use."""
         text = f"{request.system}{request.user}{json.dumps(request.schema)}{remark.completion}"
         tokens = estimate_tokens(text) + 100, remark.max_tokens
         return self._used(request, 0, tokens, factor)

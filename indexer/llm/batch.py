@@ -21,7 +21,7 @@ that nobody waited for, goes on with just another pass. Memory holds keys, never
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Collection, Iterable
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeVar
 
@@ -89,6 +89,7 @@ class BatchLLM(LLM):
         self._wait = wait
         self._folder = BatchFolder(ledger.folder)
         self._folder.tidy()
+        self._campaign = self._folder.campaign()
         self._batch_endpoint = BatchEndpoint(self._endpoint, settings)
         self._queue = BatchQueue(
             settings,
@@ -98,13 +99,16 @@ class BatchLLM(LLM):
             send=self._sent,
             halt=self._halt,
             watch=watch,
+            campaign=self._campaign,
         )
-        self._given_up: set[str] = set()
-        """Requests that came to nothing in this run."""
 
     async def __aexit__(self, *exception: object) -> None:
         await self._batch_endpoint.close()
         await super().__aexit__(*exception)
+
+    def under_way(self) -> Collection[str]:
+        """The keys of requests that are paid for and not in the ledger yet."""
+        return self._folder.waiting()
 
     async def run(
         self, requests: Iterable[Request] | AsyncIterable[Request]
@@ -133,6 +137,15 @@ class BatchLLM(LLM):
                 raise BatchesUnderWay
             while not await self._queue.look():
                 await self._pause(self._settings.batch_poll_s)
+
+    def _asking_of(self, request: Request) -> Asking:
+        """The request, with what earlier batches made of it."""
+        record = self._ledger.failure(request.step, request.key) or {}
+        problems = tuple(record.get("problems", ()))
+        if "again" not in record or len(problems) >= self._settings.attempts:
+            return Asking.anew(request)
+        again = Remark(**record["again"])
+        return Asking(request, again, usage_of(record), problems, record["completion"])
 
     async def _sent(self, step: str, send: Callable[[], Awaitable[_T]]) -> _T:
         try:
@@ -203,7 +216,7 @@ class _Pass:
         if result is not None and (answer := self._judge(request, result)) is not None:
             self._judged.add(key)
             return answer
-        if key in llm._given_up or llm.stopped is not None:
+        if llm.stopped is not None or self._is_given_up(step, key):
             return None
         if key not in self._under_way and not self._full:
             if not llm._dialect(request).proved and self._can_pay(request):
@@ -230,7 +243,7 @@ class _Pass:
 
     def _judge(self, request: Request, result: _Result) -> Answer | None:
         """The answer as it is now in the ledger; None where it is to be asked for again."""
-        llm, asking, hopeless, answer = self._llm, self._asking(request), False, None
+        llm, asking, hopeless, answer = self._llm, self._llm._asking_of(request), False, None
         try:
             completion = self._completion(request, result)
             spent = self._account.spend(request, completion, llm.price_factor)
@@ -256,6 +269,7 @@ class _Pass:
         step, key = request.step, request.key
         record, ok = to_record(answer or asking.failed()), answer is not None and answer.ok
         if not ok:
+            record["campaign"] = self._llm._campaign
             record["batches"] = [*self._failure(step, key).get("batches", ()), batch.name]
         if answer is None:
             remark = asdict(asking.remark).items()
@@ -271,16 +285,11 @@ class _Pass:
             tally.answered += 1
         else:
             tally.failed += 1
-            self._llm._given_up.add(key)
 
-    def _asking(self, request: Request) -> Asking:
-        """The request, with what earlier batches made of it."""
-        record = self._failure(request.step, request.key)
-        problems = tuple(record.get("problems", ()))
-        if "again" not in record or len(problems) >= self._llm._settings.attempts:
-            return Asking.anew(request)
-        again = Remark(**record["again"])
-        return Asking(request, again, usage_of(record), problems, record["completion"])
+    def _is_given_up(self, step: str, key: str) -> bool:
+        """Whether it came to nothing in this campaign."""
+        record = self._failure(step, key)
+        return "again" not in record and record.get("campaign") == self._llm._campaign
 
     def _failure(self, step: str, key: str) -> dict[str, Any]:
         return self._ledger.failure(step, key) or {}
@@ -324,15 +333,17 @@ class _Pass:
         return not self._full
 
     async def _ask_live(self, request: Request) -> Answer | None:
+        """Where it comes to nothing, the ledger has to say that it did so now."""
         answer = await self._llm.ask(request)
         if not answer.ok:
-            self._llm._given_up.add(request.key)
+            record = to_record(answer) | {"campaign": self._llm._campaign}
+            self._ledger.put(request.step, request.key, record, ok=False)
         self._judged.add(request.key)
         return answer
 
     async def _put_into_batch(self, request: Request) -> None:
         """Unless there is no room, or no money, for more."""
-        llm, asking = self._llm, self._asking(request)
+        llm, asking = self._llm, self._llm._asking_of(request)
         line = line_of(request.key, llm._dialect(request).body(request, asking.remark))
         worst = self._account.worst(request, asking.remark, llm.price_factor)
         if self._made is not None and self._is_apart(self._made, request, line):

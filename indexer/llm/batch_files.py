@@ -36,20 +36,21 @@ _KEY = slice(len('{"custom_id": "'), len('{"custom_id": "') + 32)
 class Batch(BaseModel):
     """One batch: `batch_id` is None until it is known to be created, `ended` until it is fetched.
 
-    `tokens` of its prompts are estimated; `worst` is kept back from the run's budget. `judged`:
-    what is left of its results was paid for and answers no request of the last run; another run
-    (of more items, say) may want it.
+    `campaign` is the same for all batches until there is none left: what came to nothing in it is
+    not asked again in it, however many runs it takes. `tokens` of its prompts are estimated;
+    `worst` is kept back from the run's budget. `judged`: what is left of its results was paid for
+    and answers no request of the last run; another run (of more items, say) may want it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     url: str
+    campaign: str
     step: str
     requests: int
     tokens: int
     worst: Usage
-    began: int
     file_id: str
     batch_id: str | None = None
     ended: str | None = None
@@ -71,9 +72,17 @@ class BatchFolder:
     def __iter__(self) -> Iterator[Batch]:
         return iter(list(self._batches.values()))
 
+    def campaign(self) -> str:
+        """That of the batches there are, else a new one."""
+        return next((batch.campaign for batch in self if not batch.judged), uuid4().hex)
+
     def under_way(self) -> list[Batch]:
         """Those whose results are not here yet."""
         return [batch for batch in self if batch.ended is None]
+
+    def waiting(self) -> set[str]:
+        """The keys of all requests whose answers are paid for and may not be in the ledger yet."""
+        return {key for batch in self if not batch.judged for key in self.keys(batch)}
 
     def check_none(self, what: str, *, even_judged: bool = False) -> None:
         """Raise InputError where there are answers, paid for, that are not in the ledger."""

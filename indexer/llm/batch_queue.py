@@ -33,6 +33,11 @@ class BatchProgress:
     answered: int
     failed: int
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.status in _ENDED
+
 
 class Send(Protocol):
     """One exchange about a step, sent again and again as long as it may help."""
@@ -58,6 +63,7 @@ class BatchQueue:
         send: Send,
         halt: Callable[[Exception], object],
         watch: Callable[[BatchProgress], None],
+        campaign: str,
     ) -> None:
         self._settings = settings
         self._folder = folder
@@ -66,6 +72,7 @@ class BatchQueue:
         self._send = send
         self._halt = halt
         self._watch = watch
+        self._campaign = campaign
         self._ended_at: dict[str, float] = {}
         self._crowded = False
         """The endpoint takes no more before a batch has ended."""
@@ -94,11 +101,11 @@ class BatchQueue:
         batch = Batch(
             name=made.name,
             url=self._settings.base_url,
+            campaign=self._campaign,
             step=made.step,
             requests=len(made.keys),
             tokens=made.tokens,
             worst=made.worst,
-            began=int(time.time()),
             file_id=file_id,
         )
         self._account.reserve(batch.worst)
@@ -122,7 +129,7 @@ class BatchQueue:
                 )
             )
             if state.status in _ENDED and not self._may_still_come(batch, state):
-                await self._end(batch, state)
+                await self._end(batch, state, first=not some_ended)
                 some_ended = True
         return some_ended
 
@@ -162,14 +169,17 @@ class BatchQueue:
         since = self._ended_at.setdefault(batch.name, time.monotonic())
         return state.lacks_results and time.monotonic() - since < self._settings.retry_for_s
 
-    async def _end(self, batch: Batch, state: State) -> None:
-        """Fetch what there is; halt where more of the same would fare no better."""
+    async def _end(self, batch: Batch, state: State, *, first: bool) -> None:
+        """Fetch what there is; halt where more of the same would fare no better.
+
+        `first`: no other batch has ended, and made room, since they were looked at last.
+        """
         if state.status == "failed":
             self._forget(batch)
             self._crowded = state.code == _CROWDED
             if not self._crowded:
                 self._refuse(f"the endpoint refused batch {batch.batch_id}: {state.why}")
-            elif not self._folder.under_way():
+            elif first and not self._folder.under_way():
                 self._refuse(
                     f"the endpoint has no room for batch {batch.batch_id}, set "
                     f"P4R_LLM__BATCH_TOKENS below its limit: {state.why}"

@@ -97,6 +97,8 @@ class Endpoint:
         except openai.APIConnectionError as error:
             what = type(error.__cause__).__name__ if error.__cause__ else "it was lost"
             raise TransientError(f"the connection failed: {what}") from None
+        except httpx2.TransportError as error:  # while a body is streamed
+            raise TransientError(f"the connection failed: {type(error).__name__}") from None
         except TooLargeError:
             megabytes = MAX_RESPONSE_BYTES >> 20
             raise HopelessError(f"the response was larger than {megabytes} MB") from None

@@ -10,6 +10,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
 )
 from contextlib import asynccontextmanager, suppress
@@ -92,6 +93,10 @@ class LLM:
     def usage(self) -> Usage:
         """What this run has spent so far, over all steps."""
         return self._account.usage
+
+    def under_way(self) -> Collection[str]:
+        """The keys of requests that are paid for and not answered yet."""
+        return ()
 
     async def run(
         self, requests: Iterable[Request] | AsyncIterable[Request]
@@ -215,8 +220,8 @@ class LLM:
 
     async def _reason(self, request: Request) -> Answer:
         """Ask until an answer can be used. From the last call's end on there is no await."""
-        asking = Asking.anew(request)
-        for _ in range(self._settings.attempts):
+        asking = self._asking_of(request)
+        while len(asking.problems) < self._settings.attempts:
             try:
                 completion, spent = await self._patiently(request, asking.remark)
             except HopelessError as error:
@@ -226,6 +231,9 @@ class LLM:
             if answer is not None:
                 return answer
         return asking.failed()
+
+    def _asking_of(self, request: Request) -> Asking:
+        return Asking.anew(request)
 
     async def _patiently(self, request: Request, remark: Remark) -> tuple[Completion, Usage]:
         """One call, sent again as long as it may help."""
@@ -284,7 +292,7 @@ class LLM:
     async def _afforded(self, request: Request, remark: Remark) -> AsyncIterator[None]:
         """Keep back what the call may cost at worst; wait while calls under way might need it."""
         account = self._account
-        worst = account.worst(request, remark)
+        worst = account.worst(request, remark) if account.has_ceiling else Usage()
         while self.stopped is None and (ceiling := account.exceeded(worst)):
             if not self._in_flight:
                 raise self._halt(account.reached(ceiling))

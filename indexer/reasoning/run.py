@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +103,7 @@ async def reason(
     for step in steps:
         if under_way is not None and step.reads:
             break
-        began(step, estimate_step(step, ledger, llm.price_factor))
+        began(step, estimate_step(step, ledger, llm.price_factor, llm.under_way()))
         try:
             async with aclosing(llm.run(Requests(step.requests))) as answers:
                 async for answer in answers:
@@ -121,11 +121,13 @@ async def reason(
 class Estimate:
     """What a step would ask now, and what that would take.
 
-    `outdated` answers are in the ledger and of no use any more: the template has changed since.
+    What is `under_way` in batches is paid for. `outdated` answers are in the ledger and of no use
+    any more: the template has changed since.
     """
 
     requests: int = 0
     known: int = 0
+    under_way: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = None
@@ -135,18 +137,26 @@ class Estimate:
 
 
 def estimate(
-    steps: Sequence[Step], ledger: Ledger, price_factor: float = 1.0
+    steps: Sequence[Step],
+    ledger: Ledger,
+    price_factor: float = 1.0,
+    under_way: Collection[str] = (),
 ) -> dict[str, Estimate]:
     """What each step would cost, from the very requests it would send; nothing is sent."""
-    return {step.name: estimate_step(step, ledger, price_factor) for step in steps}
+    return {step.name: estimate_step(step, ledger, price_factor, under_way) for step in steps}
 
 
-def estimate_step(step: Step, ledger: Ledger, price_factor: float = 1.0) -> Estimate:
-    """What one step would cost, at this part of the prices."""
+def estimate_step(
+    step: Step, ledger: Ledger, price_factor: float = 1.0, under_way: Collection[str] = ()
+) -> Estimate:
+    """What one step would cost, at this part of the prices; what is under way by key aside."""
     one = Estimate()
     for request in _requests(step, one):
         if ledger.has(step.name, request.key):
             one.known += 1
+            continue
+        if request.key in under_way:
+            one.under_way += 1
             continue
         one.requests += 1
         one.prompt_tokens += estimate_tokens(request.system) + estimate_tokens(request.user)
