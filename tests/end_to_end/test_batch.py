@@ -797,7 +797,6 @@ def test_killed_and_run_again(
     run.kill()
     run.communicate()
     server.trouble = lambda call: None
-    assert not (tmp_path / "batches" / ".lock").exists()
     with Ledger(tmp_path) as ledger:
         outcome = reason(server, ledger, requests(100), batch_requests=40)
         assert outcome.error is None
