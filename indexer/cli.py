@@ -555,7 +555,7 @@ def erase(
     refusals = Refusals()
     with Ledger(folder.path / "ledger") as ledger:
         batches = BatchFolder(ledger.folder)
-        batches.check_none("nobody can be erased from them", even_judged=True)
+        batches.check_none("nobody can be erased from them")
         batches.tidy()
         erased = erase_users(folder, ledger, users, refusals)
     print_counts("removed", {what: count for what, count in erased.removed.items() if count}, err)

@@ -84,13 +84,13 @@ class BatchFolder:
         """The keys of all requests whose answers are paid for and may not be in the ledger yet."""
         return {key for batch in self if not batch.judged for key in self.keys(batch)}
 
-    def check_none(self, what: str, *, even_judged: bool = False) -> None:
+    def check_none(self, what: str) -> None:
         """Raise InputError where there are answers, paid for, that are not in the ledger."""
-        if waiting := [batch for batch in self if even_judged or not batch.judged]:
-            count = sum(batch.requests for batch in waiting)
+        if self._batches:
             raise InputError(
-                f"{len(waiting)} batches of {count:,} requests are not collected yet, and {what}: "
-                f"run p4r reason --batch first, or remove {self.path} to give them up"
+                f"{self.path} holds {len(self._batches)} batches whose answers are not all "
+                f"collected, and {what}: run p4r reason --batch first, on all they were submitted "
+                "for, or remove it to give them up"
             )
 
     def save(self, batch: Batch) -> None:

@@ -21,6 +21,7 @@ from indexer.llm import (
     LLM,
     Answer,
     BatchesUnderWay,
+    BatchFolder,
     BatchLLM,
     BatchProgress,
     BudgetReachedError,
@@ -696,6 +697,19 @@ def test_fewer_requests_than_were_submitted(server: ScriptedBatches, ledger: Led
     assert reason(server, ledger, requests(20)).values == all_of(20)
     assert set(server.paid.values()) == {1}
     assert leftovers(ledger) == []
+
+
+def test_what_nobody_asked_for_is_no_reason_to_give_up_for_good(
+    server: ScriptedBatches, ledger: Ledger
+) -> None:
+    """Answers to other requests lie there; a failure is asked about anew all the same."""
+    server.script = lambda call: says("no") if number_of(call) == 2 else good(call)
+    reason(server, ledger, requests(20), wait=False)
+    assert len(reason(server, ledger, requests(6)).values) == 5
+    with pytest.raises(InputError, match="run p4r reason --batch first"):
+        BatchFolder(ledger.folder).check_none("it is a pity")
+    server.script = good
+    assert reason(server, ledger, requests(6)).values == all_of(6)
 
 
 def test_nothing_waits_for_what_nobody_asks_for(server: ScriptedBatches, ledger: Ledger) -> None:
