@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -353,6 +353,68 @@ def stats(
     print_dataset(found)
     if plot is not None:
         draw(found, plot, folder.path.resolve().name)
+    _exit_for(refusals)
+
+
+@app.command(epilog="Example:  p4r audit --artifacts examples/bookshop --html bookshop.html")
+def audit(
+    artifacts: Artifacts,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with plots too: one file, no scripts."),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the figures (- for standard output)."),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Items that are encoded, drawn by the seed.")
+    ] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another sample.")] = 0,
+    no_encoder: Annotated[
+        bool, typer.Option("--no-encoder", help="Leave out what needs an encoder.")
+    ] = False,
+) -> None:
+    """Tell how good an artifact folder is, whoever made it: gaps, leaks, grounding, bias.
+
+    Exit code 2 where held-out interactions have leaked into personas or alignments.
+    """
+    from dataclasses import asdict
+
+    from indexer.artifacts import ArtifactFolder, Refusals, written_whole
+    from indexer.audit import page, words
+    from indexer.audit.run import audit as examine
+    from indexer.display import print_audit, print_refusals, progress
+    from p4r_qdrant.encoder import PersonaEncoder
+    from p4r_qdrant.settings import Settings
+
+    folder = ArtifactFolder(artifacts)
+    if html is not None:
+        page.check_plots()
+    refusals = Refusals()
+    with ExitStack() as files:  # opened first: what cannot be written is known at once
+        write_page = files.enter_context(written_whole(html)) if html else None
+        write_json = files.enter_context(written_whole(json_file)) if json_file else None
+        encoder = None if no_encoder else PersonaEncoder.from_settings(Settings.load().encoder)
+        with progress() as bar:
+            found = examine(
+                folder,
+                encoder,
+                refusals,
+                sample=sample,
+                seed=seed,
+                track=lambda lines, what, total: bar.track(lines, total=total, description=what),
+            )
+        if write_page:
+            write_page(page.page(found, folder.path.resolve().name))
+        if write_json:
+            write_json(json.dumps(asdict(found), ensure_ascii=False, indent=2))
+    leak = words.leak_sentence(found)
+    if "-" not in (str(html), str(json_file)):
+        print_audit(words.sections(found), words.sampled(found), leak)
+    if leak:
+        print_refusals(refusals)
+        raise InputError(leak)
     _exit_for(refusals)
 
 

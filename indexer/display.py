@@ -26,6 +26,7 @@ from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, Stored
 
 # emoji=False: a text may hold ":book:" and mean it.
 if TYPE_CHECKING:
+    from indexer.audit.words import Section
     from indexer.datasets.stats import DatasetStats
     from indexer.llm import LLM, Answer
     from indexer.reasoning.run import Estimate
@@ -262,6 +263,34 @@ def print_stats(stats: IndexStats) -> None:
     for name, value in rows.items():
         table.add_row(name, escape(value))
     out.print(table)
+
+
+def print_audit(sections: Sequence[Section], sampled: str, leak: str) -> None:
+    """What `p4r audit` says: a table a subject, and a leak before all else."""
+    if leak:
+        out.print(Panel(Text(leak), border_style="bold red"))
+    for section in sections:
+        out.print()
+        out.print(Text(section.title, style="bold underline"))
+        if not section.rows:
+            out.print(Text(f"not there: {section.absent}", style="dim"))
+            continue
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("figure", style="bold", ratio=3, overflow="fold")
+        table.add_column("value", ratio=4, overflow="fold")
+        table.add_column("good", no_wrap=True)
+        table.add_column("what it means", ratio=5)
+        for row in section.rows:
+            style = "bold red" if row.alarm else ""
+            texts = (row.name, row.value, _GOOD[row.good], row.meaning)
+            table.add_row(*(Text(text) for text in texts), style=style)
+        out.print(table)
+    if sampled:
+        out.print()
+        out.print(Text(sampled, style="dim"))
+
+
+_GOOD = {"low": "lower", "high": "higher", "none": "none", "": ""}
 
 
 def _moved(item: RankedItem) -> str:
