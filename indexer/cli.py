@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -444,6 +444,12 @@ def reason(
         str, typer.Option(help="What the judge sees: before (that interaction) or others.")
     ] = "before",
     seed: Annotated[int, typer.Option(help="Shuffles the judge's options.")] = 0,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="Alignments by an LLM as judge, or by similarity: free, by the encoder alone."
+        ),
+    ] = "judge",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count requests, tokens and cost; ask nothing.")
     ] = False,
@@ -461,33 +467,42 @@ def reason(
     from indexer.prompts import Domain
     from indexer.reasoning import run
     from indexer.reasoning.step import Sources
+    from p4r_qdrant.encoder import PersonaEncoder
     from p4r_qdrant.settings import Settings
 
-    settings = Settings.load().llm
+    settings = Settings.load()
     refusals = Refusals()
     folder = run.gather(items, reviews, splits, artifacts)
+    progress = ReasoningProgress()
+    names = [name.strip() for name in steps.split(",")]
+    encoder = None
+    if strategy == "similarity" and "alignments" in names and not dry_run:
+        encoder = PersonaEncoder.from_settings(settings.encoder)  # now, not after hours of asking
     chosen = run.steps(
-        steps.split(","),
-        Sources(folder, Domain.load(domain), settings, limit),
+        names,
+        Sources(folder, Domain.load(domain), settings.llm, limit),
         refusals,
         per_user=per_user,
         profile=profile,
         seed=seed,
+        strategy=strategy,
+        encoder=encoder,
+        advance=progress.encoded,
     )
     with Ledger(folder.path / "ledger", read_only=dry_run) as ledger:
         if dry_run:
-            print_estimates(run.estimate(chosen, ledger, settings))
+            print_estimates(run.estimate(chosen, ledger, settings.llm))
             return
 
-        async def go(progress: ReasoningProgress) -> None:
-            async with LLM(settings, ledger) as llm:
+        async def go() -> None:
+            asks = any(step.asks for step in chosen)
+            async with LLM(settings.llm, ledger) if asks else nullcontext() as llm:
                 progress.follow(llm)
                 await run.reason(chosen, llm, ledger, progress.began, progress.told, progress.wrote)
 
-        progress = ReasoningProgress()
         try:
             with progress:
-                asyncio.run(go(progress))
+                asyncio.run(go())
         finally:
             progress.print()
     _exit_for(refusals)

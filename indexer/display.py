@@ -85,17 +85,22 @@ class ReasoningProgress:
         self._llm: LLM | None = None
         self._reports: dict[str, StepReport] = {}
 
-    def follow(self, llm: LLM) -> None:
-        """Show what this LLM spends."""
+    def follow(self, llm: LLM | None) -> None:
+        """Show what this LLM spends; None where none is asked."""
         self._llm = llm
 
     def began(self, step: Step, requests: int) -> None:
         """A step of so many requests begins."""
-        self._tasks[step.name] = self._bars.add_task(step.name, total=requests, spent="")
+        total = requests if step.asks else None
+        self._tasks[step.name] = self._bars.add_task(step.name, total=total, spent="")
 
     def told(self, step: Step, answer: Answer) -> None:  # noqa: ARG002 - the tally knows
         """One more answer."""
         self._bars.update(self._tasks[step.name], advance=1, spent=self._spent(step.name))
+
+    def encoded(self, count: int) -> None:
+        """So many more interactions were aligned without an LLM."""
+        self._bars.advance(self._tasks["alignments"], count)
 
     def wrote(self, step: Step, report: StepReport) -> None:
         """A step's artifact is written."""

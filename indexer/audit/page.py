@@ -87,7 +87,12 @@ def _tiles(audit: Audit) -> Iterator[str]:
         )
     if audit.alignments and audit.alignments.position_p is not None:
         chance = audit.alignments.position_p
-        yield _tile(f"p = {chance:.3f}", "choices even over the list", bad=chance < SIGNIFICANT)
+        uneven = chance < SIGNIFICANT
+        yield _tile(
+            "uneven" if uneven else "even",
+            f"choices over the places of an item's list (p = {chance:.4f})",
+            bad=uneven,
+        )
     if audit.similarity and audit.similarity.agreement:
         one = audit.similarity.agreement
         yield _tile(
@@ -121,7 +126,7 @@ def _plot(name: str, audit: Audit) -> str:
         bars = sorted(audit.aspects.nulls.items(), key=lambda one: (-one[1], one[0]))
         return "".join(
             f'<div class="bar"><span>{_text(slot)}</span>'
-            f'<meter min="0" max="1" value="{share:.4f}"></meter>'
+            f'<i><i style="width: {share:.1%}"></i></i>'
             f"<span>{percent(share)} empty</span></div>"
             for slot, share in bars[:MOST_SLOTS]
         )
@@ -355,7 +360,8 @@ th { width: 24%; } td + td { color: var(--soft); width: 44%; } em { color: var(-
 figure { margin: 1rem 0; } figure svg { width: 100%; max-width: 42rem; height: auto; }
 figcaption, .absent, .of, footer { color: var(--soft); font-size: .9rem; }
 .bar { display: grid; grid-template-columns: 14rem 1fr 7rem; gap: .8rem; align-items: center; }
-meter { width: 100%; }
+.bar > i { background: var(--line); height: .6rem; } .bar i i { display: block; height: 100%;
+  background: #e08a1e; }
 .card { background: var(--card); border-radius: .5rem; padding: .6rem 1rem; margin: .6rem 0; }
 .card p { margin: .3rem 0; }
 @media (max-width: 40rem) { .bar { grid-template-columns: 1fr; gap: 0; } }

@@ -278,14 +278,13 @@ def _alignments(figures: AlignmentFigures, audit: Audit) -> Iterator[Row]:
         matters = figures.position_p < SIGNIFICANT
         yield Row(
             "position bias",
-            f"p = {figures.position_p:.4f}",
+            f"{'uneven' if matters else 'even'}, p = {figures.position_p:.4f}",
             (
                 "the place in the list matters: a biased judge, or personas listed by how many "
                 "they speak for"
                 if matters
                 else "no more uneven than uniform choice would be"
             ),
-            "high",
         )
 
 

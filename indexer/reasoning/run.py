@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from indexer.artifacts import ITEMS, REVIEWS, SPLITS, ArtifactFolder, Refusals
 from indexer.ledger import Ledger
 from indexer.llm import LLM, Answer, Request, estimate_tokens
-from indexer.reasoning.alignments import Alignments
+from indexer.reasoning.alignments import Alignments, NearestAlignments
 from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.personas import Personas
 from indexer.reasoning.step import Sources, Step, StepReport
 from indexer.reasoning.summaries import Summaries
+from p4r_qdrant.encoder import Encoder
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import LLMSettings
 
@@ -23,6 +25,8 @@ STEPS: dict[str, type[Step]] = {
     one.name: one for one in (Summaries, ReviewAspects, Personas, Alignments)
 }
 """In the order they build on each other."""
+
+STRATEGIES = ("judge", "similarity")
 
 ANSWER_TOKENS = {"summaries": 90, "aspects": 110, "personas": 650, "alignments": 70}
 """What an answer takes, for estimates: measured on the bookshop with a large model."""
@@ -59,8 +63,15 @@ def steps(
     per_user: int,
     profile: str,
     seed: int,
+    strategy: str = "judge",
+    encoder: Encoder | None = None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> list[Step]:
-    """The named steps in the order they build on each other. Raises InputError."""
+    """The named steps in the order they build on each other. Raises InputError.
+
+    `strategy` of alignments: an LLM as `judge`, or `similarity` by the `encoder`, which a mere
+    estimate does without; `advance` is told what was encoded.
+    """
     wanted = {name.strip() for name in names}
     unknown = sorted(wanted - set(STEPS))
     if unknown or profile not in ("before", "others"):
@@ -68,17 +79,23 @@ def steps(
         raise InputError(
             f"there is no {what}; steps are {', '.join(STEPS)}, profiles before and others"
         )
-    more = {"per_user": per_user, "profile": profile, "seed": seed}
-    return [
-        Alignments(sources, refusals, **more) if kind is Alignments else kind(sources, refusals)  # type: ignore[arg-type]
-        for name, kind in STEPS.items()
-        if name in wanted
-    ]
+    if strategy not in STRATEGIES:
+        raise InputError(f"there is no strategy {strategy!r}; say {' or '.join(STRATEGIES)}")
+    more: dict[str, Any] = {"per_user": per_user, "profile": profile}
+
+    def made(kind: type[Step]) -> Step:
+        if kind is not Alignments:
+            return kind(sources, refusals)
+        if strategy == "similarity":
+            return NearestAlignments(sources, refusals, encoder, advance, **more)
+        return Alignments(sources, refusals, seed=seed, **more)
+
+    return [made(kind) for name, kind in STEPS.items() if name in wanted]
 
 
 async def reason(
     steps: Sequence[Step],
-    llm: LLM,
+    llm: LLM | None,
     ledger: Ledger,
     began: Callable[[Step, int], None],
     told: Callable[[Step, Answer], None],
@@ -87,6 +104,7 @@ async def reason(
     """Ask and write, step after step.
 
     `began` is told how many requests a step has, `told` each answer, `wrote` what came of it.
+    `llm` may be None where no step asks.
 
     Killed at any moment and run again, it asks only what was not answered. Where a run stops
     (budget, refusal, endpoint down), the artifact of that step is written from the answers there
@@ -95,9 +113,10 @@ async def reason(
     for step in steps:
         began(step, sum(1 for _ in step.requests()))
         try:
-            async with aclosing(llm.run(step.requests())) as answers:
-                async for answer in answers:
-                    told(step, answer)
+            if llm is not None and step.asks:
+                async with aclosing(llm.run(step.requests())) as answers:
+                    async for answer in answers:
+                        told(step, answer)
         finally:
             ledger.sync()
             wrote(step, step.render(ledger))
@@ -128,12 +147,13 @@ def estimate(steps: Sequence[Step], ledger: Ledger, settings: LLMSettings) -> di
             one.requests += 1
             one.prompt_tokens += estimate_tokens(request.system) + estimate_tokens(request.user)
             one.completion_tokens += ANSWER_TOKENS[step.name]
-        one.cost_usd = settings.of(step.name).cost(one.prompt_tokens, one.completion_tokens)
+        model = settings.of(step.name)
+        one.cost_usd = model.cost(one.prompt_tokens, one.completion_tokens) if step.asks else 0.0
         estimates[step.name] = one
     return estimates
 
 
 def _requests(step: Step, one: Estimate) -> Iterator[Request]:
-    missing = [name for name in step.reads if not step.sources.folder.has(name)]
+    missing = [name for name in step.reads if step.asks and not step.sources.folder.has(name)]
     one.complete = not missing
     return iter(()) if missing else step.requests()

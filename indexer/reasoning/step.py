@@ -76,6 +76,8 @@ class Step(ABC):
     artifact: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = ()
     """Artifacts of earlier steps that it cannot do without."""
+    asks: ClassVar[bool] = True
+    """False where the step needs no LLM: it has no requests."""
 
     def __init__(self, sources: Sources, refusals: Refusals) -> None:
         self.sources = sources
