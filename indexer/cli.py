@@ -380,6 +380,7 @@ def audit(
     Exit code 2 where held-out interactions have leaked into personas or alignments.
     """
     from dataclasses import asdict
+    from functools import partial
 
     from indexer.artifacts import ArtifactFolder, Refusals, written_whole
     from indexer.audit import page, words
@@ -389,17 +390,17 @@ def audit(
     from p4r_qdrant.settings import Settings
 
     folder = ArtifactFolder(artifacts)
+    settings = Settings.load().encoder
     if html is not None:
         page.check_plots()
     refusals = Refusals()
     with ExitStack() as files:  # opened first: what cannot be written is known at once
         write_page = files.enter_context(written_whole(html)) if html else None
         write_json = files.enter_context(written_whole(json_file)) if json_file else None
-        encoder = None if no_encoder else PersonaEncoder.from_settings(Settings.load().encoder)
         with progress() as bar:
             found = examine(
                 folder,
-                encoder,
+                None if no_encoder else partial(PersonaEncoder.from_settings, settings),
                 refusals,
                 sample=sample,
                 seed=seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from indexer.artifacts import ALIGNMENTS, ASPECTS, PERSONAS, SPLITS, ArtifactFolder, Refusals
 from indexer.audit.counted import (
@@ -27,7 +27,7 @@ def untracked(lines: Iterable[T], what: str, total: int) -> Iterable[T]:  # noqa
 
 def audit(
     folder: ArtifactFolder,
-    encoder: Encoder | None,
+    load_encoder: Callable[[], Encoder] | None,
     refusals: Refusals,
     *,
     sample: int = 500,
@@ -36,7 +36,8 @@ def audit(
 ) -> Audit:
     """Audit a folder; a file that is not there has no figures.
 
-    What needs the `encoder` is measured on `sample` items with personas, drawn by `seed`.
+    What needs an encoder is measured on `sample` items with personas, drawn by `seed`; it is
+    loaded before any long reading, and only where there are personas.
     Raises InputError where the folder holds neither aspects nor personas nor alignments, and
     where its splits.jsonl is broken.
     """
@@ -46,6 +47,7 @@ def audit(
             "there is nothing to audit"
         )
     held_out = folder.held_out()
+    encoder = load_encoder() if load_encoder and folder.has(PERSONAS) else None
     aspects = personas = alignments = None
     if folder.has(ASPECTS):
         aspects = read_aspects(folder, held_out, refusals, track, seed)

@@ -71,7 +71,7 @@ def measure(
     grounded = _Grounded()
     agreed: list[list[tuple[float, float]]] = []
     with _Reader(folder, personas, aspects, alignments, seed) as reader:
-        pool = _Pool(reader.pool(), encoder, seed)
+        pool = _Pool(reader.pool(), remembering, seed)
         items = (reader.item(one) for one in track(item_ids, "encoding items", len(item_ids)))
         for block in _blocks(items, _BLOCK):
             remembering.encode_texts([text for item in block for text in _texts(item)])
