@@ -13,7 +13,13 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -357,6 +363,69 @@ def stats(
     _exit_for(refusals)
 
 
+@app.command(epilog="Example:  p4r audit --artifacts examples/bookshop --html bookshop.html")
+def audit(
+    artifacts: Artifacts,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with plots too: one file, no scripts."),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the figures (- for standard output)."),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Items that are encoded, drawn by the seed.")
+    ] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another sample.")] = 0,
+    no_encoder: Annotated[
+        bool, typer.Option("--no-encoder", help="Leave out what needs an encoder.")
+    ] = False,
+) -> None:
+    """Tell how good an artifact folder is, whoever made it: gaps, leaks, grounding, bias.
+
+    Exit code 2 where held-out interactions have leaked into personas or alignments.
+    """
+    from dataclasses import asdict
+    from functools import partial
+
+    from indexer.artifacts import ArtifactFolder, Refusals, written_whole
+    from indexer.audit import page, words
+    from indexer.audit.run import audit as examine
+    from indexer.display import print_audit, print_refusals, progress
+    from p4r_qdrant.encoder import PersonaEncoder
+    from p4r_qdrant.settings import Settings
+
+    folder = ArtifactFolder(artifacts)
+    settings = Settings.load().encoder
+    if html is not None:
+        page.check_plots()
+    refusals = Refusals()
+    with ExitStack() as files:  # opened first: what cannot be written is known at once
+        write_page = files.enter_context(written_whole(html)) if html else None
+        write_json = files.enter_context(written_whole(json_file)) if json_file else None
+        with progress() as bar:
+            found = examine(
+                folder,
+                None if no_encoder else partial(PersonaEncoder.from_settings, settings),
+                refusals,
+                sample=sample,
+                seed=seed,
+                track=lambda lines, what, total: bar.track(lines, total=total, description=what),
+            )
+        if write_page:
+            write_page(page.page(found, folder.path.resolve().name))
+        if write_json:
+            write_json(json.dumps(asdict(found), ensure_ascii=False, indent=2))
+    leak = words.leak_sentence(found)
+    if "-" not in (str(html), str(json_file)):
+        print_audit(words.sections(found), words.sampled(found), leak)
+    if leak:
+        print_refusals(refusals)
+        raise InputError(leak)
+    _exit_for(refusals)
+
+
 @app.command(
     epilog="Example:  P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r reason "
     "--items items.jsonl --reviews reviews.jsonl --splits splits.jsonl --domain books "
@@ -383,6 +452,12 @@ def reason(
         str, typer.Option(help="What the judge sees: before (that interaction) or others.")
     ] = "before",
     seed: Annotated[int, typer.Option(help="Shuffles the judge's options.")] = 0,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="Alignments by an LLM as judge, or by similarity: free, by the encoder alone."
+        ),
+    ] = "judge",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count requests, tokens and cost; ask nothing.")
     ] = False,
@@ -413,43 +488,55 @@ def reason(
     from indexer.prompts import Domain
     from indexer.reasoning import run
     from indexer.reasoning.step import Sources
+    from p4r_qdrant.encoder import PersonaEncoder
     from p4r_qdrant.settings import Settings
 
     if no_wait and not batch:
         raise InputError("--no-wait is for --batch alone")
-    settings = Settings.load().llm
+    settings = Settings.load()
     refusals = Refusals()
     folder = run.gather(items, reviews, splits, artifacts)
+    progress = ReasoningProgress()
+    names = [name.strip() for name in steps.split(",")]
+    encoder = None
+    if strategy == "similarity" and "alignments" in names and not dry_run:
+        encoder = PersonaEncoder.from_settings(settings.encoder)  # now, not after hours of asking
     chosen = run.steps(
-        steps.split(","),
-        Sources(folder, Domain.load(domain), settings, limit),
+        names,
+        Sources(folder, Domain.load(domain), settings.llm, limit),
         refusals,
         per_user=per_user,
         profile=profile,
         seed=seed,
+        strategy=strategy,
+        encoder=encoder,
+        advance=progress.encoded,
     )
     with Ledger(folder.path / "ledger", read_only=dry_run) as ledger:
         batches = BatchFolder(ledger.folder)
         if dry_run:
-            price_factor = settings.batch_price_factor if batch else 1.0
+            price_factor = settings.llm.batch_price_factor if batch else 1.0
             print_estimates(run.estimate(chosen, ledger, price_factor, batches.waiting()))
             return
         if not batch:
             batches.check_none("live calls would pay for them once more")
 
-        async def go(progress: ReasoningProgress) -> None:
-            async with (
-                BatchLLM(settings, ledger, wait=not no_wait, watch=progress.watch)
-                if batch
-                else LLM(settings, ledger)
-            ) as llm:
-                progress.follow(llm)
-                await run.reason(chosen, llm, ledger, progress.began, progress.told, progress.wrote)
+        async def go() -> None:
+            if not any(step.asks for step in chosen):
+                llm: AbstractAsyncContextManager[LLM | None] = nullcontext()
+            elif batch:
+                llm = BatchLLM(settings.llm, ledger, wait=not no_wait, watch=progress.watch)
+            else:
+                llm = LLM(settings.llm, ledger)
+            async with llm as opened:
+                progress.follow(opened)
+                await run.reason(
+                    chosen, opened, ledger, progress.began, progress.told, progress.wrote
+                )
 
-        progress = ReasoningProgress()
         try:
             with progress, suppress(BatchesUnderWay):
-                asyncio.run(go(progress))
+                asyncio.run(go())
         finally:
             progress.print()
     _exit_for(refusals)

