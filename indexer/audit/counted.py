@@ -30,7 +30,7 @@ from indexer.audit.figures import (
     PersonaFigures,
     Position,
 )
-from p4r_qdrant.records import Alignment, Aspects, Item, ItemPersonas, Persona
+from p4r_qdrant.records import Alignment, Aspects, Item, ItemPersonas, Persona, clean_text
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ def read_aspects(
         users.add(one.user_id)
         repeated += one.user_id in seen.setdefault(one.item_id, set())
         seen[one.item_id].add(one.user_id)
-        filled.update({slot: int(bool(text)) for slot, text in one.aspects.items()})
+        filled.update({_label(slot): int(bool(text)) for slot, text in one.aspects.items()})
         if not any(one.aspects.values()):
             empty += 1
         if (one.user_id, one.item_id) in held_out:
@@ -104,6 +104,11 @@ def read_aspects(
         held_out=held,
     )
     return AspectsRead(figures, places, pool)
+
+
+def _label(name: str) -> str:
+    """A slot's or persona's name, fit to be shown in a line."""
+    return " ".join(clean_text(name).split())[:_NAME_LENGTH] or "(no name)"
 
 
 @dataclass
@@ -188,7 +193,7 @@ class _Names:
     def add(self, one: ItemPersonas) -> None:
         own: dict[str, str] = {}
         for persona in one.personas:
-            name = " ".join(persona.name.split())[:_NAME_LENGTH]
+            name = _label(persona.name)
             own.setdefault(name.casefold(), name)
         if len(own) < len(one.personas):
             self.within.add(one.item_id)

@@ -31,7 +31,7 @@ from p4r_qdrant.encoder import Encoder, Floats
 from p4r_qdrant.records import Aspects, ItemPersonas, Persona
 from p4r_qdrant.texts import persona_text, plain_rationale
 
-MOST_CITED = 20
+MOST_CITED = 10
 """Citations of one persona, and alignments of one item, that are looked at."""
 RESAMPLES = 2000
 _BLOCK = 16

@@ -55,11 +55,11 @@ def leak_sentence(audit: Audit) -> str:
         return ""
     parts = []
     if audit.evidence and audit.evidence.held_out.count:
-        parts.append(f"{audit.evidence.held_out.count:,} citations in {PERSONAS}")
+        parts.append(f"{_many(audit.evidence.held_out.count, 'citation')} in {PERSONAS}")
     if audit.alignments and audit.alignments.held_out.count:
-        parts.append(f"{audit.alignments.held_out.count:,} lines of {ALIGNMENTS}")
+        parts.append(f"{_many(audit.alignments.held_out.count, 'line')} of {ALIGNMENTS}")
     return (
-        f"LEAK: {' and '.join(parts)} were made from interactions that splits.jsonl holds out; "
+        f"LEAK: {' and '.join(parts)} made from interactions that splits.jsonl holds out; "
         "an evaluation with these files knows the answers: make them again from training "
         "interactions only"
     )
@@ -359,6 +359,10 @@ def _seen(found: Found, of: int | None = None) -> str:
     if not found.examples:
         return count
     return f"{count}: {found.examples[0]}{' ...' if found.count > 1 else ''}"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _of(count: int, total: int) -> str:

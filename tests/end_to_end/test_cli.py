@@ -360,7 +360,7 @@ def test_audit_cries_of_a_leak(p4r: Run, tmp_path: Path) -> None:
         file.write(json.dumps(leak) + "\n")
     result = p4r("audit", "--artifacts", str(catalogue), "--no-encoder")
     assert result.code == 2
-    assert result.sentence.startswith("LEAK: 1 lines of alignments.jsonl were made from")
+    assert result.sentence.startswith("LEAK: 1 line of alignments.jsonl made from")
     assert result.out.count("LEAK: ") == 2, "before all else, and in its place"
 
 

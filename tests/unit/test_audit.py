@@ -110,6 +110,14 @@ def test_aspects(audited: Callable[..., Audit]) -> None:
     assert (figures.empty, figures.repeated, figures.held_out) == (1, 0, 1)
 
 
+def test_a_slot_cannot_reach_the_terminal(audited: Callable[..., Audit]) -> None:
+    wild = "\x1b[2Jta\nste" + "x" * 1000
+    figures = audited({"aspects": [told("a", "u", **{wild: "tea", "": None})]}).aspects
+    assert figures
+    assert [len(slot) for slot in figures.nulls] == [80, len("(no name)")]
+    assert next(iter(figures.nulls)).startswith("ta stexxx")
+
+
 def test_personas_and_names(audited: Callable[..., Audit]) -> None:
     figures = audited(catalogue()).personas
     assert figures
@@ -135,7 +143,7 @@ def test_evidence(audited: Callable[..., Audit]) -> None:
     assert figures.coverage_of_items
     assert figures.coverage_of_items.counts == [0, 0, 0, 1, 0, 0, 0, 0, 0, 1]
     assert found.leaks == 2
-    assert "LEAK: 1 citations in personas.jsonl and 1 lines of alignments.jsonl" in leak_sentence(
+    assert "LEAK: 1 citation in personas.jsonl and 1 line of alignments.jsonl" in leak_sentence(
         found
     )
 
@@ -247,6 +255,15 @@ def test_a_judge_who_takes_the_first_is_found_out(audited: Callable[..., Audit])
     assert first.evenness == 0
 
 
+def test_one_alignment_of_an_item_says_nothing_of_balance(audited: Callable[..., Audit]) -> None:
+    files = catalogue()
+    files["alignments"] = [aligned(f"u{n}", "a", f"a_P{1 + n % 2}") for n in range(4)]
+    files["alignments"].append(aligned("u1", "b", "b_P1"))
+    found = audited(files).alignments
+    assert found
+    assert found.evenness == pytest.approx(1)
+
+
 def test_the_chance_of_a_position_is_that_of_the_binomial(audited: Callable[..., Audit]) -> None:
     files = catalogue()
     files["alignments"] = [aligned(f"u{n}", "a", f"a_P{1 + (n > 2)}") for n in range(4)]
@@ -280,6 +297,19 @@ def test_distinctness(audited: Callable[..., Audit]) -> None:
     assert figures.others == pytest.approx(ROOT_HALF / 4)
     assert figures.most_alike[0].names == ("Salt Fan", "tea  lover")
     assert sum(figures.means.counts) == sum(figures.maxima.counts) == 2
+
+
+def test_the_most_alike_of_three(audited: Callable[..., Audit]) -> None:
+    """tea, book, and both: similarities 0, and twice the root of one half."""
+    files = catalogue()
+    files["personas"] = files["personas"][:1]
+    files["personas"][0]["personas"].append(persona("a_P3", "Both", ("tea", "book")))
+    found = audited(files, words()).similarity
+    assert found
+    assert found.distinctness
+    assert found.distinctness.mean == pytest.approx(2 * ROOT_HALF / 3)
+    assert found.distinctness.maximum == pytest.approx(ROOT_HALF)
+    assert found.distinctness.others is None, "there is no other item"
 
 
 def test_twins_show(audited: Callable[..., Audit]) -> None:
