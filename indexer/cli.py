@@ -576,7 +576,7 @@ def add(
     from indexer.artifacts import ArtifactFolder, Refusals
     from indexer.display import err, print_added, print_counts
     from indexer.ledger import Ledger
-    from indexer.llm import LLM
+    from indexer.llm import LLM, BatchFolder
     from indexer.prompts import Domain
     from indexer.reasoning.run import made
     from indexer.reasoning.step import Sources
@@ -590,6 +590,7 @@ def add(
     lines = incoming(source, follow=follow)
     refusals = Refusals()
     with Ledger(artifacts / "ledger") as ledger, Arrivals(sources.folder) as arrivals:
+        BatchFolder(ledger.folder).check_none("live calls would pay for them once more")
 
         async def go() -> None:
             async with LLM(settings.llm, ledger) as llm:
