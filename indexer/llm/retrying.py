@@ -29,7 +29,14 @@ async def patiently(
     failure and the seconds until the next try, which `pause` lets pass.
     """
 
-    async def once() -> T:  # tenacity awaits only what is plainly a coroutine function
+    try:
+        return await send()  # tenacity takes its time, and the first try is nearly always the last
+    except TransientError as error:
+        failures = [error]
+
+    async def once() -> T:
+        if failures:
+            raise failures.pop()
         return await send()
 
     def stop(state: tenacity.RetryCallState) -> bool:
