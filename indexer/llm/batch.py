@@ -332,7 +332,7 @@ class _Pass:
         self._full = bool(self._ceiling)
         return not self._full
 
-    async def _ask_live(self, request: Request) -> Answer | None:
+    async def _ask_live(self, request: Request) -> Answer:
         """Where it comes to nothing, the ledger has to say that it did so now."""
         answer = await self._llm.ask(request)
         if not answer.ok:

@@ -37,15 +37,16 @@ class State:
     status: str
     answered: int = 0
     failed: int = 0
-    files: tuple[str, ...] = ()
-    """Output, then errors."""
+    output: str = ""
+    errors: str = ""
+    """Files, "" where there is none."""
     code: str = ""
     why: str = ""
 
     @property
     def lacks_results(self) -> bool:
-        """It has ended, but not all of its results are there."""
-        return self.answered + self.failed > 0 and not self.files
+        """There are answers, and no file of them."""
+        return self.answered > 0 and not self.output
 
 
 class BatchEndpoint:
@@ -97,11 +98,11 @@ class BatchEndpoint:
                 batches = getattr(page, "data", None)
                 if not isinstance(batches, list):
                     raise TransientError("the endpoint sent something else than a list")
-            for batch in batches:
-                mine = (batch.metadata or {}).get(MARK) == name
-                if mine or batch.input_file_id == file_id:
-                    return _text(batch, "id")
-            ids = {batch.id for batch in batches}
+                for batch in batches:
+                    mine = (batch.metadata or {}).get(MARK) == name
+                    if mine or batch.input_file_id == file_id:
+                        return _text(batch, "id")
+                ids = {batch.id for batch in batches}
             if not page.has_more or ids <= seen:  # some endpoints know no pages
                 return None
             seen |= ids
@@ -112,19 +113,18 @@ class BatchEndpoint:
         with self._failures(gone=True):
             async with asyncio.timeout(self._timeout_s):
                 found = await self._client.batches.retrieve(batch_id)
-            status = _text(found, "status")
-        counts = found.request_counts
-        answered, failed = (getattr(counts, name, 0) for name in ("completed", "failed"))
-        files = (found.output_file_id, found.error_file_id)
-        code, why = self._reason(found, path)
-        return State(
-            status,
-            answered if isinstance(answered, int) else 0,
-            failed if isinstance(failed, int) else 0,
-            tuple(one for one in files if one),
-            code,
-            why,
-        )
+            counts = found.request_counts
+            answered, failed = (getattr(counts, name, 0) for name in ("completed", "failed"))
+            code, why = self._reason(found, path)
+            return State(
+                _text(found, "status"),
+                answered if isinstance(answered, int) else 0,
+                failed if isinstance(failed, int) else 0,
+                found.output_file_id or "",
+                found.error_file_id or "",
+                code,
+                why,
+            )
 
     async def fetch(self, file_id: str, file: IO[bytes], most: int) -> None:
         """Append a file's content, at most so many bytes of it."""
@@ -158,8 +158,9 @@ class BatchEndpoint:
                 yield
         except openai.APIStatusError as error:
             raise self._failure(error, path, gone=gone) from None
-        except (openai.APIResponseValidationError, ValueError):
-            raise TransientError("the endpoint sent something else than JSON") from None
+        except (openai.APIResponseValidationError, ValueError, AttributeError, TypeError):
+            # openai checks no forms: what a proxy says in a batch's place fails where it is read
+            raise TransientError("the endpoint sent something else than a batch") from None
         except HopelessError as error:
             raise TransientError(str(error)) from None
 

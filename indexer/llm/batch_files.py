@@ -37,9 +37,10 @@ class Batch(BaseModel):
     """One batch: `batch_id` is None until it is known to be created, `ended` until it is fetched.
 
     `campaign` is the same for all batches until there is none left: what came to nothing in it is
-    not asked again in it, however many runs it takes. `tokens` of its prompts are estimated;
-    `worst` is kept back from the run's budget. `judged`: what is left of its results was paid for
-    and answers no request of the last run; another run (of more items, say) may want it.
+    not asked again in it, however many runs it takes. `tokens` count against the endpoint's limit
+    of what may be under way; `prompt_tokens` and `completion_tokens`, at worst, against the run's
+    ceilings. `judged`: what is left of its results was paid for and answers no request of the last
+    run; another run (of more items, say) may want it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,7 +51,8 @@ class Batch(BaseModel):
     step: str
     requests: int
     tokens: int
-    worst: Usage
+    prompt_tokens: int
+    completion_tokens: int
     file_id: str
     batch_id: str | None = None
     ended: str | None = None

@@ -13,6 +13,7 @@ from indexer.llm.account import Account
 from indexer.llm.batch_endpoint import BatchEndpoint, GoneError, State
 from indexer.llm.batch_files import Batch, BatchFolder, BatchInput
 from indexer.llm.errors import LLMRefusedError
+from indexer.llm.request import Usage
 from indexer.llm.wire import MAX_RESPONSE_BYTES
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import LLMSettings
@@ -82,7 +83,7 @@ class BatchQueue:
                     f"batches are under way at {batch.url}: set P4R_LLM__BASE_URL to it and "
                     f"collect them, or remove {folder.path} to give them up"
                 )
-            account.reserve(batch.worst)
+            account.reserve(self._worst(batch))
 
     def has_room(self, tokens: int, *, begun: bool) -> bool:
         """Whether so many tokens more may be under way, in a batch that is `begun` or a new one."""
@@ -105,10 +106,11 @@ class BatchQueue:
             step=made.step,
             requests=len(made.keys),
             tokens=made.tokens,
-            worst=made.worst,
+            prompt_tokens=made.worst.prompt_tokens,
+            completion_tokens=made.worst.completion_tokens,
             file_id=file_id,
         )
-        self._account.reserve(batch.worst)
+        self._account.reserve(self._worst(batch))
         self._folder.save(batch)
         await self._create(batch, maybe_there=False)
 
@@ -196,7 +198,7 @@ class BatchQueue:
             )
             return
         self._folder.save(batch.model_copy(update={"ended": state.status}))
-        self._account.release(batch.worst)
+        self._account.release(self._worst(batch))
         if state.status == "cancelled":
             self._refuse(
                 f"batch {batch.batch_id} was cancelled at the endpoint; what it has answered is "
@@ -213,7 +215,7 @@ class BatchQueue:
             raise GoneError("no results")
         path = self._folder.results(batch.name)
         with storage_errors(path), path.open("wb") as file:
-            for file_id in state.files:
+            for file_id in filter(None, (state.output, state.errors)):
                 start = file.tell()
 
                 async def fetch(file_id: str = file_id, start: int = start) -> None:
@@ -227,7 +229,14 @@ class BatchQueue:
 
     def _forget(self, batch: Batch) -> None:
         self._folder.forget(batch)
-        self._account.release(batch.worst)
+        self._account.release(self._worst(batch))
+
+    def _worst(self, batch: Batch) -> Usage:
+        """What is kept back for it, at the prices of this run."""
+        tokens = batch.prompt_tokens, batch.completion_tokens
+        cost = self._settings.of(batch.step).cost(*tokens)
+        factor = self._settings.batch_price_factor
+        return Usage(0, *tokens, None if cost is None else cost * factor)
 
     def _refuse(self, sentence: str) -> None:
         self._halt(LLMRefusedError(sentence))

@@ -28,7 +28,6 @@ async def patiently(
     `patience_s` is asked after each failure for how long to try in all, `noted` is told the
     failure and the seconds until the next try, which `pause` lets pass.
     """
-
     try:
         return await send()  # tenacity takes its time, and the first try is nearly always the last
     except TransientError as error:

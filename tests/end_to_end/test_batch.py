@@ -599,6 +599,29 @@ def test_created_and_not_told(
     assert set(server.paid.values()) == {1}
 
 
+ODD = [
+    {"data": "x"},
+    {"data": ["x", {"id": 7, "metadata": ["p4r_batch"]}]},
+    {"id": "b", "status": ["completed"]},
+    {"id": "b", "status": "failed", "errors": "none", "metadata": 3},
+    {"id": "b", "status": "failed", "errors": {"data": ["x"]}},
+    ["id"],
+]
+
+
+@pytest.mark.parametrize("body", ODD, ids=str)
+def test_nothing_an_endpoint_says_is_a_traceback(
+    body: Any, server: ScriptedBatches, ledger: Ledger
+) -> None:
+    reason(server, ledger, requests(6), wait=False)
+    server.trouble = lambda call: Reply(body=json.dumps(body).encode())
+    outcome = reason(server, ledger, requests(6), retry_for_s=0.1)
+    assert isinstance(outcome.error, EndpointDownError)
+    server.trouble = lambda call: None
+    assert reason(server, ledger, requests(6)).values == all_of(6)
+    assert set(server.paid.values()) == {1}
+
+
 @pytest.mark.parametrize("status", [404, 405, 501])
 def test_no_batch_api(status: int, server: ScriptedBatches, ledger: Ledger) -> None:
     server.trouble = lambda call: fails(status)
@@ -667,6 +690,19 @@ def test_the_worst_case_is_at_the_batch_price(server: ScriptedBatches, ledger: L
     assert isinstance(cheap.error, BatchesUnderWay)
     lines = [content.count(b"\n") for content in server.files.values()]
     assert lines[0] < lines[1] < 2.2 * lines[0] + 1
+
+
+def test_what_is_under_way_costs_what_this_run_says(
+    server: ScriptedBatches, ledger: Ledger
+) -> None:
+    """Submitted when no price was known."""
+    wanted = requests(30, max_tokens=200)
+    reason(server, ledger, wanted[:9], wait=False)
+    server.looks = 10**6
+    prices: dict[str, Any] = {"price_input": 1.0, "price_output": 2.0, "max_cost_usd": 0.003}
+    outcome = reason(server, ledger, wanted, wait=False, **prices)
+    assert isinstance(outcome.error, BatchesUnderWay)
+    assert sum(content.count(b"\n") for content in server.files.values()) <= 12
 
 
 def test_what_is_under_way_is_kept_back(server: ScriptedBatches, ledger: Ledger) -> None:
