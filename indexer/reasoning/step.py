@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -167,6 +167,16 @@ def an_object(**properties: Any) -> dict[str, Any]:
         "required": list(properties),
         "additionalProperties": False,
     }
+
+
+def an_array(items: dict[str, Any], *, least: int, most: int) -> dict[str, Any]:
+    """A JSON schema: `least` to `most` items."""
+    return {"type": "array", "items": items, "minItems": least, "maxItems": most}
+
+
+def one_of(texts: Iterable[str]) -> dict[str, Any]:
+    """A JSON schema: one of these texts."""
+    return {"type": "string", "enum": list(texts)}
 
 
 TEXT: dict[str, Any] = {"type": "string"}
