@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,6 +49,10 @@ def counting_proxy(upstream: str) -> Iterator[CountingProxy]:
             connection = http.client.HTTPConnection(host, timeout=600)
             try:
                 connection.request("POST", self.path, body, {"content-type": "application/json"})
+                ready, _, _ = select.select([connection.sock, self.connection], [], [])
+                if connection.sock not in ready:  # the client was killed, and so is the call
+                    self.close_connection = True
+                    return
                 answer = connection.getresponse()
                 content = answer.read()
             finally:
