@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -60,15 +61,16 @@ class LocalLLM:
     def settings(self) -> LLMSettings:
         """How it should be asked. Several calls at once would only wait for each other.
 
-        SmolLM2 with temperature 0 says the same over and over, on being asked again too.
+        SmolLM2 says the same over and over at temperature 0, on being asked again too; of several
+        personas in one answer at 0.5 as well.
         """
-        small: dict[str, Any] = {"temperature": 0.5, "attempts": 5} if self._bundled else {}
-        return LLMSettings(base_url=self.url, model=self.model.stem, concurrency=2, **small)
+        small: dict[str, Any] = {"temperature": 0.5, "personas": {"temperature": 0.8}}
+        more = small | {"attempts": 5} if self._bundled else {}
+        return LLMSettings(base_url=self.url, model=self.model.stem, concurrency=2, **more)
 
     def environment(self) -> dict[str, str]:
         """The same as environment variables, P4R_LLM__..."""
-        chosen = self.settings().model_dump(exclude_unset=True)
-        return {f"P4R_LLM__{name.upper()}": str(value) for name, value in chosen.items()}
+        return dict(_variables("P4R_LLM", self.settings().model_dump(exclude_unset=True)))
 
     def __enter__(self) -> Self:
         code = [sys.executable, "-P", "-m", "indexer.local_llm", str(self.model), str(self._port)]
@@ -111,6 +113,15 @@ class LocalLLM:
         self._errors.seek(0)
         told = self._errors.read().strip().splitlines()
         return told[-1] if told else "it does not say why"
+
+
+def _variables(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        full = f"{prefix}__{name.upper()}"
+        if isinstance(value, dict):
+            yield from _variables(full, value)
+        else:
+            yield full, str(value)
 
 
 def bundled_model() -> Path:
@@ -161,7 +172,6 @@ def _serve(model: str, port: int) -> None:
     params.offline = True
     params.verbosity = 1  # errors alone
     # Where a request says nothing else: what keeps a small model from going round in circles.
-    params.sampling.seed = 0
     params.sampling.min_p = 0.1
     params.sampling.penalty_repeat, params.sampling.penalty_last_n = 1.1, 200
     try:

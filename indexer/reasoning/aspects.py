@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ from indexer.reasoning.step import TEXT_OR_NULL, Question, Step, an_object
 from p4r_qdrant.records import Aspects, Item, Review
 
 MOST_WORDS = 40
+
+_WORD = re.compile(r"\w")
 
 
 class ReviewAspects(Step):
@@ -79,7 +82,7 @@ class ReviewAspects(Step):
         """A line of aspects.jsonl; the phrases of a long review's parts are joined."""
         slots: dict[str, str | None] = {}
         for slot in self.sources.domain.slots:
-            phrases = [one[slot.name].strip() for one in values if one[slot.name]]
+            phrases = [phrase for one in values if (phrase := _phrase(one[slot.name]))]
             slots[slot.name] = "; ".join(dict.fromkeys(phrases)) or None
         if not tells_something(slots):
             self.left_out["reviews that tell nothing"] += 1
@@ -93,9 +96,14 @@ class ReviewAspects(Step):
         )
 
 
+def _phrase(text: str | None) -> str:
+    """A slot's text; "" where it holds no word ("...", "-"): that is a model's null."""
+    return text.strip() if text and _WORD.search(text) else ""
+
+
 def _problem(value: Any, system: str) -> str | None:
     for slot, text in value.items():
-        if text is None or not text.strip():
+        if not _phrase(text):
             continue
         problem = problem_with(text, system, most_words=MOST_WORDS)
         if problem:

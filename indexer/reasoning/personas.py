@@ -170,7 +170,7 @@ def _problem(
     if not least <= len(personas) <= most:
         return f"there are {len(personas)} personas, {least} to {most} are wanted"
     for number, one in enumerate(personas, 1):
-        for field, words in (("name", 8), ("description", 70), ("preference_rationale", 60)):
+        for field, words in (("name", 8), ("description", 100), ("preference_rationale", 100)):
             problem = problem_with(one[field], system, most_words=words)
             if problem:
                 return f"the {field} of persona {number} {problem}"
