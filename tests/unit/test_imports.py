@@ -38,6 +38,8 @@ def violations(root: Path) -> list[str]:
                 online = package == "p4r_qdrant"
                 if (online and top == "indexer") or top in ("tests", "benchmarks"):
                     found.append(f"{place}:{line}: {module}")
+                if top == "xllamacpp" and place != "indexer/local_llm.py":
+                    found.append(f"{place}:{line}: {module}")
                 if top in LLM_PACKAGES and not place.startswith("indexer/llm/"):
                     found.append(f"{place}:{line}: {module}")
     return found
@@ -58,6 +60,7 @@ def test_the_rules_hold() -> None:
         ("indexer/worker.py", "from openai.types import X"),
         ("indexer/publish.py", "import os, tenacity"),
         ("indexer/llm.py", "import openai"),
+        ("indexer/demo_llm.py", "import xllamacpp"),
         ("indexer/publish.py", "from tests.oracle import Catalogue"),
     ],
 )
@@ -75,7 +78,10 @@ def test_the_llm_package_may(tmp_path: Path) -> None:
     assert violations(tmp_path) == []
 
 
-HEAVY = {"torch", "qdrant_client", "qdrant_edge", "sentence_transformers", "grpc", "transformers"}
+HEAVY = {
+    *("torch", "sentence_transformers", "transformers"),
+    *("qdrant_client", "qdrant_edge", "grpc", "xllamacpp"),
+}
 
 
 @pytest.mark.parametrize(

@@ -59,3 +59,17 @@ def test_a_server_named_by_url_must_be_ready(
     result = project.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*names http://127.0.0.1:9, but no Qdrant is ready there*"])
+
+
+def test_what_else_is_wanting_is_told_too(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        "from conftest import LOCAL_LLM, not_run\ndef test_with():\n    not_run('so', LOCAL_LLM)"
+    )
+    result = project.runpytest_subprocess()
+    result.stdout.fnmatch_lines(
+        [
+            "!* 1 TESTS DID NOT RUN !*",
+            "For want of a real LLM on this machine, because so:",
+            "To run them: pip install *",
+        ]
+    )
