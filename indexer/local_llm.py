@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from p4r_qdrant.errors import InputError, MissingExtraError, P4RError
 from p4r_qdrant.settings import LLMSettings
@@ -54,7 +54,7 @@ class LocalLLM:
         _check_port(port)
         self._port = port
         self._process: subprocess.Popen[str] | None = None
-        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed on exit
+        self._errors: IO[str] | None = None
         self.url = ""
         """What P4R_LLM__BASE_URL should be, once it has started."""
 
@@ -78,6 +78,7 @@ class LocalLLM:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         # Threads that wait in a busy loop lose ten times over where others need the cores too.
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")
         self._process = subprocess.Popen(  # noqa: S603
             code,
             stdin=subprocess.PIPE,
@@ -101,7 +102,8 @@ class LocalLLM:
         if process is not None:
             process.kill()  # it has nothing to save
             process.communicate()
-        self._errors.close()
+        if self._errors is not None:
+            self._errors.close()
 
     def wait(self) -> None:
         """Until the server ends, which it does not by itself: raises P4RError then."""
@@ -110,6 +112,7 @@ class LocalLLM:
         raise P4RError(f"the local LLM ended by itself ({code}): {self._complaint()}")
 
     def _complaint(self) -> str:
+        assert self._errors is not None  # noqa: S101
         self._errors.seek(0)
         told = self._errors.read().strip().splitlines()
         return told[-1] if told else "it does not say why"
