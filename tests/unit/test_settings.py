@@ -22,6 +22,7 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_QDRANT__PATH": ("/tmp/somewhere else", Path("/tmp/somewhere else")),
     "P4R_QDRANT__COLLECTION": ("books-2.v1_x", "books-2.v1_x"),
     "P4R_QDRANT__TIMEOUT_S": ("2.5", 2.5),
+    "P4R_QDRANT__REFRESH_S": ("0.5", 0.5),
     "P4R_QDRANT__ALLOW_PLAINTEXT_KEY": ("true", True),
     "P4R_INDEX__MAX_PERSONAS": ("12", 12),
     "P4R_INDEX__DATATYPE": ("float16", "float16"),
