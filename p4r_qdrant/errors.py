@@ -15,6 +15,7 @@ P4RError                        exit code 1: our fault, or the world's
 │   └── MissingExtraError       an optional part is not installed
 ├── EndpointDownError           the LLM's endpoint cannot be reached (indexer/llm.py)
 ├── EncoderError                the model or its adapter could not be loaded or changes nothing
+├── VerificationError           what was published is not what the artifacts hold
 └── IndexUnavailableError       Qdrant cannot be reached, timed out, or failed
     └── StorageFullError        no space left where the index lives
 
@@ -70,6 +71,10 @@ class MissingExtraError(InputError):
 
 class EncoderError(P4RError):
     """The model or its adapter could not be loaded, does not fit, or changes nothing."""
+
+
+class VerificationError(P4RError):
+    """What was published is not what the artifacts hold, or not what the encoder says of it."""
 
 
 class IndexUnavailableError(P4RError):

@@ -11,7 +11,7 @@ from dataclasses import fields as fields_of
 from datetime import UTC, datetime
 from itertools import groupby, islice
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy.typing as npt
 
@@ -52,13 +52,25 @@ Element = TypeVar("Element")
 class ItemVectors:
     """One item ready to be written: its personas, their vectors, and the caller's own fields.
 
-    vectors: (n_personas, dim), any float type.
+    vectors: (n_personas, dim), any float type. `vectors_hash`: see `payload.content_hash`.
     """
 
     item_id: str
     personas: Sequence[Persona]
     vectors: npt.ArrayLike
     fields: Mapping[str, Any] = field(default_factory=dict)
+    vectors_hash: str = ""
+
+
+class MadeWith(Protocol):
+    """What an index notes of where its vectors come from: see `Encoder`."""
+
+    name: str
+    dimension: int
+    fingerprint: str
+    kind: str
+    model: str
+    adapter: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +92,7 @@ class IndexMetadata:
     previous: str = ""
 
     @classmethod
-    def of(cls, encoder: Encoder) -> IndexMetadata:
+    def of(cls, encoder: MadeWith) -> IndexMetadata:
         """Of an index that is made with this encoder, now."""
         return cls(
             encoder.fingerprint,
@@ -154,6 +166,8 @@ class PersonaIndex(ABC):
     location: str
     version: str = ""
     """Which of the versions of the index this is (see `Versions`)."""
+    datatype: str = "float32"
+    """What the vectors are stored as."""
 
     def __init__(self, max_personas: int) -> None:
         self.max_personas = max_personas
@@ -227,6 +241,7 @@ class PersonaIndex(ABC):
             generation=now(),
             dimension=self.metadata.dimension,
             max_personas=self.max_personas,
+            vectors_hash=item.vectors_hash,
         )
 
     def _replace(self, points: list[Point]) -> set[str]:

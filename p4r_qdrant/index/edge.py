@@ -95,7 +95,7 @@ class EdgeIndex(PersonaIndex):
             manifest = self._create(made_with)
         self.metadata = IndexMetadata.from_json(manifest["metadata"], self.location)
         self._shard_name = str(manifest["shard"])
-        self._datatype = str(manifest["datatype"])  # as it was made, whatever the settings say now
+        self.datatype = str(manifest["datatype"])  # as it was made, whatever the settings say now
         with self._translated():
             self._check_space(_holes(self._folder / self._shard_name))
             self._shard = edge.EdgeShard.load(str(self._folder / self._shard_name))
@@ -115,7 +115,7 @@ class EdgeIndex(PersonaIndex):
             info = self._shard.info()
         details = {
             "segments": str(info.segments_count),
-            "vectors": self._datatype,
+            "vectors": self.datatype,
             "size": f"{_size(self._folder) / 1e6:,.1f} MB",
         }
         return IndexStats("embedded", self.location, personas, items, self.metadata, details)
@@ -237,7 +237,7 @@ class EdgeIndex(PersonaIndex):
                 {
                     "metadata": self.metadata.to_json(),
                     "shard": self._shard_name,
-                    "datatype": self._datatype,
+                    "datatype": self.datatype,
                 }
             )
 
@@ -436,7 +436,7 @@ class EdgeIndex(PersonaIndex):
         if self._rows is None:
             with self._write_lock, self._translated():
                 if self._rows is None:
-                    rows = ScoreRows(self._folder, self.metadata.dimension, self._datatype)
+                    rows = ScoreRows(self._folder, self.metadata.dimension, self.datatype)
                     if not rows.load():
                         self._fill(rows)
                     self._rows = rows

@@ -91,6 +91,9 @@ class EdgeVersions(Versions):
         except OSError as error:
             raise failure(self.location, str(error)) from None
 
+    def check_switch(self, name: str) -> None:
+        """See `Versions`. The file can name any."""
+
     def drop(self, name: str) -> None:
         """See `Versions`."""
         self.open(name).close()  # raises where somebody has it open

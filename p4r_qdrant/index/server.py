@@ -7,6 +7,7 @@ over REST: only there a payload keeps the order of its keys, in which people rea
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import grpc
@@ -14,13 +15,16 @@ from qdrant_client import models
 from qdrant_client.grpc import PointsStub
 
 from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.index import lease, query
 from p4r_qdrant.index import payload as names
-from p4r_qdrant.index import query
 from p4r_qdrant.index.base import IndexMetadata, IndexStats, PersonaIndex, whole_items
 from p4r_qdrant.index.connection import Connection, channel
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import Floats, Point
 from p4r_qdrant.settings import IndexSettings, Settings
+
+WRITER = "writer"
+"""Where a collection's metadata names its sole writer."""
 
 SCROLL_PAGE = 1000
 """Points one page of a scroll holds."""
@@ -58,7 +62,7 @@ class ServerIndex(PersonaIndex):
             with self._connection.translated():
                 if made_with is not None:
                     self._create(settings.index, made_with)
-                self.metadata, indexed = self._read_collection()
+                self.metadata, self.datatype, indexed = self._read_collection()
                 if made_with is not None:
                     self._index_fields(settings.index, indexed)
                     self.repair()
@@ -90,6 +94,19 @@ class ServerIndex(PersonaIndex):
                 f"{'on disk' if vectors.on_disk else 'in memory'}"
             )
         return IndexStats("server", self.location, personas, items, self.metadata, details)
+
+    def sole_writer(self) -> AbstractContextManager[None]:
+        """See `PersonaIndex`. Who is at work is noted in the collection's metadata."""
+        return lease.held(self._read_writer, self._write_writer, self.location)
+
+    def _read_writer(self) -> str:
+        with self._connection.translated():
+            stored = self._client.get_collection(self._collection).config.metadata or {}
+        return str(stored.get(WRITER) or "")
+
+    def _write_writer(self, writer: str) -> None:
+        with self._connection.translated():
+            self._client.update_collection(self._collection, metadata={WRITER: writer})
 
     def close(self) -> None:
         """Close the connections. Closing twice is fine."""
@@ -148,15 +165,17 @@ class ServerIndex(PersonaIndex):
             params = schema[field]
             self._client.create_payload_index(self._collection, field, params, wait=True)
 
-    def _read_collection(self) -> tuple[IndexMetadata, Collection[str]]:
-        """What the index was made with, and which fields have a payload index."""
+    def _read_collection(self) -> tuple[IndexMetadata, str, Collection[str]]:
+        """What the index was made with, its datatype, and which fields have a payload index."""
         if not self._client.collection_exists(self._collection):
             raise IndexMismatchError(
                 f"there is no persona index: {self.location} is missing; make it with `p4r index`"
             )
         info = self._client.get_collection(self._collection)
         made = IndexMetadata.from_json(info.config.metadata, self.location)
-        return made, info.payload_schema.keys()
+        vectors = info.config.params.vectors
+        datatype = vectors.datatype if isinstance(vectors, models.VectorParams) else None
+        return made, (datatype or models.Datatype.FLOAT32).value, info.payload_schema.keys()
 
     # -- what the engine gives ----------------------------------------------------------------
 

@@ -65,16 +65,8 @@ class ServerVersions(Versions):
     def switch(self, live: Mapping[str, str]) -> None:
         """See `Versions`. One operation an alias: deleted and then made, it could get lost."""
         with self._connection.translated():
-            collections = self._collections()
-            for alias, name in live.items():
-                if alias in collections and alias != name:
-                    raise InputError(
-                        f"{alias!r} on {self._settings.qdrant.url} is a collection made before "
-                        "there were versions, and its name cannot be switched: publish under "
-                        "another name (P4R_QDRANT__COLLECTION), or delete it first"
-                    )
-                if name not in collections:
-                    raise IndexMismatchError(f"there is no collection {name!r} to switch to")
+            if gone := set(live.values()) - set(self._collections()):
+                raise IndexMismatchError(f"there is no collection {min(gone)!r} to switch to")
             self._client.update_collection_aliases(
                 [
                     models.CreateAliasOperation(
@@ -84,6 +76,16 @@ class ServerVersions(Versions):
                     if alias != name
                 ]
             )
+
+    def check_switch(self, name: str) -> None:
+        """See `Versions`. An alias cannot have the name of a collection."""
+        with self._connection.translated():
+            if name != self.alias and self.alias in self._collections():
+                raise InputError(
+                    f"{self.alias!r} on {self._settings.qdrant.url} is itself a collection, and "
+                    "its name cannot be switched to another encoder's: publish under another name "
+                    "(P4R_QDRANT__COLLECTION), or delete that collection first"
+                )
 
     def drop(self, name: str) -> None:
         """See `Versions`. In use is what an alias names, this one or another."""

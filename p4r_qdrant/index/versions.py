@@ -57,6 +57,10 @@ class Versions(ABC):
         """Make versions live, all of them in one step: alias -> name of the version."""
 
     @abstractmethod
+    def check_switch(self, name: str) -> None:
+        """Raise InputError where `name` could not be made live."""
+
+    @abstractmethod
     def drop(self, name: str) -> None:
         """Delete a version for good. Raises IndexLockedError where it is in use."""
 
