@@ -197,7 +197,7 @@ def publish(
     settings = Settings.load()
     if rollback:
         with open_versions(settings) as versions:
-            print_published(versions.roll_back(), versions.location)
+            print_published(versions.roll_back(), f"of {versions.location}")
         return
     refusals = Refusals()
     if artifacts is not None:

@@ -282,7 +282,7 @@ def print_published(version: str, location: str, report: Published | None = None
         )
         if report.kept_because:
             lines.append(report.kept_because)
-    lines.append(f"live: {version} ({location})")
+    lines.append(f"live: {version}, {location}")
     if report is not None and report.previous:
         lines.append(f"before: {report.previous} (p4r publish --rollback switches back)")
     for line in lines:

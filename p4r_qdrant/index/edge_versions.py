@@ -24,7 +24,7 @@ from p4r_qdrant.index.versions import Version, Versions, name_part
 from p4r_qdrant.settings import Settings
 
 CURRENT = "current.json"
-FIRST = "."
+FIRST = "first"
 """The version that is the folder itself."""
 DROPPED = "dropped-"
 """What a version's folder is called while it is being deleted."""
@@ -65,7 +65,7 @@ class EdgeVersions(Versions):
         found = []
         names = [FIRST, *(path.name for path in self._folder.glob(f"{VERSION}*"))]
         for name in filter(self._is_there, names):
-            path = self._folder / name / MANIFEST
+            path = self._path(name) / MANIFEST
             with suppress(OSError, ValueError, KeyError, TypeError, IndexMismatchError):
                 stored = json.loads(path.read_bytes())["metadata"]
                 found.append(Version(name, IndexMetadata.from_json(stored, str(path))))
@@ -73,13 +73,16 @@ class EdgeVersions(Versions):
 
     def open(self, name: str, made_with: IndexMetadata | None = None) -> PersonaIndex:
         """See `Versions`."""
-        index = EdgeIndex(self._settings, self._folder / name, made_with)
+        index = EdgeIndex(self._settings, self._path(name), made_with)
         index.version = name
         return index
 
     def switch(self, live: Mapping[str, str]) -> None:
         """See `Versions`. The file is written whole and renamed."""
         path = self._folder / CURRENT
+        for name in live.values():
+            if not self._is_there(name):
+                raise IndexMismatchError(f"there is no {name!r} in {self.location} to switch to")
         try:
             stored = json.loads(path.read_bytes()) if path.exists() else {}
             unfinished = path.with_suffix(".unfinished")
@@ -124,8 +127,11 @@ class EdgeVersions(Versions):
         """See `Versions`."""
         return f"there is no persona index in {self.location}"
 
+    def _path(self, name: str) -> Path:
+        return self._folder if name == FIRST else self._folder / name
+
     def _is_there(self, name: str) -> bool:
         try:
-            return (self._folder / name / MANIFEST).exists()
+            return (self._path(name) / MANIFEST).exists()
         except OSError as error:
             raise failure(self.location, str(error)) from None

@@ -66,7 +66,9 @@ class ServerVersions(Versions):
         """See `Versions`. One operation an alias: deleted and then made, it could get lost."""
         with self._connection.translated():
             if gone := set(live.values()) - set(self._collections()):
-                raise IndexMismatchError(f"there is no collection {min(gone)!r} to switch to")
+                raise IndexMismatchError(
+                    f"there is no {min(gone)!r} in {self.location} to switch to"
+                )
             self._client.update_collection_aliases(
                 [
                     models.CreateAliasOperation(
