@@ -194,7 +194,7 @@ def publish(
         raise InputError("publish needs --artifacts DIR, or one of --rollback and --drop-old")
     if (vectors is None) != (fingerprint is None) or (vectors is not None and adapter is not None):
         raise InputError("--vectors FILE and --fingerprint NAME go together, without --adapter")
-    settings = Settings.load()
+    settings = Settings.load(**({} if adapter is None else {"encoder": {"adapter": str(adapter)}}))
     if rollback:
         with open_versions(settings) as versions:
             print_published(versions.roll_back(), f"of {versions.location}")
@@ -203,13 +203,10 @@ def publish(
     if artifacts is not None:
         folder = ArtifactFolder(artifacts)
         total = folder.count_lines(PERSONAS)
-        encoder = settings.encoder
-        if adapter is not None:
-            encoder = encoder.model_copy(update={"adapter": str(adapter)})
         with (
             vector_files.opened(vectors, folder, fingerprint)
             if vectors is not None and fingerprint is not None
-            else nullcontext(load_encoder(encoder)) as source,
+            else nullcontext(load_encoder(settings.encoder)) as source,
             progress() as bar,
         ):
             task = bar.add_task("publishing items", total=total)

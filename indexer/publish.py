@@ -30,7 +30,9 @@ from p4r_qdrant.records import ItemPersonas, Persona
 from p4r_qdrant.settings import Settings
 
 CHUNK = 256
-"""Items encoded together; their texts are sorted by length inside the encoder."""
+"""Items encoded together, by each worker of an encoder; their texts are sorted by length there."""
+MOST_ITEMS = 4096
+"""Items that are in memory at once."""
 SAMPLE = 50
 """Personas whose stored vectors are compared with their texts before a switch."""
 STORED_FLOAT16 = 2e-3
@@ -83,7 +85,8 @@ def index_artifacts(
     that is there now, and whether it was written.
     """
     report = IndexReport()
-    for chunk in batches(folder.index_rows(domain, refusals), CHUNK):
+    size = min(CHUNK * encoder.workers, MOST_ITEMS)
+    for chunk in batches(folder.index_rows(domain, refusals), size):
         written, unchanged = index_rows(chunk, encoder, index, refusals, again=again)
         report.written += len(written)
         report.unchanged += len(unchanged)

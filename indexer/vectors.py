@@ -43,6 +43,7 @@ class VectorFile:
     model = ""
     adapter = ""
     tolerance = 1e-5
+    workers = 1
 
     def __init__(
         self, matrix: npt.NDArray[np.floating[Any]], starts: dict[str, int], fingerprint: str

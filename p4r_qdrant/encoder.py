@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import re
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,10 @@ BUNDLED_MODEL = "all-MiniLM-L6-v2"
 
 MODEL, ENDPOINT, VECTORS = "model", "endpoint", "vectors"
 """Kinds of encoders: a model in this process, one behind an address, or somebody else's vectors."""
+
+PROBE_LEVELS = "0123456789abcdefghijklmnopqrstuvwxyz"
+"""The levels of a measurement in an endpoint's fingerprint, low to high."""
+_PROBED = re.compile(r"([0-9a-f]{16})\.([0-9a-z]{24})")
 
 _log = logging.getLogger(__name__)
 
@@ -128,6 +133,8 @@ class Encoder(ABC):
     model: str = ""
     adapter: str = ""
     tolerance: float = 1e-3
+    workers: int = 1
+    """How many large batches are worked on at once: with more of them, hand over more texts."""
 
     @abstractmethod
     def encode_texts(self, batch: Sequence[str]) -> Floats:
@@ -170,12 +177,27 @@ class Encoder(ABC):
 
 
 def same_encoder(one: str, other: str) -> bool:
-    """Whether two fingerprints are of the same encoder."""
-    return one == other
+    """Whether two fingerprints are of the same encoder.
+
+    Equal ones are. Those of an endpoint end in a probe of its model (see `endpoint.py`), a
+    character each measurement: it is the same as long as none is off by more than a step, for the
+    same weights never answer twice with the very same numbers.
+    """
+    if one == other:
+        return True
+    probed, other_probed = _PROBED.fullmatch(one), _PROBED.fullmatch(other)
+    if probed is None or other_probed is None or probed[1] != other_probed[1]:
+        return False
+    steps = zip(probed[2], other_probed[2], strict=True)
+    return all(abs(PROBE_LEVELS.index(a) - PROBE_LEVELS.index(b)) <= 1 for a, b in steps)
 
 
 def load_encoder(settings: EncoderSettings) -> Encoder:
     """The encoder that `P4R_ENCODER__*` ask for."""
+    if settings.base_url is not None:
+        from p4r_qdrant.endpoint import EndpointEncoder
+
+        return EndpointEncoder(settings)
     return PersonaEncoder.from_settings(settings)
 
 
@@ -215,7 +237,10 @@ class PersonaEncoder(Encoder):
         self.dimension = width
         # Hashed in float32 on the CPU, before any cast: a GPU in bf16 serves the same index.
         self.fingerprint = _fingerprint(self._model)
-        self.device = _device(device)
+        self.devices = _devices(device)
+        self.device = self.devices[0]
+        self.workers = len(self.devices)
+        self._pool: Any = None
         try:
             cast = _dtype(dtype, self.device)
             self._model.to(device=self.device, dtype=cast)
@@ -243,6 +268,8 @@ class PersonaEncoder(Encoder):
         if not batch:
             return np.zeros((0, self.dimension), dtype=np.float32)
         with self._lock:
+            if self._pool is not None:
+                return self._encode_in_pool(batch)
             # encode() sorts by length before it cuts batches, and restores the order.
             encoded = self._model.encode(
                 list(batch),
@@ -251,6 +278,37 @@ class PersonaEncoder(Encoder):
                 show_progress_bar=False,
             )
         return normalised(encoded)
+
+    @contextmanager
+    def on_all_devices(self) -> Iterator[None]:
+        """See `Encoder`. Each device after the first takes a process with a copy of the model."""
+        if len(self.devices) < 2:
+            yield
+            return
+        pool = self._model.start_multi_process_pool(self.devices)
+        with self._lock:
+            self._pool = pool
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pool = None
+                self._model.stop_multi_process_pool(pool)
+                self._model.to(self.device)  # the pool has taken it to the CPU
+
+    def _encode_in_pool(self, batch: Sequence[str]) -> Floats:
+        """Each process sorts only what it gets: texts of one length go to one of them."""
+        order = sorted(range(len(batch)), key=lambda one: len(batch[one]))
+        vectors = np.zeros((len(batch), self.dimension), dtype=np.float32)
+        vectors[order] = self._model.encode(
+            [batch[one] for one in order],
+            batch_size=self.batch_size,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+            pool=self._pool,
+            chunk_size=2 * self.batch_size,
+        )
+        return normalised(vectors)
 
 
 def _model_path(model: str) -> str:
@@ -345,14 +403,17 @@ def _fingerprint(model: SentenceTransformer) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _device(device: str) -> str:
+def _devices(device: str) -> list[str]:
+    """The devices that a setting names; the first one serves single texts."""
     if device != "auto":
-        return device
+        return [one.strip() for one in device.split(",") if one.strip()] or [device]
     import torch
 
+    if torch.cuda.device_count() > 1:
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+        return ["cuda"]
+    return ["mps" if torch.backends.mps.is_available() else "cpu"]
 
 
 def _dtype(dtype: str, device: str) -> torch.dtype:

@@ -7,7 +7,7 @@ P4RError                        exit code 1: our fault, or the world's
 │   ├── VectorError             a vector has the wrong width, or is zero, NaN or infinite
 │   ├── PersonaError            an item's personas cannot be indexed (none, too many, no text ...)
 │   ├── IndexMismatchError      the index was made by another encoder, dimension or project
-│   ├── AuthenticationError     Qdrant refused the key
+│   ├── AuthenticationError     Qdrant, or the encoder's endpoint, refused the key
 │   ├── IndexLockedError        another process has the embedded index open
 │   ├── LedgerLockedError       another process writes the ledger (indexer/ledger.py)
 │   ├── LLMRefusedError         the LLM's endpoint takes no such requests (indexer/llm.py)
@@ -58,7 +58,7 @@ class IndexMismatchError(InputError):
 
 
 class AuthenticationError(InputError):
-    """Qdrant refused the API key."""
+    """Qdrant, or the encoder's endpoint, refused the API key."""
 
 
 class IndexLockedError(InputError):

@@ -159,7 +159,7 @@ def killed(settings: Settings, folder: Path, encoder: int, point: str) -> None:
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
 
 
-@pytest.mark.parametrize("point", ["upsert 1", "settle 1", "delete 6"])
+@pytest.mark.parametrize("point", ["upsert 1", "settle 1", "delete 5"])
 def test_killed_while_the_live_version_is_brought_up_to_date(
     index_settings: Settings, folder: Path, point: str
 ) -> None:
