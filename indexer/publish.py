@@ -191,20 +191,21 @@ def publish(
     then; InputError where less than half of the live items are in the artifacts, without `shrink`.
     """
     listed = _Listed.of(folder)
+    made, expected = IndexMetadata.of(source), _Expected(source.fingerprint)
     with open_versions(settings) as versions, source.on_all_devices():
-        made, live = IndexMetadata.of(source), versions.live()
         name = versions.of(source.fingerprint)
         versions.check_switch(name)
-        with (
-            versions.open(name, made) as index,
-            index.sole_writer(),
-        ):
+        with versions.open(name, made) as index, index.sole_writer():
             index.metadata.check(source.dimension, source.fingerprint, index.location)
-            if not shrink:
-                _check_not_shrinking(listed, versions, live, index)
+            held = _live_items(versions, index)
+            least = 0 if shrink else (held + 1) // 2
+            if len(listed.item_ids) < least:
+                raise InputError(
+                    f"the live index holds {held} items and the artifacts {len(listed.item_ids)}: "
+                    "if the others are to go, say --shrink"
+                )
             report = Published(version=name, location=index.location)
-            report.previous = live if live is not None and live != name else ""
-            began, expected = now(), _Expected(source.fingerprint)
+            began = now()
             done = index_artifacts(
                 folder,
                 source,
@@ -216,7 +217,14 @@ def publish(
                 again=again,
             )
             report.written, report.unchanged, report.refused = astuple(done)
+            if len(expected.item_ids) < max(1, least):
+                raise VerificationError(
+                    f"only {len(expected.item_ids)} of {len(listed.item_ids)} items could be "
+                    f"written to {index.location} ({_first(refusals)}); nothing was switched"
+                )
             _take_out(index, listed, expected, began, report)
+            live = versions.live()  # now: to encode takes long, and somebody may have published
+            report.previous = live if live is not None and live != name else ""
             if report.written or live != name:
                 _verify_written(index, expected.written)
                 _verify_scores(index, source, expected.sample)
@@ -283,23 +291,22 @@ class _Listed:
         return cls(item_ids, arriving, broken.total)
 
 
-def _check_not_shrinking(
-    listed: _Listed, versions: Versions, live: str | None, index: PersonaIndex
-) -> None:
-    """Raise InputError where these are hardly the artifacts that the live index was made from."""
-    if live is None:
-        return
-    held = 0
+def _live_items(versions: Versions, index: PersonaIndex) -> int:
+    """How many items the live version holds; 0 where another process has it open.
+
+    Raises IndexMismatchError where it is not one of ours.
+    """
+    live = versions.live()
     if live == index.version:
-        held = index.stats().items
-    else:
+        return index.stats().items
+    if live is not None:
         with suppress(IndexLockedError), versions.open(live) as opened:
-            held = opened.stats().items
-    if 2 * len(listed.item_ids) < held:
-        raise InputError(
-            f"the live index holds {held} items and the artifacts {len(listed.item_ids)}: if the "
-            "others are to go, say --shrink"
-        )
+            return opened.stats().items
+    return 0
+
+
+def _first(refusals: Refusals) -> str:
+    return refusals.sentences[0] if refusals.sentences else "the others were refused"
 
 
 class _Expected:

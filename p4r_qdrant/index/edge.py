@@ -533,9 +533,14 @@ def _optimize_elsewhere(folder: Path) -> None:
 
 
 def _size(folder: Path) -> int:
-    """Bytes on disk: sparse files count as what they hold. Files may come and go meanwhile."""
+    """Bytes on disk: sparse files count as what they hold. Files may come and go meanwhile.
+
+    Further versions in folders of their own do not count.
+    """
     size = 0
     for path in folder.rglob("*"):
+        if path.relative_to(folder).parts[0].startswith(VERSION):
+            continue
         with suppress(FileNotFoundError):
             size += path.stat().st_blocks * 512
     return size

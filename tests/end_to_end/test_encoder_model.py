@@ -109,15 +109,17 @@ def test_an_unknown_device_is_one_sentence() -> None:
         PersonaEncoder(BUNDLED_MODEL, device="nope")
 
 
-def test_a_pool_of_two_devices_gives_the_same_vectors(encoder: PersonaEncoder) -> None:
-    batch = [f"{'long ' * (number % 17)}text {number}" for number in range(150)]
-    expected = encoder.encode_texts(batch[:40])
+def test_a_pool_of_two_devices_gives_the_same_vectors(
+    encoder: PersonaEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [f"{'long ' * (number % 7)}text {number}" for number in range(40)]
+    expected = encoder.encode_texts(batch)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or the two would wait for each other
     two = PersonaEncoder(BUNDLED_MODEL, device="cpu, cpu", batch_size=8)
     assert (two.devices, two.workers) == (["cpu", "cpu"], 2)
     with two.on_all_devices():
         assert two._pool is not None
-        np.testing.assert_allclose(two.encode_texts(batch)[:40], expected, atol=1e-5)
-        assert two.encode_texts(batch[:1]).shape == (1, 384)
+        np.testing.assert_allclose(two.encode_texts(batch), expected, atol=1e-5)
         assert two.encode_texts([]).shape == (0, 384)
     np.testing.assert_allclose(two.encode_texts(batch[:3]), expected[:3], atol=1e-5)
     with encoder.on_all_devices():

@@ -281,11 +281,42 @@ def test_the_wrong_artifacts_do_not_empty_the_index(
     run(folder, old, index_settings)
     small = catalogue_at(tmp_path / "small", items=5)
     for encoder in (old, new):
-        with pytest.raises(InputError, match=r"holds 12 items and the artifacts 5.*--shrink"):
+        with pytest.raises(InputError, match=r"holds 12 items and the artifacts 5: .*--shrink"):
             run(small, encoder, index_settings)
         check_live(index_settings, folder, old)
     assert run(small, new, index_settings, shrink=True).written == 5
     check_live(index_settings, small, new)
+
+
+def test_nothing_is_switched_to_that_hardly_anything_could_be_written_to(
+    index_settings: Settings, folder: Path
+) -> None:
+    class Broken(HashEncoder):
+        def encode_texts(self, batch: Any) -> Any:
+            return np.full((len(batch), self.dimension), np.nan, dtype=np.float32)
+
+    with pytest.raises(VerificationError, match=r"only 0 of 12 items.*NaN"):
+        run(folder, Broken(32, salt="-1"), index_settings)
+    assert live(index_settings) is None
+    run(folder, publishing.encoder(0), index_settings)
+    with pytest.raises(VerificationError, match="only 0 of 12 items"):
+        run(folder, Broken(32, salt="-1"), index_settings)
+    check_live(index_settings, folder, publishing.encoder(0))
+
+
+def test_an_alias_of_somebody_elses_collection_is_not_taken(
+    qdrant_server: QdrantServer, collection_name: str, folder: Path
+) -> None:
+    theirs = f"{collection_name}_theirs"
+    body = {"vectors": {"size": 3, "distance": "Dot"}}
+    qdrant_server.request("PUT", f"/collections/{theirs}", body)
+    alias = {"create_alias": {"collection_name": theirs, "alias_name": collection_name}}
+    qdrant_server.request("POST", "/collections/aliases", {"actions": [alias]})
+    settings = on_server(qdrant_server, collection_name)
+    for shrink in (False, True):
+        with pytest.raises(IndexMismatchError, match="was not made by p4r-qdrant"):
+            run(folder, publishing.encoder(0), settings, shrink=shrink)
+    assert live(settings) == theirs
 
 
 # --- verification --------------------------------------------------------------------------------
