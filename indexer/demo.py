@@ -36,13 +36,7 @@ def run(
     encoder = encoder or PersonaEncoder(BUNDLED_MODEL)
     settings = Settings.model_construct(qdrant=QdrantSettings(path=index_folder))
     refusals = refusals if refusals is not None else Refusals()
-    with open_index(
-        settings,
-        dimension=encoder.dimension,
-        fingerprint=encoder.fingerprint,
-        encoder=encoder.name,
-        create=True,
-    ) as index:
+    with open_index(settings, encoder=encoder, create=True) as index:
         index_artifacts(folder, encoder, index, domain="books", refusals=refusals, advance=advance)
         reranker = PersonaReranker(index, encoder)
         candidates = folder.file(CANDIDATES)

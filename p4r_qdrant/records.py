@@ -237,7 +237,9 @@ class Ranking:
     """The answer to one rerank: the items, best first.
 
     `personalized` is False where the user has no history and the generator's order was kept.
+    `fingerprint` tells which encoder made the personas' vectors, and the user's.
     """
 
     items: tuple[RankedItem, ...]
     personalized: bool = True
+    fingerprint: str = ""

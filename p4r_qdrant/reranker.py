@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
@@ -13,10 +16,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from p4r_qdrant.encoder import Encoder, PersonaEncoder, UserVector
-from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.base import PersonaIndex, open_index
+from p4r_qdrant.encoder import ENDPOINT, VECTORS, Encoder, UserVector, load_encoder
+from p4r_qdrant.errors import EncoderError, IndexMismatchError, InputError
+from p4r_qdrant.index.base import IndexMetadata, PersonaIndex
 from p4r_qdrant.index.payload import check_vectors
+from p4r_qdrant.index.versions import Versions, open_versions
 from p4r_qdrant.records import Candidate, Interaction, PersonaMatch, RankedItem, Ranking
 from p4r_qdrant.settings import EncoderSettings, HistorySettings, RerankSettings, Settings
 
@@ -28,12 +32,22 @@ Vector = UserVector | npt.NDArray[np.float32]
 CandidateLike = str | tuple[str, float | None] | Candidate
 """An item id, or one with the generator's score; lists of them are best first."""
 
+LoadEncoder = Callable[[IndexMetadata], Encoder]
+
+LONGEST_WAIT_S = 60.0
+"""Between two attempts to follow a switch that failed."""
+
+_log = logging.getLogger(__name__)
+
 
 class PersonaReranker:
     """Reorders candidates by their best persona for a user (Eq. 10), and says why.
 
     Candidates without personas keep the generator's order behind the scored ones. Ties are
     broken by item id. Thread-safe.
+
+    Made by `from_settings` it can follow `p4r publish`: `refresh` puts the version that is live
+    now, and its encoder, in the place of the old ones. A call is answered by one of both pairs.
     """
 
     def __init__(
@@ -43,28 +57,54 @@ class PersonaReranker:
         *,
         history: HistorySettings | None = None,
         rerank: RerankSettings | None = None,
-        encoder_settings: EncoderSettings | None = None,
+        load_encoder: LoadEncoder | None = None,
     ) -> None:
-        """`encoder` is needed for users given as histories; with `encoder_settings` it is loaded
-        when the first of them comes. It must be the one the index was made with.
+        """`encoder` is needed for users given as histories; with `load_encoder` it is loaded when
+        the first of them comes. It must be the one the index was made with.
         """
-        self.index = index
         self._history = history or HistorySettings()
         self._rerank = rerank or RerankSettings()
-        self._encoder_settings = encoder_settings
-        self._encoder_lock = threading.Lock()
-        self._encoder = self._checked(encoder) if encoder is not None else None
+        self._load_encoder = load_encoder
+        self._serving = _Serving(index, load_encoder, encoder)
+        self._lock = threading.Lock()  # of what serves, and of how many calls use it
+        self._refreshing = threading.Lock()
+        self._versions: Versions | None = None
+        self._closing = threading.Event()
+        self._follower: threading.Thread | None = None
+        self.problem = ""
+        """Why the last `refresh` failed; empty where it did not."""
 
     @classmethod
-    def from_settings(cls, settings: Settings | None = None) -> PersonaReranker:
-        """The reranker that `P4R_*` and p4r.toml ask for, on an index that exists."""
+    def from_settings(
+        cls, settings: Settings | None = None, *, load_encoder: LoadEncoder | None = None
+    ) -> PersonaReranker:
+        """The reranker that `P4R_*` and p4r.toml ask for, on an index that exists.
+
+        Its encoder is the one that made the index, as far as `P4R_ENCODER__*` do not name
+        another; `load_encoder` finds encoders of your own by what was noted with the index. With
+        `P4R_QDRANT__REFRESH_S` it follows what is published by itself.
+        """
         settings = settings or Settings.load()
-        return cls(
-            open_index(settings),
-            history=settings.history,
-            rerank=settings.rerank,
-            encoder_settings=settings.encoder,
-        )
+        versions = open_versions(settings)
+        try:
+            reranker = cls(
+                versions.open_live(),
+                history=settings.history,
+                rerank=settings.rerank,
+                load_encoder=load_encoder or partial(encoder_of, settings.encoder),
+            )
+        except BaseException:
+            versions.close()
+            raise
+        reranker._versions = versions
+        if settings.qdrant.refresh_s:
+            reranker._follow(settings.qdrant.refresh_s)
+        return reranker
+
+    @property
+    def index(self) -> PersonaIndex:
+        """The index that answers now."""
+        return self._serving.index
 
     def rerank(
         self,
@@ -101,9 +141,23 @@ class PersonaReranker:
         if top is not None and top < 1:
             raise InputError(f"top must be at least 1, not {top}")
         lists = [_distinct(one, position) for position, one in enumerate(candidates)]
-        vectors = self._user_vectors(users)
+        with self._in_use() as serving:
+            return self._rankings(serving, users, lists, top, filter, explain)
+
+    def _rankings(
+        self,
+        serving: _Serving,
+        users: Sequence[User],
+        lists: list[list[tuple[str, float | None]]],
+        top: int | None,
+        filter: Mapping[str, Any] | None,  # noqa: A002
+        explain: int | None,
+    ) -> list[Ranking]:
+        """What `rerank_many` returns, from one index and its encoder."""
+        index = serving.index
+        vectors = self._user_vectors(serving, users)
         # Nobody to personalise for, but a filter to apply: any direction finds who matches.
-        anywhere = np.eye(1, self.index.metadata.dimension, dtype=np.float32)[0]
+        anywhere = np.eye(1, index.metadata.dimension, dtype=np.float32)[0]
         asked = [
             position
             for position, vector in enumerate(vectors)
@@ -112,7 +166,7 @@ class PersonaReranker:
         matches: list[list[PersonaMatch]] = []
         fused = self._rerank.fusion != "none"
         if asked:
-            matches = self.index.best_personas(
+            matches = index.best_personas(
                 np.array([_direction(vectors[one], anywhere) for one in asked], dtype=np.float32),
                 [[item_id for item_id, _ in lists[one]] for one in asked],
                 filter,
@@ -127,8 +181,8 @@ class PersonaReranker:
             for one in range(len(users))
         ]
         if fused:
-            self._explain(orders, _least(top, explain))
-        return [order.ranking(top) for order in orders]
+            _explain(index, orders, _least(top, explain))
+        return [order.ranking(top, index.metadata.fingerprint) for order in orders]
 
     def _ordered(
         self,
@@ -155,19 +209,6 @@ class PersonaReranker:
             # Without either score the generator's order holds; Python's sort is stable.
             matches = sorted(matches, key=lambda one: _best_first(scores[one.item_id], one.item_id))
         return _Order(vector, generator, matches, scores)
-
-    def _explain(self, orders: Sequence[_Order], shown: int | None) -> None:
-        """Give the first matches of each order their texts, those of all users in one request."""
-        asked = [order for order in orders if order.vector is not None]
-        told = iter(
-            self.index.explain(
-                [match for order in asked for match in order.matches[:shown]],
-                with_vectors=any(isinstance(order.vector, UserVector) for order in asked),
-            )
-        )
-        for order in asked:
-            first = len(order.matches[:shown])
-            order.matches[:first] = islice(told, first)
 
     def _fused(
         self, personas: Mapping[str, float | None], candidates: list[tuple[str, float | None]]
@@ -202,7 +243,7 @@ class PersonaReranker:
             for item_id, other in generator_part.items()
         }
 
-    def _user_vectors(self, users: Sequence[User]) -> list[Vector | None]:
+    def _user_vectors(self, serving: _Serving, users: Sequence[User]) -> list[Vector | None]:
         """h_u of the histories, given vectors as they are, None for those unknown."""
         vectors: list[Vector | None] = [None] * len(users)
         histories: dict[int, Sequence[Interaction]] = {}
@@ -213,11 +254,10 @@ class PersonaReranker:
                 histories[position] = user  # type: ignore[assignment]
                 continue
             given: Any = [user]
-            vectors[position] = check_vectors(
-                given, self.index.metadata.dimension, f"user {position}"
-            )[0]
+            dimension = serving.index.metadata.dimension
+            vectors[position] = check_vectors(given, dimension, f"user {position}")[0]
         if histories:
-            encoded = self.encoder.user_vectors(
+            encoded = serving.encoder.user_vectors(
                 list(histories.values()), length=self._history.length, decay=self._history.decay
             )
             for position, vector in zip(histories, encoded, strict=True):
@@ -235,22 +275,89 @@ class PersonaReranker:
 
         Raises InputError where there is none, IndexMismatchError where it is not the index's.
         """
-        with self._encoder_lock:
-            if self._encoder is None:
-                if self._encoder_settings is None:
-                    raise InputError(
-                        "this reranker has no encoder: give users as vectors, or an encoder to it"
-                    )
-                self._encoder = self._checked(PersonaEncoder.from_settings(self._encoder_settings))
-            return self._encoder
+        with self._in_use() as serving:
+            return serving.encoder
 
-    def _checked(self, encoder: Encoder) -> Encoder:
-        self.index.metadata.check(encoder.dimension, encoder.fingerprint, "the persona index")
-        return encoder
+    def refresh(self) -> bool:
+        """Go over to the version that is live now; True where that was another one.
+
+        Calls under way end on the old one, which is closed afterwards. Raises P4RError where the
+        new one or its encoder cannot be opened, and then the old one goes on.
+        """
+        if self._versions is None:
+            raise InputError("only a reranker made by from_settings can follow what is published")
+        with self._refreshing:
+            try:
+                moved = self._go_over(self._versions)
+            except Exception as error:
+                self.problem = str(error)
+                raise
+            self.problem = ""
+            return moved
+
+    def _go_over(self, versions: Versions) -> bool:
+        name = versions.live()
+        if name == self.index.version or self._closing.is_set():
+            return False
+        if name is None:
+            raise IndexMismatchError(f"{versions.missing()} any more; publish it again")
+        fresh = _Serving(versions.open(name), self._load_encoder)
+        try:
+            if self._serving.has_encoder:
+                fresh.encoder  # noqa: B018 - loaded now, and not when the first user comes
+        except BaseException:
+            fresh.close()
+            raise
+        with self._lock:
+            old, self._serving = self._serving, fresh
+            old.is_retired = True
+            is_idle = not old.calls
+        if is_idle:
+            old.close()
+        return True
+
+    @contextmanager
+    def _in_use(self) -> Iterator[_Serving]:
+        """The index and the encoder that answer one call."""
+        with self._lock:
+            serving = self._serving
+            serving.calls += 1
+        try:
+            yield serving
+        finally:
+            with self._lock:
+                serving.calls -= 1
+                is_over = serving.is_retired and not serving.calls
+            if is_over:
+                serving.close()
+
+    def _follow(self, every_s: float) -> None:
+        """Refresh again and again, until closed; after failures less and less often."""
+
+        def follow() -> None:
+            wait = every_s
+            while not self._closing.wait(wait):
+                told = self.problem
+                try:
+                    self.refresh()
+                    wait = every_s
+                except Exception as error:
+                    wait = min(2 * wait, max(every_s, LONGEST_WAIT_S))
+                    if str(error) != told:
+                        _log.warning("%s goes on being served: %s", self.index.location, error)
+
+        self._follower = threading.Thread(target=follow, name="p4r-refresh", daemon=True)
+        self._follower.start()
 
     def close(self) -> None:
-        """Close the index."""
-        self.index.close()
+        """Close the index. Closing twice is fine."""
+        self._closing.set()
+        if self._follower is not None:
+            self._follower.join()
+        with self._refreshing:
+            self._serving.close()
+            if self._versions is not None:
+                self._versions.close()
 
     def __enter__(self) -> Self:
         return self
@@ -262,6 +369,81 @@ class PersonaReranker:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def encoder_of(settings: EncoderSettings, made_with: IndexMetadata) -> Encoder:
+    """The encoder an index was made with, or the one that `P4R_ENCODER__*` name instead.
+
+    Raises IndexMismatchError where it is not the same, EncoderError where it cannot be loaded.
+    """
+    given = settings.model_fields_set & {"model", "adapter", "base_url"}
+    if made_with.kind == VECTORS and not given:
+        raise IndexMismatchError(
+            f"the index holds vectors that were encoded elsewhere ({made_with.encoder}): give "
+            "users as vectors, or name that encoder with P4R_ENCODER__*"
+        )
+    if made_with.kind == ENDPOINT and not given:
+        raise IndexMismatchError(
+            f"the index was made with {made_with.model} behind an address: set "
+            "P4R_ENCODER__BASE_URL to it"
+        )
+    noted = {"model": made_with.model, "adapter": made_with.adapter}
+    missing = {name: value for name, value in noted.items() if value and name not in given}
+    try:
+        encoder = load_encoder(settings.model_copy(update=missing))
+    except EncoderError as error:
+        if not missing or not given:
+            raise
+        raise IndexMismatchError(
+            f"the index was made with the encoder {made_with.encoder}, and "
+            f"{' and '.join(f'P4R_ENCODER__{name.upper()}' for name in sorted(given))} do not go "
+            f"with it: {error}"
+        ) from None
+    return encoder
+
+
+class _Serving:
+    """An index and the encoder it was made with: what answers a call, and is replaced as one.
+
+    `calls` are under way; one that `is_retired` is closed when the last of them is over.
+    """
+
+    def __init__(
+        self, index: PersonaIndex, load: LoadEncoder | None, encoder: Encoder | None = None
+    ) -> None:
+        self.index = index
+        self.calls = 0
+        self.is_retired = False
+        self._load = load
+        self._encoder_lock = threading.Lock()
+        self._own: Encoder | None = None
+        """The encoder that was loaded here, and is closed here."""
+        self._encoder = self._checked(encoder) if encoder is not None else None
+
+    @property
+    def has_encoder(self) -> bool:
+        return self._encoder is not None
+
+    @property
+    def encoder(self) -> Encoder:
+        with self._encoder_lock:
+            if self._encoder is None:
+                if self._load is None:
+                    raise InputError(
+                        "this reranker has no encoder: give users as vectors, or an encoder to it"
+                    )
+                self._own = self._load(self.index.metadata)
+                self._encoder = self._checked(self._own)
+            return self._encoder
+
+    def _checked(self, encoder: Encoder) -> Encoder:
+        self.index.metadata.check(encoder.dimension, encoder.fingerprint, "the persona index")
+        return encoder
+
+    def close(self) -> None:
+        self.index.close()
+        if self._own is not None:
+            self._own.close()
 
 
 @dataclass(slots=True)
@@ -276,7 +458,7 @@ class _Order:
     matches: list[PersonaMatch]
     scores: Mapping[str, float | None]
 
-    def ranking(self, top: int | None) -> Ranking:
+    def ranking(self, top: int | None, fingerprint: str) -> Ranking:
         """The first `top` as callers get them."""
         return Ranking(
             tuple(
@@ -297,7 +479,22 @@ class _Order:
                 for rank, match in enumerate(self.matches[:top], start=1)
             ),
             personalized=self.vector is not None,
+            fingerprint=fingerprint,
         )
+
+
+def _explain(index: PersonaIndex, orders: Sequence[_Order], shown: int | None) -> None:
+    """Give the first matches of each order their texts, those of all users in one request."""
+    asked = [order for order in orders if order.vector is not None]
+    told = iter(
+        index.explain(
+            [match for order in asked for match in order.matches[:shown]],
+            with_vectors=any(isinstance(order.vector, UserVector) for order in asked),
+        )
+    )
+    for order in asked:
+        first = len(order.matches[:shown])
+        order.matches[:first] = islice(told, first)
 
 
 def _distinct(candidates: Sequence[CandidateLike], position: int) -> list[tuple[str, float | None]]:

@@ -74,6 +74,8 @@ class QdrantSettings(_Section):
     path: Path = Path("p4r-index")
     collection: str = Field("personas", min_length=1, max_length=255, pattern=r"^[\w.-]+$")
     timeout_s: float = Field(10.0, gt=0)
+    refresh_s: float = Field(0.0, ge=0)
+    """How often a reranker looks for what was published; 0: only when told to."""
     allow_plaintext_key: bool = False
     """Send the key over plain http to a host that is not this machine."""
 
@@ -106,13 +108,40 @@ class IndexSettings(_Section):
 
 
 class EncoderSettings(_Section):
-    """The text encoder: a sentence-transformers model and, trained, a LoRA adapter."""
+    """The text encoder: a sentence-transformers model and, trained, a LoRA adapter.
+
+    With `base_url` it is the model of that name behind an OpenAI-compatible address.
+    """
 
     model: str = Field("BAAI/bge-m3", min_length=1)
     adapter: OptionalText = None
     device: str = "auto"
+    """cpu, cuda, mps ...; several with commas between them, for large batches: cuda:0,cuda:1."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     batch_size: int = Field(64, ge=1)
+    base_url: OptionalText = None
+    api_key: OptionalSecret = None
+    timeout_s: float = Field(60.0, gt=0)
+    """For one batch of texts, with all attempts at it."""
+    concurrency: int = Field(8, ge=1, le=1000)
+    """Batches under way at once."""
+    allow_plaintext_key: bool = False
+    """Send the key over plain http to a host that is not this machine."""
+
+    @model_validator(mode="after")
+    def _check_endpoint(self) -> EncoderSettings:
+        if self.base_url is None:
+            return self
+        _check_address(
+            self.base_url,
+            "base_url",
+            "https://host/v1 or http://localhost:8080/v1",
+            "ENCODER",
+            key_in_the_clear=bool(self.api_key) and not self.allow_plaintext_key,
+        )
+        if self.adapter is not None:
+            raise ValueError("an adapter is for a model in this process; serve it under base_url")
+        return self
 
 
 class HistorySettings(_Section):

@@ -17,7 +17,8 @@ class HashEncoder(Encoder):
     Texts that share words are near each other, so that rankings follow from what the texts say.
     `encoded` holds every text that was encoded, in order; `calls` counts the batches.
 
-    With `fail_after`, encoding one text more than so many raises KeyboardInterrupt.
+    Another `salt` is another encoder. With `fail_after`, encoding one text more than so many
+    raises KeyboardInterrupt.
     """
 
     def __init__(
@@ -26,11 +27,13 @@ class HashEncoder(Encoder):
         *,
         name: str = "hash-encoder",
         fingerprint: str = "hash-encoder-1",
+        salt: str = "",
         fail_after: int | None = None,
     ) -> None:
         self.name = name
         self.dimension = dimension
-        self.fingerprint = fingerprint
+        self.fingerprint = fingerprint + salt
+        self.salt = salt.encode()
         self.encoded: list[str] = []
         self.calls = 0
         self.fail_after = fail_after
@@ -46,7 +49,8 @@ class HashEncoder(Encoder):
     def _row(self, text: str) -> list[float]:
         row = [0.0] * self.dimension
         for word in _WORD.findall(text.lower()) or [text]:
-            digest = hashlib.blake2b(word.encode(errors="surrogatepass"), digest_size=8).digest()
+            encoded = word.encode(errors="surrogatepass")
+            digest = hashlib.blake2b(encoded, digest_size=8, key=self.salt).digest()
             number = int.from_bytes(digest, "big")
             row[number % self.dimension] += 1.0 if number >> 63 else -1.0
         if not any(row):

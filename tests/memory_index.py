@@ -53,6 +53,9 @@ class MemoryIndex(PersonaIndex):
         found = [self.points[one] for one in point_ids if one in self.points]
         return {one.id: (one.payload, one.vector if with_vectors else None) for one in found}
 
+    def _write_metadata(self) -> None:
+        self._step("metadata")
+
     def _upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
         self._step("upsert")
         for point in points:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from dataclasses import fields as fields_of
 from datetime import UTC, datetime
 from itertools import groupby, islice
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy.typing as npt
 
+from p4r_qdrant.encoder import Encoder, same_encoder
 from p4r_qdrant.errors import IndexMismatchError, InputError
 from p4r_qdrant.index.filters import Condition, parse
 from p4r_qdrant.index.payload import (
@@ -49,34 +52,61 @@ Element = TypeVar("Element")
 class ItemVectors:
     """One item ready to be written: its personas, their vectors, and the caller's own fields.
 
-    vectors: (n_personas, dim), any float type.
+    vectors: (n_personas, dim), any float type. `vectors_hash`: see `payload.content_hash`.
     """
 
     item_id: str
     personas: Sequence[Persona]
     vectors: npt.ArrayLike
     fields: Mapping[str, Any] = field(default_factory=dict)
+    vectors_hash: str = ""
+
+
+class MadeWith(Protocol):
+    """What an index notes of where its vectors come from: see `Encoder`."""
+
+    name: str
+    dimension: int
+    fingerprint: str
+    kind: str
+    model: str
+    adapter: str
 
 
 @dataclass(frozen=True, slots=True)
 class IndexMetadata:
-    """What an index remembers of its making; kept with the collection."""
+    """What an index remembers of its making; kept with the collection.
+
+    `encoder` is the encoder's name, for people; `kind`, `model` and `adapter` are what it can be
+    loaded again from (see `Encoder`). `previous` is the version that was live before this one.
+    """
 
     fingerprint: str
     dimension: int
     encoder: str = ""
     created_at: str = ""
+    kind: str = ""
+    model: str = ""
+    adapter: str = ""
+    published_at: str = ""
+    previous: str = ""
+
+    @classmethod
+    def of(cls, encoder: MadeWith) -> IndexMetadata:
+        """Of an index that is made with this encoder, now."""
+        return cls(
+            encoder.fingerprint,
+            encoder.dimension,
+            encoder.name,
+            today(),
+            encoder.kind,
+            encoder.model,
+            encoder.adapter,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As stored, with the project's name and the format's number."""
-        return {
-            "project": PROJECT,
-            "format": FORMAT,
-            "fingerprint": self.fingerprint,
-            "dimension": self.dimension,
-            "encoder": self.encoder,
-            "created_at": self.created_at,
-        }
+        return {"project": PROJECT, "format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any] | None, where: str) -> IndexMetadata:
@@ -96,23 +126,19 @@ class IndexMetadata:
             raise IndexMismatchError(
                 f"{where} does not say which encoder made it; index the artifacts again"
             )
-        return cls(
-            fingerprint,
-            int(dimension),
-            str(stored.get("encoder", "")),
-            str(stored.get("created_at", "")),
-        )
+        texts = {one.name: str(stored.get(one.name) or "") for one in fields_of(cls)[2:]}
+        return cls(fingerprint, int(dimension), **texts)
 
     def check(self, dimension: int | None, fingerprint: str | None, where: str) -> None:
         """Raise IndexMismatchError unless the index was made with this encoder."""
         same_width = dimension is None or dimension == self.dimension
-        if same_width and (fingerprint is None or fingerprint == self.fingerprint):
+        if same_width and (fingerprint is None or same_encoder(fingerprint, self.fingerprint)):
             return
         raise IndexMismatchError(
             f"{where} was made with the encoder {self.encoder or '(unnamed)'} "
             f"(fingerprint {self.fingerprint}, {self.dimension} dimensions), not with the one in "
-            f"use (fingerprint {fingerprint}, {dimension} dimensions); use that encoder, or index "
-            "the artifacts again under another name"
+            f"use (fingerprint {fingerprint}, {dimension} dimensions); use that encoder, or "
+            "`p4r publish` the artifacts with the new one"
         )
 
 
@@ -138,6 +164,10 @@ class PersonaIndex(ABC):
 
     metadata: IndexMetadata
     location: str
+    version: str = ""
+    """Which of the versions of the index this is (see `Versions`)."""
+    datatype: str = "float32"
+    """What the vectors are stored as."""
 
     def __init__(self, max_personas: int) -> None:
         self.max_personas = max_personas
@@ -211,6 +241,7 @@ class PersonaIndex(ABC):
             generation=now(),
             dimension=self.metadata.dimension,
             max_personas=self.max_personas,
+            vectors_hash=item.vectors_hash,
         )
 
     def _replace(self, points: list[Point]) -> set[str]:
@@ -276,6 +307,24 @@ class PersonaIndex(ABC):
             self._delete([item_id])
         return there
 
+    def delete_items(self, item_ids: Iterable[str], *, written_before: int) -> None:
+        """Take items out, but for what was written since `written_before` (microseconds)."""
+        for batch in batches(item_ids, LOAD_BATCH):
+            self._delete(batch, older_than=written_before)
+
+    def record(self, **changes: Any) -> None:
+        """Change what the index remembers of its making (see `IndexMetadata`)."""
+        self.metadata = replace(self.metadata, **changes)
+        self._write_metadata()
+
+    def sole_writer(self) -> AbstractContextManager[None]:
+        """A context in which no second one is: raises IndexLockedError where somebody is in it.
+
+        For long work on the whole; single items are written without it. The embedded engine's
+        folder is open in one process only, and that is enough.
+        """
+        return nullcontext()
+
     # -- reading ------------------------------------------------------------------------------
 
     def get(self, item_id: str) -> list[StoredPersona]:
@@ -296,6 +345,10 @@ class PersonaIndex(ABC):
             for item_id, digests in found.items()
             if len(set(digests)) == 1 and digests[0].startswith(f"{len(digests)}-")
         }
+
+    def item_ids(self) -> Iterator[str]:
+        """The ids of all items, streamed, in no particular order."""
+        return self._item_ids()
 
     def items(self) -> Iterator[list[StoredPersona]]:
         """All items, each as its personas in their order; streamed, in no particular order."""
@@ -427,6 +480,10 @@ class PersonaIndex(ABC):
         """Payload and, if asked for, vector ((dim,) float32) of those points that are there."""
 
     @abstractmethod
+    def _write_metadata(self) -> None:
+        """Store `metadata`."""
+
+    @abstractmethod
     def _upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
         """Write points durably; over existing ones only where their generation is older."""
 
@@ -466,38 +523,39 @@ def open_index(
     *,
     dimension: int | None = None,
     fingerprint: str | None = None,
-    encoder: str = "",
+    encoder: Encoder | str = "",
     create: bool = False,
 ) -> PersonaIndex:
     """Open the index the settings ask for: a Qdrant server with `qdrant.url`, else embedded.
 
-    `dimension` and `fingerprint` are the encoder's and are checked; None takes the index as it
-    is. With `create` an index that is not there is made (both must be given), its metadata
-    naming `encoder`; without, IndexMismatchError says that there is none.
+    Of several versions it is the live one (see `index.versions`), for as long as it is open.
+    `dimension` and `fingerprint` are checked; None takes the index as it is. An `encoder` brings
+    both along. With `create` an index that is not there is made (both must be known), its metadata
+    naming the encoder; without, IndexMismatchError says that there is none.
     """
-    if create and (dimension is None or fingerprint is None):
+    from p4r_qdrant.index.versions import open_versions
+
+    made_with: IndexMetadata | None = None
+    if isinstance(encoder, Encoder):
+        made_with = IndexMetadata.of(encoder)
+        dimension, fingerprint = encoder.dimension, encoder.fingerprint
+    elif dimension is not None and fingerprint is not None:
+        made_with = IndexMetadata(fingerprint, dimension, encoder, today())
+    if create and made_with is None:
         raise InputError("a new index needs the encoder's dimension and fingerprint")
-    today = datetime.now(UTC).isoformat(timespec="seconds")
-    made_with = (
-        IndexMetadata(fingerprint, dimension, encoder, today)
-        if create and fingerprint is not None and dimension is not None
-        else None
-    )
-    index: PersonaIndex
-    if settings.qdrant.url is not None:
-        from p4r_qdrant.index.server import ServerIndex
-
-        index = ServerIndex(settings, made_with)
-    else:
-        from p4r_qdrant.index.edge import EdgeIndex
-
-        index = EdgeIndex(settings, made_with)
+    with open_versions(settings) as versions:
+        index = versions.open_live(made_with if create else None)
     try:
         index.metadata.check(dimension, fingerprint, index.location)
     except BaseException:
         index.close()
         raise
     return index
+
+
+def today() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _ranked(best: Mapping[str, tuple[float, str]], item_ids: Sequence[str]) -> list[PersonaMatch]:

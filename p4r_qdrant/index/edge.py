@@ -51,6 +51,8 @@ from p4r_qdrant.settings import IndexSettings, Settings
 MANIFEST = "manifest.json"
 UNFINISHED = frozenset({"shard-1", f"{MANIFEST}.unfinished"})
 """What making a folder leaves behind if it is killed."""
+VERSION = "version-"
+"""What the folders of further versions begin with (`edge_versions.py`)."""
 POINTS_A_CALL = 128
 """Points written or read by one call into Qdrant Edge: some 3 ms during which Python stands."""
 POINTS_A_FLUSH = 20_000
@@ -64,18 +66,20 @@ _log = logging.getLogger(__name__)
 
 
 class EdgeIndex(PersonaIndex):
-    """One folder on disk: see `PersonaIndex` for what it does.
+    """The index in one folder on disk: see `PersonaIndex` for what it does.
 
     What is written is durable when the call returns, kill -9 or not. Raises IndexLockedError
     where another process has the folder open, IndexMismatchError where there is no index or not
     one of ours.
     """
 
-    def __init__(self, settings: Settings, made_with: IndexMetadata | None = None) -> None:
+    def __init__(
+        self, settings: Settings, folder: Path, made_with: IndexMetadata | None = None
+    ) -> None:
         super().__init__(settings.index.max_personas)
         _check_settings(settings.index)
         self._settings = settings.index
-        self._folder = settings.qdrant.path
+        self._folder = folder
         self.location = f"the folder {self._folder}"
         self._write_lock = threading.RLock()
         self._rows: ScoreRows | None = None
@@ -91,7 +95,7 @@ class EdgeIndex(PersonaIndex):
             manifest = self._create(made_with)
         self.metadata = IndexMetadata.from_json(manifest["metadata"], self.location)
         self._shard_name = str(manifest["shard"])
-        self._datatype = str(manifest["datatype"])  # as it was made, whatever the settings say now
+        self.datatype = str(manifest["datatype"])  # as it was made, whatever the settings say now
         with self._translated():
             self._check_space(_holes(self._folder / self._shard_name))
             self._shard = edge.EdgeShard.load(str(self._folder / self._shard_name))
@@ -111,7 +115,7 @@ class EdgeIndex(PersonaIndex):
             info = self._shard.info()
         details = {
             "segments": str(info.segments_count),
-            "vectors": self._datatype,
+            "vectors": self.datatype,
             "size": f"{_size(self._folder) / 1e6:,.1f} MB",
         }
         return IndexStats("embedded", self.location, personas, items, self.metadata, details)
@@ -165,7 +169,7 @@ class EdgeIndex(PersonaIndex):
                 found = (
                     {one.name for one in self._folder.iterdir()} if self._folder.exists() else ()
                 )
-                if set(found) - UNFINISHED:
+                if any(one not in UNFINISHED and not one.startswith(VERSION) for one in found):
                     raise IndexMismatchError(
                         f"{self.location} holds something else than a persona index; "
                         "choose another one with P4R_QDRANT__PATH"
@@ -227,6 +231,16 @@ class EdgeIndex(PersonaIndex):
             self._write_manifest(manifest)
         return manifest
 
+    def _write_metadata(self) -> None:
+        with self._write_lock, self._translated():
+            self._write_manifest(
+                {
+                    "metadata": self.metadata.to_json(),
+                    "shard": self._shard_name,
+                    "datatype": self.datatype,
+                }
+            )
+
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
         unfinished = self._folder / f"{MANIFEST}.unfinished"
         unfinished.write_text(json.dumps(manifest, indent=1))
@@ -265,14 +279,8 @@ class EdgeIndex(PersonaIndex):
                     point = edge.Point(record.id, record.vector, record.payload)
                     optimized.update(edge.UpdateOperation.upsert_points([point]))
             optimized.flush()
-            self._write_manifest(
-                {
-                    "metadata": self.metadata.to_json(),
-                    "shard": copy.name,
-                    "datatype": self._datatype,
-                }
-            )
             self._shard_name = copy.name
+            self._write_metadata()
             old, self._shard = self._shard, optimized
         # A reader may be just about to ask the old one; closed later it would write files again.
         deadline = time.monotonic() + 10
@@ -428,7 +436,7 @@ class EdgeIndex(PersonaIndex):
         if self._rows is None:
             with self._write_lock, self._translated():
                 if self._rows is None:
-                    rows = ScoreRows(self._folder, self.metadata.dimension, self._datatype)
+                    rows = ScoreRows(self._folder, self.metadata.dimension, self.datatype)
                     if not rows.load():
                         self._fill(rows)
                     self._rows = rows
@@ -472,29 +480,31 @@ class EdgeIndex(PersonaIndex):
         try:
             yield
         except OSError as error:
-            raise self._error(str(error)) from None
+            raise failure(self.location, str(error)) from None
         except Exception as error:
             if type(error) is not Exception:  # ours already, or a mistake in this module
                 raise
-            raise self._error(str(error)) from None
+            raise failure(self.location, str(error)) from None
 
-    def _error(self, message: str) -> Exception:
-        _log.debug("Qdrant Edge: %s", message)
-        if "WouldBlock" in message:
-            return IndexLockedError(
-                f"{self.location} is open in another process; close that one, or give this one "
-                "another folder (P4R_QDRANT__PATH) or a server (P4R_QDRANT__URL)"
-            )
-        if any(one in message for one in ("Permission denied", "Read-only", "not permitted")):
-            return InputError(
-                f"{self.location} cannot be written to by this user; change that, or set "
-                "P4R_QDRANT__PATH to another one"
-            )
-        if any(one in message for one in ("Not a directory", "File exists")):
-            return InputError(f"{self.location} is no folder; set P4R_QDRANT__PATH to another one")
-        if "No space left" in message:
-            return StorageFullError(f"{self.location} has no disk space left; free some, run again")
-        return IndexUnavailableError(f"{self.location} failed: {' '.join(message.split())[:300]}")
+
+def failure(location: str, message: str) -> Exception:
+    """What Qdrant Edge or the file system said of `location`, as one of our errors."""
+    _log.debug("%s: %s", location, message)
+    if "WouldBlock" in message:
+        return IndexLockedError(
+            f"{location} is open in another process; close that one, or give this one another "
+            "folder (P4R_QDRANT__PATH) or a server (P4R_QDRANT__URL)"
+        )
+    if any(one in message for one in ("Permission denied", "Read-only", "not permitted")):
+        return InputError(
+            f"{location} cannot be written to by this user; change that, or set P4R_QDRANT__PATH "
+            "to another one"
+        )
+    if any(one in message for one in ("Not a directory", "File exists")):
+        return InputError(f"{location} is no folder; set P4R_QDRANT__PATH to another one")
+    if "No space left" in message:
+        return StorageFullError(f"{location} has no disk space left; free some, run again")
+    return IndexUnavailableError(f"{location} failed: {' '.join(message.split())[:300]}")
 
 
 def _check_settings(settings: IndexSettings) -> None:
@@ -523,9 +533,14 @@ def _optimize_elsewhere(folder: Path) -> None:
 
 
 def _size(folder: Path) -> int:
-    """Bytes on disk: sparse files count as what they hold. Files may come and go meanwhile."""
+    """Bytes on disk: sparse files count as what they hold. Files may come and go meanwhile.
+
+    Further versions in folders of their own do not count.
+    """
     size = 0
     for path in folder.rglob("*"):
+        if path.relative_to(folder).parts[0].startswith(VERSION):
+            continue
         with suppress(FileNotFoundError):
             size += path.stat().st_blocks * 512
     return size

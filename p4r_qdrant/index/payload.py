@@ -87,16 +87,20 @@ def point_id(item_id: str, slot: int) -> str:
     return f"{point_prefix(item_id)}{slot:02x}"
 
 
-def content_hash(personas: Sequence[Persona], fields: Mapping[str, Any]) -> str:
-    """What an item's points are made from, vectors aside: their number and a hash of the texts.
+def content_hash(
+    personas: Sequence[Persona], fields: Mapping[str, Any], vectors_hash: str = ""
+) -> str:
+    """What an item's points are made from: their number, and a hash of the texts.
 
-    While it is unchanged there is nothing to encode or to write.
+    While it is unchanged there is nothing to encode or to write. An encoder's vectors follow from
+    the texts; those of anybody else are told apart by `vectors_hash`.
     """
     content = [
         [one.persona_id, one.name, one.description, one.preference_rationale, len(one.evidence)]
         for one in personas
     ]
-    text = json.dumps([content, dict(fields)], sort_keys=True, ensure_ascii=False, default=str)
+    made_from = [content, dict(fields), *([vectors_hash] if vectors_hash else [])]
+    text = json.dumps(made_from, sort_keys=True, ensure_ascii=False, default=str)
     return f"{len(personas)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -109,6 +113,7 @@ def make_points(
     generation: int,
     dimension: int,
     max_personas: int,
+    vectors_hash: str = "",
 ) -> list[Point]:
     """Check one item's personas and vectors, and make their points.
 
@@ -123,7 +128,7 @@ def make_points(
         raise VectorError(
             f"item {item_id!r} has {len(personas)} personas but {len(matrix)} vectors"
         )
-    digest = content_hash(personas, fields)
+    digest = content_hash(personas, fields, vectors_hash)
     updated_at = datetime.fromtimestamp(generation / 1e6, UTC).isoformat(timespec="seconds")
     first = {name: fields[name] for name in FIRST_FIELDS if name in fields}
     rest = {name: value for name, value in fields.items() if name not in FIRST_FIELDS}

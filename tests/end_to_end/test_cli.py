@@ -302,7 +302,7 @@ def test_an_index_of_another_encoder(bookshop: Path, p4r: Run, with_hashes: Hash
         result = p4r(*arguments)
         assert result.code == 2
         assert f"was made with the encoder {BUNDLED_MODEL}" in result.sentence
-        assert "use that encoder, or index the artifacts again" in result.sentence
+        assert "use that encoder, or `p4r publish` the artifacts" in result.sentence
     assert p4r("status").code == 0
 
 

@@ -109,6 +109,23 @@ def test_an_unknown_device_is_one_sentence() -> None:
         PersonaEncoder(BUNDLED_MODEL, device="nope")
 
 
+def test_a_pool_of_two_devices_gives_the_same_vectors(
+    encoder: PersonaEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [f"{'long ' * (number % 7)}text {number}" for number in range(40)]
+    expected = encoder.encode_texts(batch)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or the two would wait for each other
+    two = PersonaEncoder(BUNDLED_MODEL, device="cpu, cpu", batch_size=8)
+    assert (two.devices, two.workers) == (["cpu", "cpu"], 2)
+    with two.on_all_devices():
+        assert two._pool is not None
+        np.testing.assert_allclose(two.encode_texts(batch), expected, atol=1e-5)
+        assert two.encode_texts([]).shape == (0, 384)
+    np.testing.assert_allclose(two.encode_texts(batch[:3]), expected[:3], atol=1e-5)
+    with encoder.on_all_devices():
+        assert encoder._pool is None
+
+
 def test_missing_models_and_adapters_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"no adapter_config.json.*P4R_ENCODER__ADAPTER"):
         PersonaEncoder(BUNDLED_MODEL, adapter=str(tmp_path))

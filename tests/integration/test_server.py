@@ -231,7 +231,7 @@ def test_a_collection_dropped_under_an_open_index_is_said_to_be_gone(
 ) -> None:
     with opened(on_server(qdrant_server, collection_name)) as index:
         index.replace_item("a", personas("a", 2), rows(1, 2))
-        qdrant_server.request("DELETE", f"/collections/{collection_name}")
+        qdrant_server.request("DELETE", f"/collections/{index.version}")
         for attempt in attempts(index):
             with pytest.raises(IndexMismatchError) as caught:
                 attempt()

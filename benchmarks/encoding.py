@@ -1,0 +1,244 @@
+"""How fast texts become vectors: publishing beside the bare model, and user vectors.
+
+    python -m benchmarks.encoding                       # the bundled model; a minute on two cores
+    python -m benchmarks.encoding --personas 100000 --device cuda --dtype bfloat16
+    python -m benchmarks.encoding --random bge-m3 --device cuda --personas 100000
+
+"raw" is `SentenceTransformer.encode` on all texts at once, which sorts them by length: the most
+that this model gives on this machine. "publish" is `encode_texts` on chunks of the size that
+`p4r publish` hands it, in the order of the artifacts; the aim is 0.95 of raw. Both take turns, and
+the ratio is of medians. With `--random` the weights are random, in the architecture of the name: as
+fast as the real ones, where those cannot be had; their vectors say nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from indexer.publish import CHUNK, MOST_ITEMS
+from p4r_qdrant import Interaction, Persona, PersonaEncoder, texts
+from p4r_qdrant.encoder import BUNDLED_MODEL
+from p4r_qdrant.index.base import batches
+
+RESULTS = Path(__file__).parent / "results" / "encoding.json"
+USERS = (1, 10, 100)
+HISTORY = 10
+WORDS = (
+    "reader who likes quiet evenings long walks and maps of harbours that no longer exist because "
+    "the book takes its time with people work weather and the price of bread in a small town"
+).split()
+ARCHITECTURES = {
+    "bge-m3": {
+        "vocab_size": 250_002,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "max_position_embeddings": 8194,
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+    }
+}
+
+
+def catalogue(personas: int) -> list[list[str]]:
+    """The texts of each item's personas: 1 to 7, of 30 to 160 words, as reasoned ones have."""
+    random = np.random.default_rng(0)
+    items: list[list[str]] = []
+    total = 0
+    while total < personas:
+        summary = " ".join(random.choice(WORDS, random.integers(10, 60)))
+        count = min(int(random.integers(2, 8)), personas - total)
+        items.append([texts.persona_text(_persona(random, n), summary) for n in range(count)])
+        total += count
+    return items
+
+
+def _persona(random: np.random.Generator, number: int) -> Persona:
+    def some(low: int, high: int) -> str:
+        return " ".join(random.choice(WORDS, random.integers(low, high)))
+
+    return Persona(
+        persona_id=f"P{number}",
+        name=some(2, 5),
+        description=some(10, 60),
+        preference_rationale=some(8, 40),
+    )
+
+
+def histories(users: int) -> list[list[Interaction]]:
+    random = np.random.default_rng(1)
+    return [
+        [
+            Interaction(
+                f"item-{random.integers(1_000_000)}",
+                number,
+                summary=" ".join(random.choice(WORDS, 30)) + f" {user} {number}",
+                aspects={"usage_context": " ".join(random.choice(WORDS, 8))},
+            )
+            for number in range(HISTORY)
+        ]
+        for user in range(users)
+    ]
+
+
+@contextmanager
+def model_at(arguments: argparse.Namespace) -> Iterator[str]:
+    """The model to load: the one that is named, or one made with random weights."""
+    if arguments.random is None:
+        yield arguments.model
+        return
+    with tempfile.TemporaryDirectory(prefix="p4r-random-") as folder:
+        _random_model(arguments.random, Path(folder))
+        yield folder
+
+
+def _random_model(name: str, folder: Path) -> None:
+    """An XLM-RoBERTa with random weights, and a tokenizer that takes a word for a token or two."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+
+    torch.manual_seed(0)
+    XLMRobertaModel(XLMRobertaConfig(**ARCHITECTURES[name])).save_pretrained(folder)
+    known = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(set(WORDS))]
+    tokenizer = Tokenizer(models.WordLevel({one: at for at, one in enumerate(known)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=512,
+        bos_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        cls_token="<s>",
+        sep_token="</s>",
+        mask_token="<mask>",
+    ).save_pretrained(folder)
+    transformer = Transformer(str(folder), max_seq_length=512)
+    pooling = Pooling(transformer.get_word_embedding_dimension(), pooling_mode="cls")
+    SentenceTransformer(modules=[transformer, pooling]).save(str(folder))
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def compare(encoder: PersonaEncoder, items: list[list[str]], repeat: int) -> dict[str, float]:
+    """Median seconds for all personas, by the bare model and as publishing does it."""
+    every = [text for item in items for text in item]
+    chunk = min(CHUNK * encoder.workers, MOST_ITEMS)
+
+    def raw() -> None:
+        encoder._model.encode(
+            sorted(every, key=len), batch_size=encoder.batch_size, convert_to_numpy=True
+        )
+
+    def publish() -> None:
+        for some in batches(items, chunk):
+            encoder.encode_texts([text for item in some for text in item])
+
+    encoder.encode_texts(every[:64])  # warm
+    taken: dict[str, list[float]] = {"raw": [], "publish": []}
+    for turn in range(repeat):
+        ways = [("raw", raw), ("publish", publish)]
+        for name, way in ways if turn % 2 else ways[::-1]:
+            taken[name].append(seconds(way))
+    return {name: median(times) for name, times in taken.items()}
+
+
+def users_ms(encoder: PersonaEncoder, repeat: int) -> dict[int, float]:
+    """Median milliseconds for the vectors of so many users of ten interactions each."""
+    found = {}
+    for users in USERS:
+        asked = histories(users)
+        times = max(1, repeat * 10 // users)
+        found[users] = 1000 * median(
+            seconds(lambda: encoder.user_vectors(asked, length=HISTORY, decay=0.85))  # noqa: B023
+            for _ in range(times)
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=BUNDLED_MODEL)
+    parser.add_argument("--random", choices=sorted(ARCHITECTURES), help="random weights instead")
+    parser.add_argument("--adapter")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--personas", type=int, default=600)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    with model_at(arguments) as model:
+        encoder = PersonaEncoder(
+            model,
+            adapter=arguments.adapter,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            batch_size=arguments.batch_size,
+        )
+    name = f"{arguments.random}, random weights" if arguments.random else encoder.name
+    items = catalogue(arguments.personas)
+    taken = compare(encoder, items, arguments.repeat)
+    ratio = taken["raw"] / taken["publish"]
+    milliseconds = users_ms(encoder, arguments.repeat)
+
+    console = Console(width=max(Console().width, 100))
+    shown = Table(title=f"{name} on {encoder.device}, {arguments.personas:,} personas")
+    for column in ("", "personas/s", "of raw", "aim"):
+        shown.add_column(column, justify="right" if column else "left")
+    for way, time_taken in taken.items():
+        ours = way == "publish"
+        shown.add_row(
+            way,
+            f"{arguments.personas / time_taken:,.1f}",
+            f"{ratio:.3f}" if ours else "",
+            ">= 0.95" if ours else "",
+        )
+    console.print(shown)
+    shown = Table(title=f"User vectors of {HISTORY} interactions each")
+    for column in ("users", "ms", "users/s"):
+        shown.add_column(column, justify="right")
+    for users, taken_ms in milliseconds.items():
+        shown.add_row(str(users), f"{taken_ms:,.1f}", f"{1000 * users / taken_ms:,.1f}")
+    console.print(shown)
+
+    report = {
+        "model": name,
+        "device": encoder.device,
+        "dtype": arguments.dtype,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "personas": arguments.personas,
+        "seconds": taken,
+        "ratio": ratio,
+        "user_vectors_ms": milliseconds,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(report, indent=1))
+    console.print(f"written: {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""One writer at a time, agreed on through a text that all of them can read and write.
+
+The holder writes its name and a number, and another number every few seconds. Who finds a name
+waits: for the number to change (the holder lives: refused), or for it not to (it was killed).
+No clocks are compared. Between two who are suspended at the wrong moment it is no strict lock; it
+keeps apart two jobs that somebody started twice.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from p4r_qdrant.errors import IndexLockedError, P4RError
+
+BEAT_S = 3.0
+"""How often a holder shows that it lives."""
+DEAD_AFTER_S = 20.0
+"""How long a holder may show nothing before it is taken for dead."""
+SETTLE_S = 0.3
+"""After which two who wrote their names at the same time see which of them stayed."""
+
+
+@contextmanager
+def held(read: Callable[[], str], write: Callable[[str], None], what: str) -> Iterator[None]:
+    """Be the only one; `what` is the thing that there is to hold, for people.
+
+    Raises IndexLockedError where somebody else is at work.
+    """
+    _wait_for_nobody(read, what)
+    name = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+    write(f"{name} 0")
+    time.sleep(SETTLE_S)
+    if not read().startswith(name):
+        raise _locked(what, read())
+    over = threading.Event()
+
+    def beat() -> None:
+        number = 0
+        while not over.wait(BEAT_S):
+            number += 1
+            with suppress(P4RError):  # one that is missed is made up for by the next
+                write(f"{name} {number}")
+
+    thread = threading.Thread(target=beat, name="p4r-lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        with suppress(P4RError):
+            write("")
+
+
+def _wait_for_nobody(read: Callable[[], str], what: str) -> None:
+    first = read()
+    if not first or _is_dead(first):
+        return
+    deadline = time.monotonic() + DEAD_AFTER_S
+    while time.monotonic() < deadline:
+        time.sleep(BEAT_S / 10)
+        seen = read()
+        if not seen:
+            return
+        if seen != first:
+            raise _locked(what, seen)
+
+
+def _is_dead(holder: str) -> bool:
+    """Whether the holder was a process of this machine that is no more."""
+    host, pid, *_ = *holder.split(), "", ""
+    if os.name != "posix" or host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
+def _locked(what: str, holder: str) -> IndexLockedError:
+    host, pid, *_ = *holder.split(), "", ""
+    return IndexLockedError(
+        f"{what} is being written by another publish (process {pid} on {host}); wait for that one"
+    )

@@ -1,0 +1,170 @@
+"""The versions of an index: one for each encoder, side by side, and one of them live.
+
+A version is a collection `ALIAS-FINGERPRINT` on a server, where ALIAS is an alias of the live one,
+or a folder of the embedded engine. `p4r publish` fills a version that nobody reads and then
+switches. Whoever reads asks once which version is live, and stays with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from p4r_qdrant.encoder import same_encoder
+from p4r_qdrant.errors import IndexLockedError, IndexMismatchError, InputError
+from p4r_qdrant.index.base import IndexMetadata, PersonaIndex
+from p4r_qdrant.settings import Settings
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version: its name, and what was noted of its making."""
+
+    name: str
+    metadata: IndexMetadata
+
+
+class Versions(ABC):
+    """The versions of the index that the settings name; a context manager.
+
+    `alias` is the name under which the live one is found.
+    """
+
+    alias: str
+    location: str
+
+    @abstractmethod
+    def live(self) -> str | None:
+        """The name of the live version, None where there is no index yet."""
+
+    @abstractmethod
+    def all(self) -> list[Version]:
+        """Every version, whole or not, the oldest first."""
+
+    @abstractmethod
+    def open(self, name: str, made_with: IndexMetadata | None = None) -> PersonaIndex:
+        """Open a version; `made_with` opens it for writing and makes it if it is not there."""
+
+    @abstractmethod
+    def switch(self, live: Mapping[str, str]) -> None:
+        """Make versions live, all of them in one step: alias -> name of the version."""
+
+    @abstractmethod
+    def check_switch(self, name: str) -> None:
+        """Raise InputError where `name` could not be made live."""
+
+    @abstractmethod
+    def drop(self, name: str) -> None:
+        """Delete a version for good. Raises IndexLockedError where it is in use."""
+
+    @abstractmethod
+    def first(self, fingerprint: str) -> str:
+        """What the first version of an index is called."""
+
+    @abstractmethod
+    def named(self, fingerprint: str) -> str:
+        """What the version of an encoder is called."""
+
+    @abstractmethod
+    def missing(self) -> str:
+        """Where nothing is, as a part of a sentence."""
+
+    def close(self) -> None:  # noqa: B027 - folders are not held open
+        """Release what was opened to look. Closing twice is fine."""
+
+    def open_live(self, made_with: IndexMetadata | None = None) -> PersonaIndex:
+        """Open the live version; where there is none yet `made_with` makes it."""
+        name = self.live()
+        if name is None and made_with is None:
+            raise IndexMismatchError(f"{self.missing()}; make it with `p4r index`")
+        if name is not None or made_with is None:
+            return self.open(name or "", made_with)
+        index = self.open(self.first(made_with.fingerprint), made_with)
+        try:
+            name = self.live()
+            if name is None:
+                self.switch({self.alias: index.version})
+        except BaseException:
+            index.close()
+            raise
+        if name in (None, index.version):
+            return index
+        index.close()  # somebody else was faster, with another encoder
+        return self.open(name, made_with)
+
+    def of(self, fingerprint: str) -> str:
+        """The name of an encoder's version: the one that is there, or the one to be made."""
+        live = self.live()
+        found = [one for one in self.all() if same_encoder(one.metadata.fingerprint, fingerprint)]
+        found.sort(key=lambda one: one.name != live)
+        return found[0].name if found else self.named(fingerprint)
+
+    def previous(self) -> str | None:
+        """The version that was live before the live one, None where there is none any more."""
+        live = self.live()
+        known = {one.name: one.metadata for one in self.all()}
+        previous = known[live].previous if live in known else ""
+        return previous if previous in known else None
+
+    def roll_back(self) -> str:
+        """Make the previous version live again; returns its name."""
+        previous = self.previous()
+        if previous is None:
+            raise InputError(
+                f"{self.location} has no earlier version to go back to; publish one again"
+            )
+        self.switch({self.alias: previous})
+        return previous
+
+    def drop_old(self) -> tuple[list[str], list[str]]:
+        """Delete all versions but the live and the previous one.
+
+        Returns the names of those deleted, and of those that somebody has open.
+        """
+        kept = {self.live(), self.previous()}
+        dropped, in_use = [], []
+        for version in self.all():
+            if version.name in kept:
+                continue
+            try:
+                self.drop(version.name)
+                dropped.append(version.name)
+            except IndexLockedError:
+                in_use.append(version.name)
+        return dropped, in_use
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_versions(settings: Settings) -> Versions:
+    """The versions on a Qdrant server with `qdrant.url`, else those of the embedded engine."""
+    if settings.qdrant.url is not None:
+        from p4r_qdrant.index.server_versions import ServerVersions
+
+        return ServerVersions(settings)
+    from p4r_qdrant.index.edge_versions import EdgeVersions
+
+    return EdgeVersions(settings)
+
+
+def name_part(fingerprint: str) -> str:
+    """A fingerprint as a part of a name: itself, or a hash of what could not stand there."""
+    if _NAME.fullmatch(fingerprint):
+        return fingerprint
+    return hashlib.sha256(fingerprint.encode(errors="surrogatepass")).hexdigest()[:16]
