@@ -431,6 +431,66 @@ def reason(
     _exit_for(refusals)
 
 
+@app.command(
+    epilog="Example:  p4r evaluate --candidates examples/bookshop/candidates.jsonl "
+    "--truth examples/bookshop/splits.jsonl --segments examples/bookshop/reviews.jsonl"
+)
+def evaluate(
+    candidates: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Lists: a generator's, or the output of p4r rerank."),
+    ],
+    truth: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="splits.jsonl, or lines of user_id and item_id."),
+    ],
+    on: Annotated[str, typer.Option(help="Of splits.jsonl: test or valid.")] = "test",
+    segments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="reviews.jsonl: warm and cold users, head and tail items too."
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Other lists, compared with these user by user."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there too.")
+    ] = None,
+) -> None:
+    """Print HR, MRR and NDCG at 5, 10, 20 with their intervals; compare two runs.
+
+    Every user of the truth counts; one whose item is not in the list is a miss.
+    """
+    from indexer.artifacts import Refusals, written_whole
+    from indexer.display import print_evaluation, progress
+    from indexer.evaluation.evaluate import evaluate_files
+
+    if on not in ("test", "valid"):
+        raise InputError(f"--on is test or valid, not {on!r}")
+    refusals = Refusals()
+    with progress() as bar:
+        task = bar.add_task("reading lines", total=None)
+        found = evaluate_files(
+            candidates,
+            truth,
+            refusals,
+            on="valid" if on == "valid" else "test",
+            reviews=segments,
+            against=against,
+            advance=lambda count: bar.advance(task, count),
+        )
+    names = [candidates.stem, against.stem if against else ""]
+    if against is not None and names[0] == names[1]:
+        names = [str(candidates), str(against)]
+    print_evaluation(found, *names)
+    if json_file is not None:
+        with written_whole(json_file) as write:
+            write(json.dumps(found.record(), ensure_ascii=False, indent=2))
+    _exit_for(refusals)
+
+
 @imports.command(
     "persona4rec", epilog="Example:  p4r import persona4rec pipeline/output --output artifacts"
 )

@@ -27,6 +27,7 @@ from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, Stored
 # emoji=False: a text may hold ":book:" and mean it.
 if TYPE_CHECKING:
     from indexer.datasets.stats import DatasetStats
+    from indexer.evaluation.evaluate import Evaluated, Evaluation
     from indexer.llm import LLM, Answer
     from indexer.reasoning.run import Estimate
     from indexer.reasoning.step import Step, StepReport
@@ -241,6 +242,67 @@ def print_dataset(stats: DatasetStats) -> None:
         bar = "█" * round(30 * count / most)
         table.add_row(f"  {rating}", f"{count:>11,}  {count / stats.interactions:>5.1%}  {bar}")
     out.print(table)
+
+
+def print_evaluation(found: Evaluation, name: str, against: str) -> None:
+    """What `p4r evaluate` says: all users, then the segments, then what was odd."""
+    everybody, *parts = found.parts
+    compared = bool(everybody.differences)
+    table = _metric_table(f"{everybody.users:,} users", name, against if compared else None)
+    for metric in everybody.metrics:
+        table.add_row(metric, *_metric_cells(everybody, metric))
+    both = [one for one in (everybody.ceiling, everybody.against_ceiling) if one is not None]
+    table.add_row("ceiling", *(f"{one:.4f}" for one in both), style="dim")
+    out.print(table)
+    if parts:
+        table = _metric_table("NDCG@10", name, against if compared else None)
+        for part in parts:
+            label = f"{part.name} ({part.rule}): {part.users:,}"
+            table.add_row(label, *_metric_cells(part, "NDCG@10"))
+        out.print()
+        out.print(table)
+    out.print(
+        "Means with 95 % bootstrap intervals. Ceiling: the share of users whose item is in the "
+        "list\nat all; no reordering gets beyond it."
+        + (" p: paired randomization test, Holm-corrected." if compared else ""),
+        style="dim",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for file, lists in ((name, found.lists), (against, found.against_lists)):
+        if lists is not None:
+            out.print(
+                f"{file}: lists of {lists.shortest} to {lists.longest} entries",
+                markup=False,
+                highlight=False,
+            )
+            print_counts("", lists.notes)
+    print_counts("", found.notes)
+
+
+def _metric_table(first: str, name: str, against: str | None) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first)
+    table.add_column(escape(name), justify="right")
+    if against is not None:
+        table.add_column(escape(against), justify="right")
+        table.add_column("difference", justify="right", no_wrap=True)
+        table.add_column("p", justify="right")
+    return table
+
+
+def _metric_cells(part: Evaluated, metric: str) -> list[Text]:
+    ours = part.metrics[metric]
+    cells = [Text(f"{ours.mean:.4f} [{ours.low:.3f}, {ours.high:.3f}]")]
+    if part.differences:
+        gap, theirs = part.differences[metric], part.against[metric].mean
+        relative = f" {gap.mean / theirs:+.0%}" if theirs else ""
+        cells += [
+            Text(f"{theirs:.4f}"),
+            Text(f"{gap.mean:+.3f}{relative} [{gap.low:+.3f}, {gap.high:+.3f}]"),
+            Text(f"{gap.p:.4f}", style="bold" if gap.p < 0.05 else ""),
+        ]
+    return cells
 
 
 def print_stats(stats: IndexStats) -> None:
