@@ -432,6 +432,60 @@ def reason(
 
 
 @app.command(
+    epilog="Example:  p4r candidates --reviews examples/bookshop/reviews.jsonl "
+    "--splits examples/bookshop/splits.jsonl --model ease --output ease.jsonl"
+)
+def candidates(
+    reviews: Annotated[Path, typer.Option(metavar="FILE", help="reviews.jsonl")],
+    splits: Annotated[Path, typer.Option(metavar="FILE", help="splits.jsonl")],
+    output: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="The lists; how they came about is written beside it."),
+    ],
+    model: Annotated[
+        str, typer.Option(help="bpr, lightgcn, itemknn, ease or popularity.")
+    ] = "ease",
+    top: Annotated[int, typer.Option(min=1, help="Items in a list.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another bpr or lightgcn.")] = 0,
+) -> None:
+    """Write first-stage candidates: a generator fitted to training, tuned on validation items.
+
+    Test items are never seen. Items a user has in training are left out; scores are kept.
+    """
+    from indexer.artifacts import Refusals
+    from indexer.display import out, progress
+    from indexer.evaluation.candidates import provenance_path, write_candidates
+
+    refusals = Refusals()
+    with progress() as bar:
+
+        def began(what: str, total: int) -> None:
+            bar.add_task(what, total=total)
+
+        made = write_candidates(
+            reviews,
+            splits,
+            output,
+            refusals,
+            model=model,
+            top=top,
+            seed=seed,
+            began=began,
+            advance=lambda count: bar.advance(bar.task_ids[-1], count),
+        )
+    chosen = ", ".join(f"{name} {value}" for name, value in made.settings.items()) or "no settings"
+    best = max(one["value"] for one in made.tried)
+    out.print(
+        f"{made.users} lists by {made.model} ({chosen}; {made.tuned_by}: {best:.4f}, best of "
+        f"{len(made.tried)}): {output}, {provenance_path(output).name}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    _exit_for(refusals)
+
+
+@app.command(
     epilog="Example:  p4r evaluate --candidates examples/bookshop/candidates.jsonl "
     "--truth examples/bookshop/splits.jsonl --segments examples/bookshop/reviews.jsonl"
 )

@@ -88,3 +88,21 @@ def test_the_papers_own_lists(p4r: Run) -> None:  # noqa: F811
     assert "46 users" in done.out
     assert "29  entries that are no item" in done.out
     assert f"{hits / 46:.4f}" in next(row for row in done.out.splitlines() if "HR@10" in row)
+
+
+def test_candidates_of_our_own(p4r: Run, tmp_path: Path) -> None:  # noqa: F811
+    output = tmp_path / "ease.jsonl"
+    files = [f"--{name}={BOOKSHOP / f'{name}.jsonl'}" for name in ("reviews", "splits")]
+    done = p4r("candidates", *files, "--model", "ease", "--top", "10", "--output", str(output))
+    assert done.code == 0, done.err
+    assert done.out.startswith("22 lists by ease (l2 ")
+    assert "NDCG@10 on validation items" in done.out
+    assert (tmp_path / "ease.jsonl.provenance.json").is_file()
+    judged = p4r(*command(candidates=output, against=BOOKSHOP / "candidates.jsonl"))
+    assert judged.code == 0
+    assert "ease: lists of 10 to 10 entries" in judged.out
+
+    done = p4r("candidates", *files, "--model", "magic", "--output", str(tmp_path / "no.jsonl"))
+    assert done.code == 2
+    assert done.sentence.startswith("there is no generator 'magic'; choose one of bpr, lightgcn")
+    assert not (tmp_path / "no.jsonl").exists()
