@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -31,8 +31,8 @@ TUNED_BY = "NDCG@10 on validation items"
 class Provenance:
     """How a file of lists came about; written beside it, and read by the leak checks.
 
-    training: hash of the interactions it was fitted to. tried: every setting with its value of
-    `tuned_by`.
+    training: hash of the interactions it was fitted to. tuned_on: hash of the validation pairs.
+    lists: hash of the file. tried: every setting with its value of `tuned_by`.
     """
 
     model: str
@@ -43,6 +43,8 @@ class Provenance:
     users_without_training: int
     interactions: int
     training: str
+    tuned_on: str
+    lists: str
     tuned_by: str
     tried: list[dict[str, Any]]
     versions: dict[str, str]
@@ -53,12 +55,24 @@ def provenance_path(candidates: Path) -> Path:
     return candidates.with_name(f"{candidates.name}.provenance.json")
 
 
-def training_hash(training: Interactions) -> str:
-    """A hash of exactly these interactions, whatever their order in a file."""
+def pairs_hash(pairs: Iterable[tuple[str, str]]) -> str:
+    """A hash of exactly these (user, item) pairs, whatever their order."""
     digest = hashlib.sha256()
-    for user, item in zip(training.user_of.tolist(), training.item_of.tolist(), strict=True):
-        digest.update(f"{training.users[user]}\x00{training.items[item]}\n".encode())
+    for user, item in sorted(pairs):
+        digest.update(f"{user}\x00{item}\n".encode())
     return digest.hexdigest()
+
+
+def training_hash(training: Interactions) -> str:
+    """`pairs_hash` of training interactions."""
+    places = zip(training.user_of.tolist(), training.item_of.tolist(), strict=True)
+    return pairs_hash((training.users[user], training.items[item]) for user, item in places)
+
+
+def lists_hash(path: Path) -> str:
+    """A hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_candidates(
@@ -108,27 +122,32 @@ def write_candidates(
 
     served = [user for user in users_to_serve if user in position]
     began("writing lists", len(served))
-    provenance = Provenance(
-        model=model,
-        settings=dict(best.settings),
-        seed=seed,
-        top=top,
-        users=len(served),
-        users_without_training=len(users_to_serve) - len(served),
-        interactions=len(training.user_of),
-        training=training_hash(training),
-        tuned_by=TUNED_BY,
-        tried=tried,
-        versions=_versions(),
-    )
+    rows = np.array([position[user] for user in served])
+    digest = hashlib.sha256()
     with ExitStack() as stack:
         tell = stack.enter_context(written_whole(provenance_path(output)))
         write = stack.enter_context(written_whole(output))
-        rows = np.array([position[user] for user in served])
         for user, found in zip(served, shelf.lists(best, rows, top), strict=True):
             results = [{"item_id": item, "score": score} for item, score in found]
-            write(json.dumps({"user_id": user, "results": results}, ensure_ascii=False))
+            line = json.dumps({"user_id": user, "results": results}, ensure_ascii=False)
+            digest.update(f"{line}\n".encode())
+            write(line)
             advance(1)
+        provenance = Provenance(
+            model=model,
+            settings=dict(best.settings),
+            seed=seed,
+            top=top,
+            users=len(served),
+            users_without_training=len(users_to_serve) - len(served),
+            interactions=len(training.user_of),
+            training=training_hash(training),
+            tuned_on=pairs_hash(truth.items.items()),
+            lists=digest.hexdigest(),
+            tuned_by=TUNED_BY,
+            tried=tried,
+            versions=_versions(),
+        )
         tell(json.dumps(asdict(provenance), indent=2))
     return provenance
 

@@ -12,7 +12,9 @@ from indexer.artifacts import Refusals
 from indexer.evaluation import candidates as module
 from indexer.evaluation.candidates import provenance_path, write_candidates
 from indexer.evaluation.generators import bpr, ease, itemknn, lightgcn, pairwise, popularity
-from indexer.evaluation.generators.base import MODELS, Fitted, generator_named
+from indexer.evaluation.generators.base import MODELS, Fitted, generator_named, matrix
+from indexer.evaluation.interactions import read_interactions
+from indexer.evaluation.truth import read_truth
 from p4r_qdrant.errors import InputError, MissingExtraError
 from tests.unit.test_artifacts import review, write
 
@@ -123,7 +125,7 @@ def test_the_poison_is_found_in_lists_of_a_generator_that_peeks(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(data)
-    honest = module.read_interactions
+    honest = read_interactions
     monkeypatch.setattr(
         module, "read_interactions", lambda path, _, refusals: honest(path, set(), refusals)
     )
@@ -242,10 +244,6 @@ def test_what_is_compared_with_is_not_the_users() -> None:
 
 def test_ranks_are_places_in_the_list(data: Path) -> None:
     """Tuning counts places without writing lists; they are those of the lists."""
-    from indexer.evaluation.generators.base import matrix
-    from indexer.evaluation.interactions import read_interactions
-    from indexer.evaluation.truth import read_truth
-
     truth = read_truth(data / "splits.jsonl", Refusals(), "valid")
     found = read_interactions(data / "reviews.jsonl", truth.held_out, Refusals())
     shelf = module._Shelf(found, matrix(found))
