@@ -545,6 +545,42 @@ def evaluate(
     _exit_for(refusals)
 
 
+@app.command(epilog="Example:  p4r experiment examples/bookshop.toml --output results/bookshop")
+def experiment(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What is compared.")],
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Results, report and caches; made if not there.")
+    ],
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The artifact folder, instead of the file's."),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A trained adapter, instead of the file's."),
+    ] = None,
+) -> None:
+    """Compare generators, persona reranking and its parts on held-out items; write a report.
+
+    Killed and run again it goes on. Nothing is scored where held-out data leak into what is made.
+    """
+    from indexer.artifacts import Refusals
+    from indexer.display import StageProgress, out, print_experiment
+    from indexer.evaluation.experiment.config import load_config
+    from indexer.evaluation.experiment.report import check_drawing, write_report
+    from indexer.evaluation.experiment.run import run_experiment
+
+    check_drawing()
+    wanted = load_config(config, artifacts=artifacts, adapter=adapter)
+    refusals = Refusals()
+    with StageProgress() as watcher:
+        results = run_experiment(wanted, output, refusals, watcher)
+    page = write_report(results, output)
+    print_experiment(results)
+    out.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
+    _exit_for(refusals)
+
+
 @imports.command(
     "persona4rec", epilog="Example:  p4r import persona4rec pipeline/output --output artifacts"
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -303,6 +303,55 @@ def _metric_cells(part: Evaluated, metric: str) -> list[Text]:
             Text(f"{gap.p:.4f}", style="bold" if gap.p < 0.05 else ""),
         ]
     return cells
+
+
+class StageProgress:
+    """A bar for each stage of an experiment; a context manager."""
+
+    def __init__(self) -> None:
+        self._bars = progress()
+        self._task: TaskID | None = None
+
+    def began(self, what: str, total: int | None) -> None:
+        """A stage of so many steps begins (None: nobody knows how many); the last one is done."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(what, total=total)
+
+    def advance(self, count: int) -> None:
+        """So many steps are done."""
+        if self._task is not None:
+            self._bars.advance(self._task, count)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+
+def print_experiment(results: Mapping[str, Any]) -> None:
+    """The main table of an experiment, in short."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("generator", "order"):
+        table.add_column(name)
+    for name in ("NDCG@10", "vs. own", "p (Holm)"):
+        table.add_column(name, justify="right")
+    for row in results["main"]:
+        one, gap = row["metrics"]["NDCG@10"], row.get("own")
+        relative = gap and gap["relative"]
+        table.add_row(
+            f"{escape(row['generator'])}, {row['candidates']}",
+            escape(row["line"]),
+            Text(f"{one['mean']:.4f} [{one['low']:.3f}, {one['high']:.3f}]"),
+            "" if relative is None else f"{relative:+.1%}",
+            f"{gap['p_holm']:.3f}" if gap else "",
+            style="dim" if row["encoder"] is None else "",
+        )
+    out.print(table)
+    if results["leaking"]:
+        out.print("[bold red]One line of this experiment leaks, on purpose.[/bold red]")
 
 
 def print_stats(stats: IndexStats) -> None:

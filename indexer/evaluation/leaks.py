@@ -85,6 +85,9 @@ class LeakReport:
 
     checks: list[Check] = field(default_factory=list)
 
+    def __add__(self, other: LeakReport) -> LeakReport:
+        return LeakReport([*self.checks, *other.checks])
+
     @property
     def leaks(self) -> int:
         """How many were found."""

@@ -57,12 +57,23 @@ def compare(
     large comes about when each user's two results change places by the toss of a coin;
     p = (times + 1) / (resamples + 1).
     """
-    pairs = np.stack([_clipped(ours, cutoffs), _clipped(theirs, cutoffs)], axis=-1)
-    cells, counts = np.unique(pairs, axis=0, return_counts=True)
-    gains = metric_values(cells[:, 0], cutoffs) - metric_values(cells[:, 1], cutoffs)
+    gains, counts = _gains(ours, theirs, cutoffs)
     difference = counts @ gains / len(ours)
     low, high = _percentiles(gains, counts, resamples, seed)
     return Comparison(difference, low, high, _randomization(gains, counts, resamples, seed))
+
+
+def difference(
+    ours: Ranks,
+    theirs: Ranks,
+    cutoffs: Sequence[int] = CUTOFFS,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[Floats, Floats, Floats]:
+    """As `compare`, without the test: difference, low and high."""
+    gains, counts = _gains(ours, theirs, cutoffs)
+    return (counts @ gains / len(ours), *_percentiles(gains, counts, resamples, seed))
 
 
 def holm(p: npt.ArrayLike) -> Floats:
@@ -73,6 +84,15 @@ def holm(p: npt.ArrayLike) -> Floats:
     corrected = np.empty_like(values)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return corrected
+
+
+def _gains(
+    ours: Ranks, theirs: Ranks, cutoffs: Sequence[int]
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """What each pair of ranks gains, (n_cells, n_metrics), and how many users have it."""
+    pairs = np.stack([_clipped(ours, cutoffs), _clipped(theirs, cutoffs)], axis=-1)
+    cells, counts = np.unique(pairs, axis=0, return_counts=True)
+    return metric_values(cells[:, 0], cutoffs) - metric_values(cells[:, 1], cutoffs), counts
 
 
 def _clipped(ranks: Ranks, cutoffs: Sequence[int]) -> Ranks:

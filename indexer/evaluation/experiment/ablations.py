@@ -1,0 +1,163 @@
+"""Persona reranking with one thing changed at a time, from cached vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from indexer.evaluation import significance
+from indexer.evaluation.experiment import choices
+from indexer.evaluation.experiment.choices import Judged
+from indexer.evaluation.experiment.config import ExperimentConfig
+from indexer.evaluation.experiment.pool import NOBODY
+from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer
+from indexer.evaluation.metrics import Ranks, metric_names, ndcg
+
+CUTOFF = 10
+NDCG = metric_names((CUTOFF,)).index(f"NDCG@{CUTOFF}")
+RESAMPLES = 2_000
+"""Of the bootstrap: there are hundreds of lines, and none decides anything."""
+TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
+PRIORS = (0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is compared: users and items in all the forms they come in.
+
+    full, summaries: histories as summary and aspects, or as summary alone. personas: those of the
+    catalogue. items: each item's summary in place of personas. others: further personas by name.
+    """
+
+    full: Profiles
+    summaries: Profiles
+    personas: Personas
+    items: Personas
+    others: Mapping[str, Personas]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing that is changed. `settings`: forms of it, of which validation chooses one."""
+
+    group: str
+    name: str
+    profiles: Profiles
+    personas: Personas
+    settings: tuple[Scorer, ...]
+
+
+def variants(
+    config: ExperimentConfig, material: Material, length: int, decay: float
+) -> Iterator[Variant]:
+    """All variants; the first is persona reranking as it is (Eq. 10)."""
+    base = Scorer(decay=decay)
+    full, personas = material.full.newest(length), material.personas
+    yield Variant("as it is", "Eq. 10", full, personas, (base,))
+    for most in config.personas:
+        name = f"at most {most} personas an item"
+        yield Variant("number of personas", name, full, personas.truncated(most), (base,))
+    yield Variant(
+        "number of personas", "mean vector of an item's", full, personas.merged(), (base,)
+    )
+    if "aggregated" in material.others:
+        one = material.others["aggregated"]
+        yield Variant("number of personas", "one persona of all reviews", full, one, (base,))
+    if material.items.items:
+        yield Variant("texts", "summary-only index: no reviews", full, material.items, (base,))
+    yield Variant(
+        "texts",
+        "summaries alone in histories",
+        material.summaries.newest(length),
+        personas,
+        (base,),
+    )
+    mean, soft = replace(base, aggregation="mean"), replace(base, aggregation="soft")
+    yield Variant("score of an item", "mean over its personas", full, personas, (mean,))
+    softer = tuple(replace(soft, temperature=one) for one in TEMPERATURES)
+    yield Variant("score of an item", "soft maximum", full, personas, softer)
+    for longest in config.lengths:
+        name = f"{longest} interactions"
+        yield Variant("history", name, material.full.newest(longest), personas, (base,))
+    for other in config.decays:
+        yield Variant("history", f"decay {other:g}", full, personas, (replace(base, decay=other),))
+    liked = full.without(config.disliked)
+    yield Variant("history", f"without ratings up to {config.disliked:g}", liked, personas, (base,))
+    interests, both = replace(base, form="interests"), replace(base, form="both")
+    yield Variant("users", "several interests", full, personas, (interests,))
+    yield Variant("users", "mean and several interests", full, personas, (both,))
+    priors = tuple(replace(base, prior=one) for one in PRIORS)
+    yield Variant("users", "persona prior off", full, personas, priors)
+    mixed = tuple(replace(both, prior=one) for one in PRIORS)
+    yield Variant("users", "mean and several interests, prior off", full, personas, mixed)
+    if "leaking" in material.others:
+        leaking = material.others["leaking"]
+        yield Variant("LEAK", "personas that saw held-out reviews", full, leaking, (base,))
+
+
+def ablations(
+    config: ExperimentConfig,
+    judged: Mapping[str, Judged],
+    material: Material,
+    length: int,
+    decay: float,
+) -> Iterator[dict[str, Any]]:
+    """Every variant for every generator (by name) and number of candidates, alone and fused.
+
+    NDCG@10 on test items with its interval and the paired difference from the first variant;
+    `valid` is that on validation items, by which forms and weights are chosen.
+    """
+    base: dict[tuple[str, int, bool], Ranks] = {}
+    for variant in variants(config, material, length, decay):
+        for generator, widest in judged.items():
+            scores = [
+                one.scores(widest.pool, variant.profiles, variant.personas)
+                for one in variant.settings
+            ]
+            for count in config.candidates:
+                one = widest.first(count)
+                tried = [own[:, :count] for own in scores]
+                values = [choices.valid_ndcg(one, own) for own in tried]
+                chosen = max(range(len(values)), key=values.__getitem__)
+                weight, fused_value = choices.weight(one, tried[chosen], config.weights)
+                has = one.test != NOBODY
+                for fused, own, valid in (
+                    (False, tried[chosen], values[chosen]),
+                    (True, one.pool.fused(tried[chosen], weight), fused_value),
+                ):
+                    ranks = one.pool.ranks(own, one.test)[has]
+                    first = base.setdefault((generator, count, fused), ranks)
+                    yield {
+                        "group": variant.group,
+                        "name": variant.name,
+                        "generator": generator,
+                        "candidates": count,
+                        "fused": fused,
+                        "weight": weight if fused else None,
+                        "form": _form(variant.settings[chosen]),
+                        "valid": valid,
+                        **_estimate(ranks),
+                        "difference": _difference(ranks, first),
+                    }
+
+
+def _form(scorer: Scorer) -> dict[str, Any]:
+    """What is not as usual in a scorer."""
+    usual = Scorer(decay=scorer.decay)
+    names = ("form", "aggregation", "prior", "temperature")
+    return {
+        name: getattr(scorer, name)
+        for name in names
+        if getattr(scorer, name) != getattr(usual, name)
+    }
+
+
+def _estimate(ranks: Ranks) -> dict[str, float]:
+    low, high = significance.interval(ranks, (CUTOFF,), resamples=RESAMPLES)
+    return {"mean": ndcg(ranks, CUTOFF), "low": float(low[NDCG]), "high": float(high[NDCG])}
+
+
+def _difference(ranks: Ranks, against: Ranks) -> dict[str, float]:
+    mean, low, high = significance.difference(ranks, against, (CUTOFF,), resamples=RESAMPLES)
+    return {"mean": float(mean[NDCG]), "low": float(low[NDCG]), "high": float(high[NDCG])}
