@@ -4,17 +4,20 @@ import csv
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from indexer.artifacts import Refusals
-from indexer.evaluation.experiment import online
+from indexer.evaluation.experiment import ablations, online
 from indexer.evaluation.experiment import run as module
+from indexer.evaluation.experiment.ablations import Variant
 from indexer.evaluation.experiment.config import ExperimentConfig, load_config
 from indexer.evaluation.experiment.report import write_report
 from indexer.evaluation.experiment.run import run_experiment
+from indexer.evaluation.experiment.stages import locked
 from indexer.evaluation.leaks import LeakError
 from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.resources import resource
@@ -27,6 +30,7 @@ pytest.importorskip("matplotlib")
 
 BOOKSHOP = resource("examples/bookshop")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bookshop.toml"
+ALL_VARIANTS = ablations.variants
 HELD_OUT = ("bea-k", "winter-interpreter")
 
 
@@ -51,6 +55,18 @@ def model(monkeypatch: pytest.MonkeyPatch) -> HashEncoder:
     encoder = HashEncoder(64)
     monkeypatch.setattr(module, "load_encoder", lambda _: encoder)
     return encoder
+
+
+@pytest.fixture(autouse=True)
+def _few_variants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough to see that variants are compared; one test has them all."""
+
+    def few(*arguments: Any) -> Iterator[Variant]:
+        for place, one in enumerate(ALL_VARIANTS(*arguments)):
+            if place < 3 or one.group == "LEAK" or "of all reviews" in one.name:
+                yield one
+
+    monkeypatch.setattr(ablations, "variants", few)
 
 
 @pytest.fixture
@@ -85,7 +101,10 @@ def figures_of(results: dict[str, Any]) -> Any:
     return json.loads(json.dumps(kept))
 
 
-def test_everything_is_there(model: HashEncoder, shop: Path, tmp_path: Path) -> None:
+def test_everything_is_there(
+    model: HashEncoder, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablations, "variants", ALL_VARIANTS)
     results = ran(config(shop, candidates=[5, 10]), tmp_path / "out")
     lines = [(row["generator"], row["candidates"], row["line"]) for row in results["main"]]
     assert lines == [
@@ -192,6 +211,11 @@ def test_what_is_done_is_not_done_again(model: HashEncoder, shop: Path, tmp_path
     assert (tmp_path / "lists" / "ease-0.jsonl").stat().st_mtime_ns == made
     other = ran(config(shop, decays=[0.9]), tmp_path)
     assert {row["decay"] for row in other["history"]} == {0.9}
+
+
+def test_two_runs_do_not_share_a_folder(model: HashEncoder, shop: Path, tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(InputError, match="another experiment is writing to"):
+        ran(config(shop), tmp_path)
 
 
 def test_it_refuses_where_something_leaks(model: HashEncoder, shop: Path, tmp_path: Path) -> None:

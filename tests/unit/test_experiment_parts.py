@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.evaluation.experiment import choices
+from indexer.evaluation.experiment import choices, learned
 from indexer.evaluation.experiment.choices import Judged
 from indexer.evaluation.experiment.config import load_config
 from indexer.evaluation.experiment.pool import NOBODY, Pool, read_pool
@@ -216,6 +216,44 @@ def test_choices_are_of_those_who_have_a_validation_item() -> None:
     assert (
         choices.best([{"valid": 1, "n": 1}, {"valid": 2, "n": 2}, {"valid": 2, "n": 3}])["n"] == 2
     )
+
+
+def test_learned_weights_find_the_score_that_tells() -> None:
+    rng = np.random.default_rng(0)
+    users, width = 200, 6
+    pool = Pool(
+        [f"u{n}" for n in range(users)],
+        [f"i{n}" for n in range(width)],
+        np.tile(np.arange(width), (users, 1)),
+        -np.sort(-rng.random((users, width)), axis=1),
+    )
+    targets = rng.integers(0, width, users)
+    noise = rng.random((users, width))
+    telling = rng.random((users, width)) + 0.7 * (np.arange(width) == targets[:, None])
+    targets[:3] = (-1, NOBODY, NOBODY)
+    for generator, count in ((False, 2), (True, 4)):
+        inputs = learned.features(pool, [noise, telling], generator=generator)
+        assert inputs.shape == (users, width, count)
+        weights = learned.fit(pool, inputs, targets)
+        assert weights.argmax() == 1
+        assert abs(weights[0]) < weights[1] / 4
+        # At the optimum no small step helps: checked by differences.
+        assert _loss(pool, inputs, targets, weights) < min(
+            _loss(pool, inputs, targets, weights + step)
+            for step in np.vstack([np.eye(count), -np.eye(count)]) * 0.1
+        )
+        ranks = learned.out_of_fold(pool, inputs, targets)
+        assert (ranks[:3] == 0).all()
+        assert np.mean(1 / ranks[3:]) > np.mean(1 / pool.ranks(noise, targets)[3:]) + 0.2
+
+
+def _loss(pool: Pool, inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    total = learned.L2 / 2 * float(weights @ weights)
+    for user, target in enumerate(targets):
+        if target >= 0:
+            likely = np.exp(inputs[user] @ weights)
+            total -= float(np.log(likely[target] / likely.sum()))
+    return total
 
 
 # --- what survives a kill ---------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from indexer.evaluation import significance
-from indexer.evaluation.experiment import choices
+from indexer.evaluation.experiment import choices, learned
 from indexer.evaluation.experiment.choices import Judged
 from indexer.evaluation.experiment.config import ExperimentConfig
 from indexer.evaluation.experiment.pool import NOBODY
@@ -108,7 +108,14 @@ def ablations(
     NDCG@10 on test items with its interval and the paired difference from the first variant;
     `valid` is that on validation items, by which forms and weights are chosen.
     """
-    base: dict[tuple[str, int, bool], Ranks] = {}
+    base: dict[tuple[Any, ...], Ranks] = {}
+
+    def row(about: dict[str, Any], one: Judged, ranks: Ranks) -> dict[str, Any]:
+        ranks = ranks[one.test != NOBODY]
+        key = tuple(about[name] for name in ("generator", "candidates", "fused"))
+        first = base.setdefault(key, ranks)
+        return about | _estimate(ranks) | {"difference": _difference(ranks, first)}
+
     for variant in variants(config, material, length, decay):
         for generator, widest in judged.items():
             scores = [
@@ -121,25 +128,56 @@ def ablations(
                 values = [choices.valid_ndcg(one, own) for own in tried]
                 chosen = max(range(len(values)), key=values.__getitem__)
                 weight, fused_value = choices.weight(one, tried[chosen], config.weights)
-                has = one.test != NOBODY
-                for fused, own, valid in (
-                    (False, tried[chosen], values[chosen]),
-                    (True, one.pool.fused(tried[chosen], weight), fused_value),
-                ):
-                    ranks = one.pool.ranks(own, one.test)[has]
-                    first = base.setdefault((generator, count, fused), ranks)
-                    yield {
-                        "group": variant.group,
-                        "name": variant.name,
-                        "generator": generator,
-                        "candidates": count,
-                        "fused": fused,
-                        "weight": weight if fused else None,
-                        "form": _form(variant.settings[chosen]),
-                        "valid": valid,
-                        **_estimate(ranks),
-                        "difference": _difference(ranks, first),
-                    }
+                about = {
+                    "group": variant.group,
+                    "name": variant.name,
+                    "generator": generator,
+                    "candidates": count,
+                    "form": _form(variant.settings[chosen]),
+                }
+                own, fused = tried[chosen], one.pool.fused(tried[chosen], weight)
+                alone = {"fused": False, "weight": None, "valid": values[chosen]}
+                yield row(about | alone, one, one.pool.ranks(own, one.test))
+                with_it = {"fused": True, "weight": weight, "valid": fused_value}
+                yield row(about | with_it, one, one.pool.ranks(fused, one.test))
+    for about, one, ranks in _learned(config, judged, material, length, decay):
+        yield row(about, one, ranks)
+
+
+def _learned(
+    config: ExperimentConfig,
+    judged: Mapping[str, Judged],
+    material: Material,
+    length: int,
+    decay: float,
+) -> Iterator[tuple[dict[str, Any], Judged, Ranks]]:
+    """Three persona scores (and the generator's), weighed by what fits the validation items.
+
+    `valid` is of users whom the weights were not fitted to.
+    """
+    base, full = Scorer(decay=decay), material.full.newest(length)
+    forms = (base, replace(base, form="interests"), replace(base, prior=0.5))
+    for generator, widest in judged.items():
+        scores = [one.scores(widest.pool, full, material.personas) for one in forms]
+        for count in config.candidates:
+            one = widest.first(count)
+            for fused in (False, True):
+                inputs = learned.features(
+                    one.pool, [own[:, :count] for own in scores], generator=fused
+                )
+                weights = learned.fit(one.pool, inputs, one.valid)
+                has = one.valid != NOBODY
+                about = {
+                    "group": "score of an item",
+                    "name": "learned weights of three forms",
+                    "generator": generator,
+                    "candidates": count,
+                    "form": {},
+                    "fused": fused,
+                    "weight": None,
+                    "valid": ndcg(learned.out_of_fold(one.pool, inputs, one.valid)[has], CUTOFF),
+                }
+                yield about, one, one.pool.ranks(inputs @ weights, one.test)
 
 
 def _form(scorer: Scorer) -> dict[str, Any]:

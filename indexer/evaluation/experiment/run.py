@@ -46,7 +46,7 @@ from indexer.evaluation.experiment.data import (
 from indexer.evaluation.experiment.environment import environment
 from indexer.evaluation.experiment.pool import NOBODY, read_pool
 from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer
-from indexer.evaluation.experiment.stages import Stages
+from indexer.evaluation.experiment.stages import Stages, locked
 from indexer.evaluation.experiment.vectors import CachedEncoder
 from indexer.evaluation.leaks import LeakReport, check_leaks
 from indexer.evaluation.metrics import Ranks, ceiling, metric_names, metric_values, ndcg
@@ -92,11 +92,11 @@ def run_experiment(
     before the leak checks are passed: raises LeakError. Lists are made from a copy of the data in
     which no test item is; everything that can be chosen is chosen on validation items.
     """
-    with ExitStack() as stack:
+    with locked(output), ExitStack() as stack:
         experiment = _Experiment(config, output, refusals, watcher, stack)
         text = json.dumps(experiment.results(), ensure_ascii=False, indent=1, allow_nan=False)
-    with written_whole(output / RESULTS) as write:
-        write(text)
+        with written_whole(output / RESULTS) as write:
+            write(text)
     results: dict[str, Any] = json.loads(text)
     return results
 

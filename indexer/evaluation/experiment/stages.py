@@ -5,14 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import portalocker
 
 import p4r_qdrant
 from indexer import evaluation
 from indexer.artifacts import written_whole
 from indexer.evaluation.experiment.data import files_hash
+from p4r_qdrant.errors import InputError
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder and keep it to this process; raises InputError where another one has it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            portalocker.lock(lock, portalocker.LOCK_EX | portalocker.LOCK_NB)
+        except portalocker.LockException:
+            raise InputError(
+                f"another experiment is writing to {folder}; wait until it has ended, or name "
+                "another folder"
+            ) from None
+        yield
 
 
 class Stages:
