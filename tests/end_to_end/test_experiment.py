@@ -258,7 +258,7 @@ def test_a_leaking_line_says_so_everywhere(model: HashEncoder, shop: Path, tmp_p
     page = write_report(results, tmp_path / "out").read_text()
     assert page.count("It is no result.") >= 3
     for name in ("main", "segments", "ablations", "history"):
-        rows = list(csv.DictReader((tmp_path / "out" / f"{name}.csv").open()))
+        rows = list(csv.DictReader((tmp_path / "out" / f"{name}.csv").read_text().splitlines()))
         assert all(row["leaking"] == "True" for row in rows), name
     honest = ran(config(shop), tmp_path / "honest")
     assert "It is no result." not in write_report(honest, tmp_path / "honest").read_text()
@@ -334,7 +334,7 @@ def test_the_page_holds_all_and_trusts_nobody(
     assert page.count('src="data:image/png;base64,') == 4
     for name in ("main", "personas", "history", "segments"):
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    rows = list(csv.DictReader((tmp_path / "out" / "main.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "main.csv").read_text().splitlines()))
     assert len(rows) == len(results["main"])
     assert float(rows[0]["NDCG@10"]) == pytest.approx(
         results["main"][0]["metrics"]["NDCG@10"]["mean"]

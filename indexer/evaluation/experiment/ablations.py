@@ -116,12 +116,12 @@ def ablations(
         first = base.setdefault(key, ranks)
         return about | _estimate(ranks) | {"difference": _difference(ranks, first)}
 
+    pools = [one.pool for one in judged.values()]
     for variant in variants(config, material, length, decay):
-        for generator, widest in judged.items():
-            scores = [
-                one.scores(widest.pool, variant.profiles, variant.personas)
-                for one in variant.settings
-            ]
+        by_setting = [
+            one.scores_of(pools, variant.profiles, variant.personas) for one in variant.settings
+        ]
+        for (generator, widest), *scores in zip(judged.items(), *by_setting, strict=True):
             for count in config.candidates:
                 one = widest.first(count)
                 tried = [own[:, :count] for own in scores]
@@ -157,8 +157,9 @@ def _learned(
     """
     base, full = Scorer(decay=decay), material.full.newest(length)
     forms = (base, replace(base, form="interests"), replace(base, prior=0.5))
-    for generator, widest in judged.items():
-        scores = [one.scores(widest.pool, full, material.personas) for one in forms]
+    pools = [one.pool for one in judged.values()]
+    by_form = [one.scores_of(pools, full, material.personas) for one in forms]
+    for (generator, widest), *scores in zip(judged.items(), *by_form, strict=True):
         for count in config.candidates:
             one = widest.first(count)
             for fused in (False, True):

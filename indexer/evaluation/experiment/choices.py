@@ -34,25 +34,15 @@ def history(
     decays: Sequence[float],
 ) -> list[dict[str, Any]]:
     """NDCG@10 of persona reranking for each length and decay, the mean over generators."""
-    return [
-        {
-            "length": length,
-            "decay": decay,
-            "valid": float(
-                np.mean(
-                    [
-                        valid_ndcg(
-                            one,
-                            Scorer(decay=decay).scores(one.pool, profiles.newest(length), personas),
-                        )
-                        for one in judged
-                    ]
-                )
-            ),
-        }
-        for length in lengths
-        for decay in decays
-    ]
+    rows = []
+    for length in lengths:
+        for decay in decays:
+            scores = Scorer(decay=decay).scores_of(
+                [one.pool for one in judged], profiles.newest(length), personas
+            )
+            values = [valid_ndcg(one, own) for one, own in zip(judged, scores, strict=True)]
+            rows.append({"length": length, "decay": decay, "valid": float(np.mean(values))})
+    return rows
 
 
 def weight(judged: Judged, scores: Floats, weights: Sequence[float]) -> tuple[float, float]:

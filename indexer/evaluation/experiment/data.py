@@ -20,14 +20,13 @@ from indexer.artifacts import (
     ArtifactFolder,
     Lookup,
     Refusals,
-    plain_text,
     read_lines,
     written_whole,
 )
 from indexer.evaluation.interactions import Interactions, read_interactions
 from indexer.evaluation.leaks import marker
 from indexer.evaluation.truth import Truth, read_truth
-from p4r_qdrant.records import Item, ItemPersonas, Summary
+from p4r_qdrant.records import ItemPersonas, Summary
 from p4r_qdrant.texts import persona_text
 
 _READ = (REVIEWS, SPLITS, ITEMS, SUMMARIES, ASPECTS, PERSONAS)
@@ -124,20 +123,3 @@ def summary_texts(summaries: Path) -> list[tuple[str, list[str]]]:
     for _, _, record in read_lines(summaries, Summary, Refusals()):
         found.setdefault(record.item_id, [record.summary])
     return list(found.items())
-
-
-class Labels:
-    """What people call an item: its title, or how its summary begins, or its id."""
-
-    def __init__(self, items: Lookup[Item], summaries: Lookup[Summary]) -> None:
-        self._items = items
-        self._summaries = summaries
-
-    def of(self, item_id: str) -> str:
-        """A label of at most 60 characters or so."""
-        item, summary = self._items.get(item_id), self._summaries.get(item_id)
-        title = plain_text(item.title) if item else ""
-        if title or summary is None:
-            return title or item_id
-        words = summary.summary[:60].rsplit(" ", 1)[0]
-        return f"{words} ..."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,6 @@ from indexer.artifacts import (
     Refusals,
     written_whole,
 )
-from indexer.evaluation import significance
 from indexer.evaluation.candidates import (
     Provenance,
     lists_hash,
@@ -30,30 +29,31 @@ from indexer.evaluation.candidates import (
     training_hash,
     write_candidates,
 )
-from indexer.evaluation.evaluate import estimates, outside_notes
-from indexer.evaluation.experiment import choices, online
+from indexer.evaluation.evaluate import outside_notes
+from indexer.evaluation.experiment import choices, examples, online
 from indexer.evaluation.experiment.ablations import Material, ablations
 from indexer.evaluation.experiment.choices import Judged
 from indexer.evaluation.experiment.config import ExperimentConfig
 from indexer.evaluation.experiment.data import (
     Data,
-    Labels,
     blinded,
     files_hash,
     persona_texts,
     summary_texts,
 )
 from indexer.evaluation.experiment.environment import environment
+from indexer.evaluation.experiment.lines import Line, main_table, segment_table
 from indexer.evaluation.experiment.pool import NOBODY, read_pool
 from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer
 from indexer.evaluation.experiment.stages import Stages, locked
 from indexer.evaluation.experiment.vectors import CachedEncoder
 from indexer.evaluation.leaks import LeakReport, check_leaks
-from indexer.evaluation.metrics import Ranks, ceiling, metric_names, metric_values, ndcg
-from indexer.evaluation.segments import Segment, segments
+from indexer.evaluation.metrics import Ranks, ndcg
+from indexer.evaluation.segments import segments
 from p4r_qdrant.encoder import Encoder, PersonaEncoder, newest_first
 from p4r_qdrant.errors import P4RError
-from p4r_qdrant.records import Interaction, Ranking
+from p4r_qdrant.index.base import PersonaIndex
+from p4r_qdrant.records import Interaction
 from p4r_qdrant.settings import EncoderSettings
 from p4r_qdrant.texts import interaction_text
 
@@ -102,25 +102,6 @@ def run_experiment(
 
 
 @dataclass
-class _Line:
-    """One line of the main table on its way: where each user's test item stands."""
-
-    generator: str
-    candidates: int
-    encoder: str | None
-    fused: bool
-    weight: float | None
-    ranks: Ranks
-    ms_a_user: float | None = None
-
-    @property
-    def name(self) -> str:
-        if self.encoder is None:
-            return "generator alone"
-        return f"{'fused' if self.fused else 'personas'}, {self.encoder}"
-
-
-@dataclass
 class _Coded:
     """All that one encoder made vectors of."""
 
@@ -145,7 +126,6 @@ class _Experiment:
         self.config = config
         self.output = output
         self.watcher = watcher
-        self.refusals = refusals
         self.stages = Stages(output / "stages")
         watcher.began("reading the catalogue", None)
         self.data = Data.read(config.artifacts, refusals)
@@ -162,6 +142,7 @@ class _Experiment:
         """All stages, in the order in which one may look at things."""
         self._check_leaks().require_clean()
         lists = self._lists()
+        self.inputs.append([lists_hash(path) for path in lists.values()])
         coded = self._encode()
         made = [one.encoder.texts_path for one in coded]
         if self.config.encoder.adapter:
@@ -185,8 +166,8 @@ class _Experiment:
             "data": self._data_record(),
             "leaks": report.record(),
             "chosen": chosen,
-            "main": self._main_table(lines, chosen["strongest"]),
-            "segments": list(self._segments(lines)),
+            "main": main_table(lines, chosen["strongest"]),
+            "segments": list(segment_table(lines, segments(self.data.test, self.data.training))),
             "ablations": self._ablations(main, judged),
             "ablations_encoder": main.name,
             "history": main.tried,
@@ -283,10 +264,11 @@ class _Experiment:
         told += [
             text(one)
             for user in users
-            for one in self.histories.get(user)
+            for one in newest_first(self.histories.get(user), longest)
             for text in (interaction_text, summary_of)
+            if text(one)
         ]
-        self.watcher.began(f"encoding texts, {name}", len(encoder.missing([*filter(None, told)])))
+        self.watcher.began(f"encoding texts, {name}", len(encoder.missing(told)))
         profiles = [
             Profiles.of(self.histories, users, encoder, text, longest)
             for text in (interaction_text, summary_of)
@@ -354,10 +336,10 @@ class _Experiment:
 
     # --- on test items ------------------------------------------------------------------------
 
-    def _lines(self, coded: list[_Coded], judged: dict[str, Judged]) -> list[_Line]:
+    def _lines(self, coded: list[_Coded], judged: dict[str, Judged]) -> list[Line]:
         """The main table: the index and the reranker that serve, for each generator."""
         lines = [
-            _Line(name, count, None, False, None, one.pool.generator_ranks(one.test))
+            Line(name, count, None, False, None, one.pool.generator_ranks(one.test))
             for name, widest in judged.items()
             for count in self.config.candidates
             for one in [widest.first(count)]
@@ -373,7 +355,7 @@ class _Experiment:
                 partial(self._reranked_lines, one, judged),
             )
             lines += [
-                _Line(**(row | {"ranks": np.array(row["ranks"], dtype=np.int64)})) for row in kept
+                Line(**(row | {"ranks": np.array(row["ranks"], dtype=np.int64)})) for row in kept
             ]
         order = {name: place for place, name in enumerate(judged)}
         return sorted(lines, key=lambda line: (order[line.generator], line.candidates))
@@ -381,11 +363,7 @@ class _Experiment:
     def _reranked_lines(self, one: _Coded, judged: dict[str, Judged]) -> list[dict[str, Any]]:
         rows = []
         scorer, profiles = Scorer(decay=one.decay), one.material.full.newest(one.length)
-        path = self.output / "index" / one.encoder.fingerprint
-        path.parent.mkdir(exist_ok=True)
-        with online.indexed(
-            self.data.folder, path, one.encoder, self.config.domain, self.refusals
-        ) as index:
+        with self._index(one) as index:
             for name, widest in judged.items():
                 for count in self.config.candidates:
                     own = widest.first(count)
@@ -417,54 +395,6 @@ class _Experiment:
                             }
                         )
         return rows
-
-    def _main_table(self, lines: list[_Line], strongest: dict[str, str]) -> list[dict[str, Any]]:
-        """Every line with all metrics, and NDCG@10 against two others, tested together (Holm).
-
-        own: the line's generator alone. best: the strongest generator alone.
-        """
-        alone = {(one.generator, one.candidates): one for one in lines if one.encoder is None}
-        rows: list[dict[str, Any]] = []
-        tests: list[tuple[dict[str, Any], float]] = []
-        column = metric_names().index("NDCG@10")
-        for line in lines:
-            row = _record(line)
-            for name, other in (
-                ("own", alone[line.generator, line.candidates]),
-                ("best", alone[strongest[str(line.candidates)], line.candidates]),
-            ):
-                if other is line:
-                    continue
-                found = significance.compare(line.ranks, other.ranks)
-                own, theirs = ndcg(line.ranks), ndcg(other.ranks)
-                row[name] = {
-                    "generator": other.generator,
-                    "mean": own - theirs,
-                    "relative": (own - theirs) / theirs if theirs else None,
-                    "low": float(found.low[column]),
-                    "high": float(found.high[column]),
-                }
-                tests.append((row[name], float(found.p[column])))
-            rows.append(row)
-        corrected = significance.holm([p for _, p in tests]).tolist()
-        for (comparison, p), holm in zip(tests, corrected, strict=True):
-            comparison |= {"p": p, "p_holm": holm}
-        return rows
-
-    def _segments(self, lines: list[_Line]) -> Iterator[dict[str, Any]]:
-        found: list[Segment] = segments(self.data.test, self.data.training)
-        for line in lines:
-            for one in found:
-                yield {
-                    "generator": line.generator,
-                    "candidates": line.candidates,
-                    "line": line.name,
-                    "segment": one.name,
-                    "rule": one.rule,
-                    "users": int(one.members.sum()),
-                    "ceiling": ceiling(line.ranks[one.members]),
-                    **asdict(estimates(line.ranks[one.members])["NDCG@10"]),
-                }
 
     def _ablations(self, one: _Coded, judged: dict[str, Judged]) -> list[dict[str, Any]]:
         self.watcher.began("ablations", None)
@@ -506,42 +436,43 @@ class _Experiment:
     def _examples(
         self, one: _Coded, judged: dict[str, Judged], strongest: dict[str, str]
     ) -> list[dict[str, Any]]:
-        """Users of the strongest generator: the most helped, one in the middle, the most harmed."""
+        """Some users of the strongest generator."""
         count = self.config.candidates[0]
         name = strongest[str(count)]
         own = judged[name].first(count)
         scores = Scorer(decay=one.decay).scores(
             own.pool, one.material.full.newest(one.length), one.material.personas
         )
-        before = own.pool.generator_ranks(own.test)
-        after = own.pool.ranks(scores, own.test)
-        gains = metric_values(after, (count,))[:, 2] - metric_values(before, (count,))[:, 2]
-        listed = np.flatnonzero(before > 0)
-        order = listed[np.argsort(-gains[listed], kind="stable")]
-        places = np.linspace(0, len(order) - 1, min(self.config.examples, len(order))).round()
-        users = [own.pool.users[order[int(place)]] for place in places]
-        path = self.output / "index" / one.encoder.fingerprint
         with (
-            online.indexed(
-                self.data.folder, path, one.encoder, self.config.domain, Refusals()
-            ) as index,
+            self._index(one) as index,
             self.data.folder.items(Refusals()) as items,
             self.data.folder.summaries(Refusals()) as summaries,
         ):
-            labels = Labels(items, summaries)
-            return [
-                _example(user, name, ranking, self.histories.get(user), self.data, labels)
-                for user, ranking in online.reranked(
-                    index,
-                    one.encoder,
-                    self.histories,
-                    own.pool,
-                    length=one.length,
-                    decay=one.decay,
-                    users=users,
-                    explain=5,
+            labels = examples.Labels(items, summaries)
+            rankings = online.reranked(
+                index,
+                one.encoder,
+                self.histories,
+                own.pool,
+                length=one.length,
+                decay=one.decay,
+                users=examples.spread(own, scores, self.config.examples),
+                explain=examples.SHOWN,
+            )
+            found = {
+                user: examples.example(
+                    user, self.data.test.items[user], ranking, self.histories.get(user), labels
                 )
-            ]
+                | {"generator": name}
+                for user, ranking in rankings
+            }
+        return [found[user] for user in examples.spread(own, scores, self.config.examples)]
+
+    def _index(self, one: _Coded) -> AbstractContextManager[PersonaIndex]:
+        path = self.output / "index" / one.encoder.fingerprint
+        path.parent.mkdir(exist_ok=True)
+        domain = self.config.domain
+        return online.indexed(self.data.folder, path, one.encoder, domain, Refusals())
 
     def _data_record(self) -> dict[str, Any]:
         training = self.data.training
@@ -572,58 +503,3 @@ def _check_agreement(ranks: Ranks, expected: Ranks) -> None:
             f"the reranker places the held-out items of {differing} of {len(ranks)} users "
             "otherwise than the same scores computed in NumPy do; please report this"
         )
-
-
-def _record(line: _Line) -> dict[str, Any]:
-    return {
-        "generator": line.generator,
-        "candidates": line.candidates,
-        "line": line.name,
-        "encoder": line.encoder,
-        "fused": line.fused,
-        "weight": line.weight,
-        "ms_a_user": line.ms_a_user,
-        "ceiling": ceiling(line.ranks),
-        "metrics": {name: asdict(one) for name, one in estimates(line.ranks).items()},
-    }
-
-
-def _example(
-    user: str,
-    generator: str,
-    ranking: Ranking,
-    history: list[Interaction],
-    data: Data,
-    labels: Labels,
-) -> dict[str, Any]:
-    truth = data.test.items[user]
-    return {
-        "user": user,
-        "generator": generator,
-        "history": [
-            {
-                "item": labels.of(one.item_id),
-                "aspects": [text for text in one.aspects.values() if text],
-            }
-            for one in newest_first(history, 5)
-        ],
-        "truth": labels.of(truth),
-        "before": next(one.generator_rank for one in ranking.items if one.item_id == truth),
-        "after": next(one.rank for one in ranking.items if one.item_id == truth),
-        "ranking": [
-            {
-                "rank": one.rank,
-                "was": one.generator_rank,
-                "item": labels.of(one.item_id),
-                "is_truth": one.item_id == truth,
-                "score": one.score,
-                "persona": one.persona.name if one.persona else None,
-                "reason": one.persona.preference_rationale if one.persona else None,
-                "because": [
-                    {"item": labels.of(reason.item_id), "share": reason.share}
-                    for reason in one.because[:3]
-                ],
-            }
-            for one in ranking.items[:5]
-        ],
-    }

@@ -146,17 +146,24 @@ class Scorer:
         """(n_users, n) float64 for the pool's candidates; NaN for items without personas and
         users without history. Users of pool and profiles are the same.
         """
-        columns = self._columns(pool, personas)
+        return self.scores_of([pool], profiles, personas)[0]
+
+    def scores_of(
+        self, pools: Sequence[Pool], profiles: Profiles, personas: Personas
+    ) -> list[Floats]:
+        """`scores` for several pools of the same users; users meet personas only once."""
+        columns = [self._columns(pool, personas) for pool in pools]
         offsets = self._offsets(profiles, personas)
         means = profiles.means(self.decay)
-        result = np.full(pool.candidates.shape, np.nan)
-        for start in range(0, len(pool.users), USERS_AT_ONCE):
+        results = [np.full(pool.candidates.shape, np.nan) for pool in pools]
+        for start in range(0, len(means), USERS_AT_ONCE):
             block = slice(start, start + USERS_AT_ONCE)
             similarities = self._similarities(profiles, means, block, personas) - offsets
             by_item = self._aggregated(similarities, personas)
             padded = np.column_stack([by_item, np.full(len(by_item), np.nan)])
-            result[block] = np.take_along_axis(padded, columns[block], axis=1)
-        return result
+            for result, own in zip(results, columns, strict=True):
+                result[block] = np.take_along_axis(padded, own[block], axis=1)
+        return results
 
     def _columns(self, pool: Pool, personas: Personas) -> Indexes:
         """Where each candidate's scores are; one behind the last for items without personas."""
