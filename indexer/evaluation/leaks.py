@@ -131,8 +131,11 @@ def check_leaks(
     `item_id`. made: more files and folders to search for held-out texts (an adapter, a cache).
     `advance` is told each line that is read.
 
-    Raises InputError where reviews or splits are missing or a split overlaps itself.
+    Raises InputError where a file is missing or a split overlaps itself.
     """
+    missing = next((path for path in (*pairs, *made) if not path.exists()), None)
+    if missing is not None:
+        raise InputError(f"{missing} is not there, so that it cannot be searched for leaks")
     folder = ArtifactFolder(artifacts)
     reviews = reviews or folder.file(REVIEWS)
     splits = splits or folder.file(SPLITS)

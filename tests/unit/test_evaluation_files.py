@@ -1,11 +1,14 @@
 """Lists and truth as files: every form that is taken, everything odd that is counted."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from indexer.artifacts import Refusals
 from indexer.evaluation.evaluate import evaluate_files
@@ -245,3 +248,28 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
     record = json.loads(json.dumps(evaluation.record(), allow_nan=False))
     assert record["parts"][0]["differences"]["MRR@5"]["mean"] == pytest.approx(gap.mean)
     assert record["against_lists"]["notes"] == {"users without a list, counted as misses": 10}
+
+
+WILD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["user_id", "results", "item_id", "score", "test_item", "x"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(WILD, max_size=6))
+def test_whatever_stands_in_a_file_is_refused_or_counted(rows: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        truth, _ = truth_of(folder, split("ann", "x"))
+        lists, refusals = judged(folder, truth, ranked("ann", "a", "x"), *map(json.dumps, rows))
+        assert lists.ranks.tolist() == [2]
+        others = lists.notes["lists of users without truth, ignored"]
+        assert refusals.total + others == len(rows)
+        found, refusals = truth_of(folder, split("ann", "x"), *map(json.dumps, rows))
+        assert len(found.items) - 1 + refusals.total == len(rows)

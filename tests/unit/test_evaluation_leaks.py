@@ -217,6 +217,12 @@ def test_training_pairs_and_other_files(shop: Path) -> None:
         checked(shop, made=[adapter]).require_clean()
 
 
+def test_what_is_to_be_searched_must_be_there(shop: Path) -> None:
+    for more in ({"pairs": [shop / "no.jsonl"]}, {"made": [shop / "no"]}):
+        with pytest.raises(InputError, match="is not there, so that it cannot be searched"):
+            checked(shop, **more)
+
+
 def test_words_that_training_reviews_hold_too_are_no_leak(shop: Path) -> None:
     """People paste the same review under several items."""
     again = held_out_review(shop) | {"user_id": "kofi-b", "item_id": "slow-light"}
