@@ -36,37 +36,47 @@ class Line:
 
 
 def main_table(lines: Sequence[Line], strongest: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Every line with all metrics, and NDCG@10 against two others, tested together (Holm).
+    """Every line with all metrics, and its NDCG@10 against two others.
 
-    own: the line's generator alone. best: the strongest generator alone.
+    own: the line's generator alone. best: the generator alone that is strongest on validation
+    items. p_holm: of reranked lines, whose tests are corrected together.
     """
     alone = {(one.generator, one.candidates): one for one in lines if one.encoder is None}
     rows: list[dict[str, Any]] = []
-    tests: list[tuple[dict[str, Any], float]] = []
-    column = metric_names().index("NDCG@10")
+    tested: list[dict[str, Any]] = []
     for line in lines:
         row = _record(line)
-        for name, other in (
-            ("own", alone[line.generator, line.candidates]),
-            ("best", alone[strongest[str(line.candidates)], line.candidates]),
-        ):
-            if other is line:
-                continue
-            found = significance.compare(line.ranks, other.ranks)
-            own, theirs = ndcg(line.ranks), ndcg(other.ranks)
-            row[name] = {
-                "generator": other.generator,
-                "mean": own - theirs,
-                "relative": (own - theirs) / theirs if theirs else None,
-                "low": float(found.low[column]),
-                "high": float(found.high[column]),
-            }
-            tests.append((row[name], float(found.p[column])))
+        own = alone[line.generator, line.candidates]
+        best = alone[strongest[str(line.candidates)], line.candidates]
+        if own is not line:
+            row["own"] = _against(line, own)
+            tested.append(row["own"])
+        if best is own and own is not line:
+            row["best"] = row["own"]  # one test, not two
+        elif best is not line:
+            row["best"] = _against(line, best)
+            if line.encoder is not None:
+                tested.append(row["best"])
         rows.append(row)
-    corrected = significance.holm([p for _, p in tests]).tolist()
-    for (comparison, p), holm in zip(tests, corrected, strict=True):
-        comparison |= {"p": p, "p_holm": holm}
+    corrected = significance.holm([one["p"] for one in tested]).tolist()
+    for one, holm in zip(tested, corrected, strict=True):
+        one["p_holm"] = holm
     return rows
+
+
+def _against(line: Line, other: Line) -> dict[str, Any]:
+    found = significance.compare(line.ranks, other.ranks)
+    column = metric_names().index("NDCG@10")
+    mean, theirs = float(found.difference[column]), ndcg(other.ranks)
+    return {
+        "generator": other.generator,
+        "mean": mean,
+        "relative": mean / theirs if theirs else None,
+        "low": float(found.low[column]),
+        "high": float(found.high[column]),
+        "p": float(found.p[column]),
+        "p_holm": None,
+    }
 
 
 def segment_table(lines: Sequence[Line], found: Sequence[Segment]) -> Iterator[dict[str, Any]]:

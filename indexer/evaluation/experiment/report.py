@@ -27,12 +27,16 @@ LEAKS = (
     "show what a leak is worth. It is no result."
 )
 
+SURE = 0.05
+
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;color:#1c2833;max-width:70rem;margin:2rem auto}
+body{font:16px/1.5 system-ui,sans-serif;color:#1c2833;max-width:76rem;margin:2rem auto}
 body{padding:0 1rem}
 h1{font-size:1.7rem}h2{margin-top:2.5rem;border-bottom:1px solid #d5d8dc;padding-bottom:.2rem}
 table{border-collapse:collapse;margin:1rem 0;font-size:.88rem}
-th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #eaeded;vertical-align:top}
+th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #eaeded}
+td{vertical-align:top;white-space:nowrap}
+td.t{white-space:normal}
 th{background:#f4f6f7;position:sticky;top:0}
 th:first-child,td:first-child,td.t,th.t{text-align:left}
 tr.base td{background:#fbfcfc;color:#566573}tr.sure td{font-weight:600}
@@ -210,30 +214,28 @@ def _main_text(results: Results) -> str:
 
 
 def _main(results: Results) -> str:
-    head = ["generator", "", "candidates", "HR@10", "MRR@10", "NDCG@5", "NDCG@10", "NDCG@20"]
-    head += ["ceiling", "vs. own", "p", "vs. strongest", "p"]
+    head = ["generator", "", "HR@10", "MRR@10", "NDCG@5", "NDCG@10", "NDCG@20"]
+    head += ["ceiling", "NDCG@10 vs. own", "NDCG@10 vs. strongest"]
     body = []
     for row in results["main"]:
-        cells = [escape(row["generator"]), escape(row["line"]), str(row["candidates"])]
+        cells = [f"{escape(row['generator'])}, {row['candidates']}", escape(row["line"])]
         for name in ("HR@10", "MRR@10", "NDCG@5", "NDCG@10", "NDCG@20"):
             one = row["metrics"][name]
-            interval = f" <small>[{one['low']:.3f}, {one['high']:.3f}]</small>"
+            interval = f"<br><small>[{one['low']:.3f}, {one['high']:.3f}]</small>"
             cells.append(f"{one['mean']:.4f}{interval if name == 'NDCG@10' else ''}")
         cells.append(f"{row['ceiling']:.3f}")
-        sure = False
-        for against in ("own", "best"):
-            found = row.get(against)
-            cells += [_gap(found), f"{found['p_holm']:.3f}"] if found else ["", ""]
-            sure = sure or (against == "own" and bool(found) and found["p_holm"] < 0.05)
-        kind = "base" if row["encoder"] is None else "sure" if sure else ""
+        cells += [_gap(row[against]) if row.get(against) else "" for against in ("own", "best")]
+        better = row.get("own") and row["own"]["mean"] > 0 and row["own"]["p_holm"] < SURE
+        kind = "base" if row["encoder"] is None else "sure" if better else ""
         body.append((kind, cells))
     return _table(head, body, left=2)
 
 
 def _gap(found: Mapping[str, Any]) -> str:
     relative = f" ({found['relative']:+.1%})" if found["relative"] is not None else ""
-    interval = f"<small>[{found['low']:+.3f}, {found['high']:+.3f}]</small>"
-    return f"{found['mean']:+.4f}{relative} {interval}"
+    p = f" p {found['p_holm']:.3f}" if found["p_holm"] is not None else ""
+    interval = f"<small>[{found['low']:+.3f}, {found['high']:+.3f}]{p}</small>"
+    return f"{found['mean']:+.4f}{relative}<br>{interval}"
 
 
 def _segments(results: Results) -> str:
