@@ -96,6 +96,8 @@ def write_candidates(
     Raises InputError where no split has a validation item or nothing is left to train on,
     MissingExtraError where the generator's package is not installed.
     """
+    if str(output) == "-":
+        raise InputError("lists go into a file, for their provenance is written beside it")
     generator = generator_named(model)
     truth = read_truth(splits, refusals, "valid")
     users_to_serve = sorted({user for user, _ in truth.held_out})

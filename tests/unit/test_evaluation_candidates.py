@@ -286,6 +286,12 @@ def test_no_validation_items_no_tuning(data: Path) -> None:
     assert not (data / "ease.jsonl").exists()
 
 
+def test_lists_go_into_a_file(data: Path) -> None:
+    paths = (data / "reviews.jsonl", data / "splits.jsonl", Path("-"))
+    with pytest.raises(InputError, match="lists go into a file"):
+        write_candidates(*paths, Refusals(), model="popularity")
+
+
 def test_generators_that_are_not_there(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no generator 'magic'; choose one of bpr, lightgcn"):
         made(data, "magic")
