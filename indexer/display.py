@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -39,6 +39,7 @@ from p4r_qdrant.records import (
 if TYPE_CHECKING:
     from indexer.audit.words import Section
     from indexer.datasets.stats import DatasetStats
+    from indexer.evaluation.evaluate import Evaluated, Evaluation
     from indexer.llm import LLM, Answer, BatchProgress
     from indexer.publish import Published
     from indexer.reasoning.run import Estimate
@@ -375,6 +376,116 @@ def print_dropped(dropped: Sequence[str], in_use: Sequence[str]) -> None:
     out.print(f"deleted: {what}", highlight=False, markup=False, soft_wrap=True)
     for name in in_use:
         out.print(f"in use, and kept: {name}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_evaluation(found: Evaluation, name: str, against: str) -> None:
+    """What `p4r evaluate` says: all users, then the segments, then what was odd."""
+    everybody, *parts = found.parts
+    compared = bool(everybody.differences)
+    table = _metric_table(f"{everybody.users:,} users", name, against if compared else None)
+    for metric in everybody.metrics:
+        table.add_row(metric, *_metric_cells(everybody, metric))
+    both = [one for one in (everybody.ceiling, everybody.against_ceiling) if one is not None]
+    table.add_row("ceiling", *(f"{one:.4f}" for one in both), style="dim")
+    out.print(table)
+    if parts:
+        table = _metric_table("NDCG@10", name, against if compared else None)
+        for part in parts:
+            label = f"{part.name} ({part.rule}): {part.users:,}"
+            table.add_row(label, *_metric_cells(part, "NDCG@10"))
+        out.print()
+        out.print(table)
+    out.print(
+        "Means with 95 % bootstrap intervals. Ceiling: the share of users whose item is in the "
+        "list\nat all; no reordering gets beyond it."
+        + (" p: paired randomization test, Holm-corrected." if compared else ""),
+        style="dim",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for file, lists in ((name, found.lists), (against, found.against_lists)):
+        if lists is not None:
+            out.print(
+                f"{file}: lists of {lists.shortest} to {lists.longest} entries",
+                markup=False,
+                highlight=False,
+            )
+            print_counts("", lists.notes)
+    print_counts("", found.notes)
+
+
+def _metric_table(first: str, name: str, against: str | None) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first)
+    table.add_column(escape(name), justify="right")
+    if against is not None:
+        table.add_column(escape(against), justify="right")
+        table.add_column("difference", justify="right", no_wrap=True)
+        table.add_column("p", justify="right")
+    return table
+
+
+def _metric_cells(part: Evaluated, metric: str) -> list[Text]:
+    ours = part.metrics[metric]
+    cells = [Text(f"{ours.mean:.4f} [{ours.low:.3f}, {ours.high:.3f}]")]
+    if part.differences:
+        gap, theirs = part.differences[metric], part.against[metric].mean
+        relative = f" {gap.mean / theirs:+.0%}" if theirs else ""
+        cells += [
+            Text(f"{theirs:.4f}"),
+            Text(f"{gap.mean:+.3f}{relative} [{gap.low:+.3f}, {gap.high:+.3f}]"),
+            Text(f"{gap.p:.4f}", style="bold" if gap.p < 0.05 else ""),
+        ]
+    return cells
+
+
+class StageProgress:
+    """A bar for each stage of an experiment; a context manager."""
+
+    def __init__(self) -> None:
+        self._bars = progress()
+        self._task: TaskID | None = None
+
+    def began(self, what: str, total: int | None) -> None:
+        """A stage of so many steps begins (None: nobody knows how many); the last one is done."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(what, total=total)
+
+    def advance(self, count: int) -> None:
+        """So many steps are done."""
+        if self._task is not None:
+            self._bars.advance(self._task, count)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+
+def print_experiment(results: Mapping[str, Any]) -> None:
+    """The main table of an experiment, in short."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("generator", "order"):
+        table.add_column(name)
+    for name in ("NDCG@10", "vs. own", "p (Holm)"):
+        table.add_column(name, justify="right")
+    for row in results["main"]:
+        one, gap = row["metrics"]["NDCG@10"], row.get("own")
+        relative = gap and gap["relative"]
+        table.add_row(
+            f"{escape(row['generator'])}, {row['candidates']}",
+            escape(row["line"]),
+            Text(f"{one['mean']:.4f} [{one['low']:.3f}, {one['high']:.3f}]"),
+            "" if relative is None else f"{relative:+.1%}",
+            f"{gap['p_holm']:.3f}" if gap else "",
+            style="dim" if row["encoder"] is None else "",
+        )
+    out.print(table)
+    if results["leaking"]:
+        out.print("[bold red]One line of this experiment leaks, on purpose.[/bold red]")
 
 
 def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str = "") -> None:

@@ -92,6 +92,7 @@ HEAVY = {
         ("from p4r_qdrant import Settings, Interaction", {*HEAVY, "numpy"}),
         ("from p4r_qdrant import PersonaReranker, PersonaEncoder, open_index", HEAVY),
         ("import indexer.display, indexer.publish, indexer.reranking", HEAVY),
+        ("import indexer.evaluation.evaluate", {*HEAVY, "scipy", "implicit", "matplotlib"}),
         ("import p4r_qdrant.index.edge", {"torch", "qdrant_client", "grpc"}),
     ],
 )

@@ -1,0 +1,1 @@
+"""Evaluation: candidate generators, metrics with intervals and tests, leak checks, experiments."""

@@ -1,0 +1,202 @@
+"""Persona reranking with one thing changed at a time, from cached vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from indexer.evaluation import significance
+from indexer.evaluation.experiment import choices, learned
+from indexer.evaluation.experiment.choices import Judged
+from indexer.evaluation.experiment.config import ExperimentConfig
+from indexer.evaluation.experiment.pool import NOBODY
+from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer
+from indexer.evaluation.metrics import Ranks, metric_names, ndcg
+
+CUTOFF = 10
+NDCG = metric_names((CUTOFF,)).index(f"NDCG@{CUTOFF}")
+RESAMPLES = 2_000
+"""Of the bootstrap: there are hundreds of lines, and none decides anything."""
+TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
+PRIORS = (0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is compared: users and items in all the forms they come in.
+
+    full, summaries: histories as summary and aspects, or as summary alone. personas: those of the
+    catalogue. items: each item's summary in place of personas. others: further personas by name.
+    """
+
+    full: Profiles
+    summaries: Profiles
+    personas: Personas
+    items: Personas
+    others: Mapping[str, Personas]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing that is changed. `settings`: forms of it, of which validation chooses one."""
+
+    group: str
+    name: str
+    profiles: Profiles
+    personas: Personas
+    settings: tuple[Scorer, ...]
+
+
+def variants(
+    config: ExperimentConfig, material: Material, length: int, decay: float
+) -> Iterator[Variant]:
+    """All variants; the first is persona reranking as it is (Eq. 10)."""
+    base = Scorer(decay=decay)
+    full, personas = material.full.newest(length), material.personas
+    yield Variant("as it is", "Eq. 10", full, personas, (base,))
+    for most in config.personas:
+        name = f"at most {most} personas an item"
+        yield Variant("number of personas", name, full, personas.truncated(most), (base,))
+    yield Variant(
+        "number of personas", "mean vector of an item's", full, personas.merged(), (base,)
+    )
+    if "aggregated" in material.others:
+        one = material.others["aggregated"]
+        yield Variant("number of personas", "one persona of all reviews", full, one, (base,))
+    if material.items.items:
+        yield Variant("texts", "summary-only index: no reviews", full, material.items, (base,))
+    yield Variant(
+        "texts",
+        "summaries alone in histories",
+        material.summaries.newest(length),
+        personas,
+        (base,),
+    )
+    mean, soft = replace(base, aggregation="mean"), replace(base, aggregation="soft")
+    yield Variant("score of an item", "mean over its personas", full, personas, (mean,))
+    softer = tuple(replace(soft, temperature=one) for one in TEMPERATURES)
+    yield Variant("score of an item", "soft maximum", full, personas, softer)
+    for longest in config.lengths:
+        name = f"{longest} interactions"
+        yield Variant("history", name, material.full.newest(longest), personas, (base,))
+    for other in config.decays:
+        yield Variant("history", f"decay {other:g}", full, personas, (replace(base, decay=other),))
+    liked = full.without(config.disliked)
+    yield Variant("history", f"without ratings up to {config.disliked:g}", liked, personas, (base,))
+    interests, both = replace(base, form="interests"), replace(base, form="both")
+    yield Variant("users", "several interests", full, personas, (interests,))
+    yield Variant("users", "mean and several interests", full, personas, (both,))
+    priors = tuple(replace(base, prior=one) for one in PRIORS)
+    yield Variant("users", "persona prior off", full, personas, priors)
+    mixed = tuple(replace(both, prior=one) for one in PRIORS)
+    yield Variant("users", "mean and several interests, prior off", full, personas, mixed)
+    if "leaking" in material.others:
+        leaking = material.others["leaking"]
+        yield Variant("LEAK", "personas that saw held-out reviews", full, leaking, (base,))
+
+
+def ablations(
+    config: ExperimentConfig,
+    judged: Mapping[str, Judged],
+    material: Material,
+    length: int,
+    decay: float,
+) -> Iterator[dict[str, Any]]:
+    """Every variant for every generator (by name) and number of candidates, alone and fused.
+
+    NDCG@10 on test items with its interval and the paired difference from the first variant;
+    `valid` is that on validation items, by which forms and weights are chosen.
+    """
+    base: dict[tuple[Any, ...], Ranks] = {}
+
+    def row(about: dict[str, Any], one: Judged, ranks: Ranks) -> dict[str, Any]:
+        ranks = ranks[one.test != NOBODY]
+        key = tuple(about[name] for name in ("generator", "candidates", "fused"))
+        first = base.setdefault(key, ranks)
+        return about | _estimate(ranks) | {"difference": _difference(ranks, first)}
+
+    pools = [one.pool for one in judged.values()]
+    for variant in variants(config, material, length, decay):
+        by_setting = [
+            one.scores_of(pools, variant.profiles, variant.personas) for one in variant.settings
+        ]
+        for (generator, widest), *scores in zip(judged.items(), *by_setting, strict=True):
+            for count in config.candidates:
+                one = widest.first(count)
+                tried = [own[:, :count] for own in scores]
+                values = [choices.valid_ndcg(one, own) for own in tried]
+                chosen = max(range(len(values)), key=values.__getitem__)
+                weight, fused_value = choices.weight(one, tried[chosen], config.weights)
+                about = {
+                    "group": variant.group,
+                    "name": variant.name,
+                    "generator": generator,
+                    "candidates": count,
+                    "form": _form(variant.settings[chosen]),
+                }
+                own, fused = tried[chosen], one.pool.fused(tried[chosen], weight)
+                alone = {"fused": False, "weight": None, "valid": values[chosen]}
+                yield row(about | alone, one, one.pool.ranks(own, one.test))
+                with_it = {"fused": True, "weight": weight, "valid": fused_value}
+                yield row(about | with_it, one, one.pool.ranks(fused, one.test))
+    for about, one, ranks in _learned(config, judged, material, length, decay):
+        yield row(about, one, ranks)
+
+
+def _learned(
+    config: ExperimentConfig,
+    judged: Mapping[str, Judged],
+    material: Material,
+    length: int,
+    decay: float,
+) -> Iterator[tuple[dict[str, Any], Judged, Ranks]]:
+    """Three persona scores (and the generator's), weighed by what fits the validation items.
+
+    `valid` is of users whom the weights were not fitted to.
+    """
+    base, full = Scorer(decay=decay), material.full.newest(length)
+    forms = (base, replace(base, form="interests"), replace(base, prior=0.5))
+    pools = [one.pool for one in judged.values()]
+    by_form = [one.scores_of(pools, full, material.personas) for one in forms]
+    for (generator, widest), *scores in zip(judged.items(), *by_form, strict=True):
+        for count in config.candidates:
+            one = widest.first(count)
+            for fused in (False, True):
+                inputs = learned.features(
+                    one.pool, [own[:, :count] for own in scores], generator=fused
+                )
+                weights = learned.fit(one.pool, inputs, one.valid)
+                has = one.valid != NOBODY
+                about = {
+                    "group": "score of an item",
+                    "name": "learned weights of three forms",
+                    "generator": generator,
+                    "candidates": count,
+                    "form": {},
+                    "fused": fused,
+                    "weight": None,
+                    "valid": ndcg(learned.out_of_fold(one.pool, inputs, one.valid)[has], CUTOFF),
+                }
+                yield about, one, one.pool.ranks(inputs @ weights, one.test)
+
+
+def _form(scorer: Scorer) -> dict[str, Any]:
+    """What is not as usual in a scorer."""
+    usual = Scorer(decay=scorer.decay)
+    names = ("form", "aggregation", "prior", "temperature")
+    return {
+        name: getattr(scorer, name)
+        for name in names
+        if getattr(scorer, name) != getattr(usual, name)
+    }
+
+
+def _estimate(ranks: Ranks) -> dict[str, float]:
+    low, high = significance.interval(ranks, (CUTOFF,), resamples=RESAMPLES)
+    return {"mean": ndcg(ranks, CUTOFF), "low": float(low[NDCG]), "high": float(high[NDCG])}
+
+
+def _difference(ranks: Ranks, against: Ranks) -> dict[str, float]:
+    mean, low, high = significance.difference(ranks, against, (CUTOFF,), resamples=RESAMPLES)
+    return {"mean": float(mean[NDCG]), "low": float(low[NDCG]), "high": float(high[NDCG])}

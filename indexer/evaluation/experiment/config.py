@@ -1,0 +1,100 @@
+"""The TOML file that describes an experiment."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from indexer.artifacts import validation_sentence
+from indexer.evaluation.generators.base import MODELS
+from p4r_qdrant.encoder import BUNDLED_MODEL
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.settings import EncoderSettings
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if not values or len(set(values)) < len(values):
+        raise ValueError("give at least one value, and none twice")
+    return values
+
+
+def _known(values: list[str]) -> list[str]:
+    unknown = next((one for one in values if one not in MODELS), None)
+    if unknown is not None:
+        raise ValueError(f"there is no generator {unknown!r}; choose of {', '.join(MODELS)}")
+    return values
+
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(gt=0, le=1)]
+Distinct = AfterValidator(_distinct)
+
+
+class ExperimentConfig(BaseModel):
+    """What is compared. Lists of settings are tried on validation items, where one is chosen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    artifacts: Path
+    """The artifact folder; a relative path starts at the file."""
+    domain: str = "products"
+    generators: Annotated[list[str], Distinct, AfterValidator(_known)] = [
+        "popularity",
+        "bpr",
+        "lightgcn",
+        "itemknn",
+        "ease",
+    ]
+    candidates: Annotated[list[Count], Distinct] = [20, 50]
+    """How many of a generator's items are reranked."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Distinct] = [0]
+    """The first one is for all tables; the others show how much bpr and lightgcn depend on it."""
+    encoder: EncoderSettings = EncoderSettings(model=BUNDLED_MODEL)
+    """With an adapter there are lines for both, without and with it."""
+    lengths: Annotated[list[Count], Distinct] = [5, 10, 20]
+    decays: Annotated[list[Decay], Distinct] = [0.5, 0.7, 0.85, 1.0]
+    weights: Annotated[list[Share], Distinct] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    personas: Annotated[list[Count], Distinct] = [1, 3, 5, 7]
+    """How many personas an item may have, the others being cut off."""
+    disliked: float = 2.0
+    """A rating up to this is a dislike."""
+    aggregated: Path | None = None
+    """A folder whose personas.jsonl has one persona an item, made of all its reviews."""
+    leaking: Path | None = None
+    """A folder whose personas.jsonl was made with held-out reviews, to show what a leak is worth.
+    Every page then says that one line of it leaks."""
+    examples: Annotated[int, Field(ge=0, le=20)] = 3
+
+
+def load_config(
+    path: Path, *, artifacts: Path | None = None, adapter: Path | None = None
+) -> ExperimentConfig:
+    """Read an experiment; `artifacts` and `adapter` take the place of the file's own.
+
+    Raises InputError for a file that cannot be read, and for a setting that is unknown or wrong.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no TOML: {error}") from None
+    for name in ("artifacts", "aggregated", "leaking"):
+        if isinstance(values.get(name), str):
+            values[name] = path.parent / values[name]
+    encoder = values.setdefault("encoder", {"model": BUNDLED_MODEL})
+    if isinstance(encoder, dict) and isinstance(encoder.get("adapter"), str):
+        encoder["adapter"] = str(path.parent / encoder["adapter"])
+    if artifacts is not None:
+        values["artifacts"] = artifacts
+    if adapter is not None and isinstance(encoder, dict):
+        encoder["adapter"] = str(adapter)
+    try:
+        return ExperimentConfig.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{path}: {validation_sentence(error)}") from None

@@ -1,0 +1,147 @@
+"""The figures of a report, from results.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Results = Mapping[str, Any]
+
+COLOURS = ("#9aa5b1", "#7fb3d5", "#1f618d", "#f0b27a", "#b9770e")
+"""Generator alone, then untrained and trained, each alone and fused."""
+
+
+def figures(results: Results) -> Iterator[tuple[str, str, Figure]]:
+    """(file name, what it shows, figure)."""
+    yield "main.png", "NDCG@10 on test items, with 95 % intervals", _main(results)
+    yield "personas.png", "Effect of the number of personas an item may have", _personas(results)
+    yield "history.png", "History length and decay, on validation items", _history(results)
+    if results["segments"]:
+        yield "segments.png", "Segments of users and items", _segments(results)
+
+
+def _main(results: Results) -> Figure:
+    counts = results["config"]["candidates"]
+    figure, axes = _figure(len(counts), 5.2)
+    for count, one in zip(counts, axes, strict=True):
+        rows = [row for row in results["main"] if row["candidates"] == count]
+        lines = _ordered(row["line"] for row in rows)
+        generators = _ordered(row["generator"] for row in rows)
+        width = 0.8 / len(lines)
+        for place, line in enumerate(lines):
+            own = [row["metrics"]["NDCG@10"] for row in rows if row["line"] == line]
+            one.bar(
+                [at + (place - (len(lines) - 1) / 2) * width for at in range(len(own))],
+                [value["mean"] for value in own],
+                width,
+                yerr=_errors(own),
+                label=line,
+                color=COLOURS[place % len(COLOURS)],
+                error_kw={"elinewidth": 1, "ecolor": "#444444"},
+            )
+        one.set_xticks(range(len(generators)), generators)
+        one.set(title=f"{count} candidates", ylabel="NDCG@10")
+        one.grid(visible=True, axis="y", alpha=0.3)
+    axes[0].legend(fontsize=8)
+    return _titled(figure, results)
+
+
+def _personas(results: Results) -> Figure:
+    counts = results["config"]["candidates"]
+    figure, axes = _figure(len(counts), 4.2)
+    for count, one in zip(counts, axes, strict=True):
+        rows = [
+            row for row in results["ablations"] if row["candidates"] == count and not row["fused"]
+        ]
+        most = results["config"]["personas"]
+        for generator in _ordered(row["generator"] for row in rows):
+            own = {row["name"]: row for row in rows if row["generator"] == generator}
+            line = [own[f"at most {number} personas an item"]["mean"] for number in most]
+            [drawn] = one.plot(most, line, "o-", label=generator)
+            if "summary-only index: no reviews" in own:
+                level = own["summary-only index: no reviews"]["mean"]
+                one.axhline(level, ls=":", lw=1, color=drawn.get_color())
+        one.set(
+            title=f"{count} candidates (dotted: summaries alone)",
+            xlabel="personas an item may have",
+            ylabel="NDCG@10",
+        )
+        one.set_xticks(most)
+        one.grid(visible=True, alpha=0.3)
+    axes[0].legend(fontsize=8)
+    return _titled(figure, results)
+
+
+def _history(results: Results) -> Figure:
+    lengths, decays = results["config"]["lengths"], results["config"]["decays"]
+    value = {(row["length"], row["decay"]): row["valid"] for row in results["history"]}
+    grid = [[value[length, decay] for decay in decays] for length in lengths]
+    figure, [axes] = _figure(1, 3.6)
+    image = axes.imshow(grid, cmap="Blues", aspect="auto")
+    axes.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays])
+    axes.set_yticks(range(len(lengths)), [str(length) for length in lengths])
+    axes.set(xlabel="decay", ylabel="interactions", title="validation NDCG@10, mean of generators")
+    middle = (image.norm.vmin + image.norm.vmax) / 2
+    for row, length in enumerate(lengths):
+        for column, decay in enumerate(decays):
+            shown = value[length, decay]
+            colour = "white" if shown > middle else "black"
+            axes.text(column, row, f"{shown:.4f}", ha="center", va="center", color=colour)
+    return _titled(figure, results)
+
+
+def _segments(results: Results) -> Figure:
+    count = results["config"]["candidates"][0]
+    generator = results["chosen"]["strongest"][str(count)]
+    rows = [
+        row
+        for row in results["segments"]
+        if row["candidates"] == count and row["generator"] == generator
+    ]
+    figure, [axes] = _figure(1, 4.2)
+    lines = _ordered(row["line"] for row in rows)
+    names = _ordered(f"{row['segment']}\n{row['rule']}: {row['users']}" for row in rows)
+    width = 0.8 / len(lines)
+    for place, line in enumerate(lines):
+        own = [row for row in rows if row["line"] == line]
+        axes.bar(
+            [at + (place - (len(lines) - 1) / 2) * width for at in range(len(own))],
+            [row["mean"] for row in own],
+            width,
+            yerr=_errors(own),
+            label=line,
+            color=COLOURS[place % len(COLOURS)],
+            error_kw={"elinewidth": 1, "ecolor": "#444444"},
+        )
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.set(title=f"{generator}, {count} candidates", ylabel="NDCG@10")
+    axes.grid(visible=True, axis="y", alpha=0.3)
+    axes.legend(fontsize=8)
+    return _titled(figure, results)
+
+
+def _figure(columns: int, height: float) -> tuple[Figure, list[Any]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(7.0, 5.6 * columns), height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _titled(figure: Figure, results: Results) -> Figure:
+    if results["leaking"]:
+        figure.suptitle("One line of this experiment leaks, on purpose", color="#b03a2e", size=9)
+    return figure
+
+
+def _errors(rows: Sequence[Mapping[str, float]]) -> list[list[float]]:
+    return [
+        [row["mean"] - row["low"] for row in rows],
+        [row["high"] - row["mean"] for row in rows],
+    ]
+
+
+def _ordered(values: Iterator[str]) -> list[str]:
+    return list(dict.fromkeys(values))

@@ -1,0 +1,110 @@
+"""The lines of the main table, compared with one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from indexer.evaluation import significance
+from indexer.evaluation.evaluate import estimates
+from indexer.evaluation.metrics import Ranks, ceiling, metric_names, ndcg
+from indexer.evaluation.segments import Segment
+
+
+@dataclass(frozen=True)
+class Line:
+    """One way of ordering candidates: where each user's test item stands.
+
+    encoder: None for the generator alone. weight: the persona score's share, where fused.
+    """
+
+    generator: str
+    candidates: int
+    encoder: str | None
+    fused: bool
+    weight: float | None
+    ranks: Ranks
+    ms_a_user: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        if self.encoder is None:
+            return "generator alone"
+        return f"{'fused' if self.fused else 'personas'}, {self.encoder}"
+
+
+def main_table(lines: Sequence[Line], strongest: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every line with all metrics, and its NDCG@10 against two others.
+
+    own: the line's generator alone. best: the generator alone that is strongest on validation
+    items. p_holm: of reranked lines, whose tests are corrected together.
+    """
+    alone = {(one.generator, one.candidates): one for one in lines if one.encoder is None}
+    rows: list[dict[str, Any]] = []
+    tested: list[dict[str, Any]] = []
+    for line in lines:
+        row = _record(line)
+        own = alone[line.generator, line.candidates]
+        best = alone[strongest[str(line.candidates)], line.candidates]
+        if own is not line:
+            row["own"] = _against(line, own)
+            tested.append(row["own"])
+        if best is own and own is not line:
+            row["best"] = row["own"]  # one test, not two
+        elif best is not line:
+            row["best"] = _against(line, best)
+            if line.encoder is not None:
+                tested.append(row["best"])
+        rows.append(row)
+    corrected = significance.holm([one["p"] for one in tested]).tolist()
+    for one, holm in zip(tested, corrected, strict=True):
+        one["p_holm"] = holm
+    return rows
+
+
+def _against(line: Line, other: Line) -> dict[str, Any]:
+    found = significance.compare(line.ranks, other.ranks)
+    column = metric_names().index("NDCG@10")
+    mean, theirs = float(found.difference[column]), ndcg(other.ranks)
+    return {
+        "generator": other.generator,
+        "mean": mean,
+        "relative": mean / theirs if theirs else None,
+        "low": float(found.low[column]),
+        "high": float(found.high[column]),
+        "p": float(found.p[column]),
+        "p_holm": None,
+    }
+
+
+def segment_table(lines: Sequence[Line], found: Sequence[Segment]) -> Iterator[dict[str, Any]]:
+    """NDCG@10 of every line in every segment."""
+    for line in lines:
+        for one in found:
+            ranks = line.ranks[one.members]
+            yield {
+                "generator": line.generator,
+                "candidates": line.candidates,
+                "line": line.name,
+                "segment": one.name,
+                "rule": one.rule,
+                "users": len(ranks),
+                "ceiling": ceiling(ranks),
+                **asdict(estimates(ranks)["NDCG@10"]),
+            }
+
+
+def _record(line: Line) -> dict[str, Any]:
+    return {
+        "generator": line.generator,
+        "candidates": line.candidates,
+        "line": line.name,
+        "encoder": line.encoder,
+        "fused": line.fused,
+        "weight": line.weight,
+        "ms_a_user": line.ms_a_user,
+        "ceiling": ceiling(line.ranks),
+        "metrics": {name: asdict(one) for name, one in estimates(line.ranks).items()},
+    }

@@ -1,0 +1,505 @@
+"""An experiment from its configuration to results.json, in stages that are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from indexer.artifacts import (
+    PERSONAS,
+    REVIEWS,
+    SPLITS,
+    SUMMARIES,
+    ArtifactFolder,
+    Histories,
+    Refusals,
+    written_whole,
+)
+from indexer.evaluation.candidates import (
+    Provenance,
+    lists_hash,
+    provenance_path,
+    training_hash,
+    write_candidates,
+)
+from indexer.evaluation.evaluate import outside_notes
+from indexer.evaluation.experiment import choices, examples, online
+from indexer.evaluation.experiment.ablations import Material, ablations
+from indexer.evaluation.experiment.choices import Judged
+from indexer.evaluation.experiment.config import ExperimentConfig
+from indexer.evaluation.experiment.data import (
+    Data,
+    blinded,
+    files_hash,
+    persona_texts,
+    summary_texts,
+)
+from indexer.evaluation.experiment.environment import environment
+from indexer.evaluation.experiment.lines import Line, main_table, segment_table
+from indexer.evaluation.experiment.pool import NOBODY, read_pool
+from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer
+from indexer.evaluation.experiment.stages import Stages, locked
+from indexer.evaluation.experiment.vectors import CachedEncoder
+from indexer.evaluation.leaks import LeakReport, check_leaks
+from indexer.evaluation.metrics import Ranks, ndcg
+from indexer.evaluation.segments import segments
+from p4r_qdrant.encoder import Encoder, PersonaEncoder, newest_first
+from p4r_qdrant.errors import P4RError
+from p4r_qdrant.index.base import PersonaIndex
+from p4r_qdrant.records import Interaction
+from p4r_qdrant.settings import EncoderSettings
+from p4r_qdrant.texts import interaction_text
+
+RESULTS = "results.json"
+UNTRAINED, TRAINED = "untrained", "trained"
+SEEDED = ("bpr", "lightgcn")
+"""Generators that come out otherwise with another seed."""
+DISAGREEMENT = 0.01
+"""Share of users whom index and NumPy may place otherwise: float32 sums in another order.
+
+One user always may.
+"""
+
+
+class Watcher(Protocol):
+    """Who is told how it goes."""
+
+    def began(self, what: str, total: int | None) -> None:
+        """A stage of so many steps begins."""
+
+    def advance(self, count: int) -> None:
+        """So many steps are done."""
+
+
+def load_encoder(settings: EncoderSettings) -> Encoder:
+    """The model that an experiment encodes with; tests put another one in its place."""
+    return PersonaEncoder.from_settings(settings)
+
+
+def run_experiment(
+    config: ExperimentConfig, output: Path, refusals: Refusals, watcher: Watcher
+) -> dict[str, Any]:
+    """Do what the configuration says and write `output`/results.json; return what is in it.
+
+    Killed and run again with the same configuration it goes on where it was. Nothing is scored
+    before the leak checks are passed: raises LeakError. Lists are made from a copy of the data in
+    which no test item is; everything that can be chosen is chosen on validation items.
+    """
+    with locked(output), ExitStack() as stack:
+        experiment = _Experiment(config, output, refusals, watcher, stack)
+        text = json.dumps(experiment.results(), ensure_ascii=False, indent=1, allow_nan=False)
+        with written_whole(output / RESULTS) as write:
+            write(text)
+    results: dict[str, Any] = json.loads(text)
+    return results
+
+
+@dataclass
+class _Coded:
+    """All that one encoder made vectors of."""
+
+    name: str
+    encoder: CachedEncoder
+    material: Material
+    length: int = 0
+    decay: float = 0.0
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    weights: dict[tuple[str, int], float] = field(default_factory=dict)
+
+
+class _Experiment:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        output: Path,
+        refusals: Refusals,
+        watcher: Watcher,
+        stack: ExitStack,
+    ) -> None:
+        self.config = config
+        self.output = output
+        self.watcher = watcher
+        self.stages = Stages(output / "stages")
+        watcher.began("reading the catalogue", None)
+        self.data = Data.read(config.artifacts, refusals)
+        self.histories: Histories = stack.enter_context(self.data.folder.histories(Refusals()))
+        self.stack = stack
+        self.inputs: list[Any] = [
+            self.data.hash(),
+            config.model_dump(mode="json", exclude={"name"}),
+        ]
+        for extra in (config.aggregated, config.leaking):
+            self.inputs.append(files_hash([extra / PERSONAS, extra / SUMMARIES]) if extra else None)
+
+    def results(self) -> dict[str, Any]:
+        """All stages, in the order in which one may look at things."""
+        self._check_leaks().require_clean()
+        lists = self._lists()
+        self.inputs.append([lists_hash(path) for path in lists.values()])
+        coded = self._encode()
+        made = [one.encoder.texts_path for one in coded]
+        if self.config.encoder.adapter:
+            made.append(Path(self.config.encoder.adapter))
+        report = self._check_leaks(list(lists.values()), made)
+        report.require_clean()
+        judged = {
+            name: self._judged(path)
+            for name, path in lists.items()
+            if name.endswith(f"-{self.config.seeds[0]}")
+        }
+        judged = {name.rsplit("-", 1)[0]: one for name, one in judged.items()}
+        chosen = self._choose(coded, judged)
+        lines = self._lines(coded, judged)
+        main = coded[-1]
+        return {
+            "name": self.config.name,
+            "leaking": self.config.leaking is not None,
+            "config": self.config.model_dump(mode="json"),
+            "environment": environment(),
+            "data": self._data_record(),
+            "leaks": report.record(),
+            "chosen": chosen,
+            "main": main_table(lines, chosen["strongest"]),
+            "segments": list(segment_table(lines, segments(self.data.test, self.data.training))),
+            "ablations": self._ablations(main, judged),
+            "ablations_encoder": main.name,
+            "history": main.tried,
+            "seeds": self._seeds(lists, main),
+            "examples": self._examples(main, judged, chosen["strongest"]),
+            "seconds": self.stages.seconds,
+        }
+
+    # --- before scoring -----------------------------------------------------------------------
+
+    def _check_leaks(self, lists: Sequence[Path] = (), made: Sequence[Path] = ()) -> LeakReport:
+        """The checks, on the files of the catalogue and on what was made of them so far."""
+        self.watcher.began("looking for leaks", None)
+        folder, advance = self.data.folder, self.watcher.advance
+        report = check_leaks(folder.path, candidates=lists, made=made, advance=advance)
+        if self.config.aggregated is not None:
+            report = report + check_leaks(
+                self.config.aggregated,
+                reviews=folder.file(REVIEWS),
+                splits=folder.file(SPLITS),
+                advance=advance,
+            )
+        return report
+
+    def _lists(self) -> dict[str, Path]:
+        """Every generator's lists, by name and seed; made from data without test items."""
+        reviews, splits = blinded(self.data, self.output / "blinded")
+        folder = self.output / "lists"
+        folder.mkdir(exist_ok=True)
+        top = max(100, *self.config.candidates)
+        found = {}
+        for model in self.config.generators:
+            for seed in self.config.seeds if model in SEEDED else self.config.seeds[:1]:
+                path = folder / f"{model}-{seed}.jsonl"
+                found[f"{model}-{seed}"] = path
+                if not self._are_there(path, model, seed, top):
+                    write_candidates(
+                        reviews,
+                        splits,
+                        path,
+                        Refusals(),
+                        model=model,
+                        top=top,
+                        seed=seed,
+                        began=self.watcher.began,
+                        advance=self.watcher.advance,
+                    )
+        return found
+
+    def _are_there(self, path: Path, model: str, seed: int, top: int) -> bool:
+        try:
+            told = Provenance(**json.loads(provenance_path(path).read_bytes()))
+            same = lists_hash(path) == told.lists
+        except (OSError, ValueError, TypeError):
+            return False
+        fitted_to = training_hash(self.data.training)
+        return same and (told.model, told.seed, told.top, told.training) == (
+            model,
+            seed,
+            top,
+            fitted_to,
+        )
+
+    def _encode(self) -> list[_Coded]:
+        """All texts of users and items, by each encoder: first untrained, then with the adapter."""
+        settings = self.config.encoder
+        both = [(UNTRAINED, settings.model_copy(update={"adapter": None}))]
+        if settings.adapter:
+            both.append((TRAINED, settings))
+        return [self._coded(name, load_encoder(one)) for name, one in both]
+
+    def _coded(self, name: str, model: Encoder) -> _Coded:
+        def cached(where: str) -> CachedEncoder:
+            encoder = CachedEncoder(model, self.output / where, self.watcher.advance)
+            self.stack.callback(encoder.close)
+            return encoder
+
+        encoder = cached("vectors")
+        users, longest = self.data.users, max(self.config.lengths)
+        folder = self.data.folder
+        others: dict[str, Personas] = {}
+        with folder.summaries(Refusals()) as summaries:
+            texts = persona_texts(folder.file(PERSONAS), summaries)
+            if self.config.aggregated is not None:
+                path = ArtifactFolder(self.config.aggregated).file(PERSONAS)
+                others["aggregated"] = Personas.of(persona_texts(path, summaries), encoder)
+            if self.config.leaking is not None:
+                path = ArtifactFolder(self.config.leaking).file(PERSONAS)
+                # What leaks is kept apart from what is searched for leaks.
+                apart = cached("vectors-leaking")
+                others["leaking"] = Personas.of(persona_texts(path, summaries), apart)
+        items = summary_texts(folder.path / SUMMARIES)
+        told = [text for kind in (texts, items) for _, own in kind for text in own]
+        told += [
+            text(one)
+            for user in users
+            for one in newest_first(self.histories.get(user), longest)
+            for text in (interaction_text, summary_of)
+            if text(one)
+        ]
+        self.watcher.began(f"encoding texts, {name}", len(encoder.missing(told)))
+        profiles = [
+            Profiles.of(self.histories, users, encoder, text, longest)
+            for text in (interaction_text, summary_of)
+        ]
+        return _Coded(
+            name,
+            encoder,
+            Material(
+                full=profiles[0],
+                summaries=profiles[1],
+                personas=Personas.of(texts, encoder),
+                items=Personas.of(items, encoder),
+                others=others,
+            ),
+        )
+
+    # --- on validation items ------------------------------------------------------------------
+
+    def _judged(self, path: Path) -> Judged:
+        pool = read_pool(path, self.data.users).first(max(self.config.candidates))
+        return Judged(
+            pool, pool.targets(self.data.wanted("valid")), pool.targets(self.data.wanted("test"))
+        )
+
+    def _choose(self, coded: list[_Coded], judged: dict[str, Judged]) -> dict[str, Any]:
+        """History, weights and the strongest generator, by NDCG@10 on validation items."""
+        widths = self.config.candidates
+        alone = {
+            str(count): {name: _alone(one.first(count)) for name, one in judged.items()}
+            for count in widths
+        }
+        strongest = {count: max(own, key=lambda name: own[name]) for count, own in alone.items()}
+        chosen: dict[str, Any] = {"generators": alone, "strongest": strongest, "encoders": {}}
+        for one in coded:
+            self.watcher.began(f"choosing on validation items, {one.name}", None)
+            one.tried = self.stages.result(
+                f"history-{one.name}",
+                [*self.inputs, one.encoder.fingerprint],
+                partial(
+                    choices.history,
+                    [every.first(widths[0]) for every in judged.values()],
+                    one.material.full,
+                    one.material.personas,
+                    self.config.lengths,
+                    self.config.decays,
+                ),
+            )
+            best = choices.best(one.tried)
+            one.length, one.decay = best["length"], best["decay"]
+            scorer, profiles = Scorer(decay=one.decay), one.material.full.newest(one.length)
+            for name, every in judged.items():
+                scores = scorer.scores(every.pool, profiles, one.material.personas)
+                for count in widths:
+                    one.weights[name, count], _ = choices.weight(
+                        every.first(count), scores[:, :count], self.config.weights
+                    )
+            chosen["encoders"][one.name] = {
+                "name": one.encoder.name,
+                "fingerprint": one.encoder.fingerprint,
+                "length": one.length,
+                "decay": one.decay,
+                "weights": {f"{name}, {n}": weight for (name, n), weight in one.weights.items()},
+            }
+        return chosen
+
+    # --- on test items ------------------------------------------------------------------------
+
+    def _lines(self, coded: list[_Coded], judged: dict[str, Judged]) -> list[Line]:
+        """The main table: the index and the reranker that serve, for each generator."""
+        lines = [
+            Line(name, count, None, False, None, one.pool.generator_ranks(one.test))
+            for name, widest in judged.items()
+            for count in self.config.candidates
+            for one in [widest.first(count)]
+        ]
+        for one in coded:
+            self.watcher.began(
+                f"reranking, {one.name}",
+                2 * len(judged) * len(self.config.candidates) * len(self.data.users),
+            )
+            kept = self.stages.result(
+                f"main-{one.name}",
+                [*self.inputs, one.encoder.fingerprint],
+                partial(self._reranked_lines, one, judged),
+            )
+            lines += [
+                Line(**(row | {"ranks": np.array(row["ranks"], dtype=np.int64)})) for row in kept
+            ]
+        order = {name: place for place, name in enumerate(judged)}
+        return sorted(lines, key=lambda line: (order[line.generator], line.candidates))
+
+    def _reranked_lines(self, one: _Coded, judged: dict[str, Judged]) -> list[dict[str, Any]]:
+        rows = []
+        scorer, profiles = Scorer(decay=one.decay), one.material.full.newest(one.length)
+        with self._index(one) as index:
+            for name, widest in judged.items():
+                for count in self.config.candidates:
+                    own = widest.first(count)
+                    scores = scorer.scores(own.pool, profiles, one.material.personas)
+                    for weight in (None, one.weights[name, count]):
+                        watch = online.Stopwatch()
+                        rankings = online.reranked(
+                            index,
+                            one.encoder,
+                            self.histories,
+                            own.pool,
+                            length=one.length,
+                            decay=one.decay,
+                            weight=weight,
+                            advance=self.watcher.advance,
+                        )
+                        ranks = online.ranks(rankings, self.data.users, self.data.wanted("test"))
+                        expected = scores if weight is None else own.pool.fused(scores, weight)
+                        _check_agreement(ranks, own.pool.ranks(expected, own.test))
+                        rows.append(
+                            {
+                                "generator": name,
+                                "candidates": count,
+                                "encoder": one.name,
+                                "fused": weight is not None,
+                                "weight": weight,
+                                "ranks": ranks.tolist(),
+                                "ms_a_user": watch.ms_a_user(len(ranks)),
+                            }
+                        )
+        return rows
+
+    def _ablations(self, one: _Coded, judged: dict[str, Judged]) -> list[dict[str, Any]]:
+        self.watcher.began("ablations", None)
+        found: list[dict[str, Any]] = self.stages.result(
+            "ablations",
+            [*self.inputs, one.encoder.fingerprint],
+            lambda: list(ablations(self.config, judged, one.material, one.length, one.decay)),
+        )
+        return found
+
+    def _seeds(self, lists: dict[str, Path], one: _Coded) -> list[dict[str, Any]]:
+        """NDCG@10 of each seed of the generators that have one: alone, personas, fused."""
+        if len(self.config.seeds) < 2:
+            return []
+        scorer, profiles = Scorer(decay=one.decay), one.material.full.newest(one.length)
+        rows = []
+        for name, path in lists.items():
+            model, seed = name.rsplit("-", 1)
+            if model not in SEEDED:
+                continue
+            widest = self._judged(path)
+            scores = scorer.scores(widest.pool, profiles, one.material.personas)
+            for count in self.config.candidates:
+                own = widest.first(count)
+                weight, _ = choices.weight(own, scores[:, :count], self.config.weights)
+                fused = own.pool.fused(scores[:, :count], weight)
+                rows.append(
+                    {
+                        "generator": model,
+                        "candidates": count,
+                        "seed": int(seed),
+                        "generator alone": ndcg(own.pool.generator_ranks(own.test)),
+                        f"personas, {one.name}": ndcg(own.pool.ranks(scores[:, :count], own.test)),
+                        f"fused, {one.name}": ndcg(own.pool.ranks(fused, own.test)),
+                    }
+                )
+        return rows
+
+    def _examples(
+        self, one: _Coded, judged: dict[str, Judged], strongest: dict[str, str]
+    ) -> list[dict[str, Any]]:
+        """Some users of the strongest generator."""
+        count = self.config.candidates[0]
+        name = strongest[str(count)]
+        own = judged[name].first(count)
+        scores = Scorer(decay=one.decay).scores(
+            own.pool, one.material.full.newest(one.length), one.material.personas
+        )
+        with (
+            self._index(one) as index,
+            self.data.folder.items(Refusals()) as items,
+            self.data.folder.summaries(Refusals()) as summaries,
+        ):
+            labels = examples.Labels(items, summaries)
+            rankings = online.reranked(
+                index,
+                one.encoder,
+                self.histories,
+                own.pool,
+                length=one.length,
+                decay=one.decay,
+                users=examples.spread(own, scores, self.config.examples),
+                explain=examples.SHOWN,
+            )
+            found = {
+                user: examples.example(
+                    user, self.data.test.items[user], ranking, self.histories.get(user), labels
+                )
+                | {"generator": name}
+                for user, ranking in rankings
+            }
+        return [found[user] for user in examples.spread(own, scores, self.config.examples)]
+
+    def _index(self, one: _Coded) -> AbstractContextManager[PersonaIndex]:
+        path = self.output / "index" / one.encoder.fingerprint
+        path.parent.mkdir(exist_ok=True)
+        domain = self.config.domain
+        return online.indexed(self.data.folder, path, one.encoder, domain, Refusals())
+
+    def _data_record(self) -> dict[str, Any]:
+        training = self.data.training
+        notes = self.data.test.notes + outside_notes(self.data.test, training)
+        return {
+            "path": str(self.data.folder.path),
+            "users": len(self.data.users),
+            "users_with_validation": len(self.data.valid.items),
+            "items": len(training.items),
+            "training_interactions": len(training.user_of),
+            "notes": dict(notes),
+        }
+
+
+def summary_of(interaction: Interaction) -> str:
+    """An interaction as its item's summary alone."""
+    return interaction.summary or interaction.title
+
+
+def _alone(one: Judged) -> float:
+    return ndcg(one.pool.generator_ranks(one.valid)[one.valid != NOBODY])
+
+
+def _check_agreement(ranks: Ranks, expected: Ranks) -> None:
+    differing = int(np.sum(ranks != expected))
+    if differing > max(1, DISAGREEMENT * len(ranks)):
+        raise P4RError(
+            f"the reranker places the held-out items of {differing} of {len(ranks)} users "
+            "otherwise than the same scores computed in NumPy do; please report this"
+        )

@@ -1,0 +1,1 @@
+"""First-stage candidate generators: one module a model, each with its small grid of settings."""

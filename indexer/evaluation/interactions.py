@@ -1,0 +1,90 @@
+"""Training interactions as arrays: what is left of reviews.jsonl when the held-out ones are out."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from indexer.artifacts import Refusals, read_lines
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.records import Id
+
+Indexes = npt.NDArray[np.int64]
+
+
+class _Pair(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    user_id: Id
+    item_id: Id
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Distinct (user, item) pairs by position: user_of and item_of, (n,) int64, sorted by both.
+
+    users, items: ids in alphabetical order, so that the file's order changes nothing; only those
+    with a training interaction. known_items: every item the file names, held out or not.
+    """
+
+    users: list[str]
+    items: list[str]
+    user_of: Indexes
+    item_of: Indexes
+    known_items: frozenset[str]
+
+    def user_counts(self) -> Indexes:
+        """(n_users,): distinct items of each user."""
+        return np.bincount(self.user_of, minlength=len(self.users)).astype(np.int64)
+
+    def item_counts(self) -> Indexes:
+        """(n_items,): distinct users of each item."""
+        return np.bincount(self.item_of, minlength=len(self.items)).astype(np.int64)
+
+
+def read_interactions(
+    reviews: Path,
+    held_out: Collection[tuple[str, str]],
+    refusals: Refusals,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Interactions:
+    """Read reviews.jsonl without the pairs in `held_out`; a repeated pair counts once.
+
+    Raises InputError where nothing is left.
+    """
+    users: dict[str, int] = {}
+    items: dict[str, int] = {}
+    held_items: set[str] = set()
+    pairs = array("q")
+    for _, _, line in read_lines(reviews, _Pair, refusals):
+        advance(1)
+        if (line.user_id, line.item_id) in held_out:
+            held_items.add(line.item_id)
+            continue
+        pairs.append(users.setdefault(line.user_id, len(users)))
+        pairs.append(items.setdefault(line.item_id, len(items)))
+    if not pairs:
+        raise InputError(f"{reviews} holds no training interaction: all are held out, or none read")
+    user_of, item_of = np.frombuffer(pairs, dtype=np.int64).reshape(-1, 2).T
+    codes = np.unique(_by_name(users)[user_of] * len(items) + _by_name(items)[item_of])
+    return Interactions(
+        sorted(users),
+        sorted(items),
+        codes // len(items),
+        codes % len(items),
+        frozenset(items) | held_items,
+    )
+
+
+def _by_name(places: dict[str, int]) -> Indexes:
+    """New position of each old one when ids are sorted."""
+    positions = np.empty(len(places), dtype=np.int64)
+    for new, name in enumerate(sorted(places)):
+        positions[places[name]] = new
+    return positions
