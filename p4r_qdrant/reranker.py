@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from p4r_qdrant.adapter import tuned_history
 from p4r_qdrant.encoder import Encoder, PersonaEncoder, UserVector
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.base import PersonaIndex, open_index
@@ -61,7 +62,7 @@ class PersonaReranker:
         settings = settings or Settings.load()
         return cls(
             open_index(settings),
-            history=settings.history,
+            history=tuned_history(settings),
             rerank=settings.rerank,
             encoder_settings=settings.encoder,
         )
