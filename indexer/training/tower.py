@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,7 @@ class Tower(torch.nn.Module):
 
     def save_adapter(self, folder: Path) -> None:
         """Write the LoRA layers as `PersonaEncoder` reads them."""
-        self.adapter.save_pretrained(str(folder))
+        self.adapter.save_pretrained(str(folder), save_embedding_layers=False)
 
     def load_adapter(self, folder: Path) -> None:
         """Take up what `save_adapter` wrote."""
@@ -104,26 +106,25 @@ def _add_lora(model: SentenceTransformer, training: TrainingSettings, name: str)
 
     names = training.target_modules
     transformer: Any = model[0]
-    depth = getattr(transformer.auto_model.config, "num_hidden_layers", 0)
-    config = LoraConfig(
-        r=training.lora_r,
-        lora_alpha=training.lora_alpha,
-        lora_dropout=training.lora_dropout,
-        target_modules=(
-            names
-            if names in (None, "all-linear")
-            else [name.strip() for name in (names or "").split(",")]
-        ),
-        layers_to_transform=(
-            list(range(max(0, depth - training.lora_layers), depth))
-            if training.lora_layers and depth
-            else None
-        ),
-        exclude_modules=r".*pooler.*",  # not in the way of a sentence embedding: it would not learn
-    )
+    layers = None
+    if training.lora_layers is not None:
+        depth = transformer.auto_model.config.num_hidden_layers
+        layers = list(range(max(0, depth - training.lora_layers), depth))
     model.requires_grad_(requires_grad=False)
     try:
-        adapted = get_peft_model(transformer.auto_model, config)  # in place
+        config = LoraConfig(
+            r=training.lora_r,
+            lora_alpha=training.lora_alpha,
+            lora_dropout=training.lora_dropout,
+            target_modules=(
+                names if names in (None, "all-linear") else re.split(r"\s*,\s*", names or "")
+            ),
+            layers_to_transform=layers,
+            exclude_modules=r".*pooler.*",  # not in a sentence embedding's way: it would not learn
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of transformers to peft
+            adapted = get_peft_model(transformer.auto_model, config)  # in place
         config.base_model_name_or_path = name  # a path of this machine says nothing elsewhere
     except ValueError as error:
         reason = str(error).strip().splitlines()[0]

@@ -133,14 +133,16 @@ class Validation:
 
     def measure(self, encoder: Encoder, length: int, decay: float) -> Metrics:
         """Metrics of an encoder with this history length and decay."""
-        return self.encoded(encoder).measure(length, decay)
+        return self.encoded(encoder, length).measure(length, decay)
 
-    def encoded(self, encoder: Encoder) -> Encoded:
-        """All texts encoded, each once: what it takes to measure any length and decay."""
+    def encoded(self, encoder: Encoder, length: int = LONGEST_HISTORY) -> Encoded:
+        """All texts encoded, each once: what it takes to measure any decay, and lengths up to this
+        one.
+        """
         items = sorted({one for case in self.cases for one in case.candidates})
         personas = [one for item in items for one in self.catalogue.personas_of(item)]
         rows = {persona: row for row, persona in enumerate(personas)}
-        histories = [told(case.history, LONGEST_HISTORY) for case in self.cases]
+        histories = [told(case.history, length) for case in self.cases]
         texts = dict.fromkeys(text for history in histories for _, text in history)
         vectors = encoder.encode_texts([*texts, *(self.catalogue.texts[one] for one in personas)])
         return Encoded(

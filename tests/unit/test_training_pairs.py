@@ -156,7 +156,9 @@ def test_users_who_are_left_out_teach_nothing(folder: Path) -> None:
             Refusals(),
             leave_out={"u1"},
         )
-    assert {one.user_id for one in pairs.examples} == {f"u{user}" for user in range(USERS) if user != 1}
+    assert {one.user_id for one in pairs.examples} == {
+        f"u{user}" for user in range(USERS) if user != 1
+    }
 
 
 @pytest.mark.parametrize(
