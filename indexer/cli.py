@@ -441,8 +441,8 @@ def train(
         Path, typer.Option(metavar="ADAPTER", help="The adapter's folder; must not be there yet.")
     ],
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Log for TensorBoard, in ADAPTER.training/runs.")
-    ] = False,
+        Path | None, typer.Option(metavar="DIR", help="Log for TensorBoard there.")
+    ] = None,
 ) -> None:
     """Train a LoRA adapter for the encoder on the alignments of an artifact folder.
 
@@ -453,6 +453,7 @@ def train(
     from importlib.util import find_spec
 
     warnings.simplefilter("ignore")  # what the libraries below have to say to their developers
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from indexer.artifacts import ArtifactFolder, Refusals
     from indexer.display import print_training
     from p4r_qdrant.errors import MissingExtraError

@@ -64,12 +64,13 @@ def train(
     *,
     callbacks: Sequence[TrainerCallback] = (),
     leave_out: Collection[str] = (),
-    tensorboard: bool = False,
+    tensorboard: Path | None = None,
 ) -> Trained | None:
     """Train an adapter on a folder's alignments; killed and run again, it goes on.
 
     `output` is the adapter's folder, which must not hold another adapter. `leave_out` are users
-    of whom nothing is learnt. Under torchrun only the first process returns something.
+    of whom nothing is learnt, `tensorboard` a folder to log to. Under torchrun only the first
+    process returns something.
 
     Raises InputError for what is wrong with data, settings or `output`; TrainingError where the
     loss is no number or memory does not suffice; StorageFullError.

@@ -209,7 +209,7 @@ class _MoreCheckpoints(TrainerCallback):
 
 
 def training_arguments(
-    folder: Path, examples: int, settings: Settings, *, tensorboard: bool = False
+    folder: Path, examples: int, settings: Settings, *, tensorboard: Path | None = None
 ) -> TrainingArguments:
     """Trainer's arguments for so many examples, with checkpoints in `folder`.
 
@@ -227,6 +227,8 @@ def training_arguments(
     steps = math.ceil(examples / training.batch_size) * training.epochs
     half = settings.encoder.dtype
     on_gpu = device == "cuda"
+    if tensorboard is not None:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(tensorboard)  # the callback asks nobody else
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=training.epochs,

@@ -440,7 +440,7 @@ def test_what_tuning_picked_is_served_with_unless_something_else_is_set(
 @pytest.fixture
 def p4r(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: str
-) -> Iterator[Callable[..., tuple[int, str, str]]]:
+) -> Callable[..., tuple[int, str, str]]:
     from indexer import cli
 
     for name, value in environment(model, epochs=1).items():
@@ -462,13 +462,19 @@ def p4r(
     return command
 
 
-def test_train_and_tune(p4r: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    adapter = str(tmp_path / "adapter")
-    code, out, err = p4r("train", "--artifacts", str(BOOKSHOP), "--output", adapter)
+def test_train_and_tune(
+    p4r: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    adapter, board = str(tmp_path / "adapter"), tmp_path / "board"
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")  # put back afterwards
+    options = ("--artifacts", str(BOOKSHOP), "--output", adapter, "--tensorboard", str(board))
+    code, out, err = p4r("train", *options)
     assert code == 0, err
     assert "untrained" in out
     assert f"P4R_ENCODER__ADAPTER={adapter}" in out
     assert "epoch 1: loss " in err
+    assert list(board.rglob("events.out.tfevents.*"))
     assert p4r("train", "--artifacts", str(BOOKSHOP), "--output", adapter)[0] == 0
     record = AdapterRecord.read(Path(adapter))
     assert record is not None

@@ -112,7 +112,7 @@ def test_only_the_newest_interactions_are_in_a_history(folder: Path) -> None:
 def test_interactions_without_an_alignment(folder: Path) -> None:
     lines = (folder / "alignments.jsonl").read_text().splitlines()
     (folder / "alignments.jsonl").write_text("\n".join(lines[1:]))  # without u0, i0
-    unjudged = {"unjudged_weight": 0.5}
+    unjudged: dict[str, Any] = {"unjudged_weight": 0.5}
     assert len(read(folder).examples) == 3 * USERS - 1
     [anyone] = [one for one in read(folder, unjudged="any", **unjudged).examples if one.weight < 1]
     assert (anyone.user_id, anyone.item, anyone.positives) == ("u0", 0, (0, 1))

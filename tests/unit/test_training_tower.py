@@ -70,7 +70,7 @@ def gradients(trained: Tower, seed: int = 0, *, dropout: bool = True) -> tuple[f
     torch.manual_seed(seed)
     one = batch()
     loss = batch_loss(one, trained(one["texts"]), TrainingSettings())
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     rows = [value.grad.flatten() for value in trained.parameters() if value.grad is not None]
     return loss.item(), torch.cat(rows).numpy()
 
