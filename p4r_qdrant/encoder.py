@@ -38,6 +38,7 @@ BUNDLED_MODEL = "all-MiniLM-L6-v2"
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_HEAD = "base_model.model.linear."  # what peft calls the layer of `identity_head`
 _MERGED_BY = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
 
 _log = logging.getLogger(__name__)
@@ -189,11 +190,10 @@ class PersonaEncoder(Encoder):
             self.name += f"+{Path(adapter).name}"
         self._model = _load(path, model)
         # Hashed in float32 on the CPU, before any cast: a GPU in bf16 serves the same index.
-        weights = _weights_hash(self._model)
-        self.fingerprint = _fingerprint(self._model, weights)
+        self.fingerprint = _fingerprint(self._model)
         if adapter is not None:
             _check_base(self.fingerprint, Path(adapter), model)
-            _merge_adapter(self._model, Path(adapter), model, weights)
+            _merge_adapter(self._model, Path(adapter), model)
             # Not of the merged weights: another machine multiplies with other last digits.
             self.fingerprint = _adapted_fingerprint(self.fingerprint, Path(adapter))
         width = self._model.get_embedding_dimension()
@@ -284,7 +284,7 @@ def _check_base(fingerprint: str, adapter: Path, base: str) -> None:
         )
 
 
-def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str, weights_hash: str) -> None:
+def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str) -> None:
     """Merge a LoRA adapter into the model's weights; refuse one that does not take effect."""
     if not (adapter / ADAPTER_CONFIG).is_file():
         raise EncoderError(
@@ -298,14 +298,20 @@ def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str, weights
 
     transformer: Any = model[0]
     try:
+        with safetensors.safe_open(adapter / ADAPTER_WEIGHTS, "np") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        adapted = transformer.auto_model
+        if tensors and all(name.startswith(_HEAD) for name in tensors):
+            adapted = identity_head(model.get_embedding_dimension() or 0)
+            model.append(adapted)
+        weights_hash = _weights_hash(model)
         with warnings.catch_warnings():
             # What peft would warn of (tensors without a counterpart) is an error below.
             warnings.simplefilter("ignore")
-            merged = PeftModel.from_pretrained(transformer.auto_model, str(adapter))
+            merged = PeftModel.from_pretrained(adapted, str(adapter))
         expected = {name.replace(".default", "") for name in merged.state_dict() if "lora_" in name}
-        with safetensors.safe_open(adapter / ADAPTER_WEIGHTS, "np") as file:
-            strangers = set(file.keys()) ^ expected
-            broken = [one for one in expected if not np.isfinite(file.get_tensor(one)).all()]
+        strangers = tensors.keys() ^ expected
+        broken = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
         if strangers:
             raise EncoderError(
                 f"the adapter {adapter} does not fit the model {base}: {len(strangers)} of its "
@@ -328,6 +334,21 @@ def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str, weights
         )
 
 
+def identity_head(width: int) -> torch.nn.Module:
+    """A linear layer to put behind a model: it changes nothing until LoRA adapts it."""
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    head: torch.nn.Module = Dense(
+        width,
+        width,
+        bias=False,
+        activation_function=torch.nn.Identity(),
+        init_weight=torch.eye(width),
+    )
+    return head
+
+
 def _weights_hash(model: SentenceTransformer) -> str:
     """Hash of all parameters, whatever a version of the library calls them."""
     tensors = sorted(
@@ -337,10 +358,10 @@ def _weights_hash(model: SentenceTransformer) -> str:
     return hashlib.sha256(b"".join(tensors)).hexdigest()
 
 
-def _fingerprint(model: SentenceTransformer, weights_hash: str) -> str:
+def _fingerprint(model: SentenceTransformer) -> str:
     """Hash of weights, tokenizer, pooling, input length and text templates."""
     parts: list[Any] = [
-        weights_hash,
+        _weights_hash(model),
         sorted(model.tokenizer.get_vocab().items()),
         model.max_seq_length,
         [(type(module).__name__, getattr(module, "pooling_mode", "")) for module in model],

@@ -159,7 +159,8 @@ class TrainingSettings(_Section):
     lora_dropout: float = Field(0.05, ge=0, lt=1)
     target_modules: OptionalText = None
     """Names of the layers that LoRA adapts, separated by commas; without it, what peft knows to
-    suit the model; all-linear is every linear layer."""
+    suit the model; all-linear is every linear layer. head is one layer behind the model: each text
+    is encoded once, and an epoch takes seconds without a GPU."""
     lora_layers: int | None = Field(None, ge=1)
     """Only so many of the last layers; those below cost no way back, and no memory for it."""
     checkpoint_steps: int | None = Field(None, ge=1)

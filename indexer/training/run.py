@@ -21,7 +21,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from indexer.artifacts import ArtifactFolder, Refusals, written_whole
 from indexer.training.output import CURVES, draw_curves, write_record
 from indexer.training.pairs import Catalogue, Pairs, read_pairs
-from indexer.training.tower import Tower
+from indexer.training.tower import tower
 from indexer.training.trainer import (
     PersonaTrainer,
     best_checkpoint,
@@ -211,7 +211,7 @@ def _fit(
         return
     set_seed(training.seed)  # LoRA begins with random numbers
     trainer = PersonaTrainer(
-        Tower(base.model, training, base.name),
+        tower(base.model, training, base.name),
         pairs,
         validation,
         arguments,

@@ -16,9 +16,12 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from p4r_qdrant.encoder import ADAPTER_WEIGHTS, Encoder, Floats, normalised
+from p4r_qdrant.encoder import ADAPTER_WEIGHTS, Encoder, Floats, identity_head, normalised
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import TrainingSettings
+
+HEAD = "head"
+"""The name, among `target_modules`, of a layer behind the model instead of layers inside."""
 
 
 class Tower(torch.nn.Module):
@@ -38,12 +41,21 @@ class Tower(torch.nn.Module):
         Raises InputError where the model has no layer of the names in `target_modules`.
         """
         super().__init__()
-        self.adapter = _add_lora(model, training, name)
+        model.requires_grad_(requires_grad=False)
+        self.adapter = _add_lora(self._adapted(model), training, name)
         self.model = model
         self.micro_batch_size = training.micro_batch_size
 
+    def _adapted(self, model: SentenceTransformer) -> Any:
+        """What LoRA goes into."""
+        transformer: Any = model[0]
+        return transformer.auto_model
+
     def forward(self, batch: Sequence[str]) -> Tensor:
         """(n, dim) in the order of `batch`."""
+        return F.normalize(self._encoded(batch), dim=-1)
+
+    def _encoded(self, batch: Sequence[str]) -> Tensor:
         order = sorted(range(len(batch)), key=lambda place: len(batch[place]))
         size = self.micro_batch_size
         pieces = [order[start : start + size] for start in range(0, len(order), size)]
@@ -59,7 +71,7 @@ class Tower(torch.nn.Module):
             else:
                 embeddings.append(checkpoint(self._embed, tensors, use_reentrant=False))
         back = torch.tensor(np.argsort(order), device=self.device)
-        return F.normalize(torch.cat(embeddings), dim=-1)[back]
+        return torch.cat(embeddings)[back]
 
     def _embed(self, features: dict[str, Any]) -> Tensor:
         embeddings: Tensor = self.model(dict(features))["sentence_embedding"]
@@ -81,6 +93,34 @@ class Tower(torch.nn.Module):
         set_peft_model_state_dict(self.adapter, load_file(folder / ADAPTER_WEIGHTS))
 
 
+class HeadTower(Tower):
+    """A tower of which only a layer behind the base learns.
+
+    known: what the base makes of each text, (dim,); a text is encoded once, and kept.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, training: TrainingSettings, name: str = ""
+    ) -> None:
+        super().__init__(model, training, name)
+        self.known: dict[str, Tensor] = {}
+
+    def _adapted(self, model: SentenceTransformer) -> Any:
+        return identity_head(model.get_embedding_dimension() or 0)
+
+    def forward(self, batch: Sequence[str]) -> Tensor:
+        """(n, dim) in the order of `batch`."""
+        new = [text for text in dict.fromkeys(batch) if text not in self.known]
+        if new:
+            self.model.eval()
+            with torch.no_grad():
+                self.known |= zip(new, self._encoded(new), strict=True)
+        known = torch.stack([self.known[text] for text in batch])
+        return F.normalize(
+            self.adapter({"sentence_embedding": known})["sentence_embedding"], dim=-1
+        )
+
+
 class TowerEncoder(Encoder):
     """The tower as the rest of the project knows encoders: Eq. 7 and 8 in the serving code."""
 
@@ -92,44 +132,47 @@ class TowerEncoder(Encoder):
 
     def encode_texts(self, batch: Sequence[str]) -> Floats:
         """(n, dim) float32, L2-normalised, in the order of `batch`; without dropout."""
-        encoded = self._tower.model.encode(
-            list(batch),
-            batch_size=self._tower.micro_batch_size,
-            convert_to_numpy=True,
-            show_progress_bar=False,
-        )
-        return normalised(encoded)
+        self._tower.eval()
+        with torch.no_grad():
+            return normalised(self._tower(batch).float().cpu().numpy())
 
 
-def _add_lora(model: SentenceTransformer, training: TrainingSettings, name: str) -> Any:
+def tower(model: SentenceTransformer, training: TrainingSettings, name: str) -> Tower:
+    """The tower that the settings ask for; see `Tower`."""
+    kind = HeadTower if training.target_modules == HEAD else Tower
+    return kind(model, training, name)
+
+
+def _add_lora(adapted: Any, training: TrainingSettings, name: str) -> Any:
+    """LoRA layers put into a module, in place; the peft model around it."""
     from peft import LoraConfig, get_peft_model
 
-    names = training.target_modules
-    transformer: Any = model[0]
+    names: str | list[str] | None = training.target_modules
+    if names == HEAD:
+        names = ["linear"]
+    elif isinstance(names, str) and names != "all-linear":
+        names = re.split(r"\s*,\s*", names)
     layers = None
-    if training.lora_layers is not None:
-        depth = transformer.auto_model.config.num_hidden_layers
+    if training.lora_layers is not None and training.target_modules != HEAD:
+        depth = adapted.config.num_hidden_layers
         layers = list(range(max(0, depth - training.lora_layers), depth))
-    model.requires_grad_(requires_grad=False)
     try:
         config = LoraConfig(
             r=training.lora_r,
             lora_alpha=training.lora_alpha,
             lora_dropout=training.lora_dropout,
-            target_modules=(
-                names if names in (None, "all-linear") else re.split(r"\s*,\s*", names or "")
-            ),
+            target_modules=names,
             layers_to_transform=layers,
             exclude_modules=r".*pooler.*",  # not in a sentence embedding's way: it would not learn
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of transformers to peft
-            adapted = get_peft_model(transformer.auto_model, config)  # in place
-        config.base_model_name_or_path = name  # a path of this machine says nothing elsewhere
+            peft = get_peft_model(adapted, config)
     except ValueError as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"LoRA does not fit the model ({reason.rstrip('.')}); set "
             "P4R_TRAINING__TARGET_MODULES to names of its layers"
         ) from None
-    return adapted
+    config.base_model_name_or_path = name  # a path of this machine says nothing elsewhere
+    return peft
