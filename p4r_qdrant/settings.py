@@ -133,7 +133,8 @@ class TrainingSettings(_Section):
     batch_size: int = Field(72, ge=2)
     """Users whose personas are each other's negatives, over all processes together."""
     micro_batch_size: int = Field(32, ge=1)
-    """Texts whose activations are in memory at once; the result does not depend on it."""
+    """Texts whose activations are in memory at once. The gradients are those of the whole batch,
+    whatever it is; only the draws of dropout differ."""
     learning_rate: float = Field(2e-4, gt=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = Field(0.1, ge=0, lt=1)
@@ -150,8 +151,8 @@ class TrainingSettings(_Section):
     sibling_weight: float = Field(0.0, ge=0)
     """Other personas of the target item as negatives: 0 masks them, 1 counts them as any other."""
     hard_negatives: int = Field(0, ge=0)
-    """Candidates of the user, best first, that are not in the history and whose nearest persona
-    is a negative."""
+    """So many of the user's candidates, best first, that are not in the history: their personas
+    are negatives."""
     mask_interacted: bool = True
     """Personas of the user's other items are no negatives."""
     lora_r: int = Field(16, ge=1)

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,20 +63,18 @@ def train(
     refusals: Refusals,
     *,
     callbacks: Sequence[TrainerCallback] = (),
-    leave_out: Collection[str] = (),
     tensorboard: Path | None = None,
 ) -> Trained | None:
     """Train an adapter on a folder's alignments; killed and run again, it goes on.
 
-    `output` is the adapter's folder, which must not hold another adapter. `leave_out` are users
-    of whom nothing is learnt, `tensorboard` a folder to log to. Under torchrun only the first
-    process returns something.
+    `output` is the adapter's folder, which must not hold another adapter; `tensorboard` a
+    folder to log to. Under torchrun only the first process returns something.
 
     Raises InputError for what is wrong with data, settings or `output`; TrainingError where the
     loss is no number or memory does not suffice; StorageFullError.
     """
     base = PersonaEncoder(settings.encoder.model, device=settings.encoder.device, dtype="float32")
-    pairs, validation = _read(folder, settings, refusals, base, leave_out)
+    pairs, validation = _read(folder, settings, refusals, base)
     run = _identity(base, pairs, validation, settings)
     if (finished := _finished(output, run)) is not None:
         return Trained(output, finished, pairs.left_out, fresh=False)
@@ -99,7 +97,7 @@ def train(
         created_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
     try:
-        record = _publish(work, output, record, validation, settings)
+        record = _write_adapter(work, output, record, validation, settings)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise StorageFullError(
@@ -114,7 +112,6 @@ def _read(
     settings: Settings,
     refusals: Refusals,
     base: PersonaEncoder,
-    leave_out: Collection[str],
 ) -> tuple[Pairs, Validation]:
     catalogue = Catalogue.read(folder, refusals)
     with folder.histories(refusals) as histories:
@@ -126,7 +123,6 @@ def _read(
             settings.history,
             refusals,
             encoder=base,
-            leave_out=leave_out,
         )
         validation = Validation.read(
             folder, catalogue, histories, Refusals(), settings.training.seed
@@ -176,7 +172,8 @@ def _begin(
 ) -> dict[str, float]:
     """Make the folder of checkpoints ready; metrics of the untrained base.
 
-    Checkpoints of another run (other data, other settings) are removed.
+    Checkpoints of another run (other data, other settings) are removed. Raises InputError where the
+    folder holds something else.
     """
     note = work / RUN
     try:
@@ -186,6 +183,13 @@ def _begin(
     if begun.get("run") == run:
         untrained: dict[str, float] = begun["untrained"]
         return untrained
+    if not begun and work.exists():
+        strangers = [one.name for one in work.iterdir() if not one.name.startswith(f".{RUN}")]
+        if strangers:
+            raise InputError(
+                f"{work} is where checkpoints go, and holds something else ({min(strangers)}); "
+                "name another --output"
+            )
     found = validation.measure(base, settings.history.length, settings.history.decay)
     untrained = {"untrained_ndcg": found.ndcg, "untrained_mrr": found.mrr}
     shutil.rmtree(work, ignore_errors=True)
@@ -221,7 +225,7 @@ def _fit(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def _publish(
+def _write_adapter(
     work: Path, output: Path, record: AdapterRecord, validation: Validation, settings: Settings
 ) -> AdapterRecord:
     """Make the adapter's folder of the best checkpoint, proved by the serving code."""

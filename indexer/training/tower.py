@@ -163,10 +163,11 @@ def _add_lora(adapted: Any, training: TrainingSettings, name: str) -> Any:
             lora_dropout=training.lora_dropout,
             target_modules=names,
             layers_to_transform=layers,
-            exclude_modules=r".*pooler.*",  # not in a sentence embedding's way: it would not learn
+            # A pooler is not in a sentence embedding's way: it would not learn.
+            exclude_modules=None if training.target_modules == HEAD else r".*pooler.*",
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of transformers to peft
+            warnings.simplefilter("ignore")  # of transformers to peft; a model without a pooler
             peft = get_peft_model(adapted, config)
     except ValueError as error:
         reason = str(error).strip().splitlines()[0]

@@ -177,6 +177,19 @@ def test_it_learns(model: str, tmp_path: Path) -> None:
     assert found.record.metrics["ndcg"] > found.record.metrics["untrained_ndcg"] + 0.02
 
 
+def test_a_head_is_trained_killed_and_served_like_layers(model: str, tmp_path: Path) -> None:
+    chosen = {"target_modules": "head", "unjudged": "any", "sibling_weight": 0.5}
+    whole = train(tmp_path / "whole", settings(model, **chosen))
+    env = environment(model, **chosen)
+    assert process([str(tmp_path / "a"), "10"], env).returncode == -signal.SIGKILL
+    again = process([str(tmp_path / "a")], env)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "a" / WEIGHTS).read_bytes() == (whole.adapter / WEIGHTS).read_bytes()
+    assert whole.record.examples > 64
+    served = PersonaEncoder(model, adapter=str(whole.adapter))
+    assert served.fingerprint != whole.record.base_fingerprint
+
+
 # --- the same again ----------------------------------------------------------------------------
 
 
@@ -209,7 +222,7 @@ def test_killed_after_the_last_checkpoint_only_the_folder_is_written(
     trained: run.Trained, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_publish", _killed)
+        patch.setattr(run, "_write_adapter", _killed)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "a", settings(model))
     monkeypatch.setattr(PersonaTrainer, "training_step", _killed)  # nothing is trained again
@@ -399,6 +412,14 @@ def test_a_device_that_is_none_to_train_on(model: str, tmp_path: Path) -> None:
     chosen = Settings.load(encoder={"model": model, "device": "cuda:1"})
     with pytest.raises((InputError, EncoderError), match="cuda:1"):
         train(tmp_path / "a", chosen)
+
+
+def test_a_folder_of_somebody_else_is_not_taken_for_checkpoints(model: str, tmp_path: Path) -> None:
+    (tmp_path / "a.training").mkdir()
+    (tmp_path / "a.training" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"holds something else \(thesis\.tex\)"):
+        train(tmp_path / "a", settings(model))
+    assert (tmp_path / "a.training" / "thesis.tex").is_file()
 
 
 def test_nobody_to_validate_on(model: str, tmp_path: Path) -> None:

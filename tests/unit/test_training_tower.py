@@ -17,7 +17,7 @@ from indexer.training.pairs import Catalogue, Example  # noqa: E402
 from indexer.training.tower import Tower, TowerEncoder  # noqa: E402
 from p4r_qdrant import Interaction, PersonaEncoder  # noqa: E402
 from p4r_qdrant.encoder import told  # noqa: E402
-from p4r_qdrant.errors import InputError  # noqa: E402
+from p4r_qdrant.errors import EncoderError, InputError  # noqa: E402
 from p4r_qdrant.settings import TrainingSettings  # noqa: E402
 from tests.tiny_model import save_tiny_model  # noqa: E402
 
@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def tower(model: str, **training: Any) -> Tower:
     torch.manual_seed(1)
-    found = Tower(PersonaEncoder(model).model, TrainingSettings(**training))
+    found = module.tower(PersonaEncoder(model).model, TrainingSettings(**training), "tiny")
     for name, one in found.named_parameters():
         if "lora_B" in name:  # they begin with zeros, and then nothing reaches lora_A
             torch.nn.init.normal_(one, std=0.3)
@@ -162,12 +162,47 @@ def test_layers_that_are_not_there_are_one_sentence(model: str) -> None:
         Tower(PersonaEncoder(model).model, TrainingSettings(target_modules="nope, neither"))
 
 
-def test_an_adapter_goes_to_disk_and_back(model: str, tmp_path: Path) -> None:
-    trained = tower(model)
+@pytest.mark.parametrize("target_modules", [None, "query,dense", "all-linear", "head"])
+def test_an_adapter_goes_to_disk_and_back(
+    target_modules: str | None, model: str, tmp_path: Path
+) -> None:
+    trained = tower(model, target_modules=target_modules)
     trained.save_adapter(tmp_path)
-    other = Tower(PersonaEncoder(model).model, TrainingSettings())
+    training = TrainingSettings(target_modules=target_modules)
+    other = module.tower(PersonaEncoder(model).model, training, "tiny")
     other.load_adapter(tmp_path)
     served = PersonaEncoder(model, adapter=str(tmp_path))
     expected = trained.eval()(["salt sea"]).detach().numpy()
     assert other.eval()(["salt sea"]).detach().numpy() == pytest.approx(expected, abs=1e-6)
     assert served.encode_texts(["salt sea"]) == pytest.approx(expected, abs=1e-5)
+    assert np.abs(PersonaEncoder(model).encode_texts(["salt sea"]) - expected).max() > 1e-3
+
+
+def test_with_a_head_each_text_is_encoded_once(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = tower(model, target_modules="head", micro_batch_size=2)
+    encoded: list[int] = []
+    embed = Tower._embed
+
+    def counted(self: Tower, features: dict[str, Any]) -> Any:
+        encoded.append(len(features["input_ids"]))
+        return embed(self, features)
+
+    monkeypatch.setattr(Tower, "_embed", counted)
+    trained.train()
+    trained(["tea", "rain", "salt"])
+    assert encoded == [2, 1]
+    one = trained(["salt", "sea", "salt"])
+    assert encoded == [2, 1, 1]
+    one.sum().backward()
+    learning = [name for name, value in trained.named_parameters() if value.grad is not None]
+    assert learning
+    assert all("lora_" in name for name in learning)
+
+
+def test_a_head_that_was_not_trained_is_refused(model: str, tmp_path: Path) -> None:
+    untrained = module.tower(
+        PersonaEncoder(model).model, TrainingSettings(target_modules="head"), "tiny"
+    )
+    untrained.save_adapter(tmp_path)
+    with pytest.raises(EncoderError, match="changes nothing"):
+        PersonaEncoder(model, adapter=str(tmp_path))
