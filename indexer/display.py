@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from indexer.reasoning.run import Estimate
     from indexer.reasoning.step import Step, StepReport
     from indexer.streaming import Added
+    from indexer.training.run import Trained
+    from indexer.training.tune import Tuning
     from p4r_qdrant.index.versions import Version
 
 out = Console(emoji=False)
@@ -546,6 +548,62 @@ def print_audit(sections: Sequence[Section], sampled: str, leak: str) -> None:
 
 
 _GOOD = {"low": "lower", "high": "higher", "none": "none", "": ""}
+
+
+def print_training(trained: Trained) -> None:
+    """What `p4r train` says at the end."""
+    record = trained.record
+    metrics = record.metrics
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("validation items")
+    for name in ("NDCG@10", "MRR"):
+        table.add_column(name, justify="right")
+    history = f"{record.history.length} interactions, decay {record.history.decay:g}"
+    for name, prefix in (("untrained", "untrained_"), ("trained", ""), (history, "tuned_")):
+        table.add_row(name, *(f"{metrics[prefix + one]:.4f}" for one in ("ndcg", "mrr")))
+    out.print(table)
+    for what, count in trained.left_out.items():
+        out.print(f"left out: {count:,} {what}", markup=False, highlight=False)
+    if not trained.is_better:
+        err.print(
+            "This adapter reranks the validation items no better than the untrained encoder.",
+            style="yellow",
+        )
+    done = "trained on" if trained.fresh else "was trained before on"
+    out.print(
+        f"{trained.adapter} {done} {record.examples:,} examples ({record.validation}); serve it "
+        f"with P4R_ENCODER__ADAPTER={trained.adapter}, and make the index again",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_tuning(tuning: Tuning, shown: int = 10) -> None:
+    """What `p4r tune` says: the best settings of the history."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("length", "decay", "NDCG@10", "MRR"):
+        table.add_column(name, justify="right")
+    for one in tuning.tried[:shown]:
+        table.add_row(
+            str(one.history.length),
+            f"{one.history.decay:g}",
+            f"{one.metrics.ndcg:.4f}",
+            f"{one.metrics.mrr:.4f}",
+        )
+    out.print(table)
+    best = tuning.tried[0].history
+    out.print(
+        f"best of {len(tuning.tried)} on {tuning.validation}; "
+        + (
+            f"recorded in {tuning.recorded}"
+            if tuning.recorded
+            else f"set P4R_HISTORY__LENGTH={best.length} P4R_HISTORY__DECAY={best.decay:g}"
+        ),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _moved(item: RankedItem) -> str:

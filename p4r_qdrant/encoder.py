@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 import re
 import threading
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p4r_qdrant import texts
+from p4r_qdrant.adapter import AdapterRecord
 from p4r_qdrant.errors import EncoderError, MissingExtraError
 from p4r_qdrant.records import Because, Interaction, Persona
 from p4r_qdrant.settings import EncoderSettings
@@ -45,6 +47,11 @@ MODEL, ENDPOINT, VECTORS = "model", "endpoint", "vectors"
 PROBE_LEVELS = "0123456789abcdefghijklmnopqrstuvwxyz"
 """The levels of a measurement in an endpoint's fingerprint, low to high."""
 _PROBED = re.compile(r"([0-9a-f]{16})\.([0-9a-z]{24})")
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_HEAD = "base_model.model.linear."  # what peft calls the layer of `identity_head`
+_MERGED_BY = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +91,18 @@ def newest_first(history: Sequence[Interaction], length: int) -> tuple[Interacti
     return tuple(ordered[:length])
 
 
+def told(history: Sequence[Interaction], length: int) -> list[tuple[Interaction, str]]:
+    """H_u with the texts that stand for it (Eq. 6), newest first; left out is what has no text."""
+    pairs = ((one, texts.interaction_text(one)) for one in newest_first(history, length))
+    return [(one, text) for one, text in pairs if text]
+
+
+def decay_weights(length: int, decay: float) -> npt.NDArray[np.float64]:
+    """g^(j-1) for j = 1..length (Eq. 7): (length,) float64."""
+    weights: npt.NDArray[np.float64] = decay ** np.arange(length, dtype=np.float64)
+    return weights
+
+
 def user_vector(
     interactions: Sequence[Interaction], embeddings: Floats, decay: float
 ) -> UserVector | None:
@@ -94,7 +113,7 @@ def user_vector(
     """
     if not interactions:
         return None
-    weights = decay ** np.arange(len(interactions), dtype=np.float64)
+    weights = decay_weights(len(interactions), decay)
     mean = weights @ embeddings.astype(np.float64)
     norm = float(np.linalg.norm(mean))
     if norm < 1e-9 * float(weights.sum()):
@@ -159,9 +178,8 @@ class Encoder(ABC):
         Histories may come in any order. All texts of all users are encoded as one batch, each
         distinct text once.
         """
-        recent = [newest_first(history, length) for history in histories]
-        wanted = [[texts.interaction_text(one) for one in history] for history in recent]
-        texts_once = dict.fromkeys(text for user in wanted for text in user if text)
+        users = [told(history, length) for history in histories]
+        texts_once = dict.fromkeys(text for user in users for _, text in user)
         distinct = {text: position for position, text in enumerate(texts_once)}
         embeddings = (
             self.encode_texts(list(distinct))
@@ -169,10 +187,9 @@ class Encoder(ABC):
             else np.zeros((0, self.dimension), dtype=np.float32)
         )
         vectors = []
-        for history, user in zip(recent, wanted, strict=True):
-            told = [(one, distinct[text]) for one, text in zip(history, user, strict=True) if text]
-            rows = embeddings[[row for _, row in told]] if told else embeddings[:0]
-            vectors.append(user_vector([one for one, _ in told], rows, decay))
+        for user in users:
+            rows = embeddings[[distinct[text] for _, text in user]] if user else embeddings[:0]
+            vectors.append(user_vector([one for one, _ in user], rows, decay))
         return vectors
 
 
@@ -229,14 +246,17 @@ class PersonaEncoder(Encoder):
             self.adapter = str(Path(adapter).absolute())
             self.name += f"+{Path(adapter).name}"
         self._model = _load(path, model)
+        # Hashed in float32 on the CPU, before any cast: a GPU in bf16 serves the same index.
+        self.fingerprint = _fingerprint(self._model)
         if adapter is not None:
+            _check_base(self.fingerprint, Path(adapter), model)
             _merge_adapter(self._model, Path(adapter), model)
+            # Not of the merged weights: another machine multiplies with other last digits.
+            self.fingerprint = _adapted_fingerprint(self.fingerprint, Path(adapter))
         width = self._model.get_embedding_dimension()
         if width is None:
             raise EncoderError(f"the model {model} does not say how wide its embeddings are")
         self.dimension = width
-        # Hashed in float32 on the CPU, before any cast: a GPU in bf16 serves the same index.
-        self.fingerprint = _fingerprint(self._model)
         self.devices = _devices(device)
         self.device = self.devices[0]
         self.workers = len(self.devices)
@@ -251,6 +271,11 @@ class PersonaEncoder(Encoder):
                 "set P4R_ENCODER__DEVICE to cpu, cuda, mps or auto"
             ) from None
         self.tolerance = TOLERANCE[str(cast).removeprefix("torch.")]
+
+    @property
+    def sentence_transformer(self) -> SentenceTransformer:
+        """The model itself, for training it. An encoder whose model was changed is no more."""
+        return self._model
 
     @classmethod
     def from_settings(cls, settings: EncoderSettings) -> PersonaEncoder:
@@ -343,11 +368,22 @@ def _load(path: str, model: str) -> SentenceTransformer:
         ) from None
 
 
+def _check_base(fingerprint: str, adapter: Path, base: str) -> None:
+    """Refuse an adapter that was trained on another base, whose shapes may well fit."""
+    record = AdapterRecord.read(adapter)
+    if record is not None and record.base_fingerprint != fingerprint:
+        raise EncoderError(
+            f"the adapter {adapter} was trained on {record.base} (fingerprint "
+            f"{record.base_fingerprint}), not on this {base} (fingerprint {fingerprint}): another "
+            "model, or other text templates; set P4R_ENCODER__MODEL to that one, or train again"
+        )
+
+
 def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str) -> None:
     """Merge a LoRA adapter into the model's weights; refuse one that does not take effect."""
-    if not (adapter / "adapter_config.json").is_file():
+    if not (adapter / ADAPTER_CONFIG).is_file():
         raise EncoderError(
-            f"the adapter folder {adapter} holds no adapter_config.json; set P4R_ENCODER__ADAPTER "
+            f"the adapter folder {adapter} holds no {ADAPTER_CONFIG}; set P4R_ENCODER__ADAPTER "
             "to a folder that `peft` saved"
         )
     if importlib.util.find_spec("peft") is None:
@@ -355,31 +391,57 @@ def _merge_adapter(model: SentenceTransformer, adapter: Path, base: str) -> None
     import safetensors
     from peft import PeftModel
 
-    before = _weights_hash(model)
     transformer: Any = model[0]
     try:
+        with safetensors.safe_open(adapter / ADAPTER_WEIGHTS, "np") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        adapted = transformer.auto_model
+        if tensors and all(name.startswith(_HEAD) for name in tensors):
+            adapted = identity_head(model.get_embedding_dimension() or 0)
+            model.append(adapted)
+        weights_hash = _weights_hash(model)
         with warnings.catch_warnings():
             # What peft would warn of (tensors without a counterpart) is an error below.
             warnings.simplefilter("ignore")
-            merged = PeftModel.from_pretrained(transformer.auto_model, str(adapter))
+            merged = PeftModel.from_pretrained(adapted, str(adapter))
         expected = {name.replace(".default", "") for name in merged.state_dict() if "lora_" in name}
-        with safetensors.safe_open(adapter / "adapter_model.safetensors", "np") as file:
-            strangers = set(file.keys()) ^ expected
+        strangers = tensors.keys() ^ expected
+        broken = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
         if strangers:
             raise EncoderError(
                 f"the adapter {adapter} does not fit the model {base}: {len(strangers)} of its "
                 f"tensors have no counterpart (first: {min(strangers)})"
             )
-        transformer.auto_model = merged.merge_and_unload()
+        if broken:
+            raise EncoderError(
+                f"the adapter {adapter} holds numbers that are not finite (first: {min(broken)}); "
+                "train it again with a lower learning rate"
+            )
+        merged.merge_and_unload()  # in place: the layers are those of the model
     except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EncoderError(
             f"the adapter {adapter} does not fit the model {base}: {reason}"
         ) from None
-    if _weights_hash(model) == before:
+    if _weights_hash(model) == weights_hash:
         raise EncoderError(
             f"the adapter {adapter} changes nothing in the model {base}; it was saved untrained"
         )
+
+
+def identity_head(width: int) -> torch.nn.Module:
+    """A linear layer to put behind a model: it changes nothing until LoRA adapts it."""
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    head: torch.nn.Module = Dense(
+        width,
+        width,
+        bias=False,
+        activation_function=torch.nn.Identity(),
+        init_weight=torch.eye(width),
+    )
+    return head
 
 
 def _weights_hash(model: SentenceTransformer) -> str:
@@ -392,7 +454,7 @@ def _weights_hash(model: SentenceTransformer) -> str:
 
 
 def _fingerprint(model: SentenceTransformer) -> str:
-    """Hash of weights (adapter merged), tokenizer, pooling, input length and text templates."""
+    """Hash of weights, tokenizer, pooling, input length and text templates."""
     parts: list[Any] = [
         _weights_hash(model),
         sorted(model.tokenizer.get_vocab().items()),
@@ -400,6 +462,14 @@ def _fingerprint(model: SentenceTransformer) -> str:
         [(type(module).__name__, getattr(module, "pooling_mode", "")) for module in model],
         texts.fingerprint(),
     ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _adapted_fingerprint(base: str, adapter: Path) -> str:
+    """Hash of a base's fingerprint, the adapter's weights, and how they are merged into it."""
+    config = json.loads((adapter / ADAPTER_CONFIG).read_bytes())
+    weights = (adapter / ADAPTER_WEIGHTS).read_bytes()
+    parts = [base, [config.get(name) for name in _MERGED_BY], hashlib.sha256(weights).hexdigest()]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

@@ -15,6 +15,7 @@ P4RError                        exit code 1: our fault, or the world's
 │   ├── BudgetReachedError      the ceiling of cost or tokens is reached (indexer/llm)
 │   └── MissingExtraError       an optional part is not installed
 ├── EndpointDownError           the LLM's endpoint cannot be reached (indexer/llm)
+├── TrainingError               training went wrong (indexer/training/trainer.py)
 ├── EncoderError                the model or its adapter could not be loaded or changes nothing
 ├── VerificationError           what was published is not what the artifacts hold
 └── IndexUnavailableError       Qdrant cannot be reached, timed out, or failed

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from p4r_qdrant.adapter import tuned_history
 from p4r_qdrant.encoder import ENDPOINT, VECTORS, Encoder, UserVector, load_encoder
 from p4r_qdrant.errors import EncoderError, IndexMismatchError, InputError
 from p4r_qdrant.index.base import IndexMetadata, PersonaIndex
@@ -33,6 +34,7 @@ CandidateLike = str | tuple[str, float | None] | Candidate
 """An item id, or one with the generator's score; lists of them are best first."""
 
 LoadEncoder = Callable[[IndexMetadata], Encoder]
+HistoryOf = Callable[[IndexMetadata], HistorySettings]
 
 LONGEST_WAIT_S = 60.0
 """Between two attempts to follow a switch that failed."""
@@ -55,17 +57,17 @@ class PersonaReranker:
         index: PersonaIndex,
         encoder: Encoder | None = None,
         *,
-        history: HistorySettings | None = None,
+        history: HistorySettings | HistoryOf | None = None,
         rerank: RerankSettings | None = None,
         load_encoder: LoadEncoder | None = None,
     ) -> None:
         """`encoder` is needed for users given as histories; with `load_encoder` it is loaded when
         the first of them comes. It must be the one the index was made with.
         """
-        self._history = history or HistorySettings()
+        self._history = history if callable(history) else _always(history or HistorySettings())
         self._rerank = rerank or RerankSettings()
         self._load_encoder = load_encoder
-        self._serving = _Serving(index, load_encoder, encoder)
+        self._serving = _Serving(index, self._history(index.metadata), load_encoder, encoder)
         self._lock = threading.Lock()  # of what serves, and of how many calls use it
         self._refreshing = threading.Lock()
         self._versions: Versions | None = None
@@ -89,7 +91,7 @@ class PersonaReranker:
         try:
             reranker = cls(
                 versions.open_live(),
-                history=settings.history,
+                history=partial(history_of, settings),
                 rerank=settings.rerank,
                 load_encoder=load_encoder or partial(encoder_of, settings.encoder),
             )
@@ -258,7 +260,7 @@ class PersonaReranker:
             vectors[position] = check_vectors(given, dimension, f"user {position}")[0]
         if histories:
             encoded = serving.encoder.user_vectors(
-                list(histories.values()), length=self._history.length, decay=self._history.decay
+                list(histories.values()), length=serving.history.length, decay=serving.history.decay
             )
             for position, vector in zip(histories, encoded, strict=True):
                 vectors[position] = vector
@@ -403,15 +405,20 @@ def encoder_of(settings: EncoderSettings, made_with: IndexMetadata) -> Encoder:
 
 
 class _Serving:
-    """An index and the encoder it was made with: what answers a call, and is replaced as one.
+    """An index, its encoder and the history it wants: what answers, and is replaced as one.
 
     `calls` are under way; one that `is_retired` is closed when the last of them is over.
     """
 
     def __init__(
-        self, index: PersonaIndex, load: LoadEncoder | None, encoder: Encoder | None = None
+        self,
+        index: PersonaIndex,
+        history: HistorySettings,
+        load: LoadEncoder | None,
+        encoder: Encoder | None = None,
     ) -> None:
         self.index = index
+        self.history = history
         self.calls = 0
         self.is_retired = False
         self._load = load
@@ -444,6 +451,15 @@ class _Serving:
         self.index.close()
         if self._own is not None:
             self._own.close()
+
+
+def history_of(settings: Settings, metadata: IndexMetadata) -> HistorySettings:
+    """The history's length and decay: as they were set, else as the index's adapter records."""
+    return tuned_history(settings.history, metadata.adapter or settings.encoder.adapter)
+
+
+def _always(history: HistorySettings) -> HistoryOf:
+    return lambda _: history
 
 
 @dataclass(slots=True)

@@ -151,6 +151,53 @@ class HistorySettings(_Section):
     decay: float = Field(0.85, gt=0, le=1)
 
 
+class TrainingSettings(_Section):
+    """How `p4r train` trains the encoder (Eq. 9). `history` gives the user side its length and
+    decay, `encoder` the base model.
+    """
+
+    epochs: int = Field(10, ge=1)
+    patience: int = Field(3, ge=1)
+    """Epochs without a better NDCG@10 on the validation items before it stops."""
+    batch_size: int = Field(72, ge=2)
+    """Users whose personas are each other's negatives, over all processes together."""
+    micro_batch_size: int = Field(32, ge=1)
+    """Texts whose activations are in memory at once. The gradients are those of the whole batch,
+    whatever it is; only the draws of dropout differ."""
+    learning_rate: float = Field(2e-4, gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: float = Field(0.0, ge=0)
+    temperature: float = Field(0.05, gt=0)
+    profile: Literal["before", "others"] = "others"
+    """The user side of an interaction: what came before it, or all others."""
+    unjudged: Literal["none", "similar", "any"] = "none"
+    """Interactions without an alignment: left out, aligned with the item's persona that the base
+    encoder finds nearest, or with any of the item's personas."""
+    unjudged_weight: float = Field(1.0, gt=0)
+    """What such an interaction counts beside one with an alignment."""
+    sibling_weight: float = Field(0.0, ge=0)
+    """Other personas of the target item as negatives: 0 masks them, 1 counts them as any other."""
+    hard_negatives: int = Field(0, ge=0)
+    """So many of the user's candidates, best first, that are not in the history: their personas
+    are negatives."""
+    mask_interacted: bool = True
+    """Personas of the user's other items are no negatives."""
+    lora_r: int = Field(16, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: OptionalText = None
+    """Names of the layers that LoRA adapts, separated by commas; without it, what peft knows to
+    suit the model; all-linear is every linear layer. head is one layer behind the model: each text
+    is encoded once, and an epoch takes seconds without a GPU."""
+    lora_layers: int | None = Field(None, ge=1)
+    """Only so many of the last layers; those below cost no way back, and no memory for it."""
+    checkpoint_steps: int | None = Field(None, ge=1)
+    """A checkpoint each so many steps, beside the one each epoch."""
+    seed: int = Field(0, ge=0)
+
+
 class RerankSettings(_Section):
     """Fusion with the generator's scores: off unless asked for."""
 
@@ -302,6 +349,7 @@ class Settings(BaseSettings):
     index: IndexSettings = Field(default_factory=IndexSettings)
     encoder: EncoderSettings = Field(default_factory=EncoderSettings)
     history: HistorySettings = Field(default_factory=HistorySettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
     rerank: RerankSettings = Field(default_factory=RerankSettings)
     llm: LLMSettings = Field(default_factory=LLMSettings)
 

@@ -1,0 +1,1 @@
+"""Training: alignments teach the encoder to place users near the persona they chose (Eq. 9)."""

@@ -1,0 +1,60 @@
+"""Examples to batches: each distinct text once, ids as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from indexer.training.loss import NOTHING, Batch
+from indexer.training.pairs import Catalogue, Example
+from p4r_qdrant.encoder import decay_weights
+
+
+class Collator:
+    """Makes a batch of examples. The personas of a batch are the positives of all its examples
+    and their hard negatives; with `siblings`, all personas of the target items too.
+    """
+
+    def __init__(self, catalogue: Catalogue, decay: float, *, siblings: bool) -> None:
+        self._catalogue = catalogue
+        self._decay = decay
+        self._siblings = siblings
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """The batch, on the CPU."""
+        catalogue = self._catalogue
+        personas = list(dict.fromkeys(one for example in examples for one in self._of(example)))
+        texts: dict[str, int] = {}
+        for text in (one for example in examples for one in example.texts):
+            texts.setdefault(text, len(texts))
+        for persona in personas:
+            texts.setdefault(catalogue.texts[persona], len(texts))
+        user_weights = torch.zeros(len(examples), len(texts))
+        for row, example in enumerate(examples):
+            columns = torch.tensor([texts[one] for one in example.texts])
+            weights = torch.from_numpy(decay_weights(len(columns), self._decay)).float()
+            user_weights[row].index_add_(0, columns, weights)  # a text may be there twice
+        return Batch(
+            texts=list(texts),
+            user_weights=user_weights,
+            persona_rows=torch.tensor([texts[catalogue.texts[one]] for one in personas]),
+            personas=torch.tensor(personas),
+            persona_items=torch.tensor([catalogue.item_of[one] for one in personas]),
+            items=torch.tensor([example.item for example in examples]),
+            positives=_filled([example.positives for example in examples]),
+            interacted=_filled([example.interacted for example in examples]),
+            weights=torch.tensor([example.weight for example in examples]),
+            users=[example.user_id for example in examples],
+        )
+
+    def _of(self, example: Example) -> Sequence[int]:
+        siblings = self._catalogue.personas_of(example.item) if self._siblings else ()
+        return (*example.positives, *example.negatives, *siblings)
+
+
+def _filled(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of different lengths as one tensor, filled up with NOTHING."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[NOTHING] * (width - len(row))] for row in rows])

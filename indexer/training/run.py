@@ -1,0 +1,267 @@
+"""`p4r train` from the artifact folder to the adapter, and `p4r tune`.
+
+An adapter's folder appears when it is whole. Until then checkpoints are in a folder beside it,
+from which a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainingArguments, set_seed
+
+from indexer.artifacts import ArtifactFolder, Refusals, written_whole
+from indexer.training.output import CURVES, draw_curves, write_record
+from indexer.training.pairs import Catalogue, Pairs, read_pairs
+from indexer.training.tower import tower
+from indexer.training.trainer import (
+    PersonaTrainer,
+    best_checkpoint,
+    is_finished,
+    last_checkpoint,
+    log_history,
+    training_arguments,
+)
+from indexer.training.tune import tune, tuned
+from indexer.training.validation import Validation
+from p4r_qdrant.adapter import AdapterRecord
+from p4r_qdrant.encoder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PersonaEncoder
+from p4r_qdrant.errors import InputError, StorageFullError
+from p4r_qdrant.settings import Settings
+
+RUN = "run.json"
+_NOT_OF_THE_RESULT = {"micro_batch_size", "checkpoint_steps"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` made. `fresh` is False where the same run had been finished before."""
+
+    adapter: Path
+    record: AdapterRecord
+    left_out: Mapping[str, int]
+    fresh: bool = True
+
+    @property
+    def is_better(self) -> bool:
+        """Whether reranking is better than with the untrained base, by NDCG@10."""
+        return self.record.metrics["ndcg"] > self.record.metrics["untrained_ndcg"]
+
+
+def train(
+    folder: ArtifactFolder,
+    output: Path,
+    settings: Settings,
+    refusals: Refusals,
+    *,
+    callbacks: Sequence[TrainerCallback] = (),
+    tensorboard: Path | None = None,
+) -> Trained | None:
+    """Train an adapter on a folder's alignments; killed and run again, it goes on.
+
+    `output` is the adapter's folder, which must not hold another adapter; `tensorboard` a
+    folder to log to. Under torchrun only the first process returns something.
+
+    Raises InputError for what is wrong with data, settings or `output`; TrainingError where the
+    loss is no number or memory does not suffice; StorageFullError.
+    """
+    base = PersonaEncoder(settings.encoder.model, device=settings.encoder.device, dtype="float32")
+    pairs, validation = _read(folder, settings, refusals, base)
+    run = _identity(base, pairs, validation, settings)
+    if (finished := _finished(output, run)) is not None:
+        return Trained(output, finished, pairs.left_out, fresh=False)
+    work = output.with_name(f"{output.name}.training")
+    arguments = training_arguments(work, len(pairs.examples), settings, tensorboard=tensorboard)
+    with arguments.main_process_first(local=False):
+        untrained = _begin(work, run, base, validation, settings)
+    _fit(base, pairs, validation, work, arguments, settings, callbacks)
+    if arguments.process_index:
+        return None
+    record = AdapterRecord(
+        base=base.name,
+        base_fingerprint=base.fingerprint,
+        run=run,
+        data_hash=pairs.hash(),
+        examples=len(pairs.examples),
+        settings=_settings(settings),
+        validation=validation.what,
+        metrics=untrained,
+        created_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    )
+    try:
+        record = _write_adapter(work, output, record, validation, settings)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StorageFullError(
+                f"no space left for {output}; make room and run it again"
+            ) from None
+        raise
+    return Trained(output, record, pairs.left_out)
+
+
+def _read(
+    folder: ArtifactFolder,
+    settings: Settings,
+    refusals: Refusals,
+    base: PersonaEncoder,
+) -> tuple[Pairs, Validation]:
+    catalogue = Catalogue.read(folder, refusals)
+    with folder.histories(refusals) as histories:
+        pairs = read_pairs(
+            folder,
+            catalogue,
+            histories,
+            settings.training,
+            settings.history,
+            refusals,
+            encoder=base,
+        )
+        validation = Validation.read(
+            folder, catalogue, histories, Refusals(), settings.training.seed
+        )
+    return pairs, validation
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    return {
+        "training": settings.training.model_dump(),
+        "history": settings.history.model_dump(),
+    }
+
+
+def _identity(
+    base: PersonaEncoder, pairs: Pairs, validation: Validation, settings: Settings
+) -> str:
+    """A hash of all that decides what comes out."""
+    chosen = _settings(settings)
+    chosen["training"] = {
+        name: value for name, value in chosen["training"].items() if name not in _NOT_OF_THE_RESULT
+    }
+    parts = [base.fingerprint, pairs.hash(), repr(validation.cases), chosen]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _finished(output: Path, run: str) -> AdapterRecord | None:
+    """The record of `output` if this very run made it.
+
+    Raises InputError where something else is there: an adapter may be in use, and stays as it is.
+    """
+    if not output.exists():
+        if not output.absolute().parent.is_dir():
+            raise InputError(
+                f"{output} cannot be written: there is no folder {output.absolute().parent}"
+            )
+        return None
+    record = AdapterRecord.read(output) if output.is_dir() else None
+    if record is None or record.run != run:
+        what = "an adapter of other data or settings" if record else "something else"
+        raise InputError(f"{output} holds {what}; name another --output, or remove it")
+    return record
+
+
+def _begin(
+    work: Path, run: str, base: PersonaEncoder, validation: Validation, settings: Settings
+) -> dict[str, float]:
+    """Make the folder of checkpoints ready; metrics of the untrained base.
+
+    Checkpoints of another run (other data, other settings) are removed. Raises InputError where the
+    folder holds something else.
+    """
+    note = work / RUN
+    try:
+        begun = json.loads(note.read_bytes())
+    except (OSError, ValueError):
+        begun = {}
+    if begun.get("run") == run:
+        untrained: dict[str, float] = begun["untrained"]
+        return untrained
+    if not begun and work.exists():
+        strangers = [one.name for one in work.iterdir() if not one.name.startswith(f".{RUN}")]
+        if strangers:
+            raise InputError(
+                f"{work} is where checkpoints go, and holds something else ({min(strangers)}); "
+                "name another --output"
+            )
+    found = validation.measure(base, settings.history.length, settings.history.decay)
+    untrained = {"untrained_ndcg": found.ndcg, "untrained_mrr": found.mrr}
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    with written_whole(note) as write:
+        write(json.dumps({"run": run, "untrained": untrained}))
+    return untrained
+
+
+def _fit(
+    base: PersonaEncoder,
+    pairs: Pairs,
+    validation: Validation,
+    work: Path,
+    arguments: TrainingArguments,
+    settings: Settings,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
+    """Train, or go on from the last checkpoint, or see that there is nothing left to do."""
+    training = settings.training
+    checkpoint = last_checkpoint(work)
+    if checkpoint is not None and is_finished(checkpoint, training.patience):
+        return
+    set_seed(training.seed)  # LoRA begins with random numbers
+    trainer = PersonaTrainer(
+        tower(base.sentence_transformer, training, base.name),
+        pairs,
+        validation,
+        arguments,
+        settings,
+        callbacks,
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def _write_adapter(
+    work: Path, output: Path, record: AdapterRecord, validation: Validation, settings: Settings
+) -> AdapterRecord:
+    """Make the adapter's folder of the best checkpoint, proved by the serving code."""
+    best, last = best_checkpoint(work), last_checkpoint(work)
+    unfinished = work / "adapter"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        shutil.copyfile(best / name, unfinished / name)
+    history = log_history(last or best)
+    draw_curves(
+        history,
+        {name: record.metrics[f"untrained_{name}"] for name in ("ndcg", "mrr")},
+        unfinished / CURVES,
+    )
+    encoder = PersonaEncoder(
+        settings.encoder.model,
+        adapter=str(unfinished),
+        device=settings.encoder.device,
+        dtype="float32",
+    )
+    encoded = validation.encoded(encoder)
+    found = encoded.measure(settings.history.length, settings.history.decay)
+    epochs = [one for one in history if "eval_ndcg" in one]
+    record = record.model_copy(
+        update={
+            "metrics": record.metrics
+            | {"ndcg": found.ndcg, "mrr": found.mrr}
+            | {
+                "epochs": float(len(epochs)),
+                "best_epoch": max(epochs, key=lambda one: one["eval_ndcg"])["epoch"],
+            }
+        }
+    )
+    record = tuned(record, validation, tune(encoded)[0])
+    write_record(unfinished, record)
+    unfinished.rename(output)
+    shutil.rmtree(work, ignore_errors=True)
+    return record

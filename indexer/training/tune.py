@@ -1,0 +1,95 @@
+"""Which history length and decay suit an encoder: picked on the validation items (Eq. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer.artifacts import ArtifactFolder, Refusals
+from indexer.training.output import write_record
+from indexer.training.pairs import Catalogue
+from indexer.training.validation import Encoded, Metrics, Validation
+from p4r_qdrant.adapter import AdapterRecord
+from p4r_qdrant.encoder import PersonaEncoder
+from p4r_qdrant.settings import HistorySettings, Settings
+
+LENGTHS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
+DECAYS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One point of the grid."""
+
+    history: HistorySettings
+    metrics: Metrics
+
+
+def tune(
+    encoded: Encoded,
+    lengths: Sequence[int] = LENGTHS,
+    decays: Sequence[float] = DECAYS,
+) -> list[Tried]:
+    """Metrics of every length with every decay, best NDCG@10 first, then best MRR.
+
+    Of equal ones the shorter history comes first, then the smaller decay. Lengths beyond the
+    longest history among the users are the same as that one, and left out.
+    """
+    longest = max(len(history) for history in encoded.histories)
+    told = [one for one in lengths if one <= longest] or [min(lengths)]
+    if max(told) < longest and max(told) < max(lengths):
+        told.append(min(one for one in lengths if one > longest))
+    tried = [
+        Tried(HistorySettings(length=length, decay=decay), encoded.measure(length, decay))
+        for length in told
+        for decay in decays
+    ]
+    return sorted(
+        tried,
+        key=lambda one: (
+            -one.metrics.ndcg,
+            -one.metrics.mrr,
+            one.history.length,
+            one.history.decay,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What `tune_history` found, best first; `recorded` is the adapter that now says so."""
+
+    tried: list[Tried]
+    validation: str
+    recorded: Path | None
+
+
+def tune_history(folder: ArtifactFolder, settings: Settings, refusals: Refusals) -> Tuning:
+    """Try history lengths and decays with the encoder of the settings.
+
+    Where that has an adapter with a record, the best is recorded there.
+    """
+    encoder = PersonaEncoder.from_settings(settings.encoder)
+    catalogue = Catalogue.read(folder, refusals)
+    with folder.histories(refusals) as histories:
+        validation = Validation.read(folder, catalogue, histories, refusals, settings.training.seed)
+    tried = tune(validation.encoded(encoder))
+    adapter = Path(settings.encoder.adapter) if settings.encoder.adapter else None
+    record = AdapterRecord.read(adapter) if adapter else None
+    if adapter is None or record is None:
+        return Tuning(tried, validation.what, None)
+    write_record(adapter, tuned(record, validation, tried[0]))
+    return Tuning(tried, validation.what, adapter)
+
+
+def tuned(record: AdapterRecord, validation: Validation, best: Tried) -> AdapterRecord:
+    """The record with the history settings that validation picked, and their metrics."""
+    metrics = {"tuned_ndcg": best.metrics.ndcg, "tuned_mrr": best.metrics.mrr}
+    return record.model_copy(
+        update={
+            "history": best.history,
+            "validation": validation.what,
+            "metrics": record.metrics | metrics,
+        }
+    )

@@ -1,0 +1,204 @@
+"""How good an encoder is: reranking the candidates that hold a user's validation item.
+
+The test items are never looked at.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.artifacts import (
+    CANDIDATES,
+    SPLITS,
+    ArtifactFolder,
+    Histories,
+    Refusals,
+    read_candidates,
+    read_lines,
+)
+from indexer.training.pairs import Catalogue
+from p4r_qdrant.encoder import Encoder, Floats, told, user_vector
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.records import Interaction, Split
+
+MOST_USERS = 2000
+MOST_ITEMS = 1000
+LEAST_LISTS = 10
+"""With fewer candidate lists that hold the validation item, the catalogue is ranked instead."""
+
+LONGEST_HISTORY = 50
+"""Interactions of a user that are encoded; `p4r tune` looks no further back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Means over users of reranking; each user has one relevant item.
+
+    ranks: (n_users,) int64, from 1. mrr: of 1 / rank. ndcg: NDCG@10, hence of 1 / log2(1 + rank)
+    where the rank is at most 10, else of 0.
+    """
+
+    ranks: npt.NDArray[np.int64]
+
+    @property
+    def mrr(self) -> float:
+        """Mean reciprocal rank."""
+        return float((1 / self.ranks).mean())
+
+    @property
+    def ndcg(self) -> float:
+        """NDCG@10."""
+        return float(self.ndcg_of_users.mean())
+
+    @property
+    def ndcg_of_users(self) -> npt.NDArray[np.float64]:
+        """NDCG@10 of each user: (n_users,)."""
+        gains: npt.NDArray[np.float64] = np.where(
+            self.ranks <= 10, 1 / np.log2(1 + self.ranks), 0.0
+        )
+        return gains
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A user whose held-out item is to be found among candidates, all by their position in the
+    catalogue.
+    """
+
+    user_id: str
+    history: tuple[Interaction, ...]
+    target: int
+    candidates: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The users to validate on; `what` says in words what is ranked."""
+
+    catalogue: Catalogue
+    cases: Sequence[Case]
+    what: str
+
+    @classmethod
+    def read(
+        cls,
+        folder: ArtifactFolder,
+        catalogue: Catalogue,
+        histories: Histories,
+        refusals: Refusals,
+        seed: int = 0,
+    ) -> Validation:
+        """The users of splits.jsonl whose validation item has personas and who have a history.
+
+        Candidates are those of candidates.jsonl, where lists hold the validation item, else the
+        catalogue (a sample of a large one) without what is in the user's history.
+
+        Raises InputError where there is nobody to validate on.
+        """
+        splits = list(_splits(folder, refusals, seed))
+        lists: Mapping[str, Sequence[str]] = {}
+        if folder.has(CANDIDATES):
+            lists = {
+                one.user_id: [candidate.item_id for candidate in one.results]
+                for one in read_candidates(folder.file(CANDIDATES), refusals)
+            }
+        holding = [one for one in splits if one.valid_item in lists.get(one.user_id, ())]
+        from_lists = len(holding) >= LEAST_LISTS
+        sample = _sample(catalogue, seed)
+        cases = []
+        for split in holding if from_lists else splits:
+            target = catalogue.items.get(split.valid_item or "")
+            history = tuple(histories.get(split.user_id))
+            if target is None or not told(history, LONGEST_HISTORY):
+                continue
+            seen = {catalogue.items.get(one.item_id) for one in history}
+            if from_lists:
+                named = (catalogue.items.get(one) for one in lists[split.user_id])
+                candidates = tuple(dict.fromkeys(one for one in named if one is not None))
+            else:
+                candidates = tuple(sorted({target, *(one for one in sample if one not in seen)}))
+            cases.append(Case(split.user_id, history, target, candidates))
+        if not cases:
+            raise InputError(
+                f"{folder.path / SPLITS} names no user with a history and a validation item that "
+                "has personas, so that nothing says when to stop; `p4r prepare` writes such splits"
+            )
+        what = CANDIDATES if from_lists else f"{len(sample):,} items of the catalogue"
+        return cls(catalogue, cases, f"{len(cases):,} users, {what}")
+
+    def measure(self, encoder: Encoder, length: int, decay: float) -> Metrics:
+        """Metrics of an encoder with this history length and decay."""
+        return self.encoded(encoder, length).measure(length, decay)
+
+    def encoded(self, encoder: Encoder, length: int = LONGEST_HISTORY) -> Encoded:
+        """All texts encoded, each once: what it takes to measure any decay, and lengths up to this
+        one.
+        """
+        items = sorted({one for case in self.cases for one in case.candidates})
+        personas = [one for item in items for one in self.catalogue.personas_of(item)]
+        rows = {persona: row for row, persona in enumerate(personas)}
+        histories = [told(case.history, length) for case in self.cases]
+        texts = dict.fromkeys(text for history in histories for _, text in history)
+        vectors = encoder.encode_texts([*texts, *(self.catalogue.texts[one] for one in personas)])
+        return Encoded(
+            self,
+            histories,
+            dict(zip(texts, vectors[: len(texts)], strict=True)),
+            vectors[len(texts) :],
+            {item: rows[self.catalogue.starts[item]] for item in items},
+        )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A validation with its vectors. personas: (n, dim), item by item from `starts` on."""
+
+    validation: Validation
+    histories: Sequence[Sequence[tuple[Interaction, str]]]
+    texts: Mapping[str, Floats]
+    personas: Floats
+    starts: Mapping[int, int]
+
+    def measure(self, length: int, decay: float) -> Metrics:
+        """Rank each user's candidates by their best persona (Eq. 7, 10); ties by item id."""
+        places = {item: place for place, item in enumerate(self.starts)}
+        names = list(self.validation.catalogue.items)
+        ranks = []
+        for case, history in zip(self.validation.cases, self.histories, strict=True):
+            recent = history[:length]
+            vectors = np.stack([self.texts[text] for _, text in recent])
+            user = user_vector([one for one, _ in recent], vectors, decay)
+            if user is None:
+                ranks.append(len(case.candidates))
+                continue
+            best = np.maximum.reduceat(self.personas @ user.vector, list(self.starts.values()))
+            target = best[places[case.target]]
+            name = names[case.target]
+            before = sum(
+                best[places[one]] > target or (best[places[one]] == target and names[one] < name)
+                for one in case.candidates
+            )
+            ranks.append(int(before) + 1)
+        return Metrics(np.array(ranks, dtype=np.int64))
+
+
+def _splits(folder: ArtifactFolder, refusals: Refusals, seed: int) -> Sequence[Split]:
+    """The splits with a validation item; a sample of many."""
+    found = [
+        split
+        for _, _, split in read_lines(folder.file(SPLITS), Split, refusals)
+        if split.valid_item is not None
+    ]
+    if len(found) > MOST_USERS:
+        found = random.Random(seed).sample(found, MOST_USERS)  # noqa: S311 - no secret
+    return found
+
+
+def _sample(catalogue: Catalogue, seed: int) -> Sequence[int]:
+    items = range(len(catalogue.items))
+    return random.Random(seed).sample(items, MOST_ITEMS) if len(items) > MOST_ITEMS else items  # noqa: S311

@@ -1,0 +1,68 @@
+"""What is recorded beside a trained adapter, in `p4r.json`; serving reads it.
+
+An adapter's folder holds what peft saved (`adapter_config.json`, `adapter_model.safetensors`)
+and, where `p4r train` made it, this record, a model card and the loss curves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from p4r_qdrant.errors import EncoderError
+from p4r_qdrant.settings import HistorySettings
+
+RECORD = "p4r.json"
+
+
+class AdapterRecord(BaseModel):
+    """One adapter: what it was trained on, from what, how, and how good it is.
+
+    base_fingerprint is that of the encoder without the adapter. history: the length and decay
+    that validation picked. metrics: by name, of the base (`untrained_...`) and of the adapter.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    base: str
+    base_fingerprint: str
+    run: str
+    """A hash of data, settings and base: the same run gives the same adapter."""
+    data_hash: str
+    examples: int
+    settings: dict[str, Any]
+    history: HistorySettings = Field(default_factory=HistorySettings)
+    validation: str
+    metrics: dict[str, float]
+    created_at: str
+
+    @classmethod
+    def read(cls, adapter: Path) -> AdapterRecord | None:
+        """The record in an adapter's folder, None where there is none.
+
+        Raises EncoderError where it cannot be read.
+        """
+        path = adapter / RECORD
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise EncoderError(
+                f"{path} cannot be read ({reason}); train the adapter again, or remove that file"
+            ) from None
+
+
+def tuned_history(history: HistorySettings, adapter: str | Path | None) -> HistorySettings:
+    """History length and decay to serve with: what was set, else what the adapter records.
+
+    What `P4R_HISTORY__*` or p4r.toml set explicitly wins, each of the two by itself.
+    """
+    record = AdapterRecord.read(Path(adapter)) if adapter else None
+    if record is None:
+        return history
+    explicit = {name: getattr(history, name) for name in history.model_fields_set}
+    return record.history.model_copy(update=explicit)
