@@ -187,9 +187,7 @@ def test_adapters_follow_each_other_in_a_process_that_serves(
     def published(**encoder: Any) -> str:
         settings = Settings.load(qdrant=place, encoder={"model": BUNDLED_MODEL, **encoder})
         made = PersonaEncoder.from_settings(settings.encoder)
-        report = publish(
-            ArtifactFolder(folder), made, settings, domain="x", refusals=Refusals()
-        )
+        report = publish(ArtifactFolder(folder), made, settings, domain="x", refusals=Refusals())
         assert report.written == 3
         return made.fingerprint
 
@@ -221,7 +219,7 @@ def test_adapters_follow_each_other_in_a_process_that_serves(
     shutil.rmtree(adapter)
     with (
         PersonaReranker.from_settings(settings) as reranker,
-        pytest.raises(EncoderError, match="nightly holds no adapter_config.json"),
+        pytest.raises(EncoderError, match=r"nightly holds no adapter_config\.json"),
     ):
         reranker.rerank(history, item_ids)
 
