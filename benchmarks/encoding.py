@@ -37,11 +37,12 @@ from p4r_qdrant.index.base import batches
 RESULTS = Path(__file__).parent / "results" / "encoding.json"
 USERS = (1, 10, 100)
 HISTORY = 10
-WORDS = (
+TEXT = (
     "reader who likes quiet evenings long walks and maps of harbours that no longer exist because "
     "the book takes its time with people work weather and the price of bread in a small town"
-).split()
-ARCHITECTURES = {
+)
+WORDS = TEXT.split()
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bge-m3": {
         "vocab_size": 250_002,
         "hidden_size": 1024,
@@ -120,7 +121,8 @@ def _random_model(name: str, folder: Path) -> None:
     known = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(set(WORDS))]
     tokenizer = Tokenizer(models.WordLevel({one: at for at, one in enumerate(known)}, "<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
+    whole: Any = PreTrainedTokenizerFast
+    whole(
         tokenizer_object=tokenizer,
         model_max_length=512,
         bos_token="<s>",
@@ -145,12 +147,11 @@ def seconds(work: Callable[[], Any]) -> float:
 def compare(encoder: PersonaEncoder, items: list[list[str]], repeat: int) -> dict[str, float]:
     """Median seconds for all personas, by the bare model and as publishing does it."""
     every = [text for item in items for text in item]
+    longest_last: list[Any] = sorted(every, key=len)
     chunk = min(CHUNK * encoder.workers, MOST_ITEMS)
 
     def raw() -> None:
-        encoder._model.encode(
-            sorted(every, key=len), batch_size=encoder.batch_size, convert_to_numpy=True
-        )
+        encoder._model.encode(longest_last, batch_size=encoder.batch_size, convert_to_numpy=True)
 
     def publish() -> None:
         for some in batches(items, chunk):

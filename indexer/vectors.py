@@ -180,7 +180,7 @@ def _parquet_batches(path: Path) -> Iterator[tuple[list[tuple[str, str]], Floats
         with parquet.ParquetFile(path) as file:
             if lacking := set(COLUMNS) - set(file.schema_arrow.names):
                 raise InputError(f"{path} has no column {min(lacking)!r}")
-            for batch in file.iter_batches(ROWS_A_BATCH, COLUMNS):
+            for batch in file.iter_batches(ROWS_A_BATCH, columns=COLUMNS):
                 items, personas, vectors = (batch.column(one) for one in COLUMNS)
                 names = zip(
                     items.cast(arrow.string()).to_pylist(),

@@ -39,7 +39,8 @@ def item(number: int, personas: int | None = None, text: str = "") -> dict[str, 
     }
 
 
-def write_personas(folder: Path, rows: Sequence[dict[str, Any] | str]) -> None:
+def write_personas(folder: Path, rows: Sequence[Any]) -> None:
+    """Write lines: records, or texts as they are."""
     folder.mkdir(exist_ok=True)
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     (folder / "personas.jsonl").write_text("".join(f"{line}\n" for line in lines))

@@ -219,7 +219,7 @@ def test_adapters_follow_each_other_in_a_process_that_serves(
     shutil.rmtree(adapter)
     with (
         PersonaReranker.from_settings(settings) as reranker,
-        pytest.raises(EncoderError, match="nightly holds no adapter_config.json"),
+        pytest.raises(EncoderError, match=r"nightly holds no adapter_config\.json"),
     ):
         reranker.rerank(history, item_ids)
 

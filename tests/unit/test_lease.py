@@ -99,7 +99,8 @@ def test_one_that_ends_meanwhile_is_followed_at_once() -> None:
 
 
 def test_of_two_who_come_at_the_same_time_one_stays() -> None:
-    note, barrier, got = Note(), threading.Barrier(2), []
+    note, barrier = Note(), threading.Barrier(2)
+    got: list[int] = []
 
     def come() -> None:
         barrier.wait()
@@ -117,7 +118,8 @@ def test_of_two_who_come_at_the_same_time_one_stays() -> None:
 
 
 def test_a_sign_of_life_that_does_not_arrive_is_made_up_for() -> None:
-    note, fails = Note(), []
+    note = Note()
+    fails: list[int] = []
 
     def write(text: str) -> None:
         if note.text and not fails:
