@@ -303,12 +303,13 @@ class PersonaReranker:
             return False
         if name is None:
             raise IndexMismatchError(f"{versions.missing()} any more; publish it again")
-        fresh = _Serving(versions.open(name), self._load_encoder)
+        index = versions.open(name)
         try:
+            fresh = _Serving(index, self._history(index.metadata), self._load_encoder)
             if self._serving.has_encoder:
                 fresh.encoder  # noqa: B018 - loaded now, and not when the first user comes
         except BaseException:
-            fresh.close()
+            index.close()
             raise
         with self._lock:
             old, self._serving = self._serving, fresh

@@ -32,6 +32,7 @@ from p4r_qdrant.adapter import AdapterRecord, tuned_history
 from p4r_qdrant.encoder import BUNDLED_MODEL
 from p4r_qdrant.errors import EncoderError, InputError, StorageFullError
 from p4r_qdrant.resources import resource
+from p4r_qdrant.settings import HistorySettings
 from tests.tiny_model import save_tiny_model
 
 BOOKSHOP = resource("examples/bookshop")
