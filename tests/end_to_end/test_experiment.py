@@ -287,9 +287,16 @@ def test_an_aggregated_persona_is_checked_and_compared(
 def test_a_trained_encoder_has_lines_of_its_own(
     monkeypatch: pytest.MonkeyPatch, shop: Path, tmp_path: Path
 ) -> None:
-    models = {None: HashEncoder(64), "adapter": HashEncoder(32, fingerprint="trained-1")}
-    monkeypatch.setattr(module, "load_encoder", lambda settings: models[settings.adapter])
-    results = ran(config(shop, encoder={"model": "m", "adapter": "adapter"}), tmp_path / "out")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    models = {None: HashEncoder(64), str(adapter): HashEncoder(32, fingerprint="trained-1")}
+    monkeypatch.setattr(
+        module,
+        "load_encoder",
+        lambda settings: models[settings.adapter and str(settings.adapter)],
+    )
+    encoder = {"model": "m", "adapter": str(adapter)}
+    results = ran(config(shop, encoder=encoder), tmp_path / "out")
     lines = [row["line"] for row in results["main"] if row["generator"] == "ease"]
     assert lines == [
         "generator alone",

@@ -185,7 +185,8 @@ def test_a_head_is_trained_killed_and_served_like_layers(model: str, tmp_path: P
     assert process([str(tmp_path / "a"), "10"], env).returncode == -signal.SIGKILL
     again = process([str(tmp_path / "a")], env)
     assert again.returncode == 0, again.stderr
-    assert (tmp_path / "a" / WEIGHTS).read_bytes() == (whole.adapter / WEIGHTS).read_bytes()
+    # Another process may share a sum out among its threads in another way.
+    np.testing.assert_allclose(weights(tmp_path / "a"), weights(whole.adapter), rtol=0, atol=1e-6)
     assert whole.record.examples > 64
     served = PersonaEncoder(model, adapter=str(whole.adapter))
     assert served.fingerprint != whole.record.base_fingerprint
