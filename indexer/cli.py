@@ -532,7 +532,7 @@ def audit(
     ] = None,
     sample: Annotated[
         int, typer.Option(min=1, help="Items that are encoded, drawn by the seed.")
-    ] = 500,
+    ] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another sample.")] = 0,
     no_encoder: Annotated[
         bool, typer.Option("--no-encoder", help="Leave out what needs an encoder.")

@@ -30,7 +30,7 @@ def audit(
     load_encoder: Callable[[], Encoder] | None,
     refusals: Refusals,
     *,
-    sample: int = 500,
+    sample: int = 200,
     seed: int = 0,
     track: Track = untracked,
 ) -> Audit:

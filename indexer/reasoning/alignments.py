@@ -195,6 +195,7 @@ class NearestAlignments(Aligning):
     def questions(self) -> Iterator[Question]:
         """Every target with the persona that is nearest; nothing is asked."""
         assert self._encoder is not None  # noqa: S101 - a dry run ends before
+        self.sources.folder.file(ASPECTS)  # without it nothing would be aligned, and silently
         encoder = Remembering(self._encoder)
         targets = self.targets()
         while block := list(islice(targets, BLOCK)):

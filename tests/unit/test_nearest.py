@@ -191,6 +191,14 @@ def test_blocks_are_joined(tmp_path: Path) -> None:
     assert report.written == len(lines) == users
 
 
+def test_without_aspects_nothing_is_written(tmp_path: Path) -> None:
+    (folder(tmp_path) / "aspects.jsonl").unlink()
+    write(tmp_path, "alignments.jsonl", ["{}"])
+    with pytest.raises(InputError, match=r"holds no aspects\.jsonl"):
+        align(tmp_path, WordEncoder(*WORDS))
+    assert (tmp_path / "alignments.jsonl").read_text() == "{}\n"
+
+
 def test_an_unknown_strategy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no strategy 'luck'; say judge or similarity"):
         align(folder(tmp_path), None, strategy="luck")
