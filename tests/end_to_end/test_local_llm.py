@@ -352,7 +352,7 @@ def test_the_server_ends_with_who_started_it(
 def test_a_broken_model_is_one_sentence(llm: LocalLLM, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(500))
-    with pytest.raises(P4RError, match=r"did not start: .*model") as told, LocalLLM(broken):
+    with pytest.raises(P4RError, match=r"did not start: .*GGUF") as told, LocalLLM(broken):
         pass
     assert "\n" not in str(told.value)
 
