@@ -168,15 +168,14 @@ def local_llm(
 
     from indexer.local_llm import LocalLLM
 
-    with LocalLLM(model, port=port) as llm:
+    with suppress(KeyboardInterrupt), LocalLLM(model, port=port) as llm:
         settings = " ".join(
             f"{name}={shlex.quote(value)}" for name, value in llm.environment().items()
         )
         sys.stderr.write(f"{llm.model.name} answers at {llm.url} until Ctrl-C; elsewhere say\n")
         sys.stdout.write(f"export {settings}\n")
         sys.stdout.flush()
-        with suppress(KeyboardInterrupt):
-            llm.wait()
+        llm.wait()
 
 
 @app.command(
