@@ -78,7 +78,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_whole_of_it(printed: str) -> None:
-    assert "writes poorly" in printed
+    assert "write poorly" in printed
     for step in ("summaries", "aspects", "personas", "alignments"):
         assert step in printed
     assert "It meets" in printed, "what the model said of a persona"
