@@ -1,6 +1,6 @@
 """How fast texts become vectors: publishing beside the bare model, and user vectors.
 
-    python -m benchmarks.encoding                       # the bundled model; a minute on two cores
+    python -m benchmarks.encoding                       # bundled model; minutes on two cores
     python -m benchmarks.encoding --personas 100000 --device cuda --dtype bfloat16
     python -m benchmarks.encoding --random bge-m3 --device cuda --personas 100000
 
@@ -166,10 +166,10 @@ def compare(encoder: PersonaEncoder, items: list[list[str]], repeat: int) -> dic
     return {name: median(times) for name, times in taken.items()}
 
 
-def users_ms(encoder: PersonaEncoder, repeat: int) -> dict[int, float]:
+def users_ms(encoder: PersonaEncoder, counts: list[int], repeat: int) -> dict[int, float]:
     """Median milliseconds for the vectors of so many users of ten interactions each."""
     found = {}
-    for users in USERS:
+    for users in counts:
         asked = histories(users)
         times = max(1, repeat * 10 // users)
         found[users] = 1000 * median(
@@ -187,8 +187,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--personas", type=int, default=600)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--personas", type=int, default=1500)
+    parser.add_argument("--users", type=int, nargs="+", default=list(USERS))
+    parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     with model_at(arguments) as model:
@@ -203,7 +204,7 @@ def main() -> None:
     items = catalogue(arguments.personas)
     taken = compare(encoder, items, arguments.repeat)
     ratio = taken["raw"] / taken["publish"]
-    milliseconds = users_ms(encoder, arguments.repeat)
+    milliseconds = users_ms(encoder, arguments.users, arguments.repeat)
 
     console = Console(width=max(Console().width, 100))
     shown = Table(title=f"{name} on {encoder.device}, {arguments.personas:,} personas")

@@ -59,11 +59,15 @@ class PersonaReranker:
         *,
         history: HistorySettings | HistoryOf | None = None,
         rerank: RerankSettings | None = None,
+        encoder_settings: EncoderSettings | None = None,
         load_encoder: LoadEncoder | None = None,
     ) -> None:
-        """`encoder` is needed for users given as histories; with `load_encoder` it is loaded when
-        the first of them comes. It must be the one the index was made with.
+        """`encoder` is needed for users given as histories; with `encoder_settings` (or a
+        function of your own that loads it) it is loaded when the first of them comes. It must be
+        the one the index was made with.
         """
+        if load_encoder is None and encoder_settings is not None:
+            load_encoder = partial(encoder_of, encoder_settings)
         self._history = history if callable(history) else _always(history or HistorySettings())
         self._rerank = rerank or RerankSettings()
         self._load_encoder = load_encoder
@@ -93,7 +97,8 @@ class PersonaReranker:
                 versions.open_live(),
                 history=partial(history_of, settings),
                 rerank=settings.rerank,
-                load_encoder=load_encoder or partial(encoder_of, settings.encoder),
+                encoder_settings=settings.encoder,
+                load_encoder=load_encoder,
             )
         except BaseException:
             versions.close()
