@@ -545,6 +545,31 @@ def erase(
     _exit_for(refusals)
 
 
+@app.command(epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r serve --anonymous")
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Where to listen, instead of P4R_SERVICE__HOST.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one.")] = None,
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="Ask for no key; on this machine only.")
+    ] = False,
+) -> None:
+    """Serve reranking over HTTP; its document is at /docs."""
+    import importlib.util
+
+    from p4r_qdrant.errors import MissingExtraError
+    from p4r_qdrant.settings import Settings
+
+    if importlib.util.find_spec("fastapi") is None:
+        raise MissingExtraError("serving needs FastAPI: pip install 'p4r-qdrant[service]'")
+    from p4r_qdrant.service.run import serve as run_service
+
+    told = {"host": host, "port": port, "allow_anonymous": anonymous or None}
+    given = {name: value for name, value in told.items() if value is not None}
+    run_service(Settings.load(service=given) if given else Settings.load())
+
+
 @imports.command(
     "persona4rec", epilog="Example:  p4r import persona4rec pipeline/output --output artifacts"
 )

@@ -72,6 +72,14 @@ def newest_first(history: Sequence[Interaction], length: int) -> tuple[Interacti
     return tuple(ordered[:length])
 
 
+def with_texts(
+    history: Sequence[Interaction], length: int
+) -> tuple[tuple[Interaction, ...], list[str]]:
+    """H_u without those of which nothing is told, newest first, and the text of each (Eq. 6)."""
+    told = [(one, texts.interaction_text(one)) for one in newest_first(history, length)]
+    return tuple(one for one, text in told if text), [text for _, text in told if text]
+
+
 def user_vector(
     interactions: Sequence[Interaction], embeddings: Floats, decay: float
 ) -> UserVector | None:
@@ -130,21 +138,20 @@ class Encoder(ABC):
         Histories may come in any order. All texts of all users are encoded as one batch, each
         distinct text once.
         """
-        recent = [newest_first(history, length) for history in histories]
-        wanted = [[texts.interaction_text(one) for one in history] for history in recent]
-        texts_once = dict.fromkeys(text for user in wanted for text in user if text)
+        users = [with_texts(history, length) for history in histories]
+        texts_once = dict.fromkeys(text for _, wanted in users for text in wanted)
         distinct = {text: position for position, text in enumerate(texts_once)}
         embeddings = (
             self.encode_texts(list(distinct))
             if distinct
             else np.zeros((0, self.dimension), dtype=np.float32)
         )
-        vectors = []
-        for history, user in zip(recent, wanted, strict=True):
-            told = [(one, distinct[text]) for one, text in zip(history, user, strict=True) if text]
-            rows = embeddings[[row for _, row in told]] if told else embeddings[:0]
-            vectors.append(user_vector([one for one, _ in told], rows, decay))
-        return vectors
+        return [
+            user_vector(told, embeddings[[distinct[text] for text in wanted]], decay)
+            if told
+            else None
+            for told, wanted in users
+        ]
 
 
 class PersonaEncoder(Encoder):

@@ -1,0 +1,76 @@
+"""Everything one running service consists of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from fastapi import Request
+
+from p4r_qdrant.encoder import Floats
+from p4r_qdrant.service import problems
+from p4r_qdrant.service.backend import Backend
+from p4r_qdrant.service.batching import Batcher, BusyError
+from p4r_qdrant.service.metrics import Metrics
+from p4r_qdrant.service.ranking import Ranker
+
+Result = TypeVar("Result")
+
+SIDE_THREADS = 8
+"""Threads for everything but rankings, which must not wait for it."""
+
+
+class Service:
+    """The parts, wired; `start` and `close` belong to the event loop that serves."""
+
+    def __init__(self, backend: Backend) -> None:
+        own = backend.settings.service
+        self.backend = backend
+        self.metrics = Metrics()
+        self.batcher = Batcher(
+            backend.encoder,
+            self.metrics,
+            window_s=own.batch_window_ms / 1000,
+            max_waiting_texts=own.max_waiting_texts,
+        )
+        self.ranker = Ranker(backend, self.batcher, self.metrics)
+        self._threads = ThreadPoolExecutor(SIDE_THREADS, thread_name_prefix="p4r-side")
+        self._keeping_up: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin what happens in the background."""
+        self.batcher.start()
+        self._keeping_up = asyncio.create_task(self.backend.keep_up_forever())
+
+    async def close(self) -> None:
+        """End it, and wait for what is being written."""
+        if self._keeping_up is not None:
+            self._keeping_up.cancel()
+            await asyncio.gather(self._keeping_up, return_exceptions=True)
+        await self.batcher.close()
+        await asyncio.to_thread(self.ranker.close)
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def in_thread(self, work: Callable[[], Result]) -> Result:
+        """Run what blocks, beside the rankings' threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def encode(self, texts: Sequence[str]) -> Floats:
+        """(n, dim) float32 of texts that are to be stored. Raises ProblemError (429, 503)."""
+        if self.backend.encoder_state != "ready":
+            raise problems.unavailable("there is no encoder now: send vectors, or come again")
+        try:
+            return await self.batcher.encode(texts)
+        except BusyError:
+            raise problems.busy(
+                "too many texts are waiting for the encoder (P4R_SERVICE__MAX_WAITING_TEXTS); "
+                "come again in a second"
+            ) from None
+
+
+def service(request: Request) -> Service:
+    """The service that a request is for."""
+    served: Service = request.app.state.service
+    return served
