@@ -96,7 +96,6 @@ def running(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listening.close()
-        app.state.service.backend.close()
 
 
 def history(*texts: str) -> list[dict[str, Any]]:

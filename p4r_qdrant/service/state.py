@@ -45,13 +45,14 @@ class Service:
         self._keeping_up = asyncio.create_task(self.backend.keep_up_forever())
 
     async def close(self) -> None:
-        """End it, and wait for what is being written."""
+        """End it, wait for what is being written, and close the index."""
         if self._keeping_up is not None:
             self._keeping_up.cancel()
             await asyncio.gather(self._keeping_up, return_exceptions=True)
         await self.batcher.close()
         await asyncio.to_thread(self.ranker.close)
         await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self.backend.close)
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
         """Run what blocks, beside the rankings' threads."""

@@ -95,8 +95,6 @@ def serve(made: Path, encoder: SlowEncoder) -> Iterator[Serve]:
     encoder.gate.set()
     for client in clients:
         client.__exit__(None, None, None)
-        app: Any = client.app
-        app.state.service.backend.close()
 
 
 @pytest.fixture
