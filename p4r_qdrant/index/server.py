@@ -76,9 +76,9 @@ class ServerIndex(PersonaIndex):
         self._collection = settings.qdrant.collection
         self._closed = False
         self.location = f"the collection {self._collection!r} on {settings.qdrant.url}"
-        self._client = _connect(settings.qdrant)
+        self._client = connect(settings.qdrant)
         # A channel of its own: qdrant-client runs every call of its channels through Python twice.
-        self._channel = _channel(settings.qdrant)
+        self._channel = channel(settings.qdrant)
         key = settings.qdrant.api_key
         self._endpoint = query.Endpoint(
             PointsStub(self._channel),  # type: ignore[no-untyped-call]
@@ -320,7 +320,8 @@ class ServerIndex(PersonaIndex):
         return IndexUnavailableError(f"Qdrant on {url} failed ({code}): {details}")
 
 
-def _connect(settings: QdrantSettings) -> QdrantClient:
+def connect(settings: QdrantSettings) -> QdrantClient:
+    """A client as the settings want it."""
     with warnings.catch_warnings():
         # The settings have already refused a key that would travel unprotected.
         warnings.filterwarnings("ignore", "Api key is used with an insecure connection")
@@ -345,7 +346,8 @@ def _channel_options(settings: QdrantSettings) -> dict[str, Any]:
     return _CHANNEL | ({"grpc.enable_http_proxy": 0} if _is_plain(settings) else {})
 
 
-def _channel(settings: QdrantSettings) -> grpc.Channel:
+def channel(settings: QdrantSettings) -> grpc.Channel:
+    """A gRPC channel for raw stubs."""
     parts = urlsplit(settings.url or "")
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     target = f"{host}:{settings.grpc_port}"

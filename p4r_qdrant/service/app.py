@@ -17,6 +17,7 @@ from p4r_qdrant.service.middleware import Requests
 from p4r_qdrant.service.schemas import HealthAnswer, ReadyAnswer, RerankAnswer, RerankBody
 from p4r_qdrant.service.security import Access, reader
 from p4r_qdrant.service.state import Service, service
+from p4r_qdrant.service.users import routes as users
 
 Served = Annotated[Service, Depends(service)]
 
@@ -50,6 +51,7 @@ def create_app(served: Service) -> FastAPI:
     app.add_middleware(Requests, metrics=served.metrics, max_body_bytes=own.max_body_bytes)
     _add_rerank(app)
     app.include_router(items.router)
+    app.include_router(users.router)
     _add_operations(app)
     return app
 

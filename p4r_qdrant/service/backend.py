@@ -19,6 +19,7 @@ from p4r_qdrant.errors import (
 )
 from p4r_qdrant.index.base import PersonaIndex, open_index
 from p4r_qdrant.reranker import PersonaReranker
+from p4r_qdrant.service.users.store import UserStore, open_store
 from p4r_qdrant.settings import QdrantSettings, Settings
 
 KEEP_UP_S = 5.0
@@ -43,6 +44,7 @@ class Backend:
         self._given_encoder = encoder
         self._reranker: PersonaReranker | None = None
         self._writer: PersonaIndex | None = None
+        self._users: UserStore | None = None
         self._lock = threading.Lock()
 
     def open(self) -> bool:
@@ -67,6 +69,12 @@ class Backend:
         except BaseException:
             writer.close()
             raise
+        try:
+            self._users = open_store(settings, writer.metadata.dimension)
+        except BaseException:
+            index.close()
+            writer.close()
+            raise
         self._writer = writer
         self._reranker = PersonaReranker(
             index,
@@ -89,6 +97,18 @@ class Backend:
         if self._writer is None:
             raise IndexUnavailableError("the index is not open yet")
         return self._writer
+
+    @property
+    def users(self) -> UserStore:
+        """What users did. Raises IndexUnavailableError while the index is not open."""
+        if self._users is None:
+            raise IndexUnavailableError("the index is not open yet")
+        return self._users
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the encoder whose vectors the index holds."""
+        return self.reranker.index.metadata.fingerprint
 
     @property
     def is_open(self) -> bool:
@@ -143,6 +163,8 @@ class Backend:
                 self._reranker.close()
             if self._writer is not None:
                 self._writer.close()
+            if self._users is not None:
+                self._users.close()
 
 
 def reading(settings: Settings) -> Settings:

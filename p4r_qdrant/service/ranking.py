@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,13 +15,14 @@ import numpy as np
 from p4r_qdrant.encoder import user_vector, with_texts
 from p4r_qdrant.errors import IndexUnavailableError, InputError, P4RError, VectorError
 from p4r_qdrant.index.payload import check_vectors
-from p4r_qdrant.records import RankedItem, Ranking
+from p4r_qdrant.records import Interaction, RankedItem, Ranking
 from p4r_qdrant.reranker import User
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.batching import Batcher, BusyError
 from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.schemas import RankingAnswer, Reason, RerankBody, UserBody
+from p4r_qdrant.service.users.store import KnownUser
 
 Result = TypeVar("Result")
 
@@ -120,21 +121,54 @@ class Ranker:
 
     async def _resolve(self, request: _Request) -> None:
         """Fill in what is known of each user."""
-        waiting = []
+        histories: dict[int, Sequence[Interaction]] = {}
+        known = []
         for place, user in enumerate(request.body.users):
             if user.vector is not None:
                 request.users[place] = np.asarray(user.vector, dtype=np.float32)
             elif user.history:
-                waiting.append(place)
-        if waiting:
-            await self._encode(request, waiting)
+                histories[place] = user.interactions()
+            elif user.user_id is not None:
+                known.append(place)
+        if known:
+            histories |= await self._look_up(request, known)
+        if histories:
+            await self._encode(request, histories)
 
-    async def _encode(self, request: _Request, places: Sequence[int]) -> None:
+    async def _look_up(
+        self, request: _Request, places: Sequence[int]
+    ) -> dict[int, Sequence[Interaction]]:
+        """The vectors of known users; returns the histories of those that have none (any more)."""
+        owners = {place: request.body.users[place].user_id or "" for place in places}
+        store = self._backend.users if self._backend.is_open else None
+
+        def work() -> tuple[dict[str, KnownUser], dict[str, Sequence[Interaction]]]:
+            if store is None:
+                raise IndexUnavailableError("the index is not open yet")
+            found = store.known(list(set(owners.values())), self._backend.fingerprint)
+            bare = [user_id for user_id, user in found.items() if user.vector is None]
+            return found, {
+                user_id: [one.record for one in store.recent(user_id)] for user_id in bare
+            }
+
+        try:
+            with self._metrics.stage("user"):
+                found, bare = await self._in_thread(work, request)
+        except _FailedError as error:
+            self._leave(request, places, error.reason)
+            return {}
+        for place, user_id in owners.items():
+            if user_id in found:
+                request.users[place] = found[user_id].vector
+        return {place: bare[user_id] for place, user_id in owners.items() if user_id in bare}
+
+    async def _encode(
+        self, request: _Request, histories: Mapping[int, Sequence[Interaction]]
+    ) -> None:
         """The histories of these users become vectors; where that fails they stay unknown."""
         history = self._settings.history
-        users = [
-            with_texts(request.body.users[place].interactions(), history.length) for place in places
-        ]
+        places = list(histories)
+        users = [with_texts(one, history.length) for one in histories.values()]
         texts = [text for _, wanted in users for text in wanted]
         if not texts:
             return

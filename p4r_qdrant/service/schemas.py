@@ -333,3 +333,89 @@ class ReadyAnswer(_Answer):
     ready: bool
     index: Literal["open", "unavailable"]
     encoder: Literal["ready", "loading", "absent", "failed"]
+
+
+# --- users ------------------------------------------------------------------------------------
+
+
+class InteractionBody(_Body):
+    """Something a user did. The same one twice (user, item, time and words) counts once."""
+
+    item_id: Id
+    timestamp: int = Field(ge=0, le=MAX_TIME, description="Seconds since 1970.")
+    rating: FiniteFloat | None = None
+    title: BoundedText = Field("", description="Of the review.")
+    text: BoundedText = Field("", description="Of the review.")
+
+
+class AcceptedAnswer(_Answer):
+    """What became of an interaction.
+
+    `new` is false where it was known. `encoded`: it counts in the user vector already; else it
+    will once there is an encoder. `aspects`: whether an LLM is to read the review ("queued"),
+    there is none configured here ("no_llm": it is read when there is one), or nothing to read
+    ("none").
+    """
+
+    user_id: str
+    item_id: str
+    timestamp: int
+    new: bool
+    encoded: bool
+    aspects: Literal["queued", "no_llm", "none"]
+
+
+class HistoryAnswer(_Answer):
+    """An interaction that makes up the user vector."""
+
+    item_id: str
+    timestamp: int
+    title: str
+    rating: float | None
+    has_aspects: bool
+    encoded: bool
+
+
+class UserAnswer(_Answer):
+    """What is known of a user: the newest interactions, which the user vector is made of."""
+
+    user_id: str
+    personalized: bool
+    history: list[HistoryAnswer]
+
+
+class ExportedInteraction(_Answer):
+    """One line of an export."""
+
+    item_id: str
+    timestamp: int
+    rating: float | None
+    title: str
+    summary: str
+    review_title: str
+    review_text: str
+    aspects: dict[str, str | None] | None
+
+
+class ErasedAnswer(_Answer):
+    """How many interactions were erased; the worker erases what it made of them, too."""
+
+    user_id: str
+    erased: int
+
+
+class JobAnswer(_Answer):
+    """A job that was given up."""
+
+    kind: str
+    about: str
+    attempts: int
+    problem: str
+
+
+class JobsAnswer(_Answer):
+    """The state of the background work."""
+
+    waiting: int
+    failed: int
+    last_failed: list[JobAnswer]
