@@ -72,6 +72,8 @@ START_PATIENCE_S = 15.0
 """How long an endpoint that has never answered is tried: it is more likely a wrong address."""
 DOWN_AFTER = 3
 """An endpoint is down when so many requests in a row have been given up for want of any answer."""
+NO_ANSWER = "no answer came"
+"""How the problem begins of a request that was given up for want of any answer."""
 BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 SYNC_EVERY_S = 1.0
@@ -691,7 +693,7 @@ class LLM:
             self._unanswered += 1
             reached = self._served or error.heard
             if reached and self._unanswered < DOWN_AFTER:
-                raise _HopelessError(f"no answer came: {error}") from None
+                raise _HopelessError(f"{NO_ANSWER}: {error}") from None
             advice = "all answers are kept" if self._served else "check P4R_LLM__BASE_URL"
             raise self._halt(
                 EndpointDownError(

@@ -14,8 +14,14 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from p4r_qdrant import __version__
 from p4r_qdrant.service import items, problems
 from p4r_qdrant.service.middleware import Requests
-from p4r_qdrant.service.schemas import HealthAnswer, ReadyAnswer, RerankAnswer, RerankBody
-from p4r_qdrant.service.security import Access, reader
+from p4r_qdrant.service.schemas import (
+    HealthAnswer,
+    JobsAnswer,
+    ReadyAnswer,
+    RerankAnswer,
+    RerankBody,
+)
+from p4r_qdrant.service.security import Access, admin, reader
 from p4r_qdrant.service.state import Service, service
 from p4r_qdrant.service.users import routes as users
 
@@ -86,6 +92,31 @@ def _add_rerank(app: FastAPI) -> None:
 
 
 def _add_operations(app: FastAPI) -> None:
+    @app.get(
+        "/v1/jobs",
+        dependencies=[Depends(admin)],
+        tags=["operations"],
+        response_model=JobsAnswer,
+        responses=problems.responses(503),
+    )
+    async def jobs(served: Served) -> dict[str, Any]:
+        """The background work: what waits, and what was given up last, and why."""
+        store = served.backend.users
+        failed = await served.in_thread(lambda: store.failed_jobs(20))
+        counts = await served.in_thread(store.job_counts)
+        return {
+            **counts,
+            "last_failed": [
+                {
+                    "kind": job.kind,
+                    "about": str(job.body.get("item_id", "")),
+                    "attempts": job.attempts,
+                    "problem": job.problem,
+                }
+                for job in failed
+            ],
+        }
+
     @app.get("/healthz", tags=["operations"])
     async def healthz() -> HealthAnswer:
         """Whether the process is alive."""
@@ -121,4 +152,5 @@ def _add_operations(app: FastAPI) -> None:
     )
     async def metrics(served: Served) -> Response:
         """For Prometheus."""
+        await served.measure_jobs()
         return Response(served.metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 
 from p4r_qdrant import texts
 from p4r_qdrant.errors import InputError
@@ -14,13 +16,14 @@ from p4r_qdrant.service import problems
 from p4r_qdrant.service.paths import ItemId
 from p4r_qdrant.service.schemas import (
     DeletedAnswer,
+    ItemBody,
     ItemPersonasAnswer,
     PersonaAnswer,
     PutItemAnswer,
-    ReadyItemBody,
 )
 from p4r_qdrant.service.security import admin, reader
 from p4r_qdrant.service.state import Service, service
+from p4r_qdrant.service.users.store import Job
 
 RESERVED = {*Item.model_fields, *OWN_FIELDS, *FIRST_FIELDS}
 """Names that a caller's own fields cannot have."""
@@ -51,12 +54,16 @@ async def personas(item_id: ItemId, served: Served) -> dict[str, Any]:
     "/{item_id}",
     dependencies=[Depends(admin)],
     response_model=PutItemAnswer,
-    responses=problems.responses(429, 503),
+    responses={
+        **problems.responses(429, 503),
+        202: {"model": PutItemAnswer, "description": "An LLM is to make the personas"},
+    },
 )
-async def put(item_id: ItemId, body: ReadyItemBody, served: Served) -> dict[str, Any]:
+async def put(item_id: ItemId, body: ItemBody, served: Served, response: Response) -> Any:
     """Replace an item's personas; readers see the old ones or the new ones, never none.
 
-    Of two writers at once the later one stays.
+    Of two writers at once the later one stays. Without personas, they are made from metadata and
+    reviews in the background, and until then the item keeps those it has.
     """
     taken = next((name for name in body.fields if name in RESERVED), None)
     if taken is not None:
@@ -64,21 +71,35 @@ async def put(item_id: ItemId, body: ReadyItemBody, served: Served) -> dict[str,
     item = Item(
         item_id=item_id,
         title=body.title,
+        description=body.description,
         categories=body.categories,
         brand=body.brand,
         **body.fields,
     )
-    if body.vectors is None:
-        wanted = [texts.persona_text(one, body.summary) for one in body.personas]
-        vectors: Any = await served.encode(wanted)
-    else:
-        vectors = body.vectors
+    answer = {"item_id": item_id, "personas": len(body.personas or ()), "written": False}
+    if body.personas is None:
+        job = _job(item, body)
+        await served.in_thread(lambda: served.backend.users.enqueue(job))
+        response.status_code = 202
+        return answer | {"reasoning": served.llm_state}
+    personas = body.personas
+    vectors: Any = body.vectors
+    if vectors is None:
+        vectors = await served.encode([texts.persona_text(one, body.summary) for one in personas])
     written = await served.in_thread(
         lambda: served.backend.writer.replace_item(
-            item_id, body.personas, vectors, payload_fields(item, body.summary, body.domain)
+            item_id, personas, vectors, payload_fields(item, body.summary, body.domain)
         )
     )
-    return {"item_id": item_id, "personas": len(body.personas), "written": written}
+    return answer | {"written": written, "reasoning": "none"}
+
+
+def _job(item: Item, body: ItemBody) -> Job:
+    """Another content is another job: what two writers say of an item is done in their order."""
+    reviews = [one.model_dump() | {"item_id": item.item_id} for one in body.reviews]
+    work = {"item_id": item.item_id, "item": item.model_dump(), "reviews": reviews}
+    content = hashlib.blake2b(json.dumps(work, sort_keys=True).encode(), digest_size=8)
+    return Job(f"item {item.item_id} {content.hexdigest()}", "item", body=work)
 
 
 @router.delete(

@@ -50,6 +50,10 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
         )
 
+        self.jobs = Gauge("p4r_jobs", "Background jobs.", ("state",), registry=self.registry)
+        self.llm_tokens = Gauge("p4r_llm_tokens", "Tokens spent.", registry=self.registry)
+        self.llm_cost = Gauge("p4r_llm_cost_usd", "US dollars spent.", registry=self.registry)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure a stage of a rerank."""

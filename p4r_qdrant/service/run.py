@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 
 import uvicorn
@@ -12,15 +13,20 @@ from p4r_qdrant.service import logs
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.security import check_exposure
-from p4r_qdrant.service.state import Service
+from p4r_qdrant.service.state import Background, Service
 from p4r_qdrant.settings import ServiceSettings, Settings
+
+MakeBackground = Callable[[Backend], Background]
 
 DRAIN_S = 20
 """How long requests under way may take when the process is asked to end."""
 
 
-def serve(settings: Settings) -> None:
-    """Serve until a signal ends it. Raises InputError where it cannot begin."""
+def serve(settings: Settings, make_background: MakeBackground | None = None) -> None:
+    """Serve until a signal ends it. Raises InputError where it cannot begin.
+
+    `make_background`: makes what does the jobs inside this process.
+    """
     check_exposure(settings.service)
     listening = _listening(settings.service)
     logs.configure()
@@ -31,7 +37,7 @@ def serve(settings: Settings) -> None:
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         logs.requests.info("listening", extra={"fields": {"address": address}})
         config = uvicorn.Config(
-            create_app(Service(backend)),
+            create_app(Service(backend, make_background(backend) if make_background else None)),
             log_config=None,
             access_log=False,
             server_header=False,

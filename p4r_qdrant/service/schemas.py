@@ -278,13 +278,25 @@ class RerankAnswer(_Answer):
 # --- items ------------------------------------------------------------------------------------
 
 
-class ReadyItemBody(_Body):
-    """An item's personas, and what is stored beside them.
+class ReviewBody(_Body):
+    """A review that personas rest on."""
+
+    user_id: Id
+    rating: FiniteFloat
+    timestamp: int = Field(ge=0, le=MAX_TIME, description="Seconds since 1970.")
+    title: BoundedText = ""
+    text: BoundedText = ""
+
+
+class ItemBody(_Body):
+    """An item: with ready `personas`, or with metadata and `reviews` that an LLM makes them from.
 
     `vectors`: one a persona, by the encoder the index was made with; without, they are encoded.
     """
 
-    personas: list[Persona] = Field(min_length=1, max_length=256)
+    personas: list[Persona] | None = Field(None, min_length=1, max_length=256)
+    reviews: list[ReviewBody] = Field(default_factory=list, max_length=1000)
+    description: BoundedText = ""
     vectors: list[list[FiniteFloat]] | None = Field(None, max_length=256)
     summary: BoundedText = ""
     title: BoundedText = ""
@@ -295,13 +307,26 @@ class ReadyItemBody(_Body):
         default_factory=dict, description="Anything to filter on: price, language, stock ..."
     )
 
+    @model_validator(mode="after")
+    def _check_one(self) -> ItemBody:
+        if self.personas is not None and self.reviews:
+            raise ValueError("give ready personas, or reviews to make them from, not both")
+        if self.personas is None and self.vectors is not None:
+            raise ValueError("vectors are those of personas: give both, or neither")
+        return self
+
 
 class PutItemAnswer(_Answer):
-    """`written` is false where a newer write of the item was there and stays."""
+    """`written` is false where a newer write of the item was there and stays, or has yet to come.
+
+    `reasoning`: whether an LLM is to make the personas ("queued"), there is none configured here
+    ("no_llm": they are made when there is one), or they came with the item ("none").
+    """
 
     item_id: str
     personas: int
     written: bool
+    reasoning: Literal["queued", "no_llm", "none"]
 
 
 class ItemPersonasAnswer(_Answer):
@@ -346,6 +371,14 @@ class InteractionBody(_Body):
     rating: FiniteFloat | None = None
     title: BoundedText = Field("", description="Of the review.")
     text: BoundedText = Field("", description="Of the review.")
+
+    @model_validator(mode="after")
+    def _check_rating(self) -> InteractionBody:
+        if self.rating is None and (self.title or self.text):
+            raise ValueError(
+                "a review comes with a rating: what is said of 1 of 5 is another thing"
+            )
+        return self
 
 
 class AcceptedAnswer(_Answer):

@@ -108,6 +108,7 @@ def test_settling_never_brings_back_what_is_gone_or_changed(store: UserStore) ->
     assert held.aspects == {"purpose": "a gift", "setting": None}
     vector = store.known(["ada"], F)["ada"].vector
     assert vector is not None
+    assert settled.vector is not None
     np.testing.assert_allclose(vector.vector, settled.vector, atol=1e-6)
     store.add(done("a", 1, review_text="changed"))
     assert not store.settle(settled)

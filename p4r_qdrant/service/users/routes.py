@@ -26,7 +26,6 @@ from p4r_qdrant.service.schemas import (
 from p4r_qdrant.service.security import admin
 from p4r_qdrant.service.state import Service, service
 from p4r_qdrant.service.users.store import Job, StoredInteraction
-from p4r_qdrant.settings import OPENAI_HOST, LLMSettings
 
 CLOCKS_DIFFER_S = 300
 """How far ahead of our clock a time stamp may be."""
@@ -59,7 +58,7 @@ async def interact(user_id: UserId, body: InteractionBody, served: Served) -> di
         "timestamp": one.timestamp,
         "new": new,
         "encoded": one.vector is not None,
-        "aspects": _state(served.backend.settings.llm) if reads else "none",
+        "aspects": served.llm_state if reads else "none",
     }
 
 
@@ -154,10 +153,6 @@ async def _encoded(served: Service, one: StoredInteraction) -> StoredInteraction
     except (problems.ProblemError, TimeoutError):
         return replace(one, vector=None, fingerprint="")
     return one.encoded(rows[0], served.backend.fingerprint)
-
-
-def _state(llm: LLMSettings) -> str:
-    return "queued" if llm.api_key or llm.host != OPENAI_HOST else "no_llm"
 
 
 def _some(lines: Iterator[StoredInteraction]) -> list[StoredInteraction]:
