@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -140,6 +140,34 @@ class PersonaReranker:
         if fused:
             self._explain(orders, _least(top, explain))
         return [order.ranking(top) for order in orders]
+
+    def recommend(
+        self,
+        user: User,
+        top: int = 10,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        exclude: Collection[str] = (),
+    ) -> Ranking:
+        """The `top` items of the whole catalogue for a user, best first, each with its persona.
+
+        Found by nearness of personas, so approximately where the index has HNSW links
+        (P4R_INDEX__HNSW), exactly and slowly where it has none. `exclude`: items not to be named,
+        such as those the user has had. Empty for somebody unknown. Raises as `rerank_many` does.
+        """
+        [vector] = self._user_vectors([user])
+        if vector is None:
+            return Ranking((), personalized=False)
+        matches = self.index.nearest_items(
+            _direction(vector, np.zeros(0, np.float32)),
+            top,
+            filter,
+            exclude=exclude,
+            with_vectors=isinstance(vector, UserVector),
+        )
+        nowhere: dict[str, tuple[int, float | None]] = {one.item_id: (0, None) for one in matches}
+        scores = {one.item_id: one.score for one in matches}
+        return _Order(vector, nowhere, matches, scores).ranking(top)
 
     def _explain(self, orders: Sequence[_Order], shown: int | None) -> None:
         """Give the first matches of each order their texts, those of all users in one request."""

@@ -27,6 +27,7 @@ POINTS_A_BATCH = 100_000
 
 _EXACT = grpc.SearchParams(exact=True)
 _NO_PAYLOAD = grpc.WithPayloadSelector(enable=False)
+_ITEM_ID = grpc.WithPayloadSelector(include=grpc.PayloadIncludeSelector(fields=[ITEM_ID]))
 _ALL_PAYLOAD = grpc.WithPayloadSelector(enable=True)
 
 
@@ -87,6 +88,26 @@ def best_points(
                 _collect(result, queries[one][1], best[queries[one][0]])
         pending = again + pending[len(taken) :]
     return best
+
+
+def nearest_points(
+    endpoint: Endpoint, vector: Floats, limit: int, conditions: Sequence[Condition]
+) -> list[tuple[float, str, str]]:
+    """(score, point id, item id) of the points nearest to a user, best first.
+
+    vector: (dim,) float32. Raises grpc.RpcError.
+    """
+    message = grpc.QueryPoints(
+        collection_name=endpoint.collection,
+        query=grpc.Query(nearest=grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist()))),
+        filter=grpc.Filter(must=[condition_message(one) for one in conditions]),
+        limit=limit,
+        with_payload=_ITEM_ID,
+    )
+    return [
+        (point.score, point.id.uuid, point.payload[ITEM_ID].string_value)
+        for point in endpoint.call("Query", message)
+    ]
 
 
 def points(

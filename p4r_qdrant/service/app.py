@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from p4r_qdrant import __version__
-from p4r_qdrant.service import items, problems
+from p4r_qdrant.service import items, problems, recommendations
 from p4r_qdrant.service.middleware import Requests
 from p4r_qdrant.service.schemas import (
     HealthAnswer,
@@ -58,6 +58,7 @@ def create_app(served: Service) -> FastAPI:
     _add_rerank(app)
     app.include_router(items.router)
     app.include_router(users.router)
+    app.include_router(recommendations.router)
     _add_operations(app)
     return app
 

@@ -15,6 +15,7 @@ from p4r_qdrant.service import logs, problems
 from p4r_qdrant.service.metrics import Metrics
 
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -96,13 +97,14 @@ class Requests:
 
     def _tell(self, scope: Scope, status: int, seconds: float, *, crashed: bool) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        self._metrics.requests.labels(route, scope["method"], status).observe(seconds)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._metrics.requests.labels(route, method, status).observe(seconds)
         if route in _QUIET and status < 400:
             return
         state = scope["state"]
         fields = {
             "request_id": state["request_id"],
-            "method": scope["method"],
+            "method": method,
             "route": route,  # never the path: it holds ids
             "status": status,
             "ms": round(1000 * seconds, 2),

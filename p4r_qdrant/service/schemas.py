@@ -452,3 +452,14 @@ class JobsAnswer(_Answer):
     waiting: int
     failed: int
     last_failed: list[JobAnswer]
+
+
+class RecommendationsAnswer(_Answer):
+    """Items for a user from the whole catalogue, best first.
+
+    `personalized` is false, and the list empty, where the user's interactions tell nothing.
+    """
+
+    user_id: str
+    personalized: bool
+    items: list[RankedAnswer]

@@ -26,7 +26,7 @@ from tests.engines import embedded
 from tests.hash_encoder import HashEncoder
 from tests.obliging_llm import obliging
 from tests.scripted_llm import Call, Reply, ScriptedLLM, says
-from tests.serving import AS_ADMIN, DIMENSION, ids, make_index, running, with_service
+from tests.serving import AS_ADMIN, DIMENSION, make_index, running, with_service
 
 REVIEW = "I read about tall ships every winter evening by the stove, and my father did so too."
 
@@ -276,4 +276,3 @@ def test_a_worker_comes_to_an_end(shop: Shop, address: str) -> None:
     assert not thread.is_alive()
     line = json.loads((shop.artifacts / "ledger" / "aspects.jsonl").read_text().splitlines()[0])
     assert line["about"] == {"user_id": "ada", "item_id": "ships"}
-    assert ids({"items": [{"item_id": "x"}]}) == ["x"]

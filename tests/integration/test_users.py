@@ -340,3 +340,38 @@ def test_a_user_of_another_encoder_is_encoded_anew(
         assert encoder.encoded[-1] == "All about roses."
         inline = history("All about roses.")
         assert ids(known) == ids(rerank(address, {"history": inline, "candidates": ALL})[0])
+
+
+def test_recommendations_come_from_the_whole_catalogue_without_what_was_had(address: str) -> None:
+    post(address, "ada", "ships", 10)
+    found = get(address, "/v1/recommendations/ada?top=2").json()
+    assert found["personalized"]
+    assert len(found["items"]) == 2
+    assert "ships" not in ids(found)
+    assert found["items"][0]["score"] >= found["items"][1]["score"]
+    assert found["items"][0]["persona"]["persona_id"].startswith(ids(found)[0])
+    assert found["items"][0]["because"][0]["item_id"] == "ships"
+    everything = get(address, "/v1/recommendations/ada?top=50").json()
+    assert sorted(ids(everything)) == ["cakes", "roses", "trains"]
+    post(address, "ada", "roses", 11)
+    assert sorted(ids(get(address, "/v1/recommendations/ada").json())) == ["cakes", "trains"]
+    filtered = get(address, "/v1/recommendations/ada?filter=%7B%22shelf%22%3A%20%22t%22%7D").json()
+    assert ids(filtered) == ["trains"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("nobody", 404, "not known"),
+        ("ada?top=0", 422, "top"),
+        ("ada?top=x", 422, "top"),
+        ("ada?filter=x", 422, "send a JSON object"),
+        ("ada?filter=%5B%5D", 422, "send a JSON object"),
+        ("ada?filter=%7B%22a%20b%22%3A1%7D", 422, "filter on 'a b'"),
+    ],
+)
+def test_recommendations_that_cannot_be(address: str, path: str, status: int, said: str) -> None:
+    post(address, "ada", "ships", 10)
+    answer = get(address, f"/v1/recommendations/{path}")
+    assert answer.status_code == status
+    assert said in answer.json()["error"]["message"]

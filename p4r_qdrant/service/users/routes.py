@@ -101,10 +101,13 @@ async def read(user_id: UserId, served: Served) -> dict[str, Any]:
 async def export(user_id: UserId, served: Served) -> StreamingResponse:
     """Everything kept of a user, streamed; empty for somebody unknown."""
     lines = served.backend.users.interactions(user_id)
+    first = await served.in_thread(lambda: _some(lines))  # what fails, fails before the answer
 
     async def stream() -> AsyncIterator[bytes]:
-        while some := await asyncio.to_thread(_some, lines):
+        some = first
+        while some:
             yield b"".join(map(_line, some))
+            some = await asyncio.to_thread(_some, lines)
 
     return StreamingResponse(stream(), media_type="application/x-ndjson")
 

@@ -44,8 +44,11 @@ class ServerUsers(UserStore):
         self._client = connect(settings.qdrant)
         self._channel = channel(settings.qdrant)
         self._stub: Any = PointsStub(self._channel)  # type: ignore[no-untyped-call]
-        key = settings.qdrant.api_key
+        # The stub reads for the reranking path: its key, and no longer than a rerank may take.
+        key = settings.service.qdrant_read_key or settings.qdrant.api_key
         self._metadata = (("api-key", key.get_secret_value()),) if key else ()
+        deadline_s = settings.service.deadline_ms / 1000
+        self._read_timeout_s = min(settings.qdrant.timeout_s, deadline_s)
         try:
             with self._translated():
                 self._make(dimension, settings)
@@ -174,7 +177,7 @@ class ServerUsers(UserStore):
         vector: UserVector | None,
         fingerprint: str,
     ) -> None:
-        point_id = _user_id(user_id)
+        point_id = user_point_id(user_id)
         if not recent:
             with self._translated():
                 self._client.delete(self._name, [point_id], wait=True)
@@ -200,7 +203,7 @@ class ServerUsers(UserStore):
 
     def known(self, user_ids: Sequence[str], fingerprint: str) -> dict[str, KnownUser]:
         """See UserStore; one read for all of them."""
-        owner = {_user_id(user_id): user_id for user_id in user_ids}
+        owner = {user_point_id(user_id): user_id for user_id in user_ids}
         message = GetPoints(
             collection_name=self._name,
             ids=[PointId(uuid=one) for one in owner],
@@ -209,7 +212,7 @@ class ServerUsers(UserStore):
         )
         with self._translated():
             points = self._stub.Get(
-                message, timeout=self._settings.timeout_s, metadata=self._metadata
+                message, timeout=self._read_timeout_s, metadata=self._metadata
             ).result
         found = (_known_user(owner[one.id.uuid], one, fingerprint) for one in points)
         return {one.user_id: one for one in found}
@@ -327,7 +330,8 @@ def _interaction_id(one: StoredInteraction) -> str:
     return str(uuid.UUID(one.key))
 
 
-def _user_id(user_id: str) -> str:
+def user_point_id(user_id: str) -> str:
+    """The point that holds a user's vector."""
     return str(uuid.uuid5(_SPACE, f"user {user_id}"))
 
 
