@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import html
 import io
 import json
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from p4r_qdrant.errors import InputError, RecordError, StorageFullError
 from p4r_qdrant.index.base import MAX_CANDIDATES
-from p4r_qdrant.index.payload import CATEGORY, DOMAIN, ITEM_TITLE, OWN_FIELDS, SUMMARY
+from p4r_qdrant.index.payload import payload_fields, plain_text
 from p4r_qdrant.records import (
     Aspects,
     CandidateList,
@@ -49,9 +47,7 @@ CANDIDATES = "candidates.jsonl"
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_TAG = re.compile(r"</?[a-zA-Z!][^<>]{0,200}>")
 _BOM = b"\xef\xbb\xbf"
-_WORD = re.compile(r"\w+")
 
 
 @dataclass
@@ -424,31 +420,3 @@ def read_candidates(path: Path, refusals: Refusals) -> Iterator[CandidateList]:
             )
         else:
             yield record
-
-
-def payload_fields(item: Item | None, summary: str, domain: str) -> dict[str, Any]:
-    """What is stored beside an item's personas: title, category, summary, and its own fields."""
-    fields: dict[str, Any] = {}
-    if item is not None:
-        fields |= item.model_extra or {}
-        fields |= {"categories": [plain_text(one) for one in item.categories], "brand": item.brand}
-        fields[ITEM_TITLE] = plain_text(item.title)
-    fields |= {SUMMARY: plain_text(summary), DOMAIN: domain}
-    if item is not None and item.categories:
-        # The last category is the most specific; a slug can be typed into a dashboard filter.
-        fields[CATEGORY] = slug(item.categories[-1])
-    return {
-        name: value
-        for name, value in fields.items()
-        if name not in OWN_FIELDS and value not in ("", [], None)
-    }
-
-
-def plain_text(value: str) -> str:
-    """Text without HTML tags and entities, white space folded: for people to read."""
-    return " ".join(_TAG.sub(" ", html.unescape(value)).split())
-
-
-def slug(value: str) -> str:
-    """A keyword one can type: lower case, words joined by hyphens."""
-    return "-".join(_WORD.findall(plain_text(value).lower()))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from indexer.arrivals import Arrivals, Reasoned
-from indexer.artifacts import IndexRow, Refusals, parse_line, payload_fields
+from indexer.artifacts import IndexRow, Refusals, parse_line
 from indexer.ledger import Ledger
 from indexer.llm import LLM
 from indexer.publish import index_rows
@@ -35,6 +35,7 @@ from indexer.reasoning.summaries import Summaries
 from p4r_qdrant.encoder import Encoder
 from p4r_qdrant.errors import InputError, RecordError
 from p4r_qdrant.index.base import PersonaIndex
+from p4r_qdrant.index.payload import payload_fields
 from p4r_qdrant.records import Aspects, Item, Review, Summary
 
 MAX_LINE = 16 << 20

@@ -13,8 +13,10 @@ P4RError                        exit code 1: our fault, or the world's
 │   ├── LedgerLockedError       another process writes the ledger (indexer/ledger.py)
 │   ├── LLMRefusedError         the LLM's endpoint takes no such requests (indexer/llm)
 │   ├── BudgetReachedError      the ceiling of cost or tokens is reached (indexer/llm)
-│   └── MissingExtraError       an optional part is not installed
+│   ├── MissingExtraError       an optional part is not installed
+│   └── ServiceRefusedError     the HTTP service refused a request (p4r_qdrant/client.py)
 ├── EndpointDownError           the LLM's endpoint cannot be reached (indexer/llm)
+├── ServiceDownError            the HTTP service does not answer, or cannot now (client.py)
 ├── TrainingError               training went wrong (indexer/training/trainer.py)
 ├── EncoderError                the model or its adapter could not be loaded or changes nothing
 ├── VerificationError           what was published is not what the artifacts hold

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +25,9 @@ from p4r_qdrant.index.versions import Versions, open_versions
 from p4r_qdrant.records import Candidate, Interaction, PersonaMatch, RankedItem, Ranking
 from p4r_qdrant.settings import EncoderSettings, HistorySettings, RerankSettings, Settings
 
-User = Sequence[Interaction] | npt.NDArray[np.floating[Any]] | Sequence[float] | None
-"""A history in any order, a vector (dim,), or None (and []) for somebody unknown."""
+User = UserVector | Sequence[Interaction] | npt.NDArray[np.floating[Any]] | Sequence[float] | None
+"""A history in any order or what became of one, a vector (dim,), or None (and []) for somebody
+unknown."""
 
 Vector = UserVector | npt.NDArray[np.float32]
 
@@ -121,9 +122,12 @@ class PersonaReranker:
         *,
         filter: Mapping[str, Any] | None = None,  # noqa: A002
         explain: int | None = 10,
+        rerank: RerankSettings | None = None,
     ) -> Ranking:
         """Rerank one user's candidates, best first; see `rerank_many`."""
-        return self.rerank_many([user], [candidates], top, filter=filter, explain=explain)[0]
+        return self.rerank_many(
+            [user], [candidates], top, filter=filter, explain=explain, rerank=rerank
+        )[0]
 
     def rerank_many(
         self,
@@ -133,12 +137,14 @@ class PersonaReranker:
         *,
         filter: Mapping[str, Any] | None = None,  # noqa: A002
         explain: int | None = 10,
+        rerank: RerankSettings | None = None,
     ) -> list[Ranking]:
         """Rerank each user's candidates; all users are scored in one call.
 
         `top` cuts each ranking. `filter` (see `index.filters`) keeps only the candidates known
         to match it; one without personas is not. The first `explain` items (None: all) carry
         their persona, and for users given as histories what each interaction contributed.
+        `rerank` fuses otherwise than the reranker's own settings, for this call.
 
         Raises InputError for an empty candidate list, VectorError for a vector that does not
         fit, IndexMismatchError where the encoder is not the index's.
@@ -147,9 +153,10 @@ class PersonaReranker:
             raise InputError(f"{len(users)} users but {len(candidates)} candidate lists")
         if top is not None and top < 1:
             raise InputError(f"top must be at least 1, not {top}")
+        fusion = rerank or self._rerank
         lists = [_distinct(one, position) for position, one in enumerate(candidates)]
         with self._in_use() as serving:
-            return self._rankings(serving, users, lists, top, filter, explain)
+            return self._rankings(serving, users, lists, top, filter, explain, fusion)
 
     def _rankings(
         self,
@@ -159,6 +166,7 @@ class PersonaReranker:
         top: int | None,
         filter: Mapping[str, Any] | None,  # noqa: A002
         explain: int | None,
+        fusion: RerankSettings,
     ) -> list[Ranking]:
         """What `rerank_many` returns, from one index and its encoder."""
         index = serving.index
@@ -171,7 +179,7 @@ class PersonaReranker:
             if vector is not None or filter is not None
         ]
         matches: list[list[PersonaMatch]] = []
-        fused = self._rerank.fusion != "none"
+        fused = fusion.fusion != "none"
         if asked:
             matches = index.best_personas(
                 np.array([_direction(vectors[one], anywhere) for one in asked], dtype=np.float32),
@@ -182,8 +190,12 @@ class PersonaReranker:
             )
         by_user = dict(zip(asked, matches, strict=True))
         orders = [
-            self._ordered(
-                vectors[one], lists[one], by_user.get(one), only_matching=filter is not None
+            _ordered(
+                vectors[one],
+                lists[one],
+                by_user.get(one),
+                fusion,
+                only_matching=filter is not None,
             )
             for one in range(len(users))
         ]
@@ -191,70 +203,45 @@ class PersonaReranker:
             _explain(index, orders, _least(top, explain))
         return [order.ranking(top, index.metadata.fingerprint) for order in orders]
 
-    def _ordered(
+    def recommend(
         self,
-        vector: Vector | None,
-        candidates: list[tuple[str, float | None]],
-        matches: list[PersonaMatch] | None,
+        user: User,
+        top: int = 10,
         *,
-        only_matching: bool,
-    ) -> _Order:
-        """One user's candidates in their final order, by persona scores or fused ones."""
-        generator = {
-            item_id: (place, score) for place, (item_id, score) in enumerate(candidates, start=1)
-        }
-        if only_matching and matches is not None:
-            matches = [one for one in matches if one.score is not None]
-            kept = {one.item_id for one in matches}
-            candidates = [one for one in candidates if one[0] in kept]
-        if vector is None or matches is None:
-            unknown = [PersonaMatch(item_id) for item_id, _ in candidates]
-            return _Order(None, generator, unknown, {})
-        scores = {one.item_id: one.score for one in matches}
-        if self._rerank.fusion != "none":
-            scores = self._fused(scores, candidates)
-            # Without either score the generator's order holds; Python's sort is stable.
-            matches = sorted(matches, key=lambda one: _best_first(scores[one.item_id], one.item_id))
-        return _Order(vector, generator, matches, scores)
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        exclude: Collection[str] = (),
+    ) -> Ranking:
+        """The `top` items of the whole catalogue for a user, best first, each with its persona.
 
-    def _fused(
-        self, personas: Mapping[str, float | None], candidates: list[tuple[str, float | None]]
-    ) -> dict[str, float | None]:
-        """One score from both: weighted min-max, or reciprocal ranks.
-
-        An item without personas is judged by the generator alone: what the generator says of it
-        stands in for the persona part, so that it is neither punished nor preferred.
+        Found by nearness of personas, so approximately where the index has HNSW links
+        (P4R_INDEX__HNSW), exactly and slowly where it has none. `exclude`: items not to be named,
+        such as those the user has had. Empty for somebody unknown. Raises as `rerank_many` does.
         """
-        persona_part: dict[str, float]
-        scored = {item_id: score for item_id, score in personas.items() if score is not None}
-        if self._rerank.fusion == "weighted":
-            missing = next((item_id for item_id, score in candidates if score is None), None)
-            if missing is not None:
-                raise InputError(
-                    f"weighted fusion needs the generator's scores and candidate {missing!r} has "
-                    "none; add them or set P4R_RERANK__FUSION=rrf"
-                )
-            weight = self._rerank.weight
-            generator_part = _min_max({item_id: score or 0.0 for item_id, score in candidates})
-            persona_part = _min_max(scored)
-        else:
-            weight = 0.5
-            constant = self._rerank.rrf_k
-            generator_part = {
-                item_id: 1 / (constant + rank) for rank, (item_id, _) in enumerate(candidates, 1)
-            }
-            order = sorted(scored, key=lambda item_id: _best_first(scored[item_id], item_id))
-            persona_part = {item_id: 1 / (constant + rank) for rank, item_id in enumerate(order, 1)}
-        return {
-            item_id: weight * persona_part.get(item_id, other) + (1 - weight) * other
-            for item_id, other in generator_part.items()
-        }
+        with self._in_use() as serving:
+            fingerprint = serving.index.metadata.fingerprint
+            [vector] = self._user_vectors(serving, [user])
+            if vector is None:
+                return Ranking((), personalized=False, fingerprint=fingerprint)
+            matches = serving.index.nearest_items(
+                _direction(vector, np.zeros(0, np.float32)),
+                top,
+                filter,
+                exclude=exclude,
+                with_vectors=isinstance(vector, UserVector),
+            )
+        nowhere: dict[str, tuple[int, float | None]] = {one.item_id: (0, None) for one in matches}
+        scores = {one.item_id: one.score for one in matches}
+        return _Order(vector, nowhere, matches, scores).ranking(top, fingerprint)
 
     def _user_vectors(self, serving: _Serving, users: Sequence[User]) -> list[Vector | None]:
         """h_u of the histories, given vectors as they are, None for those unknown."""
         vectors: list[Vector | None] = [None] * len(users)
         histories: dict[int, Sequence[Interaction]] = {}
         for position, user in enumerate(users):
+            if isinstance(user, UserVector):
+                check_vectors([user.vector], serving.index.metadata.dimension, f"user {position}")
+                vectors[position] = user
+                continue
             if user is None or len(user) == 0:
                 continue
             if isinstance(user[0], Interaction):
@@ -517,6 +504,69 @@ def _explain(index: PersonaIndex, orders: Sequence[_Order], shown: int | None) -
     for order in asked:
         first = len(order.matches[:shown])
         order.matches[:first] = islice(told, first)
+
+
+def _ordered(
+    vector: Vector | None,
+    candidates: list[tuple[str, float | None]],
+    matches: list[PersonaMatch] | None,
+    fusion: RerankSettings,
+    *,
+    only_matching: bool,
+) -> _Order:
+    """One user's candidates in their final order, by persona scores or fused ones."""
+    generator = {
+        item_id: (place, score) for place, (item_id, score) in enumerate(candidates, start=1)
+    }
+    if only_matching and matches is not None:
+        matches = [one for one in matches if one.score is not None]
+        kept = {one.item_id for one in matches}
+        candidates = [one for one in candidates if one[0] in kept]
+    if vector is None or matches is None:
+        unknown = [PersonaMatch(item_id) for item_id, _ in candidates]
+        return _Order(None, generator, unknown, {})
+    scores = {one.item_id: one.score for one in matches}
+    if fusion.fusion != "none":
+        scores = _fused(scores, candidates, fusion)
+        # Without either score the generator's order holds; Python's sort is stable.
+        matches = sorted(matches, key=lambda one: _best_first(scores[one.item_id], one.item_id))
+    return _Order(vector, generator, matches, scores)
+
+
+def _fused(
+    personas: Mapping[str, float | None],
+    candidates: list[tuple[str, float | None]],
+    fusion: RerankSettings,
+) -> dict[str, float | None]:
+    """One score from both: weighted min-max, or reciprocal ranks.
+
+    An item without personas is judged by the generator alone: what the generator says of it
+    stands in for the persona part, so that it is neither punished nor preferred.
+    """
+    persona_part: dict[str, float]
+    scored = {item_id: score for item_id, score in personas.items() if score is not None}
+    if fusion.fusion == "weighted":
+        missing = next((item_id for item_id, score in candidates if score is None), None)
+        if missing is not None:
+            raise InputError(
+                f"weighted fusion needs the generator's scores and candidate {missing!r} has "
+                "none; add them or set P4R_RERANK__FUSION=rrf"
+            )
+        weight = fusion.weight
+        generator_part = _min_max({item_id: score or 0.0 for item_id, score in candidates})
+        persona_part = _min_max(scored)
+    else:
+        weight = 0.5
+        constant = fusion.rrf_k
+        generator_part = {
+            item_id: 1 / (constant + rank) for rank, (item_id, _) in enumerate(candidates, 1)
+        }
+        order = sorted(scored, key=lambda item_id: _best_first(scored[item_id], item_id))
+        persona_part = {item_id: 1 / (constant + rank) for rank, item_id in enumerate(order, 1)}
+    return {
+        item_id: weight * persona_part.get(item_id, other) + (1 - weight) * other
+        for item_id, other in generator_part.items()
+    }
 
 
 def _distinct(candidates: Sequence[CandidateLike], position: int) -> list[tuple[str, float | None]]:

@@ -332,6 +332,44 @@ class LLMSettings(_Section):
         return self
 
 
+class ServiceSettings(_Section):
+    """`p4r serve`: where it listens, who may ask, and how much at once."""
+
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8000, ge=0, le=65535)
+    """0 takes a free one."""
+    api_key: OptionalSecret = None
+    """May rerank and read the catalogue."""
+    admin_key: OptionalSecret = None
+    """May do everything: write items and users, and read users."""
+    allow_anonymous: bool = False
+    """Ask nobody for a key; on this machine only."""
+    deadline_ms: int = Field(1000, ge=1)
+    """After so long a rerank is answered with the generator's order."""
+    threads: int = Field(8, ge=1, le=256)
+    """Rankings under way at once."""
+    max_waiting: int = Field(256, ge=1)
+    """Rankings that may wait for a thread; one more gets the generator's order at once."""
+    max_body_bytes: int = Field(4 << 20, ge=1024)
+    max_users: int = Field(64, ge=1)
+    """Users of one request."""
+    max_candidates: int = Field(1000, ge=1, le=10_000)
+    """Candidates of one user."""
+    max_history: int = Field(200, ge=1)
+    """Interactions of one inline history."""
+    batch_window_ms: float = Field(3.0, ge=0)
+    """How long an idle encoder waits for more histories to encode together."""
+    max_waiting_texts: int = Field(2000, ge=1)
+    """Texts that may wait for the encoder; beyond, requests get 429 and Retry-After."""
+    qdrant_read_key: OptionalSecret = None
+    """A read-only Qdrant key (or JWT) for the reranking path; without it, P4R_QDRANT__API_KEY."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the service."""
+        return _is_this_machine(self.host)
+
+
 class Settings(BaseSettings):
     """All settings. `Settings.load()` is how to get them."""
 
@@ -352,6 +390,7 @@ class Settings(BaseSettings):
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     rerank: RerankSettings = Field(default_factory=RerankSettings)
     llm: LLMSettings = Field(default_factory=LLMSettings)
+    service: ServiceSettings = Field(default_factory=ServiceSettings)
 
     @classmethod
     def settings_customise_sources(

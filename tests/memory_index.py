@@ -46,6 +46,19 @@ class MemoryIndex(PersonaIndex):
             answer.append(best)
         return answer
 
+    def _nearest_points(
+        self, vector: Floats, limit: int, conditions: list[Condition]
+    ) -> list[tuple[float, str, str]]:
+        found = [
+            (float(vector @ point.vector), point.id, str(point.payload["item_id"]))
+            for point in self.points.values()
+            if all(
+                (point.payload.get(one.field) in one.any_of) is not one.negated
+                for one in conditions
+            )
+        ]
+        return sorted(found, key=lambda one: (-one[0], one[1]))[:limit]
+
     def _points(
         self, point_ids: Sequence[str], with_vectors: bool
     ) -> dict[str, tuple[dict[str, Any], Floats | None]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time
 from typing import Any
 
-from indexer.artifacts import plain_text
+from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.records import clean_text
 
 SECONDS_END = 100_000_000_000

@@ -41,6 +41,7 @@ from indexer.llm.batch import BatchLLM
 from indexer.llm.batch_files import BatchFolder
 from indexer.llm.batch_queue import BatchProgress
 from indexer.llm.errors import (
+    NO_ANSWER,
     BatchesUnderWay,
     BudgetReachedError,
     EndpointDownError,
@@ -51,6 +52,7 @@ from indexer.llm.request import Answer, Request, Requests, Tally, Usage, estimat
 
 __all__ = [
     "LLM",
+    "NO_ANSWER",
     "Answer",
     "BatchFolder",
     "BatchLLM",

@@ -38,6 +38,7 @@ from indexer.llm.batch_files import (
 from indexer.llm.batch_queue import BatchProgress, BatchQueue
 from indexer.llm.dialect import Remark
 from indexer.llm.errors import (
+    NO_ANSWER,
     BatchesUnderWay,
     EndpointDownError,
     HopelessError,
@@ -254,7 +255,7 @@ class _Pass:
             llm._halt(error)
             return None
         except TransientError as error:
-            asking.problems += (f"no answer came: {error}",)
+            asking.problems += (f"{NO_ANSWER}: {error}",)
         except (HopelessError, UnknownParameterError) as error:
             asking.problems += (str(error),)
             hopeless = True

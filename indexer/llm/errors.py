@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from p4r_qdrant.errors import InputError, P4RError
 
+NO_ANSWER = "no answer came"
+"""How the problem begins of a request that was given up for want of any answer."""
+
 
 class LLMRefusedError(InputError):
     """The endpoint will not take such requests at all: wrong key, model, address or no credit."""

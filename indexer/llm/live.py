@@ -21,6 +21,7 @@ from indexer.llm.account import Account
 from indexer.llm.dialect import Dialect, Remark, Speech
 from indexer.llm.endpoint import Endpoint
 from indexer.llm.errors import (
+    NO_ANSWER,
     EndpointDownError,
     HopelessError,
     LLMRefusedError,
@@ -243,7 +244,7 @@ class LLM:
             self._unanswered += 1
             reached = self._served or error.heard
             if reached and self._unanswered < DOWN_AFTER:
-                raise HopelessError(f"no answer came: {error}") from None
+                raise HopelessError(f"{NO_ANSWER}: {error}") from None
             advice = "all answers are kept" if self._served else "check P4R_LLM__BASE_URL"
             raise self._halt(
                 EndpointDownError(

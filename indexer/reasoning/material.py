@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from indexer.artifacts import plain_text
+from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.records import Item
 
 PART_LENGTH = 6000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from dataclasses import fields as fields_of
@@ -418,6 +418,41 @@ class PersonaIndex(ABC):
                 rankings[user] = ranking
         return rankings
 
+    def nearest_items(
+        self,
+        user_vector: npt.ArrayLike,
+        limit: int,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        *,
+        exclude: Collection[str] = (),
+        with_vectors: bool = False,
+    ) -> list[PersonaMatch]:
+        """The items of the whole catalogue whose best persona is nearest to a user.
+
+        user_vector: (dim,). `filter`: see `index.filters`; `exclude`: items that are not wanted.
+        Returns up to `limit` matches with their texts, best first, ties by item id; approximate
+        where the index has HNSW links. Raises VectorError and InputError.
+        """
+        if limit < 1:
+            raise InputError(f"a limit must be at least 1, not {limit}")
+        given: Any = [user_vector]
+        [vector] = check_vectors(given, self.metadata.dimension, "the user")
+        conditions = parse(filter)
+        unwanted = tuple(one for one in dict.fromkeys(exclude) if _is_text(one))
+        if unwanted:
+            conditions.append(Condition(ITEM_ID, unwanted, negated=True))
+        best: dict[str, tuple[float, str]] = {}
+        asked = 2 * limit  # an item may have several personas among the nearest
+        while True:
+            points = self._nearest_points(vector, asked, conditions)
+            for score, point, item_id in points:
+                best.setdefault(item_id, (score, point))
+            if len(best) >= limit or len(points) < asked:
+                break
+            asked *= 4
+        ranked = _ranked(best, list(best))[:limit]
+        return self.explain(ranked, with_vectors=with_vectors)
+
     def explain(
         self, matches: Sequence[PersonaMatch], *, with_vectors: bool = False
     ) -> list[PersonaMatch]:
@@ -471,6 +506,15 @@ class PersonaIndex(ABC):
         """For each user, (score, point id) of each candidate that has personas.
 
         vectors: (n_users, dim) float32, normalised; candidates: distinct, up to 10,000 each.
+        """
+
+    @abstractmethod
+    def _nearest_points(
+        self, vector: Floats, limit: int, conditions: list[Condition]
+    ) -> list[tuple[float, str, str]]:
+        """(score, point id, item id) of the nearest points, best first.
+
+        vector: (dim,) float32, normalised.
         """
 
     @abstractmethod

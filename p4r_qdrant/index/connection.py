@@ -57,7 +57,7 @@ class Connection:
         self._settings = settings
         self._location = location
         self._closed = False
-        self.client = _connect(settings)
+        self.client = connect(settings)
 
     def close(self) -> None:
         """Close the client. Closing twice is fine."""
@@ -111,7 +111,8 @@ class Connection:
         return IndexUnavailableError(f"Qdrant on {url} failed ({code}): {details}")
 
 
-def _connect(settings: QdrantSettings) -> QdrantClient:
+def connect(settings: QdrantSettings) -> QdrantClient:
+    """A client as the settings want it."""
     with warnings.catch_warnings():
         # The settings have already refused a key that would travel unprotected.
         warnings.filterwarnings("ignore", "Api key is used with an insecure connection")

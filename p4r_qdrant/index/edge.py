@@ -312,6 +312,12 @@ class EdgeIndex(PersonaIndex):
             for vector, item_ids in zip(vectors, candidates, strict=True)
         ]
 
+    def _nearest_points(
+        self, vector: Floats, limit: int, conditions: list[Condition]
+    ) -> list[tuple[float, str, str]]:
+        with self._translated():
+            return query.nearest_points(self._shard, vector, limit, conditions)
+
     def _points(
         self, point_ids: Sequence[str], with_vectors: bool
     ) -> dict[str, tuple[dict[str, Any], Floats | None]]:

@@ -51,6 +51,31 @@ def best_points(
     return best
 
 
+def nearest_points(
+    shard: edge.EdgeShard, vector: Floats, limit: int, conditions: list[Condition]
+) -> list[tuple[float, str, str]]:
+    """(score, point id, item id) of the points nearest to a user, best first.
+
+    vector: (dim,) float32.
+    """
+    truths = [one for one in conditions if one.any_of and isinstance(one.any_of[0], bool)]
+    wanted = edge.Filter(must=[condition(one) for one in conditions if one not in truths])
+    asked, most = limit, shard.count(edge.CountRequest(exact=False))
+    while True:
+        request = edge.QueryRequest(
+            limit=asked, query=edge.Query.Nearest(vector.tolist()), filter=wanted, with_payload=True
+        )
+        found = shard.query(request)
+        kept = [
+            (point.score, str(point.id), point.payload[names.ITEM_ID])
+            for point in found
+            if point.payload and all(_is_true_as_asked(point.payload, one) for one in truths)
+        ]
+        if len(kept) >= limit or len(found) < asked or asked > most:
+            return kept[:limit]
+        asked *= 4  # those that are not as true as asked took the places of others
+
+
 def _found(
     shard: edge.EdgeShard,
     vector: Floats,

@@ -7,7 +7,9 @@ One point is one persona. Both engines write what `make_points` returns and read
 from __future__ import annotations
 
 import hashlib
+import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,10 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from p4r_qdrant.errors import PersonaError, VectorError
-from p4r_qdrant.records import Persona, StoredPersona, check_id
+from p4r_qdrant.records import Item, Persona, StoredPersona, check_id
 from p4r_qdrant.texts import plain_rationale
 
 Floats = npt.NDArray[np.float32]
+
+_TAG = re.compile(r"</?[a-zA-Z!][^<>]{0,200}>")
+_WORD = re.compile(r"\w+")
 
 NAME = "name"
 ITEM_TITLE = "item_title"
@@ -155,6 +160,34 @@ def make_points(
         )
         for slot, persona in enumerate(personas)
     ]
+
+
+def payload_fields(item: Item | None, summary: str, domain: str) -> dict[str, Any]:
+    """What is stored beside an item's personas: title, category, summary, and its own fields."""
+    fields: dict[str, Any] = {}
+    if item is not None:
+        fields |= item.model_extra or {}
+        fields |= {"categories": [plain_text(one) for one in item.categories], "brand": item.brand}
+        fields[ITEM_TITLE] = plain_text(item.title)
+    fields |= {SUMMARY: plain_text(summary), DOMAIN: domain}
+    if item is not None and item.categories:
+        # The last category is the most specific; a slug can be typed into a dashboard filter.
+        fields[CATEGORY] = slug(item.categories[-1])
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in OWN_FIELDS and value not in ("", [], None)
+    }
+
+
+def plain_text(value: str) -> str:
+    """Text without HTML tags and entities, white space folded: for people to read."""
+    return " ".join(_TAG.sub(" ", html.unescape(value)).split())
+
+
+def slug(value: str) -> str:
+    """A keyword one can type: lower case, words joined by hyphens."""
+    return "-".join(_WORD.findall(plain_text(value).lower()))
 
 
 def stored_persona(payload: Mapping[str, Any]) -> StoredPersona:

@@ -27,6 +27,7 @@ POINTS_A_BATCH = 100_000
 
 _EXACT = grpc.SearchParams(exact=True)
 _NO_PAYLOAD = grpc.WithPayloadSelector(enable=False)
+_ITEM_ID = grpc.WithPayloadSelector(include=grpc.PayloadIncludeSelector(fields=[ITEM_ID]))
 _ALL_PAYLOAD = grpc.WithPayloadSelector(enable=True)
 
 
@@ -89,6 +90,26 @@ def best_points(
     return best
 
 
+def nearest_points(
+    endpoint: Endpoint, vector: Floats, limit: int, conditions: Sequence[Condition]
+) -> list[tuple[float, str, str]]:
+    """(score, point id, item id) of the points nearest to a user, best first.
+
+    vector: (dim,) float32. Raises grpc.RpcError.
+    """
+    message = grpc.QueryPoints(
+        collection_name=endpoint.collection,
+        query=grpc.Query(nearest=grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist()))),
+        filter=grpc.Filter(must=[condition_message(one) for one in conditions]),
+        limit=limit,
+        with_payload=_ITEM_ID,
+    )
+    return [
+        (point.score, point.id.uuid, point.payload[ITEM_ID].string_value)
+        for point in endpoint.call("Query", message)
+    ]
+
+
 def points(
     endpoint: Endpoint, point_ids: Sequence[str], with_vectors: bool
 ) -> dict[str, tuple[dict[str, Any], Floats | None]]:
@@ -101,7 +122,7 @@ def points(
     )
     return {
         point.id.uuid: (
-            {field: _plain(value) for field, value in point.payload.items()},
+            {field: plain(value) for field, value in point.payload.items()},
             np.array(_vector(point.vectors.vector), dtype=np.float32) if with_vectors else None,
         )
         for point in endpoint.call("Get", message)
@@ -196,15 +217,15 @@ def _collect(
             best[item_id] = (point.score, point_id)
 
 
-def _plain(value: grpc.Value) -> Any:
+def plain(value: grpc.Value) -> Any:
     """A payload value as Python's; qdrant-client's own conversion takes four times as long."""
     if text := value.string_value:  # what nearly all of them are
         return text
     kind = value.WhichOneof("kind")
     if kind == "list_value":
-        return [_plain(one) for one in value.list_value.values]
+        return [plain(one) for one in value.list_value.values]
     if kind == "struct_value":
-        return {field: _plain(one) for field, one in value.struct_value.fields.items()}
+        return {field: plain(one) for field, one in value.struct_value.fields.items()}
     return None if kind in (None, "null_value") else getattr(value, kind)
 
 

@@ -187,6 +187,12 @@ class ServerIndex(PersonaIndex):
                 self._endpoint, vectors, candidates, conditions, per_item=self.max_personas
             )
 
+    def _nearest_points(
+        self, vector: Floats, limit: int, conditions: list[Condition]
+    ) -> list[tuple[float, str, str]]:
+        with self._connection.translated():
+            return query.nearest_points(self._endpoint, vector, limit, conditions)
+
     def _points(
         self, point_ids: Sequence[str], with_vectors: bool
     ) -> dict[str, tuple[dict[str, Any], Floats | None]]:

@@ -555,3 +555,45 @@ def test_an_index_can_be_changed_while_it_is_listed(index: PersonaIndex) -> None
             index.delete_item(item[0].item_id)
             index.replace_item(f"new-{number}", personas("n", 1), rows(number, 1))
     assert listed >= set(catalogue.vectors)
+
+
+# --- the whole catalogue -----------------------------------------------------------------------
+
+
+def test_the_nearest_items_are_those_of_brute_force(index: PersonaIndex) -> None:
+    random = np.random.default_rng(11)
+    vectors = {f"i{n}": random.standard_normal((1 + n % 5, DIMENSION)) for n in range(60)}
+    fields = {item_id: {"even": int(item_id[1:]) % 2 == 0} for item_id in vectors}
+    index.load(Catalogue(vectors, fields).rows())
+    unit = {
+        item_id: own / np.linalg.norm(own, axis=1, keepdims=True)
+        for item_id, own in vectors.items()
+    }
+    user = USER / np.linalg.norm(USER)
+    scores = {item_id: float((own @ user).max()) for item_id, own in unit.items()}
+    order = sorted(scores, key=lambda item_id: -scores[item_id])
+
+    def nearest(limit: int, **more: Any) -> list[str]:
+        found = index.nearest_items(USER, limit, **more)
+        assert all(one.persona is not None and one.persona.item_id == one.item_id for one in found)
+        assert [one.score for one in found] == pytest.approx(
+            [scores[one.item_id] for one in found], abs=1e-5
+        )
+        return [one.item_id for one in found]
+
+    assert nearest(7) == order[:7]
+    assert nearest(1000) == order
+    seen = order[:3]
+    assert nearest(4, exclude=seen) == order[3:7]
+    assert nearest(60, exclude=order) == []
+    even = [one for one in order if int(one[1:]) % 2 == 0]
+    assert nearest(5, filter={"even": True}) == even[:5]
+    assert nearest(5, filter={"even": True}, exclude=even[:2]) == even[2:7]
+
+
+def test_the_nearest_items_of_nothing(index: PersonaIndex) -> None:
+    assert index.nearest_items(USER, 3) == []
+    with pytest.raises(InputError, match="at least 1"):
+        index.nearest_items(USER, 0)
+    with pytest.raises(VectorError):
+        index.nearest_items(USER[:2], 3)

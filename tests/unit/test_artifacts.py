@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from indexer.artifacts import (
     ArtifactFolder,
     Refusals,
-    plain_text,
     read_candidates,
     read_lines,
-    slug,
     written_whole,
 )
 from p4r_qdrant.errors import InputError, RecordError, StorageFullError
 from p4r_qdrant.index.base import MAX_CANDIDATES
+from p4r_qdrant.index.payload import plain_text, slug
 from p4r_qdrant.records import Summary
 
 BOM = b"\xef\xbb\xbf"

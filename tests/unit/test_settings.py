@@ -99,6 +99,21 @@ EVERY: dict[str, tuple[str, Any]] = {
             "PRICE_OUTPUT": ("2.5", 2.5),
         }.items()
     },
+    "P4R_SERVICE__HOST": ("0.0.0.0", "0.0.0.0"),
+    "P4R_SERVICE__PORT": ("9000", 9000),
+    "P4R_SERVICE__API_KEY": (KEY, SecretStr(KEY)),
+    "P4R_SERVICE__ADMIN_KEY": (KEY, SecretStr(KEY)),
+    "P4R_SERVICE__ALLOW_ANONYMOUS": ("true", True),
+    "P4R_SERVICE__DEADLINE_MS": ("250", 250),
+    "P4R_SERVICE__THREADS": ("3", 3),
+    "P4R_SERVICE__MAX_WAITING": ("17", 17),
+    "P4R_SERVICE__MAX_BODY_BYTES": ("65536", 65536),
+    "P4R_SERVICE__MAX_USERS": ("5", 5),
+    "P4R_SERVICE__MAX_CANDIDATES": ("50", 50),
+    "P4R_SERVICE__MAX_HISTORY": ("12", 12),
+    "P4R_SERVICE__BATCH_WINDOW_MS": ("1.5", 1.5),
+    "P4R_SERVICE__MAX_WAITING_TEXTS": ("99", 99),
+    "P4R_SERVICE__QDRANT_READ_KEY": (KEY, SecretStr(KEY)),
 }
 
 

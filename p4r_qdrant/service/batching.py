@@ -1,0 +1,130 @@
+"""Micro-batches: the histories of concurrent requests, encoded together.
+
+One batch is at work at a time, on one thread, for the encoder is one. While it is, what comes
+waits and makes the next batch; an idle encoder waits a few milliseconds for company.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from p4r_qdrant.encoder import Encoder, Floats
+from p4r_qdrant.service.metrics import Metrics
+
+BATCH_CHARACTERS = 50_000
+"""Characters of one batch: a long text must not hold up many short ones."""
+
+
+class BusyError(Exception):
+    """So many texts are waiting that one more would only wait too."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    texts: Sequence[str]
+    done: asyncio.Future[Floats] = field(repr=False)
+    characters: int
+
+
+class Batcher:
+    """Texts of many requests to vectors, batch by batch. Call it on one event loop.
+
+    `encoder` gives the encoder to use now; what it raises, everyone in the batch gets.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[], Encoder],
+        metrics: Metrics,
+        *,
+        window_s: float,
+        max_waiting_texts: int,
+    ) -> None:
+        self._encoder = encoder
+        self._metrics = metrics
+        self._window_s = window_s
+        self._most = max_waiting_texts
+        self._waiting: deque[_Waiting] = deque()
+        self._texts_waiting = 0
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="p4r-encode")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to work; needs a running event loop."""
+        self._task = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """End; who still waits is cancelled."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for one in self._waiting:
+            one.done.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def encode(self, batch: Sequence[str]) -> Floats:
+        """(n, dim) float32, L2-normalised. Raises BusyError, and what the encoder raises."""
+        if self._texts_waiting and self._texts_waiting + len(batch) > self._most:
+            raise BusyError
+        one = _Waiting(batch, asyncio.get_running_loop().create_future(), sum(map(len, batch)))
+        self._waiting.append(one)
+        self._count(len(batch))
+        self._wake.set()
+        return await one.done
+
+    def _count(self, change: int) -> None:
+        self._texts_waiting += change
+        self._metrics.waiting_texts.set(self._texts_waiting)
+
+    async def _work(self) -> None:
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(self._window_s)
+            while self._waiting:
+                await self._encode(self._take())
+            self._wake.clear()
+
+    def _take(self) -> list[_Waiting]:
+        """The next batch: who has waited longest, and whoever fits beside."""
+        taken: list[_Waiting] = []
+        left: deque[_Waiting] = deque()
+        room = BATCH_CHARACTERS
+        for one in self._waiting:
+            if one.done.done():  # its request has given up
+                self._count(-len(one.texts))
+            elif not taken or one.characters <= room:
+                taken.append(one)
+                room -= one.characters
+            else:
+                left.append(one)
+        self._waiting = left
+        return taken
+
+    async def _encode(self, batch: list[_Waiting]) -> None:
+        distinct = {text: row for row, text in enumerate(dict.fromkeys(_all(batch)))}
+        if not distinct:
+            return
+        self._metrics.batch_texts.observe(len(distinct))
+        try:
+            rows = await asyncio.get_running_loop().run_in_executor(
+                self._thread, lambda: self._encoder().encode_texts(list(distinct))
+            )
+        except Exception as error:  # each of them must hear of it
+            for one in batch:
+                if not one.done.done():
+                    one.done.set_exception(error)
+        else:
+            for one in batch:
+                if not one.done.done():
+                    one.done.set_result(rows[[distinct[text] for text in one.texts]])
+        finally:
+            self._count(-sum(len(one.texts) for one in batch))
+
+
+def _all(batch: Sequence[_Waiting]) -> list[str]:
+    return [text for one in batch for text in one.texts]

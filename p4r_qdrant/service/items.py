@@ -1,0 +1,115 @@
+"""`/v1/items`: personas read, replaced without a gap, taken out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+
+from p4r_qdrant import texts
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.payload import FIRST_FIELDS, OWN_FIELDS, payload_fields
+from p4r_qdrant.records import Item
+from p4r_qdrant.service import problems
+from p4r_qdrant.service.paths import ItemId
+from p4r_qdrant.service.schemas import (
+    DeletedAnswer,
+    ItemBody,
+    ItemPersonasAnswer,
+    PersonaAnswer,
+    PutItemAnswer,
+)
+from p4r_qdrant.service.security import admin, reader
+from p4r_qdrant.service.state import Service, service
+from p4r_qdrant.service.users.store import Job
+
+RESERVED = {*Item.model_fields, *OWN_FIELDS, *FIRST_FIELDS}
+"""Names that a caller's own fields cannot have."""
+
+router = APIRouter(prefix="/v1/items", tags=["items"])
+Served = Annotated[Service, Depends(service)]
+
+
+@router.get(
+    "/{item_id}/personas",
+    dependencies=[Depends(reader)],
+    response_model=ItemPersonasAnswer,
+    responses=problems.responses(404, 503),
+)
+async def personas(item_id: ItemId, served: Served) -> dict[str, Any]:
+    """An item's personas."""
+    found = await served.in_thread(lambda: served.backend.writer.get(item_id))
+    if not found:
+        raise problems.ProblemError(404, "unknown_item", f"item {item_id!r} is not in the index")
+    return {
+        "item_id": item_id,
+        "personas": [PersonaAnswer.of(one) for one in found],
+        "fields": found[0].fields,
+    }
+
+
+@router.put(
+    "/{item_id}",
+    dependencies=[Depends(admin)],
+    response_model=PutItemAnswer,
+    responses={
+        **problems.responses(429, 503),
+        202: {"model": PutItemAnswer, "description": "An LLM is to make the personas"},
+    },
+)
+async def put(item_id: ItemId, body: ItemBody, served: Served, response: Response) -> Any:
+    """Replace an item's personas; readers see the old ones or the new ones, never none.
+
+    Of two writers at once the later one stays. Without personas, they are made from metadata and
+    reviews in the background, and until then the item keeps those it has.
+    """
+    taken = next((name for name in body.fields if name in RESERVED), None)
+    if taken is not None:
+        raise InputError(f"fields: {taken!r} has a place of its own; give it another name")
+    item = Item(
+        item_id=item_id,
+        title=body.title,
+        description=body.description,
+        categories=body.categories,
+        brand=body.brand,
+        **body.fields,
+    )
+    answer = {"item_id": item_id, "personas": len(body.personas or ()), "written": False}
+    if body.personas is None:
+        job = _job(item, body)
+        await served.in_thread(lambda: served.backend.users.enqueue(job))
+        response.status_code = 202
+        return answer | {"reasoning": served.llm_state}
+    personas = body.personas
+    vectors: Any = body.vectors
+    if vectors is None:
+        vectors = await served.encode([texts.persona_text(one, body.summary) for one in personas])
+    written = await served.in_thread(
+        lambda: served.backend.writer.replace_item(
+            item_id, personas, vectors, payload_fields(item, body.summary, body.domain)
+        )
+    )
+    return answer | {"written": written, "reasoning": "none"}
+
+
+def _job(item: Item, body: ItemBody) -> Job:
+    """Another content is another job: what two writers say of an item is done in their order."""
+    reviews = [one.model_dump() | {"item_id": item.item_id} for one in body.reviews]
+    work = {"item_id": item.item_id, "item": item.model_dump(), "reviews": reviews}
+    content = hashlib.blake2b(json.dumps(work, sort_keys=True).encode(), digest_size=8)
+    return Job(f"item {item.item_id} {content.hexdigest()}", "item", body=work)
+
+
+@router.delete(
+    "/{item_id}",
+    dependencies=[Depends(admin)],
+    response_model=DeletedAnswer,
+    responses=problems.responses(404, 503),
+)
+async def delete(item_id: ItemId, served: Served) -> dict[str, Any]:
+    """Take an item out of the index."""
+    if not await served.in_thread(lambda: served.backend.writer.delete_item(item_id)):
+        raise problems.ProblemError(404, "unknown_item", f"item {item_id!r} is not in the index")
+    return {"deleted": item_id}

@@ -1,0 +1,68 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25)
+_SLOW_SECONDS = (*_SECONDS, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The counters of one service, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Histogram(
+            "p4r_request_seconds",
+            "From the first byte of a request to the last of its answer.",
+            ("route", "method", "status"),
+            registry=self.registry,
+            buckets=_SLOW_SECONDS,
+        )
+        self.stages = Histogram(
+            "p4r_rerank_seconds",
+            "Stages of a rerank: user (reading known users), encode (with waiting), query, total.",
+            ("stage",),
+            registry=self.registry,
+            buckets=_SLOW_SECONDS,
+        )
+        self.degraded = Counter(
+            "p4r_rerank_degraded",
+            "Rankings in the generator's order because something failed.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.under_way = Gauge(
+            "p4r_rerank_under_way", "Rankings at work or waiting.", registry=self.registry
+        )
+        self.waiting_texts = Gauge(
+            "p4r_encode_waiting_texts", "Texts waiting for the encoder.", registry=self.registry
+        )
+        self.batch_texts = Histogram(
+            "p4r_encode_batch_texts",
+            "Texts of one batch of the encoder.",
+            registry=self.registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+        )
+
+        self.jobs = Gauge("p4r_jobs", "Background jobs.", ("state",), registry=self.registry)
+        self.llm_tokens = Gauge("p4r_llm_tokens", "Tokens spent.", registry=self.registry)
+        self.llm_cost = Gauge("p4r_llm_cost_usd", "US dollars spent.", registry=self.registry)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage of a rerank."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages.labels(name).observe(time.perf_counter() - start)
+
+    def exposition(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self.registry)

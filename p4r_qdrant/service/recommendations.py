@@ -1,0 +1,76 @@
+"""`GET /v1/recommendations/{user}`: the persona index as a candidate generator of its own."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+
+from p4r_qdrant.encoder import UserVector, told, user_vector
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.service import problems
+from p4r_qdrant.service.paths import UserId
+from p4r_qdrant.service.schemas import RankedAnswer, RecommendationsAnswer
+from p4r_qdrant.service.security import reader
+from p4r_qdrant.service.state import Service, service
+
+router = APIRouter(prefix="/v1/recommendations", tags=["reranking"])
+Served = Annotated[Service, Depends(service)]
+Filter = Annotated[
+    str | None, Query(max_length=10_000, description='JSON, as in rerank: {"language": "en"}')
+]
+
+
+@router.get(
+    "/{user_id}",
+    dependencies=[Depends(reader)],
+    response_model=RecommendationsAnswer,
+    responses=problems.responses(404, 429, 503),
+)
+async def recommend(
+    user_id: UserId,
+    served: Served,
+    top: Annotated[int, Query(ge=1, le=1000)] = 10,
+    filter: Filter = None,  # noqa: A002
+) -> dict[str, Any]:
+    """The items whose personas are nearest to a known user, without those the user has had."""
+    wanted = _parsed(filter)
+    vector = await _vector(user_id, served)
+    store = served.backend.users
+
+    def work() -> list[dict[str, Any]]:
+        ranking = served.backend.reranker.recommend(
+            vector, top, filter=wanted, exclude=store.seen(user_id)
+        )
+        return [RankedAnswer.of(item) for item in ranking.items]
+
+    items = await served.in_thread(work)
+    return {"user_id": user_id, "personalized": vector is not None, "items": items}
+
+
+async def _vector(user_id: str, served: Service) -> UserVector | None:
+    """The user vector; None where nothing is told of what the user did. Raises ProblemError."""
+    store, fingerprint = served.backend.users, served.backend.fingerprint
+    found = await served.in_thread(lambda: store.known([user_id], fingerprint))
+    if user_id not in found:
+        raise problems.ProblemError(404, "unknown_user", f"user {user_id!r} is not known")
+    vector = found[user_id].vector
+    if vector is not None:
+        return vector
+    recent = await served.in_thread(lambda: store.recent(user_id))
+    pairs = told([one.record for one in recent], store.length)
+    rows = await served.encode([text for _, text in pairs]) if pairs else None
+    return None if rows is None else user_vector([one for one, _ in pairs], rows, store.decay)
+
+
+def _parsed(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InputError('filter: send a JSON object, such as {"language": "en"}')
+    return value

@@ -1,0 +1,377 @@
+"""Users on both engines: kept, ranked without encoding, exported, erased."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+from p4r_qdrant import Settings
+from p4r_qdrant.service.users.store import Job, StoredInteraction, UserStore, open_store
+from tests.hash_encoder import HashEncoder
+from tests.serving import (
+    AS_ADMIN,
+    AS_READER,
+    CATALOGUE,
+    DIMENSION,
+    history,
+    ids,
+    make_app,
+    make_index,
+    running,
+    with_service,
+)
+
+ALL = list(CATALOGUE)
+ENCODER = HashEncoder(DIMENSION)
+F = ENCODER.fingerprint
+
+
+@pytest.fixture
+def store(index_settings: Settings) -> Iterator[UserStore]:
+    opened = open_store(index_settings, DIMENSION)
+    yield opened
+    opened.close()
+
+
+def done(item_id: str, timestamp: int, *, user_id: str = "ada", **more: Any) -> StoredInteraction:
+    one = StoredInteraction(user_id, item_id, timestamp, summary=f"All about {item_id}.", **more)
+    return one.encoded(ENCODER.encode_texts([one.text])[0], F)
+
+
+def job(one: StoredInteraction) -> Job:
+    return Job(f"aspects {one.key}", "aspects", one.user_id, {"item_id": one.item_id})
+
+
+def test_the_user_vector_is_that_of_the_history(store: UserStore) -> None:
+    for number, item_id in enumerate(["a", "b", "c"]):
+        assert store.add(done(item_id, number))
+    found = store.known(["ada", "nobody"], F)
+    assert list(found) == ["ada"]
+    vector = found["ada"].vector
+    assert vector is not None
+    [expected] = ENCODER.user_vectors(
+        [[done(one, number).record for number, one in enumerate(["a", "b", "c"])]],
+        length=store.length,
+        decay=store.decay,
+    )
+    assert expected is not None
+    np.testing.assert_allclose(vector.vector, expected.vector, atol=1e-6)
+    np.testing.assert_allclose(vector.embeddings, expected.embeddings, atol=1e-6)
+    np.testing.assert_allclose(vector.weights, expected.weights, atol=1e-6)
+    assert [one.item_id for one in vector.interactions] == ["c", "b", "a"]
+
+
+def test_only_the_newest_count_in_whatever_order_they_come(store: UserStore) -> None:
+    for timestamp in [5, 30, 12, 1, 28, 7, 22, 13, 9, 4, 17, 21]:
+        store.add(done(f"i{timestamp}", timestamp))
+    times = [30, 28, 22, 21, 17, 13, 12, 9, 7, 5]
+    assert [one.timestamp for one in store.recent("ada")] == times
+    known = store.known(["ada"], F)["ada"].vector
+    assert known is not None
+    assert [one.timestamp for one in known.interactions] == times
+    assert len(list(store.interactions("ada"))) == 12
+    assert store.seen("ada") == {one.item_id for one in store.interactions("ada")}
+
+
+def test_times_that_are_equal(store: UserStore) -> None:
+    for number in range(15):
+        store.add(done(f"i{number:02}", 7))
+    assert [one.item_id for one in store.recent("ada")] == [f"i{n:02}" for n in range(14, 4, -1)]
+
+
+def test_the_same_twice_is_once_and_other_words_are_newer(store: UserStore) -> None:
+    first = done("a", 1, review_text="fine")
+    assert store.add(first, job(first))
+    assert not store.add(first, job(first))
+    assert store.job_counts() == {"waiting": 1, "failed": 0}
+    assert store.add(done("a", 1, review_text="awful", rating=1.0))
+    [only] = store.interactions("ada")
+    assert (only.review_text, only.rating) == ("awful", 1.0)
+
+
+def test_settling_never_brings_back_what_is_gone_or_changed(store: UserStore) -> None:
+    one = done("a", 1, review_text="fine")
+    store.add(one)
+    settled = StoredInteraction(
+        *(one.user_id, one.item_id, one.timestamp, None, "", one.summary, "", "fine"),
+        aspects={"purpose": "a gift", "setting": None},
+    )
+    settled = settled.encoded(ENCODER.encode_texts([settled.text])[0], F)
+    assert store.settle(settled)
+    held = store.get(one)
+    assert held is not None
+    assert held.aspects == {"purpose": "a gift", "setting": None}
+    vector = store.known(["ada"], F)["ada"].vector
+    assert vector is not None
+    assert settled.vector is not None
+    np.testing.assert_allclose(vector.vector, settled.vector, atol=1e-6)
+    store.add(done("a", 1, review_text="changed"))
+    assert not store.settle(settled)
+    store.erase("ada")
+    assert not store.settle(settled)
+    assert store.get(one) is None
+    assert store.known(["ada"], F) == {}
+
+
+def test_another_encoder_makes_the_vector_unknown(store: UserStore) -> None:
+    store.add(done("a", 1))
+    assert store.known(["ada"], "another")["ada"].vector is None
+    plain = StoredInteraction("bob", "b", 1, summary="not encoded yet")
+    store.add(plain)
+    assert store.known(["bob"], F)["bob"].vector is None
+    assert not store.add(plain.encoded(ENCODER.encode_texts(["b"])[0], F)), "now it is encoded"
+    assert store.known(["bob"], F)["bob"].vector is not None
+
+
+def test_many_writers_of_one_user(store: UserStore) -> None:
+    def write(number: int) -> None:
+        store.add(done(f"i{number}", number))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    known = store.known(["ada"], F)["ada"].vector
+    assert known is not None
+    assert [one.item_id for one in known.interactions] == [f"i{n}" for n in range(7, -1, -1)]
+
+
+def test_jobs_are_tried_again_given_up_and_replaced(store: UserStore) -> None:
+    one = done("a", 1, review_text="fine")
+    store.add(one, job(one))
+    [taken] = store.jobs(10)
+    assert taken == job(one)
+    store.postpone(taken, "no answer", 0.3)
+    assert store.jobs(10) == []
+    time.sleep(0.4)
+    [again] = store.jobs(10)
+    assert (again.attempts, again.problem) == (1, "no answer")
+    store.give_up(again, "no use")
+    assert store.jobs(10) == []
+    assert store.job_counts() == {"waiting": 0, "failed": 1}
+    assert [(job.problem, job.attempts) for job in store.failed_jobs(5)] == [("no use", 2)]
+    store.enqueue(Job("item x", "item", body={"item": {"title": "old"}, "reviews": []}))
+    [old] = store.jobs(10)
+    store.enqueue(Job("item x", "item", body={"item": {"title": "new"}, "reviews": []}))
+    store.finish(old)
+    [new] = store.jobs(10)
+    assert new.body["item"] == {"title": "new"}
+    store.finish(new)
+    assert store.jobs(10) == []
+
+
+def test_erasing_takes_everything_and_reaches_what_waits(store: UserStore) -> None:
+    one, other = done("a", 1, review_text="mine"), done("a", 1, user_id="bob")
+    store.add(one, job(one))
+    store.add(other)
+    reviews = [{"user_id": "ada", "text": "mine"}, {"user_id": "bob", "text": "his"}]
+    store.enqueue(Job("item a", "item", body={"item": {}, "reviews": reviews}))
+    assert store.erase("ada") == 1
+    assert list(store.interactions("ada")) == []
+    assert store.known(["ada", "bob"], F).keys() == {"bob"}
+    waiting = {found.kind: found for found in store.jobs(10)}
+    assert waiting.keys() == {"item", "erase"}
+    assert waiting["item"].body["reviews"] == [{"user_id": "bob", "text": "his"}]
+    assert waiting["erase"].body == {"user_id": "ada"}
+    assert store.erase("ada") == 0
+
+
+def test_what_is_written_outlives_the_store(index_settings: Settings) -> None:
+    one = done("a", 1, review_text="fine")
+    first = open_store(index_settings, DIMENSION)
+    first.add(one, job(one))
+    first.close()
+    second = open_store(index_settings, DIMENSION)
+    assert second.jobs(10) == [job(one)]
+    assert second.known(["ada"], F)["ada"].vector is not None
+    second.close()
+
+
+# --- over HTTP ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoder() -> HashEncoder:
+    return HashEncoder(DIMENSION)
+
+
+@pytest.fixture
+def address(index_settings: Settings, encoder: HashEncoder) -> Iterator[str]:
+    make_index(index_settings)
+    with running(make_app(with_service(index_settings), encoder)) as address:
+        yield address
+
+
+def post(address: str, user_id: str, item_id: str, timestamp: int, **more: Any) -> Any:
+    body = {"item_id": item_id, "timestamp": timestamp, **more}
+    answer = httpx2.post(
+        f"{address}/v1/users/{user_id}/interactions", json=body, headers=AS_ADMIN, timeout=30
+    )
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+def get(address: str, path: str) -> httpx2.Response:
+    return httpx2.get(f"{address}{path}", headers=AS_ADMIN, timeout=30)
+
+
+def rerank(address: str, *users: dict[str, Any]) -> Any:
+    answer = httpx2.post(
+        f"{address}/v1/rerank", json={"users": list(users)}, headers=AS_READER, timeout=30
+    )
+    assert answer.status_code == 200, answer.text
+    return answer.json()["rankings"]
+
+
+def test_a_known_user_is_ranked_without_encoding(address: str, encoder: HashEncoder) -> None:
+    assert post(address, "ada", "ships", 10)["encoded"]
+    post(address, "ada", "roses", 20)
+    encoder.encoded.clear()
+    known, unknown = rerank(
+        address, {"user_id": "ada", "candidates": ALL}, {"user_id": "nobody", "candidates": ALL}
+    )
+    assert encoder.encoded == []
+    assert known["personalized"]
+    assert {one["item_id"] for one in known["items"][0]["because"]} == {"ships", "roses"}
+    assert (unknown["personalized"], unknown["degraded"], ids(unknown)) == (False, False, ALL)
+    inline = [
+        {"item_id": one, "timestamp": at, "summary": f"All about {one}.", "title": one.title()}
+        for one, at in (("ships", 10), ("roses", 20))
+    ]
+    [same] = rerank(address, {"history": inline, "candidates": ALL})
+    for ours, theirs in zip(known["items"], same["items"], strict=True):
+        assert ours["item_id"] == theirs["item_id"]
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+        assert [one["item_id"] for one in ours["because"]] == [
+            one["item_id"] for one in theirs["because"]
+        ]
+
+
+def test_an_interaction_is_answered_for_and_counts_once(address: str) -> None:
+    first = post(address, "ada", "ships", 10, rating=5, text="My review.")
+    assert (first["new"], first["aspects"]) == (True, "no_llm")
+    assert not post(address, "ada", "ships", 10, rating=5, text="My review.")["new"]
+    assert post(address, "ada", "nowhere", 11)["encoded"] is False, "nothing is told of that item"
+    known = get(address, "/v1/users/ada").json()
+    assert [(one["item_id"], one["encoded"]) for one in known["history"]] == [
+        ("nowhere", False),
+        ("ships", True),
+    ]
+    assert rerank(address, {"user_id": "ada", "candidates": ALL})[0]["personalized"]
+    assert get(address, "/v1/users/nobody").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "said"),
+    [
+        (int(time.time()) + 86_400, "lies in the future"),
+        (int(time.time() * 1000), "it looks like milliseconds"),
+        (-1, "greater than or equal to 0"),
+        ("yesterday", "valid integer"),
+        (2**70, "timestamp"),
+    ],
+)
+def test_times_that_cannot_be(address: str, timestamp: Any, said: str) -> None:
+    answer = httpx2.post(
+        f"{address}/v1/users/ada/interactions",
+        json={"item_id": "ships", "timestamp": timestamp},
+        headers=AS_ADMIN,
+    )
+    assert answer.status_code == 422
+    assert said in answer.json()["error"]["message"]
+    assert get(address, "/v1/users/ada").status_code == 404
+
+
+def test_old_interactions_take_their_place_in_time(address: str) -> None:
+    post(address, "ada", "ships", 1_700_000_000)
+    post(address, "ada", "cakes", 0)
+    assert [one["item_id"] for one in get(address, "/v1/users/ada").json()["history"]] == [
+        "ships",
+        "cakes",
+    ]
+
+
+def test_a_user_takes_everything_along_and_leaves(address: str) -> None:
+    path = "/v1/users/a%2Fda%20%F0%9F%98%80"
+    post(address, "a%2Fda%20%F0%9F%98%80", "ships", 10, rating=5, title="Fine", text="I sailed.")
+    lines = get(address, f"{path}/export").text.splitlines()
+    [line] = [json.loads(line) for line in lines]
+    assert (line["item_id"], line["review_text"], line["summary"]) == (
+        "ships",
+        "I sailed.",
+        "All about ships.",
+    )
+    erased = httpx2.delete(f"{address}{path}", headers=AS_ADMIN)
+    assert erased.json() == {"user_id": "a/da 😀", "erased": 1}
+    assert get(address, path).status_code == 404
+    assert get(address, f"{path}/export").text == ""
+    [ranking] = rerank(address, {"user_id": "a/da 😀", "candidates": ALL})
+    assert not ranking["personalized"]
+
+
+def test_users_are_the_admins_business(address: str) -> None:
+    for method, path in [
+        ("POST", "/v1/users/ada/interactions"),
+        ("GET", "/v1/users/ada"),
+        ("GET", "/v1/users/ada/export"),
+        ("DELETE", "/v1/users/ada"),
+    ]:
+        body = {"item_id": "ships", "timestamp": 1} if method == "POST" else None
+        answer = httpx2.request(method, address + path, json=body, headers=AS_READER)
+        assert answer.status_code == 403
+
+
+def test_a_user_of_another_encoder_is_encoded_anew(
+    index_settings: Settings, encoder: HashEncoder
+) -> None:
+    make_index(index_settings)
+    store = open_store(index_settings, DIMENSION)
+    old = StoredInteraction("ada", "roses", 1, title="Roses", summary="All about roses.")
+    store.add(old.encoded(np.ones(DIMENSION, np.float32), "an older encoder"))
+    store.close()
+    with running(make_app(with_service(index_settings), encoder)) as address:
+        [known] = rerank(address, {"user_id": "ada", "candidates": ALL})
+        assert encoder.encoded[-1] == "All about roses."
+        inline = history("All about roses.")
+        assert ids(known) == ids(rerank(address, {"history": inline, "candidates": ALL})[0])
+
+
+def test_recommendations_come_from_the_whole_catalogue_without_what_was_had(address: str) -> None:
+    post(address, "ada", "ships", 10)
+    found = get(address, "/v1/recommendations/ada?top=2").json()
+    assert found["personalized"]
+    assert len(found["items"]) == 2
+    assert "ships" not in ids(found)
+    assert found["items"][0]["score"] >= found["items"][1]["score"]
+    assert found["items"][0]["persona"]["persona_id"].startswith(ids(found)[0])
+    assert found["items"][0]["because"][0]["item_id"] == "ships"
+    everything = get(address, "/v1/recommendations/ada?top=50").json()
+    assert sorted(ids(everything)) == ["cakes", "roses", "trains"]
+    post(address, "ada", "roses", 11)
+    assert sorted(ids(get(address, "/v1/recommendations/ada").json())) == ["cakes", "trains"]
+    filtered = get(address, "/v1/recommendations/ada?filter=%7B%22shelf%22%3A%20%22t%22%7D").json()
+    assert ids(filtered) == ["trains"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("nobody", 404, "not known"),
+        ("ada?top=0", 422, "top"),
+        ("ada?top=x", 422, "top"),
+        ("ada?filter=x", 422, "send a JSON object"),
+        ("ada?filter=%5B%5D", 422, "send a JSON object"),
+        ("ada?filter=%7B%22a%20b%22%3A1%7D", 422, "filter on 'a b'"),
+    ],
+)
+def test_recommendations_that_cannot_be(address: str, path: str, status: int, said: str) -> None:
+    post(address, "ada", "ships", 10)
+    answer = get(address, f"/v1/recommendations/{path}")
+    assert answer.status_code == status
+    assert said in answer.json()["error"]["message"]
