@@ -232,6 +232,7 @@ def main() -> None:
         "throughput": measure_throughput(arguments),
         "resume": measure_resume(arguments),
     }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(results, indent=1) + "\n")
 
 
