@@ -393,12 +393,18 @@ def test_a_section_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
         "http://[2001:db8::1]",
     ],
 )
-def test_a_key_does_not_travel_unencrypted(url: str) -> None:
-    said = complaint(qdrant={"url": url, "api_key": KEY})
+@pytest.mark.parametrize(("section", "name"), [("qdrant", "url"), ("encoder", "base_url")])
+def test_a_key_does_not_travel_unencrypted(section: str, name: str, url: str) -> None:
+    said = complaint(**{section: {name: url, "api_key": KEY}})
     assert "unencrypted" in said
-    assert "P4R_QDRANT__ALLOW_PLAINTEXT_KEY" in said
-    Settings.load(qdrant={"url": url})
-    Settings.load(qdrant={"url": url, "api_key": KEY, "allow_plaintext_key": True})
+    assert f"P4R_{section.upper()}__ALLOW_PLAINTEXT_KEY" in said
+    Settings.load(**{section: {name: url}})
+    Settings.load(**{section: {name: url, "api_key": KEY, "allow_plaintext_key": True}})
+
+
+def test_an_encoder_behind_an_address_takes_no_adapter() -> None:
+    said = complaint(encoder={"base_url": "http://localhost:8080/v1", "adapter": "nightly"})
+    assert "serve it under base_url" in said
     Settings.load(qdrant={"url": url.replace("http", "https"), "api_key": KEY})
 
 
