@@ -400,12 +400,12 @@ def test_a_key_does_not_travel_unencrypted(section: str, name: str, url: str) ->
     assert f"P4R_{section.upper()}__ALLOW_PLAINTEXT_KEY" in said
     Settings.load(**{section: {name: url}})
     Settings.load(**{section: {name: url, "api_key": KEY, "allow_plaintext_key": True}})
+    Settings.load(**{section: {name: url.replace("http", "https"), "api_key": KEY}})
 
 
 def test_an_encoder_behind_an_address_takes_no_adapter() -> None:
     said = complaint(encoder={"base_url": "http://localhost:8080/v1", "adapter": "nightly"})
     assert "serve it under base_url" in said
-    Settings.load(qdrant={"url": url.replace("http", "https"), "api_key": KEY})
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]"])
