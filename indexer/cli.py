@@ -28,7 +28,8 @@ import typer
 from p4r_qdrant.errors import InputError, P4RError
 
 if TYPE_CHECKING:
-    from indexer.artifacts import Refusals
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.publish import Source
     from indexer.reasoning.step import Sources
     from p4r_qdrant.index.base import PersonaIndex
     from p4r_qdrant.settings import Settings
@@ -270,9 +271,8 @@ def publish(
     from contextlib import nullcontext
 
     from indexer import vectors as vector_files
-    from indexer.artifacts import PERSONAS, ArtifactFolder, Refusals
-    from indexer.display import print_dropped, print_published, progress
-    from indexer.publish import publish as publish_artifacts
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.display import print_dropped, print_published
     from p4r_qdrant.encoder import load_encoder
     from p4r_qdrant.index.versions import open_versions
     from p4r_qdrant.settings import Settings
@@ -290,29 +290,43 @@ def publish(
     refusals = Refusals()
     if artifacts is not None:
         folder = ArtifactFolder(artifacts)
-        total = folder.count_lines(PERSONAS)
         with (
             vector_files.opened(vectors, folder, fingerprint)
             if vectors is not None and fingerprint is not None
-            else nullcontext(load_encoder(settings.encoder)) as source,
-            progress() as bar,
+            else nullcontext(load_encoder(settings.encoder)) as source
         ):
-            task = bar.add_task("publishing items", total=total)
-            report = publish_artifacts(
-                folder,
-                source,
-                settings,
-                domain=domain,
-                refusals=refusals,
-                again=again,
-                shrink=shrink,
-                advance=lambda count: bar.advance(task, count),
-            )
-        print_published(report.version, report.location, report)
+            _publish(folder, source, settings, domain, refusals, again=again, shrink=shrink)
     if drop_old:
         with open_versions(settings) as versions:
             print_dropped(*versions.drop_old())
     _exit_for(refusals)
+
+
+def _publish(
+    folder: ArtifactFolder,
+    source: Source,
+    settings: Settings,
+    domain: str,
+    refusals: Refusals,
+    **options: bool,
+) -> None:
+    """Publish an artifact folder, with a progress bar, and say what came of it."""
+    from indexer.artifacts import PERSONAS
+    from indexer.display import print_published, progress
+    from indexer.publish import publish as publish_artifacts
+
+    with progress() as bar:
+        task = bar.add_task("publishing items", total=folder.count_lines(PERSONAS))
+        report = publish_artifacts(
+            folder,
+            source,
+            settings,
+            domain=domain,
+            refusals=refusals,
+            advance=lambda count: bar.advance(task, count),
+            **options,
+        )
+    print_published(report.version, report.location, report)
 
 
 @app.command(
@@ -979,6 +993,10 @@ def train(
     tensorboard: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Log for TensorBoard there.")
     ] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Then do as p4r publish, if reranking got better.")
+    ] = False,
+    domain: Domain = "products",
 ) -> None:
     """Train a LoRA adapter for the encoder on the alignments of an artifact folder.
 
@@ -992,7 +1010,9 @@ def train(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from indexer.artifacts import ArtifactFolder, Refusals
     from indexer.display import print_training
-    from p4r_qdrant.errors import MissingExtraError
+    from p4r_qdrant.encoder import load_encoder
+    from p4r_qdrant.errors import MissingExtraError, VerificationError
+    from p4r_qdrant.index.versions import open_versions
     from p4r_qdrant.settings import Settings
 
     needed = ["sentence_transformers", "peft", "accelerate", "matplotlib"]
@@ -1003,18 +1023,30 @@ def train(
     from indexer.training.progress import TrainingProgress
 
     settings = Settings.load()
-    refusals = Refusals()
+    folder, refusals = ArtifactFolder(artifacts), Refusals()
+    if publish:  # what would keep the adapter from readers is better known before training
+        with open_versions(settings) as versions:
+            versions.check_switch(versions.named(str(output)))
     trained = run.train(
-        ArtifactFolder(artifacts),
+        folder,
         output,
         settings,
         refusals,
         callbacks=[TrainingProgress()],
         tensorboard=tensorboard,
     )
-    if trained is not None:
-        print_training(trained)
-        _exit_for(refusals)
+    if trained is None:  # not the first process of torchrun
+        return
+    print_training(trained)
+    if publish:
+        if not trained.is_better:
+            raise VerificationError(
+                f"the index stays as it is: {output} reranks no better than the untrained "
+                f"encoder; p4r publish --adapter {output} publishes it all the same"
+            )
+        adapted = Settings.load(encoder={"adapter": str(output)})
+        _publish(folder, load_encoder(adapted.encoder), adapted, domain, refusals)
+    _exit_for(refusals)
 
 
 @app.command(

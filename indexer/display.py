@@ -571,8 +571,8 @@ def print_training(trained: Trained) -> None:
         )
     done = "trained on" if trained.fresh else "was trained before on"
     out.print(
-        f"{trained.adapter} {done} {record.examples:,} examples ({record.validation}); serve it "
-        f"with P4R_ENCODER__ADAPTER={trained.adapter}, and make the index again",
+        f"{trained.adapter} {done} {record.examples:,} examples ({record.validation}); readers get "
+        f"it by p4r publish --adapter {trained.adapter}",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -14,8 +14,8 @@ CURVES = "loss.png"
 
 _WHAT_FOR = """\
 It places a user's history near the persona that explains the next choice (Persona4Rec, Eq. 9).
-Serve it with `P4R_ENCODER__ADAPTER` set to this folder. An index that was made without it, or with
-another one, has to be made again."""
+`p4r publish --adapter` with this folder makes a version of the index for it and switches readers to
+both: vectors of another encoder do not go with it."""
 
 _METRICS = """\
 Means over users. `untrained` is the base without the adapter, both with the history settings of

@@ -500,7 +500,7 @@ def test_train_and_tune(
     code, out, err = p4r("train", *options)
     assert code == 0, err
     assert "untrained" in out
-    assert f"P4R_ENCODER__ADAPTER={adapter}" in out
+    assert f"p4r publish --adapter {adapter}" in out
     assert "epoch 1: loss " in err
     assert list(board.rglob("events.out.tfevents.*"))
     assert p4r("train", "--artifacts", str(BOOKSHOP), "--output", adapter)[0] == 0
@@ -511,6 +511,32 @@ def test_train_and_tune(
     assert AdapterRecord.read(Path(adapter)) == record  # as training had picked it
     code, out, err = p4r("tune", "--artifacts", str(BOOKSHOP))
     assert (code, "set P4R_HISTORY__LENGTH=" in out) == (0, True), err
+
+
+def test_train_and_publish(
+    p4r: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("P4R_QDRANT__PATH", str(tmp_path / "index"))
+    chosen = Settings.load()
+    assert p4r("publish", "--artifacts", str(BOOKSHOP))[0] == 0
+    with open_index(chosen) as index:
+        untrained = index.metadata
+    adapter = tmp_path / "adapter"
+    order = ("train", "--artifacts", str(BOOKSHOP), "--output", str(adapter), "--publish")
+    monkeypatch.setattr(run.Trained, "is_better", False)
+    code, _, err = p4r(*order)
+    assert code == 1
+    assert "the index stays as it is" in err
+    with open_index(chosen) as index:
+        assert index.metadata == untrained
+    monkeypatch.setattr(run.Trained, "is_better", True)
+    code, out, err = p4r(*order, "--domain", "books")  # trained before: only published
+    assert code == 0, err
+    assert "24 items written" in out
+    with open_index(chosen) as index:
+        assert index.metadata.adapter == str(adapter)
+        assert index.metadata.fingerprint != untrained.fingerprint
+        assert index.get("salt-orchard")[0].fields["domain"] == "books"
 
 
 def test_refused_alignments_are_told_and_the_rest_is_trained(
