@@ -151,7 +151,9 @@ def compare(encoder: PersonaEncoder, items: list[list[str]], repeat: int) -> dic
     chunk = min(CHUNK * encoder.workers, MOST_ITEMS)
 
     def raw() -> None:
-        encoder._model.encode(longest_last, batch_size=encoder.batch_size, convert_to_numpy=True)
+        encoder.sentence_transformer.encode(
+            longest_last, batch_size=encoder.batch_size, convert_to_numpy=True
+        )
 
     def publish() -> None:
         for some in batches(items, chunk):

@@ -7,7 +7,7 @@ Settings are those of `p4r train`. The users are cut into folds; for each fold a
 is trained without the fold's users, and then measured on
 
 - the alignments of the users left out: reciprocal rank of the aligned persona among all personas
-  of the catalogue, and among those of the chosen item;
+  of the catalogue, among those of items new to the user, and among those of the chosen item;
 - the validation items of all users: NDCG@10 and MRR of reranking the first 20 of item-CF, and all
   items that the user has not interacted with.
 
@@ -157,12 +157,11 @@ class Study:
             (one for one in self.alignments if one.user_id in place),
             key=lambda one: place[one.user_id],
         )
-        among_all, among_own = persona_ranks(encoder, self.catalogue, alignments, history.decay)
+        ranks = persona_ranks(encoder, self.catalogue, alignments, history.decay)
         encoded = self.validation.encoded(encoder, history.length)
         everything = encoded.measure(history.length, history.decay)
         found = {
-            "persona, of all": 1 / among_all,
-            "persona, of its item": 1 / among_own,
+            **{f"persona, of {what}": 1 / of_each for what, of_each in ranks.items()},
             "catalogue NDCG@10": everything.ndcg_of_users,
             "catalogue MRR": 1 / everything.ranks,
         }
@@ -190,21 +189,25 @@ def _of_everything(case: Case, catalogue: Catalogue) -> Case:
 
 def persona_ranks(
     encoder: Encoder, catalogue: Catalogue, alignments: Sequence[Example], decay: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Ranks of the aligned personas, of all and of those of their item: each (n,), from 1."""
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Ranks of the aligned personas from 1, each (n,): of all personas of the catalogue, of those
+    that could be recommended (the user's other items left out), of those of the chosen item."""
     texts = list(dict.fromkeys(text for one in alignments for text in one.texts))
     vectors = dict(zip(texts, encoder.encode_texts(texts), strict=True))
     personas = encoder.encode_texts(catalogue.texts)
-    among_all, among_own = [], []
+    ranks: dict[str, list[int]] = {"all": [], "all new to the user": [], "its item": []}
     for one in alignments:
         stand_ins = [Interaction(str(number), -number) for number in range(len(one.texts))]
         user = user_vector(stand_ins, np.stack([vectors[text] for text in one.texts]), decay)
         assert user is not None
         scores = personas @ user.vector
-        target = scores[one.positives[0]]
-        among_all.append(1 + int((scores > target).sum()))
-        among_own.append(1 + int((scores[list(catalogue.personas_of(one.item))] > target).sum()))
-    return np.array(among_all), np.array(among_own)
+        better = scores > scores[one.positives[0]]
+        ranks["all"].append(1 + int(better.sum()))
+        ranks["its item"].append(1 + int(better[list(catalogue.personas_of(one.item))].sum()))
+        for item in set(one.interacted) - {one.item}:
+            better[list(catalogue.personas_of(item))] = False
+        ranks["all new to the user"].append(1 + int(better.sum()))
+    return {what: np.array(of_each) for what, of_each in ranks.items()}
 
 
 def item_cf(histories: Histories, catalogue: Catalogue) -> dict[str, list[int]]:
