@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from rich.progress import (
@@ -34,6 +35,7 @@ class TrainingProgress(TrainerCallback):
         )
         self._task = self._bar.add_task("")
         self._told: dict[str, float] = {}
+        self._losses: list[float] = []
 
     def on_train_begin(
         self,
@@ -67,6 +69,12 @@ class TrainingProgress(TrainerCallback):
     ) -> None:
         """Show what was logged."""
         self._told |= logs or {}
+        if logs and "loss" in logs:
+            self._losses.append(logs["loss"])
+        ends_epoch = bool(logs and "eval_ndcg" in logs)
+        if ends_epoch and self._losses:
+            self._told["loss"] = fmean(self._losses)
+            self._losses.clear()
         names = {
             "loss": "loss {:.3f}",
             "learning_rate": "rate {:.1e}",
@@ -75,7 +83,7 @@ class TrainingProgress(TrainerCallback):
         }
         told = [form.format(self._told[name]) for name, form in names.items() if name in self._told]
         self._bar.update(self._task, description=", ".join(told))
-        if state.is_world_process_zero and logs and "eval_ndcg" in logs:
+        if state.is_world_process_zero and ends_epoch:
             err.print(f"epoch {state.epoch or 0:g}: {', '.join(told)}", highlight=False)
 
     def on_train_end(

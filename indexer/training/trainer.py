@@ -224,7 +224,8 @@ def training_arguments(
             f"a batch of {training.batch_size} does not divide among {world} processes; set "
             "P4R_TRAINING__BATCH_SIZE to a multiple"
         )
-    steps = math.ceil(examples / training.batch_size) * training.epochs
+    whole = examples // training.batch_size  # what is left over has few negatives: next time
+    steps = max(1, whole) * training.epochs
     half = settings.encoder.dtype
     on_gpu = device == "cuda"
     if tensorboard is not None:
@@ -233,6 +234,7 @@ def training_arguments(
         output_dir=str(folder),
         num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size // world,
+        dataloader_drop_last=whole > 0,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.schedule,
         warmup_steps=int(training.warmup * steps),

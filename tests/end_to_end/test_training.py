@@ -178,6 +178,23 @@ def test_it_learns(model: str, tmp_path: Path) -> None:
     assert found.record.metrics["ndcg"] > found.record.metrics["untrained_ndcg"] + 0.02
 
 
+@pytest.mark.parametrize(("batch_size", "steps"), [(60, 2), (64, 2), (100, 2), (20, 6)])
+def test_what_is_no_whole_batch_waits_for_the_next_epoch(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, steps: int
+) -> None:
+    """A few examples would have hardly any negatives, and the weight of a whole batch."""
+    seen: list[int] = []
+    compute = PersonaTrainer.compute_loss
+
+    def loss(trainer: Any, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+        seen.append(len(inputs["users"]))
+        return compute(trainer, model, inputs, *rest, **named)
+
+    monkeypatch.setattr(PersonaTrainer, "compute_loss", loss)
+    train(tmp_path / "adapter", settings(model, epochs=2, batch_size=batch_size))
+    assert seen == [min(batch_size, 64)] * steps
+
+
 def test_a_head_is_trained_killed_and_served_like_layers(model: str, tmp_path: Path) -> None:
     chosen = {"target_modules": "head", "unjudged": "any", "sibling_weight": 0.5}
     whole = train(tmp_path / "whole", settings(model, **chosen))
