@@ -134,20 +134,25 @@ def written_whole(path: Path) -> Iterator[Callable[[str], None]]:
         return
     if not path.name or path.name == ".." or os.path.isdir(path):  # noqa: PTH112 - never raises
         raise InputError(f"{path} cannot be written: it is a folder; name a file")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    target = Path(os.path.realpath(path))  # a link stays one
+    whole = os.path.isfile(target) or not os.path.exists(target)  # noqa: PTH110, PTH113 - never raise
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished") if whole else target
     try:
         with unfinished.open("w", encoding="utf-8", errors="surrogateescape") as file:
             yield lambda line: print(line, file=file)
             file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+            if whole:  # else it is a device or a pipe, and stays one
+                os.fsync(file.fileno())
+        if whole:
+            unfinished.replace(target)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise StorageFullError(f"no space left to write {path}; nothing was written") from None
         raise InputError(f"{path} cannot be written: {error.strerror}") from None
     finally:
-        with suppress(OSError):  # as a rule it is gone, or never was
-            unfinished.unlink()
+        if whole:
+            with suppress(OSError):  # as a rule it is gone, or never was
+                unfinished.unlink()
 
 
 def rewrite(

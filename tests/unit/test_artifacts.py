@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,22 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(InputError, match="cannot be written: Permission denied"):
         write_and_raise(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_and_a_pipe_stay_what_they_are(tmp_path: Path) -> None:
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "file")
+    with written_whole(link) as put:
+        put("one")
+    assert link.is_symlink()
+    assert (tmp_path / "file").read_text() == "one\n"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as threads:
+        read = threads.submit(pipe.read_text)
+        with written_whole(pipe) as put:
+            put("two")
+        assert read.result(timeout=10) == "two\n"
+    assert pipe.is_fifo()
 
 
 def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
