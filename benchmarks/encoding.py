@@ -112,7 +112,7 @@ def _random_model(name: str, folder: Path) -> None:
     """An XLM-RoBERTa with random weights, and a tokenizer that takes a word for a token or two."""
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
@@ -134,7 +134,7 @@ def _random_model(name: str, folder: Path) -> None:
         mask_token="<mask>",
     ).save_pretrained(folder)
     transformer = Transformer(str(folder), max_seq_length=512)
-    pooling = Pooling(transformer.get_word_embedding_dimension(), pooling_mode="cls")
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="cls")
     SentenceTransformer(modules=[transformer, pooling]).save(str(folder))
 
 
