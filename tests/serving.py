@@ -15,6 +15,7 @@ from p4r_qdrant.encoder import Encoder
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.state import Service
+from p4r_qdrant.service.tracing import Tracing
 from tests.hash_encoder import HashEncoder
 
 DIMENSION = 32
@@ -71,12 +72,14 @@ def with_service(settings: Settings, **own: Any) -> Settings:
     )
 
 
-def make_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
+def make_app(
+    settings: Settings, encoder: Encoder | None = None, tracing: Tracing | None = None
+) -> FastAPI:
     """The application; its index is open and its encoder loaded."""
     backend = Backend(settings, encoder or HashEncoder(DIMENSION))
     if backend.open():
         backend.load_encoder()
-    return create_app(Service(backend))
+    return create_app(Service(backend, tracing=tracing))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from p4r_qdrant.service.schemas import (
 )
 from p4r_qdrant.service.security import Access, admin, reader
 from p4r_qdrant.service.state import Service, service
+from p4r_qdrant.service.tracing import OFF
 from p4r_qdrant.service.users import routes as users
 
 Served = Annotated[Service, Depends(service)]
@@ -44,6 +45,7 @@ def create_app(served: Service) -> FastAPI:
         version=__version__,
         description="Reranks a recommender's candidates by personas, and says why.",
         lifespan=lifespan,
+        telemetry=served.tracing.of_requests if served.tracing else OFF,
     )
     own = served.backend.settings.service
     app.state.service = served
@@ -54,7 +56,12 @@ def create_app(served: Service) -> FastAPI:
         app.add_middleware(
             TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", own.host]
         )
-    app.add_middleware(Requests, metrics=served.metrics, max_body_bytes=own.max_body_bytes)
+    app.add_middleware(
+        Requests,
+        metrics=served.metrics,
+        max_body_bytes=own.max_body_bytes,
+        tracing=served.tracing,
+    )
     _add_rerank(app)
     app.include_router(items.router)
     app.include_router(users.router)
@@ -84,6 +91,8 @@ def _add_rerank(app: FastAPI) -> None:
             "candidates": sum(len(user.candidates) for user in body.users),
             **({"degraded": reasons} if reasons else {}),
         }
+        if served.tracing:
+            served.tracing.tell(request.state.told)
         answer: dict[str, Any] = {
             "rankings": rankings,
             "degraded": bool(reasons),
