@@ -5,17 +5,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from p4r_qdrant import Persona, Settings, open_index
+from p4r_qdrant import Persona, PersonaReranker, Settings, open_index
 from p4r_qdrant.encoder import Encoder
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.state import Service
 from p4r_qdrant.service.tracing import Tracing
+from tests.engines import embedded
 from tests.hash_encoder import HashEncoder
 
 DIMENSION = 32
@@ -99,6 +101,19 @@ def running(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listening.close()
+
+
+@contextmanager
+def in_both_places(folder: Path) -> Iterator[tuple[PersonaReranker, str]]:
+    """The catalogue reranked in this process, and behind the address of a service."""
+    here, there = embedded(folder / "here"), embedded(folder / "there")
+    make_index(here)
+    make_index(there)
+    with (
+        PersonaReranker(open_index(here), HashEncoder(DIMENSION)) as reranker,
+        running(make_app(with_service(there))) as address,
+    ):
+        yield reranker, address
 
 
 def history(*texts: str) -> list[dict[str, Any]]:
