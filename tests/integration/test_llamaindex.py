@@ -9,7 +9,9 @@ import pytest
 
 pytest.importorskip("llama_index.core")
 
+from llama_index.core.llms import MockLLM
 from llama_index.core.postprocessor import SimilarityPostprocessor
+from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from pydantic import ValidationError
 
@@ -157,6 +159,19 @@ def test_retrieval_over_http(client: Client) -> None:
     assert found[0].node.get_content().split("\n")[0] == ids(found)[0].title()
     with pytest.raises(ServiceRefusedError, match="'nobody' is not known"):
         PersonaRetriever(client).retrieve("nobody")
+
+
+def test_a_query_engine_tells_the_llm_why(here: PersonaReranker, client: Client) -> None:
+    engine = RetrieverQueryEngine.from_args(
+        PersonaRetriever(client, user="eve", top=3, text_of=lambda one: f"The book of {one}."),
+        llm=MockLLM(),  # answers with what it was asked
+        node_postprocessors=[PersonaPostprocessor(reranker=here, user=ROSES, top=1)],
+    )
+    answer = engine.query("Which one, and why?")
+    assert ids(answer.source_nodes) == ["roses"]
+    assert "The book of roses." in str(answer)
+    assert "Reader of roses" in str(answer)
+    assert "p4r_score" not in str(answer)
 
 
 # --- asynchronously ----------------------------------------------------------------------------
