@@ -129,6 +129,17 @@ def test_recommendations(spans_of: Any) -> None:
     assert spans["encode"].parent.span_id == stored.context.span_id
 
 
+def test_a_known_user(spans_of: Any) -> None:
+    def ask(client: TestClient) -> None:
+        client.post("/v1/users/w/interactions", json={"item_id": "ships", "timestamp": 1})
+        user = {"user_id": "w", "candidates": ALL}
+        client.post("/v1/rerank", json={"users": [user]})
+
+    spans = spans_of(ask)
+    for stage in ("user", "query"):
+        assert spans[stage].parent.span_id == spans["total"].context.span_id
+
+
 def test_no_id_and_no_text_leaves_with_a_span(
     spans_of: Any, encoder: FailingEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
