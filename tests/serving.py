@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -16,9 +16,11 @@ from p4r_qdrant.encoder import Encoder
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.state import Service
-from p4r_qdrant.service.tracing import Tracing
 from tests.engines import embedded
 from tests.hash_encoder import HashEncoder
+
+if TYPE_CHECKING:
+    from p4r_qdrant.service.tracing import Tracing
 
 DIMENSION = 32
 CATALOGUE = {
@@ -75,7 +77,7 @@ def with_service(settings: Settings, **own: Any) -> Settings:
 
 
 def make_app(
-    settings: Settings, encoder: Encoder | None = None, tracing: Tracing | None = None
+    settings: Settings, encoder: Encoder | None = None, tracing: "Tracing | None" = None
 ) -> FastAPI:
     """The application; its index is open and its encoder loaded."""
     backend = Backend(settings, encoder or HashEncoder(DIMENSION))

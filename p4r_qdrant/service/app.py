@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -23,10 +23,15 @@ from p4r_qdrant.service.schemas import (
 )
 from p4r_qdrant.service.security import Access, admin, reader
 from p4r_qdrant.service.state import Service, service
-from p4r_qdrant.service.tracing import OFF
 from p4r_qdrant.service.users import routes as users
 
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
+
 Served = Annotated[Service, Depends(service)]
+
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+"""FastAPI's own is on by itself; what this service tells is /metrics and its log."""
 
 
 def create_app(served: Service) -> FastAPI:
@@ -45,7 +50,7 @@ def create_app(served: Service) -> FastAPI:
         version=__version__,
         description="Reranks a recommender's candidates by personas, and says why.",
         lifespan=lifespan,
-        telemetry=served.tracing.of_requests if served.tracing else OFF,
+        telemetry=served.tracing.of_requests if served.tracing else NO_TELEMETRY,
     )
     own = served.backend.settings.service
     app.state.service = served

@@ -6,17 +6,21 @@ import logging
 import re
 import secrets
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from p4r_qdrant.service import logs, problems
 from p4r_qdrant.service.metrics import Metrics
-from p4r_qdrant.service.tracing import QUIET, Tracing
+
+if TYPE_CHECKING:
+    from p4r_qdrant.service.tracing import Tracing
 
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds: neither traced nor, where all is well, logged."""
 
 
 class Requests:

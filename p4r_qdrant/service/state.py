@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from fastapi import Request
 
@@ -17,8 +17,10 @@ from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.batching import Batcher, BusyError
 from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.ranking import Ranker
-from p4r_qdrant.service.tracing import Tracing
 from p4r_qdrant.settings import OPENAI_HOST
+
+if TYPE_CHECKING:
+    from p4r_qdrant.service.tracing import Tracing
 
 Result = TypeVar("Result")
 
@@ -51,11 +53,12 @@ class Service:
     ) -> None:
         """`background` does the jobs in this process; without, a worker elsewhere does them.
 
-        `tracing` in place of the one that the settings ask for. Raises as `Tracing` does.
+        `tracing` in place of the one that the settings ask for. Raises MissingExtraError and
+        SettingsError where that one cannot be.
         """
         own = backend.settings.service
         self.backend = backend
-        self.tracing = tracing or (Tracing() if own.tracing else None)
+        self.tracing = tracing or (_tracing() if own.tracing else None)
         self.span = self.tracing.span if self.tracing else nullcontext
         self.metrics = Metrics(self.span)
         self.batcher = Batcher(
@@ -123,6 +126,12 @@ class Service:
                 "too many texts are waiting for the encoder (P4R_SERVICE__MAX_WAITING_TEXTS); "
                 "come again in a second"
             ) from None
+
+
+def _tracing() -> Tracing:
+    from p4r_qdrant.service.tracing import Tracing
+
+    return Tracing()
 
 
 def service(request: Request) -> Service:

@@ -10,28 +10,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from p4r_qdrant import __version__
 from p4r_qdrant.errors import MissingExtraError, SettingsError
+from p4r_qdrant.service.middleware import QUIET
 
-if TYPE_CHECKING:
+try:
     from fastapi.telemetry import TelemetryConfig
-    from opentelemetry.sdk.trace.export import SpanExporter
-
-QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked every few seconds: neither traced nor, where all is well, logged."""
-
-OFF: TelemetryConfig = {
-    "tracing": False,
-    "metrics": False,
-    "logs": False,
-    "operation_spans": False,
-    "auto_configure": False,
-}
-"""FastAPI's own telemetry, which is on by itself; /metrics and the log are this service's."""
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+except ModuleNotFoundError:
+    raise MissingExtraError(
+        "P4R_SERVICE__TRACING needs OpenTelemetry: pip install 'p4r-qdrant[tracing]'"
+    ) from None
 
 CLOSING_S = 3.0
 """How long the end of the process waits for a collector that is not there."""
@@ -49,43 +46,25 @@ class Tracing:
     def __init__(self, exporter: SpanExporter | None = None) -> None:
         """`exporter` in place of OTLP over HTTP to where OTEL_EXPORTER_OTLP_* say.
 
-        Raises MissingExtraError without the SDK, SettingsError where OTEL_* ask for another
-        exporter or protocol.
+        Raises SettingsError where OTEL_* ask for another exporter or protocol.
         """
-        try:
-            from opentelemetry import trace
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        except ModuleNotFoundError:
-            raise MissingExtraError(
-                "P4R_SERVICE__TRACING needs OpenTelemetry: pip install 'p4r-qdrant[tracing]'"
-            ) from None
         _check_environment()
-
-        class WithoutIds(SpanProcessor):
-            """Paths hold ids and queries hold filters: the route is all that is told of them."""
-
-            def on_start(self, span: Span, parent_context: Any = None) -> None:  # noqa: ARG002
-                for name in ("url.path", "url.query"):
-                    if name in (span.attributes or ()):
-                        span.set_attribute(name, "REDACTED")
-
         resource = Resource.create()
-        if str(resource.attributes["service.name"]).startswith("unknown_service"):
-            resource = resource.merge(Resource({"service.name": "p4r"}))
-        self._trace = trace
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(WithoutIds())
+        if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+            resource = resource.merge(Resource({SERVICE_NAME: "p4r"}))
         self._exporter = exporter or OTLPSpanExporter()
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(_WithoutIds())
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("p4r_qdrant", __version__)
         self.of_requests: TelemetryConfig = {
-            **OFF,
-            "tracing": True,
             "tracer_provider": self._provider,
-            "exclude": _is_quiet,
+            "tracing": True,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": lambda scope: scope.get("path") in QUIET,
         }
         """What FastAPI is told."""
 
@@ -99,19 +78,19 @@ class Tracing:
                 yield
             except Exception as error:
                 span.set_attribute("error.type", type(error).__name__)
-                span.set_status(self._trace.StatusCode.ERROR)
+                span.set_status(trace.StatusCode.ERROR)
                 raise
 
     def tell(self, counts: Mapping[str, Any]) -> None:
         """Put `counts` (never texts) on the span of the request."""
-        self._trace.get_current_span().set_attributes(
+        trace.get_current_span().set_attributes(
             {f"p4r.{name}": value for name, value in counts.items()}
         )
 
     @property
     def trace_id(self) -> str:
         """Of the request at work, as hexadecimal digits."""
-        return f"{self._trace.get_current_span().get_span_context().trace_id:032x}"
+        return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
 
     def close(self) -> None:
         """Send what is left; a collector that does not answer is given up after CLOSING_S."""
@@ -121,8 +100,13 @@ class Tracing:
         giving_up.cancel()
 
 
-def _is_quiet(scope: MutableMapping[str, Any]) -> bool:
-    return scope.get("path") in QUIET
+class _WithoutIds(SpanProcessor):
+    """Paths hold ids and queries hold filters: the route is all that is told of them."""
+
+    def on_start(self, span: Span, parent_context: Any = None) -> None:  # noqa: ARG002
+        for name in ("url.path", "url.query"):
+            if name in (span.attributes or ()):
+                span.set_attribute(name, "REDACTED")
 
 
 def _check_environment() -> None:

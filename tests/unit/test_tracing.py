@@ -209,6 +209,7 @@ def test_off_is_off(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_the_sdk(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "p4r_qdrant.service.tracing")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     base = embedded(made)
     assert Service(Backend(with_service(base))).tracing is None
