@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from p4r_qdrant.client import AsyncClient, Client
 from p4r_qdrant.encoder import UserVector
 from p4r_qdrant.errors import InputError
@@ -107,15 +109,15 @@ def user_of(reranker: Reranker, user: Any, query: str | None) -> Any:
 
 
 def item_id_of(metadata: Mapping[str, Any], key: str, place: int) -> str:
-    """The item id in the metadata of the document at `place`; numbers become text."""
+    """The item id in the metadata of the document at `place`; whole numbers become text."""
     value = metadata.get(key)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str) or not value:
-        there = ", ".join(map(repr, sorted(map(str, metadata)))) or "nothing"
+        there = ", ".join(repr(str(one)) for one in metadata) or "nothing"
         raise InputError(
-            f"document {place} names no item: its metadata holds {there}, and the id is expected "
-            f"in {key!r}; name the key that holds it with item_key"
+            f"document {place} names no item: {key!r} in its metadata is {repr(value)[:60]}; put "
+            f"the item's id there, or say with item_key which of its keys has it ({there})"
         )
     return value
 
@@ -179,5 +181,7 @@ def _user_id(user: Any) -> str | None:
 
 def _had(user: Any) -> set[str]:
     """The items of a history."""
-    history = user.interactions if isinstance(user, UserVector) else user or ()
+    if user is None:
+        return set()
+    history = user.interactions if isinstance(user, UserVector) else user
     return {one.item_id for one in history if isinstance(one, Interaction)}

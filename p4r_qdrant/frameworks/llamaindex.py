@@ -93,8 +93,8 @@ class PersonaPostprocessor(BaseNodePostprocessor):
     `PersonaReranker.rerank`.
     """
 
-    reranker: base.Reranker
-    user: Any = None
+    reranker: base.Reranker = Field(exclude=True)
+    user: Any = Field(None, exclude=True)
     top: int | None = Field(None, ge=1)
     filter: dict[str, Any] | None = None
     explain: int = Field(10, ge=0)

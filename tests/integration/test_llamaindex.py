@@ -1,6 +1,7 @@
 """The LlamaIndex adapters with the real library: in this process, and over HTTP."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from typing import Any
@@ -91,9 +92,17 @@ def test_nothing_is_asked_about_nothing() -> None:
     assert PersonaPostprocessor(reranker=nobody).postprocess_nodes([]) == []
 
 
+def test_users_are_not_serialized(client: Client) -> None:
+    saved = PersonaPostprocessor(reranker=client, user=ROSES, top=3).to_json()
+    assert json.loads(saved)["top"] == 3
+    assert "roses" not in saved
+
+
 def test_a_node_without_an_item_id(reranker: Any) -> None:
     given = [*nodes("roses"), NodeWithScore(node=TextNode(text="x"))]
-    with pytest.raises(InputError, match="document 1 names no item: its metadata holds nothing"):
+    with pytest.raises(
+        InputError, match=r"document 1 names no item: 'item_id' .* is None; .*nothing"
+    ):
         PersonaPostprocessor(reranker=reranker, user=ROSES).postprocess_nodes(given)
 
 
