@@ -58,8 +58,12 @@ class Service:
         """
         own = backend.settings.service
         self.backend = backend
-        self.tracing = tracing or (_tracing() if own.tracing else None)
-        self.span = self.tracing.span if self.tracing else nullcontext
+        if tracing is None and own.tracing:
+            from p4r_qdrant.service.tracing import Tracing
+
+            tracing = Tracing()
+        self.tracing = tracing
+        self.span = tracing.span if tracing else nullcontext
         self.metrics = Metrics(self.span)
         self.batcher = Batcher(
             backend.encoder,
@@ -126,12 +130,6 @@ class Service:
                 "too many texts are waiting for the encoder (P4R_SERVICE__MAX_WAITING_TEXTS); "
                 "come again in a second"
             ) from None
-
-
-def _tracing() -> Tracing:
-    from p4r_qdrant.service.tracing import Tracing
-
-    return Tracing()
 
 
 def service(request: Request) -> Service:

@@ -63,9 +63,12 @@ def test_spans_reach_a_collector_before_the_process_ends(tmp_path: Path) -> None
         address = address_of(process)
         wait_until(lambda: httpx2.get(f"{address}/readyz", timeout=30).status_code == 200)
         rerank(address, history=history("roses"))
+        unreadable = {"traceparent": "my secret", "tracestate": "=secret", "baggage": "u=my secret"}
+        assert httpx2.get(f"{address}/v1/items/x/personas", headers=unreadable).status_code == 401
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == -signal.SIGTERM, errors
+    assert "secret" not in errors
     assert {tenant for tenant, _ in sent} == {"shop"}
     resources = [one for _, request in sent for one in request.resource_spans]
     [named] = {
@@ -76,7 +79,8 @@ def test_spans_reach_a_collector_before_the_process_ends(tmp_path: Path) -> None
     }
     assert named == "shop-reranker"
     spans = [span.name for one in resources for scope in one.scope_spans for span in scope.spans]
-    assert sorted(spans) == ["POST /v1/rerank", "encode", "query", "total"]
+    asked = ["GET /v1/items/{item_id}/personas", "POST /v1/rerank"]
+    assert sorted(spans) == [*asked, "encode", "query", "total"]
 
 
 def test_a_collector_that_is_not_there_harms_nobody(tmp_path: Path) -> None:
