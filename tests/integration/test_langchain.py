@@ -209,7 +209,7 @@ def test_retrieval_in_this_process(here: PersonaReranker) -> None:
     assert ids(shelf) == ["trains"]
 
 
-def test_retrieval_over_http(client: Client) -> None:
+def test_retrieval_over_http(client: Client, here: PersonaReranker) -> None:
     found = PersonaRetriever(reranker=client, top=2).invoke("eve")
     assert len(found) == 2
     assert "ships" not in ids(found)
@@ -218,6 +218,10 @@ def test_retrieval_over_http(client: Client) -> None:
     assert ids(PersonaRetriever(reranker=client, user="eve", top=2).invoke("?")) == ids(found)
     with pytest.raises(ServiceRefusedError, match="'nobody' is not known"):
         PersonaRetriever(reranker=client).invoke("nobody")
+    instead = PersonaRetriever(reranker=here, user=ROSES, top=1)
+    assert ids(PersonaRetriever(reranker=client).with_fallbacks([instead]).invoke("nobody")) == [
+        "roses"
+    ]
     with pytest.raises(InputError, match="give a user's id, or retrieve with a PersonaReranker"):
         PersonaRetriever(reranker=client, user=ROSES).invoke("?")
 
