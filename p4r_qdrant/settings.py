@@ -363,6 +363,8 @@ class ServiceSettings(_Section):
     """Texts that may wait for the encoder; beyond, requests get 429 and Retry-After."""
     qdrant_read_key: OptionalSecret = None
     """A read-only Qdrant key (or JWT) for the reranking path; without it, P4R_QDRANT__API_KEY."""
+    tracing: bool = False
+    """OpenTelemetry spans, sent where OTEL_EXPORTER_OTLP_ENDPOINT says."""
 
     @property
     def is_local(self) -> bool:

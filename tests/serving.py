@@ -5,17 +5,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from p4r_qdrant import Persona, Settings, open_index
+from p4r_qdrant import Persona, PersonaReranker, Settings, open_index
 from p4r_qdrant.encoder import Encoder
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.state import Service
+from tests.engines import embedded
 from tests.hash_encoder import HashEncoder
+
+if TYPE_CHECKING:
+    from p4r_qdrant.service.tracing import Tracing
 
 DIMENSION = 32
 CATALOGUE = {
@@ -71,12 +76,14 @@ def with_service(settings: Settings, **own: Any) -> Settings:
     )
 
 
-def make_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
+def make_app(
+    settings: Settings, encoder: Encoder | None = None, tracing: "Tracing | None" = None
+) -> FastAPI:
     """The application; its index is open and its encoder loaded."""
     backend = Backend(settings, encoder or HashEncoder(DIMENSION))
     if backend.open():
         backend.load_encoder()
-    return create_app(Service(backend))
+    return create_app(Service(backend, tracing=tracing))
 
 
 @contextmanager
@@ -96,6 +103,19 @@ def running(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listening.close()
+
+
+@contextmanager
+def in_both_places(folder: Path) -> Iterator[tuple[PersonaReranker, str]]:
+    """The catalogue reranked in this process, and behind the address of a service."""
+    here, there = embedded(folder / "here"), embedded(folder / "there")
+    make_index(here)
+    make_index(there)
+    with (
+        PersonaReranker(open_index(here), HashEncoder(DIMENSION)) as reranker,
+        running(make_app(with_service(there))) as address,
+    ):
+        yield reranker, address
 
 
 def history(*texts: str) -> list[dict[str, Any]]:

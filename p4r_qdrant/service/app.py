@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -25,7 +25,13 @@ from p4r_qdrant.service.security import Access, admin, reader
 from p4r_qdrant.service.state import Service, service
 from p4r_qdrant.service.users import routes as users
 
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
+
 Served = Annotated[Service, Depends(service)]
+
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+"""FastAPI's own is on by itself; what this service tells is /metrics and its log."""
 
 
 def create_app(served: Service) -> FastAPI:
@@ -44,6 +50,7 @@ def create_app(served: Service) -> FastAPI:
         version=__version__,
         description="Reranks a recommender's candidates by personas, and says why.",
         lifespan=lifespan,
+        telemetry=served.tracing.of_requests if served.tracing else NO_TELEMETRY,
     )
     own = served.backend.settings.service
     app.state.service = served
@@ -54,7 +61,12 @@ def create_app(served: Service) -> FastAPI:
         app.add_middleware(
             TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", own.host]
         )
-    app.add_middleware(Requests, metrics=served.metrics, max_body_bytes=own.max_body_bytes)
+    app.add_middleware(
+        Requests,
+        metrics=served.metrics,
+        max_body_bytes=own.max_body_bytes,
+        tracing=served.tracing,
+    )
     _add_rerank(app)
     app.include_router(items.router)
     app.include_router(users.router)
@@ -84,6 +96,8 @@ def _add_rerank(app: FastAPI) -> None:
             "candidates": sum(len(user.candidates) for user in body.users),
             **({"degraded": reasons} if reasons else {}),
         }
+        if served.tracing:
+            served.tracing.tell(request.state.told)
         answer: dict[str, Any] = {
             "rankings": rankings,
             "degraded": bool(reasons),

@@ -43,3 +43,5 @@ def configure() -> None:
     # They log what is asked of whom: addresses with ids in them.
     for chatty in ("httpx", "httpx2", "httpcore", "sentence_transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    for quoting in ("opentelemetry.trace", "opentelemetry.baggage"):  # headers they cannot read
+        logging.getLogger(quoting).setLevel(logging.ERROR)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -15,7 +15,9 @@ _SLOW_SECONDS = (*_SECONDS, 0.5, 1.0, 2.5, 5.0, 10.0)
 class Metrics:
     """The counters of one service, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, span: Callable[[str], AbstractContextManager[object]] = nullcontext) -> None:
+        """`span` traces a stage by its name."""
+        self._span = span
         self.registry = CollectorRegistry()
         self.requests = Histogram(
             "p4r_request_seconds",
@@ -56,10 +58,11 @@ class Metrics:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure a stage of a rerank."""
+        """Measure a stage of a rerank, and trace it."""
         start = time.perf_counter()
         try:
-            yield
+            with self._span(name):
+                yield
         finally:
             self.stages.labels(name).observe(time.perf_counter() - start)
 

@@ -6,7 +6,7 @@ import logging
 import re
 import secrets
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,9 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from p4r_qdrant.service import logs, problems
 from p4r_qdrant.service.metrics import Metrics
 
+if TYPE_CHECKING:
+    from p4r_qdrant.service.tracing import Tracing
+
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds: neither traced nor, where all is well, logged."""
 
 
 class Requests:
@@ -26,8 +30,11 @@ class Requests:
     route decodes it.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, max_body_bytes: int, tracing: Tracing | None = None
+    ) -> None:
         self._app = app
+        self._tracing = tracing
         self._metrics = metrics
         self._most = max_body_bytes
 
@@ -99,7 +106,7 @@ class Requests:
         route = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(route, method, status).observe(seconds)
-        if route in _QUIET and status < 400:
+        if route in QUIET and status < 400:
             return
         state = scope["state"]
         fields = {
@@ -110,6 +117,8 @@ class Requests:
             "ms": round(1000 * seconds, 2),
             **state.get("told", {}),
         }
+        if self._tracing and route not in QUIET:
+            fields["trace_id"] = self._tracing.trace_id
         if "problem" in state:
             fields["problem"] = state["problem"]
         level = logging.ERROR if status >= 500 else logging.INFO

@@ -45,7 +45,8 @@ async def recommend(
         )
         return [RankedAnswer.of(item) for item in ranking.items]
 
-    items = await served.in_thread(work)
+    with served.span("query"):
+        items = await served.in_thread(work)
     return {"user_id": user_id, "personalized": vector is not None, "items": items}
 
 

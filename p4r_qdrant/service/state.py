@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import Literal, Protocol, TypeVar
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from fastapi import Request
 
@@ -18,6 +18,9 @@ from p4r_qdrant.service.batching import Batcher, BusyError
 from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.ranking import Ranker
 from p4r_qdrant.settings import OPENAI_HOST
+
+if TYPE_CHECKING:
+    from p4r_qdrant.service.tracing import Tracing
 
 Result = TypeVar("Result")
 
@@ -41,11 +44,27 @@ class Background(Protocol):
 class Service:
     """The parts, wired; `start` and `close` belong to the event loop that serves."""
 
-    def __init__(self, backend: Backend, background: Background | None = None) -> None:
-        """`background` does the jobs in this process; without, a worker elsewhere does them."""
+    def __init__(
+        self,
+        backend: Backend,
+        background: Background | None = None,
+        *,
+        tracing: Tracing | None = None,
+    ) -> None:
+        """`background` does the jobs in this process; without, a worker elsewhere does them.
+
+        `tracing` in place of the one that the settings ask for. Raises MissingExtraError and
+        SettingsError where that one cannot be.
+        """
         own = backend.settings.service
         self.backend = backend
-        self.metrics = Metrics()
+        if tracing is None and own.tracing:
+            from p4r_qdrant.service.tracing import Tracing
+
+            tracing = Tracing()
+        self.tracing = tracing
+        self.span = tracing.span if tracing else nullcontext
+        self.metrics = Metrics(self.span)
         self.batcher = Batcher(
             backend.encoder,
             self.metrics,
@@ -75,6 +94,8 @@ class Service:
         await asyncio.to_thread(self.ranker.close)
         await asyncio.to_thread(self._threads.shutdown)
         await asyncio.to_thread(self.backend.close)
+        if self.tracing:
+            await asyncio.to_thread(self.tracing.close)
 
     @property
     def llm_state(self) -> Literal["queued", "no_llm"]:
@@ -102,7 +123,8 @@ class Service:
         if self.backend.encoder_state != "ready":
             raise problems.unavailable("there is no encoder now: send vectors, or come again")
         try:
-            return await self.batcher.encode(texts)
+            with self.span("encode"):
+                return await self.batcher.encode(texts)
         except BusyError:
             raise problems.busy(
                 "too many texts are waiting for the encoder (P4R_SERVICE__MAX_WAITING_TEXTS); "

@@ -1,4 +1,4 @@
-"""A Qdrant process of one's own, for tests that kill, restart or starve the server."""
+"""A Qdrant process of one's own; and one catalogue in this process and behind a service."""
 
 import os
 import shutil
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from p4r_qdrant import PersonaIndex, Settings
+from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
+from p4r_qdrant.client import Client
 from tests.conftest import not_run
 from tests.engines import embedded, on_server, opened
 from tests.qdrant_process import PrivateQdrant, binary
@@ -88,3 +89,37 @@ def full_disk(folder: Path, megabytes: int) -> Iterator[Disk]:
         yield Disk(folder)
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+# --- one catalogue in two places, for the adapters ---------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PersonaReranker, str]]:
+    """It reranked in this process, and the address of a service."""
+    from tests.serving import in_both_places
+
+    with in_both_places(tmp_path_factory.mktemp("places")) as places:
+        yield places
+
+
+@pytest.fixture
+def here(places: tuple[PersonaReranker, str]) -> PersonaReranker:
+    return places[0]
+
+
+@pytest.fixture
+def client(places: tuple[PersonaReranker, str]) -> Iterator[Client]:
+    """The service knows eve, who has had the ships."""
+    from tests.serving import ADMIN
+
+    with Client(places[1], key=ADMIN) as client:
+        client.interact("eve", "ships", 5)
+        yield client
+
+
+@pytest.fixture(params=["in process", "over http"])
+def reranker(
+    request: pytest.FixtureRequest, here: PersonaReranker, client: Client
+) -> PersonaReranker | Client:
+    return here if request.param == "in process" else client

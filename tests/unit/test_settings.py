@@ -114,6 +114,7 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_SERVICE__BATCH_WINDOW_MS": ("1.5", 1.5),
     "P4R_SERVICE__MAX_WAITING_TEXTS": ("99", 99),
     "P4R_SERVICE__QDRANT_READ_KEY": (KEY, SecretStr(KEY)),
+    "P4R_SERVICE__TRACING": ("true", True),
 }
 
 

@@ -1,0 +1,1 @@
+"""Adapters for frameworks, each with an extra of its own: `langchain`, `llamaindex`."""

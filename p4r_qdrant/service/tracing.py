@@ -1,0 +1,120 @@
+"""OpenTelemetry traces, where P4R_SERVICE__TRACING asks for them.
+
+The span of a request is FastAPI's own; under it are those of its stages. Where spans are sent,
+under which name and how many of them, the OpenTelemetry variables say: OTEL_EXPORTER_OTLP_*,
+OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_* ... An incoming
+traceparent is the parent of the request's span. No span holds an id, a filter or a text.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from p4r_qdrant import __version__
+from p4r_qdrant.errors import MissingExtraError, SettingsError
+from p4r_qdrant.service.middleware import QUIET
+
+try:
+    from fastapi.telemetry import TelemetryConfig
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+except ModuleNotFoundError:
+    raise MissingExtraError(
+        "P4R_SERVICE__TRACING needs OpenTelemetry: pip install 'p4r-qdrant[tracing]'"
+    ) from None
+
+CLOSING_S = 3.0
+"""How long the end of the process waits for a collector that is not there."""
+
+_WHAT_IS_SENT = {
+    "OTEL_TRACES_EXPORTER": "otlp",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+}
+
+
+class Tracing:
+    """The spans of one service, and where they are sent."""
+
+    def __init__(self, exporter: SpanExporter | None = None) -> None:
+        """`exporter` in place of OTLP over HTTP to where OTEL_EXPORTER_OTLP_* say.
+
+        Raises SettingsError where OTEL_* ask for another exporter or protocol.
+        """
+        _check_environment()
+        resource = Resource.create()
+        if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+            resource = resource.merge(Resource({SERVICE_NAME: "p4r"}))
+        self._exporter = exporter or OTLPSpanExporter()
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(_WithoutIds())
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        self._tracer = self._provider.get_tracer("p4r_qdrant", __version__)
+        self.of_requests: TelemetryConfig = {
+            "tracer_provider": self._provider,
+            "tracing": True,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": lambda scope: scope.get("path") in QUIET,
+        }
+        """What FastAPI is told."""
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """A part of the request; of an error only its kind is told, for its words quote texts."""
+        with self._tracer.start_as_current_span(
+            name, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield
+            except Exception as error:
+                span.set_attribute("error.type", type(error).__name__)
+                span.set_status(trace.StatusCode.ERROR)
+                raise
+
+    def tell(self, counts: Mapping[str, Any]) -> None:
+        """Put `counts` (never texts) on the span of the request."""
+        trace.get_current_span().set_attributes(
+            {f"p4r.{name}": value for name, value in counts.items()}
+        )
+
+    @property
+    def trace_id(self) -> str:
+        """Of the request at work, as hexadecimal digits."""
+        return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
+
+    def close(self) -> None:
+        """Send what is left; a collector that does not answer is given up after CLOSING_S."""
+        giving_up = threading.Timer(CLOSING_S, self._exporter.shutdown)
+        giving_up.start()
+        self._provider.shutdown()
+        giving_up.cancel()
+
+
+class _WithoutIds(SpanProcessor):
+    """Paths hold ids and queries hold filters: the route is all that is told of them."""
+
+    def on_start(self, span: Span, parent_context: Any = None) -> None:  # noqa: ARG002
+        for name in ("url.path", "url.query"):
+            if name in (span.attributes or ()):
+                span.set_attribute(name, "REDACTED")
+
+
+def _check_environment() -> None:
+    """Raise SettingsError where OTEL_* ask for what is not sent, lest it be sent elsewhere."""
+    for name, sent in _WHAT_IS_SENT.items():
+        asked = os.environ.get(name, "").strip().lower()
+        if asked and asked != sent:
+            raise SettingsError(
+                f"{name} is {asked!r}, and P4R_SERVICE__TRACING sends {sent}: unset it, and name "
+                "the collector's HTTP address (usually port 4318) in OTEL_EXPORTER_OTLP_ENDPOINT"
+            )
