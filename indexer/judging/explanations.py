@@ -203,11 +203,10 @@ class ExplanationStudy(Study):
     ) -> str:
         """What the judge is shown beside the explanations; "" where there is nothing to show."""
         known = self._histories.get(user_id)
+        itself = [one for one in known if one.item_id == item_id] if with_item else []
         others = [one for one in known if one.item_id != item_id]
-        shown = list(newest_first(others, self._length - with_item))
-        if with_item:
-            shown = [*newest_first([one for one in known if one.item_id == item_id], 1), *shown]
-        past = [fit(_line(one), left_out) for one in shown]
+        shown = [*itself, *newest_first(others, self._length - len(itself))]
+        past = [fit(_line(one), left_out) for one in newest_first(shown, self._length)]
         item = fit(self._described(item_id), left_out)
         if not any(past) or not item:
             return ""
