@@ -9,14 +9,15 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel
 
 from indexer.artifacts import Refusals
+from indexer.llm import Request
 from indexer.reasoning.material import cleaned, parts, problem_with
 from indexer.reasoning.step import TEXT, Question, Sources, Step, an_object, one_of
 
@@ -105,6 +106,13 @@ class Study(ExitStack, ABC):
     """What has to be in the folder of results before `comparisons` can be told."""
     about: dict[str, str | int]
     """What is compared, for the results."""
+    files: tuple[AbstractContextManager[object], ...]
+    """What it reads, opened when the study is entered."""
+
+    def __enter__(self) -> Self:
+        for one in self.files:
+            self.enter_context(one)
+        return self
 
     @abstractmethod
     def control_comparisons(self, left_out: Counter[str]) -> Iterator[Comparison]:
@@ -155,7 +163,7 @@ class Judging(Step):
                 orders = {}
             yield Question(one, [self._request(one, *order) for order in orders])
 
-    def _request(self, one: Comparison, first: str, second: str) -> Any:
+    def _request(self, one: Comparison, first: str, second: str) -> Request:
         label = self._study.label
         return self.request(
             self._study.template,

@@ -150,12 +150,14 @@ class ExplanationStudy(Study):
         length: int = 10,
     ) -> None:
         super().__init__()
-        self._ours = self.enter_context(Explanations(ours, refusals, top))
-        self._theirs = self.enter_context(Explanations(against, refusals)) if against else None
-        self._histories = self.enter_context(folder.histories(refusals))
-        self._summaries = self.enter_context(folder.summaries(refusals))
-        self._items = self.enter_context(folder.items(refusals))
-        self._personas = self.enter_context(Lookup(folder.path / PERSONAS, ItemPersonas, refusals))
+        self._ours = Explanations(ours, refusals, top)
+        self._theirs = Explanations(against, refusals) if against else None
+        self._histories = folder.histories(refusals)
+        self._summaries = folder.summaries(refusals)
+        self._items = folder.items(refusals)
+        self._personas = Lookup(folder.path / PERSONAS, ItemPersonas, refusals)
+        files = (self._ours, self._histories, self._summaries, self._items, self._personas)
+        self.files = (*files, self._theirs) if self._theirs else files
         self.about = {
             "ours": str(ours),
             "against": str(against or SUMMARY),
@@ -181,7 +183,7 @@ class ExplanationStudy(Study):
             if ours and theirs and context:
                 yield Comparison(_about(user_id, item_id), context, ours, theirs)
             elif context:
-                left_out["readers with no item that both explain"] += 1
+                left_out["readers with no item that both explain in words fit to be judged"] += 1
             else:
                 left_out["readers or items of whom nothing else is known"] += 1
 

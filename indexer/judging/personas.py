@@ -50,9 +50,10 @@ class PersonaStudy(Study):
     ) -> None:
         super().__init__()
         path = folder.file(PERSONAS)
-        self._personas = self.enter_context(Lookup(path, ItemPersonas, refusals))
-        self._notes = self.enter_context(Notes(folder, folder.held_out()))
-        self._summaries = self.enter_context(folder.summaries(refusals))
+        self._personas = Lookup(path, ItemPersonas, refusals)
+        self._notes = Notes(folder, folder.held_out())
+        self._summaries = folder.summaries(refusals)
+        self.files = (self._personas, self._notes, self._summaries)
         lines = read_lines(path, ItemPersonas, Refusals())
         with_some = {one.item_id for _, _, one in lines if one.personas}
         self._items = shuffled(with_some, seed)

@@ -105,6 +105,8 @@ class Run:
         Killed at any moment and run again, it asks only what was not answered. Raises what
         `reason` does, before anything is counted.
         """
+        for name in (RESULTS, RATES, JUDGMENTS):  # what an earlier judge, or study, came to
+            (self._folder / name).unlink(missing_ok=True)
         left_out: Counter[str] = Counter()
         unanswered: Counter[str] = Counter()
 
@@ -142,13 +144,10 @@ class Run:
         return [one for _, _, one in read_lines(self._folder / name, Judgment, Refusals())]
 
     def _write(self, judged: Judged) -> None:
-        """Figures for programs; beside those of a failed judge none of an earlier one stay."""
+        """Figures for programs."""
         if judged.preferences:
             with written_whole(self._folder / RATES) as write:
                 write(_table(judged))
-        else:
-            for name in (RATES, JUDGMENTS):
-                (self._folder / name).unlink(missing_ok=True)
         with written_whole(self._folder / RESULTS) as write:
             write(json.dumps(asdict(judged), ensure_ascii=False, indent=2))
 
