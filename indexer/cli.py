@@ -1067,7 +1067,12 @@ def _judge(
     """Run a study, print what it found; fail where the judge does."""
     import asyncio
 
-    from indexer.display import ReasoningProgress, print_estimates, print_judged
+    from indexer.display import (
+        ReasoningProgress,
+        print_estimates,
+        print_judged,
+        print_refusals,
+    )
     from indexer.judging.run import Run, unfit
     from indexer.ledger import Ledger
     from indexer.llm import BatchesUnderWay, BatchFolder
@@ -1099,6 +1104,7 @@ def _judge(
     if found is not None:
         print_judged(found, output)
         if not found.passed:
+            print_refusals(refusals)
             raise unfit(found, output)
     _exit_for(refusals)
 

@@ -50,7 +50,8 @@ def judge(rule: Rule) -> Callable[[Call], Reply]:
         one = asked(call)
         _, *criteria = call.body["response_format"]["json_schema"]["schema"]["required"]
         verdicts = {name: rule(Asked(one.context, one.a, one.b, name)) for name in criteria}
-        return says({"difference": "The one says more of the sea."} | verdicts)
+        difference = "" if one.a == one.b else "The one says more of the sea."
+        return says({"difference": difference} | verdicts)
 
     return script
 

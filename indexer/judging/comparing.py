@@ -201,7 +201,10 @@ def _problem(value: Any, system: str, *, criteria: Iterable[str]) -> str | None:
     for name in criteria:
         if not _verdict(value[name]):
             return f"{name} must be one of {', '.join(VERDICTS)}"
-    problem = problem_with(value["difference"], system, most_words=MOST_WORDS)
+    difference = value["difference"]
+    if not any(map(str.isalnum, difference)):  # of equal texts there is none
+        return None
+    problem = problem_with(difference, system, most_words=MOST_WORDS)
     return f"the difference {problem}" if problem else None
 
 

@@ -208,7 +208,7 @@ class ExplanationStudy(Study):
         itself = [one for one in known if one.item_id == item_id] if with_item else []
         others = [one for one in known if one.item_id != item_id]
         shown = [*itself, *newest_first(others, self._length - len(itself))]
-        past = [fit(_line(one), left_out) for one in newest_first(shown, self._length)]
+        past = [_line(one, left_out) for one in newest_first(shown, self._length)]
         item = fit(self._described(item_id), left_out)
         if not any(past) or not item:
             return ""
@@ -288,5 +288,7 @@ def _about(user_id: str, item_id: str) -> dict[str, str]:
     return {"user_id": user_id, "item_id": item_id}
 
 
-def _line(one: Interaction) -> str:
-    return interaction_text(one).replace("\n", "; ")
+def _line(one: Interaction, left_out: Counter[str]) -> str:
+    """Summary and aspects, each made fit by itself: "... in print" and "only ..." are no order."""
+    parts = (fit(part, left_out) for part in interaction_text(one).split("\n"))
+    return "; ".join(filter(None, parts))

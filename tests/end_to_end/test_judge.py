@@ -674,6 +674,22 @@ def test_artifacts_without_evidence_are_judged_with_one_control_less(
     assert "not possible" in done.stdout
 
 
+@pytest.mark.parametrize("rule", [knowing, None])
+def test_broken_lines_are_told_whatever_the_judge_says(
+    rule: Callable[[Study], Rule] | None,
+    explanations: Path,
+    p4r_judge: Judge,
+    llm: ScriptedLLM,
+    study: Study,
+) -> None:
+    with explanations.open("a") as file:
+        file.write("nonsense\n")
+    llm.script = judge(rule(study) if rule else first)
+    done = p4r_judge("--sample", "1")
+    assert done.returncode == (2 if rule else 1)
+    assert f"refused: {explanations}:{READERS + 1}: " in done.stderr
+
+
 @pytest.mark.parametrize(
     ("study", "more", "code", "sentence"),
     [
