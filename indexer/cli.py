@@ -1004,7 +1004,8 @@ def judge_explanations(
         seed=seed,
         length=settings.history.length,
     )
-    _judge(study, output, domain, settings, refusals, dry_run, batch=batch, no_wait=no_wait)
+    asking = {"dry_run": dry_run, "batch": batch, "no_wait": no_wait}
+    _judge(study, output, domain, settings, refusals, **asking)
 
 
 @judges.command(
@@ -1050,7 +1051,8 @@ def judge_personas(
         controls=controls,
         seed=seed,
     )
-    _judge(study, output, domain, settings, refusals, dry_run, batch=batch, no_wait=no_wait)
+    asking = {"dry_run": dry_run, "batch": batch, "no_wait": no_wait}
+    _judge(study, output, domain, settings, refusals, **asking)
 
 
 def _judge(
@@ -1059,8 +1061,8 @@ def _judge(
     domain: str,
     settings: Settings,
     refusals: Refusals,
-    dry_run: bool,
     *,
+    dry_run: bool,
     batch: bool,
     no_wait: bool,
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.artifacts import Refusals
+from indexer.artifacts import ArtifactFolder, Refusals, read_lines
 from indexer.judging.comparing import Control, Judgment, fit, shuffled
 from indexer.judging.explanations import Explanations, ExplanationStudy
 from indexer.judging.figures import (
@@ -20,6 +20,9 @@ from indexer.judging.figures import (
 from indexer.judging.personas import PersonaStudy
 from indexer.prompts import Domain
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.records import Aspects, ItemPersonas
+from p4r_qdrant.resources import resource
+from p4r_qdrant.texts import plain_rationale
 
 MUST_WIN = Control("swapped", "the right one wins", "x")
 MUST_TIE = Control("identical", "a tie", None)
@@ -201,3 +204,80 @@ def test_the_prompt_speaks_of_every_criterion(
         assert f'"{name}": ' in template
     assert {one.criterion for one in study.controls} <= {*study.criteria, None}
     assert f"{study.label.lower()}" in template
+
+
+def test_an_item_that_is_explained_is_not_in_the_history_unless_as_a_control(
+    tmp_path: Path,
+) -> None:
+    """Here readers are told of what they have reviewed; the control shows just that review."""
+    folder = ArtifactFolder(resource("examples/bookshop"))
+    reviewed = {
+        found.user_id: found.item_id
+        for _, _, found in read_lines(folder.file("aspects.jsonl"), Aspects, Refusals())
+        if (found.user_id, found.item_id) not in folder.held_out()
+    }
+    rows = [
+        {"user_id": user_id, "item_id": item_id, "explanation": f"Told {user_id}."}
+        for user_id, item_id in reviewed.items()
+    ]
+    path = tmp_path / "explained.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def said(user_id: str, item_id: str) -> list[str]:
+        with folder.histories(Refusals()) as histories:
+            [found] = [one for one in histories.get(user_id) if one.item_id == item_id]
+        return [text for text in found.aspects.values() if text]
+
+    with ExplanationStudy(folder, path, None, Refusals(), length=2) as study:
+        compared = list(study.comparisons(Counter()))
+        controls = list(study.control_comparisons(Counter()))
+    assert len(compared) > 15
+    with folder.summaries(Refusals()) as summaries:
+        texts = {item_id: summaries.get(item_id) for item_id in reviewed.values()}
+    for one in compared:
+        past, offered = one.context.split("\n\nOffered: ")
+        summary = texts[one.about["item_id"]]
+        assert summary
+        assert summary.summary in offered
+        assert summary.summary not in past
+        assert one.context.count("\n- ") <= 2
+    of_readers = [one for one in controls if one.control == "another reader"]
+    assert len(of_readers) == 22
+    personas = {
+        plain_rationale(persona.preference_rationale): (its.item_id, persona.evidence)
+        for _, _, its in read_lines(folder.file("personas.jsonl"), ItemPersonas, Refusals())
+        for persona in its.personas
+    }
+    for one in of_readers:
+        assert all(text in one.context for text in said(**one.about))
+        assert one.context.count("\n- ") <= 2
+        (item, cited), (same, others) = (
+            personas[text.partition(": ")[2]] for text in (one.ours, one.theirs)
+        )
+        assert item == same == one.about["item_id"]
+        assert one.about["user_id"] in cited
+        assert one.about["user_id"] not in others
+        assert others
+    for one in controls:
+        if one.control == "another item":
+            assert one.ours == f"Told {one.about['user_id']}."
+            stranger = one.theirs.removeprefix("Told ").removesuffix(".")
+            assert reviewed[stranger] != one.about["item_id"]
+
+
+def test_the_wrong_personas_are_those_of_another_item() -> None:
+    folder = ArtifactFolder(resource("examples/bookshop"))
+    own = {
+        found.item_id: {one.name for one in found.personas}
+        for _, _, found in read_lines(folder.file("personas.jsonl"), ItemPersonas, Refusals())
+    }
+    with PersonaStudy(folder, None, folder.path, Refusals(), controls=10) as study:
+        controls = list(study.control_comparisons(Counter()))
+    assert Counter(one.control for one in controls) == {"shuffled": 10, "identical": 10}
+    for one in controls:
+        names = own[one.about["item_id"]]
+        assert all(f". {name}: " in one.ours for name in names)
+        if one.control == "shuffled":
+            assert not any(f". {name}: " in one.theirs for name in names)
+        else:
+            assert one.ours == one.theirs
