@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from indexer.audit.words import Section
     from indexer.datasets.stats import DatasetStats
     from indexer.evaluation.evaluate import Evaluated, Evaluation
+    from indexer.judging.figures import Judged, Share
     from indexer.llm import LLM, Answer, BatchProgress
     from indexer.publish import Published
     from indexer.reasoning.run import Estimate
@@ -439,6 +440,65 @@ def _metric_cells(part: Evaluated, metric: str) -> list[Text]:
             Text(f"{gap.p:.4f}", style="bold" if gap.p < 0.05 else ""),
         ]
     return cells
+
+
+def print_judged(judged: Judged, folder: Path) -> None:
+    """What `p4r judge` says: the controls, and what is preferred where they are passed."""
+    out.print()
+    table = _judged_table("control", "right", "p", "", "what is right")
+    for one in judged.controls:
+        verdict = Text("passed", "green") if one.passed else Text("failed", "bold red")
+        right = f"{one.right} of {one.of}"
+        table.add_row(one.name, right, f"{one.p:.4f}", verdict, one.meaning)
+    for name in judged.not_possible:
+        table.add_row(name, "", "", Text("not possible", "yellow"), "the artifacts hold too little")
+    out.print(table)
+    out.print(
+        f"The same verdict in both orders: {_share(judged.consistent)}. "
+        f"For the text that comes first, ties aside: {_share(judged.first)}.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if judged.preferences:
+        out.print()
+        table = _judged_table("criterion", "won", "tied", "lost", "p (Holm)")
+        for each in judged.preferences:
+            p = Text(f"{each.p_holm:.4f}", "bold" if each.p_holm < 0.05 else "")
+            tied = f"{each.tied / each.won.of:.1%}"
+            won, lost = Text(_share(each.won)), Text(_share(each.lost))
+            table.add_row(each.criterion, won, tied, lost, p)
+        out.print(table)
+        out.print(
+            f"{judged.about['ours']} against {judged.about['against']}: "
+            f"{judged.preferences[0].won.of:,} comparisons by {judged.model}.\nWon, lost: "
+            "preferred in both orders, with 95 % Wilson intervals. p: two-sided sign test of wins "
+            "against\nlosses, Holm-corrected.",
+            style="dim",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    elif judged.passed:
+        out.print("Nothing could be compared.")
+    print_counts("", judged.left_out)
+    if judged.unanswered:
+        print_counts("", {"comparisons whose answer is missing: run it again": judged.unanswered})
+    out.print(f"results: {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _judged_table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name)
+    return table
+
+
+def _share(share: Share | None) -> str:
+    if share is None:
+        return "-"
+    return f"{share.count / share.of:.1%} [{share.low:.0%}, {share.high:.0%}]"
 
 
 class StageProgress:

@@ -281,6 +281,7 @@ class LLMSettings(_Section):
     aspects: LLMStepSettings = Field(default_factory=LLMStepSettings)
     personas: LLMStepSettings = Field(default_factory=LLMStepSettings)
     alignments: LLMStepSettings = Field(default_factory=LLMStepSettings)
+    judgments: LLMStepSettings = Field(default_factory=LLMStepSettings)
 
     @property
     def host(self) -> str:
@@ -322,7 +323,7 @@ class LLMSettings(_Section):
     def _check_prices(self) -> LLMSettings:
         if self.max_cost_usd is None:
             return self
-        for step in ("summaries", "aspects", "personas", "alignments"):
+        for step in ("summaries", "aspects", "personas", "alignments", "judgments"):
             one = self.of(step)
             if one.cost(1, 1) is None:
                 raise ValueError(

@@ -44,6 +44,7 @@ class Aligning(Step):
     name = "alignments"
     artifact = ALIGNMENTS
     templates = ("alignment",)
+    answer_tokens = 70
     reads = (ASPECTS, PERSONAS)
 
     def __init__(

@@ -28,6 +28,7 @@ class ReviewAspects(Step):
     name = "aspects"
     artifact = ASPECTS
     templates = ("aspects",)
+    answer_tokens = 110
 
     def questions(self) -> Iterator[Question]:
         """One request a review, or one for each part of a long one."""

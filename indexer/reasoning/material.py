@@ -36,6 +36,16 @@ _ADDRESSES_A_MODEL = re.compile(
     r"|\b(?:jailbreak|prompt\s+injection|dan\s+mode)\b",
     re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
+_ASKS_FOR_A_VERDICT = re.compile(
+    r"\b(?:explanation|personas|option|candidate|answer|response|verdict|choice)\s+(?-i:[AB])\b"
+    r"|\bexplanation\s+(?:[12]|one|two)\b"
+    r"|\b(?:prefer|choose|pick|select|favou?r|vote\s+for|rank|rate|score|judge|award)\b.{0,40}"
+    r"\b(?:explanation|personas|verdict)\b"
+    r"|\b(?:this|the\s+(?:other|first|second))\s+explanation\s+(?:wins?|loses?|must|should|deserves?"
+    r"|is\s+(?:the\s+)?(?:better|best|winner|preferred|worse|worst))\b"
+    r"|\b(?:dear|attention|note\s+to)\W+(?:the\s+)?(?:judge|evaluator|grader|annotator|rater)s?\b",
+    re.IGNORECASE | re.DOTALL,
+)
 _ELSEWHERE = re.compile(r"https?://|www\.|\b[\w.+-]+@[\w-]+\.\w|\b\w+\.(?:com|net|org|io|ru|xyz)\b")
 _FORM = re.compile(r"```|[{}<>|]|\$\{|\\[nux]")
 _WORD = re.compile(r"\w+")
@@ -49,10 +59,11 @@ class Cleaned:
     removed: int = 0
 
 
-def cleaned(text: str) -> Cleaned:
+def cleaned(text: str, *, judged: bool = False) -> Cleaned:
     """Outside text without what is invisible, up to where it begins to address a model.
 
-    What follows such a sentence is not trusted either: an order is often given in two.
+    What follows such a sentence is not trusted either: an order is often given in two. Where
+    texts are `judged`, one that asks for a verdict addresses a model too.
     """
     seen = "".join(
         one
@@ -60,11 +71,12 @@ def cleaned(text: str) -> Cleaned:
         if one in "\n\t" or unicodedata.category(one) not in _INVISIBLE
     )
     seen = re.sub(r"[ \t]+", " ", re.sub(r"\n{3,}", "\n\n", seen)).strip()
-    order = _ADDRESSES_A_MODEL.search(seen)
-    if order is None:
+    patterns = (_ADDRESSES_A_MODEL, _ASKS_FOR_A_VERDICT) if judged else (_ADDRESSES_A_MODEL,)
+    orders = [order.start() for pattern in patterns if (order := pattern.search(seen))]
+    if not orders:
         return Cleaned(seen)
     sentences = [one for one in _SENTENCE.finditer(seen) if one.group()]
-    kept = [one for one in sentences if one.end() <= order.start()]
+    kept = [one for one in sentences if one.end() <= min(orders)]
     return Cleaned("".join(one.group() for one in kept).strip(), len(sentences) - len(kept))
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import combinations, islice
-from typing import Any
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts import ASPECTS, ITEMS, PERSONAS, Refusals, read_lines
+from indexer.artifacts import ASPECTS, ITEMS, PERSONAS, ArtifactFolder, Refusals, read_lines
 from indexer.reasoning.material import problem_with
 from indexer.reasoning.step import TEXT, Question, Step, an_array, an_object, one_of
 from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona
@@ -32,27 +32,22 @@ class Personas(Step):
 
     name = "personas"
     artifact = PERSONAS
-    templates = ("personas", "personas_unseen")
-    reads = (ASPECTS,)
+    templates: tuple[str, ...] = ("personas", "personas_unseen")
+    answer_tokens = 650
+    reads: tuple[str, ...] = (ASPECTS,)
 
     def questions(self) -> Iterator[Question]:
         """One request an item, the most telling notes in it."""
         sources = self.sources
-        places = self._notes_by_item()
-        aspects_path = sources.folder.path / ASPECTS
         with (
             sources.folder.summaries(Refusals()) as summaries,
-            aspects_path.open("rb") as file,
+            Notes(sources.folder, sources.held_out) as notes,
         ):
             lines = read_lines(sources.folder.file(ITEMS), Item, Refusals())
             for _, _, item in islice(lines, sources.limit):
-                notes = []
-                for place in places.get(item.item_id, ()):
-                    file.seek(place)
-                    notes.append(Aspects.model_validate_json(file.readline()))
                 found = summaries.get(item.item_id)
                 summary = found.summary if found else ""
-                question = self.question(item.item_id, summary, notes)
+                question = self.question(item.item_id, summary, notes.get(item.item_id))
                 if question is not None:
                     yield question
 
@@ -62,9 +57,9 @@ class Personas(Step):
             self.left_out["items of which nothing is known"] += 1
             return None
         notes = most_telling(notes, MOST_NOTES)
-        least, most = (1, 2) if len(notes) < 2 else (2, min(MOST_PERSONAS, len(notes) + 1))
+        template, least, most = self.wanted(notes)
         lines = [
-            f"R{number} (rated {note.rating:g} of 5): {_told(note)}"
+            f"R{number} (rated {note.rating:g} of 5): {told(note)}"
             for number, note in enumerate(notes, 1)
         ]
         material = f"Description: {summary or 'none'}"
@@ -75,7 +70,7 @@ class Personas(Step):
         if notes:
             persona["evidence"] = an_array(one_of(labels), least=1, most=len(labels))
         request = self.request(
-            "personas" if notes else "personas_unseen",
+            template,
             material,
             schema=an_object(personas=an_array(an_object(**persona), least=least, most=most)),
             check=partial(_problem, least=least, most=most, labels=labels),
@@ -85,6 +80,12 @@ class Personas(Step):
             most=most,
         )
         return Question((item_id, labels), [request])
+
+    def wanted(self, notes: Sequence[Aspects]) -> tuple[str, int, int]:
+        """(template, least, most): how personas are asked for, and how many."""
+        if not notes:
+            return "personas_unseen", 1, 2
+        return "personas", *((1, 2) if len(notes) < 2 else (2, min(MOST_PERSONAS, len(notes) + 1)))
 
     def record(self, about: tuple[str, dict[str, str]], values: list[Any]) -> ItemPersonas:
         """A line of personas.jsonl; labels become the users they stand for."""
@@ -105,14 +106,34 @@ class Personas(Step):
             ],
         )
 
-    def _notes_by_item(self) -> dict[str, list[int]]:
-        """Where each item's aspect tuples lie in aspects.jsonl."""
-        places: dict[str, list[int]] = {}
-        path = self.sources.folder.file(ASPECTS)
-        for _, place, aspects in read_lines(path, Aspects, Refusals()):
-            if (aspects.user_id, aspects.item_id) not in self.sources.held_out:
-                places.setdefault(aspects.item_id, []).append(place)
-        return places
+
+class Notes:
+    """The aspect tuples of each item, held-out ones left out; a context manager.
+
+    Holds ids and places in the file, never texts.
+    """
+
+    def __init__(self, folder: ArtifactFolder, held_out: Collection[tuple[str, str]]) -> None:
+        self._path = folder.file(ASPECTS)
+        self._places: dict[str, list[int]] = {}
+        for _, place, aspects in read_lines(self._path, Aspects, Refusals()):
+            if (aspects.user_id, aspects.item_id) not in held_out:
+                self._places.setdefault(aspects.item_id, []).append(place)
+
+    def get(self, item_id: str) -> list[Aspects]:
+        """Those of one item, in the order of the file."""
+        notes = []
+        for place in self._places.get(item_id, ()):
+            self._file.seek(place)
+            notes.append(Aspects.model_validate_json(self._file.readline()))
+        return notes
+
+    def __enter__(self) -> Self:
+        self._file: BinaryIO = self._path.open("rb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:
@@ -124,7 +145,7 @@ def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:
     """
     if len(notes) <= most:
         return list(notes)
-    words = [set(_WORD.findall(_told(one).lower())) for one in notes]
+    words = [set(_WORD.findall(told(one).lower())) for one in notes]
     vocabulary = {word: number for number, word in enumerate(sorted(set().union(*words)))}
     used = np.zeros(len(vocabulary))
     for own in words:
@@ -154,9 +175,10 @@ def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:
     return [notes[number] for number in sorted(chosen)]
 
 
-def _told(note: Aspects) -> str:
-    told = note.aspects.items()
-    return "; ".join(f"{slot.replace('_', ' ')}: {text}" for slot, text in told if text)
+def told(note: Aspects) -> str:
+    """An aspect tuple as a prompt holds it."""
+    slots = note.aspects.items()
+    return "; ".join(f"{slot.replace('_', ' ')}: {text}" for slot, text in slots if text)
 
 
 def _labels(persona: dict[str, Any]) -> list[str]:

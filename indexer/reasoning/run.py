@@ -27,9 +27,6 @@ STEPS: dict[str, type[Step]] = {
 
 STRATEGIES = ("judge", "similarity")
 
-ANSWER_TOKENS = {"summaries": 90, "aspects": 110, "personas": 650, "alignments": 70}
-"""What an answer takes, for estimates: measured on the bookshop with a large model."""
-
 
 def made(folder: Path) -> Path:
     """The folder, made if it is not there. Raises InputError where it cannot be."""
@@ -181,7 +178,7 @@ def estimate_step(
             continue
         one.requests += 1
         one.prompt_tokens += estimate_tokens(request.system) + estimate_tokens(request.user)
-        one.completion_tokens += ANSWER_TOKENS[step.name]
+        one.completion_tokens += step.answer_tokens
     prices = step.sources.llm.of(step.name)
     cost = prices.cost(one.prompt_tokens, one.completion_tokens)
     one.cost_usd = None if cost is None else cost * price_factor

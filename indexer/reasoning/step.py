@@ -79,11 +79,13 @@ class Step(ABC):
     """One step of reasoning. `name` is its ledger file and settings section."""
 
     name: ClassVar[str]
-    artifact: ClassVar[str]
-    templates: ClassVar[tuple[str, ...]]
+    artifact: str
+    templates: tuple[str, ...]
     """The prompts it asks with."""
-    reads: ClassVar[tuple[str, ...]] = ()
+    reads: tuple[str, ...] = ()
     """Artifacts of earlier steps that it cannot do without."""
+    answer_tokens: ClassVar[int]
+    """What an answer takes, for estimates: measured on the bookshop with a large model."""
     asks: ClassVar[bool] = True
     """False where the step needs no LLM: it has no requests."""
 

@@ -20,6 +20,7 @@ class Summaries(Step):
     name = "summaries"
     artifact = SUMMARIES
     templates = ("summary",)
+    answer_tokens = 90
 
     def questions(self) -> Iterator[Question]:
         """One request an item."""

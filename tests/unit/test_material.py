@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from indexer.prompts import Domain
 from indexer.reasoning.material import cleaned, metadata, parts, problem_with
 from p4r_qdrant import Item
-from tests.injections import INJECTIONS, ORDERS, WANTED
+from tests.injections import INJECTIONS, ORDERS, VERDICT_ORDERS, WANTED
 
 SYSTEM = Domain.load("books").render("aspects", material="x", language="English", slots="", form="")
 
@@ -40,6 +40,26 @@ def test_what_people_say_stays(text: str) -> None:
     """A person may use any of those words."""
     found = cleaned(text)
     assert found.text.startswith(text.partition(".")[0])
+
+
+@pytest.mark.parametrize("order", [*ORDERS, *VERDICT_ORDERS])
+def test_where_texts_are_judged_none_may_ask_for_a_verdict(order: str) -> None:
+    text = f"I read it on the ferry. {order.format('OWNED')} The maps are good."
+    assert cleaned(text, judged=True).text == "I read it on the ferry."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I had to answer two questions and choose one of both options.",
+        "A friend asked me to judge a leek show, and the judge must be fair.",
+        "Text a friend, set a table, pick a book: a plan A and a vitamin B sort of novel.",
+        "I prefer the vegetarian option. I would rate it higher than the first.",
+        "This explanation of resonance is clear, and the second explanation even clearer.",
+    ],
+)
+def test_what_people_say_stays_where_texts_are_judged(text: str) -> None:
+    assert cleaned(text, judged=True).text == text
 
 
 def test_ordinary_phrases_pass() -> None:
