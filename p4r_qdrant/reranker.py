@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p4r_qdrant.adapter import tuned_history
-from p4r_qdrant.encoder import ENDPOINT, VECTORS, Encoder, UserVector, load_encoder
+from p4r_qdrant.encoder import ENDPOINT, VECTORS, Encoder, Floats, UserVector, load_encoder
 from p4r_qdrant.errors import EncoderError, IndexMismatchError, InputError
 from p4r_qdrant.index.base import IndexMetadata, PersonaIndex
 from p4r_qdrant.index.payload import check_vectors
@@ -45,6 +45,11 @@ _log = logging.getLogger(__name__)
 
 class PersonaReranker:
     """Reorders candidates by their best persona for a user (Eq. 10), and says why.
+
+    `RerankSettings` may ask for several interests and a persona prior in place of Eq. 10:
+    score(u, i) = max over p in P_i and j of q_j @ v_p, where
+    q_j = (1 - interests) h_u + interests e_uj - prior * mean of h over known users.
+    A user given as a vector has no single interactions: one q, of h_u.
 
     Candidates without personas keep the generator's order behind the scored ones. Ties are
     broken by item id. Thread-safe.
@@ -144,7 +149,7 @@ class PersonaReranker:
         `top` cuts each ranking. `filter` (see `index.filters`) keeps only the candidates known
         to match it; one without personas is not. The first `explain` items (None: all) carry
         their persona, and for users given as histories what each interaction contributed.
-        `rerank` fuses otherwise than the reranker's own settings, for this call.
+        What `rerank` sets counts in place of the reranker's own settings, for this call.
 
         Raises InputError for an empty candidate list, VectorError for a vector that does not
         fit, IndexMismatchError where the encoder is not the index's.
@@ -153,10 +158,13 @@ class PersonaReranker:
             raise InputError(f"{len(users)} users but {len(candidates)} candidate lists")
         if top is not None and top < 1:
             raise InputError(f"top must be at least 1, not {top}")
-        fusion = rerank or self._rerank
+        options = self._rerank
+        if rerank is not None:
+            changed = {name: getattr(rerank, name) for name in rerank.model_fields_set}
+            options = options.model_copy(update=changed)
         lists = [_distinct(one, position) for position, one in enumerate(candidates)]
         with self._in_use() as serving:
-            return self._rankings(serving, users, lists, top, filter, explain, fusion)
+            return self._rankings(serving, users, lists, top, filter, explain, options)
 
     def _rankings(
         self,
@@ -166,23 +174,21 @@ class PersonaReranker:
         top: int | None,
         filter: Mapping[str, Any] | None,  # noqa: A002
         explain: int | None,
-        fusion: RerankSettings,
+        options: RerankSettings,
     ) -> list[Ranking]:
         """What `rerank_many` returns, from one index and its encoder."""
         index = serving.index
         vectors = self._user_vectors(serving, users)
-        # Nobody to personalise for, but a filter to apply: any direction finds who matches.
-        anywhere = np.eye(1, index.metadata.dimension, dtype=np.float32)[0]
         asked = [
             position
             for position, vector in enumerate(vectors)
             if vector is not None or filter is not None
         ]
         matches: list[list[PersonaMatch]] = []
-        fused = fusion.fusion != "none"
+        fused = options.fusion != "none"
         if asked:
             matches = index.best_personas(
-                np.array([_direction(vectors[one], anywhere) for one in asked], dtype=np.float32),
+                [serving.directions(vectors[one], options) for one in asked],
                 [[item_id for item_id, _ in lists[one]] for one in asked],
                 filter,
                 explain=0 if fused else _least(top, explain),
@@ -194,7 +200,7 @@ class PersonaReranker:
                 vectors[one],
                 lists[one],
                 by_user.get(one),
-                fusion,
+                options,
                 only_matching=filter is not None,
             )
             for one in range(len(users))
@@ -223,7 +229,7 @@ class PersonaReranker:
             if vector is None:
                 return Ranking((), personalized=False, fingerprint=fingerprint)
             matches = serving.index.nearest_items(
-                _direction(vector, np.zeros(0, np.float32)),
+                serving.directions(vector, self._rerank),
                 top,
                 filter,
                 exclude=exclude,
@@ -231,7 +237,8 @@ class PersonaReranker:
             )
         nowhere: dict[str, tuple[int, float | None]] = {one.item_id: (0, None) for one in matches}
         scores = {one.item_id: one.score for one in matches}
-        return _Order(vector, nowhere, matches, scores).ranking(top, fingerprint)
+        order = _Order(vector, nowhere, matches, scores, self._rerank.interests)
+        return order.ranking(top, fingerprint)
 
     def _user_vectors(self, serving: _Serving, users: Sequence[User]) -> list[Vector | None]:
         """h_u of the histories, given vectors as they are, None for those unknown."""
@@ -436,6 +443,29 @@ class _Serving:
                 self._encoder = self._checked(self._own)
             return self._encoder
 
+    def directions(self, vector: Vector | None, options: RerankSettings) -> Floats:
+        """What the personas are compared with for a user: (k, dim) float32.
+
+        The prior of a persona v is its mean similarity to known users, which is its similarity
+        to their mean: v @ h - prior * (v @ mean) = v @ (h - prior * mean).
+        """
+        if vector is None:
+            # Nobody to personalise for, but a filter to apply: any direction finds who matches.
+            return np.eye(1, self.index.metadata.dimension, dtype=np.float32)
+        if isinstance(vector, UserVector):
+            rows = vector.directions(options.interests)
+        else:
+            rows = vector[None]
+        if not options.prior:
+            return rows
+        typical = self.index.metadata.typical
+        if typical is None:
+            raise InputError(
+                f"{self.index.location} has no typical user, which a persona prior needs: run "
+                "`p4r index` or `p4r publish` with P4R_RERANK__PRIOR set, or set it to 0"
+            )
+        return rows - np.float32(options.prior) * typical
+
     def _checked(self, encoder: Encoder) -> Encoder:
         self.index.metadata.check(encoder.dimension, encoder.fingerprint, "the persona index")
         return encoder
@@ -460,12 +490,14 @@ class _Order:
     """One user's candidates on their way into a ranking; `vector` is None for somebody unknown.
 
     generator: each item's place (from 1) and score there. scores: what ordered the matches.
+    interests: see `RerankSettings`.
     """
 
     vector: Vector | None
     generator: Mapping[str, tuple[int, float | None]]
     matches: list[PersonaMatch]
     scores: Mapping[str, float | None]
+    interests: float = 0.0
 
     def ranking(self, top: int | None, fingerprint: str) -> Ranking:
         """The first `top` as callers get them."""
@@ -478,7 +510,7 @@ class _Order:
                     persona_score=match.score,
                     persona=match.persona,
                     because=(
-                        self.vector.because(match.vector)
+                        self.vector.because(match.vector, self.interests)
                         if isinstance(self.vector, UserVector) and match.vector is not None
                         else ()
                     ),
@@ -510,7 +542,7 @@ def _ordered(
     vector: Vector | None,
     candidates: list[tuple[str, float | None]],
     matches: list[PersonaMatch] | None,
-    fusion: RerankSettings,
+    options: RerankSettings,
     *,
     only_matching: bool,
 ) -> _Order:
@@ -526,11 +558,11 @@ def _ordered(
         unknown = [PersonaMatch(item_id) for item_id, _ in candidates]
         return _Order(None, generator, unknown, {})
     scores = {one.item_id: one.score for one in matches}
-    if fusion.fusion != "none":
-        scores = _fused(scores, candidates, fusion)
+    if options.fusion != "none":
+        scores = _fused(scores, candidates, options)
         # Without either score the generator's order holds; Python's sort is stable.
         matches = sorted(matches, key=lambda one: _best_first(scores[one.item_id], one.item_id))
-    return _Order(vector, generator, matches, scores)
+    return _Order(vector, generator, matches, scores, options.interests)
 
 
 def _fused(
@@ -596,12 +628,6 @@ def _distinct(candidates: Sequence[CandidateLike], position: int) -> list[tuple[
     if not pairs:
         raise InputError(f"user {position} has no candidates; give at least one item id")
     return list(pairs.items())
-
-
-def _direction(vector: Vector | None, anywhere: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    if vector is None:
-        return anywhere
-    return vector.vector if isinstance(vector, UserVector) else vector
 
 
 def _best_first(score: float | None, item_id: str) -> tuple[bool, float, str]:
