@@ -488,6 +488,9 @@ def print_experiment(results: Mapping[str, Any]) -> None:
     out.print(table)
     if results["leaking"]:
         out.print("[bold red]One line of this experiment leaks, on purpose.[/bold red]")
+    for check in results["leaks"]:
+        if check["vouched"]:
+            out.print(Text(f"{check['vouched']}.", style="bold red"))
 
 
 def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str = "") -> None:
@@ -628,4 +631,6 @@ def _why(item: RankedItem, titles: Mapping[str, str]) -> Panel:
 
 
 def _because(reasons: Sequence[Because]) -> str:
+    if len(reasons) == 1:
+        return reasons[0].title or reasons[0].item_id
     return ", ".join(f"{one.title or one.item_id} {one.share:.0%}" for one in reasons[:3])

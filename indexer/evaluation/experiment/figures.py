@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 Results = Mapping[str, Any]
 
-COLOURS = ("#9aa5b1", "#7fb3d5", "#1f618d", "#f0b27a", "#b9770e")
-"""Generator alone, then untrained and trained, each alone and fused."""
+COLOURS = ("#9aa5b1", "#7fb3d5", "#1f618d", "#f0b27a", "#b9770e", "#7dcea0", "#1e8449")
+"""Generator alone, then untrained, trained and with options, each alone and fused."""
 
 
 def figures(results: Results) -> Iterator[tuple[str, str, Figure]]:
@@ -25,7 +25,7 @@ def figures(results: Results) -> Iterator[tuple[str, str, Figure]]:
 
 def _main(results: Results) -> Figure:
     counts = results["config"]["candidates"]
-    figure, axes = _figure(len(counts), 5.2)
+    figure, axes = _figure(len(counts), 5.6)
     for count, one in zip(counts, axes, strict=True):
         rows = [row for row in results["main"] if row["candidates"] == count]
         lines = _ordered(row["line"] for row in rows)
@@ -45,7 +45,7 @@ def _main(results: Results) -> Figure:
         one.set_xticks(range(len(generators)), generators)
         one.set(title=f"{count} candidates", ylabel="NDCG@10")
         one.grid(visible=True, axis="y", alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return _titled(figure, results)
 
 
@@ -119,7 +119,7 @@ def _segments(results: Results) -> Figure:
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set(title=f"{generator}, {count} candidates", ylabel="NDCG@10")
     axes.grid(visible=True, axis="y", alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return _titled(figure, results)
 
 

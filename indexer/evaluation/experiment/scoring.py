@@ -173,7 +173,7 @@ class Scorer:
         columns = [self._columns(pool, personas) for pool in pools]
         liked = profiles.without(self.disliked) if self.dislikes else profiles
         means = liked.means(self.decay)
-        offsets = self.prior * (_typical(means) @ personas.vectors.T) if self.prior else 0.0
+        offsets = self.prior * (typical(means) @ personas.vectors.T) if self.prior else 0.0
         disliked = profiles.disliked(self.disliked).means(self.decay) if self.dislikes else None
         by_words = words.Similarities(liked, personas, self.decay) if self.words else None
         results = [np.full(pool.candidates.shape, np.nan) for pool in pools]
@@ -224,7 +224,7 @@ class Scorer:
         return self.temperature * (soft - np.log(counts))
 
 
-def _typical(means: Vectors) -> Vectors:
+def typical(means: Vectors) -> Vectors:
     """The mean of the users that have a direction: (dim,) float32."""
     known = means[~np.isnan(means).any(axis=1)]
     mean: Vectors = known.mean(axis=0) if len(known) else np.zeros(means.shape[1], np.float32)
