@@ -71,8 +71,8 @@ class ExperimentConfig(BaseModel):
     decays: Annotated[list[Decay], Distinct] = [0.5, 0.7, 0.85, 1.0]
     weights: Annotated[list[Share], Distinct] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     interests: Annotated[list[Share], Distinct] = [0.0, 0.5, 1.0]
-    """Shares of single interactions, see `RerankSettings`; these and the priors are tried with the
-    last encoder. Where others than 0 are best, they have lines beside Eq. 10."""
+    """Shares of single interactions, see `RerankSettings`. Where others than 0, of these and of
+    the priors, are best on validation items, they have lines beside Eq. 10."""
     priors: Annotated[list[Prior], Distinct] = [0.0, 0.25, 0.5, 1.0]
     personas: Annotated[list[Count], Distinct] = [1, 3, 5, 7]
     """How many personas an item may have, the others being cut off."""

@@ -10,8 +10,18 @@ if TYPE_CHECKING:
 
 Results = Mapping[str, Any]
 
-COLOURS = ("#9aa5b1", "#7fb3d5", "#1f618d", "#f0b27a", "#b9770e", "#7dcea0", "#1e8449")
-"""Generator alone, then untrained, trained and with options, each alone and fused."""
+COLOURS = {
+    "generator alone": "#9aa5b1",
+    "personas, untrained": "#7fb3d5",
+    "fused, untrained": "#1f618d",
+    "personas, untrained, options": "#7dcea0",
+    "fused, untrained, options": "#1e8449",
+    "personas, trained": "#f0b27a",
+    "fused, trained": "#b9770e",
+    "personas, trained, options": "#d7bde2",
+    "fused, trained, options": "#76448a",
+}
+"""Of the lines of the main table."""
 
 
 def figures(results: Results) -> Iterator[tuple[str, str, Figure]]:
@@ -39,7 +49,7 @@ def _main(results: Results) -> Figure:
                 width,
                 yerr=_errors(own),
                 label=line,
-                color=COLOURS[place % len(COLOURS)],
+                color=COLOURS[line],
                 error_kw={"elinewidth": 1, "ecolor": "#444444"},
             )
         one.set_xticks(range(len(generators)), generators)
@@ -113,7 +123,7 @@ def _segments(results: Results) -> Figure:
             width,
             yerr=_errors(own),
             label=line,
-            color=COLOURS[place % len(COLOURS)],
+            color=COLOURS[line],
             error_kw={"elinewidth": 1, "ecolor": "#444444"},
         )
     axes.set_xticks(range(len(names)), names, fontsize=8)

@@ -264,12 +264,17 @@ def _main_text(results: Results) -> str:
 
 
 def _options_text(results: Results) -> str:
-    forms = results["chosen"]["encoders"][results["ablations_encoder"]]["forms"]
-    if len(forms) < 2:
+    found = [
+        f"{escape(name)}, single interests {form['interests']:g} and persona prior "
+        f"{form['prior']:g}"
+        for name, one in results["chosen"]["encoders"].items()
+        for form in one["forms"][1:]
+    ]
+    if not found:
         return ""
     return (
-        "<i>Options</i>: those of the reranker that are best on validation items, single interests "
-        f"{forms[1]['interests']:g}, persona prior {forms[1]['prior']:g}. "
+        "<i>Options</i>: those of the reranker that are best on validation items where Eq. 10 is "
+        f"not ({'; '.join(found)}). "
     )
 
 
@@ -382,10 +387,23 @@ def _chosen(results: Results) -> str:
                 f"{form['prior']:g}; weight of the persona score in fusion: {weights}</li>"
             )
     body = [
-        ("", [f"{row['interests']:g}", f"{row['prior']:g}", f"{row['valid']:.4f}"])
+        (
+            "",
+            [
+                escape(row["encoder"]),
+                f"{row['interests']:g}",
+                f"{row['prior']:g}",
+                f"{row['valid']:.4f}",
+            ],
+        )
         for row in results["options"]
     ]
-    head = ["single interests", "persona prior", "NDCG@10, validation, mean of generators"]
+    head = [
+        "encoder",
+        "single interests",
+        "persona prior",
+        "NDCG@10, validation, mean of generators",
+    ]
     options = f"<details><summary>Options that were tried</summary>{_table(head, body)}</details>"
     return f"<p>Chosen on validation items:</p><ul>{''.join(lines)}</ul>{options}"
 

@@ -188,7 +188,7 @@ class _Experiment:
             "ablations": self._ablations(main, judged),
             "ablations_encoder": main.name,
             "history": main.tried,
-            "options": main.tried_options,
+            "options": [{"encoder": one.name} | row for one in coded for row in one.tried_options],
             "seeds": self._seeds(lists, main),
             "examples": self._examples(main, judged, chosen["strongest"]),
             "seconds": self.stages.seconds,
@@ -350,8 +350,7 @@ class _Experiment:
             best = choices.best(one.tried)
             one.length = best["length"]
             one.scorers = [Scorer(decay=best["decay"])]
-            if one is coded[-1]:
-                self._choose_options(one, [every.first(widths[0]) for every in judged.values()])
+            self._choose_options(one, [every.first(widths[0]) for every in judged.values()])
             for scorer in one.scorers:
                 for name, every in judged.items():
                     scores = one.scores(scorer, every.pool)
