@@ -156,8 +156,8 @@ def test_somebody_unknown_keeps_the_generators_order() -> None:
         ["u"], np.zeros((0, DIMENSION), np.float32), np.array([[-1]]), np.array([[np.nan]])
     )
     personas = Personas(["a", "b"], unit(np.random.default_rng(0), 2), np.array([0, 1, 2]))
-    for options in ({}, {"interests": 0.5}, {"prior": 0.5}, {"dislikes": 0.5}):
-        scores = Scorer(**options).scores(pool, profiles, personas)
+    for scorer in (Scorer(), Scorer(interests=0.5), Scorer(prior=0.5), Scorer(dislikes=0.5)):
+        scores = scorer.scores(pool, profiles, personas)
         assert np.isnan(scores).all()
         for one in (scores, pool.fused(scores, 0.5)):
             assert pool.ranks(one, np.array([0])).tolist() == [2]
