@@ -4,6 +4,9 @@ import csv
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,8 @@ pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
 BOOKSHOP = resource("examples/bookshop")
-EXAMPLE = Path(__file__).parents[2] / "examples" / "bookshop.toml"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "bookshop.toml"
 ALL_VARIANTS = ablations.variants
 HELD_OUT = ("bea-k", "winter-interpreter")
 
@@ -208,6 +212,29 @@ def test_killed_and_run_again_it_ends_the_same(
     resumed = ran(config(shop), tmp_path / "killed")
     assert figures_of(resumed) == figures_of(expected)
     assert len(model.encoded) == 2 * encoded, "no text is encoded twice in one folder"
+
+
+def test_sigkill_again_and_again(tmp_path: Path) -> None:
+    """Killed in the middle of four stages in one folder, it ends as one that never was."""
+
+    def process(output: str, *death: str) -> int:
+        command = [sys.executable, "-m", "tests.experiment_process", str(EXAMPLE)]
+        return subprocess.run(
+            [*command, str(tmp_path / output), *death], cwd=ROOT, check=False, capture_output=True
+        ).returncode
+
+    assert process("whole") == 0
+    for stage, steps in (("writing", 3), ("encoding", 1), ("reranking", 70), ("ablations", 0)):
+        assert process("killed", stage, str(steps)) == -signal.SIGKILL, stage
+        assert not (tmp_path / "killed" / "results.json").exists()
+    assert process("killed") == 0
+    whole, killed = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed")
+    )
+    assert figures_of(killed) == figures_of(whole)
+    [texts] = (tmp_path / "killed" / "vectors").glob("*.texts.jsonl")
+    lines = texts.read_text().splitlines()
+    assert len(lines) == len(set(lines)), "no text is encoded twice"
 
 
 def test_what_is_done_is_not_done_again(model: HashEncoder, shop: Path, tmp_path: Path) -> None:
