@@ -13,6 +13,8 @@ from pathlib import Path
 from indexer.artifacts import Refusals
 from indexer.evaluation.experiment import run
 from indexer.evaluation.experiment.config import load_config
+from p4r_qdrant.encoder import Encoder
+from p4r_qdrant.settings import EncoderSettings
 from tests.hash_encoder import HashEncoder
 
 
@@ -38,8 +40,13 @@ class Killer:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
+def load_encoder(settings: EncoderSettings) -> Encoder:
+    """Without a model."""
+    return HashEncoder(64)
+
+
 if __name__ == "__main__":
     config, output, *death = sys.argv[1:]
-    run.load_encoder = lambda _: HashEncoder(64)
+    run.load_encoder = load_encoder
     watcher = Killer(death[0], int(death[1])) if death else Killer()
     run.run_experiment(load_config(Path(config)), Path(output), Refusals(), watcher)

@@ -24,7 +24,8 @@ def expected(encoder: HashEncoder) -> np.ndarray:
     with BOOKSHOP.histories(Refusals()) as histories:
         told = [histories.get(user) for user in histories.users()]
     found = encoder.user_vectors(told, length=HISTORY.length, decay=HISTORY.decay)
-    return np.mean([one.vector for one in found if one is not None], axis=0)
+    mean: np.ndarray = np.array([one.vector for one in found if one is not None]).mean(axis=0)
+    return mean
 
 
 def test_it_is_the_mean_of_all_users() -> None:
@@ -74,5 +75,6 @@ def test_where_it_cannot_be(tmp_path: Path) -> None:
     vectors = VectorFile(np.ones((1, 4), np.float32), {"one": 0}, "elsewhere")
     with pytest.raises(InputError, match="needs the encoder of users, and vectors from a file"):
         note_typical_user(BOOKSHOP, vectors, index, asked)
+    write(tmp_path, "reviews.jsonl", [])
     with pytest.raises(InputError, match="holds no user with a history"):
         note_typical_user(ArtifactFolder(tmp_path), HashEncoder(4), index, asked)
