@@ -24,6 +24,14 @@ COLOURS = {
 """Of the lines of the main table."""
 
 
+_NAMES = {"bpr": "BPR-MF", "lightgcn": "LightGCN", "itemknn": "item-kNN", "ease": "EASE"}
+
+
+def named(generator: str) -> str:
+    """What people call a generator."""
+    return _NAMES.get(generator, generator)
+
+
 def figures(results: Results) -> Iterator[tuple[str, str, Figure]]:
     """(file name, what it shows, figure)."""
     yield "main.png", "NDCG@10 on test items, with 95 % intervals", _main(results)
@@ -52,7 +60,7 @@ def _main(results: Results) -> Figure:
                 color=COLOURS[line],
                 error_kw={"elinewidth": 1, "ecolor": "#444444"},
             )
-        one.set_xticks(range(len(generators)), generators)
+        one.set_xticks(range(len(generators)), [named(one) for one in generators])
         one.set(title=f"{count} candidates", ylabel="NDCG@10")
         one.grid(visible=True, axis="y", alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -70,7 +78,7 @@ def _personas(results: Results) -> Figure:
         for generator in _ordered(row["generator"] for row in rows):
             own = {row["name"]: row for row in rows if row["generator"] == generator}
             line = [own[f"at most {number} personas an item"]["mean"] for number in most]
-            [drawn] = one.plot(most, line, "o-", label=generator)
+            [drawn] = one.plot(most, line, "o-", label=named(generator))
             if "summary-only index: no reviews" in own:
                 level = own["summary-only index: no reviews"]["mean"]
                 one.axhline(level, ls=":", lw=1, color=drawn.get_color())
@@ -127,7 +135,7 @@ def _segments(results: Results) -> Figure:
             error_kw={"elinewidth": 1, "ecolor": "#444444"},
         )
     axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set(title=f"{generator}, {count} candidates", ylabel="NDCG@10")
+    axes.set(title=f"{named(generator)}, {count} candidates", ylabel="NDCG@10")
     axes.grid(visible=True, axis="y", alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return _titled(figure, results)

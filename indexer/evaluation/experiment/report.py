@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.artifacts import written_whole
-from indexer.evaluation.experiment.figures import Results, figures
+from indexer.evaluation.experiment.figures import Results, figures, named
 from p4r_qdrant.errors import MissingExtraError
 
 REPORT = "report.html"
@@ -28,9 +28,6 @@ LEAKS = (
 )
 
 SURE = 0.05
-
-_NAMES = {"bpr": "BPR-MF", "lightgcn": "LightGCN", "itemknn": "item-kNN", "ease": "EASE"}
-"""What people call the generators."""
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2833;--dim:#566573;--line:#d5d8dc;--head:#f4f6f7}
@@ -43,7 +40,7 @@ h1{font-size:1.7rem}h2{margin-top:2.5rem;border-bottom:1px solid var(--line);pad
 table{border-collapse:collapse;margin:1rem 0;font-size:.88rem}
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line)}
 td{vertical-align:top;white-space:nowrap}
-td.t{white-space:normal;min-width:7rem}td:first-child{white-space:nowrap}
+td.t{white-space:normal;min-width:7rem}
 th{background:var(--head)}
 th:first-child,td:first-child,td.t,th.t{text-align:left}
 tr.base td{background:var(--base);color:var(--dim)}tr.sure td{font-weight:600}
@@ -54,7 +51,8 @@ figure{margin:1rem 0}img{max-width:100%;min-width:42rem;background:#fff;border-r
 .good{background:var(--good);border-left:.4rem solid #239b56;padding:.6rem 1rem;margin:1rem 0}
 .user{border:1px solid var(--line);border-radius:.5rem;padding:.5rem 1rem;margin:1rem 0}
 .truth{background:var(--good)}details{margin:.5rem 0}code{font-size:.85em}
-pre{overflow-x:auto}.user td.t{min-width:12rem}.user td:first-child{white-space:normal}
+pre{overflow-x:auto}
+@media(max-width:40rem){.user tr,.user td{display:block}.user th{display:none}}
 """
 
 
@@ -205,7 +203,7 @@ def _in_short(results: Results) -> str:
         own = {row["line"]: row for row in rows if row["generator"] == strongest}
         found = [
             f"{what} {row['metrics']['NDCG@10']['mean']:.3f} "
-            f"({row['own']['relative'] or 0:+.0%}, p {row['own']['p_holm']:.2f})"
+            f"({row['own']['relative'] or 0:+.0%}, corrected p {row['own']['p_holm']:.2f})"
             for what, line in (("by personas", "personas"), ("by both", "fused"))
             for row in [own[f"{line}, {encoder}"]]
         ]
@@ -227,22 +225,32 @@ def _in_short(results: Results) -> str:
             f"in {better} of {len(gaps)} cases, beyond chance (corrected p below 0.05) in {sure}."
             "</li>"
         )
-    return f"<h2>In short</h2><ul>{''.join(lines)}</ul>"
+    return (
+        f"<h2>In short</h2><p>By the encoder <i>{escape(encoder)}</i>:</p><ul>{''.join(lines)}</ul>"
+    )
 
 
 def _trust(results: Results) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(check['name'])}<td>{check['looked_at']:,}"
-        f"<td>{'not checked' if check['vouched'] else check['leaks']}</tr>"
+    body = [
+        (
+            "",
+            [
+                escape(check["name"]),
+                f"{check['looked_at']:,}",
+                "not checked" if check["vouched"] else str(check["leaks"]),
+            ],
+        )
         for check in results["leaks"]
-    )
+    ]
+    elsewhere = any(check["vouched"] for check in results["leaks"])
+    lists = "The lists that were made here" if elsewhere else "The lists"
     return (
-        '<h2>Can it be trusted?</h2><p class="good">The lists were made from a copy of the data in '
+        f'<h2>Can it be trusted?</h2><p class="good">{lists} were made from a copy of the data in '
         "which a marker stands in place of every test item. Settings were chosen on validation "
         "items. Before anything was scored, these checks looked for held-out interactions in all "
-        f"that was made:</p><details><summary>{len(results['leaks'])} checks, "
-        f"{sum(check['leaks'] for check in results['leaks'])} leaks</summary><table><tr><th>check"
-        f"<th>looked at<th>leaks</tr>{rows}</table></details>"
+        f"that was made:</p><details><summary>{len(body)} checks, "
+        f"{sum(check['leaks'] for check in results['leaks'])} leaks</summary>"
+        f"{_table(['check', 'looked at', 'leaks'], body)}</details>"
     )
 
 
@@ -283,7 +291,7 @@ def _main(results: Results) -> str:
     head += ["ceiling", "NDCG@10 vs. own", "NDCG@10 vs. strongest"]
     body = []
     for row in results["main"]:
-        cells = [f"{_name(row['generator'])}, {row['candidates']}", escape(row["line"])]
+        cells = [f"{_name(row['generator'])},&nbsp;{row['candidates']}", escape(row["line"])]
         for name in ("HR@10", "MRR@10", "NDCG@5", "NDCG@10", "NDCG@20"):
             one = row["metrics"][name]
             interval = f"<br><small>[{one['low']:.3f}, {one['high']:.3f}]</small>"
@@ -326,16 +334,17 @@ def _segments(results: Results) -> str:
 def _ablation_text(results: Results) -> str:
     return (
         "<p>Persona reranking with one thing changed at a time, by the encoder "
-        f"<i>{escape(results['ablations_encoder'])}</i>, computed from the same vectors. The "
-        "difference is paired: from persona reranking as it is (Eq. 10 of the paper), for the same "
+        f"<i>{escape(results['ablations_encoder'])}</i>, computed from the same vectors: NDCG@10 "
+        "of personas alone, and fused with the generator's scores. The difference is paired: from persona reranking as it is (Eq. 10 of the paper), for the same "
         "users; its interval is not corrected for the number of lines. Where a line has several "
         "forms, the one best on validation items is shown.</p>"
     )
 
 
 def _ablations(results: Results) -> str:
-    head = ["what", "generator", "candidates", "personas alone", "difference"]
-    head += ["with the generator", "difference"]
+    head = ["what", "generator", "candidates"]
+    for what in ("alone", "fused"):
+        head += [f"{what}, validation", f"{what}, test", "difference"]
     tables = []
     fused = {_key(row): row for row in results["ablations"] if row["fused"]}
     groups: dict[str, list[tuple[str, list[str]]]] = {}
@@ -351,8 +360,9 @@ def _ablations(results: Results) -> str:
         for one in (row, fused[_key(row)]):
             gap = one["difference"]
             cells += [
-                f"{one['mean']:.4f} <small>[{one['low']:.3f}, {one['high']:.3f}]</small>",
-                f"{gap['mean']:+.4f} <small>[{gap['low']:+.3f}, {gap['high']:+.3f}]</small>",
+                f"{one['valid']:.4f}",
+                f"{one['mean']:.4f}<br><small>[{one['low']:.3f}, {one['high']:.3f}]</small>",
+                f"{gap['mean']:+.4f}<br><small>[{gap['low']:+.3f}, {gap['high']:+.3f}]</small>",
             ]
         kind = "leak" if row["group"] == "LEAK" else ""
         groups.setdefault(row["group"], []).append((kind, cells))
@@ -367,7 +377,7 @@ def _ablations(results: Results) -> str:
 
 
 def _name(generator: str) -> str:
-    return escape(_NAMES.get(generator, generator))
+    return escape(named(generator))
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -443,7 +453,8 @@ def _examples(results: Results) -> str:
             for past in one["history"]
         )
         rows = "".join(
-            f"<tr{' class=truth' if item['is_truth'] else ''}><td>{item['rank']}<td>{item['was']}"
+            f"<tr{' class=truth' if item['is_truth'] else ''}><td>{item['rank']} "
+            f"<small>(was {item['was']})</small>"
             f'<td class="t">{escape(item["item"])}<td class="t">{_why(item)}</tr>'
             for item in one["ranking"]
         )
@@ -452,7 +463,7 @@ def _examples(results: Results) -> str:
             f"<i>{escape(one['truth'])}</i>, went from place {one['before']} "
             f"({_name(one['generator'])}) to place <b>{one['after']}</b>."
             f"<details open><summary>History, newest first</summary><ul>{history}</ul></details>"
-            f'<div class="wide"><table><tr><th>now<th>was<th class="t">item<th class="t">persona '
+            f'<div class="wide"><table><tr><th>place<th class="t">item<th class="t">persona '
             f"that won, and the past items that drove it</tr>{rows}</table></div></div>"
         )
     return "".join(parts)
