@@ -337,7 +337,8 @@ def _ablation_text(results: Results) -> str:
         f"<i>{escape(results['ablations_encoder'])}</i>, computed from the same vectors: NDCG@10 "
         "of personas alone, and fused with the generator's scores. The difference is paired: from "
         "persona reranking as it is (Eq. 10 of the paper), for the same users; its interval is not "
-        "corrected for the number of lines. Where a line has several forms, the one best on validation items is shown.</p>"
+        "corrected for the number of lines. Where a line has several forms, the one best on "
+        "validation items is shown.</p>"
     )
 
 
