@@ -510,6 +510,7 @@ def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str =
         "version": live,
         "published": stats.metadata.published_at,
         "previous": stats.metadata.previous,
+        "typical user": "noted, for a persona prior" if stats.metadata.typical_user else "",
         "others": ", ".join(one.name for one in versions if one.name != live),
         **stats.details,
     }

@@ -70,12 +70,15 @@ class PersonaReranker:
     ) -> None:
         """`encoder` is needed for users given as histories; with `encoder_settings` (or a
         function of your own that loads it) it is loaded when the first of them comes. It must be
-        the one the index was made with.
+        the one the index was made with. Raises IndexMismatchError where it is not, or where
+        `rerank` asks for a prior and the index has no typical user.
         """
         if load_encoder is None and encoder_settings is not None:
             load_encoder = partial(encoder_of, encoder_settings)
         self._history = history if callable(history) else _always(history or HistorySettings())
         self._rerank = rerank or RerankSettings()
+        if self._rerank.prior:
+            _typical_user(index)  # better now than when the first user comes
         self._load_encoder = load_encoder
         self._serving = _Serving(index, self._history(index.metadata), load_encoder, encoder)
         self._lock = threading.Lock()  # of what serves, and of how many calls use it
@@ -98,15 +101,19 @@ class PersonaReranker:
         """
         settings = settings or Settings.load()
         versions = open_versions(settings)
+        index = None
         try:
+            index = versions.open_live()
             reranker = cls(
-                versions.open_live(),
+                index,
                 history=partial(history_of, settings),
                 rerank=settings.rerank,
                 encoder_settings=settings.encoder,
                 load_encoder=load_encoder,
             )
         except BaseException:
+            if index is not None:
+                index.close()
             versions.close()
             raise
         reranker._versions = versions
@@ -304,6 +311,8 @@ class PersonaReranker:
             raise IndexMismatchError(f"{versions.missing()} any more; publish it again")
         index = versions.open(name)
         try:
+            if self._rerank.prior:
+                _typical_user(index)
             fresh = _Serving(index, self._history(index.metadata), self._load_encoder)
             if self._serving.has_encoder:
                 fresh.encoder  # noqa: B018 - loaded now, and not when the first user comes
@@ -458,13 +467,7 @@ class _Serving:
             rows = vector[None]
         if not options.prior:
             return rows
-        typical = self.index.metadata.typical
-        if typical is None:
-            raise InputError(
-                f"{self.index.location} has no typical user, which a persona prior needs: run "
-                "`p4r index` or `p4r publish` with P4R_RERANK__PRIOR set, or set it to 0"
-            )
-        return rows - np.float32(options.prior) * typical
+        return rows - np.float32(options.prior) * _typical_user(self.index)
 
     def _checked(self, encoder: Encoder) -> Encoder:
         self.index.metadata.check(encoder.dimension, encoder.fingerprint, "the persona index")
@@ -474,6 +477,16 @@ class _Serving:
         self.index.close()
         if self._own is not None:
             self._own.close()
+
+
+def _typical_user(index: PersonaIndex) -> Floats:
+    typical = index.metadata.typical
+    if typical is None:
+        raise IndexMismatchError(
+            f"{index.location} has no typical user, which a persona prior needs: run `p4r index` "
+            "or `p4r publish` with P4R_RERANK__PRIOR set, or set it to 0"
+        )
+    return typical
 
 
 def history_of(settings: Settings, metadata: IndexMetadata) -> HistorySettings:

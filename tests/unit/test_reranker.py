@@ -218,10 +218,16 @@ def test_a_persona_that_pleases_everybody_goes_down(index: MemoryIndex) -> None:
 
 
 def test_a_prior_needs_a_typical_user(index: MemoryIndex) -> None:
-    reranker = PersonaReranker(index, rerank=RerankSettings(prior=0.5))
-    with pytest.raises(InputError, match=r"has no typical user.*p4r publish.*P4R_RERANK__PRIOR"):
-        reranker.rerank(EAST, ["east"])
-    assert ids(reranker.rerank(None, ["east"])) == ["east"], "nobody to take it off for"
+    """It is said when the reranker is made; and where a call alone asks for it, then."""
+    asked = RerankSettings(prior=0.5)
+    sentence = r"the memory of a test has no typical user.*p4r publish.*P4R_RERANK__PRIOR"
+    with pytest.raises(IndexMismatchError, match=sentence):
+        PersonaReranker(index, rerank=asked)
+    reranker = PersonaReranker(index)
+    with pytest.raises(IndexMismatchError, match=sentence):
+        reranker.rerank(EAST, ["east"], rerank=asked)
+    unknown = reranker.rerank(None, ["east"], rerank=asked)
+    assert ids(unknown) == ["east"], "nobody to take it off for"
 
 
 def test_a_call_sets_what_it_sets_and_no_more(index: MemoryIndex) -> None:
