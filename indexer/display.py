@@ -632,6 +632,4 @@ def _why(item: RankedItem, titles: Mapping[str, str]) -> Panel:
 
 
 def _because(reasons: Sequence[Because]) -> str:
-    if len(reasons) == 1:
-        return reasons[0].title or reasons[0].item_id
     return ", ".join(f"{one.title or one.item_id} {one.share:.0%}" for one in reasons[:3])
