@@ -209,6 +209,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     from indexer.artifacts import PERSONAS, ArtifactFolder, Refusals
     from indexer.display import out, progress
     from indexer.publish import index_artifacts
+    from indexer.typical import note_typical_user
     from p4r_qdrant.encoder import load_encoder
     from p4r_qdrant.index.base import open_index
     from p4r_qdrant.settings import Settings
@@ -228,6 +229,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
             refusals=refusals,
             advance=lambda count: bar.advance(task, count),
         )
+        note_typical_user(folder, encoder, opened, settings)
         where = opened.location
     out.print(
         f"{report.written} items written, {report.unchanged} unchanged, "
@@ -351,6 +353,14 @@ def rerank(
     ],
     user: Annotated[str | None, typer.Option(help="Only this user.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Keep so many items a user.")] = None,
+    interests: Annotated[
+        float | None,
+        typer.Option(help="Share of single interactions, the nearest of which counts: 0 to 1."),
+    ] = None,
+    prior: Annotated[
+        float | None,
+        typer.Option(help="How much of a persona's mean similarity to all users is taken off."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write JSON Lines there (- for standard output)."),
@@ -365,8 +375,10 @@ def rerank(
 
     folder = ArtifactFolder(artifacts)
     refusals = Refusals()
+    given = {"interests": interests, "prior": prior}
+    options = {name: value for name, value in given.items() if value is not None}
     with (
-        PersonaReranker.from_settings(Settings.load()) as reranker,
+        PersonaReranker.from_settings(Settings.load(rerank=options)) as reranker,
         folder.items(Refusals()) as items,  # rerank_file tells what is wrong in it
         progress() as bar,
     ):

@@ -548,6 +548,9 @@ def print_experiment(results: Mapping[str, Any]) -> None:
     out.print(table)
     if results["leaking"]:
         out.print("[bold red]One line of this experiment leaks, on purpose.[/bold red]")
+    for check in results["leaks"]:
+        if check["vouched"]:
+            out.print(Text(f"{check['vouched']}.", style="bold red"))
 
 
 def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str = "") -> None:
@@ -567,6 +570,7 @@ def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str =
         "version": live,
         "published": stats.metadata.published_at,
         "previous": stats.metadata.previous,
+        "typical user": "noted, for a persona prior" if stats.metadata.typical_user else "",
         "others": ", ".join(one.name for one in versions if one.name != live),
         **stats.details,
     }

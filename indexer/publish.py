@@ -12,6 +12,7 @@ import numpy as np
 
 from indexer.arrivals import ARRIVALS, Arrival
 from indexer.artifacts import PERSONAS, ArtifactFolder, IndexRow, Refusals, read_lines
+from indexer.typical import note_typical_user
 from indexer.vectors import VectorFile
 from p4r_qdrant import texts
 from p4r_qdrant.encoder import Encoder, Floats
@@ -217,6 +218,7 @@ def publish(
                 again=again,
             )
             report.written, report.unchanged, report.refused = astuple(done)
+            note_typical_user(folder, source, index, settings)
             if len(expected.item_ids) < max(1, least):
                 raise VerificationError(
                     f"only {len(expected.item_ids)} of {len(listed.item_ids)} items could be "

@@ -69,11 +69,30 @@ class UserVector:
     embeddings: Floats
     weights: Floats
 
-    def because(self, persona_vector: Floats) -> tuple[Because, ...]:
-        """What each interaction contributes to `vector @ persona_vector`, largest first."""
-        contributions = self.weights * (self.embeddings @ persona_vector)
+    def directions(self, interests: float) -> Floats:
+        """What personas are compared with, the best of which counts: (k, dim) float32.
+
+        h_u alone; with a share of single `interests` (0..1) one for each interaction,
+        (1 - interests) h_u + interests e_uj.
+        """
+        if not interests:
+            return self.vector[None]
+        mixed: Floats = (1 - interests) * self.vector + np.float32(interests) * self.embeddings
+        return mixed
+
+    def because(self, persona_vector: Floats, interests: float = 0.0) -> tuple[Because, ...]:
+        """What each interaction contributes to the score of a persona, largest first.
+
+        With `interests` the first is the one whose direction won; with nothing but interests
+        there is no other.
+        """
+        similarities = self.embeddings @ persona_vector
+        weights = (1 - interests) * self.weights
+        winner = int(np.argmax(similarities))  # of equals the newest
+        weights[winner] += interests
+        contributions = weights * similarities
         score = float(contributions.sum())
-        reasons = (
+        reasons = [
             Because(
                 interaction.item_id,
                 interaction.title,
@@ -81,8 +100,10 @@ class UserVector:
                 float(contribution) / score if score else 0.0,
             )
             for interaction, contribution in zip(self.interactions, contributions, strict=True)
-        )
-        return tuple(sorted(reasons, key=lambda reason: (-reason.contribution, reason.item_id)))
+        ]
+        first = [reasons.pop(winner)] if interests else []
+        reasons.sort(key=lambda reason: (-reason.contribution, reason.item_id))
+        return (*first, *(reasons if interests < 1 else ()))
 
 
 def newest_first(history: Sequence[Interaction], length: int) -> tuple[Interaction, ...]:

@@ -202,8 +202,8 @@ class PersonaMatch(NamedTuple):
 class Because:
     """What one past interaction contributes to a score.
 
-    The contributions of all interactions add up to the persona score (Eq. 7 is linear);
-    `share` is the contribution divided by that score.
+    The contributions of all interactions add up to the persona score (Eq. 7 is linear), before a
+    prior is taken off; `share` is the contribution divided by that sum.
     """
 
     item_id: str
@@ -218,8 +218,9 @@ class RankedItem:
 
     `score` is what ordered the item: the persona score, or the fused one. It is None where the
     item kept the generator's order (no personas, or a user without history). `persona_score`
-    is Eq. 10, `generator_score` what the candidate came with, `generator_rank` its place there
-    (from 1). `because` is sorted by contribution, largest first.
+    is Eq. 10 (or what `RerankSettings` ask for), `generator_score` what the candidate came with,
+    `generator_rank` its place there (from 1). `because` is sorted by contribution, largest first;
+    with several interests the one that won is first.
     """
 
     item_id: str

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p4r_qdrant.adapter import tuned_history
-from p4r_qdrant.encoder import ENDPOINT, VECTORS, Encoder, UserVector, load_encoder
+from p4r_qdrant.encoder import ENDPOINT, VECTORS, Encoder, Floats, UserVector, load_encoder
 from p4r_qdrant.errors import EncoderError, IndexMismatchError, InputError
 from p4r_qdrant.index.base import IndexMetadata, PersonaIndex
 from p4r_qdrant.index.payload import check_vectors
@@ -46,6 +46,11 @@ _log = logging.getLogger(__name__)
 class PersonaReranker:
     """Reorders candidates by their best persona for a user (Eq. 10), and says why.
 
+    `RerankSettings` may ask for several interests and a persona prior in place of Eq. 10:
+    score(u, i) = max over p in P_i and j of q_j @ v_p, where
+    q_j = (1 - interests) h_u + interests e_uj - prior * mean of h over known users.
+    A user given as a vector has no single interactions: one q, of h_u.
+
     Candidates without personas keep the generator's order behind the scored ones. Ties are
     broken by item id. Thread-safe.
 
@@ -65,12 +70,15 @@ class PersonaReranker:
     ) -> None:
         """`encoder` is needed for users given as histories; with `encoder_settings` (or a
         function of your own that loads it) it is loaded when the first of them comes. It must be
-        the one the index was made with.
+        the one the index was made with. Raises IndexMismatchError where it is not, or where
+        `rerank` asks for a prior and the index has no typical user.
         """
         if load_encoder is None and encoder_settings is not None:
             load_encoder = partial(encoder_of, encoder_settings)
         self._history = history if callable(history) else _always(history or HistorySettings())
         self._rerank = rerank or RerankSettings()
+        if self._rerank.prior:
+            _typical_user(index)  # better now than when the first user comes
         self._load_encoder = load_encoder
         self._serving = _Serving(index, self._history(index.metadata), load_encoder, encoder)
         self._lock = threading.Lock()  # of what serves, and of how many calls use it
@@ -93,15 +101,19 @@ class PersonaReranker:
         """
         settings = settings or Settings.load()
         versions = open_versions(settings)
+        index = None
         try:
+            index = versions.open_live()
             reranker = cls(
-                versions.open_live(),
+                index,
                 history=partial(history_of, settings),
                 rerank=settings.rerank,
                 encoder_settings=settings.encoder,
                 load_encoder=load_encoder,
             )
         except BaseException:
+            if index is not None:
+                index.close()
             versions.close()
             raise
         reranker._versions = versions
@@ -144,7 +156,7 @@ class PersonaReranker:
         `top` cuts each ranking. `filter` (see `index.filters`) keeps only the candidates known
         to match it; one without personas is not. The first `explain` items (None: all) carry
         their persona, and for users given as histories what each interaction contributed.
-        `rerank` fuses otherwise than the reranker's own settings, for this call.
+        What `rerank` sets counts in place of the reranker's own settings, for this call.
 
         Raises InputError for an empty candidate list, VectorError for a vector that does not
         fit, IndexMismatchError where the encoder is not the index's.
@@ -153,10 +165,13 @@ class PersonaReranker:
             raise InputError(f"{len(users)} users but {len(candidates)} candidate lists")
         if top is not None and top < 1:
             raise InputError(f"top must be at least 1, not {top}")
-        fusion = rerank or self._rerank
+        options = self._rerank
+        if rerank is not None:
+            changed = {name: getattr(rerank, name) for name in rerank.model_fields_set}
+            options = options.model_copy(update=changed)
         lists = [_distinct(one, position) for position, one in enumerate(candidates)]
         with self._in_use() as serving:
-            return self._rankings(serving, users, lists, top, filter, explain, fusion)
+            return self._rankings(serving, users, lists, top, filter, explain, options)
 
     def _rankings(
         self,
@@ -166,23 +181,21 @@ class PersonaReranker:
         top: int | None,
         filter: Mapping[str, Any] | None,  # noqa: A002
         explain: int | None,
-        fusion: RerankSettings,
+        options: RerankSettings,
     ) -> list[Ranking]:
         """What `rerank_many` returns, from one index and its encoder."""
         index = serving.index
         vectors = self._user_vectors(serving, users)
-        # Nobody to personalise for, but a filter to apply: any direction finds who matches.
-        anywhere = np.eye(1, index.metadata.dimension, dtype=np.float32)[0]
         asked = [
             position
             for position, vector in enumerate(vectors)
             if vector is not None or filter is not None
         ]
         matches: list[list[PersonaMatch]] = []
-        fused = fusion.fusion != "none"
+        fused = options.fusion != "none"
         if asked:
             matches = index.best_personas(
-                np.array([_direction(vectors[one], anywhere) for one in asked], dtype=np.float32),
+                [serving.directions(vectors[one], options) for one in asked],
                 [[item_id for item_id, _ in lists[one]] for one in asked],
                 filter,
                 explain=0 if fused else _least(top, explain),
@@ -194,7 +207,7 @@ class PersonaReranker:
                 vectors[one],
                 lists[one],
                 by_user.get(one),
-                fusion,
+                options,
                 only_matching=filter is not None,
             )
             for one in range(len(users))
@@ -223,7 +236,7 @@ class PersonaReranker:
             if vector is None:
                 return Ranking((), personalized=False, fingerprint=fingerprint)
             matches = serving.index.nearest_items(
-                _direction(vector, np.zeros(0, np.float32)),
+                serving.directions(vector, self._rerank),
                 top,
                 filter,
                 exclude=exclude,
@@ -231,7 +244,8 @@ class PersonaReranker:
             )
         nowhere: dict[str, tuple[int, float | None]] = {one.item_id: (0, None) for one in matches}
         scores = {one.item_id: one.score for one in matches}
-        return _Order(vector, nowhere, matches, scores).ranking(top, fingerprint)
+        order = _Order(vector, nowhere, matches, scores, self._rerank.interests)
+        return order.ranking(top, fingerprint)
 
     def _user_vectors(self, serving: _Serving, users: Sequence[User]) -> list[Vector | None]:
         """h_u of the histories, given vectors as they are, None for those unknown."""
@@ -297,6 +311,8 @@ class PersonaReranker:
             raise IndexMismatchError(f"{versions.missing()} any more; publish it again")
         index = versions.open(name)
         try:
+            if self._rerank.prior:
+                _typical_user(index)
             fresh = _Serving(index, self._history(index.metadata), self._load_encoder)
             if self._serving.has_encoder:
                 fresh.encoder  # noqa: B018 - loaded now, and not when the first user comes
@@ -436,6 +452,23 @@ class _Serving:
                 self._encoder = self._checked(self._own)
             return self._encoder
 
+    def directions(self, vector: Vector | None, options: RerankSettings) -> Floats:
+        """What the personas are compared with for a user: (k, dim) float32.
+
+        The prior of a persona v is its mean similarity to known users, which is its similarity
+        to their mean: v @ h - prior * (v @ mean) = v @ (h - prior * mean).
+        """
+        if vector is None:
+            # Nobody to personalise for, but a filter to apply: any direction finds who matches.
+            return np.eye(1, self.index.metadata.dimension, dtype=np.float32)
+        if isinstance(vector, UserVector):
+            rows = vector.directions(options.interests)
+        else:
+            rows = vector[None]
+        if not options.prior:
+            return rows
+        return rows - np.float32(options.prior) * _typical_user(self.index)
+
     def _checked(self, encoder: Encoder) -> Encoder:
         self.index.metadata.check(encoder.dimension, encoder.fingerprint, "the persona index")
         return encoder
@@ -444,6 +477,16 @@ class _Serving:
         self.index.close()
         if self._own is not None:
             self._own.close()
+
+
+def _typical_user(index: PersonaIndex) -> Floats:
+    typical = index.metadata.typical
+    if typical is None:
+        raise IndexMismatchError(
+            f"{index.location} has no typical user, which a persona prior needs: run `p4r index` "
+            "or `p4r publish` with P4R_RERANK__PRIOR set, or set it to 0"
+        )
+    return typical
 
 
 def history_of(settings: Settings, metadata: IndexMetadata) -> HistorySettings:
@@ -460,12 +503,14 @@ class _Order:
     """One user's candidates on their way into a ranking; `vector` is None for somebody unknown.
 
     generator: each item's place (from 1) and score there. scores: what ordered the matches.
+    interests: see `RerankSettings`.
     """
 
     vector: Vector | None
     generator: Mapping[str, tuple[int, float | None]]
     matches: list[PersonaMatch]
     scores: Mapping[str, float | None]
+    interests: float = 0.0
 
     def ranking(self, top: int | None, fingerprint: str) -> Ranking:
         """The first `top` as callers get them."""
@@ -478,7 +523,7 @@ class _Order:
                     persona_score=match.score,
                     persona=match.persona,
                     because=(
-                        self.vector.because(match.vector)
+                        self.vector.because(match.vector, self.interests)
                         if isinstance(self.vector, UserVector) and match.vector is not None
                         else ()
                     ),
@@ -510,7 +555,7 @@ def _ordered(
     vector: Vector | None,
     candidates: list[tuple[str, float | None]],
     matches: list[PersonaMatch] | None,
-    fusion: RerankSettings,
+    options: RerankSettings,
     *,
     only_matching: bool,
 ) -> _Order:
@@ -526,11 +571,11 @@ def _ordered(
         unknown = [PersonaMatch(item_id) for item_id, _ in candidates]
         return _Order(None, generator, unknown, {})
     scores = {one.item_id: one.score for one in matches}
-    if fusion.fusion != "none":
-        scores = _fused(scores, candidates, fusion)
+    if options.fusion != "none":
+        scores = _fused(scores, candidates, options)
         # Without either score the generator's order holds; Python's sort is stable.
         matches = sorted(matches, key=lambda one: _best_first(scores[one.item_id], one.item_id))
-    return _Order(vector, generator, matches, scores)
+    return _Order(vector, generator, matches, scores, options.interests)
 
 
 def _fused(
@@ -596,12 +641,6 @@ def _distinct(candidates: Sequence[CandidateLike], position: int) -> list[tuple[
     if not pairs:
         raise InputError(f"user {position} has no candidates; give at least one item id")
     return list(pairs.items())
-
-
-def _direction(vector: Vector | None, anywhere: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    if vector is None:
-        return anywhere
-    return vector.vector if isinstance(vector, UserVector) else vector
 
 
 def _best_first(score: float | None, item_id: str) -> tuple[bool, float, str]:

@@ -199,12 +199,20 @@ class TrainingSettings(_Section):
 
 
 class RerankSettings(_Section):
-    """Fusion with the generator's scores: off unless asked for."""
+    """How users and personas are compared, and fusion with the generator's scores: as it is, the
+    persona score is Eq. 10, and nothing is fused. See docs/options.md.
+    """
 
     fusion: Literal["none", "weighted", "rrf"] = "none"
     weight: float = Field(0.6, ge=0, le=1)
     """Share of the persona score in weighted fusion; the generator has the rest."""
     rrf_k: int = Field(60, ge=1)
+    interests: float = Field(0.0, ge=0, le=1)
+    """Share of a user's single interactions, of which the nearest counts; the mean of all (Eq. 7)
+    has the rest."""
+    prior: float = Field(0.0, ge=0, le=2)
+    """How much of a persona's mean similarity to all users is taken off its score: some please
+    everybody. `p4r index` and `p4r publish` note it with the index where this is set."""
 
 
 OPENAI_HOST = "api.openai.com"

@@ -1,6 +1,6 @@
 """The truth that engines are compared with: NumPy, dictionaries, and none of the engines' code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from p4r_qdrant import Persona
 from p4r_qdrant.index.base import ItemVectors, PersonaIndex
+from p4r_qdrant.records import RankedItem
 
 DIMENSION = 8
 Floats = npt.NDArray[np.float64]
@@ -130,6 +131,66 @@ def assert_congruent(
             assert before.score is not None
             assert after.score is not None
             assert (-before.score, before.item_id) < (-after.score, after.item_id), "wrong order"
+
+
+# --- several interests, and a persona prior ----------------------------------------------------
+
+
+@dataclass
+class Wanted:
+    """A user's interactions, newest first, and how they are to be compared with personas."""
+
+    embeddings: Floats
+    decay: float
+    interests: float
+    prior: float
+    typical: Floats
+
+    def similarities(self, persona: Floats) -> list[float]:
+        """One score for each interaction, by the definition: share by share, no vectors mixed."""
+        rows = self.embeddings / np.linalg.norm(self.embeddings, axis=1, keepdims=True)
+        unit = persona / np.linalg.norm(persona)
+        mean = sum(self.decay**place * row for place, row in enumerate(rows))
+        of_mean = float(mean @ unit) / float(np.linalg.norm(mean))
+        taken_off = self.prior * float(self.typical @ unit)
+        return [
+            (1 - self.interests) * of_mean + self.interests * float(row @ unit) - taken_off
+            for row in rows
+        ]
+
+
+def assert_ranking_is_congruent(
+    items: Sequence[RankedItem],
+    catalogue: Catalogue,
+    user: Wanted,
+    expected: Collection[str],
+    tolerance: float = 5e-6,
+) -> None:
+    """The reranker's answer is the brute force's: scores, winning personas, winning interactions.
+
+    `expected`: which items must be there. Interactions are called by their place in the history.
+    """
+    assert sorted(one.item_id for one in items) == sorted(expected), "an item is lost"
+    scores = [one.persona_score for one in items if one.persona_score is not None]
+    assert scores == sorted(scores, reverse=True), "wrong order"
+    for item in items:
+        rows = catalogue.vectors.get(item.item_id)
+        if rows is None:
+            assert item.persona_score is None
+            continue
+        truth = [user.similarities(row) for row in rows]
+        best = max(max(own) for own in truth)
+        assert item.persona_score is not None
+        assert item.persona is not None
+        assert abs(item.persona_score - best) <= tolerance
+        slot = int(item.persona.persona_id.rpartition("_P")[2])
+        assert abs(max(truth[slot]) - best) <= tolerance, "not the persona that won"
+        if user.interests:
+            won = int(item.because[0].item_id)
+            assert abs(truth[slot][won] - best) <= tolerance, "not the interaction that won"
+        total = sum(one.contribution for one in item.because)
+        row = rows[slot] / np.linalg.norm(rows[slot])
+        assert abs(total - user.prior * float(user.typical @ row) - best) <= 2 * tolerance
 
 
 # --- wild catalogues and queries ---------------------------------------------------------------

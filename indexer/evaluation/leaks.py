@@ -47,9 +47,13 @@ from indexer.evaluation.candidates import (
 )
 from indexer.evaluation.interactions import read_interactions
 from indexer.evaluation.truth import Truth, read_truth
+from indexer.training.pairs import Catalogue, read_pairs
+from p4r_qdrant.adapter import AdapterRecord
+from p4r_qdrant.encoder import Encoder
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.base import batches
 from p4r_qdrant.records import Id, ItemPersonas, Review
+from p4r_qdrant.settings import HistorySettings, TrainingSettings
 
 MARKER = "p4rmarker"
 RUN = 8
@@ -70,6 +74,7 @@ class Check:
     """One check: how much it looked at, how many leaks there are, the first of them.
 
     `unproven` says why a check could not be made; what could not be checked is not clean.
+    `vouched` says what nobody can check and the caller answers for.
     """
 
     name: str
@@ -77,6 +82,7 @@ class Check:
     leaks: int = 0
     examples: tuple[str, ...] = ()
     unproven: str = ""
+    vouched: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,19 +127,21 @@ def check_leaks(
     reviews: Path | None = None,
     splits: Path | None = None,
     candidates: Sequence[Path] = (),
+    elsewhere: Sequence[Path] = (),
     pairs: Sequence[Path] = (),
     made: Sequence[Path] = (),
     advance: Callable[[int], None] = lambda _: None,
 ) -> LeakReport:
     """Check an artifact folder, lists made by `p4r candidates`, and files of training pairs.
 
-    reviews, splits: those of the folder unless given. pairs: JSON Lines with `user_id` and
+    reviews, splits: those of the folder unless given. elsewhere: lists of which nobody can say
+    what they were fitted to; only their texts are searched. pairs: JSON Lines with `user_id` and
     `item_id`. made: more files and folders to search for held-out texts (an adapter, a cache).
     `advance` is told each line that is read.
 
     Raises InputError where a file is missing or a split overlaps itself.
     """
-    missing = next((path for path in (*pairs, *made) if not path.exists()), None)
+    missing = next((path for path in (*pairs, *elsewhere, *made) if not path.exists()), None)
     if missing is not None:
         raise InputError(f"{missing} is not there, so that it cannot be searched for leaks")
     folder = ArtifactFolder(artifacts)
@@ -146,6 +154,7 @@ def check_leaks(
     held_out = truth.held_out
     checks = [
         *_candidate_checks(candidates, reviews, splits, truth),
+        *(_vouched(path) for path in elsewhere),
         _pairs_check("aspects", [folder.path / ASPECTS], held_out, advance),
         _evidence_check(folder.path / PERSONAS, held_out, advance),
         _pairs_check("alignments", [folder.path / ALIGNMENTS], held_out, advance),
@@ -156,6 +165,7 @@ def check_leaks(
         *(folder.path / name for name in (SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS)),
         folder.path / "ledger",
         *candidates,
+        *elsewhere,
         *(provenance_path(path) for path in candidates),
         *pairs,
         *made,
@@ -197,6 +207,47 @@ def _candidate_checks(
         if told.lists != lists_hash(path):
             wrong.append(f"{path} is not the file that {provenance_path(path).name} tells of")
         yield Check(f"lists {path.name}", told.users, len(wrong), tuple(wrong))
+
+
+def _vouched(path: Path) -> Check:
+    with path.open("rb") as file:
+        lists = sum(1 for _ in file)
+    return Check(
+        f"lists {path.name}",
+        lists,
+        vouched=f"{path.name} was made elsewhere: that it was made from training interactions "
+        "alone is its maker's word, and could not be checked",
+    )
+
+
+def check_adapter(folder: ArtifactFolder, adapter: Path, base: Encoder) -> Check:
+    """An adapter learnt from the training interactions of this folder, and from no others.
+
+    `base` is its encoder without it. The examples are read again, as `p4r train` would read them
+    from this folder now; their hash is compared with the one in the adapter's record.
+    """
+    name = "what the adapter learnt from"
+    record = AdapterRecord.read(adapter)
+    if record is None:
+        problem = (
+            f"{adapter} does not say what it was trained on; make it with `p4r train --artifacts "
+            f"{folder.path}`"
+        )
+        return Check(name, 0, unproven=problem)
+    training = TrainingSettings.model_validate(record.settings["training"])
+    history = HistorySettings.model_validate(record.settings["history"])
+    with folder.histories(Refusals()) as histories:
+        catalogue = Catalogue.read(folder, Refusals())
+        pairs = read_pairs(
+            folder, catalogue, histories, training, history, Refusals(), encoder=base
+        )
+    if pairs.hash() == record.data_hash:
+        return Check(name, record.examples)
+    problem = (
+        f"{adapter} was trained on other data than the training interactions of {folder.path} as "
+        "they are now; train it again on these"
+    )
+    return Check(name, record.examples, unproven=problem)
 
 
 def _provenance(path: Path) -> Provenance | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -13,20 +14,23 @@ from itertools import groupby, islice
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from p4r_qdrant.encoder import Encoder, same_encoder
-from p4r_qdrant.errors import IndexMismatchError, InputError
+from p4r_qdrant.errors import IndexMismatchError, InputError, VectorError
 from p4r_qdrant.index.filters import Condition, parse
 from p4r_qdrant.index.payload import (
     CONTENT_HASH,
     GENERATION,
     ITEM_ID,
+    SHORTEST,
     SLOT,
     UNSETTLED,
     Floats,
     Point,
     check_item_id,
+    check_rows,
     check_vectors,
     make_points,
     stored_persona,
@@ -44,6 +48,8 @@ EXPLAINED_AT_ONCE = 1000
 """Points whose texts (and vectors) one request brings."""
 EXPLAIN_ATTEMPTS = 5
 """How often one call asks again where what it found was replaced before it was read."""
+ROUNDING = 1e-6
+"""How far a unit vector's length may be from 1."""
 
 Element = TypeVar("Element")
 
@@ -79,6 +85,7 @@ class IndexMetadata:
 
     `encoder` is the encoder's name, for people; `kind`, `model` and `adapter` are what it can be
     loaded again from (see `Encoder`). `previous` is the version that was live before this one.
+    `typical_user`: the mean h_u of known users (see `typical`), for the persona prior.
     """
 
     fingerprint: str
@@ -90,6 +97,7 @@ class IndexMetadata:
     adapter: str = ""
     published_at: str = ""
     previous: str = ""
+    typical_user: str = ""
 
     @classmethod
     def of(cls, encoder: MadeWith) -> IndexMetadata:
@@ -103,6 +111,13 @@ class IndexMetadata:
             encoder.model,
             encoder.adapter,
         )
+
+    @property
+    def typical(self) -> Floats | None:
+        """The mean h_u of known users, (dim,) float32; None where it was not noted."""
+        if not self.typical_user:
+            return None
+        return np.frombuffer(b64decode(self.typical_user), dtype="<f4").astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """As stored, with the project's name and the format's number."""
@@ -317,6 +332,19 @@ class PersonaIndex(ABC):
         self.metadata = replace(self.metadata, **changes)
         self._write_metadata()
 
+    def record_typical_user(self, vector: Floats) -> None:
+        """Note the mean h_u of known users, (dim,), by which the persona prior is computed.
+
+        Each persona's mean similarity to them is its dot product with this vector: it holds for
+        personas that come later as well.
+        """
+        if vector.shape != (self.metadata.dimension,) or not np.isfinite(vector).all():
+            raise VectorError(
+                f"a typical user has {self.metadata.dimension} finite numbers, not the shape "
+                f"{vector.shape}"
+            )
+        self.record(typical_user=b64encode(vector.astype("<f4").tobytes()).decode())
+
     def sole_writer(self) -> AbstractContextManager[None]:
         """A context in which no second one is: raises IndexLockedError where somebody is in it.
 
@@ -369,19 +397,21 @@ class PersonaIndex(ABC):
     ) -> list[list[PersonaMatch]]:
         """The best persona of each candidate for each user (Eq. 10), by exact scoring.
 
-        user_vectors: (n_users, dim). candidate_ids: one list a user, of 1 to 10,000 ids; an id
-        that is repeated counts once. `filter`: see `index.filters`.
+        user_vectors: (n_users, dim), whose lengths do not matter (cosine); or several directions
+        for each user, an array (k, dim), of which the best counts, by dot product. candidate_ids:
+        one list a user, of 1 to 10,000 ids; an id that is repeated counts once. `filter`: see
+        `index.filters`.
 
         Returns, for each user, one match for each distinct candidate: best score first, ties by
         item id, then those without personas in the caller's order. The first `explain` of them
         (None: all) carry their persona's texts, and its vector `with_vectors`.
         """
-        vectors, candidates = check_query(user_vectors, candidate_ids, self.metadata.dimension)
-        return self._explained(vectors, candidates, parse(filter), explain, with_vectors)
+        users, candidates = check_query(user_vectors, candidate_ids, self.metadata.dimension)
+        return self._explained(users, candidates, parse(filter), explain, with_vectors)
 
     def _explained(
         self,
-        vectors: Floats,
+        users: list[Floats],
         candidates: list[list[str]],
         conditions: list[Condition],
         explain: int | None,
@@ -389,7 +419,7 @@ class PersonaIndex(ABC):
         attempts: int = EXPLAIN_ATTEMPTS,
     ) -> list[list[PersonaMatch]]:
         """Score and explain; again for those users where a persona went away in between."""
-        found = self._best_points(vectors, candidates, conditions)
+        found = self._best_of_directions(users, candidates, conditions)
         rankings = [
             _ranked(best, item_ids) for best, item_ids in zip(found, candidates, strict=True)
         ]
@@ -407,7 +437,7 @@ class PersonaIndex(ABC):
         gone = [user for user, ranking in enumerate(rankings) if _is_gone(ranking[:explain])]
         if gone and attempts > 1:  # an item was replaced by fewer personas, or taken out, since
             again = self._explained(
-                vectors[gone],
+                [users[user] for user in gone],
                 [candidates[user] for user in gone],
                 conditions,
                 explain,
@@ -417,6 +447,24 @@ class PersonaIndex(ABC):
             for user, ranking in zip(gone, again, strict=True):
                 rankings[user] = ranking
         return rankings
+
+    def _best_of_directions(
+        self, users: list[Floats], candidates: list[list[str]], conditions: list[Condition]
+    ) -> list[dict[str, tuple[float, str]]]:
+        """`_best_points` for users of one or more directions (k, dim) of any length."""
+        if not users:
+            return []
+        unit, lengths = _directions(np.concatenate(users))
+        owners = [user for user, rows in enumerate(users) for _ in rows]
+        found = self._best_points(unit, [candidates[user] for user in owners], conditions)
+        if len(owners) == len(users) and (lengths == 1).all():
+            return found
+        merged: list[dict[str, tuple[float, str]]] = [{} for _ in users]
+        for user, length, scores in zip(owners, lengths.tolist(), found, strict=True):
+            best = merged[user]
+            for item_id, (score, point) in scores.items():
+                _keep_better(best, item_id, length * score, point)
+        return merged
 
     def nearest_items(
         self,
@@ -429,18 +477,31 @@ class PersonaIndex(ABC):
     ) -> list[PersonaMatch]:
         """The items of the whole catalogue whose best persona is nearest to a user.
 
-        user_vector: (dim,). `filter`: see `index.filters`; `exclude`: items that are not wanted.
+        user_vector: (dim,), or several directions (k, dim): see `best_personas`. `filter`: see
+        `index.filters`; `exclude`: items that are not wanted.
         Returns up to `limit` matches with their texts, best first, ties by item id; approximate
         where the index has HNSW links. Raises VectorError and InputError.
         """
         if limit < 1:
             raise InputError(f"a limit must be at least 1, not {limit}")
         given: Any = [user_vector]
-        [vector] = check_vectors(given, self.metadata.dimension, "the user")
+        [rows], _ = check_query(given, [[]], self.metadata.dimension)
         conditions = parse(filter)
         unwanted = tuple(one for one in dict.fromkeys(exclude) if _is_text(one))
         if unwanted:
             conditions.append(Condition(ITEM_ID, unwanted, negated=True))
+        best: dict[str, tuple[float, str]] = {}
+        # Whoever is among the first by the best direction is among the first by that direction.
+        for vector, length in zip(*_directions(rows), strict=True):
+            for item_id, (score, point) in self._nearest(vector, limit, conditions).items():
+                _keep_better(best, item_id, float(length) * score, point)
+        ranked = _ranked(best, list(best))[:limit]
+        return self.explain(ranked, with_vectors=with_vectors)
+
+    def _nearest(
+        self, vector: Floats, limit: int, conditions: list[Condition]
+    ) -> dict[str, tuple[float, str]]:
+        """(score, point id) of at least the `limit` nearest items, if there are so many."""
         best: dict[str, tuple[float, str]] = {}
         asked = 2 * limit  # an item may have several personas among the nearest
         while True:
@@ -448,10 +509,8 @@ class PersonaIndex(ABC):
             for score, point, item_id in points:
                 best.setdefault(item_id, (score, point))
             if len(best) >= limit or len(points) < asked:
-                break
+                return best
             asked *= 4
-        ranked = _ranked(best, list(best))[:limit]
-        return self.explain(ranked, with_vectors=with_vectors)
 
     def explain(
         self, matches: Sequence[PersonaMatch], *, with_vectors: bool = False
@@ -611,21 +670,49 @@ def _ranked(best: Mapping[str, tuple[float, str]], item_ids: Sequence[str]) -> l
     return matches
 
 
+def _keep_better(
+    best: dict[str, tuple[float, str]], item_id: str, score: float, point: str
+) -> None:
+    """Of equal scores the lower slot."""
+    held = best.get(item_id)
+    if held is None or score > held[0] or (score == held[0] and point < held[1]):
+        best[item_id] = (score, point)
+
+
+def _directions(rows: Floats) -> tuple[Floats, npt.NDArray[np.float64]]:
+    """Rows (n, dim) as unit vectors and lengths (n,); one of no length may point anywhere."""
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    lengths[np.abs(lengths - 1) < ROUNDING] = 1
+    unit = (rows / np.maximum(lengths, SHORTEST)[:, None]).astype(np.float32)
+    unit[lengths < SHORTEST] = np.eye(1, rows.shape[1], dtype=np.float32)
+    return unit, np.where(lengths < SHORTEST, 0.0, lengths)
+
+
 def _is_gone(explained: Sequence[PersonaMatch]) -> bool:
     return any(match.point_id is not None and match.persona is None for match in explained)
 
 
 def check_query(
     user_vectors: npt.ArrayLike, candidate_ids: Sequence[Sequence[str]], dimension: int
-) -> tuple[Floats, list[list[str]]]:
-    """The users as (n, dim) unit rows, and each one's distinct candidates in their order."""
+) -> tuple[list[Floats], list[list[str]]]:
+    """Each user's directions (k, dim), and distinct candidates in their order.
+
+    A user given as one vector (dim,) has one direction, of unit length.
+    """
     if isinstance(candidate_ids, str) or any(isinstance(ids, str) for ids in candidate_ids):
         raise InputError("candidate_ids must hold one list of item ids for each user")
+    given: Any = user_vectors
     if not len(candidate_ids):
-        return check_vectors([[1.0] * dimension], dimension, "no user")[:0], []
-    matrix = check_vectors(user_vectors, dimension, "the users")
-    if len(matrix) != len(candidate_ids):
-        raise InputError(f"{len(matrix)} user vectors but {len(candidate_ids)} candidate lists")
+        return [], []
+    first = next(iter(given), None) if isinstance(given, Sequence | np.ndarray) else None
+    if isinstance(first, np.ndarray) and first.ndim == 2:
+        users = [check_rows(one, dimension, f"user {n}")[0] for n, one in enumerate(given)]
+        if not all(map(len, users)):
+            raise VectorError("each user needs at least one direction")
+    else:
+        users = list(check_vectors(given, dimension, "the users")[:, None])
+    if len(users) != len(candidate_ids):
+        raise InputError(f"{len(users)} user vectors but {len(candidate_ids)} candidate lists")
     distinct = [list(dict.fromkeys(ids)) for ids in candidate_ids]
     for ids in distinct:
         if len(ids) > MAX_CANDIDATES:
@@ -637,7 +724,7 @@ def check_query(
         except (TypeError, UnicodeEncodeError):
             wrong = next(one for one in ids if not _is_text(one))
             raise InputError(f"the candidate {wrong!r} is no text that can be an item id") from None
-    return matrix, distinct
+    return users, distinct
 
 
 def _is_text(value: Any) -> bool:

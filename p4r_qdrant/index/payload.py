@@ -56,6 +56,9 @@ OWN_FIELDS = frozenset(
 
 _NOT_TOLD = OWN_FIELDS - {EVIDENCE_COUNT, UPDATED_AT}
 
+SHORTEST = 1e-12
+"""Length below which a vector is zero."""
+
 MAX_DEPTH = 16
 """Lists and objects within each other in a field. Qdrant reads back only so many: one point with
 too many of them can no longer be read, and no other point of its collection either."""
@@ -212,6 +215,18 @@ def check_item_id(item_id: str) -> str:
 
 def check_vectors(vectors: npt.ArrayLike, dimension: int, owner: str) -> Floats:
     """(n, dimension) float32 rows of unit length; raise VectorError naming `owner` and the row."""
+    matrix, norms = check_rows(vectors, dimension, owner)
+    if (norms < SHORTEST).any():
+        row = int(np.argmax(norms < SHORTEST))
+        raise VectorError(f"vector {row} of {owner} is zero, it points nowhere")
+    unit: Floats = (matrix / norms[:, None]).astype(np.float32)
+    return unit
+
+
+def check_rows(
+    vectors: npt.ArrayLike, dimension: int, owner: str
+) -> tuple[Floats, npt.NDArray[np.float64]]:
+    """(n, dimension) float32 rows as they are, and their lengths (n,); raises VectorError."""
     try:
         with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused below
             matrix = np.asarray(vectors, dtype=np.float32)
@@ -223,13 +238,10 @@ def check_vectors(vectors: npt.ArrayLike, dimension: int, owner: str) -> Floats:
             f"(n, {dimension}); encode them with the encoder the index was made with"
         )
     norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
-    wrong = ~(norms >= 1e-12) | ~np.isfinite(norms)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        what = "is zero, it points nowhere" if norms[row] < 1e-12 else "holds NaN or infinity"
-        raise VectorError(f"vector {row} of {owner} {what}")
-    unit: Floats = (matrix / norms[:, None]).astype(np.float32)
-    return unit
+    if not np.isfinite(norms).all():
+        row = int(np.argmin(np.isfinite(norms)))
+        raise VectorError(f"vector {row} of {owner} holds NaN or infinity")
+    return matrix, norms
 
 
 def check_personas(item_id: str, personas: Sequence[Persona], max_personas: int) -> None:

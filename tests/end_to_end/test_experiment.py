@@ -4,23 +4,29 @@ import csv
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from indexer.artifacts import Refusals
-from indexer.evaluation.experiment import ablations, online
+from indexer.artifacts import ArtifactFolder, Refusals
+from indexer.evaluation.experiment import ablations, choices, online
 from indexer.evaluation.experiment import run as module
 from indexer.evaluation.experiment.ablations import Variant
 from indexer.evaluation.experiment.config import ExperimentConfig, load_config
 from indexer.evaluation.experiment.report import write_report
 from indexer.evaluation.experiment.run import run_experiment
 from indexer.evaluation.experiment.stages import locked
-from indexer.evaluation.leaks import LeakError
+from indexer.evaluation.leaks import MARKER, LeakError
+from indexer.training.pairs import Catalogue, read_pairs
+from p4r_qdrant.adapter import AdapterRecord
 from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.resources import resource
+from p4r_qdrant.settings import HistorySettings, TrainingSettings
 from tests.end_to_end.test_cli import Run, p4r  # noqa: F401 - a fixture
 from tests.hash_encoder import HashEncoder
 from tests.unit.test_artifacts import write
@@ -29,7 +35,8 @@ pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
 BOOKSHOP = resource("examples/bookshop")
-EXAMPLE = Path(__file__).parents[2] / "examples" / "bookshop.toml"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "bookshop.toml"
 ALL_VARIANTS = ablations.variants
 HELD_OUT = ("bea-k", "winter-interpreter")
 
@@ -85,6 +92,8 @@ def config(artifacts: Path, **changes: Any) -> ExperimentConfig:
         "decays": [0.7, 1.0],
         "weights": [0.3, 0.6],
         "personas": [1, 7],
+        "interests": [0.0],
+        "priors": [0.0],
     }
     return ExperimentConfig.model_validate(values | changes)
 
@@ -136,8 +145,12 @@ def test_everything_is_there(
         "2 interactions",
         "decay 1",
         "without ratings up to 2",
+        "ratings up to 2 count against",
         "several interests",
-        "persona prior off",
+        "persona prior taken off",
+        "encoder and words (TF-IDF)",
+        "words alone",
+        "learned weights of four forms",
     }
     [seven, as_it_is] = [
         row["mean"]
@@ -199,6 +212,29 @@ def test_killed_and_run_again_it_ends_the_same(
     resumed = ran(config(shop), tmp_path / "killed")
     assert figures_of(resumed) == figures_of(expected)
     assert len(model.encoded) == 2 * encoded, "no text is encoded twice in one folder"
+
+
+def test_sigkill_again_and_again(tmp_path: Path) -> None:
+    """Killed in the middle of four stages in one folder, it ends as one that never was."""
+
+    def process(output: str, *death: str) -> int:
+        command = [sys.executable, "-m", "tests.experiment_process", str(EXAMPLE)]
+        return subprocess.run(
+            [*command, str(tmp_path / output), *death], cwd=ROOT, check=False, capture_output=True
+        ).returncode
+
+    assert process("whole") == 0
+    for stage, steps in (("writing", 3), ("encoding", 1), ("reranking", 70), ("ablations", 0)):
+        assert process("killed", stage, str(steps)) == -signal.SIGKILL, stage
+        assert not (tmp_path / "killed" / "results.json").exists()
+    assert process("killed") == 0
+    whole, killed = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed")
+    )
+    assert figures_of(killed) == figures_of(whole)
+    [texts] = (tmp_path / "killed" / "vectors").glob("*.texts.jsonl")
+    lines = texts.read_text().splitlines()
+    assert len(lines) == len(set(lines)), "no text is encoded twice"
 
 
 def test_what_is_done_is_not_done_again(model: HashEncoder, shop: Path, tmp_path: Path) -> None:
@@ -287,8 +323,7 @@ def test_an_aggregated_persona_is_checked_and_compared(
 def test_a_trained_encoder_has_lines_of_its_own(
     monkeypatch: pytest.MonkeyPatch, shop: Path, tmp_path: Path
 ) -> None:
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
+    adapter = adapter_of(shop, tmp_path / "adapter")
     models = {None: HashEncoder(64), str(adapter): HashEncoder(32, fingerprint="trained-1")}
     monkeypatch.setattr(
         module,
@@ -307,6 +342,109 @@ def test_a_trained_encoder_has_lines_of_its_own(
     ]
     assert results["ablations_encoder"] == "trained"
     assert results["chosen"]["encoders"]["trained"]["fingerprint"] == "trained-1"
+
+
+def adapter_of(artifacts: Path, folder: Path) -> Path:
+    """The record of an adapter that was trained on a folder's interactions, as they are now."""
+    training, history = TrainingSettings(unjudged="any"), HistorySettings()
+    catalogue_folder = ArtifactFolder(artifacts)
+    with catalogue_folder.histories(Refusals()) as histories:
+        catalogue = Catalogue.read(catalogue_folder, Refusals())
+        pairs = read_pairs(catalogue_folder, catalogue, histories, training, history, Refusals())
+    folder.mkdir()
+    record = AdapterRecord(
+        base="m",
+        base_fingerprint="f",
+        run="r",
+        data_hash=pairs.hash(),
+        examples=len(pairs.examples),
+        settings={"training": training.model_dump(), "history": history.model_dump()},
+        validation="v",
+        metrics={},
+        created_at="now",
+    )
+    (folder / "p4r.json").write_text(record.model_dump_json())
+    return folder
+
+
+def test_an_adapter_of_other_data_is_refused(
+    model: HashEncoder, shop: Path, tmp_path: Path
+) -> None:
+    """One whose training set held a test item, and one that says nothing."""
+    splits = (shop / "splits.jsonl").read_text()
+    rows = [json.loads(line) for line in splits.splitlines()]
+    write(shop, "splits.jsonl", [row for row in rows if row["user_id"] != HELD_OUT[0]])
+    leaking = adapter_of(shop, tmp_path / "leaking")
+    (shop / "splits.jsonl").write_text(splits)
+    encoder = {"model": "m", "adapter": str(leaking)}
+    with pytest.raises(LeakError, match=r"leaking was trained on other data than the training"):
+        ran(config(shop, encoder=encoder), tmp_path / "out")
+    (leaking / "p4r.json").unlink()
+    with pytest.raises(LeakError, match=r"leaking does not say what it was trained on"):
+        ran(config(shop, encoder=encoder), tmp_path / "out")
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_options_have_lines_where_they_are_better(
+    model: HashEncoder, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Better on validation items, that is; and through the index, as ever."""
+
+    def half(*_: Any) -> list[dict[str, float]]:
+        return [
+            {"interests": 0.0, "prior": 0.0, "valid": 0.1},
+            {"interests": 0.5, "prior": 0.25, "valid": 0.2},
+        ]
+
+    monkeypatch.setattr(choices, "options", half)
+    results = ran(config(shop), tmp_path / "out")
+    lines = [row["line"] for row in results["main"] if row["generator"] == "ease"]
+    assert lines == [
+        "generator alone",
+        "personas, untrained",
+        "fused, untrained",
+        "personas, untrained, options",
+        "fused, untrained, options",
+    ]
+    ranks = {row["line"]: row["metrics"] for row in results["main"] if row["generator"] == "ease"}
+    assert ranks["personas, untrained"] != ranks["personas, untrained, options"]
+    page = write_report(results, tmp_path / "out").read_text()
+    assert "single interests 0.5 and persona prior 0.25" in page
+
+
+def test_lists_made_elsewhere(model: HashEncoder, shop: Path, tmp_path: Path) -> None:
+    ran(config(shop), tmp_path / "out")
+    mine = tmp_path / "mine.jsonl"
+    made = (tmp_path / "out" / "lists" / "ease-0.jsonl").read_text()
+    mine.write_text(made)
+    results = ran(config(shop, lists={"mine": mine}), tmp_path / "out")
+    value = {
+        (row["generator"], row["line"]): row["metrics"]["NDCG@10"]["mean"]
+        for row in results["main"]
+    }
+    for line in ("generator alone", "personas, untrained", "fused, untrained"):
+        assert value["mine", line] == value["ease", line]
+    page = write_report(results, tmp_path / "out").read_text()
+    assert page.count("mine.jsonl was made elsewhere") == 2, "above and below"
+    rows = [json.loads(line) for line in made.splitlines()]
+    rows[3]["results"][0]["item_id"] = MARKER
+    write(tmp_path, "mine.jsonl", rows)
+    with pytest.raises(LeakError, match=r"mine.jsonl:4 holds the marker"):
+        ran(config(shop, lists={"mine": mine}), tmp_path / "out")
+    valid = {
+        (row["user_id"], row["valid_item"])
+        for row in map(json.loads, (shop / "splits.jsonl").read_text().splitlines())
+    }
+    rows = [json.loads(line) for line in made.splitlines()]
+    for row in rows:
+        row["results"] = [
+            one for one in row["results"] if (row["user_id"], one["item_id"]) not in valid
+        ]
+    write(tmp_path, "mine.jsonl", rows)
+    with pytest.raises(InputError, match=r"mine.jsonl holds its user's validation item"):
+        ran(config(shop, lists={"mine": mine}), tmp_path / "out")
+    with pytest.raises(InputError, match=r"nothing.jsonl is not there"):
+        ran(config(shop, lists={"mine": tmp_path / "nothing.jsonl"}), tmp_path / "out")
 
 
 def test_an_index_that_ranks_otherwise_is_found_out(

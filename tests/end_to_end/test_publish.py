@@ -1,5 +1,6 @@
 """`p4r publish` as people run it; and a real model, with adapters that follow each other."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 
 from indexer.artifacts import ArtifactFolder, Refusals
 from indexer.publish import publish
+from indexer.typical import typical_user
 from p4r_qdrant import Interaction, PersonaEncoder, PersonaReranker, Settings, open_index
 from p4r_qdrant.encoder import BUNDLED_MODEL, same_encoder
 from p4r_qdrant.errors import EncoderError, IndexMismatchError
+from p4r_qdrant.settings import HistorySettings
 from tests.embedding_server import MODEL, running
 from tests.end_to_end.test_cli import (
     BOOKSHOP,
@@ -92,6 +95,37 @@ def test_publish_back_and_away(p4r: Run, encoders: dict[str | None, HashEncoder]
     assert (dropped.code, dropped.out) == (0, "deleted: version-hash-encoder-1-nightly\n")
     assert p4r("publish", "--drop-old").out.startswith("deleted: nothing")
     assert p4r(*PUBLISH, "--again", "--drop-old").out.startswith("24 items written")
+
+
+def test_a_persona_prior_is_published_and_served(
+    p4r: Run, encoders: dict[str | None, HashEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert p4r(*PUBLISH).code == 0
+    asked = (*RERANK, "--user", "maren-o", "--prior", "0.5", "--output", "-")
+    done = p4r(*asked)
+    assert (done.code, "has no typical user" in done.sentence) == (2, True)
+    with monkeypatch.context() as patch:
+        patch.setenv("P4R_RERANK__PRIOR", "0.5")
+        assert p4r(*PUBLISH).code == 0
+        with open_index(Settings.load()) as index:
+            typical = index.metadata.typical
+            assert typical is not None
+    assert p4r(*PUBLISH).code == 0, "without the setting it stays"
+    [encoder] = encoders.values()
+    history = HistorySettings()
+    assert typical == pytest.approx(typical_user(ArtifactFolder(BOOKSHOP), encoder, history))
+    plain, off, single = (
+        {one["item_id"]: one for one in json.loads(p4r(*arguments).out)["results"]}
+        for arguments in (
+            (*RERANK, "--user", "maren-o", "--output", "-"),
+            asked,
+            (*asked, "--interests", "1"),
+        )
+    )
+    assert plain.keys() == off.keys() == single.keys()
+    assert all(off[item]["score"] != plain[item]["score"] for item in off)
+    assert {len(one["because"]) for one in off.values()} == {5}
+    assert {len(one["because"]) for one in single.values()} == {1}
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,33 @@
 """Both engines against the brute force, over wild catalogues; and broken engines, found out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from p4r_qdrant import PersonaIndex
+from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
+from p4r_qdrant.encoder import Encoder, UserVector, normalised
+from p4r_qdrant.errors import InputError, VectorError
+from p4r_qdrant.index import base
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import Floats
-from tests.oracle import DIMENSION, Catalogue, assert_congruent, catalogues, queries
+from p4r_qdrant.records import Because, Interaction
+from p4r_qdrant.settings import HistorySettings, RerankSettings
+from tests.engines import opened
+from tests.oracle import (
+    DIMENSION,
+    Catalogue,
+    Wanted,
+    assert_congruent,
+    assert_ranking_is_congruent,
+    catalogues,
+    queries,
+    vectors,
+)
 
 SUITE = settings(
     max_examples=40,
@@ -101,6 +117,143 @@ def test_a_broken_engine_fails_the_same_suite(
 
     with pytest.raises((AssertionError, KeyError)):
         suite()
+
+
+# --- several interests, and a persona prior ----------------------------------------------------
+
+
+class Told(Encoder):
+    """Says of each text what it was told to: the interactions of a test, as vectors."""
+
+    def __init__(self, vectors: Mapping[str, npt.ArrayLike]) -> None:
+        self.name, self.fingerprint, self.dimension = "by hand", "test", DIMENSION
+        self._vectors = vectors
+
+    def encode_texts(self, batch: Sequence[str]) -> Floats:
+        return normalised(np.array([self._vectors[text] for text in batch]))
+
+
+def check_options(index: PersonaIndex, data: st.DataObject) -> None:
+    """The reranker on this engine, with options, against the brute force."""
+    catalogue = data.draw(catalogues())
+    typical = 0.3 * np.array(data.draw(vectors()))
+    index.record_typical_user(typical.astype(np.float32))
+    refill(index, catalogue)  # after it: the prior holds for what comes later
+    histories = [data.draw(st.lists(vectors(), min_size=1, max_size=5)) for _ in range(2)]
+    decay = data.draw(st.sampled_from([0.5, 1.0]))
+    interests = data.draw(st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+    prior = data.draw(st.sampled_from([0.0, 0.5, 2.0]))
+    users = [Wanted(np.array(one), decay, interests, prior, typical) for one in histories]
+    weights = decay ** np.arange(5)[:, None]
+    for one in users:  # somebody whose interactions cancel out is unknown
+        assume(
+            np.linalg.norm(np.sum(normalised(one.embeddings) * weights[: len(one.embeddings)], 0))
+            > 0.1
+        )
+    reranker = PersonaReranker(
+        index,
+        Told(
+            {f"{user}-{n}": row for user, own in enumerate(histories) for n, row in enumerate(own)}
+        ),
+        history=HistorySettings(length=5, decay=decay),
+        rerank=RerankSettings(interests=interests, prior=prior),
+    )
+    told = [
+        [Interaction(str(n), -n, f"{user}-{n}") for n in range(len(own))]
+        for user, own in enumerate(histories)
+    ]
+    candidates = sorted({*data.draw(queries(catalogue))[1][0], *catalogue.vectors})
+    rankings = reranker.rerank_many(told, [candidates] * 2, explain=None)
+    for user, ranking in zip(users, rankings, strict=True):
+        assert_ranking_is_congruent(ranking.items, catalogue, user, candidates)
+    for user, history in zip(users, told, strict=True):
+        found = reranker.recommend(history, top=len(catalogue.vectors) or 1)
+        assert_ranking_is_congruent(found.items, catalogue, user, catalogue.vectors)
+
+
+@SUITE
+@given(data=st.data())
+def test_options_give_the_brute_force_answers(index: PersonaIndex, data: st.DataObject) -> None:
+    check_options(index, data)
+
+
+def forget_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directions of different lengths are all taken for unit vectors."""
+    right = base._directions
+    monkeypatch.setattr(base, "_directions", lambda rows: (right(rows)[0], np.ones(len(rows))))
+
+
+def take_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the newest interaction is asked about."""
+    right = UserVector.directions
+    monkeypatch.setattr(UserVector, "directions", lambda own, share: right(own, share)[:1])
+
+
+def blame_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The explanation names the newest interaction instead of the one that won."""
+
+    def broken(own: UserVector, persona: Floats, interests: float = 0.0) -> tuple[Because, ...]:
+        newest = own.interactions[0]
+        found = {one.item_id: one for one in right(own, persona, interests)}
+        first = found.pop(newest.item_id, Because(newest.item_id, "", 0.0, 0.0))
+        return (first, *found.values())
+
+    right = UserVector.because
+    monkeypatch.setattr(UserVector, "because", broken)
+
+
+@pytest.mark.parametrize("fault", [forget_lengths, take_the_newest, blame_the_newest])
+def test_broken_options_fail_the_same_suite(
+    index: PersonaIndex,
+    fault: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fault(monkeypatch)
+
+    @settings(SUITE, report_multiple_bugs=False, database=None, phases=[Phase.generate])
+    @given(data=st.data())
+    def suite(data: st.DataObject) -> None:
+        check_options(index, data)
+
+    with pytest.raises(AssertionError):
+        suite()
+
+
+def test_the_typical_user_stays_with_the_index(index_settings: Settings) -> None:
+    typical = np.linspace(-0.2, 0.3, DIMENSION, dtype=np.float32)
+    with opened(index_settings) as index:
+        assert index.metadata.typical is None
+        with pytest.raises(VectorError, match="a typical user has 8 finite numbers"):
+            index.record_typical_user(typical[:3])
+        index.record_typical_user(typical)
+        index.record(published_at="now")
+    with opened(index_settings) as index:
+        assert index.metadata.typical is not None
+        assert index.metadata.typical.tolist() == typical.tolist()
+        assert index.metadata.published_at == "now"
+        index.load(large_catalogue(3).rows())
+        reranker = PersonaReranker(index, rerank=RerankSettings(prior=1.0))
+        user = np.eye(1, DIMENSION)[0]
+        for item in reranker.rerank(user, ["item-0", "item-1"]).items:
+            rows = large_catalogue(3).vectors[item.item_id]
+            unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            assert item.persona_score == pytest.approx(max(unit @ (user - typical)), abs=1e-5)
+
+
+def test_directions_that_cannot_be(index: PersonaIndex) -> None:
+    index.load(large_catalogue(2).rows())
+    zero = np.zeros((1, DIMENSION), np.float32)
+    [found] = index.best_personas([zero], [["item-0", "item-1"]])
+    assert [one.score for one in found] == [0, 0], "nobody is nearer than anybody"
+    for wrong, sentence in (
+        (np.full((2, DIMENSION), np.nan), "vector 0 of user 0 holds NaN"),
+        (np.ones((2, 3)), r"user 0 have the shape \(2, 3\)"),
+        (np.ones((0, DIMENSION)), "at least one direction"),
+    ):
+        with pytest.raises(VectorError, match=sentence):
+            index.best_personas([wrong], [["item-0"]])
+    with pytest.raises(InputError, match="1 user vectors but 2 candidate lists"):
+        index.best_personas([zero], [["item-0"], ["item-1"]])
 
 
 def large_catalogue(items: int) -> Catalogue:

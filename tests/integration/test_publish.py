@@ -34,6 +34,8 @@ from p4r_qdrant.errors import (
 from p4r_qdrant.index import lease
 from p4r_qdrant.index.base import IndexMetadata
 from p4r_qdrant.index.versions import open_versions
+from p4r_qdrant.records import Interaction
+from p4r_qdrant.settings import RerankSettings
 from tests import publishing
 from tests.engines import embedded, on_server, opened
 from tests.hash_encoder import HashEncoder
@@ -474,6 +476,35 @@ def test_a_reader_stays_with_its_version_until_it_refreshes(
         with pytest.raises(IndexUnavailableError, match="closed"):
             old.get("item-1")
     assert not reranker.refresh() if index_settings.qdrant.url is None else True
+
+
+def test_a_reader_with_a_prior_does_not_go_over_to_a_version_that_has_none(
+    index_settings: Settings, folder: Path
+) -> None:
+    old, new = publishing.encoder(0), publishing.encoder(1)
+    asked = index_settings.model_copy(update={"rerank": RerankSettings(prior=0.5)})
+    run(folder, old, index_settings)
+    load = by_fingerprint(old, new)
+    with pytest.raises(IndexMismatchError, match="has no typical user"):
+        PersonaReranker.from_settings(asked, load_encoder=load)
+    with open_index(index_settings) as index:  # the refused one has let go of it
+        index.record_typical_user(np.ones(old.dimension, np.float32))
+    run(folder, old, index_settings)  # and publishing again keeps it
+    user = [Interaction("one", 1, "salt orchard")]
+    with PersonaReranker.from_settings(asked, load_encoder=load) as reranker:
+        before = reranker.rerank(user, ["item-1", "item-2"])
+        run(folder, new, index_settings)
+        with pytest.raises(IndexMismatchError, match="has no typical user"):
+            reranker.refresh()
+        assert reranker.rerank(user, ["item-1", "item-2"]) == before
+        with (
+            open_versions(index_settings) as versions,
+            versions.open(versions.named(new.fingerprint)) as index,
+        ):
+            index.record_typical_user(np.ones(new.dimension, np.float32))
+        assert reranker.refresh()
+        after = reranker.rerank(user, ["item-1", "item-2"])
+        assert after.fingerprint == new.fingerprint
 
 
 def test_a_call_under_way_ends_on_the_version_it_began_with(

@@ -13,7 +13,7 @@ from indexer.evaluation.experiment import choices, learned
 from indexer.evaluation.experiment.choices import Judged
 from indexer.evaluation.experiment.config import load_config
 from indexer.evaluation.experiment.pool import NOBODY, Pool, read_pool
-from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer
+from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer, typical
 from indexer.evaluation.experiment.stages import Stages
 from indexer.evaluation.experiment.vectors import CHUNK, CachedEncoder
 from p4r_qdrant import PersonaReranker
@@ -21,7 +21,7 @@ from p4r_qdrant.encoder import normalised, user_vector
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.base import ItemVectors
 from p4r_qdrant.records import Interaction, Persona
-from p4r_qdrant.settings import RerankSettings
+from p4r_qdrant.settings import HistorySettings, RerankSettings
 from tests.hash_encoder import HashEncoder
 from tests.memory_index import MemoryIndex
 from tests.unit.test_artifacts import write
@@ -107,14 +107,57 @@ def test_numpy_places_items_as_the_reranker_does(
         assert ranks[user] == expected
 
 
+@pytest.mark.parametrize("options", [(0.5, 0.0), (1.0, 0.0), (0.0, 0.5), (0.5, 0.25), (1.0, 1.0)])
+def test_numpy_scores_as_the_reranker_does_with_options(options: tuple[float, float]) -> None:
+    encoder = HashEncoder(16)
+    texts = {
+        "sea": ["ships and sails", "a quiet harbour"],
+        "oven": ["bread", "long winters"],
+        "wood": ["quiet winters in the wood"],
+    }
+    index = MemoryIndex(16, encoder.fingerprint)
+    for item, own in texts.items():
+        told = [
+            Persona(persona_id=f"{item}{n}", name="n", description="d", preference_rationale="r")
+            for n in range(len(own))
+        ]
+        index.load([ItemVectors(item, told, encoder.encode_texts(own))])
+    histories = [
+        [Interaction("x", 3, "quiet ships"), Interaction("y", 2, "bread in long winters")],
+        [Interaction("z", 1, "a harbour in the wood")],
+    ]
+    summaries = list(dict.fromkeys(one.summary for own in histories for one in own))
+    profiles = Profiles(
+        ["u", "v"],
+        encoder.encode_texts(summaries),
+        np.array([[0, 1], [2, -1]]),
+        np.full((2, 2), np.nan),
+    )
+    personas = Personas.of(list(texts.items()), encoder)
+    pool = Pool(["u", "v"], sorted(texts), np.array([[0, 1, 2]] * 2), np.zeros((2, 3)))
+    interests, prior = options
+    scorer = Scorer(decay=0.7, interests=interests, prior=prior)
+    expected = scorer.scores(pool, profiles, personas)
+    index.record_typical_user(typical(profiles.means(0.7)))
+    reranker = PersonaReranker(
+        index,
+        encoder,
+        history=HistorySettings(length=5, decay=0.7),
+        rerank=RerankSettings(interests=interests, prior=prior),
+    )
+    for user, history in enumerate(histories):
+        found = {one.item_id: one.score for one in reranker.rerank(history, sorted(texts)).items}
+        assert [found[item] for item in sorted(texts)] == pytest.approx(expected[user], abs=1e-6)
+
+
 def test_somebody_unknown_keeps_the_generators_order() -> None:
     pool = Pool(["u"], ["a", "b"], np.array([[1, 0]]), np.array([[0.5, 0.5]]))
     profiles = Profiles(
         ["u"], np.zeros((0, DIMENSION), np.float32), np.array([[-1]]), np.array([[np.nan]])
     )
     personas = Personas(["a", "b"], unit(np.random.default_rng(0), 2), np.array([0, 1, 2]))
-    for form in ("mean", "interests", "both"):
-        scores = Scorer(form=form).scores(pool, profiles, personas)
+    for scorer in (Scorer(), Scorer(interests=0.5), Scorer(prior=0.5), Scorer(dislikes=0.5)):
+        scores = scorer.scores(pool, profiles, personas)
         assert np.isnan(scores).all()
         for one in (scores, pool.fused(scores, 0.5)):
             assert pool.ranks(one, np.array([0])).tolist() == [2]
@@ -159,17 +202,59 @@ def test_forms_of_scores_by_hand() -> None:
         return np.stack([near[:, :2].max(axis=1), near[:, 2:].max(axis=1)], axis=1)
 
     assert scored(Scorer(decay=0.5)) == pytest.approx(best(mean), abs=1e-6)
-    assert scored(Scorer(decay=0.5, form="interests")) == pytest.approx(best(each), abs=1e-6)
-    both = best((mean + each) / 2)
-    assert scored(Scorer(decay=0.5, form="both")) == pytest.approx(both, abs=1e-6)
-    prior = best(mean - 0.5 * mean.mean(axis=0))
-    assert scored(Scorer(decay=0.5, prior=0.5)) == pytest.approx(prior, abs=1e-6)
+    assert scored(Scorer(decay=0.5, interests=1.0)) == pytest.approx(best(each), abs=1e-6)
+    both = best(0.75 * mean + 0.25 * each)
+    assert scored(Scorer(decay=0.5, interests=0.25)) == pytest.approx(both, abs=1e-6)
+    prior = best(each - 0.5 * mean.mean(axis=0))
+    found = scored(Scorer(decay=0.5, interests=1.0, prior=0.5))
+    assert found == pytest.approx(prior, abs=1e-6)
     means = np.stack([mean[:, :2].mean(axis=1), mean[:, 2:].mean(axis=1)], axis=1)
     assert scored(Scorer(decay=0.5, aggregation="mean")) == pytest.approx(means, abs=1e-6)
     soft = scored(Scorer(decay=0.5, aggregation="soft", temperature=1e-3))
     assert soft == pytest.approx(best(mean), abs=5e-3), "a cold soft maximum is the maximum"
     warm = scored(Scorer(decay=0.5, aggregation="soft", temperature=100.0))
     assert warm == pytest.approx(means, abs=5e-3), "a hot one is the mean"
+
+
+def test_what_was_disliked_counts_against() -> None:
+    rng = np.random.default_rng(5)
+    vectors, persona_vectors = unit(rng, 4), unit(rng, 3)
+    personas = Personas(["a", "b", "c"], persona_vectors, np.arange(4))
+    profiles = Profiles(
+        ["u", "v"], vectors, np.array([[0, 1], [2, 3]]), np.array([[5.0, 1.0], [1.0, 2.0]])
+    )
+    pool = Pool(["u", "v"], ["a", "b", "c"], np.array([[0, 1, 2]] * 2), np.zeros((2, 3)))
+    found = Scorer(decay=0.5, dislikes=0.25, disliked=2.0).scores(pool, profiles, personas)
+    expected = (vectors[0] - 0.25 * vectors[1]) @ persona_vectors.T
+    assert found[0] == pytest.approx(expected, abs=1e-6)
+    as_usual = Scorer(decay=0.5).scores(pool, profiles, personas)
+    assert found[1] == pytest.approx(as_usual[1]), "nothing liked: nothing to tell it from"
+
+
+def test_words_are_compared_beside_the_encoder() -> None:
+    pytest.importorskip("sklearn")
+    encoder = HashEncoder(8)
+    personas = Personas.of(
+        [("sea", ["ships and sails", "harbours"]), ("oven", ["bread"]), ("none", ["zzz"])], encoder
+    )
+    told = ["ships", "bread and ships"]
+    profiles = Profiles(
+        ["u", "v", "w"],
+        encoder.encode_texts(told),
+        np.array([[0, -1], [1, 0], [-1, -1]]),
+        np.full((3, 2), np.nan),
+        told,
+    )
+    order = np.array([[2, 0, 1]] * 3)
+    pool = Pool(["u", "v", "w"], ["none", "oven", "sea"], order, np.zeros((3, 3)))
+    words = Scorer(words=1.0).scores(pool, profiles, personas)
+    assert words[0, 1] == words[0, 2] == 0, "no word in common"
+    assert 0 < words[1, 2] < 1
+    assert 0 < words[0, 0] < 1
+    dense = Scorer().scores(pool, profiles, personas)
+    mixed = Scorer(words=0.5).scores(pool, profiles, personas)
+    assert mixed[0, 1] == pytest.approx(dense[0, 1] / 2)
+    assert np.isnan(mixed[2]).all(), "somebody unknown"
 
 
 def test_personas_cut_off_and_merged() -> None:
@@ -189,6 +274,7 @@ def test_disliked_interactions_are_left_out_unless_there_are_no_others() -> None
     ratings = np.array([[5.0, 2.0, np.nan], [1.0, 2.0, np.nan]])
     profiles = Profiles(["a", "b"], unit(np.random.default_rng(0), 5), rows, ratings)
     assert profiles.without(2.0).rows.tolist() == [[0, -1, 2], [3, 4, -1]]
+    assert profiles.disliked(2.0).rows.tolist() == [[-1, 1, -1], [-1, -1, -1]]
 
 
 def test_lists_become_a_pool(tmp_path: Path) -> None:
@@ -205,6 +291,15 @@ def test_lists_become_a_pool(tmp_path: Path) -> None:
     assert targets.tolist() == [1, -1, NOBODY]
     assert pool.generator_ranks(targets).tolist() == [1, 0, 0]
     assert pool.first(1).candidates.tolist() == [[1], [2], [-1]]
+
+
+def test_lists_without_scores_are_scored_by_place(tmp_path: Path) -> None:
+    rows = [
+        {"user_id": "a", "results": [{"item_id": "z"}, {"item_id": "m"}]},
+        {"user_id": "b", "results": [{"item_id": "z", "score": 2}, {"item_id": "m"}]},
+    ]
+    pool = read_pool(write(tmp_path, "lists.jsonl", rows), ["a", "b"])
+    assert pool.scores.tolist() == [[1, 0.5], [1, 0.5]]
 
 
 def test_choices_are_of_those_who_have_a_validation_item() -> None:
@@ -318,8 +413,12 @@ def test_a_stage_is_done_once_and_again_where_something_changed(tmp_path: Path) 
 
 def test_paths_start_at_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
-    path.write_text('name = "x"\nartifacts = "data"\n[encoder]\nmodel = "m"\nadapter = "a"\n')
+    path.write_text(
+        'name = "x"\nartifacts = "data"\n[encoder]\nmodel = "m"\nadapter = "a"\n'
+        '[lists]\nmine = "mine.jsonl"\n'
+    )
     config = load_config(path)
+    assert config.lists == {"mine": tmp_path / "mine.jsonl"}
     assert config.artifacts == tmp_path / "data"
     assert config.encoder.adapter == str(tmp_path / "a")
     other = load_config(path, artifacts=Path("/else"), adapter=Path("/trained"))
@@ -340,6 +439,9 @@ def test_paths_start_at_the_file(tmp_path: Path) -> None:
         ('name = "x"\nartifacts = "a"\ncandidates = [0]', r"candidates.0: Input should be greater"),
         ('name = "x"\nartifacts = "a"\nseeds = [1, 1]', r"seeds: give at least one value, and non"),
         ('name = "x"\nartifacts = "a"\ndecays = [1.5]', r"decays.0: Input should be less than"),
+        ('name = "x"\nartifacts = "a"\npriors = [3]', r"priors.0: Input should be less than"),
+        ('name = "x"\nartifacts = "a"\n[lists]\nbpr = "b"', r"lists.bpr has the name of a gene"),
+        ('name = "x"\nartifacts = "a"\n[lists]\n"a b" = "b"', r"lists.a b.*should match"),
         ('name = "x"', r"artifacts: Field required"),
     ],
 )

@@ -174,6 +174,71 @@ def test_another_encoder_than_the_indexs_is_refused_with_both_named(
         PersonaReranker(texts_index, HashEncoder(fingerprint="other"))
 
 
+# --- several interests, and a persona prior ----------------------------------------------------
+
+
+def test_several_interests_find_what_the_mean_does_not(
+    texts_index: MemoryIndex, encoder: HashEncoder
+) -> None:
+    """One interaction out of four speaks of ships; the three others agree with each other."""
+    user = history("ships", "cakes bread", "cakes bread", "cakes bread")
+    for interests, first, reasons in ((0.0, "cakes", 4), (0.75, "ships", 4), (1.0, "ships", 1)):
+        options = RerankSettings(interests=interests)
+        ranking = PersonaReranker(texts_index, encoder, rerank=options).rerank(
+            user, ["cakes", "ships"]
+        )
+        assert ids(ranking)[0] == first
+        top = ranking.items[0]
+        assert len(top.because) == reasons
+        assert sum(one.share for one in top.because) == pytest.approx(1.0, abs=1e-6)
+        contributions = sum(one.contribution for one in top.because)
+        assert contributions == pytest.approx(top.persona_score, abs=1e-6)
+        if interests:
+            assert top.because[0].item_id == "i0", "the one that won comes first"
+
+
+def test_a_vector_has_no_single_interests(index: MemoryIndex) -> None:
+    candidates = ["north", "east", "between"]
+    single = PersonaReranker(index, rerank=RerankSettings(interests=1.0))
+    assert single.rerank(EAST, candidates) == PersonaReranker(index).rerank(EAST, candidates)
+
+
+def test_a_persona_that_pleases_everybody_goes_down(index: MemoryIndex) -> None:
+    """Typical user (0.5, 1): of north 1 is taken off, of east 0.5, of between 1.1; half of it."""
+    index.record_typical_user(np.array([0.5, 1.0], dtype=np.float32))
+    reranker = PersonaReranker(index, rerank=RerankSettings(prior=0.5))
+    ranking = reranker.rerank([1.0, 1.0], ["north", "east", "between", "z"])
+    half = 2**-0.5
+    assert {one.item_id: one.persona_score for one in ranking.items} == pytest.approx(
+        {"east": half - 0.25, "north": half - 0.5, "between": 1.4 * half - 0.55, "z": None}
+    )
+    assert [one.item_id for one in reranker.recommend([1.0, 1.0], top=3).items] == ids(ranking)[:3]
+    assert ids(ranking)[0] == "east"
+    assert ids(PersonaReranker(index).rerank([1.0, 1.0], ids(ranking)))[0] == "between"
+
+
+def test_a_prior_needs_a_typical_user(index: MemoryIndex) -> None:
+    """It is said when the reranker is made; and where a call alone asks for it, then."""
+    asked = RerankSettings(prior=0.5)
+    sentence = r"the memory of a test has no typical user.*p4r publish.*P4R_RERANK__PRIOR"
+    with pytest.raises(IndexMismatchError, match=sentence):
+        PersonaReranker(index, rerank=asked)
+    reranker = PersonaReranker(index)
+    with pytest.raises(IndexMismatchError, match=sentence):
+        reranker.rerank(EAST, ["east"], rerank=asked)
+    unknown = reranker.rerank(None, ["east"], rerank=asked)
+    assert ids(unknown) == ["east"], "nobody to take it off for"
+
+
+def test_a_call_sets_what_it_sets_and_no_more(index: MemoryIndex) -> None:
+    index.record_typical_user(np.array([0.0, 1.0], dtype=np.float32))
+    reranker = PersonaReranker(index, rerank=RerankSettings(prior=0.5, fusion="weighted"))
+    found = reranker.rerank(EAST, ["north", "east"], rerank=RerankSettings(fusion="none"))
+    assert found.items[1].score == pytest.approx(-0.5), "the prior stays"
+    found = reranker.rerank(EAST, ["north"], rerank=RerankSettings(fusion="none", prior=0.0))
+    assert found.items[0].score == pytest.approx(0.0)
+
+
 # --- fusion ------------------------------------------------------------------------------------
 
 GENERATED: list[CandidateLike] = [("north", 4.0), ("none", 3.0), ("between", 2.0), ("east", 0.0)]

@@ -69,6 +69,8 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_RERANK__FUSION": ("rrf", "rrf"),
     "P4R_RERANK__WEIGHT": ("0.25", 0.25),
     "P4R_RERANK__RRF_K": ("10", 10),
+    "P4R_RERANK__INTERESTS": ("0.5", 0.5),
+    "P4R_RERANK__PRIOR": ("0.25", 0.25),
     "P4R_LLM__BASE_URL": ("http://localhost:8000/v1", "http://localhost:8000/v1"),
     "P4R_LLM__API_KEY": (KEY, SecretStr(KEY)),
     "P4R_LLM__MODEL": ("small", "small"),

@@ -20,6 +20,8 @@ RESAMPLES = 2_000
 """Of the bootstrap: there are hundreds of lines, and none decides anything."""
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
 PRIORS = (0.25, 0.5, 1.0)
+DISLIKES = (0.1, 0.25, 0.5)
+WORDS = (0.1, 0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,19 @@ def variants(
         yield Variant("history", f"decay {other:g}", full, personas, (replace(base, decay=other),))
     liked = full.without(config.disliked)
     yield Variant("history", f"without ratings up to {config.disliked:g}", liked, personas, (base,))
-    interests, both = replace(base, form="interests"), replace(base, form="both")
-    yield Variant("users", "several interests", full, personas, (interests,))
+    minus = tuple(replace(base, dislikes=one, disliked=config.disliked) for one in DISLIKES)
+    name = f"ratings up to {config.disliked:g} count against"
+    yield Variant("history", name, full, personas, minus)
+    several, both = replace(base, interests=1.0), replace(base, interests=0.5)
+    yield Variant("users", "several interests", full, personas, (several,))
     yield Variant("users", "mean and several interests", full, personas, (both,))
     priors = tuple(replace(base, prior=one) for one in PRIORS)
-    yield Variant("users", "persona prior off", full, personas, priors)
+    yield Variant("users", "persona prior taken off", full, personas, priors)
     mixed = tuple(replace(both, prior=one) for one in PRIORS)
-    yield Variant("users", "mean and several interests, prior off", full, personas, mixed)
+    yield Variant("users", "mean and several interests, prior taken off", full, personas, mixed)
+    shares = tuple(replace(base, words=one) for one in WORDS)
+    yield Variant("words", "encoder and words (TF-IDF)", full, personas, shares)
+    yield Variant("words", "words alone", full, personas, (replace(base, words=1.0),))
     if "leaking" in material.others:
         leaking = material.others["leaking"]
         yield Variant("LEAK", "personas that saw held-out reviews", full, leaking, (base,))
@@ -151,12 +159,17 @@ def _learned(
     length: int,
     decay: float,
 ) -> Iterator[tuple[dict[str, Any], Judged, Ranks]]:
-    """Three persona scores (and the generator's), weighed by what fits the validation items.
+    """Four persona scores (and the generator's), weighed by what fits the validation items.
 
     `valid` is of users whom the weights were not fitted to.
     """
     base, full = Scorer(decay=decay), material.full.newest(length)
-    forms = (base, replace(base, form="interests"), replace(base, prior=0.5))
+    forms = (
+        base,
+        replace(base, interests=1.0),
+        replace(base, prior=0.5),
+        replace(base, words=1.0),
+    )
     pools = [one.pool for one in judged.values()]
     by_form = [one.scores_of(pools, full, material.personas) for one in forms]
     for (generator, widest), *scores in zip(judged.items(), *by_form, strict=True):
@@ -170,7 +183,7 @@ def _learned(
                 has = one.valid != NOBODY
                 about = {
                     "group": "score of an item",
-                    "name": "learned weights of three forms",
+                    "name": "learned weights of four forms",
                     "generator": generator,
                     "candidates": count,
                     "form": {},
@@ -184,7 +197,7 @@ def _learned(
 def _form(scorer: Scorer) -> dict[str, Any]:
     """What is not as usual in a scorer."""
     usual = Scorer(decay=scorer.decay)
-    names = ("form", "aggregation", "prior", "temperature")
+    names = ("interests", "prior", "dislikes", "words", "aggregation", "temperature")
     return {
         name: getattr(scorer, name)
         for name in names

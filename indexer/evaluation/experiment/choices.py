@@ -45,6 +45,26 @@ def history(
     return rows
 
 
+def options(
+    judged: Sequence[Judged],
+    profiles: Profiles,
+    personas: Personas,
+    decay: float,
+    interests: Sequence[float],
+    priors: Sequence[float],
+) -> list[dict[str, Any]]:
+    """As `history`, for each share of single interests and each prior."""
+    pools = [one.pool for one in judged]
+    rows = []
+    for share in interests:
+        for prior in priors:
+            scorer = Scorer(decay=decay, interests=share, prior=prior)
+            scores = scorer.scores_of(pools, profiles, personas)
+            values = [valid_ndcg(one, own) for one, own in zip(judged, scores, strict=True)]
+            rows.append({"interests": share, "prior": prior, "valid": float(np.mean(values))})
+    return rows
+
+
 def weight(judged: Judged, scores: Floats, weights: Sequence[float]) -> tuple[float, float]:
     """The best share of the persona score in weighted fusion, and its NDCG@10."""
     found = [(valid_ndcg(judged, judged.pool.fused(scores, one)), one) for one in weights]

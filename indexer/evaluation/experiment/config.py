@@ -6,7 +6,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from indexer.artifacts import validation_sentence
 from indexer.evaluation.generators.base import MODELS
@@ -31,6 +38,7 @@ def _known(values: list[str]) -> list[str]:
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]
+Prior = Annotated[float, Field(ge=0, le=2)]
 Distinct = AfterValidator(_distinct)
 
 
@@ -50,6 +58,9 @@ class ExperimentConfig(BaseModel):
         "itemknn",
         "ease",
     ]
+    lists: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Path] = {}
+    """Lists made elsewhere, by name, best first, from training interactions alone: whether they
+    are, nobody can check, and every page says so. A relative path starts at the file."""
     candidates: Annotated[list[Count], Distinct] = [20, 50]
     """How many of a generator's items are reranked."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Distinct] = [0]
@@ -59,6 +70,10 @@ class ExperimentConfig(BaseModel):
     lengths: Annotated[list[Count], Distinct] = [5, 10, 20]
     decays: Annotated[list[Decay], Distinct] = [0.5, 0.7, 0.85, 1.0]
     weights: Annotated[list[Share], Distinct] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    interests: Annotated[list[Share], Distinct] = [0.0, 0.5, 1.0]
+    """Shares of single interactions, see `RerankSettings`. Where others than 0, of these and of
+    the priors, are best on validation items, they have lines beside Eq. 10."""
+    priors: Annotated[list[Prior], Distinct] = [0.0, 0.25, 0.5, 1.0]
     personas: Annotated[list[Count], Distinct] = [1, 3, 5, 7]
     """How many personas an item may have, the others being cut off."""
     disliked: float = 2.0
@@ -69,6 +84,13 @@ class ExperimentConfig(BaseModel):
     """A folder whose personas.jsonl was made with held-out reviews, to show what a leak is worth.
     Every page then says that one line of it leaks."""
     examples: Annotated[int, Field(ge=0, le=20)] = 3
+
+    @model_validator(mode="after")
+    def _check_names(self) -> ExperimentConfig:
+        twice = next((name for name in self.lists if name in self.generators), None)
+        if twice is not None:
+            raise ValueError(f"lists.{twice} has the name of a generator; give it another one")
+        return self
 
 
 def load_config(
@@ -87,6 +109,11 @@ def load_config(
     for name in ("artifacts", "aggregated", "leaking"):
         if isinstance(values.get(name), str):
             values[name] = path.parent / values[name]
+    lists = values.get("lists")
+    if isinstance(lists, dict):
+        values["lists"] = {
+            name: path.parent / one if isinstance(one, str) else one for name, one in lists.items()
+        }
     encoder = values.setdefault("encoder", {"model": BUNDLED_MODEL})
     if isinstance(encoder, dict) and isinstance(encoder.get("adapter"), str):
         encoder["adapter"] = str(path.parent / encoder["adapter"])

@@ -10,8 +10,26 @@ if TYPE_CHECKING:
 
 Results = Mapping[str, Any]
 
-COLOURS = ("#9aa5b1", "#7fb3d5", "#1f618d", "#f0b27a", "#b9770e")
-"""Generator alone, then untrained and trained, each alone and fused."""
+COLOURS = {
+    "generator alone": "#9aa5b1",
+    "personas, untrained": "#7fb3d5",
+    "fused, untrained": "#1f618d",
+    "personas, untrained, options": "#7dcea0",
+    "fused, untrained, options": "#1e8449",
+    "personas, trained": "#f0b27a",
+    "fused, trained": "#b9770e",
+    "personas, trained, options": "#d7bde2",
+    "fused, trained, options": "#76448a",
+}
+"""Of the lines of the main table."""
+
+
+_NAMES = {"bpr": "BPR-MF", "lightgcn": "LightGCN", "itemknn": "item-kNN", "ease": "EASE"}
+
+
+def named(generator: str) -> str:
+    """What people call a generator."""
+    return _NAMES.get(generator, generator)
 
 
 def figures(results: Results) -> Iterator[tuple[str, str, Figure]]:
@@ -25,7 +43,7 @@ def figures(results: Results) -> Iterator[tuple[str, str, Figure]]:
 
 def _main(results: Results) -> Figure:
     counts = results["config"]["candidates"]
-    figure, axes = _figure(len(counts), 5.2)
+    figure, axes = _figure(len(counts), 5.6)
     for count, one in zip(counts, axes, strict=True):
         rows = [row for row in results["main"] if row["candidates"] == count]
         lines = _ordered(row["line"] for row in rows)
@@ -39,13 +57,13 @@ def _main(results: Results) -> Figure:
                 width,
                 yerr=_errors(own),
                 label=line,
-                color=COLOURS[place % len(COLOURS)],
+                color=COLOURS[line],
                 error_kw={"elinewidth": 1, "ecolor": "#444444"},
             )
-        one.set_xticks(range(len(generators)), generators)
+        one.set_xticks(range(len(generators)), [named(one) for one in generators])
         one.set(title=f"{count} candidates", ylabel="NDCG@10")
         one.grid(visible=True, axis="y", alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return _titled(figure, results)
 
 
@@ -60,7 +78,7 @@ def _personas(results: Results) -> Figure:
         for generator in _ordered(row["generator"] for row in rows):
             own = {row["name"]: row for row in rows if row["generator"] == generator}
             line = [own[f"at most {number} personas an item"]["mean"] for number in most]
-            [drawn] = one.plot(most, line, "o-", label=generator)
+            [drawn] = one.plot(most, line, "o-", label=named(generator))
             if "summary-only index: no reviews" in own:
                 level = own["summary-only index: no reviews"]["mean"]
                 one.axhline(level, ls=":", lw=1, color=drawn.get_color())
@@ -113,13 +131,13 @@ def _segments(results: Results) -> Figure:
             width,
             yerr=_errors(own),
             label=line,
-            color=COLOURS[place % len(COLOURS)],
+            color=COLOURS[line],
             error_kw={"elinewidth": 1, "ecolor": "#444444"},
         )
     axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set(title=f"{generator}, {count} candidates", ylabel="NDCG@10")
+    axes.set(title=f"{named(generator)}, {count} candidates", ylabel="NDCG@10")
     axes.grid(visible=True, axis="y", alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return _titled(figure, results)
 
 

@@ -17,6 +17,7 @@ class Line:
     """One way of ordering candidates: where each user's test item stands.
 
     encoder: None for the generator alone. weight: the persona score's share, where fused.
+    options: with those of the reranker that are best on validation items, not Eq. 10.
     """
 
     generator: str
@@ -26,13 +27,15 @@ class Line:
     weight: float | None
     ranks: Ranks
     ms_a_user: float | None = None
+    options: bool = False
 
     @property
     def name(self) -> str:
         """What people call it."""
         if self.encoder is None:
             return "generator alone"
-        return f"{'fused' if self.fused else 'personas'}, {self.encoder}"
+        options = ", options" if self.options else ""
+        return f"{'fused' if self.fused else 'personas'}, {self.encoder}{options}"
 
 
 def main_table(lines: Sequence[Line], strongest: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -103,6 +106,7 @@ def _record(line: Line) -> dict[str, Any]:
         "line": line.name,
         "encoder": line.encoder,
         "fused": line.fused,
+        "options": line.options,
         "weight": line.weight,
         "ms_a_user": line.ms_a_user,
         "ceiling": ceiling(line.ranks),

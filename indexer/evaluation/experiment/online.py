@@ -11,6 +11,7 @@ import numpy as np
 
 from indexer.artifacts import ArtifactFolder, Histories, Refusals
 from indexer.evaluation.experiment.pool import Pool
+from indexer.evaluation.experiment.scoring import Scorer
 from indexer.evaluation.metrics import Ranks
 from indexer.publish import index_artifacts
 from p4r_qdrant.encoder import Encoder
@@ -55,7 +56,7 @@ def reranked(
     pool: Pool,
     *,
     length: int,
-    decay: float,
+    scorer: Scorer,
     weight: float | None = None,
     users: Sequence[str] | None = None,
     explain: int = 0,
@@ -63,14 +64,15 @@ def reranked(
 ) -> Iterator[tuple[str, Ranking]]:
     """Each user's ranking (of `users`, or all of the pool); with a weight by weighted fusion.
 
-    Users without a list are left out.
+    Of the scorer there are decay, interests and prior. Users without a list are left out.
     """
+    fusion = {} if weight is None else {"fusion": "weighted", "weight": weight}
     reranker = PersonaReranker(
         index,
         encoder,
-        history=HistorySettings(length=length, decay=decay),
-        rerank=(
-            RerankSettings() if weight is None else RerankSettings(fusion="weighted", weight=weight)
+        history=HistorySettings(length=length, decay=scorer.decay),
+        rerank=RerankSettings.model_validate(
+            {"interests": scorer.interests, "prior": scorer.prior} | fusion
         ),
     )
     chosen = set(pool.users if users is None else users)

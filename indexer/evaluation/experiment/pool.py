@@ -80,14 +80,19 @@ class Pool:
 
 
 def read_pool(path: Path, users: Sequence[str]) -> Pool:
-    """The lists of these users; nothing for those who have none. Repeated items count once."""
+    """The lists of these users; nothing for those who have none. Repeated items count once.
+
+    Where a list lacks scores, 1 / place is the score of each of its items.
+    """
     wanted = set(users)
     lists: dict[str, dict[str, float]] = {}
     for one in read_candidates(path, Refusals()):
         if one.user_id in wanted:
             own = lists.setdefault(one.user_id, {})
-            for candidate in one.results:
-                own.setdefault(candidate.item_id, candidate.score or 0.0)
+            lacking = any(candidate.score is None for candidate in one.results)
+            for place, candidate in enumerate(one.results, start=1):
+                score = 1 / place if lacking else candidate.score or 0.0
+                own.setdefault(candidate.item_id, score)
     items = sorted({item for own in lists.values() for item in own})
     places = {item: place for place, item in enumerate(items)}
     longest = max((len(own) for own in lists.values()), default=1)

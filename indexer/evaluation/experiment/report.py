@@ -17,35 +17,42 @@ from pathlib import Path
 from typing import Any
 
 from indexer.artifacts import written_whole
-from indexer.evaluation.experiment.figures import Results, figures
+from indexer.evaluation.experiment.figures import Results, figures, named
 from p4r_qdrant.errors import MissingExtraError
 
 REPORT = "report.html"
 
 LEAKS = (
     "One line of this experiment (group LEAK) was made with personas that saw held-out reviews, to "
-    "show what a leak is worth. It is no result."
+    "show what a leak is worth. It is no result"
 )
 
 SURE = 0.05
 
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;color:#1c2833;max-width:76rem;margin:2rem auto}
-body{padding:0 1rem}
-h1{font-size:1.7rem}h2{margin-top:2.5rem;border-bottom:1px solid #d5d8dc;padding-bottom:.2rem}
+:root{color-scheme:light dark;--ink:#1c2833;--dim:#566573;--line:#d5d8dc;--head:#f4f6f7}
+:root{--page:#fff;--base:#fbfcfc;--good:#eafaf1;--bad:#fdedec}
+@media(prefers-color-scheme:dark){:root{--ink:#e5e8e8;--dim:#aab7b8;--line:#424949;--head:#212f3c}
+:root{--page:#17202a;--base:#1c2833;--good:#0e3b26;--bad:#4a1c17}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page)}
+body{max-width:76rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.7rem}h2{margin-top:2.5rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
 table{border-collapse:collapse;margin:1rem 0;font-size:.88rem}
-th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #eaeded}
+th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line)}
 td{vertical-align:top;white-space:nowrap}
-td.t{white-space:normal}
-th{background:#f4f6f7;position:sticky;top:0}
+td.t{white-space:normal;min-width:7rem}
+th{background:var(--head)}
 th:first-child,td:first-child,td.t,th.t{text-align:left}
-tr.base td{background:#fbfcfc;color:#566573}tr.sure td{font-weight:600}
-tr.leak td{background:#fdedec}
-img{max-width:100%}small,.note{color:#566573}.wide{overflow-x:auto}
-.banner{background:#fdedec;border-left:.4rem solid #b03a2e;padding:.6rem 1rem;margin:1rem 0}
-.good{background:#eafaf1;border-left:.4rem solid #239b56;padding:.6rem 1rem;margin:1rem 0}
-.user{border:1px solid #d5d8dc;border-radius:.5rem;padding:.5rem 1rem;margin:1rem 0}
-.truth{background:#eafaf1}details{margin:.5rem 0}code{font-size:.85em}
+tr.base td{background:var(--base);color:var(--dim)}tr.sure td{font-weight:600}
+tr.leak td{background:var(--bad)}
+small,.note{color:var(--dim)}.wide,figure{overflow-x:auto}
+figure{margin:1rem 0}img{max-width:100%;min-width:42rem;background:#fff;border-radius:.3rem}
+.banner{background:var(--bad);border-left:.4rem solid #b03a2e;padding:.6rem 1rem;margin:1rem 0}
+.good{background:var(--good);border-left:.4rem solid #239b56;padding:.6rem 1rem;margin:1rem 0}
+.user{border:1px solid var(--line);border-radius:.5rem;padding:.5rem 1rem;margin:1rem 0}
+.truth{background:var(--good)}details{margin:.5rem 0}code{font-size:.85em}
+pre{overflow-x:auto}
+@media(max-width:40rem){.user tr,.user td{display:block}.user th{display:none}}
 """
 
 
@@ -103,6 +110,7 @@ def _tables(results: Results) -> Iterable[tuple[str, list[dict[str, Any]]]]:
         ablations.append(flat | {"form": json.dumps(row["form"])} | leaking)
     yield "ablations.csv", ablations
     yield "history.csv", [row | leaking for row in results["history"]]
+    yield "options.csv", [row | leaking for row in results["options"]]
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -119,13 +127,16 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _page(results: Results, drawn: Sequence[tuple[str, str, bytes]]) -> str:
     pictures = {name: _picture(caption, content) for name, caption, content in drawn}
-    banner = f'<p class="banner"><b>Attention.</b> {LEAKS}</p>' if results["leaking"] else ""
+    attention = [LEAKS] if results["leaking"] else []
+    attention += [check["vouched"] for check in results["leaks"] if check["vouched"]]
+    banner = "".join(f'<p class="banner"><b>Attention.</b> {escape(one)}.</p>' for one in attention)
     name = escape(results["name"])
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title>",
         '<meta name=viewport content="width=device-width,initial-scale=1">',
         f"<style>{_STYLE}</style><h1>{name}: reranking by personas</h1>{banner}",
         _question(results),
+        _in_short(results),
         _trust(results),
         "<h2>Main results</h2>",
         _main_text(results),
@@ -183,29 +194,76 @@ def _question(results: Results) -> str:
     )
 
 
-def _trust(results: Results) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(check['name'])}<td>{check['looked_at']:,}<td>{check['leaks']}</tr>"
-        for check in results["leaks"]
-    )
+def _in_short(results: Results) -> str:
+    """What came out, in sentences that are made of the figures and of nothing else."""
+    lines = []
+    encoder = results["ablations_encoder"]
+    for count, strongest in results["chosen"]["strongest"].items():
+        rows = [row for row in results["main"] if str(row["candidates"]) == count]
+        own = {row["line"]: row for row in rows if row["generator"] == strongest}
+        found = [
+            f"{what} {row['metrics']['NDCG@10']['mean']:.3f} "
+            f"({row['own']['relative'] or 0:+.0%}, corrected p {row['own']['p_holm']:.2f})"
+            for what, line in (("by personas", "personas"), ("by both", "fused"))
+            for row in [own[f"{line}, {encoder}"]]
+        ]
+        alone = own["generator alone"]["metrics"]["NDCG@10"]["mean"]
+        lines.append(
+            f"<li>{count} candidates of the strongest generator, {_name(strongest)}: NDCG@10 "
+            f"{alone:.3f} as they come, {', '.join(found)}.</li>"
+        )
+    for fused, what in ((False, "personas alone"), (True, "both together")):
+        gaps = [
+            row["own"]
+            for row in results["main"]
+            if row["encoder"] == encoder and row["fused"] is fused and not row["options"]
+        ]
+        better = sum(one["mean"] > 0 for one in gaps)
+        sure = sum(one["mean"] > 0 and one["p_holm"] < SURE for one in gaps)
+        lines.append(
+            f"<li>Over all generators and numbers of candidates, {what} are ahead of the generator "
+            f"in {better} of {len(gaps)} cases, beyond chance (corrected p below 0.05) in {sure}."
+            "</li>"
+        )
     return (
-        '<h2>Can it be trusted?</h2><p class="good">The lists were made from a copy of the data in '
+        f"<h2>In short</h2><p>By the encoder <i>{escape(encoder)}</i>:</p><ul>{''.join(lines)}</ul>"
+    )
+
+
+def _trust(results: Results) -> str:
+    body = [
+        (
+            "",
+            [
+                escape(check["name"]),
+                f"{check['looked_at']:,}",
+                "not checked" if check["vouched"] else str(check["leaks"]),
+            ],
+        )
+        for check in results["leaks"]
+    ]
+    elsewhere = any(check["vouched"] for check in results["leaks"])
+    lists = "The lists that were made here" if elsewhere else "The lists"
+    return (
+        f'<h2>Can it be trusted?</h2><p class="good">{lists} were made from a copy of the data in '
         "which a marker stands in place of every test item. Settings were chosen on validation "
         "items. Before anything was scored, these checks looked for held-out interactions in all "
-        f"that was made:</p><details><summary>{len(results['leaks'])} checks, "
-        f"{sum(check['leaks'] for check in results['leaks'])} leaks</summary><table><tr><th>check"
-        f"<th>looked at<th>leaks</tr>{rows}</table></details>"
+        f"that was made:</p><details><summary>{len(body)} checks, "
+        f"{sum(check['leaks'] for check in results['leaks'])} leaks</summary>"
+        f"{_table(['check', 'looked at', 'leaks'], body)}</details>"
     )
 
 
 def _main_text(results: Results) -> str:
     strongest = ", ".join(
-        f"{escape(name)} ({count} candidates)"
+        f"{_name(name)} ({count} candidates)"
         for count, name in results["chosen"]["strongest"].items()
     )
     return (
         "<p>These lines went through the persona index and the reranker that serve online. "
-        "<i>Fused</i>: with the generator's own score, its weight chosen on validation items. "
+        "<i>Untrained</i>: the text encoder as it comes; <i>trained</i>: with the adapter that "
+        "learnt from training interactions. <i>Fused</i>: with the generator's own score, its "
+        f"weight chosen on validation items. {_options_text(results)}"
         "<i>vs. own</i>: NDCG@10 against the same generator alone; <i>vs. strongest</i>: against "
         f"the generator that is best on validation items, {strongest}. p: paired randomization "
         "test, Holm-corrected over this table; lines that beat their own generator with p below "
@@ -213,18 +271,35 @@ def _main_text(results: Results) -> str:
     )
 
 
+def _options_text(results: Results) -> str:
+    found = [
+        f"{escape(name)}, single interests {form['interests']:g} and persona prior "
+        f"{form['prior']:g}"
+        for name, one in results["chosen"]["encoders"].items()
+        for form in one["forms"][1:]
+    ]
+    if not found:
+        return ""
+    return (
+        "<i>Options</i>: those of the reranker that are best on validation items where Eq. 10 is "
+        f"not ({'; '.join(found)}). "
+    )
+
+
 def _main(results: Results) -> str:
-    head = ["generator", "", "HR@10", "MRR@10", "NDCG@5", "NDCG@10", "NDCG@20"]
-    head += ["ceiling", "NDCG@10 vs. own", "NDCG@10 vs. strongest"]
+    others = ("HR@10", "MRR@10", "NDCG@5", "NDCG@20")
+    head = ["generator", "", "NDCG@10", "vs. own", "vs. strongest", *others, "ceiling"]
     body = []
     for row in results["main"]:
-        cells = [f"{escape(row['generator'])}, {row['candidates']}", escape(row["line"])]
-        for name in ("HR@10", "MRR@10", "NDCG@5", "NDCG@10", "NDCG@20"):
-            one = row["metrics"][name]
-            interval = f"<br><small>[{one['low']:.3f}, {one['high']:.3f}]</small>"
-            cells.append(f"{one['mean']:.4f}{interval if name == 'NDCG@10' else ''}")
-        cells.append(f"{row['ceiling']:.3f}")
-        cells += [_gap(row[against]) if row.get(against) else "" for against in ("own", "best")]
+        one = row["metrics"]["NDCG@10"]
+        cells = [
+            f"{_name(row['generator'])},&nbsp;{row['candidates']}",
+            escape(row["line"]),
+            f"{one['mean']:.4f}<br><small>[{one['low']:.3f}, {one['high']:.3f}]</small>",
+            *(_gap(row[against]) if row.get(against) else "" for against in ("own", "best")),
+            *(f"{row['metrics'][name]['mean']:.4f}" for name in others),
+            f"{row['ceiling']:.3f}",
+        ]
         better = row.get("own") and row["own"]["mean"] > 0 and row["own"]["p_holm"] < SURE
         kind = "base" if row["encoder"] is None else "sure" if better else ""
         body.append((kind, cells))
@@ -243,7 +318,7 @@ def _segments(results: Results) -> str:
         (
             "base" if row["line"] == "generator alone" else "",
             [
-                escape(row["generator"]),
+                _name(row["generator"]),
                 escape(row["line"]),
                 str(row["candidates"]),
                 f"{escape(row['segment'])} <small>({escape(row['rule'])})</small>",
@@ -261,16 +336,18 @@ def _segments(results: Results) -> str:
 def _ablation_text(results: Results) -> str:
     return (
         "<p>Persona reranking with one thing changed at a time, by the encoder "
-        f"<i>{escape(results['ablations_encoder'])}</i>, computed from the same vectors. The "
-        "difference is paired: from persona reranking as it is (Eq. 10 of the paper), for the same "
-        "users; its interval is not corrected for the number of lines. Where a line has several "
-        "forms, the one best on validation items is shown.</p>"
+        f"<i>{escape(results['ablations_encoder'])}</i>, computed from the same vectors: NDCG@10 "
+        "of personas alone, and fused with the generator's scores. The difference is paired: from "
+        "persona reranking as it is (Eq. 10 of the paper), for the same users; its interval is not "
+        "corrected for the number of lines. Where a line has several forms, the one best on "
+        "validation items is shown.</p>"
     )
 
 
 def _ablations(results: Results) -> str:
-    head = ["what", "generator", "candidates", "personas alone", "difference"]
-    head += ["with the generator", "difference"]
+    head = ["what", "generator", "candidates"]
+    for what in ("alone", "fused"):
+        head += [f"{what}, validation", f"{what}, test", "difference"]
     tables = []
     fused = {_key(row): row for row in results["ablations"] if row["fused"]}
     groups: dict[str, list[tuple[str, list[str]]]] = {}
@@ -280,25 +357,30 @@ def _ablations(results: Results) -> str:
         form = ", ".join(f"{name} {value}" for name, value in row["form"].items())
         cells = [
             escape(row["name"]) + (f" <small>({escape(form)})</small>" if form else ""),
-            escape(row["generator"]),
+            _name(row["generator"]),
             str(row["candidates"]),
         ]
         for one in (row, fused[_key(row)]):
             gap = one["difference"]
             cells += [
-                f"{one['mean']:.4f} <small>[{one['low']:.3f}, {one['high']:.3f}]</small>",
-                f"{gap['mean']:+.4f} <small>[{gap['low']:+.3f}, {gap['high']:+.3f}]</small>",
+                f"{one['valid']:.4f}",
+                f"{one['mean']:.4f}<br><small>[{one['low']:.3f}, {one['high']:.3f}]</small>",
+                f"{gap['mean']:+.4f}<br><small>[{gap['low']:+.3f}, {gap['high']:+.3f}]</small>",
             ]
         kind = "leak" if row["group"] == "LEAK" else ""
         groups.setdefault(row["group"], []).append((kind, cells))
     for group, body in groups.items():
         opened = " open" if group == "LEAK" else ""
-        warning = f'<p class="banner">{LEAKS}</p>' if group == "LEAK" else ""
+        warning = f'<p class="banner">{LEAKS}.</p>' if group == "LEAK" else ""
         tables.append(
             f"<details{opened}><summary>{escape(group)}</summary>{warning}"
             f"{_table(head, body, left=2)}</details>"
         )
     return "".join(tables)
+
+
+def _name(generator: str) -> str:
+    return escape(named(generator))
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -308,12 +390,35 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _chosen(results: Results) -> str:
     lines = []
     for name, one in results["chosen"]["encoders"].items():
-        weights = ", ".join(f"{where}: {weight:g}" for where, weight in one["weights"].items())
-        lines.append(
-            f"<li>{escape(name)} ({escape(one['name'])}): {one['length']} interactions, decay "
-            f"{one['decay']:g}; weight of the persona score in fusion: {escape(weights)}</li>"
+        for form in one["forms"]:
+            weights = ", ".join(
+                f"{escape(where)}: {weight:g}" for where, weight in form["weights"].items()
+            )
+            lines.append(
+                f"<li>{escape(name)} ({escape(one['name'])}): {one['length']} interactions, decay "
+                f"{one['decay']:g}, single interests {form['interests']:g}, persona prior "
+                f"{form['prior']:g}; weight of the persona score in fusion: {weights}</li>"
+            )
+    body = [
+        (
+            "",
+            [
+                escape(row["encoder"]),
+                f"{row['interests']:g}",
+                f"{row['prior']:g}",
+                f"{row['valid']:.4f}",
+            ],
         )
-    return f"<p>Chosen on validation items:</p><ul>{''.join(lines)}</ul>"
+        for row in results["options"]
+    ]
+    head = [
+        "encoder",
+        "single interests",
+        "persona prior",
+        "NDCG@10, validation, mean of generators",
+    ]
+    options = f"<details><summary>Options that were tried</summary>{_table(head, body)}</details>"
+    return f"<p>Chosen on validation items:</p><ul>{''.join(lines)}</ul>{options}"
 
 
 def _seeds(results: Results) -> str:
@@ -326,7 +431,7 @@ def _seeds(results: Results) -> str:
         (
             "",
             [
-                escape(row["generator"]),
+                _name(row["generator"]),
                 str(row["candidates"]),
                 str(row["seed"]),
                 *(f"{row[name]:.4f}" for name in names),
@@ -351,16 +456,17 @@ def _examples(results: Results) -> str:
             for past in one["history"]
         )
         rows = "".join(
-            f"<tr{' class=truth' if item['is_truth'] else ''}><td>{item['rank']}<td>{item['was']}"
+            f"<tr{' class=truth' if item['is_truth'] else ''}><td>{item['rank']} "
+            f"<small>(was {item['was']})</small>"
             f'<td class="t">{escape(item["item"])}<td class="t">{_why(item)}</tr>'
             for item in one["ranking"]
         )
         parts.append(
             f'<div class="user"><b>{escape(one["user"])}</b>: the hidden item, '
             f"<i>{escape(one['truth'])}</i>, went from place {one['before']} "
-            f"({escape(one['generator'])}) to place <b>{one['after']}</b>."
+            f"({_name(one['generator'])}) to place <b>{one['after']}</b>."
             f"<details open><summary>History, newest first</summary><ul>{history}</ul></details>"
-            f'<div class="wide"><table><tr><th>now<th>was<th class="t">item<th class="t">persona '
+            f'<div class="wide"><table><tr><th>place<th class="t">item<th class="t">persona '
             f"that won, and the past items that drove it</tr>{rows}</table></div></div>"
         )
     return "".join(parts)

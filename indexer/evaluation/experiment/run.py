@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,15 +44,15 @@ from indexer.evaluation.experiment.data import (
 )
 from indexer.evaluation.experiment.environment import environment
 from indexer.evaluation.experiment.lines import Line, main_table, segment_table
-from indexer.evaluation.experiment.pool import NOBODY, read_pool
-from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer
+from indexer.evaluation.experiment.pool import NOBODY, Pool, read_pool
+from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer, typical
 from indexer.evaluation.experiment.stages import Stages, locked
 from indexer.evaluation.experiment.vectors import CachedEncoder
-from indexer.evaluation.leaks import LeakReport, check_leaks
-from indexer.evaluation.metrics import Ranks, ndcg
+from indexer.evaluation.leaks import LeakReport, check_adapter, check_leaks
+from indexer.evaluation.metrics import Floats, Ranks, ndcg
 from indexer.evaluation.segments import segments
 from p4r_qdrant.encoder import Encoder, PersonaEncoder, newest_first
-from p4r_qdrant.errors import P4RError
+from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.index.base import PersonaIndex
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.settings import EncoderSettings
@@ -109,9 +110,20 @@ class _Coded:
     encoder: CachedEncoder
     material: Material
     length: int = 0
-    decay: float = 0.0
+    scorers: list[Scorer] = field(default_factory=list)
+    """Eq. 10, and where others are better on validation items, with options."""
     tried: list[dict[str, Any]] = field(default_factory=list)
-    weights: dict[tuple[str, int], float] = field(default_factory=dict)
+    tried_options: list[dict[str, Any]] = field(default_factory=list)
+    weights: dict[tuple[Scorer, str, int], float] = field(default_factory=dict)
+
+    @property
+    def profiles(self) -> Profiles:
+        """The users' newest interactions."""
+        return self.material.full.newest(self.length)
+
+    def scores(self, scorer: Scorer, pool: Pool) -> Floats:
+        """(n_users, n) of a pool's candidates."""
+        return scorer.scores(pool, self.profiles, self.material.personas)
 
 
 class _Experiment:
@@ -140,14 +152,19 @@ class _Experiment:
 
     def results(self) -> dict[str, Any]:
         """All stages, in the order in which one may look at things."""
-        self._check_leaks().require_clean()
+        self._check_leaks(elsewhere=list(self.config.lists.values())).require_clean()
         lists = self._lists()
         self.inputs.append([lists_hash(path) for path in lists.values()])
         coded = self._encode()
         made = [one.encoder.texts_path for one in coded]
+        told = [path for path in lists.values() if provenance_path(path).is_file()]
+        elsewhere = [path for path in lists.values() if path not in told]
+        adapters = []
         if self.config.encoder.adapter:
-            made.append(Path(self.config.encoder.adapter))
-        report = self._check_leaks(list(lists.values()), made)
+            adapter = Path(self.config.encoder.adapter)
+            made.append(adapter)
+            adapters.append(check_adapter(self.data.folder, adapter, coded[0].encoder))
+        report = self._check_leaks(told, made, elsewhere) + LeakReport(adapters)
         report.require_clean()
         judged = {
             name: self._judged(path)
@@ -171,6 +188,7 @@ class _Experiment:
             "ablations": self._ablations(main, judged),
             "ablations_encoder": main.name,
             "history": main.tried,
+            "options": [{"encoder": one.name} | row for one in coded for row in one.tried_options],
             "seeds": self._seeds(lists, main),
             "examples": self._examples(main, judged, chosen["strongest"]),
             "seconds": self.stages.seconds,
@@ -178,11 +196,18 @@ class _Experiment:
 
     # --- before scoring -----------------------------------------------------------------------
 
-    def _check_leaks(self, lists: Sequence[Path] = (), made: Sequence[Path] = ()) -> LeakReport:
+    def _check_leaks(
+        self,
+        lists: Sequence[Path] = (),
+        made: Sequence[Path] = (),
+        elsewhere: Sequence[Path] = (),
+    ) -> LeakReport:
         """The checks, on the files of the catalogue and on what was made of them so far."""
         self.watcher.began("looking for leaks", None)
         folder, advance = self.data.folder, self.watcher.advance
-        report = check_leaks(folder.path, candidates=lists, made=made, advance=advance)
+        report = check_leaks(
+            folder.path, candidates=lists, elsewhere=elsewhere, made=made, advance=advance
+        )
         if self.config.aggregated is not None:
             report = report + check_leaks(
                 self.config.aggregated,
@@ -215,7 +240,9 @@ class _Experiment:
                         began=self.watcher.began,
                         advance=self.watcher.advance,
                     )
-        return found
+        return found | {
+            f"{name}-{self.config.seeds[0]}": path for name, path in self.config.lists.items()
+        }
 
     def _are_there(self, path: Path, model: str, seed: int, top: int) -> bool:
         try:
@@ -289,9 +316,13 @@ class _Experiment:
 
     def _judged(self, path: Path) -> Judged:
         pool = read_pool(path, self.data.users).first(max(self.config.candidates))
-        return Judged(
-            pool, pool.targets(self.data.wanted("valid")), pool.targets(self.data.wanted("test"))
-        )
+        valid, test = (pool.targets(self.data.wanted(on)) for on in ("valid", "test"))
+        if not (pool.generator_ranks(valid) > 0).any():
+            raise InputError(
+                f"no list of {path} holds its user's validation item, so that nothing can be "
+                "chosen by them; make the lists from training interactions alone"
+            )
+        return Judged(pool, valid, test)
 
     def _choose(self, coded: list[_Coded], judged: dict[str, Judged]) -> dict[str, Any]:
         """History, weights and the strongest generator, by NDCG@10 on validation items."""
@@ -317,22 +348,56 @@ class _Experiment:
                 ),
             )
             best = choices.best(one.tried)
-            one.length, one.decay = best["length"], best["decay"]
-            scorer, profiles = Scorer(decay=one.decay), one.material.full.newest(one.length)
-            for name, every in judged.items():
-                scores = scorer.scores(every.pool, profiles, one.material.personas)
-                for count in widths:
-                    one.weights[name, count], _ = choices.weight(
-                        every.first(count), scores[:, :count], self.config.weights
-                    )
+            one.length = best["length"]
+            one.scorers = [Scorer(decay=best["decay"])]
+            self._choose_options(one, [every.first(widths[0]) for every in judged.values()])
+            for scorer in one.scorers:
+                for name, every in judged.items():
+                    scores = one.scores(scorer, every.pool)
+                    for count in widths:
+                        one.weights[scorer, name, count], _ = choices.weight(
+                            every.first(count), scores[:, :count], self.config.weights
+                        )
             chosen["encoders"][one.name] = {
                 "name": one.encoder.name,
                 "fingerprint": one.encoder.fingerprint,
                 "length": one.length,
-                "decay": one.decay,
-                "weights": {f"{name}, {n}": weight for (name, n), weight in one.weights.items()},
+                "decay": best["decay"],
+                "forms": [
+                    {
+                        "interests": scorer.interests,
+                        "prior": scorer.prior,
+                        "weights": {
+                            f"{name}, {n}": weight
+                            for (which, name, n), weight in one.weights.items()
+                            if which == scorer
+                        },
+                    }
+                    for scorer in one.scorers
+                ],
             }
         return chosen
+
+    def _choose_options(self, one: _Coded, judged: list[Judged]) -> None:
+        """Options of the reranker, with the length and decay that are best without them."""
+        [plain] = one.scorers
+        one.tried_options = self.stages.result(
+            f"options-{one.name}",
+            [*self.inputs, one.encoder.fingerprint, one.length, plain.decay],
+            partial(
+                choices.options,
+                judged,
+                one.profiles,
+                one.material.personas,
+                plain.decay,
+                self.config.interests,
+                self.config.priors,
+            ),
+        )
+        best = choices.best(one.tried_options)
+        if best["interests"] or best["prior"]:
+            options = {"interests": best["interests"], "prior": best["prior"]}
+            one.scorers.append(replace(plain, **options))
 
     # --- on test items ------------------------------------------------------------------------
 
@@ -345,10 +410,8 @@ class _Experiment:
             for one in [widest.first(count)]
         ]
         for one in coded:
-            self.watcher.began(
-                f"reranking, {one.name}",
-                2 * len(judged) * len(self.config.candidates) * len(self.data.users),
-            )
+            passes = 2 * len(one.scorers) * len(judged) * len(self.config.candidates)
+            self.watcher.began(f"reranking, {one.name}", passes * len(self.data.users))
             kept = self.stages.result(
                 f"main-{one.name}",
                 [*self.inputs, one.encoder.fingerprint],
@@ -362,38 +425,39 @@ class _Experiment:
 
     def _reranked_lines(self, one: _Coded, judged: dict[str, Judged]) -> list[dict[str, Any]]:
         rows = []
-        scorer, profiles = Scorer(decay=one.decay), one.material.full.newest(one.length)
         with self._index(one) as index:
-            for name, widest in judged.items():
-                for count in self.config.candidates:
-                    own = widest.first(count)
-                    scores = scorer.scores(own.pool, profiles, one.material.personas)
-                    for weight in (None, one.weights[name, count]):
-                        watch = online.Stopwatch()
-                        rankings = online.reranked(
-                            index,
-                            one.encoder,
-                            self.histories,
-                            own.pool,
-                            length=one.length,
-                            decay=one.decay,
-                            weight=weight,
-                            advance=self.watcher.advance,
-                        )
-                        ranks = online.ranks(rankings, self.data.users, self.data.wanted("test"))
-                        expected = scores if weight is None else own.pool.fused(scores, weight)
-                        _check_agreement(ranks, own.pool.ranks(expected, own.test))
-                        rows.append(
-                            {
-                                "generator": name,
-                                "candidates": count,
-                                "encoder": one.name,
-                                "fused": weight is not None,
-                                "weight": weight,
-                                "ranks": ranks.tolist(),
-                                "ms_a_user": watch.ms_a_user(len(ranks)),
-                            }
-                        )
+            for scorer, (name, widest), count in product(
+                one.scorers, judged.items(), self.config.candidates
+            ):
+                own = widest.first(count)
+                scores = one.scores(scorer, own.pool)
+                for weight in (None, one.weights[scorer, name, count]):
+                    watch = online.Stopwatch()
+                    rankings = online.reranked(
+                        index,
+                        one.encoder,
+                        self.histories,
+                        own.pool,
+                        length=one.length,
+                        scorer=scorer,
+                        weight=weight,
+                        advance=self.watcher.advance,
+                    )
+                    ranks = online.ranks(rankings, self.data.users, self.data.wanted("test"))
+                    expected = scores if weight is None else own.pool.fused(scores, weight)
+                    _check_agreement(ranks, own.pool.ranks(expected, own.test))
+                    rows.append(
+                        {
+                            "generator": name,
+                            "candidates": count,
+                            "encoder": one.name,
+                            "fused": weight is not None,
+                            "weight": weight,
+                            "ranks": ranks.tolist(),
+                            "ms_a_user": watch.ms_a_user(len(ranks)),
+                            "options": scorer is not one.scorers[0],
+                        }
+                    )
         return rows
 
     def _ablations(self, one: _Coded, judged: dict[str, Judged]) -> list[dict[str, Any]]:
@@ -401,7 +465,9 @@ class _Experiment:
         found: list[dict[str, Any]] = self.stages.result(
             "ablations",
             [*self.inputs, one.encoder.fingerprint],
-            lambda: list(ablations(self.config, judged, one.material, one.length, one.decay)),
+            lambda: list(
+                ablations(self.config, judged, one.material, one.length, one.scorers[0].decay)
+            ),
         )
         return found
 
@@ -409,14 +475,13 @@ class _Experiment:
         """NDCG@10 of each seed of the generators that have one: alone, personas, fused."""
         if len(self.config.seeds) < 2:
             return []
-        scorer, profiles = Scorer(decay=one.decay), one.material.full.newest(one.length)
         rows = []
         for name, path in lists.items():
             model, seed = name.rsplit("-", 1)
             if model not in SEEDED:
                 continue
             widest = self._judged(path)
-            scores = scorer.scores(widest.pool, profiles, one.material.personas)
+            scores = one.scores(one.scorers[0], widest.pool)
             for count in self.config.candidates:
                 own = widest.first(count)
                 weight, _ = choices.weight(own, scores[:, :count], self.config.weights)
@@ -440,9 +505,8 @@ class _Experiment:
         count = self.config.candidates[0]
         name = strongest[str(count)]
         own = judged[name].first(count)
-        scores = Scorer(decay=one.decay).scores(
-            own.pool, one.material.full.newest(one.length), one.material.personas
-        )
+        scorer = one.scorers[0]
+        scores = one.scores(scorer, own.pool)
         with (
             self._index(one) as index,
             self.data.folder.items(Refusals()) as items,
@@ -455,7 +519,7 @@ class _Experiment:
                 self.histories,
                 own.pool,
                 length=one.length,
-                decay=one.decay,
+                scorer=scorer,
                 users=examples.spread(own, scores, self.config.examples),
                 explain=examples.SHOWN,
             )
@@ -468,11 +532,14 @@ class _Experiment:
             }
         return [found[user] for user in examples.spread(own, scores, self.config.examples)]
 
-    def _index(self, one: _Coded) -> AbstractContextManager[PersonaIndex]:
+    @contextmanager
+    def _index(self, one: _Coded) -> Iterator[PersonaIndex]:
         path = self.output / "index" / one.encoder.fingerprint
         path.parent.mkdir(exist_ok=True)
         domain = self.config.domain
-        return online.indexed(self.data.folder, path, one.encoder, domain, Refusals())
+        with online.indexed(self.data.folder, path, one.encoder, domain, Refusals()) as index:
+            index.record_typical_user(typical(one.profiles.means(one.scorers[0].decay)))
+            yield index
 
     def _data_record(self) -> dict[str, Any]:
         training = self.data.training

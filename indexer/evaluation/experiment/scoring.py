@@ -1,7 +1,7 @@
 """Persona scores of candidates in NumPy, from cached vectors: what the ablations vary.
 
-The online reranker computes Eq. 10 with `mean` users and `maximum` over personas; the other forms
-here are experiments.
+The online reranker computes Eq. 10, with `interests` and `prior` where it is told to; the other
+forms here are experiments.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.artifacts import Histories
+from indexer.evaluation.experiment import words
 from indexer.evaluation.experiment.pool import Indexes, Pool
 from indexer.evaluation.metrics import Floats
 from p4r_qdrant.encoder import Encoder, newest_first
@@ -22,7 +23,6 @@ from p4r_qdrant.records import Interaction
 USERS_AT_ONCE = 128
 
 Vectors = npt.NDArray[np.float32]
-Form = Literal["mean", "interests", "both"]
 Aggregation = Literal["maximum", "mean", "soft"]
 
 
@@ -31,20 +31,22 @@ class Personas:
     """Vectors of an item-by-item list of personas (or of any texts that stand for items).
 
     vectors: (n_personas, dim) float32, unit rows. starts: (n_items + 1,), where each item's
-    begin. items: their ids.
+    begin. items: their ids. texts: what was encoded, one for each row; empty where the vectors
+    are of no single text.
     """
 
     items: list[str]
     vectors: Vectors
     starts: Indexes
+    texts: Sequence[str] = ()
 
     @classmethod
     def of(cls, texts: Iterable[tuple[str, Sequence[str]]], encoder: Encoder) -> Personas:
         """Encode (item id, texts); items without a text are left out."""
         told = [(item, own) for item, own in texts if own]
-        vectors = encoder.encode_texts([text for _, own in told for text in own])
+        flat = [text for _, own in told for text in own]
         starts = np.cumsum([0, *(len(own) for _, own in told)])
-        return cls([item for item, _ in told], vectors, starts)
+        return cls([item for item, _ in told], encoder.encode_texts(flat), starts, flat)
 
     def truncated(self, most: int) -> Personas:
         """Only the first `most` personas of each item."""
@@ -68,14 +70,15 @@ class Personas:
 class Profiles:
     """What users did, newest first, as vectors of Eq. 6.
 
-    rows: (n_users, longest) int64, positions in `vectors`; -1 for an interaction that says
-    nothing, and behind the end. ratings: (n_users, longest) float64, NaN where not known.
+    rows: (n_users, longest) int64, positions in `vectors` and `texts`; -1 for an interaction that
+    says nothing, and behind the end. ratings: (n_users, longest) float64, NaN where not known.
     """
 
     users: list[str]
     vectors: Vectors
     rows: Indexes
     ratings: Floats
+    texts: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -98,7 +101,8 @@ class Profiles:
                     rows[user, place] = distinct.setdefault(said, len(distinct))
                 if one.rating is not None:
                     ratings[user, place] = one.rating
-        return cls(list(users), encoder.encode_texts(list(distinct)), rows, ratings)
+        texts = list(distinct)
+        return cls(list(users), encoder.encode_texts(texts), rows, ratings, texts)
 
     def newest(self, length: int) -> Profiles:
         """Only the `length` newest interactions."""
@@ -111,11 +115,21 @@ class Profiles:
         drop = disliked & liked.any(axis=1, keepdims=True)
         return replace(self, rows=np.where(drop, -1, self.rows))
 
+    def disliked(self, most: float) -> Profiles:
+        """Only interactions rated `most` or less, of users who have others."""
+        liked = self.without(most)
+        return replace(self, rows=np.where(liked.rows >= 0, -1, self.rows))
+
+    def weights(self, decay: float) -> Floats:
+        """g^(j-1) of the j-th interaction that says something (Eq. 7); 0 for the others."""
+        there = self.rows >= 0
+        place = np.cumsum(there, axis=1) - 1
+        return np.where(there, decay ** place.astype(np.float64), 0.0)
+
     def means(self, decay: float) -> Vectors:
         """h_u (Eq. 7): (n_users, dim) float32; NaN for users without a direction."""
         there = self.rows >= 0
-        place = np.cumsum(there, axis=1) - 1
-        weights = np.where(there, decay ** place.astype(np.float64), 0.0)
+        weights = self.weights(decay)
         result = np.full((len(self.rows), self.vectors.shape[1]), np.nan, dtype=np.float32)
         for user in np.flatnonzero(there.any(axis=1)):
             own = self.vectors[self.rows[user, there[user]]].astype(np.float64)
@@ -130,16 +144,20 @@ class Profiles:
 class Scorer:
     """How users and personas make scores of items.
 
-    form: `mean` compares h_u (Eq. 7), `interests` each interaction on its own and takes the best,
-    `both` the mean of these two. prior: share of each persona's mean similarity to all users that
-    is taken off, for some personas please everybody. aggregation: of an item's personas,
-    `maximum` (Eq. 10), `mean`, or `soft`, a maximum that also counts the others (temperature).
+    interests, prior: those of `RerankSettings`, of the reranker. dislikes: how much of the
+    similarity to what the user disliked (`disliked` or less stars) is taken off; the rest of the
+    history is what was liked. words: share of a comparison of words (see `words.py`), the encoder
+    has the rest. aggregation: of an item's personas, `maximum` (Eq. 10), `mean`, or `soft`, a
+    maximum that also counts the others (temperature).
     """
 
     decay: float = 0.85
-    form: Form = "mean"
-    aggregation: Aggregation = "maximum"
+    interests: float = 0.0
     prior: float = 0.0
+    dislikes: float = 0.0
+    disliked: float = 2.0
+    words: float = 0.0
+    aggregation: Aggregation = "maximum"
     temperature: float = 0.05
 
     def scores(self, pool: Pool, profiles: Profiles, personas: Personas) -> Floats:
@@ -153,13 +171,20 @@ class Scorer:
     ) -> list[Floats]:
         """`scores` for several pools of the same users; users meet personas only once."""
         columns = [self._columns(pool, personas) for pool in pools]
-        offsets = self._offsets(profiles, personas)
-        means = profiles.means(self.decay)
+        liked = profiles.without(self.disliked) if self.dislikes else profiles
+        means = liked.means(self.decay)
+        offsets = self.prior * (typical(means) @ personas.vectors.T) if self.prior else 0.0
+        disliked = profiles.disliked(self.disliked).means(self.decay) if self.dislikes else None
+        by_words = words.Similarities(liked, personas, self.decay) if self.words else None
         results = [np.full(pool.candidates.shape, np.nan) for pool in pools]
         for start in range(0, len(means), USERS_AT_ONCE):
             block = slice(start, start + USERS_AT_ONCE)
-            similarities = self._similarities(profiles, means, block, personas) - offsets
-            by_item = self._aggregated(similarities, personas)
+            near = self._similarities(liked, means, block, personas)
+            if by_words is not None:
+                near = (1 - self.words) * near + self.words * by_words.of(block)
+            if disliked is not None:
+                near -= self.dislikes * np.nan_to_num(disliked[block] @ personas.vectors.T)
+            by_item = self._aggregated(near - offsets, personas)
             padded = np.column_stack([by_item, np.full(len(by_item), np.nan)])
             for result, own in zip(results, columns, strict=True):
                 result[block] = np.take_along_axis(padded, own[block], axis=1)
@@ -176,33 +201,15 @@ class Scorer:
         self, profiles: Profiles, means: Vectors, block: slice, personas: Personas
     ) -> Floats:
         """(n, n_personas) float64: how near each user is to each persona."""
-        found = []
-        if self.form in ("mean", "both"):
-            found.append((means[block] @ personas.vectors.T).astype(np.float64))
-        if self.form in ("interests", "both"):
-            rows = profiles.rows[block]
-            each = np.full((len(rows), len(personas.vectors)), np.nan)
-            for user, own in enumerate(rows):
+        near: Floats = (means[block] @ personas.vectors.T).astype(np.float64)
+        if self.interests:
+            near *= 1 - self.interests
+            for user, own in enumerate(profiles.rows[block]):
                 told = own[own >= 0]
                 if len(told):
-                    each[user] = (profiles.vectors[told] @ personas.vectors.T).max(axis=0)
-            found.append(each)
-        near: Floats = np.mean(found, axis=0)
+                    each = profiles.vectors[told] @ personas.vectors.T
+                    near[user] += self.interests * each.max(axis=0)
         return near
-
-    def _offsets(self, profiles: Profiles, personas: Personas) -> Floats | float:
-        if not self.prior:
-            return 0.0
-        means = profiles.means(self.decay)
-        total = np.zeros(len(personas.vectors))
-        known = 0
-        for start in range(0, len(means), USERS_AT_ONCE):
-            block = slice(start, start + USERS_AT_ONCE)
-            near = self._similarities(profiles, means, block, personas)
-            told = ~np.isnan(near).any(axis=1)
-            total += near[told].sum(axis=0)
-            known += int(told.sum())
-        return self.prior * total / max(known, 1)
 
     def _aggregated(self, similarities: Floats, personas: Personas) -> Floats:
         starts = personas.starts[:-1]
@@ -215,3 +222,10 @@ class Scorer:
             return means
         soft: Floats = np.logaddexp.reduceat(similarities / self.temperature, starts, axis=1)
         return self.temperature * (soft - np.log(counts))
+
+
+def typical(means: Vectors) -> Vectors:
+    """The mean of the users that have a direction: (dim,) float32."""
+    known = means[~np.isnan(means).any(axis=1)]
+    mean: Vectors = known.mean(axis=0) if len(known) else np.zeros(means.shape[1], np.float32)
+    return mean

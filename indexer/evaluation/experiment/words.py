@@ -1,0 +1,40 @@
+"""Users and personas compared by their words: the sparse half of dense plus sparse.
+
+TF-IDF of scikit-learn (sublinear counts, smoothed, L2-normalised) over the same texts that the
+encoder reads; fitted to the personas. A user is the decayed mean of his interactions, as in Eq. 7,
+and the comparison is a cosine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from indexer.evaluation.metrics import Floats
+
+if TYPE_CHECKING:
+    from indexer.evaluation.experiment.scoring import Personas, Profiles
+
+
+class Similarities:
+    """The cosine of each user's words with each persona's."""
+
+    def __init__(self, profiles: Profiles, personas: Personas, decay: float) -> None:
+        from scipy.sparse import csr_matrix
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.preprocessing import normalize
+
+        counts = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")  # noqa: S106 - no secret
+        self._personas = counts.fit_transform(personas.texts)
+        told = counts.transform(profiles.texts)
+        users, places = np.nonzero(profiles.rows >= 0)
+        weights = profiles.weights(decay)[users, places]
+        mixing = (weights, (users, profiles.rows[users, places]))
+        shape = (len(profiles.rows), told.shape[0])
+        self._users = normalize(csr_matrix(mixing, shape=shape) @ told)
+
+    def of(self, block: slice) -> Floats:
+        """(n, n_personas) float64 for some users; 0 where they share no word."""
+        found: Floats = (self._users[block] @ self._personas.T).toarray()
+        return found
