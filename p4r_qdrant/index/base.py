@@ -543,6 +543,7 @@ class PersonaIndex(ABC):
         self, user: StoredVector, candidates: list[str], conditions: list[Condition]
     ) -> dict[str, tuple[float, str]]:
         """`_best_points` of one user, by the name of the vector."""
+        del candidates, conditions
         raise IndexMismatchError(f"{self.location} cannot look up {user.point_id}")
 
     @abstractmethod
