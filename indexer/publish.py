@@ -56,9 +56,9 @@ class IndexReport:
 class Published(IndexReport):
     """What `publish` did. `removed`: items that the artifacts no longer hold.
 
-    `version` is live now, `previous` was before it (empty: none, or the same). `users`: how many the
-    service keeps, whose vectors were made with the new encoder. `kept_because` says why nothing was
-    removed, where the artifacts leave it open what is gone.
+    `version` is live now, `previous` was before it (empty: none, or the same). `users`: those whom
+    the service keeps and whose vectors were made with the new encoder. `kept_because` says why
+    nothing was removed, where the artifacts leave it open what is gone.
     """
 
     version: str = ""

@@ -55,6 +55,8 @@ class Worker:
         self._ledger = ledger
         self._aspects = ReviewAspects(sources, Refusals())
         self._spent = Usage()
+        self._again = set[str]()
+        """Items to be reasoned on although nothing new is said of them."""
         self.done: Counter[str] = Counter()
         """Jobs done, by kind; "given up" and "put off" among them."""
         self.problem = ""
@@ -164,7 +166,8 @@ class Worker:
         with Arrivals(self._sources.folder) as arrivals:
             for job in jobs:
                 item_id = job.body["item_id"]
-                if job.body["item"] is None or not await asyncio.to_thread(index.get, item_id):
+                again = job.body["item"] is None or item_id in self._again
+                if again or not await asyncio.to_thread(index.get, item_id):
                     arrivals.waiting.add(item_id)  # known as it may be, it is reasoned on
             adder = Adder(
                 self._sources,
@@ -178,8 +181,10 @@ class Worker:
                 told=lambda one: told.update({one.item_id: one}),
             )
             await adder.run(_lines(jobs))
-        if not self._backend.is_now(live):  # a publish has switched: done again, for that one
+        self._again = {job.body["item_id"] for job in jobs}
+        if not self._backend.is_now(live):  # a publish has switched: done again, for that version
             return
+        self._again.clear()
         for job in jobs:
             added = told.get(job.body["item_id"])
             if added is not None and added.problem:

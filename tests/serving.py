@@ -73,7 +73,8 @@ def with_service(settings: Settings, **own: Any) -> Settings:
 
 def make_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
     """The application; its index is open and its encoder loaded."""
-    backend = Backend(settings, encoder or HashEncoder(DIMENSION))
+    given = encoder or HashEncoder(DIMENSION)
+    backend = Backend(settings, lambda _: given)
     if backend.open():
         backend.load_encoder()
     return create_app(Service(backend))

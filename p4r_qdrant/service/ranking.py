@@ -94,8 +94,7 @@ class Ranker:
                     rankings = await self._rankings(request)
             except (_FailedError, IndexUnavailableError) as error:
                 rankings = [_as_generated(user, body.top) for user in body.users]
-                failed = isinstance(error, _FailedError)
-                reasons = [error.reason if failed else "index_unavailable"] * count
+                reasons = [getattr(error, "reason", "index_unavailable")] * count
         for reason in filter(None, reasons):
             self._metrics.degraded.labels(reason).inc()
         return [

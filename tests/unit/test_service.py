@@ -143,7 +143,8 @@ def test_a_history_ranks_what_it_speaks_of_and_says_why(client: TestClient) -> N
 
 def test_it_says_what_the_library_says(client: TestClient, encoder: SlowEncoder) -> None:
     app: Any = client.app
-    reranker = app.state.service.backend.reranker
+    with app.state.service.backend.in_use() as live:
+        reranker = live.reranker
     vector = encoder.encode_texts(["night trains"])[0]
     expected = reranker.rerank(vector, [("cakes", 0.5), "trains", "nowhere"])
     user = {
@@ -286,7 +287,8 @@ def test_an_index_that_fails(
         raise error
 
     app: Any = client.app
-    monkeypatch.setattr(app.state.service.backend.reranker.index, "best_personas", fail)
+    with app.state.service.backend.in_use() as live:
+        monkeypatch.setattr(live.index, "best_personas", fail)
     degraded(rerank(client, {"vector": [1.0] * DIMENSION, "candidates": CANDIDATES}), reason)
     told = client.get("/metrics").text
     assert f'p4r_rerank_degraded_total{{reason="{reason}"}} 1.0' in told
@@ -298,7 +300,8 @@ def test_an_index_that_is_too_slow_and_threads_that_are_all_taken(
     client = serve(deadline_ms=100, threads=1, max_waiting=1)
     gate = threading.Event()
     app: Any = client.app
-    index = app.state.service.backend.reranker.index
+    with app.state.service.backend.in_use() as live:
+        index = live.index
     right = index.best_personas
 
     def slow(*arguments: Any, **more: Any) -> Any:
@@ -613,7 +616,8 @@ def test_a_crash_is_one_line_and_an_error_body(
     def crash(_: str) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(app.state.service.backend.writer, "get", crash)
+    with app.state.service.backend.in_use() as live:
+        monkeypatch.setattr(live.writer, "get", crash)
     refusal(client.get("/v1/items/ships/personas"), 500, "internal_error")
 
 
