@@ -182,6 +182,7 @@ class Worker:
             )
             await adder.run(_lines(jobs))
         self._again = {job.body["item_id"] for job in jobs}
+        await asyncio.to_thread(self._backend.refresh)
         if not self._backend.is_now(live):  # a publish has switched: done again, for that version
             return
         self._again.clear()

@@ -196,7 +196,7 @@ class Backend:
         try:
             self.refresh()
             self.problem, self._wait_s = "", self._follow_s
-        except P4RError as error:
+        except Exception as error:  # whatever it is, the old version goes on answering
             if str(error) != self.problem:
                 _log.warning("the version before goes on being served: %s", error)
             self.problem = str(error)

@@ -14,7 +14,7 @@ from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.payload import FIRST_FIELDS, OWN_FIELDS, payload_fields
 from p4r_qdrant.records import Item
 from p4r_qdrant.service import problems
-from p4r_qdrant.service.backend import Backend, Live
+from p4r_qdrant.service.backend import Live
 from p4r_qdrant.service.paths import ItemId
 from p4r_qdrant.service.schemas import (
     DeletedAnswer,
@@ -98,7 +98,7 @@ async def put(item_id: ItemId, body: ItemBody, served: Served, response: Respons
             lambda: live.writer.replace_item(item_id, personas, vectors, fields)
         )
 
-    written = await _in_what_is_live(served.backend, write)
+    written = await _in_what_is_live(served, write)
     return answer | {"written": written, "reasoning": "none"}
 
 
@@ -122,15 +122,16 @@ async def delete(item_id: ItemId, served: Served) -> dict[str, Any]:
     async def take_out(live: Live) -> bool:
         return await served.in_thread(lambda: live.writer.delete_item(item_id))
 
-    if not await _in_what_is_live(served.backend, take_out):
+    if not await _in_what_is_live(served, take_out):
         raise problems.ProblemError(404, "unknown_item", f"item {item_id!r} is not in the index")
     return {"deleted": item_id}
 
 
-async def _in_what_is_live(backend: Backend, write: Callable[[Live], Awaitable[bool]]) -> bool:
-    """Write; again where a publish has switched to another version meanwhile."""
+async def _in_what_is_live(served: Service, write: Callable[[Live], Awaitable[bool]]) -> bool:
+    """Write; again where a publish has switched to another version before it was done."""
     while True:
-        with backend.in_use() as live:
+        with served.backend.in_use() as live:
             done = await write(live)
-        if backend.is_now(live):
+        await served.in_thread(served.backend.refresh)
+        if served.backend.is_now(live):
             return done
