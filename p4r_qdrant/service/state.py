@@ -110,7 +110,7 @@ class Service:
             ) from None
 
 
-def service(request: Request) -> Service:
+async def service(request: Request) -> Service:
     """The service that a request is for."""
     served: Service = request.app.state.service
     return served
