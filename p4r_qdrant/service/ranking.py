@@ -103,10 +103,11 @@ class Ranker:
         ]
 
     async def _rankings(self, request: _Request) -> list[Ranking]:
-        if len(request.users) == 1:
-            ranking = await self._rank_stored(request)
-            if ranking is not None:
-                return [ranking]
+        known = [one.user_id for one in request.body.users if one.user_id is not None]
+        if len(known) == len(request.users):
+            rankings = await self._rank_known(request, known)
+            if rankings is not None:
+                return rankings
         await self._resolve(request)
         return await self._rank(request)
 
@@ -243,48 +244,54 @@ class Ranker:
 
     # -- the query ----------------------------------------------------------------------------
 
-    async def _rank_stored(self, request: _Request) -> Ranking | None:
-        """One query that names a known user's vector; None where there is none to be named."""
-        body, live, [user] = request.body, request.live, request.body.users
+    async def _rank_known(self, request: _Request, user_ids: Sequence[str]) -> list[Ranking] | None:
+        """Rankings of users whose vectors are all there, in one go; else None.
 
-        def work() -> Ranking | None:
-            stored = live.users.stored(user.user_id or "")
-            if stored is None:
-                return None
-            try:
-                return live.reranker.rerank_stored(
-                    stored,
-                    user.pairs(),
-                    body.top,
-                    filter=body.filter,
-                    explain=body.explain,
-                    rerank=body.fusion.settings() if body.fusion else None,
-                )
-            except IndexMismatchError:  # nobody has made it yet, or the user is not known
-                return None
+        Where the engine can name a vector, the one query of a single user does.
+        """
+        body, live = request.body, request.live
+        fusion = body.fusion.settings() if body.fusion else None
 
-        if user.user_id is None or not live.users.can_name:
-            return None
+        def work() -> list[Ranking] | None:
+            stored = live.users.stored(user_ids[0]) if len(user_ids) == 1 else None
+            if stored is not None:
+                try:
+                    ranking = live.reranker.rerank_stored(
+                        stored,
+                        body.users[0].pairs(),
+                        body.top,
+                        filter=body.filter,
+                        explain=body.explain,
+                        rerank=fusion,
+                    )
+                except IndexMismatchError:  # nobody has made it yet, or the user is not known
+                    return None
+                return [ranking]
+            vectors = live.users.vectors(list(set(user_ids)))
+            if vectors.keys() < set(user_ids):
+                return None
+            return self._reranked(request, [vectors[user_id] for user_id in user_ids])
+
         with self._metrics.stage("query"):
             return await self._in_thread(work, request)
 
     async def _rank(self, request: _Request) -> list[Ranking]:
         body = request.body
-
-        def work() -> list[Ranking]:
-            return request.live.reranker.rerank_many(
-                request.users,
-                [user.pairs() for user in body.users],
-                body.top,
-                filter=body.filter,
-                explain=body.explain,
-                rerank=body.fusion.settings() if body.fusion else None,
-            )
-
         if all(user is None for user in request.users) and body.filter is None:
             return [_as_generated(user, body.top) for user in body.users]
         with self._metrics.stage("query"):
-            return await self._in_thread(work, request)
+            return await self._in_thread(lambda: self._reranked(request, request.users), request)
+
+    def _reranked(self, request: _Request, users: Sequence[User]) -> list[Ranking]:
+        body = request.body
+        return request.live.reranker.rerank_many(
+            users,
+            [user.pairs() for user in body.users],
+            body.top,
+            filter=body.filter,
+            explain=body.explain,
+            rerank=body.fusion.settings() if body.fusion else None,
+        )
 
     async def _in_thread(self, work: Callable[[], Result], request: _Request) -> Result:
         """Run on one of the threads; raises _FailedError where it cannot be or fails."""

@@ -56,8 +56,6 @@ _RECORD_FIELDS: dict[str, Any] = {
 class ServerUsers(UserStore):
     """Two collections. See UserStore."""
 
-    can_name = True
-
     def __init__(
         self, settings: Settings, history: HistorySettings, version: str, dimension: int
     ) -> None:

@@ -110,9 +110,6 @@ class UserStore(ABC):
     Raises IndexUnavailableError where the store cannot be reached.
     """
 
-    can_name = False
-    """Whether a query can name a user's vector: see `stored`."""
-
     def __init__(self, history: HistorySettings) -> None:
         self.length = history.length
         self.decay = history.decay
@@ -236,7 +233,7 @@ class UserStore(ABC):
         """The user vectors that are there: somebody else may be known (`recent`) all the same."""
 
     def stored(self, user_id: str) -> StoredUser | None:
-        """The user as a query can name one, where the engine `can_name` users.
+        """The user as a query can name one, where the engine has a place for user vectors.
 
         Reading the user has begun when it returns. Whether there is one shows later.
         """
