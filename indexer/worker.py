@@ -17,6 +17,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +67,12 @@ class Worker:
     def usage(self) -> Usage:
         """What the LLM has cost so far."""
         return self._spent
+
+    @property
+    def job_counts(self) -> dict[str, int]:
+        """How many jobs are waiting, and how many were given up. Raises IndexUnavailableError."""
+        with self._backend.in_use() as live:
+            return live.users.job_counts()
 
     async def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then end what is under way, within DRAIN_S."""
@@ -260,6 +267,44 @@ async def _drained(batch: asyncio.Task[int], stop: threading.Event) -> int:
 
 async def _sleep(seconds: float, stop: threading.Event) -> None:
     await asyncio.to_thread(stop.wait, seconds)
+
+
+def publish_metrics(worker: Worker, host: str, port: int) -> int:
+    """Answer Prometheus on a port of its own (0: a free one); returns it. Raises InputError."""
+    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.registry import Collector
+
+    class OfWorker(Collector):
+        """Asked at every scrape; the names are those that `p4r serve` uses."""
+
+        def collect(self) -> Iterator[Metric]:
+            """See prometheus_client."""
+            usage = worker.usage
+            yield GaugeMetricFamily("p4r_llm_tokens", "Tokens spent.", usage.tokens)
+            yield GaugeMetricFamily("p4r_llm_cost_usd", "US dollars spent.", usage.cost_usd or 0.0)
+            done = CounterMetricFamily("p4r_worker", "What became of jobs.", labels=["what"])
+            for what, count in list(worker.done.items()):
+                done.add_metric([what], count)
+            yield done
+            waits = bool(worker.problem)
+            yield GaugeMetricFamily("p4r_worker_waits", "1 while the LLM or Qdrant is away.", waits)
+            with suppress(P4RError):
+                jobs = GaugeMetricFamily("p4r_jobs", "Background jobs.", labels=["state"])
+                for state, count in worker.job_counts.items():
+                    jobs.add_metric([state], count)
+                yield jobs
+
+    registry = CollectorRegistry()
+    registry.register(OfWorker())
+    try:
+        server, _ = start_http_server(port, host, registry)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another "
+            "--metrics-port"
+        ) from None
+    return int(server.server_port)
 
 
 class WorkerThread:

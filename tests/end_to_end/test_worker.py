@@ -17,9 +17,10 @@ from indexer.artifacts import ArtifactFolder
 from indexer.ledger import Ledger
 from indexer.prompts import Domain
 from indexer.reasoning.step import Sources
-from indexer.worker import ATTEMPTS, Worker, WorkerThread
+from indexer.worker import ATTEMPTS, Worker, WorkerThread, publish_metrics
 from p4r_qdrant import Settings
 from p4r_qdrant.encoder import Floats
+from p4r_qdrant.errors import InputError
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.state import Service
@@ -283,3 +284,20 @@ def test_a_worker_comes_to_an_end(shop: Shop, address: str) -> None:
     assert not thread.is_alive()
     line = json.loads((shop.artifacts / "ledger" / "aspects.jsonl").read_text().splitlines()[0])
     assert line["about"] == {"user_id": "ada", "item_id": "ships"}
+
+
+def test_prometheus_is_told_of_queue_and_cost(shop: Shop, address: str) -> None:
+    port = publish_metrics(shop.worker, "127.0.0.1", 0)
+
+    def told() -> str:
+        return httpx2.get(f"http://127.0.0.1:{port}/metrics").text
+
+    act(address)
+    assert 'p4r_jobs{state="waiting"} 1.0' in told()
+    shop.work()
+    assert 'p4r_jobs{state="waiting"} 0.0' in told()
+    assert 'p4r_worker_total{what="aspects"} 1.0' in told()
+    assert f"p4r_llm_tokens {float(shop.worker.usage.tokens)}" in told()
+    assert shop.worker.usage.tokens
+    with pytest.raises(InputError, match="--metrics-port"):
+        publish_metrics(shop.worker, "127.0.0.1", port)
