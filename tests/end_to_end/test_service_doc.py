@@ -56,6 +56,7 @@ def test_the_lines_of_the_document(tmp_path: Path) -> None:
             "PATH": f"{commands}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "P4R_SERVICE__PORT": str(port),
+            "P4R_SERVICE__DEADLINE_MS": "20000",  # a machine may be busy
             "HF_HUB_OFFLINE": "1",
         },
         stdout=subprocess.PIPE,

@@ -228,31 +228,30 @@ class ServerUsers(UserStore):
         """See UserStore; one read for all of them."""
         owner = {user_point_id(user_id): user_id for user_id in user_ids}
         with self._connection.translated():
-            points = self._reading(list(owner)).result().result
+            points = self._read(list(owner))
         return {owner[one.id.uuid]: _user_vector(one) for one in points}
 
     def stored(self, user_id: str) -> StoredUser:
         """See UserStore."""
         point_id = user_point_id(user_id)
-        reading = self._reading([point_id])
 
         def told() -> UserVector:
             with self._connection.translated():
-                points = reading.result().result
+                points = self._read([point_id])
             if not points:
                 raise IndexMismatchError(f"{self._vectors!r} has no vector of the user")
             return _user_vector(points[0])
 
         return StoredUser(StoredVector(self._vectors, point_id, "text"), told)
 
-    def _reading(self, point_ids: Sequence[str]) -> Any:
-        """A call under way for points of users."""
+    def _read(self, point_ids: Sequence[str]) -> Sequence[Any]:
         message = GetPoints(
             collection_name=self._vectors,
             ids=[PointId(uuid=one) for one in point_ids],
             with_payload=Payload(enable=True),
         )
-        return self._stub.Get.future(message, timeout=self._read_timeout_s, metadata=self._metadata)
+        answer = self._stub.Get(message, timeout=self._read_timeout_s, metadata=self._metadata)
+        return answer.result  # type: ignore[no-any-return]
 
     def user_ids(self) -> Iterator[str]:
         """See UserStore. The ids that were told are kept: some 100 bytes each."""

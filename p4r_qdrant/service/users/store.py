@@ -235,7 +235,7 @@ class UserStore(ABC):
     def stored(self, user_id: str) -> StoredUser | None:
         """The user as a query can name one, where the engine has a place for user vectors.
 
-        Reading the user has begun when it returns. Whether there is one shows later.
+        Whether there is one shows later.
         """
         del user_id
         return None
