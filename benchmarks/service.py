@@ -48,6 +48,8 @@ BLOCKS = 10
 TURNS = 3
 FINGERPRINT = "benchmark"
 PUT_A_SECOND = 50
+PUT_CONNECTIONS = 4
+WRITES_AT = (1, 8)
 RESTART_AT_S, DOWN_S = 5.0, 3.0
 LOCUST = (sys.executable, "-m", "locust", "-f", str(Path(__file__).with_name("load.py")))
 
@@ -341,26 +343,35 @@ def _figures(answers: list[Any], seconds: float) -> list[str]:
 
 
 def put_items(address: str, seconds: float, told: Any) -> None:
-    """PUT items with vectors, so many a second whatever becomes of them; tells how many were."""
-    connection = http.client.HTTPConnection(address, timeout=60)
+    """PUT items with vectors, so many a second over a few connections; tells how many were."""
     random = np.random.default_rng(5)
-    start, done = time.perf_counter(), 0
-    while (now := time.perf_counter() - start) < seconds:
-        if done > now * PUT_A_SECOND:
-            time.sleep(0.002)
-            continue
-        vector = random.standard_normal(DIMENSION).round(4).tolist()
-        item = f"item-{random.integers(1000)}"
-        persona = {"persona_id": f"{item}_P0", "name": "Somebody", "description": "new " * 20}
-        body = {"personas": [persona | {"preference_rationale": "new"}], "vectors": [vector]}
-        connection.request(
-            "PUT", f"/v1/items/{item}", json.dumps(body), {"Content-Type": "application/json"}
-        )
-        response = connection.getresponse()
-        response.read()
-        assert response.status == 200, response.status
-        done += 1
-    told.put(done / (time.perf_counter() - start))
+    start, turn, done = time.perf_counter(), threading.Lock(), 0
+
+    def put() -> None:
+        nonlocal done
+        connection = http.client.HTTPConnection(address, timeout=60)
+        while True:
+            with turn:
+                number, done = done, done + 1
+                item = f"item-{random.integers(1000)}"
+                vector = random.standard_normal(DIMENSION).round(4).tolist()
+            time.sleep(max(0.0, start + number / PUT_A_SECOND - time.perf_counter()))
+            if time.perf_counter() - start > seconds:
+                return
+            persona = {"persona_id": f"{item}_P0", "name": "Somebody", "description": "new " * 20}
+            body = {"personas": [persona | {"preference_rationale": "new"}], "vectors": [vector]}
+            headers = {"Content-Type": "application/json"}
+            connection.request("PUT", f"/v1/items/{item}", json.dumps(body), headers)
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 200, response.status
+
+    threads = [threading.Thread(target=put) for _ in range(PUT_CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    told.put((done - PUT_CONNECTIONS) / (time.perf_counter() - start))
 
 
 def writes(loads: Loads, address: str, seconds: float, connections: int) -> None:
@@ -458,7 +469,8 @@ def main() -> None:
         if "load" in arguments.only:
             load(loads, address, process.url, arguments.connections, arguments.seconds)
         if "writes" in arguments.only:
-            writes(loads, address, arguments.seconds, 8)
+            for count in WRITES_AT:
+                writes(loads, address, arguments.seconds, count)
         if "restart" in arguments.only:
             restart(loads, address, process, 8)
 
