@@ -83,6 +83,7 @@ class Service:
 
     async def measure_jobs(self) -> None:
         """Bring the metrics of the background work up to date, where the store can be reached."""
+        self.metrics.behind.set(bool(self.backend.problem))
         with suppress(P4RError):
             with self.backend.in_use() as live:
                 counts = await self.in_thread(live.users.job_counts)

@@ -14,15 +14,18 @@ import pytest
 
 from p4r_qdrant import Encoder, Settings, open_index
 from p4r_qdrant.index.base import IndexMetadata
+from p4r_qdrant.index.versions import open_versions
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.state import Service
 from p4r_qdrant.service.users.store import StoredInteraction
 from tests import publishing
+from tests.engines import on_server
 from tests.hash_encoder import HashEncoder
 from tests.integration.test_publish import until
 from tests.oracle import brute_force
 from tests.publishing import WORDS, Truths, catalogue_at, live, run, truth
+from tests.qdrant_process import QdrantServer
 from tests.serving import AS_ADMIN, AS_READER, running, with_service
 
 PUBLISHES = 4
@@ -198,6 +201,26 @@ def test_a_version_whose_encoder_is_not_here_is_not_followed(
     with served(index_settings, encoders[:1]) as (address, backend):
         run(folder, encoders[1], index_settings)
         until(lambda: backend.problem)
+        told = httpx2.get(f"{address}/metrics", headers=AS_READER, timeout=30).text
+        assert "p4r_behind 1.0" in told
         with httpx2.Client(base_url=address, timeout=30) as client:
             ranking = rerank(client, {"history": inline(0)}, ["item-1", "item-2"])
         assert ranking["fingerprint"] == encoders[0].fingerprint
+
+
+def test_a_dropped_version_takes_its_user_vectors_along(
+    qdrant_server: QdrantServer, collection_name: str, folder: Path
+) -> None:
+    settings = on_server(qdrant_server, collection_name)
+    encoders = [publishing.encoder(number) for number in range(3)]
+    run(folder, encoders[0], settings)
+    with served(settings, encoders) as (_, backend):
+        act(backend, "ada", 1)
+    for encoder in encoders[1:]:
+        assert run(folder, encoder, settings).users == 1
+    with open_versions(settings) as versions:
+        (dropped,), _ = versions.drop_old()
+    found = qdrant_server.request("GET", "/collections")["result"]["collections"]
+    left = {one["name"] for one in found if one["name"].startswith(collection_name)}
+    assert f"{dropped}-users" not in left
+    assert sum(name.endswith("-users") for name in left) == 2

@@ -18,7 +18,7 @@ import time
 import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import grpc
@@ -206,14 +206,16 @@ class ServerUsers(UserStore):
 
     def _forget_elsewhere(self, user_id: str) -> None:
         with self._connection.translated():
-            for name in self._elsewhere():
+            names = self._elsewhere()
+        for name in names:
+            with suppress(IndexMismatchError), self._connection.translated():  # dropped meanwhile
                 self._client.delete(name, [user_point_id(user_id)], wait=True)
 
     def _elsewhere(self) -> list[str]:
         """The collections of the other versions' user vectors, as of now."""
         found = {one.name for one in self._client.get_collections().collections}
         for name in found - self._ours.keys():
-            if name.endswith(VECTORS_OF):
+            if name.endswith(VECTORS_OF) and self._client.collection_exists(name):
                 stored = self._client.get_collection(name).config.metadata or {}
                 self._ours[name] = stored.get(USERS_OF) == self._settings.collection
         return [name for name in found - {self._vectors} if self._ours.get(name)]
