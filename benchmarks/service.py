@@ -111,10 +111,9 @@ def asked(connection: http.client.HTTPConnection, bodies: list[bytes]) -> Call:
         body = bodies[number % len(bodies)]
         connection.request("POST", "/v1/rerank", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
-        answer = json.loads(response.read())
+        answer = response.read()
         assert response.status == 200, answer
-        assert not answer["degraded"], answer
-        assert answer["rankings"][0]["personalized"], answer
+        assert b'"personalized":true,"degraded":false' in answer, answer
         return answer
 
     return call
