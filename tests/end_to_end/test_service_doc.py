@@ -94,14 +94,14 @@ def test_the_lines_of_the_document(tmp_path: Path) -> None:
     ) = answers("{" + rest.partition("p4r_rerank")[0])
     [ranking] = inline["rankings"]
     assert ranking["items"][0]["item_id"] == "beans-mostly"
-    assert ranking["items"][0]["because"][0]["item_id"] == "one-ring"
+    assert ranking["items"][0]["because"][0]["item_id"] == "one-ring-one-pan"
     assert (accepted["new"], accepted["encoded"], accepted["aspects"]) == (True, True, "no_llm")
     [ranking] = by_id["rankings"]
     assert (ranking["personalized"], ranking["degraded"], len(ranking["items"])) == (True, False, 3)
     assert len(recommended["items"]) == 3
     assert (put["written"], deleted) == (True, {"deleted": "kettle-year"})
     assert [one["name"] for one in personas["personas"]] == ["Hill Walker With a Flask"]
-    assert [one["item_id"] for one in user["history"]] == ["one-ring"]
+    assert [one["item_id"] for one in user["history"]] == ["one-ring-one-pan"]
     assert exported["review_text"].startswith("I cook on one ring")
     assert erased == {"user_id": "ada", "erased": 1}
     assert (healthy, ready["ready"], jobs["failed"]) == ({"status": "ok"}, True, 0)
