@@ -12,10 +12,17 @@ import numpy as np
 import pytest
 
 from p4r_qdrant import Settings
-from p4r_qdrant.encoder import Floats
+from p4r_qdrant.encoder import Floats, user_vector
+from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.base import IndexMetadata
+from p4r_qdrant.index.query import Endpoint
+from p4r_qdrant.records import Ranking
+from p4r_qdrant.reranker import StoredUser
+from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.users.store import Job, StoredInteraction, UserStore, open_store
+from tests.engines import on_server
 from tests.hash_encoder import HashEncoder
+from tests.qdrant_process import QdrantServer
 from tests.serving import (
     AS_ADMIN,
     AS_READER,
@@ -315,6 +322,52 @@ def test_a_known_user_is_ranked_without_encoding(address: str, encoder: HashEnco
         assert [one["item_id"] for one in ours["because"]] == [
             one["item_id"] for one in theirs["because"]
         ]
+
+
+def test_one_query_names_a_known_user(
+    qdrant_server: QdrantServer, collection_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = on_server(qdrant_server, collection_name)
+    make_index(settings)
+    backend = Backend(settings, lambda _: ENCODER)
+    assert backend.open()
+    asked: list[Any] = []
+    right = Endpoint.call
+
+    def call(endpoint: Endpoint, method: str, message: Any) -> Any:
+        asked.append((method, message))
+        return right(endpoint, method, message)
+
+    monkeypatch.setattr(Endpoint, "call", call)
+    with backend.in_use() as live:
+        for number, item_id in enumerate(["ships", "roses"]):
+            live.users.add(done(item_id, number))
+        stored = live.users.stored("ada")
+        assert stored is not None
+        named = live.reranker.rerank_stored(stored, ALL)
+        assert [method for method, _ in asked] == ["Query", "Get"]
+        assert asked[0][1].lookup_from.collection_name == stored.point.collection
+        assert not asked[0][1].query.nearest.HasField("dense")
+        vector = live.users.vectors(["ada"])["ada"]
+        assert_same(named, live.reranker.rerank(vector, ALL))
+        cakes = done("cakes", 9)
+        assert cakes.vector is not None
+        other = user_vector([cakes.record], cakes.vector[None], 0.85)
+        assert other is not None
+        changed = StoredUser(stored.point, lambda: other)
+        assert_same(live.reranker.rerank_stored(changed, ALL), live.reranker.rerank(other, ALL))
+        nobody = live.users.stored("nobody")
+        assert nobody is not None
+        with pytest.raises(IndexMismatchError):
+            live.reranker.rerank_stored(nobody, ALL)
+    backend.close()
+
+
+def assert_same(one: Ranking, other: Ranking) -> None:
+    for mine, theirs in zip(one.items, other.items, strict=True):
+        assert (mine.item_id, mine.persona) == (theirs.item_id, theirs.persona)
+        assert mine.score == pytest.approx(theirs.score, abs=1e-5)
+        assert [each.item_id for each in mine.because] == [each.item_id for each in theirs.because]
 
 
 def test_an_interaction_is_answered_for_and_counts_once(address: str) -> None:
