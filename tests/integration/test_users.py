@@ -200,6 +200,26 @@ def test_somebody_acts_while_a_version_is_made(index_settings: Settings, store: 
         other.close()
 
 
+def test_somebody_acts_before_an_older_vector_is_written(
+    index_settings: Settings, store: UserStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(done("a", 1))
+    other = store_of(index_settings, OTHER)
+    right = other._put_user
+
+    def late(user_id: str, vector: Any) -> None:
+        monkeypatch.setattr(other, "_put_user", right)
+        store.add(done("late", 9))  # takes out what is not there yet
+        right(user_id, vector)
+
+    monkeypatch.setattr(other, "_put_user", late)
+    try:
+        other.encode_all(OTHER)
+        assert other.vectors(["ada"]) == {}, "it does not count what was done last"
+    finally:
+        other.close()
+
+
 def test_many_writers_of_one_user(store: UserStore) -> None:
     def write(number: int) -> None:
         store.add(done(f"i{number}", number))

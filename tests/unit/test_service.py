@@ -1,11 +1,13 @@
 """The service without a network: answers, keys, limits, and what fails open."""
 
+import asyncio
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,8 @@ from p4r_qdrant.errors import (
     SettingsError,
 )
 from p4r_qdrant.service import logs
+from p4r_qdrant.service.batching import Batcher
+from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.security import check_exposure
 from p4r_qdrant.settings import ServiceSettings
 from tests.engines import embedded
@@ -195,6 +199,19 @@ def test_histories_of_requests_at_once_are_encoded_together(
     assert sum(encoder.batches) == len(ALL)
     assert len(encoder.batches) == 2
     assert {one: ids(answers[one]["rankings"][0])[0] for one in ALL} == {one: one for one in ALL}
+
+
+def test_a_batch_is_of_one_encoder() -> None:
+    async def encoded() -> list[Floats]:
+        batcher = Batcher(Metrics(), window_s=0.01, max_waiting_texts=100)
+        batcher.start()
+        lives = [SimpleNamespace(encoder=HashEncoder(wide)) for wide in (24, 32, 24)]
+        try:
+            return await asyncio.gather(*(batcher.encode(live, ["a", "b"]) for live in lives))
+        finally:
+            await batcher.close()
+
+    assert [rows.shape for rows in asyncio.run(encoded())] == [(2, 24), (2, 32), (2, 24)]
 
 
 def waiting_texts(client: TestClient) -> float:
