@@ -1,12 +1,16 @@
-"""What HTTP adds to a rerank, and what it takes to know a user.
+"""The service: what HTTP adds to a rerank, what it does under load, and when Qdrant is killed.
 
-    .venv/bin/python benchmarks/service.py            # both engines, a minute or two
-    .venv/bin/python benchmarks/service.py --candidates 20 100 1000
+    .venv/bin/python benchmarks/service.py                 # all of it, three minutes
+    .venv/bin/python benchmarks/service.py --only overhead
+    .venv/bin/python benchmarks/service.py --only load writes restart --connections 1 8 --seconds 5
 
-The library's call and the service's answer take turns in one run, in blocks, on the same users and
-candidates; the service is a process of its own, asked over one connection that is kept. On a
-server also: a known user's vector read first and then queried with, beside one query that names
-the user's point in the other collection (`lookup_from`).
+overhead    the library's call and the service's answer take turns in one run, on the same users and
+            candidates, over one connection that is kept. On a server also: a known user's vector
+            read first and then queried with, beside one query that names it (`lookup_from`)
+load        known users, asked by Locust in a process of its own over 1 to 64 connections; the same
+            query straight to Qdrant (REST) in turn with it
+writes      the same with and without `PUT` of 50 items a second by another process, in turn
+restart     Qdrant is killed (kill -9) and started again while requests flow
 """
 
 from __future__ import annotations
@@ -14,12 +18,15 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,17 +37,30 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.online import DIMENSION, Catalogue, Floats, _server
+from benchmarks.online import DIMENSION, Catalogue, Floats
 from p4r_qdrant import PersonaReranker, Settings, open_index
 from p4r_qdrant.service.users.store import StoredInteraction, UserStore, open_store
+from tests.qdrant_process import PrivateQdrant, binary
 
 USERS = 50
 HISTORY = 10
 BLOCKS = 10
+TURNS = 3
 FINGERPRINT = "benchmark"
+PUT_A_SECOND = 50
+PUT_CONNECTIONS = 4
+WRITES_AT = (1, 8)
+RESTART_AT_S, DOWN_S = 5.0, 3.0
+LOCUST = (sys.executable, "-m", "locust", "-f", str(Path(__file__).with_name("load.py")))
 
 Call = Callable[[int], Any]
 err = Console(stderr=True)
+out = Console(width=120)
+
+
+def stored_users(settings: Settings) -> UserStore:
+    with open_index(settings) as index:
+        return open_store(settings, index.version, index.metadata)
 
 
 def prepared(settings: Settings, catalogue: Catalogue) -> None:
@@ -48,25 +68,24 @@ def prepared(settings: Settings, catalogue: Catalogue) -> None:
     with open_index(settings, dimension=DIMENSION, fingerprint=FINGERPRINT, create=True) as index:
         if index.stats().items < catalogue.items:
             index.load(catalogue.rows())
-    store = open_store(settings, DIMENSION)
+    store = stored_users(settings)
     for user in range(USERS):
         for number in range(HISTORY):
             text = f"An item of the past, number {number}."
             one = StoredInteraction(f"user-{user}", f"item-{number}", number, summary=text)
-            store.add(one.encoded(catalogue.matrix[HISTORY * user + number], FINGERPRINT))
+            store.add(one.encoded(catalogue.matrix[HISTORY * user + number]))
     store.close()
 
 
 @contextmanager
-def served(settings: Settings, folder: Path) -> Iterator[http.client.HTTPConnection]:
-    """A service in a process of its own, and a connection to it."""
+def served(settings: Settings, folder: Path) -> Iterator[str]:
+    """A service in a process of its own; yields host and port."""
     own = settings.qdrant
-    key = own.api_key.get_secret_value() if own.api_key else ""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("P4R_")},
         "P4R_QDRANT__URL": own.url or "",
         "P4R_QDRANT__GRPC_PORT": str(own.grpc_port),
-        "P4R_QDRANT__API_KEY": key,
+        "P4R_QDRANT__API_KEY": own.api_key.get_secret_value() if own.api_key else "",
         "P4R_QDRANT__PATH": str(own.path),
         "P4R_ENCODER__MODEL": "/nowhere",
     }
@@ -81,8 +100,7 @@ def served(settings: Settings, folder: Path) -> Iterator[http.client.HTTPConnect
             )
             # What it says from now on must go somewhere, or it would wait.
             subprocess.Popen(["cat"], stdin=process.stderr, stdout=log)
-            connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
-            yield connection
+            yield urlsplit(address).netloc
         finally:
             process.terminate()
             process.wait()
@@ -93,10 +111,9 @@ def asked(connection: http.client.HTTPConnection, bodies: list[bytes]) -> Call:
         body = bodies[number % len(bodies)]
         connection.request("POST", "/v1/rerank", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
-        answer = json.loads(response.read())
+        answer = response.read()
         assert response.status == 200, answer
-        assert not answer["degraded"], answer
-        assert answer["rankings"][0]["personalized"], answer
+        assert b'"personalized":true,"degraded":false' in answer, answer
         return answer
 
     return call
@@ -109,7 +126,9 @@ def bodies(users: list[dict[str, Any]], candidates: list[list[str]]) -> list[byt
     ]
 
 
-def lookups(settings: Settings, store: UserStore, candidates: list[list[str]]) -> dict[str, Call]:
+def lookups(
+    settings: Settings, store: UserStore, candidates: list[list[str]], vectors: list[list[float]]
+) -> dict[str, Call]:
     """A known user's candidates scored: vector read first, or named in the query."""
     from qdrant_client import grpc
 
@@ -137,18 +156,24 @@ def lookups(settings: Settings, store: UserStore, candidates: list[list[str]]) -
 
     def read_first(number: int) -> Any:
         user_id = f"user-{number % USERS}"
-        known = store.known([user_id], FINGERPRINT)[user_id].vector
-        assert known is not None
-        return query(number, grpc.VectorInput(dense=grpc.DenseVector(data=known.vector.tolist())))
+        vector = store.vectors([user_id])[user_id].vector
+        return query(number, grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist())))
+
+    def sent(number: int) -> Any:
+        return query(number, grpc.VectorInput(dense=grpc.DenseVector(data=vectors[number % USERS])))
 
     def named(number: int) -> Any:
         point = grpc.PointId(uuid=user_point_id(f"user-{number % USERS}"))
         place = grpc.LookupLocation(
-            collection_name=f"{settings.qdrant.collection}-interactions", vector_name="text"
+            collection_name=f"{settings.qdrant.collection}-{FINGERPRINT}-users", vector_name="text"
         )
         return query(number, grpc.VectorInput(id=point), lookup_from=place)
 
-    return {"user read, then query": read_first, "query with lookup_from": named}
+    return {
+        "query alone, vector sent": sent,
+        "query alone, lookup_from": named,
+        "user read, then query": read_first,
+    }
 
 
 def measured(contenders: dict[str, Call], times: int) -> dict[str, Floats]:
@@ -166,20 +191,24 @@ def measured(contenders: dict[str, Call], times: int) -> dict[str, Floats]:
     return {name: np.array(one, dtype=np.float32) for name, one in found.items()}
 
 
-def run(
-    engine: str, settings: Settings, folder: Path, catalogue: Catalogue, count: int, times: int
-) -> dict[str, Floats]:
+def drawn(catalogue: Catalogue, count: int) -> list[list[str]]:
     random = np.random.default_rng(3)
-    candidates = [
+    return [
         [f"item-{one}" for one in random.choice(catalogue.items, count, replace=False)]
         for _ in range(USERS)
     ]
+
+
+def overhead(
+    engine: str, settings: Settings, folder: Path, catalogue: Catalogue, count: int, times: int
+) -> dict[str, Floats]:
+    candidates = drawn(catalogue, count)
     vectors = catalogue.matrix[:USERS]
     # The embedded index is open in one process alone: the library works on a copy.
     own = settings if engine == "server" else _copied(settings, folder)
     with ExitStack() as stack:
         reranker = stack.enter_context(PersonaReranker(open_index(own)))
-        connection = stack.enter_context(served(settings, folder))
+        connection = http.client.HTTPConnection(stack.enter_context(served(settings, folder)))
         rounded = [[round(float(one), 6) for one in row] for row in vectors]
         contenders: dict[str, Call] = {
             "library, vector": lambda number: reranker.rerank(
@@ -193,9 +222,18 @@ def run(
             ),
         }
         if engine == "server":
-            store = open_store(settings, DIMENSION)
+            store = stored_users(settings)
             stack.callback(store.close)
-            contenders |= lookups(settings, store, candidates)
+            stored = PersonaReranker(open_index(own))
+            stack.callback(stored.close)
+
+            def library(number: int) -> Any:
+                user = store.stored(f"user-{number % USERS}")
+                assert user is not None
+                return stored.rerank_stored(user, candidates[number % USERS], 10)
+
+            contenders = {"library, known user": library} | contenders
+            contenders |= lookups(settings, store, candidates, rounded)
         return measured(contenders, times)
 
 
@@ -206,34 +244,259 @@ def _copied(settings: Settings, folder: Path) -> Settings:
     return Settings.load(qdrant={"path": path})
 
 
+# --- under load --------------------------------------------------------------------------------
+
+
+class Loads:
+    """Requests by Locust, in a process of its own."""
+
+    def __init__(self, folder: Path, candidates: list[list[str]], settings: Settings) -> None:
+        self._folder = folder
+        known = [f"user-{number}" for number in range(USERS)]
+        self.service = {
+            "path": "/v1/rerank",
+            "headers": {"Content-Type": "application/json"},
+            "bodies": [
+                json.loads(one) for one in bodies([{"user_id": u} for u in known], candidates)
+            ],
+        }
+        key = settings.qdrant.api_key
+        self.qdrant = {
+            "path": f"/collections/{settings.qdrant.collection}/points/query",
+            "headers": {
+                "Content-Type": "application/json",
+                "api-key": key.get_secret_value() if key else "",
+            },
+            "bodies": [
+                {
+                    "query": user_point_id(user_id),
+                    "lookup_from": {
+                        "collection": f"{settings.qdrant.collection}-{FINGERPRINT}-users",
+                        "vector": "text",
+                    },
+                    "filter": {"must": [{"key": "item_id", "match": {"any": own}}]},
+                    "limit": 8 * len(own),
+                    "params": {"exact": True},
+                    "with_payload": False,
+                }
+                for user_id, own in zip(known, candidates, strict=True)
+            ],
+        }
+
+    def run(
+        self, host: str, asked: dict[str, Any], connections: int, seconds: float
+    ) -> list[tuple[float, float, str]]:
+        """(when, milliseconds, what) of each answer, without those of the first second."""
+        given, results = self._folder / "bodies.json", self._folder / "results.jsonl"
+        given.write_text(json.dumps(asked))
+        options = ["--headless", "--host", host, "--users", str(connections)]
+        options += [
+            "--spawn-rate",
+            "1000",
+            "--run-time",
+            f"{seconds + 1:g}s",
+            "--loglevel",
+            "ERROR",
+        ]
+        subprocess.run(
+            [*LOCUST, *options],
+            env=os.environ | {"BODIES": str(given), "RESULTS": str(results)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+        answers = [tuple(json.loads(line)) for line in results.read_text().splitlines()]
+        first = min(answer[0] for answer in answers)
+        return [answer for answer in answers if answer[0] > first + 1]
+
+
+def user_point_id(user_id: str) -> str:
+    from p4r_qdrant.service.users.server import user_point_id
+
+    return user_point_id(user_id)
+
+
+def load(loads: Loads, address: str, url: str, connections: list[int], seconds: float) -> None:
+    table = Table(title="Known users, 100 candidates, Locust in a process of its own")
+    for name in ("connections", "what", "answers/s", "p10", "p50", "p95", "p99", "but ok"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    for count in connections:
+        asked: dict[str, tuple[str, dict[str, Any]]] = {
+            "service": (f"http://{address}", loads.service),
+            "Qdrant alone, REST": (url, loads.qdrant),
+        }
+        answers: dict[str, list[Any]] = {name: [] for name in asked}
+        for _ in range(TURNS):
+            for name, (host, body) in asked.items():
+                answers[name] += loads.run(host, body, count, seconds / TURNS)
+        for name, own in answers.items():
+            table.add_row(str(count), name, *_figures(own, seconds))
+    out.print(table)
+
+
+def _figures(answers: list[Any], seconds: float) -> list[str]:
+    ms = [one[1] for one in answers]
+    bad = Counter(one[2] for one in answers if one[2] != "ok")
+    figures = [f"{one:.1f}" for one in np.percentile(ms, [10, 50, 95, 99])]
+    return [f"{len(ms) / seconds:.0f}", *figures, str(dict(bad) or "none")]
+
+
+def put_items(address: str, seconds: float, told: Any) -> None:
+    """PUT items with vectors, so many a second over a few connections; tells how many were."""
+    random = np.random.default_rng(5)
+    start, turn, done = time.perf_counter(), threading.Lock(), 0
+
+    def put() -> None:
+        nonlocal done
+        connection = http.client.HTTPConnection(address, timeout=60)
+        while True:
+            with turn:
+                number, done = done, done + 1
+                item = f"item-{random.integers(1000)}"
+                vector = random.standard_normal(DIMENSION).round(4).tolist()
+            time.sleep(max(0.0, start + number / PUT_A_SECOND - time.perf_counter()))
+            if time.perf_counter() - start > seconds:
+                return
+            persona = {"persona_id": f"{item}_P0", "name": "Somebody", "description": "new " * 20}
+            body = {"personas": [persona | {"preference_rationale": "new"}], "vectors": [vector]}
+            headers = {"Content-Type": "application/json"}
+            connection.request("PUT", f"/v1/items/{item}", json.dumps(body), headers)
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 200, response.status
+
+    threads = [threading.Thread(target=put) for _ in range(PUT_CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    told.put((done - PUT_CONNECTIONS) / (time.perf_counter() - start))
+
+
+def writes(loads: Loads, address: str, seconds: float, connections: int) -> None:
+    table = Table(title=f"With and without PUT of {PUT_A_SECOND} items/s, in turn")
+    for name in ("connections", "PUT/s", "answers/s", "p10", "p50", "p95", "p99", "but ok"):
+        table.add_column(name, justify="right")
+    found: dict[str, list[Any]] = {"without": [], "with": []}
+    rates = []
+    context = multiprocessing.get_context("spawn")
+    for _ in range(TURNS):
+        host = f"http://{address}"
+        found["without"] += loads.run(host, loads.service, connections, seconds / TURNS)
+        told = context.Queue()
+        # Locust takes some seconds to begin and to end.
+        writer = context.Process(target=put_items, args=(address, seconds / TURNS + 5, told))
+        writer.start()
+        found["with"] += loads.run(host, loads.service, connections, seconds / TURNS)
+        rates.append(told.get())
+        writer.join()
+    table.add_row(str(connections), "0", *_figures(found["without"], seconds))
+    table.add_row(str(connections), f"{np.mean(rates):.0f}", *_figures(found["with"], seconds))
+    out.print(table)
+    p99 = {name: np.percentile([one[1] for one in own], 99) for name, own in found.items()}
+    out.print(f"p99 with over without: {p99['with'] / p99['without']:.2f}")
+
+
+def restart(loads: Loads, address: str, process: PrivateQdrant, connections: int) -> None:
+    at: dict[str, float] = {}
+
+    def kill() -> None:
+        time.sleep(RESTART_AT_S)
+        at["killed"] = time.time()
+        process.kill()
+        time.sleep(DOWN_S)
+        process.start()
+        at["ready"] = time.time()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    seconds = RESTART_AT_S + DOWN_S + 12
+    answers = loads.run(f"http://{address}", loads.service, connections, seconds)
+    killer.join()
+    phases = {
+        "before": [one for one in answers if one[0] < at["killed"]],
+        "down": [one for one in answers if at["killed"] <= one[0] < at["ready"]],
+        "afterwards": [one for one in answers if one[0] >= at["ready"]],
+    }
+    table = Table(title=f"Qdrant killed and started again, {connections} connections")
+    for name in ("", "answers", "longest ms", "what"):
+        table.add_column(name, justify="left" if name in ("", "what") else "right")
+    for name, own in phases.items():
+        longest = f"{max(one[1] for one in own):.0f}" if own else "-"
+        table.add_row(name, str(len(own)), longest, str(dict(Counter(one[2] for one in own))))
+    out.print(table)
+    last = max((one[0] for one in answers if one[2] != "ok"), default=at["ready"])
+    out.print(f"back to normal {last - at['ready']:.1f} s after Qdrant was ready")
+
+
+# -----------------------------------------------------------------------------------------------
+
+PARTS = ("overhead", "load", "writes", "restart")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--personas", type=int, default=10_000)
     parser.add_argument("--candidates", type=int, nargs="+", default=[100])
     parser.add_argument("--times", type=int, default=500, help="calls of each contender")
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--seconds", type=float, default=9.0, help="of load for each figure")
     arguments = parser.parse_args()
     catalogue = Catalogue.of(arguments.personas)
-    table = Table(title="Milliseconds a call")
-    for name in ("engine", "candidates", "what", "p10", "p50", "p99", "p50 over the library's"):
-        table.add_column(name, justify="left" if name in ("engine", "what") else "right")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="p4r-bench-")))
         engines = {"embedded": Settings.load(qdrant={"url": None, "path": folder / "index"})}
-        server = _server(folder, stack)
-        if server is not None:
-            engines["server"] = server
+        path = binary()
+        if path is None:
+            err.print("No server: docker/fetch-qdrant.sh gets one. The embedded engine alone then.")
+        else:
+            process = PrivateQdrant(path, folder)
+            process.start()
+            stack.callback(process.kill)
+            own = {"url": process.url, "grpc_port": process.grpc_port, "timeout_s": 60}
+            engines["server"] = Settings.load(qdrant=own | {"api_key": process.api_key})
         for engine, settings in engines.items():
             err.print(f"{engine}: filling")
             prepared(settings, catalogue)
-            for count in arguments.candidates:
-                found = run(engine, settings, folder, catalogue, count, arguments.times)
-                base = float(np.median(found["library, vector"]))
-                for name, ms in found.items():
-                    low, middle, high = np.percentile(ms, [10, 50, 99])
-                    over = f"{middle - base:+.2f}" if name.startswith("HTTP") else ""
-                    figures = [f"{one:.2f}" for one in (low, middle, high)]
-                    table.add_row(engine, str(count), name, *figures, over)
-    Console(width=120).print(table)
+        if "overhead" in arguments.only:
+            _show_overhead(engines, folder, catalogue, arguments)
+        if path is None or not {"load", "writes", "restart"} & set(arguments.only):
+            return
+        loads = Loads(folder, drawn(catalogue, 100), engines["server"])
+        address = stack.enter_context(served(engines["server"], folder))
+        if "load" in arguments.only:
+            load(loads, address, process.url, arguments.connections, arguments.seconds)
+        if "writes" in arguments.only:
+            for count in WRITES_AT:
+                writes(loads, address, arguments.seconds, count)
+        if "restart" in arguments.only:
+            restart(loads, address, process, 8)
+
+
+def _show_overhead(
+    engines: dict[str, Settings], folder: Path, catalogue: Catalogue, arguments: argparse.Namespace
+) -> None:
+    table = Table(title="Milliseconds a call, one at a time")
+    for name in ("engine", "candidates", "what", "p10", "p50", "p99", "p10 over", "p50 over"):
+        table.add_column(name, justify="left" if name in ("engine", "what") else "right")
+    for engine, settings in engines.items():
+        for count in arguments.candidates:
+            found = overhead(engine, settings, folder, catalogue, count, arguments.times)
+            for name, ms in found.items():
+                low, middle, high = np.percentile(ms, [10, 50, 99])
+                over = ["", ""]
+                base = found.get(name.replace("HTTP", "library"), found["library, vector"])
+                if name.startswith("HTTP"):
+                    over = [
+                        f"{here - there:+.2f}"
+                        for here, there in zip(
+                            (low, middle), np.percentile(base, [10, 50]), strict=True
+                        )
+                    ]
+                figures = [f"{one:.2f}" for one in (low, middle, high)]
+                table.add_row(engine, str(count), name, *figures, *over)
+    out.print(table)
 
 
 if __name__ == "__main__":

@@ -1323,6 +1323,12 @@ def work(
     once: Annotated[
         bool, typer.Option("--once", help="End when no job is left whose time has come.")
     ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Answer Prometheus there, on P4R_SERVICE__HOST; 0: a free one."
+        ),
+    ] = None,
 ) -> None:
     """Do the jobs that `p4r serve` enqueued: read reviews, make personas, erase users.
 
@@ -1335,7 +1341,7 @@ def work(
     from indexer.display import print_counts
     from indexer.ledger import Ledger
     from indexer.llm import LLM
-    from indexer.worker import Worker
+    from indexer.worker import Worker, publish_metrics
     from p4r_qdrant.service import logs
     from p4r_qdrant.service.backend import Backend
     from p4r_qdrant.settings import Settings
@@ -1350,6 +1356,9 @@ def work(
         LLM(settings.llm, ledger)  # without an endpoint there is nothing to be done
         logs.configure()
         worker = Worker(backend, sources, ledger)
+        if metrics_port is not None:
+            found = publish_metrics(worker, settings.service.host, metrics_port)
+            logs.requests.info("metrics", extra={"fields": {"port": found}})
 
         async def until_done() -> None:
             while not stop.is_set() and await worker.work_once():

@@ -364,6 +364,8 @@ def print_published(version: str, location: str, report: Published | None = None
             f"{report.written} items written, {report.unchanged} unchanged, {report.removed} "
             f"removed, {report.refused} records refused"
         )
+        if report.users:
+            lines.append(f"{report.users} users of the service encoded")
         if report.kept_because:
             lines.append(report.kept_because)
     lines.append(f"live: {version}, {location}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ from p4r_qdrant.index.base import (
 from p4r_qdrant.index.payload import check_personas, content_hash
 from p4r_qdrant.index.versions import Versions, open_versions
 from p4r_qdrant.records import ItemPersonas, Persona
+from p4r_qdrant.service.users.store import keeps_users, open_store
 from p4r_qdrant.settings import Settings
 
 CHUNK = 256
@@ -56,14 +57,16 @@ class IndexReport:
 class Published(IndexReport):
     """What `publish` did. `removed`: items that the artifacts no longer hold.
 
-    `version` is live now, `previous` was before it (empty: none, or the same). `kept_because` says
-    why nothing was removed, where the artifacts leave it open what is gone.
+    `version` is live now, `previous` was before it (empty: none, or the same). `users`: those whom
+    the service keeps and whose vectors were made with the new encoder. `kept_because` says why
+    nothing was removed, where the artifacts leave it open what is gone.
     """
 
     version: str = ""
     location: str = ""
     previous: str = ""
     removed: int = 0
+    users: int = 0
     kept_because: str = ""
 
 
@@ -240,8 +243,20 @@ def publish(
                     previous=report.previous or index.metadata.previous,
                 )
         if live != name:
+            report.users = _encode_users(settings, name, made, source)
             versions.switch({versions.alias: name})
     return report
+
+
+def _encode_users(settings: Settings, name: str, made: IndexMetadata, source: Source) -> int:
+    """Make the vectors of the service's users for a version; counts users.
+
+    Somebody who does something meanwhile loses the vector there, and the service makes it again.
+    """
+    if isinstance(source, VectorFile) or not keeps_users(settings):
+        return 0
+    with closing(open_store(settings, name, made)) as store:
+        return store.encode_all(source)
 
 
 def _take_out(

@@ -17,6 +17,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from indexer.reasoning.step import Sources
 from indexer.streaming import Added, Adder
 from p4r_qdrant.errors import IndexUnavailableError, InputError, P4RError
 from p4r_qdrant.records import Item, Review
-from p4r_qdrant.service.backend import Backend
+from p4r_qdrant.service.backend import Backend, Live
 from p4r_qdrant.service.users.store import Job, StoredInteraction, UserStore
 
 JOBS_AT_ONCE = 64
@@ -55,6 +56,8 @@ class Worker:
         self._ledger = ledger
         self._aspects = ReviewAspects(sources, Refusals())
         self._spent = Usage()
+        self._again = set[str]()
+        """Items to be reasoned on although nothing new is said of them."""
         self.done: Counter[str] = Counter()
         """Jobs done, by kind; "given up" and "put off" among them."""
         self.problem = ""
@@ -64,6 +67,12 @@ class Worker:
     def usage(self) -> Usage:
         """What the LLM has cost so far."""
         return self._spent
+
+    @property
+    def job_counts(self) -> dict[str, int]:
+        """How many jobs are waiting, and how many were given up. Raises IndexUnavailableError."""
+        with self._backend.in_use() as live:
+            return live.users.job_counts()
 
     async def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then end what is under way, within DRAIN_S."""
@@ -83,32 +92,34 @@ class Worker:
 
     async def work_once(self) -> int:
         """Do the jobs whose time has come, and count them. Raises what makes all of them wait."""
-        store = await asyncio.to_thread(self._store)
+        if not await asyncio.to_thread(self._backend.open):
+            raise IndexUnavailableError("the index cannot be reached")
+        await asyncio.to_thread(self._backend.follow)
+        with self._backend.in_use() as live:
+            return await self._work(live)
+
+    async def _work(self, live: Live) -> int:
+        store = live.users
         jobs = await asyncio.to_thread(store.jobs, JOBS_AT_ONCE)
         by_kind = {kind: [job for job in jobs if job.kind == kind] for kind in _KINDS}
         for job in by_kind["erase"]:  # first: what follows must not read it any more
-            await asyncio.to_thread(self._erase, store, job)
+            await asyncio.to_thread(self._erase, live, job)
         if by_kind["aspects"] or by_kind["item"]:
             async with LLM(self._sources.llm, self._ledger) as llm:
                 try:
-                    await self._read_all(store, by_kind["aspects"], llm)
-                    await self._add(store, by_kind["item"], llm)
+                    await self._read_all(live, by_kind["aspects"], llm)
+                    await self._add(live, by_kind["item"], llm)
                 finally:
                     self._spent = self._spent + llm.usage
                     await asyncio.to_thread(self._ledger.sync)
         return len(jobs)
 
-    def _store(self) -> UserStore:
-        if not self._backend.open():
-            raise IndexUnavailableError("the index cannot be reached")
-        return self._backend.users
-
     # -- aspects ------------------------------------------------------------------------------
 
-    async def _read_all(self, store: UserStore, jobs: Sequence[Job], llm: LLM) -> None:
+    async def _read_all(self, live: Live, jobs: Sequence[Job], llm: LLM) -> None:
         """Read reviews side by side; the first that says the LLM is away ends them all."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._caught(self._read(store, job, llm))) for job in jobs]
+            tasks = [group.create_task(self._caught(self._read(live, job, llm))) for job in jobs]
         for task in tasks:
             if (error := task.result()) is not None:
                 raise error
@@ -120,8 +131,9 @@ class Worker:
             return error
         return None
 
-    async def _read(self, store: UserStore, job: Job, llm: LLM) -> None:
+    async def _read(self, live: Live, job: Job, llm: LLM) -> None:
         """One review: its aspects, its vector, the user's."""
+        store = live.users
         like = StoredInteraction(job.user_id, job.body["item_id"], int(job.body["timestamp"]))
         one = await asyncio.to_thread(store.get, like)
         if one is None:  # erased meanwhile
@@ -147,40 +159,40 @@ class Worker:
                 return
             found = self._aspects.record(question.about, [answer.value for answer in answers])
             aspects = found.aspects if found is not None else {}
-        await asyncio.to_thread(self._settle, store, replace(one, aspects=aspects))
+        await asyncio.to_thread(_settle, live, replace(one, aspects=aspects))
         await self._finish(store, job)
-
-    def _settle(self, store: UserStore, one: StoredInteraction) -> None:
-        if one.text:
-            encoder = self._backend.encoder()
-            one = one.encoded(encoder.encode_texts([one.text])[0], encoder.fingerprint)
-        store.settle(one)
 
     # -- items --------------------------------------------------------------------------------
 
-    async def _add(self, store: UserStore, jobs: Sequence[Job], llm: LLM) -> None:
+    async def _add(self, live: Live, jobs: Sequence[Job], llm: LLM) -> None:
         """Items and their reviews, through what `p4r add` does."""
         if not jobs:
             return
         told: dict[str, Added] = {}
-        index = self._backend.writer
+        store, index = live.users, live.writer
         with Arrivals(self._sources.folder) as arrivals:
             for job in jobs:
                 item_id = job.body["item_id"]
-                if job.body["item"] is None or not await asyncio.to_thread(index.get, item_id):
+                again = job.body["item"] is None or item_id in self._again
+                if again or not await asyncio.to_thread(index.get, item_id):
                     arrivals.waiting.add(item_id)  # known as it may be, it is reasoned on
             adder = Adder(
                 self._sources,
                 arrivals,
                 self._ledger,
                 llm,
-                self._backend.encoder(),
+                live.encoder,
                 index,
                 settle_s=0,
                 refusals=Refusals(),
                 told=lambda one: told.update({one.item_id: one}),
             )
             await adder.run(_lines(jobs))
+        self._again = {job.body["item_id"] for job in jobs}
+        await asyncio.to_thread(self._backend.refresh)
+        if not self._backend.is_now(live):  # a publish has switched: done again, for that version
+            return
+        self._again.clear()
         for job in jobs:
             added = told.get(job.body["item_id"])
             if added is not None and added.problem:
@@ -190,8 +202,9 @@ class Worker:
 
     # -- erasing ------------------------------------------------------------------------------
 
-    def _erase(self, store: UserStore, job: Job) -> None:
+    def _erase(self, live: Live, job: Job) -> None:
         """What rested on the user's reviews is reasoned on again, without them."""
+        store = live.users
         try:
             erased = erase_users(
                 self._sources.folder, self._ledger, [job.body["user_id"]], Refusals()
@@ -203,7 +216,7 @@ class Worker:
                 again: dict[str, Any] = {"item_id": item_id, "item": None, "reviews": []}
                 store.enqueue(Job(f"item {item_id} again", "item", body=again))
             for item_id in erased.bare:
-                self._backend.writer.delete_item(item_id)
+                live.writer.delete_item(item_id)
         store.finish(job)
         self.done[job.kind] += 1
 
@@ -223,6 +236,11 @@ class Worker:
         else:
             await asyncio.to_thread(store.postpone, job, problem, RETRY_S * 2**job.attempts)
         self.done["given up" if last else "put off"] += 1
+
+
+def _settle(live: Live, one: StoredInteraction) -> None:
+    vector = live.encoder.encode_texts([one.text])[0] if one.text else None
+    live.users.settle(one.encoded(vector))
 
 
 _KINDS = ("erase", "aspects", "item")
@@ -249,6 +267,44 @@ async def _drained(batch: asyncio.Task[int], stop: threading.Event) -> int:
 
 async def _sleep(seconds: float, stop: threading.Event) -> None:
     await asyncio.to_thread(stop.wait, seconds)
+
+
+def publish_metrics(worker: Worker, host: str, port: int) -> int:
+    """Answer Prometheus on a port of its own (0: a free one); returns it. Raises InputError."""
+    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.registry import Collector
+
+    class OfWorker(Collector):
+        """Asked at every scrape; the names are those that `p4r serve` uses."""
+
+        def collect(self) -> Iterator[Metric]:
+            """See prometheus_client."""
+            usage = worker.usage
+            yield GaugeMetricFamily("p4r_llm_tokens", "Tokens spent.", usage.tokens)
+            yield GaugeMetricFamily("p4r_llm_cost_usd", "US dollars spent.", usage.cost_usd or 0.0)
+            done = CounterMetricFamily("p4r_worker", "What became of jobs.", labels=["what"])
+            for what, count in list(worker.done.items()):
+                done.add_metric([what], count)
+            yield done
+            waits = bool(worker.problem)
+            yield GaugeMetricFamily("p4r_worker_waits", "1 while the LLM or Qdrant is away.", waits)
+            with suppress(P4RError):
+                jobs = GaugeMetricFamily("p4r_jobs", "Background jobs.", labels=["state"])
+                for state, count in worker.job_counts.items():
+                    jobs.add_metric([state], count)
+                yield jobs
+
+    registry = CollectorRegistry()
+    registry.register(OfWorker())
+    try:
+        server, _ = start_http_server(port, host, registry)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another "
+            "--metrics-port"
+        ) from None
+    return int(server.server_port)
 
 
 class WorkerThread:

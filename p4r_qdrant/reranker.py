@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -17,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from p4r_qdrant.adapter import tuned_history
+from p4r_qdrant.current import Current
 from p4r_qdrant.encoder import ENDPOINT, VECTORS, Encoder, Floats, UserVector, load_encoder
 from p4r_qdrant.errors import EncoderError, IndexMismatchError, InputError
-from p4r_qdrant.index.base import IndexMetadata, PersonaIndex
+from p4r_qdrant.index.base import IndexMetadata, PersonaIndex, StoredVector
 from p4r_qdrant.index.payload import check_vectors
 from p4r_qdrant.index.versions import Versions, open_versions
 from p4r_qdrant.records import Candidate, Interaction, PersonaMatch, RankedItem, Ranking
@@ -39,8 +39,21 @@ HistoryOf = Callable[[IndexMetadata], HistorySettings]
 
 LONGEST_WAIT_S = 60.0
 """Between two attempts to follow a switch that failed."""
+SAME = 5e-3
+"""How far a score may be from the dot product of the vectors it is said to be of."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUser:
+    """A user whose vector is at `point`; `told` brings it whole, for the reasons.
+
+    `told` raises IndexMismatchError where it is not there.
+    """
+
+    point: StoredVector
+    told: Callable[[], UserVector]
 
 
 class PersonaReranker:
@@ -80,8 +93,9 @@ class PersonaReranker:
         if self._rerank.prior:
             _typical_user(index)  # better now than when the first user comes
         self._load_encoder = load_encoder
-        self._serving = _Serving(index, self._history(index.metadata), load_encoder, encoder)
-        self._lock = threading.Lock()  # of what serves, and of how many calls use it
+        self._serving = Current(
+            _Serving(index, self._history(index.metadata), load_encoder, encoder)
+        )
         self._refreshing = threading.Lock()
         self._versions: Versions | None = None
         self._closing = threading.Event()
@@ -124,7 +138,7 @@ class PersonaReranker:
     @property
     def index(self) -> PersonaIndex:
         """The index that answers now."""
-        return self._serving.index
+        return self._serving.now.index
 
     def rerank(
         self,
@@ -165,12 +179,9 @@ class PersonaReranker:
             raise InputError(f"{len(users)} users but {len(candidates)} candidate lists")
         if top is not None and top < 1:
             raise InputError(f"top must be at least 1, not {top}")
-        options = self._rerank
-        if rerank is not None:
-            changed = {name: getattr(rerank, name) for name in rerank.model_fields_set}
-            options = options.model_copy(update=changed)
+        options = self._options(rerank)
         lists = [_distinct(one, position) for position, one in enumerate(candidates)]
-        with self._in_use() as serving:
+        with self._serving.in_use() as serving:
             return self._rankings(serving, users, lists, top, filter, explain, options)
 
     def _rankings(
@@ -216,6 +227,48 @@ class PersonaReranker:
             _explain(index, orders, _least(top, explain))
         return [order.ranking(top, index.metadata.fingerprint) for order in orders]
 
+    def rerank_stored(
+        self,
+        user: StoredUser,
+        candidates: Sequence[CandidateLike],
+        top: int | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        explain: int | None = 10,
+        rerank: RerankSettings | None = None,
+    ) -> Ranking:
+        """Rerank for a user whose vector the query names; see `rerank_many`.
+
+        Raises IndexMismatchError where the vector is not there.
+        """
+        options = self._options(rerank)
+        known = partial(self.rerank, top=top, filter=filter, explain=explain, rerank=rerank)
+        if options.interests or options.prior:  # then the query is made of more than the vector
+            return known(user.told(), candidates)
+        given = _distinct(candidates, 0)
+        item_ids = [item_id for item_id, _ in given]
+        fused = options.fusion != "none"
+        shown = _least(top, explain)
+        with self._serving.in_use() as serving:
+            matches = serving.index.best_personas_of(
+                user.point, item_ids, filter, explain=0 if fused else shown
+            )
+            vector = user.told()
+            order = _ordered(vector, given, matches, options, only_matching=filter is not None)
+            if fused:
+                _explain(serving.index, [order], shown)
+            ranking = order.ranking(top, serving.index.metadata.fingerprint)
+        first = next((one for one in order.matches if one.vector is not None), None)
+        if first is None or abs(float(vector.vector @ first.vector) - (first.score or 0)) < SAME:
+            return ranking
+        # The user did something between the query and the reading: reasons must be the score's.
+        return known(vector, candidates)
+
+    def _options(self, rerank: RerankSettings | None) -> RerankSettings:
+        """The reranker's own settings, but for what `rerank` sets."""
+        changed = rerank.model_dump(exclude_unset=True) if rerank else {}
+        return self._rerank.model_copy(update=changed)
+
     def recommend(
         self,
         user: User,
@@ -230,7 +283,7 @@ class PersonaReranker:
         (P4R_INDEX__HNSW), exactly and slowly where it has none. `exclude`: items not to be named,
         such as those the user has had. Empty for somebody unknown. Raises as `rerank_many` does.
         """
-        with self._in_use() as serving:
+        with self._serving.in_use() as serving:
             fingerprint = serving.index.metadata.fingerprint
             [vector] = self._user_vectors(serving, [user])
             if vector is None:
@@ -283,7 +336,7 @@ class PersonaReranker:
 
         Raises InputError where there is none, IndexMismatchError where it is not the index's.
         """
-        with self._in_use() as serving:
+        with self._serving.in_use() as serving:
             return serving.encoder
 
     def refresh(self) -> bool:
@@ -314,33 +367,13 @@ class PersonaReranker:
             if self._rerank.prior:
                 _typical_user(index)
             fresh = _Serving(index, self._history(index.metadata), self._load_encoder)
-            if self._serving.has_encoder:
+            if self._serving.now.has_encoder:
                 fresh.encoder  # noqa: B018 - loaded now, and not when the first user comes
         except BaseException:
             index.close()
             raise
-        with self._lock:
-            old, self._serving = self._serving, fresh
-            old.is_retired = True
-            is_idle = not old.calls
-        if is_idle:
-            old.close()
+        self._serving.replace(fresh)
         return True
-
-    @contextmanager
-    def _in_use(self) -> Iterator[_Serving]:
-        """The index and the encoder that answer one call."""
-        with self._lock:
-            serving = self._serving
-            serving.calls += 1
-        try:
-            yield serving
-        finally:
-            with self._lock:
-                serving.calls -= 1
-                is_over = serving.is_retired and not serving.calls
-            if is_over:
-                serving.close()
 
     def _follow(self, every_s: float) -> None:
         """Refresh again and again, until closed; after failures less and less often."""
@@ -366,7 +399,7 @@ class PersonaReranker:
         if self._follower is not None:
             self._follower.join()
         with self._refreshing:
-            self._serving.close()
+            self._serving.now.close()
             if self._versions is not None:
                 self._versions.close()
 
@@ -414,10 +447,7 @@ def encoder_of(settings: EncoderSettings, made_with: IndexMetadata) -> Encoder:
 
 
 class _Serving:
-    """An index, its encoder and the history it wants: what answers, and is replaced as one.
-
-    `calls` are under way; one that `is_retired` is closed when the last of them is over.
-    """
+    """An index, its encoder and the history it wants: what answers, and is replaced as one."""
 
     def __init__(
         self,
@@ -428,8 +458,6 @@ class _Serving:
     ) -> None:
         self.index = index
         self.history = history
-        self.calls = 0
-        self.is_retired = False
         self._load = load
         self._encoder_lock = threading.Lock()
         self._own: Encoder | None = None

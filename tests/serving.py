@@ -80,7 +80,8 @@ def make_app(
     settings: Settings, encoder: Encoder | None = None, tracing: "Tracing | None" = None
 ) -> FastAPI:
     """The application; its index is open and its encoder loaded."""
-    backend = Backend(settings, encoder or HashEncoder(DIMENSION))
+    given = encoder or HashEncoder(DIMENSION)
+    backend = Backend(settings, lambda _: given)
     if backend.open():
         backend.load_encoder()
     return create_app(Service(backend, tracing=tracing))

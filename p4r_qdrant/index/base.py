@@ -158,6 +158,15 @@ class IndexMetadata:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredVector:
+    """A vector that a Qdrant server holds: a query names it instead of carrying it."""
+
+    collection: str
+    point_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class IndexStats:
     """What `p4r status` shows. `details` are the engine's own words, for people."""
 
@@ -466,6 +475,28 @@ class PersonaIndex(ABC):
                 _keep_better(best, item_id, length * score, point)
         return merged
 
+    def best_personas_of(
+        self,
+        user: StoredVector,
+        candidate_ids: Sequence[str],
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        *,
+        explain: int | None = None,
+    ) -> list[PersonaMatch]:
+        """`best_personas` of one user whose vector is where the personas are, vectors included.
+
+        Raises IndexMismatchError where it is not there; the embedded engine has no such place.
+        """
+        conditions = parse(filter)
+        item_ids = list(dict.fromkeys(candidate_ids))
+        for attempt in range(1, EXPLAIN_ATTEMPTS + 1):
+            ranking = _ranked(self._best_points_of(user, item_ids, conditions), item_ids)
+            shown = self.explain(ranking[:explain], with_vectors=True)
+            ranking[: len(shown)] = shown
+            if attempt == EXPLAIN_ATTEMPTS or not _is_gone(shown):
+                break
+        return ranking
+
     def nearest_items(
         self,
         user_vector: npt.ArrayLike,
@@ -566,6 +597,13 @@ class PersonaIndex(ABC):
 
         vectors: (n_users, dim) float32, normalised; candidates: distinct, up to 10,000 each.
         """
+
+    def _best_points_of(
+        self, user: StoredVector, candidates: list[str], conditions: list[Condition]
+    ) -> dict[str, tuple[float, str]]:
+        """`_best_points` of one user, by the name of the vector."""
+        del candidates, conditions
+        raise IndexMismatchError(f"{self.location} cannot look up {user.point_id}")
 
     @abstractmethod
     def _nearest_points(

@@ -17,6 +17,7 @@ import numpy as np
 from qdrant_client import grpc
 
 from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.index.base import StoredVector
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import ITEM_ID, MOST_PER_ITEM, Floats, point_prefix
 
@@ -48,7 +49,7 @@ class Endpoint:
 
 def best_points(
     endpoint: Endpoint,
-    vectors: Floats,
+    vectors: Floats | Sequence[StoredVector],
     candidates: Sequence[Sequence[str]],
     conditions: Sequence[Condition],
     *,
@@ -56,8 +57,8 @@ def best_points(
 ) -> list[dict[str, tuple[float, str]]]:
     """For each user, (score, point id) of the best persona of each candidate that has any.
 
-    vectors: (n_users, dim) float32. `per_item`: personas an item is expected to have at most.
-    Raises grpc.RpcError.
+    vectors: (n_users, dim) float32, or where each of them is. `per_item`: personas an item is
+    expected to have at most. Raises grpc.RpcError.
     """
     best: list[dict[str, tuple[float, str]]] = [{} for _ in candidates]
     shared = [condition_message(condition) for condition in conditions]
@@ -156,7 +157,7 @@ def condition_message(condition: Condition) -> grpc.Condition:
 
 def _query(
     collection: str,
-    vector: Floats,
+    vector: Floats | StoredVector,
     item_ids: Sequence[str],
     conditions: Sequence[grpc.Condition],
     limit: int,
@@ -166,9 +167,15 @@ def _query(
             key=ITEM_ID, match=grpc.Match(keywords=grpc.RepeatedStrings(strings=item_ids))
         )
     )
+    if isinstance(vector, StoredVector):
+        wanted = grpc.VectorInput(id=grpc.PointId(uuid=vector.point_id))
+        place = grpc.LookupLocation(collection_name=vector.collection, vector_name=vector.name)
+    else:
+        wanted, place = grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist())), None
     return grpc.QueryPoints(
         collection_name=collection,
-        query=grpc.Query(nearest=grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist()))),
+        query=grpc.Query(nearest=wanted),
+        lookup_from=place,
         filter=grpc.Filter(must=[candidates, *conditions]),
         limit=limit,
         params=_EXACT,

@@ -17,7 +17,13 @@ from qdrant_client.grpc import PointsStub
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index import lease, query
 from p4r_qdrant.index import payload as names
-from p4r_qdrant.index.base import IndexMetadata, IndexStats, PersonaIndex, whole_items
+from p4r_qdrant.index.base import (
+    IndexMetadata,
+    IndexStats,
+    PersonaIndex,
+    StoredVector,
+    whole_items,
+)
 from p4r_qdrant.index.connection import Connection, channel
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import Floats, Point
@@ -186,6 +192,14 @@ class ServerIndex(PersonaIndex):
             return query.best_points(
                 self._endpoint, vectors, candidates, conditions, per_item=self.max_personas
             )
+
+    def _best_points_of(
+        self, user: StoredVector, candidates: list[str], conditions: list[Condition]
+    ) -> dict[str, tuple[float, str]]:
+        with self._connection.translated():
+            return query.best_points(
+                self._endpoint, [user], [candidates], conditions, per_item=self.max_personas
+            )[0]
 
     def _nearest_points(
         self, vector: Floats, limit: int, conditions: list[Condition]

@@ -13,6 +13,9 @@ from p4r_qdrant.index.server import ServerIndex
 from p4r_qdrant.index.versions import Version, Versions, name_part
 from p4r_qdrant.settings import Settings
 
+VECTORS_OF = "-users"
+"""Ends the name of the collection with the user vectors of a version (service/users/server.py)."""
+
 
 class ServerVersions(Versions):
     """Collections `ALIAS-FINGERPRINT`; one that itself has the alias' name is live and alone.
@@ -90,11 +93,12 @@ class ServerVersions(Versions):
                 )
 
     def drop(self, name: str) -> None:
-        """See `Versions`. In use is what an alias names, this one or another."""
+        """See `Versions`. In use is what an alias names. The user vectors of the version go too."""
         with self._connection.translated():
             if name in self._aliases().values():
                 raise IndexLockedError(f"the collection {name!r} is named by an alias; it stays")
             self._client.delete_collection(name)
+            self._client.delete_collection(f"{name}{VECTORS_OF}")
 
     def first(self, fingerprint: str) -> str:
         """See `Versions`."""

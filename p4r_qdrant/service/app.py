@@ -116,9 +116,9 @@ def _add_operations(app: FastAPI) -> None:
     )
     async def jobs(served: Served) -> dict[str, Any]:
         """The background work: what waits, and what was given up last, and why."""
-        store = served.backend.users
-        failed = await served.in_thread(lambda: store.failed_jobs(20))
-        counts = await served.in_thread(store.job_counts)
+        with served.backend.in_use() as live:
+            failed = await served.in_thread(lambda: live.users.failed_jobs(20))
+            counts = await served.in_thread(live.users.job_counts)
         return {
             **counts,
             "last_failed": [

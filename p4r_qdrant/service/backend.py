@@ -1,128 +1,178 @@
-"""What requests are answered from: the reranker, its encoder, and the index for writing."""
+"""What requests are answered from: the live version of the index, and all that goes with it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from pydantic import ValidationError
 
+from p4r_qdrant.current import Current
 from p4r_qdrant.encoder import Encoder
 from p4r_qdrant.errors import (
+    IndexMismatchError,
     IndexUnavailableError,
     MissingExtraError,
     P4RError,
     SettingsError,
 )
-from p4r_qdrant.index.base import PersonaIndex, open_index
-from p4r_qdrant.reranker import PersonaReranker
+from p4r_qdrant.index.base import PersonaIndex
+from p4r_qdrant.index.versions import Versions, open_versions
+from p4r_qdrant.reranker import LONGEST_WAIT_S, LoadEncoder, PersonaReranker, history_of
 from p4r_qdrant.service.users.store import UserStore, open_store
-from p4r_qdrant.settings import QdrantSettings, Settings
+from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
 
 KEEP_UP_S = 5.0
-"""How often what is not there yet is tried again."""
+"""How often what is not there yet is tried again, and, where the settings do not say, how often
+the service looks for what was published."""
 
 EncoderState = Literal["ready", "loading", "absent", "failed"]
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Live:
+    """One version of the index, for reading and for writing, its users and its encoder.
+
+    They are replaced as one: whoever works with several of them takes them from one `Live`.
+    """
+
+    reranker: PersonaReranker
+    writer: PersonaIndex
+    users: UserStore
+    history: HistorySettings
+
+    @property
+    def index(self) -> PersonaIndex:
+        """For reading: with a deadline, and perhaps a key, of its own."""
+        return self.reranker.index
+
+    @property
+    def encoder(self) -> Encoder:
+        """Loaded if it was not yet. Raises where there is none: see PersonaReranker."""
+        return self.reranker.encoder
+
+    def close(self) -> None:
+        """Close everything. Closing twice is fine."""
+        self.reranker.close()
+        self.writer.close()
+        self.users.close()
+
+
 class Backend:
-    """Opened once, kept open; thread-safe.
+    """Opened once, kept open; follows what is published; thread-safe.
 
     A Qdrant that cannot be reached is tried again until it can; everything else that is wrong
     (no collection, a wrong key, another encoder) is raised by `open`.
     """
 
-    def __init__(self, settings: Settings, encoder: Encoder | None = None) -> None:
-        """`encoder` in place of the one that the settings name."""
+    def __init__(self, settings: Settings, load_encoder: LoadEncoder | None = None) -> None:
+        """`load_encoder` in place of what the settings and the index name."""
         self.settings = settings
         self.encoder_state: EncoderState = "loading"
-        self._given_encoder = encoder
-        self._reranker: PersonaReranker | None = None
-        self._writer: PersonaIndex | None = None
-        self._users: UserStore | None = None
+        self.problem = ""
+        """Why what was published last is not followed; empty where it is."""
+        own = settings.qdrant
+        self._follow_s = own.refresh_s if "refresh_s" in own.model_fields_set else KEEP_UP_S
+        self._wait_s, self._next = self._follow_s, 0.0
+        self._load_encoder = load_encoder
+        self._versions: Versions | None = None
+        self._current: Current[Live] | None = None
         self._lock = threading.Lock()
 
     def open(self) -> bool:
         """Open the index; False where Qdrant cannot be reached. Raises InputError."""
         with self._lock:
-            if self._reranker is not None:
+            if self._current is not None:
                 return True
             try:
-                self._open()
+                self._versions = self._versions or open_versions(self.settings)
+                live = self._opened(self._versions)
             except IndexUnavailableError as error:
                 _log.warning("the index is not open yet: %s", error)
                 return False
-        _log.info("reranking from %s", self.reranker.index.location)
+            self._current = Current(live)
+        _log.info("reranking from %s", live.index.location)
         return True
 
-    def _open(self) -> None:
+    def _opened(self, versions: Versions) -> Live:
+        name = versions.live()
+        if name is None:
+            raise IndexMismatchError(f"{versions.missing()}; make it with `p4r index`")
         settings = self.settings
-        writer = open_index(settings)
-        try:
-            # A server's queries have a deadline, and perhaps a key, of their own.
-            index = writer if settings.qdrant.url is None else open_index(reading(settings))
-        except BaseException:
-            writer.close()
-            raise
-        try:
-            self._users = open_store(settings, writer.metadata.dimension)
-        except BaseException:
-            index.close()
-            writer.close()
-            raise
-        self._writer = writer
-        self._reranker = PersonaReranker(
-            index,
-            self._given_encoder,
-            history=settings.history,
-            rerank=settings.rerank,
-            encoder_settings=settings.encoder,
-        )
+        with ExitStack() as undo:
+            writer = undo.enter_context(versions.open(name))
+            writer.repair()
+            index = writer
+            if settings.qdrant.url is not None:
+                with open_versions(reading(settings)) as readable:
+                    index = undo.enter_context(readable.open(name))
+            users = undo.enter_context(closing(open_store(settings, name, writer.metadata)))
+            reranker = PersonaReranker(
+                index,
+                history=partial(history_of, settings),
+                rerank=settings.rerank,
+                encoder_settings=settings.encoder,
+                load_encoder=self._load_encoder,
+            )
+            undo.pop_all()
+        return Live(reranker, writer, users, history_of(settings, writer.metadata))
 
-    @property
-    def reranker(self) -> PersonaReranker:
-        """Raises IndexUnavailableError while the index is not open."""
-        if self._reranker is None:
+    def refresh(self) -> bool:
+        """Go over to the version that is live now; True where that was another one.
+
+        Who is at work ends on the old one. Raises P4RError where the new one or its encoder cannot
+        be opened, and then the old one goes on.
+        """
+        with self._lock:
+            if self._current is None or self._versions is None:
+                return False
+            if self._versions.live() == self._current.now.index.version:
+                return False
+            fresh = self._opened(self._versions)
+            try:
+                if self.encoder_state == "ready":
+                    fresh.encoder  # noqa: B018 - loaded now, and not when the first user comes
+            except BaseException:
+                fresh.close()
+                raise
+            self._current.replace(fresh)
+        _log.info("reranking from %s", fresh.index.location)
+        return True
+
+    @contextmanager
+    def in_use(self) -> Iterator[Live]:
+        """What answers one request, from its beginning to its end.
+
+        Raises IndexUnavailableError while the index is not open.
+        """
+        if self._current is None:
             raise IndexUnavailableError("the index is not open yet")
-        return self._reranker
+        with self._current.in_use() as live:
+            yield live
 
-    @property
-    def writer(self) -> PersonaIndex:
-        """The index for writing. Raises IndexUnavailableError while it is not open."""
-        if self._writer is None:
-            raise IndexUnavailableError("the index is not open yet")
-        return self._writer
-
-    @property
-    def users(self) -> UserStore:
-        """What users did. Raises IndexUnavailableError while the index is not open."""
-        if self._users is None:
-            raise IndexUnavailableError("the index is not open yet")
-        return self._users
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the encoder whose vectors the index holds."""
-        return self.reranker.index.metadata.fingerprint
+    def is_now(self, live: Live) -> bool:
+        """Whether this is what answers now, and was not replaced."""
+        return self._current is not None and self._current.now is live
 
     @property
     def is_open(self) -> bool:
         """Whether the index is."""
-        return self._reranker is not None
-
-    def encoder(self) -> Encoder:
-        """The encoder of the index in use. Raises where there is none: see PersonaReranker."""
-        return self.reranker.encoder
+        return self._current is not None
 
     def load_encoder(self) -> None:
         """Load the encoder now, rather than with the first request that needs it."""
         try:
-            self.encoder()
+            with self.in_use() as live:
+                live.encoder  # noqa: B018 - loaded by asking for it
             self.encoder_state = "ready"
         except MissingExtraError as error:
             self.encoder_state = "absent"
@@ -132,11 +182,26 @@ class Backend:
             _log.error("histories cannot be encoded: %s", error)
 
     def keep_up(self) -> None:
-        """What is done every KEEP_UP_S seconds: open what is not open, load what is not loaded."""
+        """What is done again and again: open what is not open, follow what was published."""
         if not self.open():
             return
+        self.follow()
         if self.encoder_state in ("loading", "failed"):
             self.load_encoder()
+
+    def follow(self) -> None:
+        """`refresh` where its time has come; after failures less and less often."""
+        if not self._follow_s or time.monotonic() < self._next:
+            return
+        try:
+            self.refresh()
+            self.problem, self._wait_s = "", self._follow_s
+        except Exception as error:  # whatever it is, the old version goes on answering
+            if str(error) != self.problem:
+                _log.warning("the version before goes on being served: %s", error)
+            self.problem = str(error)
+            self._wait_s = min(2 * self._wait_s, max(self._follow_s, LONGEST_WAIT_S))
+        self._next = time.monotonic() + self._wait_s
 
     async def keep_up_forever(self) -> None:
         """Call `keep_up` now and then, until cancelled."""
@@ -147,24 +212,22 @@ class Backend:
                 _log.error("%s", error)
             except Exception:
                 _log.exception("keeping up failed")
-            await asyncio.sleep(KEEP_UP_S)
+            await asyncio.sleep(min(KEEP_UP_S, self._follow_s or KEEP_UP_S))
 
     def is_reachable(self) -> bool:
         """Whether the index answers right now."""
-        with suppress(P4RError):
-            self.reranker.index.get("-")
+        with suppress(P4RError), self.in_use() as live:
+            live.index.get("-")
             return True
         return False
 
     def close(self) -> None:
         """Close everything. Closing twice is fine."""
         with self._lock:
-            if self._reranker is not None:
-                self._reranker.close()
-            if self._writer is not None:
-                self._writer.close()
-            if self._users is not None:
-                self._users.close()
+            if self._current is not None:
+                self._current.now.close()
+            if self._versions is not None:
+                self._versions.close()
 
 
 def reading(settings: Settings) -> Settings:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from p4r_qdrant.encoder import Encoder, Floats
 from p4r_qdrant.service.metrics import Metrics
@@ -23,8 +24,17 @@ class BusyError(Exception):
     """So many texts are waiting that one more would only wait too."""
 
 
+class HasEncoder(Protocol):
+    """What texts are encoded for: `service.backend.Live`."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder; may take long the first time, and raise."""
+
+
 @dataclass(slots=True)
 class _Waiting:
+    live: HasEncoder
     texts: Sequence[str]
     done: asyncio.Future[Floats] = field(repr=False)
     characters: int
@@ -33,18 +43,16 @@ class _Waiting:
 class Batcher:
     """Texts of many requests to vectors, batch by batch. Call it on one event loop.
 
-    `encoder` gives the encoder to use now; what it raises, everyone in the batch gets.
+    A batch is of one encoder; what it raises, everyone in the batch gets.
     """
 
     def __init__(
         self,
-        encoder: Callable[[], Encoder],
         metrics: Metrics,
         *,
         window_s: float,
         max_waiting_texts: int,
     ) -> None:
-        self._encoder = encoder
         self._metrics = metrics
         self._window_s = window_s
         self._most = max_waiting_texts
@@ -67,11 +75,12 @@ class Batcher:
             one.done.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def encode(self, batch: Sequence[str]) -> Floats:
+    async def encode(self, live: HasEncoder, batch: Sequence[str]) -> Floats:
         """(n, dim) float32, L2-normalised. Raises BusyError, and what the encoder raises."""
         if self._texts_waiting and self._texts_waiting + len(batch) > self._most:
             raise BusyError
-        one = _Waiting(batch, asyncio.get_running_loop().create_future(), sum(map(len, batch)))
+        done = asyncio.get_running_loop().create_future()
+        one = _Waiting(live, batch, done, sum(map(len, batch)))
         self._waiting.append(one)
         self._count(len(batch))
         self._wake.set()
@@ -97,7 +106,7 @@ class Batcher:
         for one in self._waiting:
             if one.done.done():  # its request has given up
                 self._count(-len(one.texts))
-            elif not taken or one.characters <= room:
+            elif not taken or (one.live is taken[0].live and one.characters <= room):
                 taken.append(one)
                 room -= one.characters
             else:
@@ -112,7 +121,7 @@ class Batcher:
         self._metrics.batch_texts.observe(len(distinct))
         try:
             rows = await asyncio.get_running_loop().run_in_executor(
-                self._thread, lambda: self._encoder().encode_texts(list(distinct))
+                self._thread, lambda: batch[0].live.encoder.encode_texts(list(distinct))
             )
         except Exception as error:  # each of them must hear of it
             for one in batch:

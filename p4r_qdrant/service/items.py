@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -13,6 +14,7 @@ from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.payload import FIRST_FIELDS, OWN_FIELDS, payload_fields
 from p4r_qdrant.records import Item
 from p4r_qdrant.service import problems
+from p4r_qdrant.service.backend import Live
 from p4r_qdrant.service.paths import ItemId
 from p4r_qdrant.service.schemas import (
     DeletedAnswer,
@@ -40,7 +42,8 @@ Served = Annotated[Service, Depends(service)]
 )
 async def personas(item_id: ItemId, served: Served) -> dict[str, Any]:
     """An item's personas."""
-    found = await served.in_thread(lambda: served.backend.writer.get(item_id))
+    with served.backend.in_use() as live:
+        found = await served.in_thread(lambda: live.writer.get(item_id))
     if not found:
         raise problems.ProblemError(404, "unknown_item", f"item {item_id!r} is not in the index")
     return {
@@ -79,18 +82,23 @@ async def put(item_id: ItemId, body: ItemBody, served: Served, response: Respons
     answer = {"item_id": item_id, "personas": len(body.personas or ()), "written": False}
     if body.personas is None:
         job = _job(item, body)
-        await served.in_thread(lambda: served.backend.users.enqueue(job))
+        with served.backend.in_use() as live:
+            await served.in_thread(lambda: live.users.enqueue(job))
         response.status_code = 202
         return answer | {"reasoning": served.llm_state}
     personas = body.personas
-    vectors: Any = body.vectors
-    if vectors is None:
-        vectors = await served.encode([texts.persona_text(one, body.summary) for one in personas])
-    written = await served.in_thread(
-        lambda: served.backend.writer.replace_item(
-            item_id, personas, vectors, payload_fields(item, body.summary, body.domain)
+    fields = payload_fields(item, body.summary, body.domain)
+
+    async def write(live: Live) -> bool:
+        vectors: Any = body.vectors
+        if vectors is None:
+            sayings = [texts.persona_text(one, body.summary) for one in personas]
+            vectors = await served.encode(live, sayings)
+        return await served.in_thread(
+            lambda: live.writer.replace_item(item_id, personas, vectors, fields)
         )
-    )
+
+    written = await _in_what_is_live(served, write)
     return answer | {"written": written, "reasoning": "none"}
 
 
@@ -110,6 +118,20 @@ def _job(item: Item, body: ItemBody) -> Job:
 )
 async def delete(item_id: ItemId, served: Served) -> dict[str, Any]:
     """Take an item out of the index."""
-    if not await served.in_thread(lambda: served.backend.writer.delete_item(item_id)):
+
+    async def take_out(live: Live) -> bool:
+        return await served.in_thread(lambda: live.writer.delete_item(item_id))
+
+    if not await _in_what_is_live(served, take_out):
         raise problems.ProblemError(404, "unknown_item", f"item {item_id!r} is not in the index")
     return {"deleted": item_id}
+
+
+async def _in_what_is_live(served: Service, write: Callable[[Live], Awaitable[bool]]) -> bool:
+    """Write; again where a publish has switched to another version before it was done."""
+    while True:
+        with served.backend.in_use() as live:
+            done = await write(live)
+        await served.in_thread(served.backend.refresh)
+        if served.backend.is_now(live):
+            return done

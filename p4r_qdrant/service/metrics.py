@@ -52,6 +52,9 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
         )
 
+        self.behind = Gauge(
+            "p4r_behind", "1 while what was published last is not served.", registry=self.registry
+        )
         self.jobs = Gauge("p4r_jobs", "Background jobs.", ("state",), registry=self.registry)
         self.llm_tokens = Gauge("p4r_llm_tokens", "Tokens spent.", registry=self.registry)
         self.llm_cost = Gauge("p4r_llm_cost_usd", "US dollars spent.", registry=self.registry)

@@ -12,19 +12,28 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from p4r_qdrant.encoder import told, user_vector
-from p4r_qdrant.errors import IndexUnavailableError, InputError, P4RError, VectorError
+from p4r_qdrant.encoder import UserVector, told, user_vector
+from p4r_qdrant.errors import (
+    IndexMismatchError,
+    IndexUnavailableError,
+    InputError,
+    P4RError,
+    VectorError,
+)
 from p4r_qdrant.index.payload import check_vectors
 from p4r_qdrant.records import Interaction, RankedItem, Ranking
 from p4r_qdrant.reranker import User
 from p4r_qdrant.service import problems
-from p4r_qdrant.service.backend import Backend
+from p4r_qdrant.service.backend import Backend, Live
 from p4r_qdrant.service.batching import Batcher, BusyError
 from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.schemas import RankingAnswer, Reason, RerankBody, UserBody
-from p4r_qdrant.service.users.store import KnownUser
+from p4r_qdrant.service.users.store import StoredInteraction, UserStore
 
 Result = TypeVar("Result")
+
+MOST_REMEMBERED = 100
+"""User vectors that wait to be written; of more, the next request makes them again."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +51,7 @@ class _Request:
     """One request on its way: what is known of its users, and why some are left as they came."""
 
     body: RerankBody
+    live: Live
     users: list[User]
     reasons: list[Reason | None]
     deadline: float
@@ -61,6 +71,8 @@ class Ranker:
         self._settings = backend.settings
         own = backend.settings.service
         self._threads = ThreadPoolExecutor(own.threads, thread_name_prefix="p4r-rank")
+        self._side = ThreadPoolExecutor(1, thread_name_prefix="p4r-remember")
+        self._remembering = 0
         self._room = own.threads + own.max_waiting
         self._under_way = 0
 
@@ -73,20 +85,31 @@ class Ranker:
         self._check(body)
         count = len(body.users)
         deadline = time.monotonic() + self._settings.service.deadline_ms / 1000
-        request = _Request(body, [None] * count, [None] * count, deadline)
+        reasons: list[Reason | None] = [None] * count
         with self._metrics.stage("total"):
             try:
-                await self._resolve(request)
-                rankings = await self._rank(request)
-            except _FailedError as error:
+                with self._backend.in_use() as live:
+                    _check_vectors(body, live)
+                    request = _Request(body, live, [None] * count, reasons, deadline)
+                    rankings = await self._rankings(request)
+            except (_FailedError, IndexUnavailableError) as error:
                 rankings = [_as_generated(user, body.top) for user in body.users]
-                request.reasons = [error.reason] * count
-        for reason in filter(None, request.reasons):
+                reasons = [getattr(error, "reason", "index_unavailable")] * count
+        for reason in filter(None, reasons):
             self._metrics.degraded.labels(reason).inc()
         return [
             RankingAnswer.of(user, ranking, reason, body.min_score)
-            for user, ranking, reason in zip(body.users, rankings, request.reasons, strict=True)
+            for user, ranking, reason in zip(body.users, rankings, reasons, strict=True)
         ]
+
+    async def _rankings(self, request: _Request) -> list[Ranking]:
+        known = [one.user_id for one in request.body.users if one.user_id is not None]
+        if len(known) == len(request.users):
+            rankings = await self._rank_known(request, known)
+            if rankings is not None:
+                return rankings
+        await self._resolve(request)
+        return await self._rank(request)
 
     def _check(self, body: RerankBody) -> None:
         """Raise InputError where the request is larger than the settings allow, or cannot fuse."""
@@ -113,60 +136,77 @@ class Ranker:
                     f"users.{place}.candidates: weighted fusion needs a score for each of them; "
                     "add them or ask for rrf"
                 )
-            if user.vector is not None and self._backend.is_open:
-                width = self._backend.reranker.index.metadata.dimension
-                check_vectors([user.vector], width, f"users.{place}")
 
     # -- users --------------------------------------------------------------------------------
 
     async def _resolve(self, request: _Request) -> None:
         """Fill in what is known of each user."""
         histories: dict[int, Sequence[Interaction]] = {}
-        known = []
+        known = {}
         for place, user in enumerate(request.body.users):
             if user.vector is not None:
                 request.users[place] = np.asarray(user.vector, dtype=np.float32)
             elif user.history:
                 histories[place] = user.interactions()
             elif user.user_id is not None:
-                known.append(place)
-        if known:
-            histories |= await self._look_up(request, known)
+                known[place] = user.user_id
+        bare = await self._look_up(request, known) if known else {}
+        for place, user_id in known.items():
+            if user_id in bare:
+                histories[place] = [one.record for one in bare[user_id]]
         if histories:
             await self._encode(request, histories)
+        for place, user_id in known.items():
+            made = request.users[place]
+            if user_id in bare and isinstance(made, UserVector):
+                self._remember(request.live.users, bare[user_id], made)
+
+    def _remember(
+        self, store: UserStore, recent: Sequence[StoredInteraction], made: UserVector
+    ) -> None:
+        """Keep what was encoded, so that the next request finds it."""
+        if self._remembering >= MOST_REMEMBERED:
+            return
+        spoken = [one for one in recent if one.text]
+        encoded = [one.encoded(row) for one, row in zip(spoken, made.embeddings, strict=True)]
+
+        def work() -> None:
+            try:
+                store.remember(encoded)
+            except P4RError as error:
+                _log.warning("a user vector was not kept: %s", error)
+            finally:
+                self._remembering -= 1
+
+        self._remembering += 1
+        self._side.submit(work)
 
     async def _look_up(
-        self, request: _Request, places: Sequence[int]
-    ) -> dict[int, Sequence[Interaction]]:
-        """The vectors of known users; returns the histories of those that have none (any more)."""
-        owners = {place: request.body.users[place].user_id or "" for place in places}
-        store = self._backend.users if self._backend.is_open else None
+        self, request: _Request, known: Mapping[int, str]
+    ) -> dict[str, list[StoredInteraction]]:
+        """The vectors of known users; returns the interactions of those that have none here."""
+        store = request.live.users
 
-        def work() -> tuple[dict[str, KnownUser], dict[str, Sequence[Interaction]]]:
-            if store is None:
-                raise IndexUnavailableError("the index is not open yet")
-            found = store.known(list(set(owners.values())), self._backend.fingerprint)
-            bare = [user_id for user_id, user in found.items() if user.vector is None]
-            return found, {
-                user_id: [one.record for one in store.recent(user_id)] for user_id in bare
-            }
+        def work() -> tuple[dict[str, UserVector], dict[str, list[StoredInteraction]]]:
+            vectors = store.vectors(list(set(known.values())))
+            missing = set(known.values()) - vectors.keys()
+            return vectors, {user_id: store.recent(user_id) for user_id in missing}
 
         try:
             with self._metrics.stage("user"):
-                found, bare = await self._in_thread(work, request)
+                vectors, bare = await self._in_thread(work, request)
         except _FailedError as error:
-            self._leave(request, places, error.reason)
+            self._leave(request, list(known), error.reason)
             return {}
-        for place, user_id in owners.items():
-            if user_id in found:
-                request.users[place] = found[user_id].vector
-        return {place: bare[user_id] for place, user_id in owners.items() if user_id in bare}
+        for place, user_id in known.items():
+            request.users[place] = vectors.get(user_id)
+        return bare
 
     async def _encode(
         self, request: _Request, histories: Mapping[int, Sequence[Interaction]]
     ) -> None:
         """The histories of these users become vectors; where that fails they stay unknown."""
-        history = self._settings.history
+        history = request.live.history
         places = list(histories)
         users = [told(one, history.length) for one in histories.values()]
         texts = [text for pairs in users for _, text in pairs]
@@ -178,7 +218,7 @@ class Ranker:
         try:
             with self._metrics.stage("encode"):
                 async with asyncio.timeout(request.seconds_left):
-                    rows = await self._batcher.encode(texts)
+                    rows = await self._batcher.encode(request.live, texts)
         except BusyError:
             raise problems.busy(
                 "too many histories are waiting for the encoder "
@@ -204,23 +244,54 @@ class Ranker:
 
     # -- the query ----------------------------------------------------------------------------
 
+    async def _rank_known(self, request: _Request, user_ids: Sequence[str]) -> list[Ranking] | None:
+        """Rankings of users whose vectors are all there, in one go; else None.
+
+        Where the engine can name a vector, the one query of a single user does.
+        """
+        body, live = request.body, request.live
+        fusion = body.fusion.settings() if body.fusion else None
+
+        def work() -> list[Ranking] | None:
+            stored = live.users.stored(user_ids[0]) if len(user_ids) == 1 else None
+            if stored is not None:
+                try:
+                    ranking = live.reranker.rerank_stored(
+                        stored,
+                        body.users[0].pairs(),
+                        body.top,
+                        filter=body.filter,
+                        explain=body.explain,
+                        rerank=fusion,
+                    )
+                except IndexMismatchError:  # nobody has made it yet, or the user is not known
+                    return None
+                return [ranking]
+            vectors = live.users.vectors(list(set(user_ids)))
+            if vectors.keys() < set(user_ids):
+                return None
+            return self._reranked(request, [vectors[user_id] for user_id in user_ids])
+
+        with self._metrics.stage("query"):
+            return await self._in_thread(work, request)
+
     async def _rank(self, request: _Request) -> list[Ranking]:
         body = request.body
-
-        def work() -> list[Ranking]:
-            return self._backend.reranker.rerank_many(
-                request.users,
-                [user.pairs() for user in body.users],
-                body.top,
-                filter=body.filter,
-                explain=body.explain,
-                rerank=body.fusion.settings() if body.fusion else None,
-            )
-
         if all(user is None for user in request.users) and body.filter is None:
             return [_as_generated(user, body.top) for user in body.users]
         with self._metrics.stage("query"):
-            return await self._in_thread(work, request)
+            return await self._in_thread(lambda: self._reranked(request, request.users), request)
+
+    def _reranked(self, request: _Request, users: Sequence[User]) -> list[Ranking]:
+        body = request.body
+        return request.live.reranker.rerank_many(
+            users,
+            [user.pairs() for user in body.users],
+            body.top,
+            filter=body.filter,
+            explain=body.explain,
+            rerank=body.fusion.settings() if body.fusion else None,
+        )
 
     async def _in_thread(self, work: Callable[[], Result], request: _Request) -> Result:
         """Run on one of the threads; raises _FailedError where it cannot be or fails."""
@@ -257,6 +328,14 @@ class Ranker:
     def close(self) -> None:
         """Wait for what is under way."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+        self._side.shutdown(wait=True, cancel_futures=True)
+
+
+def _check_vectors(body: RerankBody, live: Live) -> None:
+    """Raise VectorError where a user's vector does not fit the index."""
+    for place, user in enumerate(body.users):
+        if user.vector is not None:
+            check_vectors([user.vector], live.index.metadata.dimension, f"users.{place}")
 
 
 def _as_generated(user: UserBody, top: int | None) -> Ranking:

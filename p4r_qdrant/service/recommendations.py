@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query
 from p4r_qdrant.encoder import UserVector, told, user_vector
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.service import problems
+from p4r_qdrant.service.backend import Live
 from p4r_qdrant.service.paths import UserId
 from p4r_qdrant.service.schemas import RankedAnswer, RecommendationsAnswer
 from p4r_qdrant.service.security import reader
@@ -36,33 +37,33 @@ async def recommend(
 ) -> dict[str, Any]:
     """The items whose personas are nearest to a known user, without those the user has had."""
     wanted = _parsed(filter)
-    vector = await _vector(user_id, served)
-    store = served.backend.users
+    with served.backend.in_use() as live:
+        vector = await _vector(user_id, served, live)
 
-    def work() -> list[dict[str, Any]]:
-        ranking = served.backend.reranker.recommend(
-            vector, top, filter=wanted, exclude=store.seen(user_id)
-        )
-        return [RankedAnswer.of(item) for item in ranking.items]
+        def work() -> list[dict[str, Any]]:
+            ranking = live.reranker.recommend(
+                vector, top, filter=wanted, exclude=live.users.seen(user_id)
+            )
+            return [RankedAnswer.of(item) for item in ranking.items]
 
-    with served.span("query"):
-        items = await served.in_thread(work)
+        with served.span("query"):
+            items = await served.in_thread(work)
     return {"user_id": user_id, "personalized": vector is not None, "items": items}
 
 
-async def _vector(user_id: str, served: Service) -> UserVector | None:
+async def _vector(user_id: str, served: Service, live: Live) -> UserVector | None:
     """The user vector; None where nothing is told of what the user did. Raises ProblemError."""
-    store, fingerprint = served.backend.users, served.backend.fingerprint
-    found = await served.in_thread(lambda: store.known([user_id], fingerprint))
-    if user_id not in found:
+    found = await served.in_thread(lambda: live.users.vectors([user_id]))
+    if user_id in found:
+        return found[user_id]
+    recent = await served.in_thread(lambda: live.users.recent(user_id))
+    if not recent:
         raise problems.ProblemError(404, "unknown_user", f"user {user_id!r} is not known")
-    vector = found[user_id].vector
-    if vector is not None:
-        return vector
-    recent = await served.in_thread(lambda: store.recent(user_id))
-    pairs = told([one.record for one in recent], store.length)
-    rows = await served.encode([text for _, text in pairs]) if pairs else None
-    return None if rows is None else user_vector([one for one, _ in pairs], rows, store.decay)
+    pairs = told([one.record for one in recent], live.history.length)
+    rows = await served.encode(live, [text for _, text in pairs]) if pairs else None
+    return (
+        None if rows is None else user_vector([one for one, _ in pairs], rows, live.history.decay)
+    )
 
 
 def _parsed(text: str | None) -> dict[str, Any] | None:

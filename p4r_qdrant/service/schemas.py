@@ -242,9 +242,11 @@ class RankingAnswer(_Answer):
 
     `personalized` is false where nothing is known of the user: the generator's order holds.
     `degraded` is true where something failed and the generator's order came back instead.
+    `fingerprint` is of the encoder whose vectors were compared, empty where none were.
     """
 
     user_id: str | None
+    fingerprint: str = ""
     personalized: bool
     degraded: bool
     reason: Reason | None
@@ -260,6 +262,7 @@ class RankingAnswer(_Answer):
             items = tuple(one for one in items if one.score is not None and one.score >= min_score)
         return {
             "user_id": user.user_id,
+            "fingerprint": ranking.fingerprint,
             "personalized": ranking.personalized,
             "degraded": reason is not None,
             "reason": reason,

@@ -64,12 +64,12 @@ class Access:
             raise ProblemError(403, "forbidden", "this needs the admin key, not the reading key")
 
 
-def reader(request: Request, credentials: Credentials) -> None:
+async def reader(request: Request, credentials: Credentials) -> None:
     """The route may be used with either key."""
     request.app.state.access.check(credentials, admin=False)
 
 
-def admin(request: Request, credentials: Credentials) -> None:
+async def admin(request: Request, credentials: Credentials) -> None:
     """The route may be used with the admin key alone."""
     request.app.state.access.check(credentials, admin=True)
 

@@ -13,7 +13,7 @@ from fastapi import Request
 from p4r_qdrant.encoder import Floats
 from p4r_qdrant.errors import P4RError
 from p4r_qdrant.service import problems
-from p4r_qdrant.service.backend import Backend
+from p4r_qdrant.service.backend import Backend, Live
 from p4r_qdrant.service.batching import Batcher, BusyError
 from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.ranking import Ranker
@@ -66,7 +66,6 @@ class Service:
         self.span = tracing.span if tracing else nullcontext
         self.metrics = Metrics(self.span)
         self.batcher = Batcher(
-            backend.encoder,
             self.metrics,
             window_s=own.batch_window_ms / 1000,
             max_waiting_texts=own.max_waiting_texts,
@@ -105,8 +104,10 @@ class Service:
 
     async def measure_jobs(self) -> None:
         """Bring the metrics of the background work up to date, where the store can be reached."""
+        self.metrics.behind.set(bool(self.backend.problem))
         with suppress(P4RError):
-            counts = await self.in_thread(lambda: self.backend.users.job_counts())
+            with self.backend.in_use() as live:
+                counts = await self.in_thread(live.users.job_counts)
             for state, count in counts.items():
                 self.metrics.jobs.labels(state).set(count)
         if self.background is not None:
@@ -118,13 +119,13 @@ class Service:
         """Run what blocks, beside the rankings' threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def encode(self, texts: Sequence[str]) -> Floats:
+    async def encode(self, live: Live, texts: Sequence[str]) -> Floats:
         """(n, dim) float32 of texts that are to be stored. Raises ProblemError (429, 503)."""
         if self.backend.encoder_state != "ready":
             raise problems.unavailable("there is no encoder now: send vectors, or come again")
         try:
             with self.span("encode"):
-                return await self.batcher.encode(texts)
+                return await self.batcher.encode(live, texts)
         except BusyError:
             raise problems.busy(
                 "too many texts are waiting for the encoder (P4R_SERVICE__MAX_WAITING_TEXTS); "
@@ -132,7 +133,7 @@ class Service:
             ) from None
 
 
-def service(request: Request) -> Service:
+async def service(request: Request) -> Service:
     """The service that a request is for."""
     served: Service = request.app.state.service
     return served

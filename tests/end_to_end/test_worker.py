@@ -17,8 +17,10 @@ from indexer.artifacts import ArtifactFolder
 from indexer.ledger import Ledger
 from indexer.prompts import Domain
 from indexer.reasoning.step import Sources
-from indexer.worker import ATTEMPTS, Worker, WorkerThread
+from indexer.worker import ATTEMPTS, Worker, WorkerThread, publish_metrics
 from p4r_qdrant import Settings
+from p4r_qdrant.encoder import Floats
+from p4r_qdrant.errors import InputError
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.state import Service
@@ -77,7 +79,7 @@ class Shop:
         )
         self.artifacts = folder / "artifacts"
         self.artifacts.mkdir(exist_ok=True)
-        self.backend = Backend(self.settings, HashEncoder(DIMENSION))
+        self.backend = Backend(self.settings, lambda _: HashEncoder(DIMENSION))
         self.backend.open()
         self.backend.load_encoder()
         self.ledger = Ledger(self.artifacts / "ledger")
@@ -120,6 +122,11 @@ def user(address: str, user_id: str = "ada") -> Any:
     return request(address, "GET", f"/v1/users/{user_id}")["history"][0]
 
 
+def vector(shop: Shop) -> Floats:
+    with shop.backend.in_use() as live:
+        return live.users.vectors(["ada"])["ada"].vector
+
+
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -131,14 +138,12 @@ def test_a_review_is_read_once_and_changes_the_user_vector(
     shop: Shop, address: str, model: Model
 ) -> None:
     assert act(address)["aspects"] == "queued"
-    before = shop.backend.users.known(["ada"], shop.backend.fingerprint)["ada"].vector
+    before = vector(shop)
     assert not user(address)["has_aspects"]
     assert shop.work() == 1
     assert user(address)["has_aspects"]
-    after = shop.backend.users.known(["ada"], shop.backend.fingerprint)["ada"].vector
-    assert before is not None
-    assert after is not None
-    assert float(before.vector @ after.vector) < 0.999
+    after = vector(shop)
+    assert float(before @ after) < 0.999
     assert shop.work() == 0
     assert act(address)["new"] is False
     assert shop.work() == 0
@@ -279,3 +284,20 @@ def test_a_worker_comes_to_an_end(shop: Shop, address: str) -> None:
     assert not thread.is_alive()
     line = json.loads((shop.artifacts / "ledger" / "aspects.jsonl").read_text().splitlines()[0])
     assert line["about"] == {"user_id": "ada", "item_id": "ships"}
+
+
+def test_prometheus_is_told_of_queue_and_cost(shop: Shop, address: str) -> None:
+    port = publish_metrics(shop.worker, "127.0.0.1", 0)
+
+    def told() -> str:
+        return httpx2.get(f"http://127.0.0.1:{port}/metrics").text
+
+    act(address)
+    assert 'p4r_jobs{state="waiting"} 1.0' in told()
+    shop.work()
+    assert 'p4r_jobs{state="waiting"} 0.0' in told()
+    assert 'p4r_worker_total{what="aspects"} 1.0' in told()
+    assert f"p4r_llm_tokens {float(shop.worker.usage.tokens)}" in told()
+    assert shop.worker.usage.tokens
+    with pytest.raises(InputError, match="--metrics-port"):
+        publish_metrics(shop.worker, "127.0.0.1", port)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,43 @@ def test_over_the_wire(base: Settings) -> None:
         assert ids(found) == ["moss", "ships"]
         gone = httpx2.delete(f"{address}/v1/items/moss", headers=AS_ADMIN)
         assert gone.status_code == 200
+
+
+def test_two_writers_of_one_item_at_once(base: Settings) -> None:
+    """It settles on one of the two, whole; and of two in turn on the later one."""
+
+    def body(writer: int, count: int) -> dict[str, Any]:
+        return {
+            "personas": [
+                {
+                    "persona_id": f"moss_P{slot}",
+                    "name": f"Writer {writer}",
+                    "description": "moss on stones",
+                    "preference_rationale": "moss",
+                }
+                for slot in range(count)
+            ]
+        }
+
+    with running(make_app(with_service(base))) as address, ThreadPoolExecutor(2) as pool:
+
+        def put(writer: int, count: int) -> bool:
+            path = f"{address}/v1/items/moss"
+            answer = httpx2.put(path, json=body(writer, count), headers=AS_ADMIN, timeout=30)
+            assert answer.status_code == 200, answer.text
+            return bool(answer.json()["written"])
+
+        def names() -> list[str]:
+            path = f"{address}/v1/items/moss/personas"
+            found = httpx2.get(path, headers=AS_READER, timeout=30).json()["personas"]
+            return [one["name"] for one in found]
+
+        for _ in range(8):
+            written = list(pool.map(put, (1, 2), (3, 1)))
+            assert any(written)
+            assert names() in (["Writer 1"] * 3, ["Writer 2"])
+            put(3, 2)
+            assert names() == ["Writer 3"] * 2
 
 
 def test_a_body_that_is_too_large_is_answered_before_it_is_read(base: Settings) -> None:

@@ -3,7 +3,8 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -11,8 +12,17 @@ import numpy as np
 import pytest
 
 from p4r_qdrant import Settings
+from p4r_qdrant.encoder import Floats, user_vector
+from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.index.base import IndexMetadata
+from p4r_qdrant.index.query import Endpoint
+from p4r_qdrant.records import Ranking
+from p4r_qdrant.reranker import StoredUser
+from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.users.store import Job, StoredInteraction, UserStore, open_store
+from tests.engines import on_server
 from tests.hash_encoder import HashEncoder
+from tests.qdrant_process import QdrantServer
 from tests.serving import (
     AS_ADMIN,
     AS_READER,
@@ -28,19 +38,24 @@ from tests.serving import (
 
 ALL = list(CATALOGUE)
 ENCODER = HashEncoder(DIMENSION)
-F = ENCODER.fingerprint
+OTHER = HashEncoder(24, salt="-other")
+
+
+def store_of(settings: Settings, encoder: HashEncoder = ENCODER) -> UserStore:
+    name = f"{settings.qdrant.collection}-{encoder.fingerprint}"
+    return open_store(settings, name, IndexMetadata.of(encoder))
 
 
 @pytest.fixture
 def store(index_settings: Settings) -> Iterator[UserStore]:
-    opened = open_store(index_settings, DIMENSION)
+    opened = store_of(index_settings)
     yield opened
     opened.close()
 
 
 def done(item_id: str, timestamp: int, *, user_id: str = "ada", **more: Any) -> StoredInteraction:
     one = StoredInteraction(user_id, item_id, timestamp, summary=f"All about {item_id}.", **more)
-    return one.encoded(ENCODER.encode_texts([one.text])[0], F)
+    return one.encoded(ENCODER.encode_texts([one.text])[0])
 
 
 def job(one: StoredInteraction) -> Job:
@@ -50,10 +65,9 @@ def job(one: StoredInteraction) -> Job:
 def test_the_user_vector_is_that_of_the_history(store: UserStore) -> None:
     for number, item_id in enumerate(["a", "b", "c"]):
         assert store.add(done(item_id, number))
-    found = store.known(["ada", "nobody"], F)
+    found = store.vectors(["ada", "nobody"])
     assert list(found) == ["ada"]
-    vector = found["ada"].vector
-    assert vector is not None
+    vector = found["ada"]
     [expected] = ENCODER.user_vectors(
         [[done(one, number).record for number, one in enumerate(["a", "b", "c"])]],
         length=store.length,
@@ -71,8 +85,7 @@ def test_only_the_newest_count_in_whatever_order_they_come(store: UserStore) -> 
         store.add(done(f"i{timestamp}", timestamp))
     times = [30, 28, 22, 21, 17, 13, 12, 9, 7, 5]
     assert [one.timestamp for one in store.recent("ada")] == times
-    known = store.known(["ada"], F)["ada"].vector
-    assert known is not None
+    known = store.vectors(["ada"])["ada"]
     assert [one.timestamp for one in known.interactions] == times
     assert len(list(store.interactions("ada"))) == 12
     assert store.seen("ada") == {one.item_id for one in store.interactions("ada")}
@@ -101,13 +114,12 @@ def test_settling_never_brings_back_what_is_gone_or_changed(store: UserStore) ->
         *(one.user_id, one.item_id, one.timestamp, None, "", one.summary, "", "fine"),
         aspects={"purpose": "a gift", "setting": None},
     )
-    settled = settled.encoded(ENCODER.encode_texts([settled.text])[0], F)
+    settled = settled.encoded(ENCODER.encode_texts([settled.text])[0])
     assert store.settle(settled)
     held = store.get(one)
     assert held is not None
     assert held.aspects == {"purpose": "a gift", "setting": None}
-    vector = store.known(["ada"], F)["ada"].vector
-    assert vector is not None
+    vector = store.vectors(["ada"])["ada"]
     assert settled.vector is not None
     np.testing.assert_allclose(vector.vector, settled.vector, atol=1e-6)
     store.add(done("a", 1, review_text="changed"))
@@ -115,17 +127,97 @@ def test_settling_never_brings_back_what_is_gone_or_changed(store: UserStore) ->
     store.erase("ada")
     assert not store.settle(settled)
     assert store.get(one) is None
-    assert store.known(["ada"], F) == {}
+    assert store.vectors(["ada"]) == {}
 
 
-def test_another_encoder_makes_the_vector_unknown(store: UserStore) -> None:
-    store.add(done("a", 1))
-    assert store.known(["ada"], "another")["ada"].vector is None
+def test_what_is_not_encoded_yet(store: UserStore) -> None:
     plain = StoredInteraction("bob", "b", 1, summary="not encoded yet")
     store.add(plain)
-    assert store.known(["bob"], F)["bob"].vector is None
-    assert not store.add(plain.encoded(ENCODER.encode_texts(["b"])[0], F)), "now it is encoded"
-    assert store.known(["bob"], F)["bob"].vector is not None
+    assert store.vectors(["bob"]) == {}
+    assert [one.item_id for one in store.recent("bob")] == ["b"]
+    assert not store.add(plain.encoded(ENCODER.encode_texts(["b"])[0])), "now it is encoded"
+    assert store.vectors(["bob"]).keys() == {"bob"}
+    other = StoredInteraction("bob", "c", 2, summary="nor this")
+    store.add(other)
+    assert store.vectors(["bob"]) == {}
+    store.remember([other.encoded(ENCODER.encode_texts([other.text])[0])])
+    assert len(store.vectors(["bob"])["bob"].interactions) == 2
+
+
+def test_each_version_has_its_own_vectors(index_settings: Settings, store: UserStore) -> None:
+    """Another encoder's, of another width: what users did is there at once, the vectors are not."""
+    OTHER.encoded.clear()
+    store.add(done("a", 1))
+    store.add(done("b", 2, user_id="bob"))
+    other = store_of(index_settings, OTHER)
+    try:
+        assert other.vectors(["ada", "bob"]) == {}
+        assert [one.vector for one in other.recent("ada")] == [None]
+        assert sorted(other.user_ids()) == ["ada", "bob"]
+        assert other.encode_all(OTHER) == 2
+        assert len(OTHER.encoded) == 2
+        assert other.encode_all(OTHER) == 2
+        assert len(OTHER.encoded) == 2, "only what is missing is encoded"
+        found = other.vectors(["ada", "bob"])
+        assert {len(one.vector) for one in found.values()} == {24}
+        assert {len(one.vector) for one in store.vectors(["ada", "bob"]).values()} == {DIMENSION}
+        store.add(done("c", 3))
+        assert len(store.vectors(["ada"])["ada"].interactions) == 2
+        assert other.vectors(["ada"]) == {}, "what does not count everything is not there"
+        assert other.vectors(["bob"]).keys() == {"bob"}
+        other.encode_all(OTHER)
+        assert len(other.vectors(["ada"])["ada"].interactions) == 2
+        [newest, _] = store.recent("ada")
+        store.settle(replace(newest, aspects={"purpose": "a gift"}).encoded(newest.vector))
+        assert other.vectors(["ada"]) == {}, "its words have changed"
+        assert [one.vector is None for one in other.recent("ada")] == [True, False]
+        store.erase("ada")
+        other.remember([one.encoded(OTHER.encode_texts(["x"])[0]) for one in [newest]])
+        assert other.vectors(["ada"]) == {}
+        assert list(other.user_ids()) == ["bob"]
+    finally:
+        other.close()
+
+
+def test_somebody_acts_while_a_version_is_made(index_settings: Settings, store: UserStore) -> None:
+    """The new version's vector counts what came while it was made, or is not there."""
+
+    class Interrupted(HashEncoder):
+        def encode_texts(self, batch: Sequence[str]) -> Floats:
+            rows = super().encode_texts(batch)
+            store.add(done("late", 9))
+            return rows
+
+    store.add(done("a", 1))
+    other = store_of(index_settings, OTHER)
+    try:
+        other.encode_all(Interrupted(24, salt="-other"))
+        assert other.vectors(["ada"]) == {}
+        other.encode_all(OTHER)
+        told = other.vectors(["ada"])["ada"].interactions
+        assert [one.item_id for one in told] == ["late", "a"]
+    finally:
+        other.close()
+
+
+def test_somebody_acts_before_an_older_vector_is_written(
+    index_settings: Settings, store: UserStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(done("a", 1))
+    other = store_of(index_settings, OTHER)
+    right = other._put_user
+
+    def late(user_id: str, vector: Any) -> None:
+        monkeypatch.setattr(other, "_put_user", right)
+        store.add(done("late", 9))  # takes out what is not there yet
+        right(user_id, vector)
+
+    monkeypatch.setattr(other, "_put_user", late)
+    try:
+        other.encode_all(OTHER)
+        assert other.vectors(["ada"]) == {}, "it does not count what was done last"
+    finally:
+        other.close()
 
 
 def test_many_writers_of_one_user(store: UserStore) -> None:
@@ -137,8 +229,7 @@ def test_many_writers_of_one_user(store: UserStore) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    known = store.known(["ada"], F)["ada"].vector
-    assert known is not None
+    known = store.vectors(["ada"])["ada"]
     assert [one.item_id for one in known.interactions] == [f"i{n}" for n in range(7, -1, -1)]
 
 
@@ -174,7 +265,7 @@ def test_erasing_takes_everything_and_reaches_what_waits(store: UserStore) -> No
     store.enqueue(Job("item a", "item", body={"item": {}, "reviews": reviews}))
     assert store.erase("ada") == 1
     assert list(store.interactions("ada")) == []
-    assert store.known(["ada", "bob"], F).keys() == {"bob"}
+    assert store.vectors(["ada", "bob"]).keys() == {"bob"}
     waiting = {found.kind: found for found in store.jobs(10)}
     assert waiting.keys() == {"item", "erase"}
     assert waiting["item"].body["reviews"] == [{"user_id": "bob", "text": "his"}]
@@ -184,12 +275,12 @@ def test_erasing_takes_everything_and_reaches_what_waits(store: UserStore) -> No
 
 def test_what_is_written_outlives_the_store(index_settings: Settings) -> None:
     one = done("a", 1, review_text="fine")
-    first = open_store(index_settings, DIMENSION)
+    first = store_of(index_settings)
     first.add(one, job(one))
     first.close()
-    second = open_store(index_settings, DIMENSION)
+    second = store_of(index_settings)
     assert second.jobs(10) == [job(one)]
-    assert second.known(["ada"], F)["ada"].vector is not None
+    assert second.vectors(["ada"]).keys() == {"ada"}
     second.close()
 
 
@@ -251,6 +342,52 @@ def test_a_known_user_is_ranked_without_encoding(address: str, encoder: HashEnco
         assert [one["item_id"] for one in ours["because"]] == [
             one["item_id"] for one in theirs["because"]
         ]
+
+
+def test_one_query_names_a_known_user(
+    qdrant_server: QdrantServer, collection_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = on_server(qdrant_server, collection_name)
+    make_index(settings)
+    backend = Backend(settings, lambda _: ENCODER)
+    assert backend.open()
+    asked: list[Any] = []
+    right = Endpoint.call
+
+    def call(endpoint: Endpoint, method: str, message: Any) -> Any:
+        asked.append((method, message))
+        return right(endpoint, method, message)
+
+    monkeypatch.setattr(Endpoint, "call", call)
+    with backend.in_use() as live:
+        for number, item_id in enumerate(["ships", "roses"]):
+            live.users.add(done(item_id, number))
+        stored = live.users.stored("ada")
+        assert stored is not None
+        named = live.reranker.rerank_stored(stored, ALL)
+        assert [method for method, _ in asked] == ["Query", "Get"]
+        assert asked[0][1].lookup_from.collection_name == stored.point.collection
+        assert not asked[0][1].query.nearest.HasField("dense")
+        vector = live.users.vectors(["ada"])["ada"]
+        assert_same(named, live.reranker.rerank(vector, ALL))
+        cakes = done("cakes", 9)
+        assert cakes.vector is not None
+        other = user_vector([cakes.record], cakes.vector[None], 0.85)
+        assert other is not None
+        changed = StoredUser(stored.point, lambda: other)
+        assert_same(live.reranker.rerank_stored(changed, ALL), live.reranker.rerank(other, ALL))
+        nobody = live.users.stored("nobody")
+        assert nobody is not None
+        with pytest.raises(IndexMismatchError):
+            live.reranker.rerank_stored(nobody, ALL)
+    backend.close()
+
+
+def assert_same(one: Ranking, other: Ranking) -> None:
+    for mine, theirs in zip(one.items, other.items, strict=True):
+        assert (mine.item_id, mine.persona) == (theirs.item_id, theirs.persona)
+        assert mine.score == pytest.approx(theirs.score, abs=1e-5)
+        assert [each.item_id for each in mine.because] == [each.item_id for each in theirs.because]
 
 
 def test_an_interaction_is_answered_for_and_counts_once(address: str) -> None:
@@ -327,19 +464,24 @@ def test_users_are_the_admins_business(address: str) -> None:
         assert answer.status_code == 403
 
 
-def test_a_user_of_another_encoder_is_encoded_anew(
+def test_a_user_of_another_encoder_is_encoded_anew_once(
     index_settings: Settings, encoder: HashEncoder
 ) -> None:
     make_index(index_settings)
-    store = open_store(index_settings, DIMENSION)
+    store = store_of(index_settings, OTHER)
     old = StoredInteraction("ada", "roses", 1, title="Roses", summary="All about roses.")
-    store.add(old.encoded(np.ones(DIMENSION, np.float32), "an older encoder"))
+    store.add(old.encoded(np.ones(24, np.float32)))
     store.close()
     with running(make_app(with_service(index_settings), encoder)) as address:
         [known] = rerank(address, {"user_id": "ada", "candidates": ALL})
         assert encoder.encoded[-1] == "All about roses."
         inline = history("All about roses.")
         assert ids(known) == ids(rerank(address, {"history": inline, "candidates": ALL})[0])
+        time.sleep(0.3)
+        encoder.encoded.clear()
+        [again] = rerank(address, {"user_id": "ada", "candidates": ALL})
+        assert ids(again) == ids(known)
+        assert encoder.encoded == [], "its vector was kept"
 
 
 def test_recommendations_come_from_the_whole_catalogue_without_what_was_had(address: str) -> None:

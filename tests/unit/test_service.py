@@ -1,11 +1,13 @@
 """The service without a network: answers, keys, limits, and what fails open."""
 
+import asyncio
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,8 @@ from p4r_qdrant.errors import (
     SettingsError,
 )
 from p4r_qdrant.service import logs
+from p4r_qdrant.service.batching import Batcher
+from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.security import check_exposure
 from p4r_qdrant.settings import ServiceSettings
 from tests.engines import embedded
@@ -143,7 +147,8 @@ def test_a_history_ranks_what_it_speaks_of_and_says_why(client: TestClient) -> N
 
 def test_it_says_what_the_library_says(client: TestClient, encoder: SlowEncoder) -> None:
     app: Any = client.app
-    reranker = app.state.service.backend.reranker
+    with app.state.service.backend.in_use() as live:
+        reranker = live.reranker
     vector = encoder.encode_texts(["night trains"])[0]
     expected = reranker.rerank(vector, [("cakes", 0.5), "trains", "nowhere"])
     user = {
@@ -194,6 +199,19 @@ def test_histories_of_requests_at_once_are_encoded_together(
     assert sum(encoder.batches) == len(ALL)
     assert len(encoder.batches) == 2
     assert {one: ids(answers[one]["rankings"][0])[0] for one in ALL} == {one: one for one in ALL}
+
+
+def test_a_batch_is_of_one_encoder() -> None:
+    async def encoded() -> list[Floats]:
+        batcher = Batcher(Metrics(), window_s=0.01, max_waiting_texts=100)
+        batcher.start()
+        lives = [SimpleNamespace(encoder=HashEncoder(wide)) for wide in (24, 32, 24)]
+        try:
+            return await asyncio.gather(*(batcher.encode(live, ["a", "b"]) for live in lives))
+        finally:
+            await batcher.close()
+
+    assert [rows.shape for rows in asyncio.run(encoded())] == [(2, 24), (2, 32), (2, 24)]
 
 
 def waiting_texts(client: TestClient) -> float:
@@ -286,7 +304,8 @@ def test_an_index_that_fails(
         raise error
 
     app: Any = client.app
-    monkeypatch.setattr(app.state.service.backend.reranker.index, "best_personas", fail)
+    with app.state.service.backend.in_use() as live:
+        monkeypatch.setattr(live.index, "best_personas", fail)
     degraded(rerank(client, {"vector": [1.0] * DIMENSION, "candidates": CANDIDATES}), reason)
     told = client.get("/metrics").text
     assert f'p4r_rerank_degraded_total{{reason="{reason}"}} 1.0' in told
@@ -298,7 +317,8 @@ def test_an_index_that_is_too_slow_and_threads_that_are_all_taken(
     client = serve(deadline_ms=100, threads=1, max_waiting=1)
     gate = threading.Event()
     app: Any = client.app
-    index = app.state.service.backend.reranker.index
+    with app.state.service.backend.in_use() as live:
+        index = live.index
     right = index.best_personas
 
     def slow(*arguments: Any, **more: Any) -> Any:
@@ -613,7 +633,8 @@ def test_a_crash_is_one_line_and_an_error_body(
     def crash(_: str) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(app.state.service.backend.writer, "get", crash)
+    with app.state.service.backend.in_use() as live:
+        monkeypatch.setattr(live.writer, "get", crash)
     refusal(client.get("/v1/items/ships/personas"), 500, "internal_error")
 
 

@@ -3,7 +3,7 @@
 SQLite and not a second Qdrant Edge shard: nobody searches users by nearness, they are looked up;
 an interaction and its job must be written together or not at all; and Qdrant Edge holds the GIL in
 every call. The user vector is made from the newest rows at each read, some 0.1 ms: there is
-nothing that could be out of date.
+nothing that could be out of date. The vectors of all versions of the index are in one table.
 """
 
 from __future__ import annotations
@@ -14,21 +14,27 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from p4r_qdrant.encoder import UserVector
 from p4r_qdrant.errors import IndexUnavailableError, StorageFullError
-from p4r_qdrant.service.users.store import Job, KnownUser, StoredInteraction, UserStore
-from p4r_qdrant.settings import Settings
+from p4r_qdrant.service.users.store import Job, StoredInteraction, UserStore
+from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS interactions (
     user_id TEXT NOT NULL, item_id TEXT NOT NULL, timestamp INTEGER NOT NULL, rating REAL,
     title TEXT NOT NULL, summary TEXT NOT NULL, review_title TEXT NOT NULL,
-    review_text TEXT NOT NULL, aspects TEXT, vector BLOB, fingerprint TEXT NOT NULL,
+    review_text TEXT NOT NULL, aspects TEXT,
     PRIMARY KEY (user_id, timestamp, item_id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS vectors (
+    user_id TEXT NOT NULL, timestamp INTEGER NOT NULL, item_id TEXT NOT NULL,
+    fingerprint TEXT NOT NULL, text TEXT NOT NULL, vector BLOB NOT NULL,
+    PRIMARY KEY (user_id, timestamp, item_id, fingerprint)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
@@ -37,22 +43,23 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE INDEX IF NOT EXISTS jobs_of_users ON jobs (user_id);
 """
-_FIELDS = (
-    "user_id, item_id, timestamp, rating, title, summary, review_title, review_text, aspects, "
-    "vector, fingerprint"
-)
+_FIELDS = "user_id, item_id, timestamp, rating, title, summary, review_title, review_text, aspects"
 _JOB = "key, kind, user_id, body, attempts, not_before, problem, failed"
 _PLACE = "user_id = ? AND timestamp = ? AND item_id = ?"
+_WITH_VECTORS = f"""
+SELECT {_FIELDS}, text, vector FROM interactions
+LEFT JOIN (SELECT * FROM vectors WHERE fingerprint = ?) USING (user_id, timestamp, item_id)
+"""  # noqa: S608
 PAGE = 500
 
 
 class EmbeddedUsers(UserStore):
     """One file, one connection, one lock; a commit is on the disk."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings.history)
-        folder = settings.qdrant.path
-        self._path = folder.with_name(f"{folder.name}-users.sqlite")
+    def __init__(self, settings: Settings, history: HistorySettings, fingerprint: str) -> None:
+        super().__init__(history)
+        self._fingerprint = fingerprint
+        self._path = file_of(settings.qdrant)
         self._lock = threading.RLock()
         with self._translated():
             self._db = sqlite3.connect(self._path, check_same_thread=False, timeout=30)
@@ -76,6 +83,7 @@ class EmbeddedUsers(UserStore):
     def _erase(self, user_id: str) -> int:
         with self._writing() as db:
             count = db.execute("DELETE FROM interactions WHERE user_id = ?", (user_id,)).rowcount
+            db.execute("DELETE FROM vectors WHERE user_id = ?", (user_id,))
             db.execute("DELETE FROM jobs WHERE user_id = ?", (user_id,))
         with self._lock, self._translated():  # nor is anything left in the log
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -88,10 +96,10 @@ class EmbeddedUsers(UserStore):
     def _put(self, one: StoredInteraction, job: Job | None) -> None:
         with self._writing() as db:
             db.execute(
-                f"INSERT OR REPLACE INTO interactions ({_FIELDS}) VALUES ({','.join('?' * 11)})",  # noqa: S608
+                f"INSERT OR REPLACE INTO interactions ({_FIELDS}) VALUES ({','.join('?' * 9)})",  # noqa: S608
                 (
                     *(one.user_id, one.item_id, one.timestamp, one.rating, one.title, one.summary),
-                    *(one.review_title, one.review_text, *_known(one)),
+                    *(one.review_title, one.review_text, _aspects(one)),
                 ),
             )
             if job is not None:
@@ -100,8 +108,23 @@ class EmbeddedUsers(UserStore):
     def _amend(self, one: StoredInteraction) -> None:
         with self._writing() as db:
             db.execute(
-                f"UPDATE interactions SET aspects = ?, vector = ?, fingerprint = ? WHERE {_PLACE}",  # noqa: S608
-                (*_known(one), one.user_id, one.timestamp, one.item_id),
+                f"UPDATE interactions SET aspects = ? WHERE {_PLACE}",  # noqa: S608
+                (_aspects(one), *_place(one)),
+            )
+
+    def _put_vectors(self, some: Sequence[StoredInteraction]) -> None:
+        rows = [
+            (*_place(one), self._fingerprint, one.text_hash, one.vector.astype("<f4").tobytes())
+            for one in some
+            if one.vector is not None
+        ]
+        if not rows:
+            return
+        with self._writing() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO vectors "
+                "(user_id, timestamp, item_id, fingerprint, text, vector) VALUES (?,?,?,?,?,?)",
+                rows,
             )
 
     def _amend_job(self, job: Job) -> None:
@@ -112,14 +135,15 @@ class EmbeddedUsers(UserStore):
                 (job.attempts, job.not_before, job.problem, job.failed, job.key),
             )
 
-    def _put_user(
-        self,
-        user_id: str,
-        recent: Sequence[StoredInteraction],
-        vector: UserVector | None,
-        fingerprint: str,
-    ) -> None:
+    def _put_user(self, user_id: str, vector: UserVector | None) -> None:
         pass  # made at each read
+
+    def _forget(self, user_id: str) -> None:
+        with self._writing() as db:
+            db.execute("DELETE FROM vectors WHERE user_id = ?", (user_id,))
+
+    def _forget_elsewhere(self, user_id: str) -> None:
+        pass
 
     def _insert_job(self, job: Job) -> None:
         self._db.execute(
@@ -132,39 +156,44 @@ class EmbeddedUsers(UserStore):
 
     # -- reading ------------------------------------------------------------------------------
 
-    def known(self, user_ids: Sequence[str], fingerprint: str) -> dict[str, KnownUser]:
+    def vectors(self, user_ids: Sequence[str]) -> dict[str, UserVector]:
         """See UserStore."""
-        found = {user_id: self.recent(user_id) for user_id in user_ids}
-        return {
-            user_id: KnownUser(user_id, self._vector_of(recent, fingerprint))
-            for user_id, recent in found.items()
-            if recent
-        }
+        found = {user_id: self.vector_of(self.recent(user_id)) for user_id in user_ids}
+        return {user_id: vector for user_id, vector in found.items() if vector is not None}
+
+    def user_ids(self) -> Iterator[str]:
+        """See UserStore."""
+        last = ""
+        while True:
+            rows = self._read(
+                "SELECT DISTINCT user_id FROM interactions WHERE user_id > ? "
+                "ORDER BY user_id LIMIT ?",
+                (last, PAGE),
+            )
+            yield from (row[0] for row in rows)
+            if len(rows) < PAGE:
+                return
+            last = rows[-1][0]
 
     def get(self, like: StoredInteraction) -> StoredInteraction | None:
         """See UserStore."""
-        found = self._read(
-            f"SELECT {_FIELDS} FROM interactions WHERE {_PLACE}",  # noqa: S608
-            (like.user_id, like.timestamp, like.item_id),
-        )
+        found = self._read(f"{_WITH_VECTORS} WHERE {_PLACE}", (self._fingerprint, *_place(like)))
         return _stored(found[0]) if found else None
 
     def recent(self, user_id: str) -> list[StoredInteraction]:
         """See UserStore."""
         found = self._read(
-            f"SELECT {_FIELDS} FROM interactions WHERE user_id = ? "  # noqa: S608
-            "ORDER BY timestamp DESC, item_id DESC LIMIT ?",
-            (user_id, self.length),
+            f"{_WITH_VECTORS} WHERE user_id = ? ORDER BY timestamp DESC, item_id DESC LIMIT ?",
+            (self._fingerprint, user_id, self.length),
         )
         return [_stored(row) for row in found]
 
     def interactions(self, user_id: str) -> Iterator[StoredInteraction]:
         """See UserStore."""
-        fields = _FIELDS.replace("vector", "NULL")
         last: tuple[int, str] = (2**63 - 1, chr(0x10FFFF))
         while True:
             rows = self._read(
-                f"SELECT {fields} FROM interactions "  # noqa: S608
+                f"SELECT {_FIELDS}, NULL, NULL FROM interactions "  # noqa: S608
                 "WHERE user_id = ? AND (timestamp, item_id) < (?, ?) "
                 "ORDER BY timestamp DESC, item_id DESC LIMIT ?",
                 (user_id, *last, PAGE),
@@ -228,22 +257,25 @@ class EmbeddedUsers(UserStore):
             raise IndexUnavailableError(f"{self._path} cannot be used: {error}") from None
 
 
-def _known(one: StoredInteraction) -> tuple[str | None, bytes | None, str]:
-    """Aspects, vector and fingerprint as columns."""
-    aspects = None if one.aspects is None else _dumped(one.aspects)
-    vector = None if one.vector is None else one.vector.astype("<f4").tobytes()
-    return aspects, vector, one.fingerprint
+def file_of(settings: QdrantSettings) -> Path:
+    """Where users are kept beside an embedded index."""
+    return settings.path.with_name(f"{settings.path.name}-users.sqlite")
+
+
+def _place(one: StoredInteraction) -> tuple[str, int, str]:
+    return one.user_id, one.timestamp, one.item_id
+
+
+def _aspects(one: StoredInteraction) -> str | None:
+    return None if one.aspects is None else _dumped(one.aspects)
 
 
 def _stored(row: Sequence[Any]) -> StoredInteraction:
-    *told, aspects, vector, fingerprint = row
-    known = (
-        None if aspects is None else json.loads(aspects),
-        None if vector is None else np.frombuffer(vector, dtype="<f4"),
-        fingerprint,
-    )
-    columns: list[Any] = [*told, *known]
-    return StoredInteraction(*columns)
+    *told, aspects, text_hash, vector = row
+    columns: list[Any] = [*told, None if aspects is None else json.loads(aspects)]
+    one = StoredInteraction(*columns)
+    is_of_this = vector is not None and text_hash == one.text_hash
+    return one.encoded(np.frombuffer(vector, dtype="<f4")) if is_of_this else one
 
 
 def _job(row: Sequence[Any]) -> Job:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 
-from p4r_qdrant.errors import InputError
+from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.index.payload import ITEM_TITLE, SUMMARY
 from p4r_qdrant.service import problems
+from p4r_qdrant.service.backend import Live
 from p4r_qdrant.service.paths import UserId
 from p4r_qdrant.service.schemas import (
     AcceptedAnswer,
@@ -46,12 +46,13 @@ async def interact(user_id: UserId, body: InteractionBody, served: Served) -> di
     The user vector counts it at once, by the item's summary; an LLM reads the review later.
     """
     _check_time(body.timestamp)
-    one = await served.in_thread(lambda: _told(served, user_id, body))
-    one = await _encoded(served, one)
     reads = bool(body.title or body.text)
-    about = {"item_id": one.item_id, "timestamp": one.timestamp}
-    job = Job(f"aspects {one.key}", "aspects", user_id, about) if reads else None
-    new = await served.in_thread(lambda: served.backend.users.add(one, job))
+    with served.backend.in_use() as live:
+        one = await served.in_thread(lambda: _told(live, user_id, body))
+        one = await _encoded(served, live, one)
+        about = {"item_id": one.item_id, "timestamp": one.timestamp}
+        job = Job(f"aspects {one.key}", "aspects", user_id, about) if reads else None
+        new = await served.in_thread(lambda: live.users.add(one, job))
     return {
         "user_id": user_id,
         "item_id": one.item_id,
@@ -65,11 +66,10 @@ async def interact(user_id: UserId, body: InteractionBody, served: Served) -> di
 @router.get("/{user_id}", response_model=UserAnswer, responses=problems.responses(404, 503))
 async def read(user_id: UserId, served: Served) -> dict[str, Any]:
     """What the user vector is made of, newest first."""
-    store, fingerprint = served.backend.users, served.backend.fingerprint
-    found = await served.in_thread(lambda: store.known([user_id], fingerprint))
-    if user_id not in found:
+    with served.backend.in_use() as live:
+        recent = await served.in_thread(lambda: live.users.recent(user_id))
+    if not recent:
         raise problems.ProblemError(404, "unknown_user", f"user {user_id!r} is not known")
-    recent = await served.in_thread(lambda: store.recent(user_id))
     return {
         "user_id": user_id,
         "personalized": any(one.text for one in recent),
@@ -80,7 +80,7 @@ async def read(user_id: UserId, served: Served) -> dict[str, Any]:
                 "title": one.title,
                 "rating": one.rating,
                 "has_aspects": bool(one.aspects),
-                "encoded": one.vector is not None and one.fingerprint == fingerprint,
+                "encoded": one.vector is not None,
             }
             for one in recent
         ],
@@ -100,13 +100,18 @@ async def read(user_id: UserId, served: Served) -> dict[str, Any]:
 )
 async def export(user_id: UserId, served: Served) -> StreamingResponse:
     """Everything kept of a user, streamed; empty for somebody unknown."""
-    lines = served.backend.users.interactions(user_id)
+
+    def parts() -> Iterator[bytes]:
+        with served.backend.in_use() as live:
+            yield from map(_line, live.users.interactions(user_id))
+
+    lines = parts()
     first = await served.in_thread(lambda: _some(lines))  # what fails, fails before the answer
 
     async def stream() -> AsyncIterator[bytes]:
         some = first
         while some:
-            yield b"".join(map(_line, some))
+            yield b"".join(some)
             some = await asyncio.to_thread(_some, lines)
 
     return StreamingResponse(stream(), media_type="application/x-ndjson")
@@ -115,7 +120,8 @@ async def export(user_id: UserId, served: Served) -> StreamingResponse:
 @router.delete("/{user_id}", response_model=ErasedAnswer, responses=problems.responses(503))
 async def erase(user_id: UserId, served: Served) -> dict[str, Any]:
     """Erase a user here, and have the worker erase what it made of the reviews."""
-    erased = await served.in_thread(lambda: served.backend.users.erase(user_id))
+    with served.backend.in_use() as live:
+        erased = await served.in_thread(lambda: live.users.erase(user_id))
     return {"user_id": user_id, "erased": erased}
 
 
@@ -127,9 +133,9 @@ def _check_time(timestamp: int) -> None:
         )
 
 
-def _told(served: Service, user_id: str, body: InteractionBody) -> StoredInteraction:
+def _told(live: Live, user_id: str, body: InteractionBody) -> StoredInteraction:
     """The interaction with what is known of the item, or of the interaction itself."""
-    personas = served.backend.writer.get(body.item_id)
+    personas = live.writer.get(body.item_id)
     fields = personas[0].fields if personas else {}
     one = StoredInteraction(
         user_id,
@@ -141,24 +147,23 @@ def _told(served: Service, user_id: str, body: InteractionBody) -> StoredInterac
         body.title,
         body.text,
     )
-    held = served.backend.users.get(one)
+    held = live.users.get(one)
     return held if held is not None and held.says_the_same_as(one) else one
 
 
-async def _encoded(served: Service, one: StoredInteraction) -> StoredInteraction:
+async def _encoded(served: Service, live: Live, one: StoredInteraction) -> StoredInteraction:
     """With its vector, if it has a text and there is an encoder; it is kept without one, too."""
-    if not one.text or (one.vector is not None and one.fingerprint == served.backend.fingerprint):
+    if not one.text or one.vector is not None:
         return one
-    seconds = served.backend.settings.service.deadline_ms / 1000
     try:
-        async with asyncio.timeout(seconds):
-            rows = await served.encode([one.text])
-    except (problems.ProblemError, TimeoutError):
-        return replace(one, vector=None, fingerprint="")
-    return one.encoded(rows[0], served.backend.fingerprint)
+        async with asyncio.timeout(served.backend.settings.service.deadline_ms / 1000):
+            rows = await served.encode(live, [one.text])
+    except (problems.ProblemError, TimeoutError, P4RError, RuntimeError):
+        return one
+    return one.encoded(rows[0])
 
 
-def _some(lines: Iterator[StoredInteraction]) -> list[StoredInteraction]:
+def _some(lines: Iterator[bytes]) -> list[bytes]:
     return list(islice(lines, 100))
 
 

@@ -1,17 +1,24 @@
-"""Users on a Qdrant server: the collection `<collection>-interactions`.
+"""Users on a Qdrant server.
 
-an interaction   vector `text`: e_uj; its texts, and what became of them, in the payload
-a user           vector `text`: h_u; `history`: the e_uj it is made of, in one multivector, so
-that one read brings a known user whole, reasons included
-a job            no vector
+`<collection>-interactions` holds what users did and what is to be done, without vectors:
+
+    an interaction   its texts, and what became of them, in the payload
+    a job
+
+`<version>-users` holds the vectors made with the encoder of that version of the index:
+
+    an interaction   vector `text`: e_uj, and the hash of what was encoded
+    a user           vector `text`: h_u, for a query to name; in the payload the e_uj it is made of,
+                     as base64 of float32, for to read them as vectors takes 0.1 ms each
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from typing import Any
 
 import grpc
@@ -19,29 +26,47 @@ import numpy as np
 from qdrant_client import models
 from qdrant_client.grpc import GetPoints, PointId, PointsStub
 from qdrant_client.grpc import WithPayloadSelector as Payload
-from qdrant_client.grpc import WithVectorsSelector as Vectors
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+from qdrant_client.http.exceptions import UnexpectedResponse
 
-from p4r_qdrant.encoder import Floats, UserVector
-from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError
-from p4r_qdrant.index.connection import channel, connect
+from p4r_qdrant.encoder import UserVector
+from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.index.base import StoredVector
+from p4r_qdrant.index.connection import Connection, channel
 from p4r_qdrant.index.query import plain
+from p4r_qdrant.index.server_versions import VECTORS_OF
 from p4r_qdrant.records import Interaction
-from p4r_qdrant.service.users.store import Job, KnownUser, StoredInteraction, UserStore
-from p4r_qdrant.settings import Settings
+from p4r_qdrant.reranker import StoredUser
+from p4r_qdrant.service.users.store import Job, StoredInteraction, UserStore
+from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
 
 PAGE = 500
+USERS_OF = "users_of"
+"""Where a collection's metadata names the index whose users it holds."""
 _SPACE = uuid.UUID("6d1f5c9e-3f0a-4a54-9e2c-0b8f5a7c2d11")
+_KEYWORD = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD)
+_TENANT = _KEYWORD.model_copy(update={"is_tenant": True})
+_NUMBER = models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=False, range=True)
+_RECORD_FIELDS: dict[str, Any] = {
+    "user_id": _TENANT,
+    **dict.fromkeys(("kind", "state", "job"), _KEYWORD),
+    **dict.fromkeys(("timestamp", "number"), _NUMBER),
+}
 
 
 class ServerUsers(UserStore):
-    """One collection. See UserStore."""
+    """Two collections. See UserStore."""
 
-    def __init__(self, settings: Settings, dimension: int) -> None:
-        super().__init__(settings.history)
+    def __init__(
+        self, settings: Settings, history: HistorySettings, version: str, dimension: int
+    ) -> None:
+        super().__init__(history)
         self._settings = settings.qdrant
-        self._name = f"{settings.qdrant.collection}-interactions"
-        self._client = connect(settings.qdrant)
+        self._name = _records(settings.qdrant)
+        self._vectors = f"{version}{VECTORS_OF}"
+        self._connection = Connection(
+            settings.qdrant, f"the collection {self._name!r} on {settings.qdrant.url}"
+        )
+        self._client = self._connection.client
         self._channel = channel(settings.qdrant)
         self._stub: Any = PointsStub(self._channel)  # type: ignore[no-untyped-call]
         # The stub reads for the reranking path: its key, and no longer than a rerank may take.
@@ -49,83 +74,67 @@ class ServerUsers(UserStore):
         self._metadata = (("api-key", key.get_secret_value()),) if key else ()
         deadline_s = settings.service.deadline_ms / 1000
         self._read_timeout_s = min(settings.qdrant.timeout_s, deadline_s)
+        self._ours: dict[str, bool] = {self._vectors: True}
         try:
-            with self._translated():
+            with self._connection.translated():
                 self._make(dimension, settings)
         except BaseException:
             self.close()
             raise
 
     def _make(self, dimension: int, settings: Settings) -> None:
-        if not self._client.collection_exists(self._name):
-            wide = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
-            many = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
-            try:
-                self._client.create_collection(
-                    self._name,
-                    vectors_config={
-                        "text": wide,
-                        "history": wide.model_copy(update={"multivector_config": many}),
-                    },
-                    hnsw_config=models.HnswConfigDiff(m=0),  # looked up, never searched
-                    shard_number=settings.index.shards,
-                    replication_factor=settings.index.replication,
-                    on_disk_payload=True,
-                )
-            except (UnexpectedResponse, grpc.RpcError):
-                if not self._client.collection_exists(self._name):  # else: another was faster
-                    raise
-        info = self._client.get_collection(self._name)
-        vectors = info.config.params.vectors
-        width = vectors["text"].size if isinstance(vectors, Mapping) else None
+        wide = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
+        for name, vectors, schema in (
+            (self._name, {}, _RECORD_FIELDS),
+            (self._vectors, {"text": wide}, {"user_id": _TENANT}),
+        ):
+            if not self._client.collection_exists(name):
+                try:
+                    self._client.create_collection(
+                        name,
+                        vectors_config=vectors,
+                        hnsw_config=models.HnswConfigDiff(m=0),  # looked up, never searched
+                        shard_number=settings.index.shards,
+                        replication_factor=settings.index.replication,
+                        on_disk_payload=True,
+                        metadata={USERS_OF: settings.qdrant.collection},
+                    )
+                except (UnexpectedResponse, grpc.RpcError):
+                    if not self._client.collection_exists(name):  # else: another was faster
+                        raise
+            info = self._client.get_collection(name)
+            for field in schema.keys() - info.payload_schema.keys():
+                self._client.create_payload_index(name, field, schema[field], wait=True)
+        made = info.config.params.vectors  # of the second
+        width = made["text"].size if isinstance(made, Mapping) else None
         if width != dimension:
             raise IndexMismatchError(
-                f"the collection {self._name!r} on {self._settings.url} holds users for an encoder "
-                f"of {width} dimensions, not {dimension}; take it out, or name another collection"
+                f"the collection {self._vectors!r} on {self._settings.url} holds users for an "
+                f"encoder of {width} dimensions, not {dimension}; delete it, it is made again"
             )
-        keyword = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD)
-        number = models.IntegerIndexParams(
-            type=models.IntegerIndexType.INTEGER, lookup=False, range=True
-        )
-        schema: dict[str, Any] = {
-            "user_id": keyword.model_copy(update={"is_tenant": True}),
-            "kind": keyword,
-            "state": keyword,
-            "job": keyword,
-            "timestamp": number,
-            "number": number,
-        }
-        for name in schema.keys() - info.payload_schema.keys():
-            self._client.create_payload_index(self._name, name, schema[name], wait=True)
 
     # -- writing ------------------------------------------------------------------------------
 
     def enqueue(self, job: Job) -> None:
         """See UserStore."""
-        self._upsert([_job_point(job)])
+        self._upsert(self._name, [_job_point(job)])
 
     def finish(self, job: Job) -> None:
         """See UserStore."""
         same = [models.HasIdCondition(has_id=[_job_id(job)]), _equals("version", _version(job))]
-        with self._translated():
+        with self._connection.translated():
             self._client.delete(self._name, models.Filter(must=same), wait=True)
 
     def _erase(self, user_id: str) -> int:
-        with self._translated():
+        with self._connection.translated():
             count = self._client.count(self._name, _of_user(user_id), exact=True).count
             of_user = models.Filter(must=[_equals("user_id", user_id)])
-            self._client.delete(self._name, of_user, wait=True)
+            for name in [self._name, self._vectors, *self._elsewhere()]:
+                self._client.delete(name, of_user, wait=True)
         return count
 
     def _item_jobs(self) -> Iterator[Job]:
-        where, offset = models.Filter(must=[_equals("job", "item")]), None
-        while True:
-            with self._translated():
-                page, offset = self._client.scroll(self._name, where, limit=PAGE, offset=offset)
-            for one in page:
-                yield _job(one.payload or {})
-            if offset is None:
-                return
+        return map(_job, self._scroll(models.Filter(must=[_equals("job", "item")])))
 
     def _put(self, one: StoredInteraction, job: Job | None) -> None:
         payload = {
@@ -138,117 +147,181 @@ class ServerUsers(UserStore):
             "summary": one.summary,
             "review_title": one.review_title,
             "review_text": one.review_text,
-            **_known(one),
+            "aspects": None if one.aspects is None else dict(one.aspects),
         }
-        point = models.PointStruct(
-            id=_interaction_id(one), payload=payload, vector=_vectors(text=one.vector)
-        )
-        self._upsert([point, *([_job_point(job)] if job else [])])
+        point = models.PointStruct(id=_interaction_id(one), payload=payload, vector={})
+        self._upsert(self._name, [point, *([_job_point(job)] if job else [])])
 
     def _amend(self, one: StoredInteraction) -> None:
-        point_id = _interaction_id(one)
-        operations: list[Any] = []
-        if one.vector is not None:
-            vectors = models.PointVectors(id=point_id, vector=_vectors(text=one.vector))
-            operations.append(
-                models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=[vectors]))
+        of_point = models.Filter(must=[models.HasIdCondition(has_id=[_interaction_id(one)])])
+        aspects = None if one.aspects is None else dict(one.aspects)
+        with self._connection.translated():
+            self._client.set_payload(self._name, {"aspects": aspects}, points=of_point, wait=True)
+
+    def _put_vectors(self, some: Sequence[StoredInteraction]) -> None:
+        points = [
+            models.PointStruct(
+                id=_interaction_id(one),
+                payload={"kind": "interaction", "user_id": one.user_id, "text": one.text_hash},
+                vector={"text": one.vector.tolist()},
             )
-        of_point = models.Filter(must=[models.HasIdCondition(has_id=[point_id])])
-        payload = models.SetPayload(payload=_known(one), filter=of_point)
-        operations.append(models.SetPayloadOperation(set_payload=payload))
-        with self._translated():
-            try:
-                self._client.batch_update_points(self._name, operations, wait=True)
-            except (grpc.RpcError, UnexpectedResponse):
-                if self.get(one) is not None:  # else it was erased meanwhile, and stays so
-                    raise
+            for one in some
+            if one.vector is not None
+        ]
+        if points:
+            self._upsert(self._vectors, points)
 
     def _amend_job(self, job: Job) -> None:
         same = [models.HasIdCondition(has_id=[_job_id(job)]), _equals("version", _version(job))]
-        with self._translated():
+        with self._connection.translated():
             self._client.set_payload(
                 self._name, _job_state(job), points=models.Filter(must=same), wait=True
             )
 
-    def _put_user(
-        self,
-        user_id: str,
-        recent: Sequence[StoredInteraction],
-        vector: UserVector | None,
-        fingerprint: str,
-    ) -> None:
+    def _put_user(self, user_id: str, vector: UserVector | None) -> None:
         point_id = user_point_id(user_id)
-        if not recent:
-            with self._translated():
-                self._client.delete(self._name, [point_id], wait=True)
+        if vector is None:
+            with self._connection.translated():
+                self._client.delete(self._vectors, [point_id], wait=True)
             return
-        told = vector.interactions if vector else ()
+        told = vector.interactions
         payload = {
             "kind": "user",
             "user_id": user_id,
-            "fingerprint": fingerprint if vector else "",
-            "weights": vector.weights.tolist() if vector else [],
+            "weights": vector.weights.tolist(),
             "items": [one.item_id for one in told],
             "titles": [one.title for one in told],
             "timestamps": [one.timestamp for one in told],
+            "history": b64encode(vector.embeddings.astype("<f4").tobytes()).decode(),
         }
-        vectors = _vectors(text=vector.vector, history=vector.embeddings) if vector else _vectors()
-        self._upsert([models.PointStruct(id=point_id, payload=payload, vector=vectors)])
+        named: Any = {"text": vector.vector.tolist()}
+        self._upsert(
+            self._vectors, [models.PointStruct(id=point_id, payload=payload, vector=named)]
+        )
 
-    def _upsert(self, points: Sequence[models.PointStruct]) -> None:
-        with self._translated():
-            self._client.upsert(self._name, list(points), wait=True)
+    def _forget(self, user_id: str) -> None:
+        of_user = models.Filter(must=[_equals("user_id", user_id)])
+        with self._connection.translated():
+            self._client.delete(self._vectors, of_user, wait=True)
+
+    def _forget_elsewhere(self, user_id: str) -> None:
+        with self._connection.translated():
+            names = self._elsewhere()
+        for name in names:
+            with suppress(IndexMismatchError), self._connection.translated():  # dropped meanwhile
+                self._client.delete(name, [user_point_id(user_id)], wait=True)
+
+    def _elsewhere(self) -> list[str]:
+        """The collections of the other versions' user vectors, as of now."""
+        found = {one.name for one in self._client.get_collections().collections}
+        for name in found - self._ours.keys():
+            if name.endswith(VECTORS_OF) and self._client.collection_exists(name):
+                stored = self._client.get_collection(name).config.metadata or {}
+                self._ours[name] = stored.get(USERS_OF) == self._settings.collection
+        return [name for name in found - {self._vectors} if self._ours.get(name)]
+
+    def _upsert(self, name: str, points: Sequence[models.PointStruct]) -> None:
+        with self._connection.translated():
+            self._client.upsert(name, list(points), wait=True)
 
     # -- reading ------------------------------------------------------------------------------
 
-    def known(self, user_ids: Sequence[str], fingerprint: str) -> dict[str, KnownUser]:
+    def vectors(self, user_ids: Sequence[str]) -> dict[str, UserVector]:
         """See UserStore; one read for all of them."""
         owner = {user_point_id(user_id): user_id for user_id in user_ids}
+        with self._connection.translated():
+            points = self._read(list(owner))
+        return {owner[one.id.uuid]: _user_vector(one) for one in points}
+
+    def stored(self, user_id: str) -> StoredUser:
+        """See UserStore."""
+        point_id = user_point_id(user_id)
+
+        def told() -> UserVector:
+            with self._connection.translated():
+                points = self._read([point_id])
+            if not points:
+                raise IndexMismatchError(f"{self._vectors!r} has no vector of the user")
+            return _user_vector(points[0])
+
+        return StoredUser(StoredVector(self._vectors, point_id, "text"), told)
+
+    def _read(self, point_ids: Sequence[str]) -> Sequence[Any]:
         message = GetPoints(
-            collection_name=self._name,
-            ids=[PointId(uuid=one) for one in owner],
+            collection_name=self._vectors,
+            ids=[PointId(uuid=one) for one in point_ids],
             with_payload=Payload(enable=True),
-            with_vectors=Vectors(enable=True),
         )
-        with self._translated():
-            points = self._stub.Get(
-                message, timeout=self._read_timeout_s, metadata=self._metadata
-            ).result
-        found = (_known_user(owner[one.id.uuid], one, fingerprint) for one in points)
-        return {one.user_id: one for one in found}
+        answer = self._stub.Get(message, timeout=self._read_timeout_s, metadata=self._metadata)
+        return answer.result  # type: ignore[no-any-return]
+
+    def user_ids(self) -> Iterator[str]:
+        """See UserStore. The ids that were told are kept: some 100 bytes each."""
+        told = set[str]()
+        for payload in self._scroll(models.Filter(must=[_equals("kind", "interaction")])):
+            user_id = payload["user_id"]
+            if user_id not in told:
+                told.add(user_id)
+                yield user_id
 
     def get(self, like: StoredInteraction) -> StoredInteraction | None:
         """See UserStore."""
-        with self._translated():
-            found = self._client.retrieve(
-                self._name, [_interaction_id(like)], with_payload=True, with_vectors=["text"]
-            )
-        return _stored(found[0]) if found else None
+        with self._connection.translated():
+            found = self._client.retrieve(self._name, [_interaction_id(like)], with_payload=True)
+        return self._with_vectors(_stored(one.payload or {}) for one in found)[0] if found else None
 
     def recent(self, user_id: str) -> list[StoredInteraction]:
         """See UserStore."""
         # Of equal times the larger item id is the newer one, as everywhere: read all of them.
+        newest = models.OrderBy(key="timestamp", direction=models.Direction.DESC)
         limit = self.length
         while True:
-            page, _ = self._page(user_id, limit, with_vectors=["text"])
+            with self._connection.translated():
+                page, _ = self._client.scroll(
+                    self._name, _of_user(user_id), limit=limit, order_by=newest
+                )
             found = sorted(
-                map(_stored, page), key=lambda one: (one.timestamp, one.item_id), reverse=True
+                (_stored(one.payload or {}) for one in page),
+                key=lambda one: (one.timestamp, one.item_id),
+                reverse=True,
             )
             cut = len(found) == limit and found[-1].timestamp == found[self.length - 1].timestamp
             if not cut or limit > self.length:
-                return found[: self.length]
+                return self._with_vectors(found[: self.length])
             limit += PAGE
+
+    def _with_vectors(self, some: Iterable[StoredInteraction]) -> list[StoredInteraction]:
+        """With the vectors of what is told now."""
+        some = list(some)
+        if not some:
+            return []
+        with self._connection.translated():
+            points = self._client.retrieve(
+                self._vectors,
+                [_interaction_id(one) for one in some],
+                with_payload=["text"],
+                with_vectors=["text"],
+            )
+        held: dict[Any, Any] = {one.id: (one.payload, one.vector) for one in points}
+        encoded = []
+        for one in some:
+            payload, vectors = held.get(_interaction_id(one), ({}, None))
+            if payload.get("text") == one.text_hash:
+                one = one.encoded(np.array(vectors["text"], dtype=np.float32))
+            encoded.append(one)
+        return encoded
 
     def interactions(self, user_id: str) -> Iterator[StoredInteraction]:
         """See UserStore."""
+        return map(_stored, self._scroll(_of_user(user_id)))
+
+    def _scroll(self, where: models.Filter) -> Iterator[dict[str, Any]]:
         offset = None
-        where = _of_user(user_id)
         while True:
-            with self._translated():
-                page, offset = self._client.scroll(
-                    self._name, where, limit=PAGE, offset=offset, with_payload=True
-                )
-            yield from map(_stored, page)
+            with self._connection.translated():
+                page, offset = self._client.scroll(self._name, where, limit=PAGE, offset=offset)
+            for one in page:
+                yield one.payload or {}
             if offset is None:
                 return
 
@@ -267,7 +340,7 @@ class ServerUsers(UserStore):
 
     def _jobs(self, must: list[Any], limit: int, direction: models.Direction) -> list[Job]:
         order = models.OrderBy(key="number", direction=direction)
-        with self._translated():
+        with self._connection.translated():
             page, _ = self._client.scroll(
                 self._name, models.Filter(must=must), limit=limit, order_by=order
             )
@@ -275,7 +348,7 @@ class ServerUsers(UserStore):
 
     def job_counts(self) -> dict[str, int]:
         """See UserStore."""
-        with self._translated():
+        with self._connection.translated():
             return {
                 state: self._client.count(
                     self._name, models.Filter(must=[_equals("state", state)]), exact=True
@@ -286,36 +359,18 @@ class ServerUsers(UserStore):
     def close(self) -> None:
         """See UserStore."""
         self._channel.close()
-        self._client.close()
+        self._connection.close()
 
-    def _page(self, user_id: str, limit: int, with_vectors: Any) -> Any:
-        newest = models.OrderBy(key="timestamp", direction=models.Direction.DESC)
-        with self._translated():
-            return self._client.scroll(
-                self._name,
-                _of_user(user_id),
-                limit=limit,
-                order_by=newest,
-                with_payload=True,
-                with_vectors=with_vectors,
-            )
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as error:
-            code = error.code().name if isinstance(error, grpc.Call) else "UNKNOWN"
-            raise self._error(code) from None
-        except UnexpectedResponse as error:
-            raise self._error(str(error.status_code)) from None
-        except ResponseHandlingException as error:
-            raise self._error(type(error.source).__name__) from None
+def is_there(settings: QdrantSettings) -> bool:
+    """Whether a service has kept users on this server. Raises IndexUnavailableError."""
+    server = Connection(settings, f"the index {settings.collection!r} on {settings.url}")
+    with closing(server), server.translated():
+        return server.client.collection_exists(_records(settings))
 
-    def _error(self, code: str) -> Exception:
-        return IndexUnavailableError(
-            f"the collection {self._name!r} on {self._settings.url} cannot be used ({code})"
-        )
+
+def _records(settings: QdrantSettings) -> str:
+    return f"{settings.collection}-interactions"
 
 
 def _equals(name: str, value: str) -> models.FieldCondition:
@@ -344,41 +399,21 @@ def _version(job: Job) -> str:
     return str(uuid.uuid5(_SPACE, repr(sorted(job.body.items()))))
 
 
-def _known(one: StoredInteraction) -> dict[str, Any]:
-    aspects = None if one.aspects is None else dict(one.aspects)
-    return {"aspects": aspects, "fingerprint": one.fingerprint}
+def _stored(payload: Mapping[str, Any]) -> StoredInteraction:
+    return StoredInteraction(**{name: payload[name] for name in payload.keys() - {"kind"}})
 
 
-def _vectors(**named: Floats | None) -> dict[str, Any]:
-    return {name: rows.tolist() for name, rows in named.items() if rows is not None}
-
-
-def _stored(point: Any) -> StoredInteraction:
-    payload = {**(point.payload or {})}
-    del payload["kind"]
-    given = (point.vector or {}).get("text") if isinstance(point.vector, Mapping) else None
-    vector = None if given is None else np.array(given, dtype=np.float32)
-    return StoredInteraction(**payload, vector=vector)
-
-
-def _known_user(user_id: str, point: Any, fingerprint: str) -> KnownUser:
+def _user_vector(point: Any) -> UserVector:
     payload = {name: plain(value) for name, value in point.payload.items()}
-    if payload["fingerprint"] != fingerprint or not payload["items"]:
-        return KnownUser(user_id, None)
-    named = point.vectors.vectors.vectors
-    vector = np.array(named["text"].dense.data or named["text"].data, dtype=np.float32)
-    rows = [one.data for one in named["history"].multi_dense.vectors]
-    embeddings = np.array(rows or named["history"].data, dtype=np.float32)
     told = [
         Interaction(item_id, int(at), title=title)
         for item_id, at, title in zip(
             payload["items"], payload["timestamps"], payload["titles"], strict=True
         )
     ]
+    embeddings = np.frombuffer(b64decode(payload["history"]), "<f4").reshape(len(told), -1)
     weights = np.array(payload["weights"], dtype=np.float32)
-    return KnownUser(
-        user_id, UserVector(vector, tuple(told), embeddings.reshape(len(told), -1), weights)
-    )
+    return UserVector(weights @ embeddings, tuple(told), embeddings, weights)
 
 
 def _job_state(job: Job) -> dict[str, Any]:

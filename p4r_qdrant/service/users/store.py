@@ -1,5 +1,9 @@
 """Interactions, user vectors and jobs: what both engines promise, and `open_store`.
 
+What users did and what is to be done is kept once, whatever encoder is live. The vectors made of it
+are kept for each version of the index, by what was encoded: a store is opened for one version, and
+never sees another encoder's vectors, nor those of words that have changed since.
+
 A job is kept with the data it is about and written in the same call, so that what is acknowledged
 is never lost and what is erased is erased everywhere. It is done at least once: whoever does it
 takes it away only afterwards.
@@ -17,12 +21,16 @@ from typing import Any, Literal
 import numpy as np
 
 from p4r_qdrant import texts
-from p4r_qdrant.encoder import Floats, UserVector, user_vector
+from p4r_qdrant.encoder import Encoder, Floats, UserVector, user_vector
+from p4r_qdrant.index.base import IndexMetadata, batches
 from p4r_qdrant.records import Interaction
+from p4r_qdrant.reranker import StoredUser, history_of
 from p4r_qdrant.settings import HistorySettings, Settings
 
 UPKEEP_ATTEMPTS = 5
 """How often a user vector is made again where interactions came in between."""
+USERS_AT_ONCE = 64
+"""Users whose interactions are encoded together where a version gets all of them."""
 
 JobKind = Literal["aspects", "item", "erase"]
 
@@ -32,8 +40,8 @@ class StoredInteraction:
     """One interaction with everything known of it.
 
     `title` and `summary` are the item's, `review_*` the user's. `aspects` is None until the LLM
-    has read the review. `vector`: e_uj, (dim,) float32, by the encoder with `fingerprint`; None
-    while it is not encoded.
+    has read the review. `vector`: e_uj, (dim,) float32, by the encoder of the store's version;
+    None while it is not encoded.
     """
 
     user_id: str
@@ -46,7 +54,6 @@ class StoredInteraction:
     review_text: str = field(default="", repr=False)
     aspects: Mapping[str, str | None] | None = field(default=None, repr=False)
     vector: Floats | None = field(default=None, repr=False)
-    fingerprint: str = ""
 
     @property
     def key(self) -> str:
@@ -66,6 +73,11 @@ class StoredInteraction:
         """What the encoder reads (Eq. 6); empty where nothing is told."""
         return texts.interaction_text(self.record)
 
+    @property
+    def text_hash(self) -> str:
+        """Of what the encoder reads: a vector is kept with it."""
+        return hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest()
+
     def says_the_same_as(self, other: StoredInteraction) -> bool:
         """Whether the user did and said the same, whatever is known of it by now."""
         mine, others = (
@@ -73,9 +85,9 @@ class StoredInteraction:
         )
         return mine == others
 
-    def encoded(self, vector: Floats, fingerprint: str) -> StoredInteraction:
+    def encoded(self, vector: Floats | None) -> StoredInteraction:
         """With its vector."""
-        return replace(self, vector=vector, fingerprint=fingerprint)
+        return replace(self, vector=vector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +104,15 @@ class Job:
     failed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class KnownUser:
-    """A user as reranking needs one; `vector` is None where it has to be made (again) first."""
-
-    user_id: str
-    vector: UserVector | None
-
-
 class UserStore(ABC):
     """Thread-safe. What a method has written is durable when it returns.
 
     Raises IndexUnavailableError where the store cannot be reached.
     """
 
-    def __init__(self, settings: HistorySettings) -> None:
-        self.length = settings.length
-        self.decay = settings.decay
+    def __init__(self, history: HistorySettings) -> None:
+        self.length = history.length
+        self.decay = history.decay
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -119,12 +123,13 @@ class UserStore(ABC):
         """
         held = self.get(one)
         if held is not None and held.says_the_same_as(one):
-            if one.vector is not None and held.fingerprint != one.fingerprint:
-                self._amend(replace(held, vector=one.vector, fingerprint=one.fingerprint))
-            self.keep_up(one.user_id, one.fingerprint)  # a kill may have come before it
+            if one.vector is not None:
+                self._put_vectors([held.encoded(one.vector)])
+            self.keep_up(one.user_id)  # a kill may have come before it
             return False
         self._put(one, job)
-        self.keep_up(one.user_id, one.fingerprint)
+        self._put_vectors([one])
+        self.keep_up(one.user_id)
         return True
 
     def settle(self, one: StoredInteraction) -> bool:
@@ -133,29 +138,65 @@ class UserStore(ABC):
         if held is None or not held.says_the_same_as(one):
             return False
         self._amend(one)
-        self.keep_up(one.user_id, one.fingerprint)
+        self._put_vectors([one])
+        self.keep_up(one.user_id)
         return True
 
-    def keep_up(self, user_id: str, fingerprint: str) -> None:
-        """Make the user vector from the newest interactions (Eq. 7).
+    def remember(self, encoded: Sequence[StoredInteraction]) -> None:
+        """Keep vectors of a user's interactions that had none in this version."""
+        self._put_vectors(encoded)
+        if encoded:
+            self._make_user(encoded[0].user_id)
 
-        Whoever writes last has looked last: of two at once neither leaves an old vector behind.
+    def keep_up(self, user_id: str) -> None:
+        """Make the user vector of this version from the newest interactions (Eq. 7).
+
+        In other versions it is taken out, and made again by whoever needs it there.
         """
+        self._forget_elsewhere(user_id)
+        self._make_user(user_id)
+
+    def _make_user(self, user_id: str) -> None:
+        """Whoever writes last has looked last: of two at once neither leaves an old vector."""
         for _ in range(UPKEEP_ATTEMPTS):
             recent = self.recent(user_id)
-            self._put_user(user_id, recent, self._vector_of(recent, fingerprint), fingerprint)
+            if recent:
+                self._put_user(user_id, self.vector_of(recent))
+            else:  # erased, perhaps just now
+                self._forget(user_id)
             if _content(self.recent(user_id)) == _content(recent):
                 return
+        self._put_user(user_id, None)  # whoever reads it next makes it
 
-    def _vector_of(
-        self, recent: Sequence[StoredInteraction], fingerprint: str
-    ) -> UserVector | None:
-        """h_u; None where an interaction is not encoded by this encoder, or none says anything."""
+    def encode_all(self, encoder: Encoder) -> int:
+        """Make the vectors of all users in this version, those that are not there; count users.
+
+        Killed and called again it goes on. Who did something meanwhile is made anew by `keep_up`.
+        """
+        count = 0
+        for user_ids in batches(self.user_ids(), USERS_AT_ONCE):
+            bare = [
+                one
+                for user_id in user_ids
+                for one in self.recent(user_id)
+                if one.text and one.vector is None
+            ]
+            distinct = {text: row for row, text in enumerate(dict.fromkeys(o.text for o in bare))}
+            if distinct:
+                rows = encoder.encode_texts(list(distinct))
+                self._put_vectors([one.encoded(rows[distinct[one.text]]) for one in bare])
+            for user_id in user_ids:
+                self._make_user(user_id)
+            count += len(user_ids)
+        return count
+
+    def vector_of(self, recent: Sequence[StoredInteraction]) -> UserVector | None:
+        """h_u; None where an interaction is not encoded, or none says anything."""
         told = [one for one in recent if one.text]
-        if not told or any(one.vector is None or one.fingerprint != fingerprint for one in told):
+        rows = [one.vector for one in told if one.vector is not None]
+        if not told or len(rows) < len(told):
             return None
-        rows = np.stack([one.vector for one in told if one.vector is not None])
-        return user_vector([one.record for one in told], rows, self.decay)
+        return user_vector([one.record for one in told], np.stack(rows), self.decay)
 
     def erase(self, user_id: str) -> int:
         """Take out everything of a user, and leave the worker a job to do so; count what went."""
@@ -188,8 +229,20 @@ class UserStore(ABC):
     # -- reading ------------------------------------------------------------------------------
 
     @abstractmethod
-    def known(self, user_ids: Sequence[str], fingerprint: str) -> dict[str, KnownUser]:
-        """Those of the users that are known, with their vectors."""
+    def vectors(self, user_ids: Sequence[str]) -> dict[str, UserVector]:
+        """The user vectors that are there: somebody else may be known (`recent`) all the same."""
+
+    def stored(self, user_id: str) -> StoredUser | None:
+        """The user as a query can name one, where the engine has a place for user vectors.
+
+        Whether there is one shows later.
+        """
+        del user_id
+        return None
+
+    @abstractmethod
+    def user_ids(self) -> Iterator[str]:
+        """Everybody who did something; streamed."""
 
     @abstractmethod
     def get(self, like: StoredInteraction) -> StoredInteraction | None:
@@ -239,33 +292,51 @@ class UserStore(ABC):
 
     @abstractmethod
     def _amend(self, one: StoredInteraction) -> None:
-        """Write aspects and vector of an interaction that is there; never makes one."""
+        """Write the aspects of an interaction that is there; never makes one."""
+
+    @abstractmethod
+    def _put_vectors(self, some: Sequence[StoredInteraction]) -> None:
+        """Write the vectors of those that have one, with the hash of what was encoded."""
 
     @abstractmethod
     def _amend_job(self, job: Job) -> None:
         """Write attempts, problem and time of a job that is there; never makes one."""
 
     @abstractmethod
-    def _put_user(
-        self,
-        user_id: str,
-        recent: Sequence[StoredInteraction],
-        vector: UserVector | None,
-        fingerprint: str,
-    ) -> None:
-        """Write the user vector, where the engine keeps it apart."""
+    def _put_user(self, user_id: str, vector: UserVector | None) -> None:
+        """Write the user vector, or take it out, where the engine keeps it apart."""
+
+    @abstractmethod
+    def _forget(self, user_id: str) -> None:
+        """Take all vectors of a user out of this version."""
+
+    @abstractmethod
+    def _forget_elsewhere(self, user_id: str) -> None:
+        """Take the user vector out of the other versions, where the engine keeps it apart."""
 
 
-def _content(recent: Sequence[StoredInteraction]) -> list[tuple[str, bytes]]:
-    return [(one.key, b"" if one.vector is None else one.vector.tobytes()) for one in recent]
+def _content(recent: Sequence[StoredInteraction]) -> list[tuple[str, str, bool]]:
+    return [(one.key, one.text_hash, one.vector is not None) for one in recent]
 
 
-def open_store(settings: Settings, dimension: int) -> UserStore:
-    """The store beside the index that the settings name, made if it is not there."""
+def keeps_users(settings: Settings) -> bool:
+    """Whether a service has kept users beside the index that the settings name."""
+    if settings.qdrant.url is not None:
+        from p4r_qdrant.service.users.server import is_there
+
+        return is_there(settings.qdrant)
+    from p4r_qdrant.service.users.embedded import file_of
+
+    return file_of(settings.qdrant).exists()
+
+
+def open_store(settings: Settings, version: str, made_with: IndexMetadata) -> UserStore:
+    """The store beside a version of the index, made if it is not there."""
+    history = history_of(settings, made_with)
     if settings.qdrant.url is not None:
         from p4r_qdrant.service.users.server import ServerUsers
 
-        return ServerUsers(settings, dimension)
+        return ServerUsers(settings, history, version, made_with.dimension)
     from p4r_qdrant.service.users.embedded import EmbeddedUsers
 
-    return EmbeddedUsers(settings)
+    return EmbeddedUsers(settings, history, made_with.fingerprint)
