@@ -78,7 +78,8 @@ class IndexMetadata:
     """What an index remembers of its making; kept with the collection.
 
     `encoder` is the encoder's name, for people; `kind`, `model` and `adapter` are what it can be
-    loaded again from (see `Encoder`). `previous` is the version that was live before this one.
+    loaded again from (see `Encoder`). `previous` is the version that was live before this one;
+    `began_at` is when `p4r publish` began to read what it holds.
     """
 
     fingerprint: str
@@ -90,6 +91,7 @@ class IndexMetadata:
     adapter: str = ""
     published_at: str = ""
     previous: str = ""
+    began_at: str = ""
 
     @classmethod
     def of(cls, encoder: MadeWith) -> IndexMetadata:
