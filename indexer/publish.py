@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -194,6 +195,7 @@ def publish(
     `again` encodes everything, whatever is there. Raises VerificationError, and has not switched
     then; InputError where less than half of the live items are in the artifacts, without `shrink`.
     """
+    began_at = datetime.now(UTC).isoformat()  # to the microsecond: see `Live.take_over`
     listed = _Listed.of(folder)
     made, expected = IndexMetadata.of(source), _Expected(source.fingerprint)
     with open_versions(settings) as versions, source.on_all_devices():
@@ -240,6 +242,7 @@ def publish(
                     model=made.model,
                     adapter=made.adapter,
                     published_at=today(),
+                    began_at=began_at,
                     previous=report.previous or index.metadata.previous,
                 )
         if live != name:

@@ -84,8 +84,9 @@ class IndexMetadata:
     """What an index remembers of its making; kept with the collection.
 
     `encoder` is the encoder's name, for people; `kind`, `model` and `adapter` are what it can be
-    loaded again from (see `Encoder`). `previous` is the version that was live before this one.
-    `typical_user`: the mean h_u of known users (see `typical`), for the persona prior.
+    loaded again from (see `Encoder`). `previous` is the version that was live before this one;
+    `began_at` is when `p4r publish` began to read what it holds. `typical_user`: the mean h_u of
+    known users (see `typical`), for the persona prior.
     """
 
     fingerprint: str
@@ -98,6 +99,7 @@ class IndexMetadata:
     published_at: str = ""
     previous: str = ""
     typical_user: str = ""
+    began_at: str = ""
 
     @classmethod
     def of(cls, encoder: MadeWith) -> IndexMetadata:

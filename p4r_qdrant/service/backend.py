@@ -6,14 +6,16 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from p4r_qdrant import texts
 from p4r_qdrant.current import Current
 from p4r_qdrant.encoder import Encoder
 from p4r_qdrant.errors import (
@@ -25,10 +27,13 @@ from p4r_qdrant.errors import (
 )
 from p4r_qdrant.index.base import PersonaIndex
 from p4r_qdrant.index.versions import Versions, open_versions
+from p4r_qdrant.records import Persona
 from p4r_qdrant.reranker import LONGEST_WAIT_S, LoadEncoder, PersonaReranker, history_of
 from p4r_qdrant.service.users.store import UserStore, open_store
 from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
 
+MOST_NOTED = 10_000
+"""Items whose writing is remembered until the next version takes over."""
 KEEP_UP_S = 5.0
 """How often what is not there yet is tried again, and, where the settings do not say, how often
 the service looks for what was published."""
@@ -36,6 +41,16 @@ the service looks for what was published."""
 EncoderState = Literal["ready", "loading", "absent", "failed"]
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What this process made of an item, and when (microseconds); without personas it is out."""
+
+    at: int
+    personas: Sequence[Persona] = ()
+    summary: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,8 @@ class Live:
     writer: PersonaIndex
     users: UserStore
     history: HistorySettings
+    written: dict[str, Written] = field(default_factory=dict)
+    """Items written through this process lately: a version that was being made lacks them."""
 
     @property
     def index(self) -> PersonaIndex:
@@ -59,6 +76,27 @@ class Live:
     def encoder(self) -> Encoder:
         """Loaded if it was not yet. Raises where there is none: see PersonaReranker."""
         return self.reranker.encoder
+
+    def note(self, item_id: str, written: Written) -> None:
+        """Remember the newest MOST_NOTED items that were written."""
+        self.written.pop(item_id, None)
+        self.written[item_id] = written
+        if len(self.written) > MOST_NOTED:
+            self.written.pop(next(iter(self.written)), None)
+
+    def take_over(self, before: Live) -> None:
+        """Write what came through this process while this version was being made, and later."""
+        made = self.writer.metadata
+        began = datetime.fromisoformat(made.began_at or made.created_at).timestamp()
+        for item_id, one in list(before.written.items()):
+            if one.at < 1_000_000 * began:
+                continue
+            if not one.personas:
+                self.writer.delete_item(item_id)
+                continue
+            sayings = [texts.persona_text(each, one.summary) for each in one.personas]
+            vectors = self.encoder.encode_texts(sayings)
+            self.writer.replace_item(item_id, one.personas, vectors, one.fields)
 
     def close(self) -> None:
         """Close everything. Closing twice is fine."""
@@ -141,6 +179,7 @@ class Backend:
             try:
                 if self.encoder_state == "ready":
                     fresh.encoder  # noqa: B018 - loaded now, and not when the first user comes
+                    fresh.take_over(self._current.now)
             except BaseException:
                 fresh.close()
                 raise

@@ -11,10 +11,11 @@ from fastapi import APIRouter, Depends, Response
 
 from p4r_qdrant import texts
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.base import now
 from p4r_qdrant.index.payload import FIRST_FIELDS, OWN_FIELDS, payload_fields
 from p4r_qdrant.records import Item
 from p4r_qdrant.service import problems
-from p4r_qdrant.service.backend import Live
+from p4r_qdrant.service.backend import Live, Written
 from p4r_qdrant.service.paths import ItemId
 from p4r_qdrant.service.schemas import (
     DeletedAnswer,
@@ -94,9 +95,11 @@ async def put(item_id: ItemId, body: ItemBody, served: Served, response: Respons
         if vectors is None:
             sayings = [texts.persona_text(one, body.summary) for one in personas]
             vectors = await served.encode(live, sayings)
-        return await served.in_thread(
+        written = await served.in_thread(
             lambda: live.writer.replace_item(item_id, personas, vectors, fields)
         )
+        live.note(item_id, Written(now(), personas, body.summary, fields))
+        return written
 
     written = await _in_what_is_live(served, write)
     return answer | {"written": written, "reasoning": "none"}
@@ -120,7 +123,9 @@ async def delete(item_id: ItemId, served: Served) -> dict[str, Any]:
     """Take an item out of the index."""
 
     async def take_out(live: Live) -> bool:
-        return await served.in_thread(lambda: live.writer.delete_item(item_id))
+        was_there = await served.in_thread(lambda: live.writer.delete_item(item_id))
+        live.note(item_id, Written(now()))
+        return was_there
 
     if not await _in_what_is_live(served, take_out):
         raise problems.ProblemError(404, "unknown_item", f"item {item_id!r} is not in the index")

@@ -193,6 +193,50 @@ def test_an_item_put_after_a_publish_is_in_what_is_live(
         assert match.score is not None
 
 
+def test_what_is_put_while_a_version_is_made_is_taken_over(
+    index_settings: Settings, folder: Path
+) -> None:
+    """Later than the artifacts were read: replaced, new, and taken out."""
+    encoders = [publishing.encoder(number) for number in range(2)]
+    run(folder, encoders[0], index_settings)
+
+    def body(name: str) -> dict[str, Any]:
+        one = {"persona_id": f"{name}_P0", "name": name, "description": "boils"}
+        return {"personas": [one | {"preference_rationale": "fast"}], "summary": "A kettle."}
+
+    class Waiting(HashEncoder):
+        def encode_texts(self, batch: Any) -> Any:
+            if not begun.is_set():
+                begun.set()
+                assert go.wait(60)
+            return super().encode_texts(batch)
+
+    begun, go = threading.Event(), threading.Event()
+    slow = Waiting(encoders[1].dimension, salt="-1")
+    with (
+        served(index_settings, encoders) as (address, backend),
+        httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        publish = pool.submit(run, folder, slow, index_settings)
+        try:
+            assert begun.wait(60)
+            for item_id in ("kettle", "item-1"):
+                client.put(f"/v1/items/{item_id}", json=body("new")).raise_for_status()
+            client.delete("/v1/items/item-2").raise_for_status()
+        finally:
+            go.set()
+        publish.result()
+        until(lambda: rerank(client, {"history": inline(0)}, ["item-3"])["fingerprint"][-1] == "1")
+        for item_id in ("kettle", "item-1"):
+            [only] = client.get(f"/v1/items/{item_id}/personas").json()["personas"]
+            assert only["name"] == "new"
+        assert client.get("/v1/items/item-2/personas").status_code == 404
+        ranking = rerank(client, {"history": inline(0)}, ["item-1", "kettle"])
+        assert None not in [one["score"] for one in ranking["items"]]
+        assert backend.problem == ""
+
+
 def test_a_version_whose_encoder_is_not_here_is_not_followed(
     index_settings: Settings, folder: Path
 ) -> None:
