@@ -1,0 +1,257 @@
+"""`p4r prepare`, `stats`, `audit`, `erase` and `import`: artifact folders."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from indexer.cli.shared import Artifacts, exit_for
+from p4r_qdrant.errors import InputError
+
+group = typer.Typer()
+imports = typer.Typer(help="Turn other people's files into our artifacts.", no_args_is_help=True)
+group.add_typer(imports, name="import", rich_help_panel="Artifacts")
+
+
+@group.command(
+    epilog="Example:  p4r prepare amazon-2023 --reviews Books.jsonl.gz --items meta_Books.jsonl.gz "
+    "--k-core 5 --output books"
+)
+def prepare(
+    form: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT", help="amazon-2023, amazon-2018, amazon-2014, yelp or plain."
+        ),
+    ],
+    reviews: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="FILE",
+            help="JSON Lines, CSV or Parquet, compressed or not; can be repeated.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="The artifact folder, made if it is not there.")
+    ],
+    items: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="The metadata; can be repeated.")
+    ] = None,
+    city: Annotated[
+        list[str] | None, typer.Option(help="Only items of this city; can be repeated.")
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(help="Only items in this category; can be repeated.")
+    ] = None,
+    unknown_items: Annotated[
+        bool, typer.Option("--unknown-items", help="Keep reviews of items without metadata.")
+    ] = False,
+    k_core: Annotated[
+        int, typer.Option(min=1, help="Each user and item has so many interactions.")
+    ] = 1,
+    users: Annotated[int | None, typer.Option(min=1, help="A sample of so many users.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, another sample.")] = 0,
+    min_interactions: Annotated[int, typer.Option(min=2, help="Split users who have so many.")] = 3,
+    file_order_ties: Annotated[
+        bool,
+        typer.Option(
+            "--file-order-ties",
+            help="Split equal time stamps by their order in the file, not by item id.",
+        ),
+    ] = False,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OURS=THEIRS", help="plain: the source's name of a field; can be repeated."
+        ),
+    ] = None,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write Parquet files too.")] = False,
+) -> None:
+    """Turn a public review data set into items.jsonl, reviews.jsonl and splits.jsonl."""
+    from indexer.artifacts import Refusals
+    from indexer.datasets.prepare import Selection, format_named
+    from indexer.datasets.prepare import prepare as prepare_dataset
+    from indexer.display import print_counts, progress
+
+    selection = Selection(
+        cities=tuple(city or ()),
+        categories=tuple(category or ()),
+        unknown_items=unknown_items,
+        k_core=k_core,
+        users=users,
+        seed=seed,
+        ties="file" if file_order_ties else "item",
+        min_interactions=min_interactions,
+    )
+    refusals = Refusals()
+    with progress() as bar:
+        task = bar.add_task("reading rows", total=None)
+        report = prepare_dataset(
+            format_named(form, column or ()),
+            reviews,
+            items or [],
+            output,
+            refusals,
+            selection=selection,
+            parquet=parquet,
+            advance=lambda count: bar.advance(task, count),
+        )
+    print_counts("written", report.written)
+    print_counts("left out", report.left_out)
+    print_counts("refused", refusals.counts)
+    exit_for(refusals)
+
+
+@group.command(epilog="Example:  p4r stats --artifacts examples/bookshop --plot bookshop.png")
+def stats(
+    artifacts: Artifacts,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw it too, as a .png file.")
+    ] = None,
+) -> None:
+    """Print what a data set is like: interactions, users, items, sparsity, ratings."""
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.datasets.stats import check_plot, dataset_stats
+    from indexer.datasets.stats import plot as draw
+    from indexer.display import print_dataset, progress
+
+    folder = ArtifactFolder(artifacts)
+    if plot is not None:
+        check_plot(plot)
+    refusals = Refusals()
+    with progress() as bar:
+        task = bar.add_task("reading reviews", total=None)
+        found = dataset_stats(folder, refusals, lambda count: bar.advance(task, count))
+    print_dataset(found)
+    if plot is not None:
+        draw(found, plot, folder.path.resolve().name)
+    exit_for(refusals)
+
+
+@group.command(epilog="Example:  p4r audit --artifacts examples/bookshop --html bookshop.html")
+def audit(
+    artifacts: Artifacts,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with plots too: one file, no scripts."),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the figures (- for standard output)."),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Items that are encoded, drawn by the seed.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another sample.")] = 0,
+    no_encoder: Annotated[
+        bool, typer.Option("--no-encoder", help="Leave out what needs an encoder.")
+    ] = False,
+) -> None:
+    """Tell how good an artifact folder is, whoever made it: gaps, leaks, grounding, bias.
+
+    Exit code 2 where held-out interactions have leaked into personas or alignments.
+    """
+    from dataclasses import asdict
+    from functools import partial
+
+    from indexer.artifacts import ArtifactFolder, Refusals, written_whole
+    from indexer.audit import page, words
+    from indexer.audit.run import audit as examine
+    from indexer.display import print_audit, print_refusals, progress
+    from p4r_qdrant.encoder import PersonaEncoder
+    from p4r_qdrant.settings import Settings
+
+    folder = ArtifactFolder(artifacts)
+    settings = Settings.load().encoder
+    if html is not None:
+        page.check_plots()
+    refusals = Refusals()
+    with ExitStack() as files:  # opened first: what cannot be written is known at once
+        write_page = files.enter_context(written_whole(html)) if html else None
+        write_json = files.enter_context(written_whole(json_file)) if json_file else None
+        with progress() as bar:
+            found = examine(
+                folder,
+                None if no_encoder else partial(PersonaEncoder.from_settings, settings),
+                refusals,
+                sample=sample,
+                seed=seed,
+                track=lambda lines, what, total: bar.track(lines, total=total, description=what),
+            )
+        if write_page:
+            write_page(page.page(found, folder.path.resolve().name))
+        if write_json:
+            write_json(json.dumps(asdict(found), ensure_ascii=False, indent=2))
+    leak = words.leak_sentence(found)
+    if "-" not in (str(html), str(json_file)):
+        print_audit(words.sections(found), words.sampled(found), leak)
+    if leak:
+        print_refusals(refusals)
+        raise InputError(leak)
+    exit_for(refusals)
+
+
+@group.command(epilog="Example:  p4r erase maren-o --artifacts books")
+def erase(
+    users: Annotated[list[str], typer.Argument(help="User ids.", metavar="USER...")],
+    artifacts: Artifacts,
+) -> None:
+    """Remove all that came from a user: lines, answers of the LLM, evidence.
+
+    Prints the items whose personas the user had a part in, one a line: reason on them again.
+    """
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.display import err, out, print_counts
+    from indexer.erasing import erase_users
+    from indexer.ledger import Ledger
+    from indexer.llm import BatchFolder
+
+    folder = ArtifactFolder(artifacts)
+    refusals = Refusals()
+    with Ledger(folder.path / "ledger") as ledger:
+        batches = BatchFolder(ledger.folder)
+        batches.check_none("nobody can be erased from them")
+        batches.tidy()
+        erased = erase_users(folder, ledger, users, refusals)
+    print_counts("removed", {what: count for what, count in erased.removed.items() if count}, err)
+    for item_id in erased.items:
+        out.print(item_id, highlight=False, markup=False, soft_wrap=True)
+    advice = [
+        f"{len(erased.items)} items to reason on again: p4r reason, then p4r index.",
+        "Take the user out of the files that p4r reason reads too, or they come back.",
+    ]
+    if erased.bare:
+        advice.append(f"No persona is left: p4r remove {shlex.join(erased.bare)}")
+    for sentence in advice:
+        err.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    exit_for(refusals)
+
+
+@imports.command(
+    "persona4rec", epilog="Example:  p4r import persona4rec pipeline/output --output artifacts"
+)
+def import_persona4rec(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the paper's files.")],
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Our artifact folder, made if it is not there.")
+    ],
+) -> None:
+    """Import the files of the paper's public code (books and restaurants flavours)."""
+    from indexer.artifacts import Refusals
+    from indexer.datasets.persona4rec import convert
+    from indexer.display import print_counts, progress
+
+    refusals = Refusals()
+    with progress() as bar:
+        task = bar.add_task("reading lines", total=None)
+        report = convert(source, output, refusals, lambda count: bar.advance(task, count))
+    print_counts("taken", report.taken)
+    print_counts("repaired", report.repaired)
+    print_counts("left out", report.left_out)
+    print_counts("refused", refusals.counts)
+    exit_for(refusals)

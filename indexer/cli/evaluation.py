@@ -1,0 +1,164 @@
+"""`p4r candidates`, `evaluate` and `experiment`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from indexer.cli.shared import exit_for
+from p4r_qdrant.errors import InputError
+
+group = typer.Typer()
+
+
+@group.command(
+    epilog="Example:  p4r candidates --reviews examples/bookshop/reviews.jsonl "
+    "--splits examples/bookshop/splits.jsonl --model ease --output ease.jsonl"
+)
+def candidates(
+    reviews: Annotated[Path, typer.Option(metavar="FILE", help="reviews.jsonl")],
+    splits: Annotated[Path, typer.Option(metavar="FILE", help="splits.jsonl")],
+    output: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="The lists; how they came about is written beside it."),
+    ],
+    model: Annotated[
+        str, typer.Option(help="bpr, lightgcn, itemknn, ease or popularity.")
+    ] = "ease",
+    top: Annotated[int, typer.Option(min=1, help="Items in a list.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another bpr or lightgcn.")] = 0,
+) -> None:
+    """Write first-stage candidates: a generator fitted to training, tuned on validation items.
+
+    Test items are never seen. Items a user has in training are left out; scores are kept.
+    """
+    from indexer.artifacts import Refusals
+    from indexer.display import out, progress
+    from indexer.evaluation.candidates import provenance_path, write_candidates
+
+    refusals = Refusals()
+    with progress() as bar:
+
+        def began(what: str, total: int) -> None:
+            bar.add_task(what, total=total)
+
+        made = write_candidates(
+            reviews,
+            splits,
+            output,
+            refusals,
+            model=model,
+            top=top,
+            seed=seed,
+            began=began,
+            advance=lambda count: bar.advance(bar.task_ids[-1], count),
+        )
+    chosen = ", ".join(f"{name} {value}" for name, value in made.settings.items()) or "no settings"
+    best = max(one["value"] for one in made.tried)
+    out.print(
+        f"{made.users} lists by {made.model} ({chosen}; {made.tuned_by}: {best:.4f}, best of "
+        f"{len(made.tried)}): {output}, {provenance_path(output).name}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    exit_for(refusals)
+
+
+@group.command(
+    epilog="Example:  p4r evaluate --candidates examples/bookshop/candidates.jsonl "
+    "--truth examples/bookshop/splits.jsonl --segments examples/bookshop/reviews.jsonl"
+)
+def evaluate(
+    candidates: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Lists: a generator's, or the output of p4r rerank."),
+    ],
+    truth: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="splits.jsonl, or lines of user_id and item_id."),
+    ],
+    on: Annotated[str, typer.Option(help="Of splits.jsonl: test or valid.")] = "test",
+    segments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="reviews.jsonl: warm and cold users, head and tail items too."
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Other lists, compared with these user by user."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there too.")
+    ] = None,
+) -> None:
+    """Print HR, MRR and NDCG at 5, 10, 20 with their intervals; compare two runs.
+
+    Every user of the truth counts; one whose item is not in the list is a miss.
+    """
+    from indexer.artifacts import Refusals, written_whole
+    from indexer.display import print_evaluation, progress
+    from indexer.evaluation.evaluate import evaluate_files
+
+    if on not in ("test", "valid"):
+        raise InputError(f"--on is test or valid, not {on!r}")
+    refusals = Refusals()
+    with progress() as bar:
+        task = bar.add_task("reading lines", total=None)
+        found = evaluate_files(
+            candidates,
+            truth,
+            refusals,
+            on="valid" if on == "valid" else "test",
+            reviews=segments,
+            against=against,
+            advance=lambda count: bar.advance(task, count),
+        )
+    names = [candidates.stem, against.stem if against else ""]
+    if against is not None and names[0] == names[1]:
+        names = [str(candidates), str(against)]
+    print_evaluation(found, *names)
+    if json_file is not None:
+        with written_whole(json_file) as write:
+            write(json.dumps(found.record(), ensure_ascii=False, indent=2))
+    exit_for(refusals)
+
+
+@group.command(epilog="Example:  p4r experiment examples/bookshop.toml --output results/bookshop")
+def experiment(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What is compared.")],
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Results, report and caches; made if not there.")
+    ],
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The artifact folder, instead of the file's."),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A trained adapter, instead of the file's."),
+    ] = None,
+) -> None:
+    """Compare generators, persona reranking and its parts on held-out items; write a report.
+
+    Killed and run again it goes on. Nothing is scored where held-out data leak into what is made.
+    """
+    from indexer.artifacts import Refusals
+    from indexer.display import StageProgress, out, print_experiment
+    from indexer.evaluation.experiment.config import load_config
+    from indexer.evaluation.experiment.report import check_drawing, write_report
+    from indexer.evaluation.experiment.run import run_experiment
+
+    check_drawing()
+    wanted = load_config(config, artifacts=artifacts, adapter=adapter)
+    refusals = Refusals()
+    with StageProgress() as watcher:
+        results = run_experiment(wanted, output, refusals, watcher)
+    page = write_report(results, output)
+    print_experiment(results)
+    out.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
+    exit_for(refusals)

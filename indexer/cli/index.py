@@ -1,0 +1,252 @@
+"""`p4r index`, `publish`, `rerank`, `show`, `status`, `remove`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import (
+    contextmanager,
+    nullcontext,
+)
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indexer.cli.shared import Artifacts, Domain, exit_for, publish_folder
+from p4r_qdrant.errors import InputError
+
+if TYPE_CHECKING:
+    from p4r_qdrant.index.base import PersonaIndex
+
+group = typer.Typer()
+
+
+@group.command(
+    epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r index --artifacts examples/bookshop "
+    "--domain books"
+)
+def index(artifacts: Artifacts, domain: Domain = "products") -> None:
+    """Encode the personas of an artifact folder and write them to the index.
+
+    Items that did not change are skipped: killed and run again, it does what is missing.
+    """
+    from indexer.artifacts import PERSONAS, ArtifactFolder, Refusals
+    from indexer.display import out, progress
+    from indexer.publish import index_artifacts
+    from indexer.typical import note_typical_user
+    from p4r_qdrant.encoder import load_encoder
+    from p4r_qdrant.index.base import open_index
+    from p4r_qdrant.settings import Settings
+
+    settings = Settings.load()
+    folder = ArtifactFolder(artifacts)
+    total = folder.count_lines(PERSONAS)
+    refusals = Refusals()
+    encoder = load_encoder(settings.encoder)
+    with open_index(settings, encoder=encoder, create=True) as opened, progress() as bar:
+        task = bar.add_task("indexing items", total=total)
+        report = index_artifacts(
+            folder,
+            encoder,
+            opened,
+            domain=domain,
+            refusals=refusals,
+            advance=lambda count: bar.advance(task, count),
+        )
+        note_typical_user(folder, encoder, opened, settings)
+        where = opened.location
+    out.print(
+        f"{report.written} items written, {report.unchanged} unchanged, "
+        f"{report.refused} records refused: {where}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    exit_for(refusals)
+
+
+@group.command(
+    epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r publish --artifacts "
+    "examples/bookshop --domain books"
+)
+def publish(
+    artifacts: Annotated[
+        Path | None,
+        typer.Option("--artifacts", metavar="DIR", help="The catalogue's artifact folder."),
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="ADAPTER", help="The folder of a LoRA adapter.")
+    ] = None,
+    domain: Domain = "products",
+    vectors: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Vectors encoded elsewhere: .npy or .parquet."),
+    ] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which encoder those vectors are of.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Encode everything, also what did not change.")
+    ] = False,
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="Even if more than half of the live items go.")
+    ] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Only switch back to the previous version.")
+    ] = False,
+    drop_old: Annotated[
+        bool,
+        typer.Option("--drop-old", help="Delete all versions but the live and the previous one."),
+    ] = False,
+) -> None:
+    """Encode all personas into a version of their own, verify it, and switch readers to it.
+
+    Items that did not change are skipped: killed and run again, it goes on. With the encoder that
+    is live already, its version is brought up to date item by item.
+    """
+    from indexer import vectors as vector_files
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.display import print_dropped, print_published
+    from p4r_qdrant.encoder import load_encoder
+    from p4r_qdrant.index.versions import open_versions
+    from p4r_qdrant.settings import Settings
+
+    given = [artifacts is not None, rollback, drop_old]
+    if not any(given) or (rollback and any([artifacts is not None, drop_old])):
+        raise InputError("publish needs --artifacts DIR, or one of --rollback and --drop-old")
+    if (vectors is None) != (fingerprint is None) or (vectors is not None and adapter is not None):
+        raise InputError("--vectors FILE and --fingerprint NAME go together, without --adapter")
+    settings = Settings.load(**({} if adapter is None else {"encoder": {"adapter": str(adapter)}}))
+    if rollback:
+        with open_versions(settings) as versions:
+            print_published(versions.roll_back(), f"of {versions.location}")
+        return
+    refusals = Refusals()
+    if artifacts is not None:
+        folder = ArtifactFolder(artifacts)
+        with (
+            vector_files.opened(vectors, folder, fingerprint)
+            if vectors is not None and fingerprint is not None
+            else nullcontext(load_encoder(settings.encoder)) as source
+        ):
+            publish_folder(folder, source, settings, domain, refusals, again=again, shrink=shrink)
+    if drop_old:
+        with open_versions(settings) as versions:
+            print_dropped(*versions.drop_old())
+    exit_for(refusals)
+
+
+@group.command(
+    epilog="Example:  p4r rerank --artifacts examples/bookshop "
+    "--candidates examples/bookshop/candidates.jsonl --user maren-o --top 5"
+)
+def rerank(
+    artifacts: Artifacts,
+    candidates: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help='JSON Lines {"user_id", "results": [{"item_id", ...}]}'),
+    ],
+    user: Annotated[str | None, typer.Option(help="Only this user.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Keep so many items a user.")] = None,
+    interests: Annotated[
+        float | None,
+        typer.Option(help="Share of single interactions, the nearest of which counts: 0 to 1."),
+    ] = None,
+    prior: Annotated[
+        float | None,
+        typer.Option(help="How much of a persona's mean similarity to all users is taken off."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write JSON Lines there (- for standard output)."),
+    ] = None,
+) -> None:
+    """Rerank candidate lists by the histories of an artifact folder, and say why."""
+    from indexer.artifacts import ArtifactFolder, Refusals, written_whole
+    from indexer.display import print_ranking, print_refusals, progress
+    from indexer.reranking import output_record, rerank_file
+    from p4r_qdrant.reranker import PersonaReranker
+    from p4r_qdrant.settings import Settings
+
+    folder = ArtifactFolder(artifacts)
+    refusals = Refusals()
+    given = {"interests": interests, "prior": prior}
+    options = {name: value for name, value in given.items() if value is not None}
+    with (
+        PersonaReranker.from_settings(Settings.load(rerank=options)) as reranker,
+        folder.items(Refusals()) as items,  # rerank_file tells what is wrong in it
+        progress() as bar,
+    ):
+        task = bar.add_task("reranking users", total=None)
+        rankings = rerank_file(
+            folder, candidates, reranker, refusals, user=user, top=top, explain=None
+        )
+        try:
+            if output is not None:
+                with written_whole(output) as write:
+                    for reranked in rankings:
+                        write(json.dumps(output_record(reranked), ensure_ascii=False))
+                        bar.advance(task)
+            else:
+                for reranked in rankings:
+                    ids = [one.item_id for one in reranked.ranking.items]
+                    found = {item_id: items.get(item_id) for item_id in ids}
+                    titles = {item_id: item.title for item_id, item in found.items() if item}
+                    print_ranking(reranked.user_id, reranked.ranking, titles, reranked.history)
+        except InputError:
+            print_refusals(refusals)
+            raise
+    exit_for(refusals)
+
+
+@group.command(epilog="Example:  p4r show salt-orchard")
+def show(item: Annotated[str, typer.Argument(help="An item id.")]) -> None:
+    """Print an item's personas."""
+    from indexer.display import print_personas
+    from p4r_qdrant.index.payload import check_item_id
+
+    with _opened() as opened:
+        personas = opened.get(check_item_id(item))
+        if not personas:
+            raise InputError(f"item {item!r} is not in {opened.location}")
+    print_personas(item, personas)
+
+
+@group.command(epilog="Example:  P4R_QDRANT__URL=http://localhost:6333 p4r status")
+def status() -> None:
+    """Print where the index is, what it holds, which encoder made it, and its other versions."""
+    from indexer.display import print_stats
+    from p4r_qdrant.index.versions import open_versions
+    from p4r_qdrant.settings import Settings
+
+    settings = Settings.load()
+    with open_versions(settings) as versions, versions.open_live() as opened:
+        print_stats(opened.stats(), versions.all(), opened.version)
+
+
+@group.command(epilog="Example:  p4r remove salt-orchard")
+def remove(
+    items: Annotated[list[str], typer.Argument(help="Item ids.", metavar="ITEM...")],
+) -> None:
+    """Take items out of the index."""
+    from indexer.display import out
+
+    distinct = list(dict.fromkeys(items))
+    with _opened() as opened:
+        missing = [item for item in distinct if not opened.delete_item(item)]
+        where = opened.location
+    removed = len(distinct) - len(missing)
+    out.print(f"{removed} of {len(distinct)} items removed", highlight=False)
+    if missing:
+        names = ", ".join(repr(item) for item in missing)
+        raise InputError(f"not in {where}: {names}")
+
+
+@contextmanager
+def _opened() -> Iterator[PersonaIndex]:
+    from p4r_qdrant.index.base import open_index
+    from p4r_qdrant.settings import Settings
+
+    with open_index(Settings.load()) as opened:
+        yield opened

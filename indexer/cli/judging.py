@@ -1,0 +1,200 @@
+"""`p4r judge explanations` and `p4r judge personas`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indexer.cli.shared import Artifacts, exit_for, llm_of, llm_sources
+
+if TYPE_CHECKING:
+    from indexer.artifacts import Refusals
+    from indexer.judging.comparing import Study
+    from indexer.judging.figures import Judged
+    from p4r_qdrant.settings import Settings
+
+group = typer.Typer()
+judges = typer.Typer(
+    help="Compare explanations, or personas, by an LLM that passes its controls first.",
+    no_args_is_help=True,
+)
+group.add_typer(judges, name="judge", rich_help_panel="Evaluate")
+
+Results = Annotated[
+    Path, typer.Option("--output", metavar="DIR", help="The folder of results; made if not there.")
+]
+JudgeDomain = Annotated[
+    str, typer.Option("--domain", help="books, restaurants, products, or the folder of your own.")
+]
+Sample = Annotated[int, typer.Option(min=1, help="Comparisons, drawn by the seed.")]
+Controls = Annotated[
+    int, typer.Option(min=5, help="Comparisons of each control, whose outcome is known.")
+]
+JudgeSeed = Annotated[int, typer.Option(help="Another seed, another sample.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Count requests, tokens and cost; ask nothing.")
+]
+InBatches = Annotated[bool, typer.Option("--batch", help="Through the Batch API.")]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Submit batches and leave; run it again to collect.")
+]
+
+
+@judges.command(
+    "explanations",
+    epilog="Example:  P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r judge explanations "
+    "--artifacts books --explanations reranked.jsonl --domain books --output judged --dry-run",
+)
+def judge_explanations(
+    artifacts: Artifacts,
+    explanations: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="Ours: the output of p4r rerank, or lines of user_id, item_id and explanation.",
+        ),
+    ],
+    output: Results,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Others, alike; without it the items' summaries."),
+    ] = None,
+    domain: JudgeDomain = "products",
+    top: Annotated[int, typer.Option(min=1, help="One of a reader's first so many items.")] = 5,
+    sample: Sample = 100,
+    controls: Controls = 30,
+    seed: JudgeSeed = 0,
+    dry_run: DryRun = False,
+    batch: InBatches = False,
+    no_wait: NoWait = False,
+) -> None:
+    """Let an LLM compare what readers are told of an item, on five criteria, in both orders.
+
+    It must first be right where the outcome is known. Where it is not, it is asked no more, no win
+    rate is given, and the exit code is 1. Killed and run again, it goes on and pays for none twice.
+    """
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.judging.explanations import ExplanationStudy
+    from p4r_qdrant.settings import Settings
+
+    settings = Settings.load()
+    refusals = Refusals()
+    study = ExplanationStudy(
+        ArtifactFolder(artifacts),
+        explanations,
+        against,
+        refusals,
+        top=top,
+        sample=sample,
+        controls=controls,
+        seed=seed,
+        length=settings.history.length,
+    )
+    asking = {"dry_run": dry_run, "batch": batch, "no_wait": no_wait}
+    _judge(study, output, domain, settings, refusals, **asking)
+
+
+@judges.command(
+    "personas",
+    epilog="Example:  P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r judge personas "
+    "--artifacts examples/bookshop --domain books --output judged-personas --dry-run",
+)
+def judge_personas(
+    artifacts: Artifacts,
+    output: Results,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Another personas.jsonl; without it a single persona that the LLM writes.",
+        ),
+    ] = None,
+    domain: JudgeDomain = "products",
+    sample: Sample = 100,
+    controls: Controls = 30,
+    seed: JudgeSeed = 0,
+    dry_run: DryRun = False,
+    batch: InBatches = False,
+    no_wait: NoWait = False,
+) -> None:
+    """Let an LLM compare the several personas of an item with a single one, on five criteria.
+
+    It must first be right where the outcome is known. Where it is not, it is asked no more, no win
+    rate is given, and the exit code is 1. Killed and run again, it goes on and pays for none twice.
+    """
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.judging.personas import PersonaStudy
+    from p4r_qdrant.settings import Settings
+
+    settings = Settings.load()
+    refusals = Refusals()
+    study = PersonaStudy(
+        ArtifactFolder(artifacts),
+        against,
+        output,
+        refusals,
+        sample=sample,
+        controls=controls,
+        seed=seed,
+    )
+    asking = {"dry_run": dry_run, "batch": batch, "no_wait": no_wait}
+    _judge(study, output, domain, settings, refusals, **asking)
+
+
+def _judge(
+    study: Study,
+    output: Path,
+    domain: str,
+    settings: Settings,
+    refusals: Refusals,
+    *,
+    dry_run: bool,
+    batch: bool,
+    no_wait: bool,
+) -> None:
+    """Run a study, print what it found; fail where the judge does."""
+    import asyncio
+
+    from indexer.display import (
+        ReasoningProgress,
+        print_estimates,
+        print_judged,
+        print_refusals,
+    )
+    from indexer.judging.run import Run, unfit
+    from indexer.ledger import Ledger
+    from indexer.llm import BatchesUnderWay, BatchFolder
+
+    sources = llm_sources(output, domain, settings)
+    progress = ReasoningProgress()
+    found: Judged | None = None
+    with study, Ledger(output / "ledger", read_only=dry_run) as ledger:
+        run = Run(study, sources, refusals)
+        if dry_run:
+            price_factor = settings.llm.batch_price_factor if batch else 1.0
+            waiting = BatchFolder(ledger.folder).waiting()
+            print_estimates(run.estimate(ledger, price_factor, waiting))
+            return
+        llm = llm_of(settings, ledger, progress, batch=batch, no_wait=no_wait)
+
+        async def go() -> Judged:
+            async with llm as opened:
+                progress.follow(opened)
+                return await run.judge(
+                    opened, ledger, progress.began, progress.told, progress.wrote
+                )
+
+        try:
+            with progress, suppress(BatchesUnderWay):
+                found = asyncio.run(go())
+        finally:
+            progress.print()
+    if found is not None:
+        print_judged(found, output)
+        if not found.passed:
+            print_refusals(refusals)
+            raise unfit(found, output)
+    exit_for(refusals)

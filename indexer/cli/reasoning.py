@@ -1,0 +1,205 @@
+"""`p4r reason` and `p4r add`: what an LLM writes."""
+
+from __future__ import annotations
+
+from contextlib import (
+    AbstractAsyncContextManager,
+    nullcontext,
+    suppress,
+)
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indexer.cli.shared import exit_for, llm_of
+
+if TYPE_CHECKING:
+    from indexer.llm import LLM
+
+group = typer.Typer()
+
+
+@group.command(
+    epilog="Example:  P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r reason "
+    "--items items.jsonl --reviews reviews.jsonl --splits splits.jsonl --domain books "
+    "--artifacts books --dry-run"
+)
+def reason(
+    items: Annotated[Path, typer.Option(metavar="FILE", help="items.jsonl")],
+    reviews: Annotated[Path, typer.Option(metavar="FILE", help="reviews.jsonl")],
+    artifacts: Annotated[
+        Path, typer.Option(metavar="DIR", help="The artifact folder, made if it is not there.")
+    ],
+    domain: Annotated[
+        str, typer.Option(help="books, restaurants, products, or the folder of one of yours.")
+    ] = "products",
+    splits: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Held-out interactions; never reasoned on.")
+    ] = None,
+    steps: Annotated[
+        str, typer.Option(help="Some of summaries,aspects,personas,alignments.")
+    ] = "summaries,aspects,personas,alignments",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")] = None,
+    per_user: Annotated[int, typer.Option(min=1, help="Alignments of a user.")] = 3,
+    profile: Annotated[
+        str, typer.Option(help="What the judge sees: before (that interaction) or others.")
+    ] = "before",
+    seed: Annotated[int, typer.Option(help="Shuffles the judge's options.")] = 0,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="Alignments by an LLM as judge, or by similarity: free, by the encoder alone."
+        ),
+    ] = "judge",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count requests, tokens and cost; ask nothing.")
+    ] = False,
+    batch: Annotated[
+        bool,
+        typer.Option(
+            "--batch", help="Through the Batch API: half the price, within a day a round."
+        ),
+    ] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Submit batches and leave; run it again to collect.")
+    ] = False,
+) -> None:
+    """Turn metadata and reviews into summaries, aspects, personas and alignments, with an LLM.
+
+    Every answer is kept in DIR/ledger: killed and run again, it goes on and pays for none twice.
+
+    With --batch the steps still wait for each other, and answers that cannot be used are asked
+    for in a next round: with --no-wait it takes several runs until none says that batches are
+    under way. The first request of each step is a live call.
+    """
+    import asyncio
+
+    from indexer.artifacts import Refusals
+    from indexer.display import ReasoningProgress, print_estimates
+    from indexer.ledger import Ledger
+    from indexer.llm import BatchesUnderWay, BatchFolder
+    from indexer.prompts import Domain
+    from indexer.reasoning import run
+    from indexer.reasoning.step import Sources
+    from p4r_qdrant.encoder import PersonaEncoder
+    from p4r_qdrant.settings import Settings
+
+    settings = Settings.load()
+    refusals = Refusals()
+    folder = run.gather(items, reviews, splits, artifacts)
+    progress = ReasoningProgress()
+    names = [name.strip() for name in steps.split(",")]
+    encoder = None
+    if strategy == "similarity" and "alignments" in names and not dry_run:
+        encoder = PersonaEncoder.from_settings(settings.encoder)  # now, not after hours of asking
+    chosen = run.steps(
+        names,
+        Sources(folder, Domain.load(domain), settings.llm, limit),
+        refusals,
+        per_user=per_user,
+        profile=profile,
+        seed=seed,
+        strategy=strategy,
+        encoder=encoder,
+        advance=progress.encoded,
+    )
+    with Ledger(folder.path / "ledger", read_only=dry_run) as ledger:
+        if dry_run:
+            price_factor = settings.llm.batch_price_factor if batch else 1.0
+            waiting = BatchFolder(ledger.folder).waiting()
+            print_estimates(run.estimate(chosen, ledger, price_factor, waiting))
+            return
+        llm: AbstractAsyncContextManager[LLM | None] = nullcontext()
+        if any(step.asks for step in chosen):
+            llm = llm_of(settings, ledger, progress, batch=batch, no_wait=no_wait)
+
+        async def go() -> None:
+            async with llm as opened:
+                progress.follow(opened)
+                await run.reason(
+                    chosen, opened, ledger, progress.began, progress.told, progress.wrote
+                )
+
+        try:
+            with progress, suppress(BatchesUnderWay):
+                asyncio.run(go())
+        finally:
+            progress.print()
+    exit_for(refusals)
+
+
+@group.command(
+    epilog="Example:  tail -f arrivals.log | P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r add "
+    "--artifacts books --domain books"
+)
+def add(
+    artifacts: Annotated[
+        Path, typer.Option(metavar="DIR", help="The artifact folder, made if it is not there.")
+    ],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="[FILE]", help="JSON Lines; what has a user_id is a review, else an item."
+        ),
+    ] = Path("-"),
+    domain: Annotated[
+        str, typer.Option(help="books, restaurants, products, or the folder of one of yours.")
+    ] = "products",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on reading as FILE grows, until Ctrl-C.")
+    ] = False,
+    settle: Annotated[
+        float, typer.Option(min=0, help="Seconds without news of an item before it is reasoned on.")
+    ] = 1.0,
+) -> None:
+    """Reason on items and reviews as they arrive, and keep the index up to date.
+
+    Prints a line for each item. Killed and run again, it goes on and pays for nothing twice.
+    """
+    import asyncio
+
+    from indexer.arrivals import Arrivals
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.display import err, print_added, print_counts
+    from indexer.ledger import Ledger
+    from indexer.llm import LLM, BatchFolder
+    from indexer.prompts import Domain
+    from indexer.reasoning.run import made
+    from indexer.reasoning.step import Sources
+    from indexer.streaming import Adder, incoming
+    from p4r_qdrant.encoder import load_encoder
+    from p4r_qdrant.index.base import open_index
+    from p4r_qdrant.settings import Settings
+
+    settings = Settings.load()
+    sources = Sources(ArtifactFolder(made(artifacts)), Domain.load(domain), settings.llm)
+    lines = incoming(source, follow=follow)
+    refusals = Refusals()
+    with Ledger(artifacts / "ledger") as ledger, Arrivals(sources.folder) as arrivals:
+        BatchFolder(ledger.folder).check_none("live calls would pay for them once more")
+
+        async def go() -> None:
+            async with LLM(settings.llm, ledger) as llm:
+                encoder = load_encoder(settings.encoder)
+                with open_index(settings, encoder=encoder, create=True) as opened:
+                    adder = Adder(
+                        sources,
+                        arrivals,
+                        ledger,
+                        llm,
+                        encoder,
+                        opened,
+                        settle_s=settle,
+                        refusals=refusals,
+                        told=print_added,
+                    )
+                    try:
+                        await adder.run(lines)
+                    finally:
+                        if adder.lost_alignments:
+                            lost = {"alignments: their personas changed": adder.lost_alignments}
+                            print_counts("left out", lost, err)
+
+        asyncio.run(go())
+    exit_for(refusals)

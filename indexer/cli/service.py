@@ -1,0 +1,120 @@
+"""`p4r serve` and `work`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from indexer.cli.shared import llm_sources
+
+group = typer.Typer()
+
+
+@group.command(epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r serve --anonymous")
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Where to listen, instead of P4R_SERVICE__HOST.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one.")] = None,
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="Ask for no key; on this machine only.")
+    ] = False,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Do the work of `p4r work` in this process, too."),
+    ] = None,
+    domain: Annotated[
+        str, typer.Option(help="With --artifacts: books, restaurants, products, or a folder.")
+    ] = "products",
+) -> None:
+    """Serve reranking over HTTP; its document is at /docs.
+
+    The embedded index can be open in one process alone: with it, --artifacts has new interactions
+    and items reasoned on here.
+    """
+    import importlib.util
+
+    from p4r_qdrant.errors import MissingExtraError
+    from p4r_qdrant.settings import Settings
+
+    if importlib.util.find_spec("fastapi") is None:
+        raise MissingExtraError("serving needs FastAPI: pip install 'p4r-qdrant[service]'")
+    from p4r_qdrant.service.run import serve as run_service
+
+    told = {"host": host, "port": port, "allow_anonymous": anonymous or None}
+    given = {name: value for name, value in told.items() if value is not None}
+    settings = Settings.load(service=given) if given else Settings.load()
+    if artifacts is None:
+        run_service(settings)
+        return
+
+    from indexer.ledger import Ledger
+    from indexer.worker import Worker, WorkerThread
+
+    sources = llm_sources(artifacts, domain, settings)
+    with Ledger(artifacts / "ledger") as ledger:
+        run_service(settings, lambda backend: WorkerThread(Worker(backend, sources, ledger)))
+
+
+@group.command(
+    epilog="Example:  P4R_QDRANT__URL=http://localhost:6333 "
+    "P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r work --artifacts books --domain books"
+)
+def work(
+    artifacts: Annotated[
+        Path, typer.Option(metavar="DIR", help="The artifact folder, made if it is not there.")
+    ],
+    domain: Annotated[
+        str, typer.Option(help="books, restaurants, products, or the folder of one of yours.")
+    ] = "products",
+    once: Annotated[
+        bool, typer.Option("--once", help="End when no job is left whose time has come.")
+    ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Answer Prometheus there, on P4R_SERVICE__HOST; 0: a free one."
+        ),
+    ] = None,
+) -> None:
+    """Do the jobs that `p4r serve` enqueued: read reviews, make personas, erase users.
+
+    Killed and run again, it goes on and pays for nothing twice.
+    """
+    import asyncio
+    import signal
+    import threading
+
+    from indexer.display import print_counts
+    from indexer.ledger import Ledger
+    from indexer.llm import LLM
+    from indexer.worker import Worker, publish_metrics
+    from p4r_qdrant.service import logs
+    from p4r_qdrant.service.backend import Backend
+    from p4r_qdrant.settings import Settings
+
+    settings = Settings.load()
+    sources = llm_sources(artifacts, domain, settings)
+    stop = threading.Event()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, lambda *_: stop.set())
+    backend = Backend(settings)
+    with Ledger(artifacts / "ledger") as ledger:
+        LLM(settings.llm, ledger)  # without an endpoint there is nothing to be done
+        logs.configure()
+        worker = Worker(backend, sources, ledger)
+        if metrics_port is not None:
+            found = publish_metrics(worker, settings.service.host, metrics_port)
+            logs.requests.info("metrics", extra={"fields": {"port": found}})
+
+        async def until_done() -> None:
+            while not stop.is_set() and await worker.work_once():
+                pass
+
+        try:
+            asyncio.run(until_done() if once else worker.run(stop))
+        finally:
+            backend.close()
+    print_counts("done", dict(worker.done))

@@ -1,0 +1,86 @@
+"""What several commands share: options, and how they end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from p4r_qdrant.errors import InputError
+
+if TYPE_CHECKING:
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.display import ReasoningProgress
+    from indexer.ledger import Ledger
+    from indexer.llm import LLM
+    from indexer.publish import Source
+    from indexer.reasoning.step import Sources
+    from p4r_qdrant.settings import Settings
+
+Artifacts = Annotated[
+    Path, typer.Option("--artifacts", metavar="DIR", help="The catalogue's artifact folder.")
+]
+Domain = Annotated[
+    str, typer.Option(help="Stored with each persona: books, restaurants, products ...")
+]
+
+
+def publish_folder(
+    folder: ArtifactFolder,
+    source: Source,
+    settings: Settings,
+    domain: str,
+    refusals: Refusals,
+    **options: bool,
+) -> None:
+    """Publish an artifact folder, with a progress bar, and say what came of it."""
+    from indexer.artifacts import PERSONAS
+    from indexer.display import print_published, progress
+    from indexer.publish import publish as publish_artifacts
+
+    with progress() as bar:
+        task = bar.add_task("publishing items", total=folder.count_lines(PERSONAS))
+        report = publish_artifacts(
+            folder,
+            source,
+            settings,
+            domain=domain,
+            refusals=refusals,
+            advance=lambda count: bar.advance(task, count),
+            **options,
+        )
+    print_published(report.version, report.location, report)
+
+
+def exit_for(refusals: Refusals) -> None:
+    """Say what was refused; some input has to be put right, and the exit code says so."""
+    from indexer.display import print_refusals
+
+    print_refusals(refusals)
+    if refusals.total:
+        raise typer.Exit(2)
+
+
+def llm_sources(artifacts: Path, domain: str, settings: Settings) -> Sources:
+    """What the LLM steps of an artifact folder are asked with."""
+    from indexer.artifacts import ArtifactFolder
+    from indexer.prompts import Domain
+    from indexer.reasoning.run import made
+    from indexer.reasoning.step import Sources
+
+    return Sources(ArtifactFolder(made(artifacts)), Domain.load(domain), settings.llm)
+
+
+def llm_of(
+    settings: Settings, ledger: Ledger, progress: ReasoningProgress, *, batch: bool, no_wait: bool
+) -> LLM:
+    """Whom to ask: with a call each, or in batches."""
+    from indexer.llm import LLM, BatchFolder, BatchLLM
+
+    if batch:
+        return BatchLLM(settings.llm, ledger, wait=not no_wait, watch=progress.watch)
+    if no_wait:
+        raise InputError("--no-wait is for --batch alone")
+    BatchFolder(ledger.folder).check_none("live calls would pay for them once more")
+    return LLM(settings.llm, ledger)

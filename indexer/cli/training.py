@@ -1,0 +1,103 @@
+"""`p4r train` and `tune`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from indexer.cli.shared import Artifacts, Domain, exit_for, publish_folder
+
+group = typer.Typer()
+
+
+@group.command(
+    epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r train --artifacts examples/bookshop "
+    "--output bookshop-adapter"
+)
+def train(
+    artifacts: Artifacts,
+    output: Annotated[
+        Path, typer.Option(metavar="ADAPTER", help="The adapter's folder; must not be there yet.")
+    ],
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Log for TensorBoard there.")
+    ] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Then do as p4r publish, if reranking got better.")
+    ] = False,
+    domain: Domain = "products",
+) -> None:
+    """Train a LoRA adapter for the encoder on the alignments of an artifact folder.
+
+    Settings: P4R_TRAINING__*, P4R_HISTORY__*, P4R_ENCODER__MODEL. Checkpoints are in
+    ADAPTER.training: killed and run again, it goes on. Several GPUs: torchrun --no-python p4r train
+    """
+    import warnings
+    from importlib.util import find_spec
+
+    warnings.simplefilter("ignore")  # what the libraries below have to say to their developers
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.display import print_training
+    from p4r_qdrant.encoder import load_encoder
+    from p4r_qdrant.errors import MissingExtraError, VerificationError
+    from p4r_qdrant.index.versions import open_versions
+    from p4r_qdrant.settings import Settings
+
+    needed = ["sentence_transformers", "peft", "accelerate", "matplotlib"]
+    for name in [*needed, "tensorboard"] if tensorboard else needed:
+        if find_spec(name) is None:
+            raise MissingExtraError(f"training needs {name}: pip install 'p4r-qdrant[train]'")
+    from indexer.training import run
+    from indexer.training.progress import TrainingProgress
+
+    settings = Settings.load()
+    folder, refusals = ArtifactFolder(artifacts), Refusals()
+    if publish:  # what would keep the adapter from readers is better known before training
+        with open_versions(settings) as versions:
+            versions.check_switch(versions.named(str(output)))
+    trained = run.train(
+        folder,
+        output,
+        settings,
+        refusals,
+        callbacks=[TrainingProgress()],
+        tensorboard=tensorboard,
+    )
+    if trained is None:  # not the first process of torchrun
+        return
+    print_training(trained)
+    if publish:
+        if not trained.is_better:
+            raise VerificationError(
+                f"the index stays as it is: {output} reranks no better than the untrained "
+                f"encoder; p4r publish --adapter {output} publishes it all the same"
+            )
+        adapted = Settings.load(encoder={"adapter": str(output)})
+        publish_folder(folder, load_encoder(adapted.encoder), adapted, domain, refusals)
+    exit_for(refusals)
+
+
+@group.command(
+    epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r tune --artifacts examples/bookshop"
+)
+def tune(
+    artifacts: Artifacts,
+    adapter: Annotated[
+        str | None, typer.Option(metavar="ADAPTER", help="Instead of P4R_ENCODER__ADAPTER.")
+    ] = None,
+) -> None:
+    """Pick history length and decay on the validation items, and record them with the adapter."""
+    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.display import print_tuning
+    from indexer.training.tune import tune_history
+    from p4r_qdrant.settings import Settings
+
+    refusals = Refusals()
+    settings = Settings.load(encoder={"adapter": adapter}) if adapter else Settings.load()
+    tuned = tune_history(ArtifactFolder(artifacts), settings, refusals)
+    print_tuning(tuned)
+    exit_for(refusals)
