@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import (
-    AbstractAsyncContextManager,
-    nullcontext,
-    suppress,
-)
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
