@@ -52,6 +52,8 @@ class ServerVersions(Versions):
             for name in self._collections():
                 if name != self.alias and not name.startswith(f"{self.alias}-"):
                     continue
+                if name.endswith(VECTORS_OF):
+                    continue
                 stored = self._client.get_collection(name).config.metadata
                 try:
                     metadata = IndexMetadata.from_json(stored, name)

@@ -302,8 +302,6 @@ class Ranker:
         loop = asyncio.get_running_loop()
         job = self._threads.submit(work)
         self._count(1)
-        # A thread goes on when nobody waits for it any more: it counts until it ends.
-        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count, -1))
         try:
             async with asyncio.timeout(request.seconds_left):
                 return await asyncio.wrap_future(job)
@@ -320,6 +318,11 @@ class Ranker:
         except Exception as error:
             _note(error)
             raise _FailedError("internal_error") from None
+        finally:
+            if job.done():
+                self._count(-1)
+            else:  # a thread goes on when nobody waits for it any more: it counts until it ends
+                job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count, -1))
 
     def _count(self, change: int) -> None:
         self._under_way += change

@@ -29,7 +29,7 @@ from qdrant_client.grpc import WithPayloadSelector as Payload
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from p4r_qdrant.encoder import UserVector
-from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError
 from p4r_qdrant.index.base import StoredVector
 from p4r_qdrant.index.connection import Connection, channel
 from p4r_qdrant.index.query import plain
@@ -40,8 +40,8 @@ from p4r_qdrant.service.users.store import Job, StoredInteraction, UserStore
 from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
 
 PAGE = 500
-USERS_OF = "users_of"
-"""Where a collection's metadata names the index whose users it holds."""
+PAUSES_S = (0.05, 0.1, 0.2, 0.4)
+"""Between attempts to reach a collection that is being made."""
 _SPACE = uuid.UUID("6d1f5c9e-3f0a-4a54-9e2c-0b8f5a7c2d11")
 _KEYWORD = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD)
 _TENANT = _KEYWORD.model_copy(update={"is_tenant": True})
@@ -74,7 +74,6 @@ class ServerUsers(UserStore):
         self._metadata = (("api-key", key.get_secret_value()),) if key else ()
         deadline_s = settings.service.deadline_ms / 1000
         self._read_timeout_s = min(settings.qdrant.timeout_s, deadline_s)
-        self._ours: dict[str, bool] = {self._vectors: True}
         try:
             with self._connection.translated():
                 self._make(dimension, settings)
@@ -97,7 +96,6 @@ class ServerUsers(UserStore):
                         shard_number=settings.index.shards,
                         replication_factor=settings.index.replication,
                         on_disk_payload=True,
-                        metadata={USERS_OF: settings.qdrant.collection},
                     )
                 except (UnexpectedResponse, grpc.RpcError):
                     if not self._client.collection_exists(name):  # else: another was faster
@@ -129,8 +127,9 @@ class ServerUsers(UserStore):
         with self._connection.translated():
             count = self._client.count(self._name, _of_user(user_id), exact=True).count
             of_user = models.Filter(must=[_equals("user_id", user_id)])
-            for name in [self._name, self._vectors, *self._elsewhere()]:
-                self._client.delete(name, of_user, wait=True)
+            self._client.delete(self._name, of_user, wait=True)
+        for name in [self._vectors, *self._elsewhere()]:
+            self._delete_from(name, of_user)
         return count
 
     def _item_jobs(self) -> Iterator[Job]:
@@ -205,20 +204,32 @@ class ServerUsers(UserStore):
             self._client.delete(self._vectors, of_user, wait=True)
 
     def _forget_elsewhere(self, user_id: str) -> None:
-        with self._connection.translated():
-            names = self._elsewhere()
-        for name in names:
-            with suppress(IndexMismatchError), self._connection.translated():  # dropped meanwhile
-                self._client.delete(name, [user_point_id(user_id)], wait=True)
+        for name in self._elsewhere():
+            self._delete_from(name, [user_point_id(user_id)])
 
     def _elsewhere(self) -> list[str]:
-        """The collections of the other versions' user vectors, as of now."""
-        found = {one.name for one in self._client.get_collections().collections}
-        for name in found - self._ours.keys():
-            if name.endswith(VECTORS_OF) and self._client.collection_exists(name):
-                stored = self._client.get_collection(name).config.metadata or {}
-                self._ours[name] = stored.get(USERS_OF) == self._settings.collection
-        return [name for name in found - {self._vectors} if self._ours.get(name)]
+        """The collections of the other versions' user vectors, as of now.
+
+        Those of an index whose name goes on with a dash are among them: they lose a vector that is
+        made again when it is needed.
+        """
+        with self._connection.translated():
+            found = [one.name for one in self._client.get_collections().collections]
+        begin = f"{self._settings.collection}-"
+        ours = (one for one in found if one.startswith(begin) and one.endswith(VECTORS_OF))
+        return [one for one in ours if one != self._vectors]
+
+    def _delete_from(self, name: str, points: Any) -> None:
+        """Delete from a collection that may be dropped just now, or be in the making."""
+        for pause_s in (*PAUSES_S, None):
+            try:
+                with suppress(IndexMismatchError), self._connection.translated():
+                    self._client.delete(name, points, wait=True)
+                return
+            except IndexUnavailableError:
+                if pause_s is None:
+                    raise
+                time.sleep(pause_s)
 
     def _upsert(self, name: str, points: Sequence[models.PointStruct]) -> None:
         with self._connection.translated():
