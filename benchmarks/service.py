@@ -39,6 +39,7 @@ from rich.table import Table
 
 from benchmarks.online import DIMENSION, Catalogue, Floats
 from p4r_qdrant import PersonaReranker, Settings, open_index
+from p4r_qdrant.service.users.embedded import file_of
 from p4r_qdrant.service.users.store import StoredInteraction, UserStore, open_store
 from tests.qdrant_process import PrivateQdrant, binary
 
@@ -100,10 +101,21 @@ def served(settings: Settings, folder: Path) -> Iterator[str]:
             )
             # What it says from now on must go somewhere, or it would wait.
             subprocess.Popen(["cat"], stdin=process.stderr, stdout=log)
+            _settled(urlsplit(address).netloc)
             yield urlsplit(address).netloc
         finally:
             process.terminate()
             process.wait()
+
+
+def _settled(host: str) -> None:
+    """Wait until the service has looked for its encoder: to import torch takes it seconds."""
+    while True:
+        connection = http.client.HTTPConnection(host)
+        connection.request("GET", "/readyz")
+        if json.loads(connection.getresponse().read())["encoder"] != "loading":
+            return
+        time.sleep(0.2)
 
 
 def asked(connection: http.client.HTTPConnection, bodies: list[bytes]) -> Call:
@@ -221,18 +233,21 @@ def overhead(
                 connection, bodies([{"user_id": f"user-{one}"} for one in range(USERS)], candidates)
             ),
         }
+        index = reranker.index
+        store = open_store(own, index.version, index.metadata)
+        stack.callback(store.close)
+        known = PersonaReranker(open_index(own)) if engine == "server" else reranker
+        stack.callback(known.close)
+
+        def library(number: int) -> Any:
+            user_id, given = f"user-{number % USERS}", candidates[number % USERS]
+            user = store.stored(user_id)
+            if user is not None:
+                return known.rerank_stored(user, given, 10)
+            return known.rerank(store.vectors([user_id])[user_id], given, 10)
+
+        contenders = {"library, known user": library} | contenders
         if engine == "server":
-            store = stored_users(settings)
-            stack.callback(store.close)
-            stored = PersonaReranker(open_index(own))
-            stack.callback(stored.close)
-
-            def library(number: int) -> Any:
-                user = store.stored(f"user-{number % USERS}")
-                assert user is not None
-                return stored.rerank_stored(user, candidates[number % USERS], 10)
-
-            contenders = {"library, known user": library} | contenders
             contenders |= lookups(settings, store, candidates, rounded)
         return measured(contenders, times)
 
@@ -241,6 +256,7 @@ def _copied(settings: Settings, folder: Path) -> Settings:
     path = folder / "copy"
     if not path.exists():
         shutil.copytree(settings.qdrant.path, path)
+        shutil.copy(file_of(settings.qdrant), folder / "copy-users.sqlite")
     return Settings.load(qdrant={"path": path})
 
 
