@@ -172,13 +172,16 @@ def with_hash_encoder() -> None:
 
 
 @contextmanager
-def served(folder: Path, *options: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def served(
+    folder: Path, *options: str, command: str = "serve", **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`p4r serve` (or another command), killed at the end."""
     program = (
         "import tests.integration.test_service as t; t.with_hash_encoder(); "
         "from indexer.cli import main; main()"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "serve", *options],
+        [sys.executable, "-c", program, command, *options],
         env={
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(__file__).parents[2]),

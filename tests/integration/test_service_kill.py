@@ -3,11 +3,13 @@
 import itertools
 import json
 import random
+import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,19 @@ from p4r_qdrant import Settings
 from tests.engines import on_server
 from tests.integration.test_service import address_of, wait_until
 from tests.integration.test_service import served as started
+from tests.obliging_llm import obliging
 from tests.qdrant_process import PrivateQdrant
-from tests.serving import ADMIN, AS_ADMIN, CATALOGUE, history, make_index
+from tests.scripted_llm import ScriptedLLM
+from tests.serving import (
+    ADMIN,
+    AS_ADMIN,
+    CATALOGUE,
+    history,
+    make_app,
+    make_index,
+    running,
+    with_service,
+)
 
 ALL = list(CATALOGUE)
 KILLS = 3
@@ -202,3 +215,60 @@ def test_a_qdrant_that_is_killed_under_load(private_qdrant: PrivateQdrant, tmp_p
         assert set(written.refused) <= {(503, "1")}
         assert len(written.refused) == refused, "refused although Qdrant was back"
         written.check(address)
+
+
+def test_a_worker_that_is_killed_does_everything_and_pays_once(
+    private_qdrant: PrivateQdrant, tmp_path: Path
+) -> None:
+    private_qdrant.start()
+    settings = on_server(private_qdrant.server, "personas")
+    make_index(settings)
+    work = ("--artifacts", "artifacts", "--domain", "books")
+    with ScriptedLLM(lambda call: obliging(call).slowly(0.1)) as llm:
+        told = environment(settings) | {
+            "P4R_LLM__BASE_URL": llm.url,
+            "P4R_LLM__CONCURRENCY": "1",  # one call, and no more, is on its way at a kill
+        }
+
+        def worker(*more: str) -> AbstractContextManager[subprocess.Popen[str]]:
+            return started(tmp_path, *work, *more, command="work", **told)
+
+        with (
+            running(make_app(with_service(settings))) as address,
+            httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client,
+        ):
+            for number in range(12):
+                said = f"Ship number {number} was a joy to sail on all winter long."
+                body = {"item_id": "ships", "timestamp": number, "text": said, "rating": 5}
+                assert client.post(f"/v1/users/u{number}/interactions", json=body).is_success
+            for number in range(3):
+                reviews = [
+                    {"user_id": f"u{one}", "rating": 5, "timestamp": 1, "text": said}
+                    for one, said in enumerate(
+                        (
+                            f"Carried kettle {number} up every hill and made tea on the way.",
+                            f"Gave {number} of these to a neighbour who never sleeps at night.",
+                        )
+                    )
+                ]
+                body = {"title": f"Kettle {number}", "description": "A kettle, as it is."}
+                path = f"/v1/items/kettle-{number}"
+                assert client.put(path, json={**body, "reviews": reviews}).is_success
+            for _ in range(KILLS):
+                with worker() as process:
+                    before = len(llm.calls)
+                    wait_until(lambda: len(llm.calls) >= before + 6, 60)  # noqa: B023
+                    process.kill()
+            with worker("--once") as process:
+                _, errors = process.communicate(timeout=120)
+                assert process.returncode == 0, errors
+            assert client.get("/v1/jobs").json()["waiting"] == 0
+            for number in range(12):
+                assert client.get(f"/v1/users/u{number}").json()["history"][0]["has_aspects"]
+            for number in range(3):
+                found = client.get(f"/v1/items/kettle-{number}/personas").json()["personas"]
+                assert len(found) == 2
+        asked = Counter(call.user for call in llm.calls)
+    again = {prompt: count for prompt, count in asked.items() if count > 1}
+    assert sum(count - 1 for count in again.values()) <= KILLS, "paid for an answer it had"
+    assert len(asked) == 12 + 3 * (1 + 2 + 1), "reviews, and each kettle's summary, notes, personas"

@@ -255,6 +255,14 @@ def test_jobs_are_tried_again_given_up_and_replaced(store: UserStore) -> None:
     assert new.body["item"] == {"title": "new"}
     store.finish(new)
     assert store.jobs(10) == []
+    review = {"user_id": "u", "text": "é", "rating": 5.0, "timestamp": 5, "helpful": None}
+    body = {"reviews": [review], "item": {"title": "z", "fields": {"b": 1.5, "a": [1]}}}
+    store.enqueue(Job("item y", "item", body=body))  # keys in no order, as people send them
+    [taken] = store.jobs(10)
+    store.postpone(taken, "not now", 60)
+    assert store.jobs(10) == []
+    store.finish(taken)
+    assert store.job_counts()["waiting"] == 0
 
 
 def test_erasing_takes_everything_and_reaches_what_waits(store: UserStore) -> None:

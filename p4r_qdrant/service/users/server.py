@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from base64 import b64decode, b64encode
@@ -407,7 +408,7 @@ def _job_id(job: Job) -> str:
 
 def _version(job: Job) -> str:
     """What tells a job from a newer one with its key."""
-    return str(uuid.uuid5(_SPACE, repr(sorted(job.body.items()))))
+    return str(uuid.uuid5(_SPACE, json.dumps(dict(job.body), sort_keys=True)))
 
 
 def _stored(payload: Mapping[str, Any]) -> StoredInteraction:
