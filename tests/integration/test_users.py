@@ -16,6 +16,7 @@ from p4r_qdrant.encoder import Floats, user_vector
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.base import IndexMetadata
 from p4r_qdrant.index.query import Endpoint
+from p4r_qdrant.index.versions import open_versions
 from p4r_qdrant.records import Ranking
 from p4r_qdrant.reranker import StoredUser
 from p4r_qdrant.service.backend import Backend
@@ -263,6 +264,29 @@ def test_jobs_are_tried_again_given_up_and_replaced(store: UserStore) -> None:
     assert store.jobs(10) == []
     store.finish(taken)
     assert store.job_counts()["waiting"] == 0
+
+
+def test_the_vectors_of_a_version_go_with_it(index_settings: Settings) -> None:
+    made = {encoder.fingerprint: encoder for encoder in (ENCODER, OTHER)}
+    with open_versions(index_settings) as versions:
+        names = {}
+        for fingerprint, encoder in made.items():
+            names[fingerprint] = name = versions.named(fingerprint)
+            versions.open(name, IndexMetadata.of(encoder)).close()
+            store = open_store(index_settings, name, IndexMetadata.of(encoder))
+            one = StoredInteraction("ada", "ships", 1, summary="All about ships.")
+            store.add(one.encoded(encoder.encode_texts([one.text])[0]))
+            store.encode_all(encoder)
+            store.close()
+        versions.switch({versions.alias: names[OTHER.fingerprint]})
+        versions.drop(names[ENCODER.fingerprint])
+    gone, stays = store_of(index_settings), store_of(index_settings, OTHER)
+    try:
+        assert gone.vectors(["ada"]) == {}
+        assert stays.vectors(["ada"]).keys() == {"ada"}
+    finally:
+        gone.close()
+        stays.close()
 
 
 def test_erasing_takes_everything_and_reaches_what_waits(store: UserStore) -> None:

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +260,20 @@ class EmbeddedUsers(UserStore):
 def file_of(settings: QdrantSettings) -> Path:
     """Where users are kept beside an embedded index."""
     return settings.path.with_name(f"{settings.path.name}-users.sqlite")
+
+
+def drop_vectors(settings: QdrantSettings, fingerprint: str) -> None:
+    """Delete the vectors made with an encoder whose version of the index goes.
+
+    Raises IndexUnavailableError.
+    """
+    path = file_of(settings)
+    if path.exists():
+        try:
+            with closing(sqlite3.connect(path, timeout=30)) as db, db:
+                db.execute("DELETE FROM vectors WHERE fingerprint = ?", (fingerprint,))
+        except sqlite3.Error as error:
+            raise IndexUnavailableError(f"{path} cannot be used ({error})") from None
 
 
 def _place(one: StoredInteraction) -> tuple[str, int, str]:
