@@ -21,6 +21,7 @@ from p4r_qdrant.records import Ranking
 from p4r_qdrant.reranker import StoredUser
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.users.store import Job, StoredInteraction, UserStore, open_store
+from p4r_qdrant.settings import RerankSettings
 from tests.engines import on_server
 from tests.hash_encoder import HashEncoder
 from tests.qdrant_process import QdrantServer
@@ -402,6 +403,10 @@ def test_one_query_names_a_known_user(
         assert not asked[0][1].query.nearest.HasField("dense")
         vector = live.users.vectors(["ada"])["ada"]
         assert_same(named, live.reranker.rerank(vector, ALL))
+        single = RerankSettings(interests=1.0)  # more than the vector at that point
+        found = live.reranker.rerank_stored(stored, ALL, rerank=single)
+        assert_same(found, live.reranker.rerank(vector, ALL, rerank=single))
+        assert {one.item_id: len(one.because) for one in found.items}["ships"] == 1
         cakes = done("cakes", 9)
         assert cakes.vector is not None
         other = user_vector([cakes.record], cakes.vector[None], 0.85)
