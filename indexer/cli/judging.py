@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from indexer.cli.shared import Artifacts, exit_for, llm_of, llm_sources
+from indexer.cli.shared import (
+    Artifacts,
+    DryRun,
+    InBatches,
+    NoWait,
+    PromptDomain,
+    exit_for,
+    llm_of,
+    llm_sources,
+)
 
 if TYPE_CHECKING:
     from indexer.artifacts import Refusals
@@ -26,21 +35,11 @@ group.add_typer(judges, name="judge", rich_help_panel="Evaluate")
 Results = Annotated[
     Path, typer.Option("--output", metavar="DIR", help="The folder of results; made if not there.")
 ]
-JudgeDomain = Annotated[
-    str, typer.Option("--domain", help="books, restaurants, products, or the folder of your own.")
-]
 Sample = Annotated[int, typer.Option(min=1, help="Comparisons, drawn by the seed.")]
 Controls = Annotated[
     int, typer.Option(min=5, help="Comparisons of each control, whose outcome is known.")
 ]
 JudgeSeed = Annotated[int, typer.Option(help="Another seed, another sample.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Count requests, tokens and cost; ask nothing.")
-]
-InBatches = Annotated[bool, typer.Option("--batch", help="Through the Batch API.")]
-NoWait = Annotated[
-    bool, typer.Option("--no-wait", help="Submit batches and leave; run it again to collect.")
-]
 
 
 @judges.command(
@@ -62,7 +61,7 @@ def judge_explanations(
         Path | None,
         typer.Option(metavar="FILE", help="Others, alike; without it the items' summaries."),
     ] = None,
-    domain: JudgeDomain = "products",
+    domain: PromptDomain = "products",
     top: Annotated[int, typer.Option(min=1, help="One of a reader's first so many items.")] = 5,
     sample: Sample = 100,
     controls: Controls = 30,
@@ -112,7 +111,7 @@ def judge_personas(
             help="Another personas.jsonl; without it a single persona that the LLM writes.",
         ),
     ] = None,
-    domain: JudgeDomain = "products",
+    domain: PromptDomain = "products",
     sample: Sample = 100,
     controls: Controls = 30,
     seed: JudgeSeed = 0,

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from indexer.cli.shared import exit_for, llm_of
+from indexer.cli.shared import (
+    DryRun,
+    InBatches,
+    MadeArtifacts,
+    NoWait,
+    PromptDomain,
+    exit_for,
+    llm_of,
+)
 
 if TYPE_CHECKING:
     from indexer.llm import LLM
@@ -24,12 +32,8 @@ group = typer.Typer()
 def reason(
     items: Annotated[Path, typer.Option(metavar="FILE", help="items.jsonl")],
     reviews: Annotated[Path, typer.Option(metavar="FILE", help="reviews.jsonl")],
-    artifacts: Annotated[
-        Path, typer.Option(metavar="DIR", help="The artifact folder, made if it is not there.")
-    ],
-    domain: Annotated[
-        str, typer.Option(help="books, restaurants, products, or the folder of one of yours.")
-    ] = "products",
+    artifacts: MadeArtifacts,
+    domain: PromptDomain = "products",
     splits: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Held-out interactions; never reasoned on.")
     ] = None,
@@ -48,18 +52,9 @@ def reason(
             help="Alignments by an LLM as judge, or by similarity: free, by the encoder alone."
         ),
     ] = "judge",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count requests, tokens and cost; ask nothing.")
-    ] = False,
-    batch: Annotated[
-        bool,
-        typer.Option(
-            "--batch", help="Through the Batch API: half the price, within a day a round."
-        ),
-    ] = False,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Submit batches and leave; run it again to collect.")
-    ] = False,
+    dry_run: DryRun = False,
+    batch: InBatches = False,
+    no_wait: NoWait = False,
 ) -> None:
     """Turn metadata and reviews into summaries, aspects, personas and alignments, with an LLM.
 
@@ -130,18 +125,14 @@ def reason(
     "--artifacts books --domain books"
 )
 def add(
-    artifacts: Annotated[
-        Path, typer.Option(metavar="DIR", help="The artifact folder, made if it is not there.")
-    ],
+    artifacts: MadeArtifacts,
     source: Annotated[
         Path,
         typer.Argument(
             metavar="[FILE]", help="JSON Lines; what has a user_id is a review, else an item."
         ),
     ] = Path("-"),
-    domain: Annotated[
-        str, typer.Option(help="books, restaurants, products, or the folder of one of yours.")
-    ] = "products",
+    domain: PromptDomain = "products",
     follow: Annotated[
         bool, typer.Option("--follow", help="Go on reading as FILE grows, until Ctrl-C.")
     ] = False,

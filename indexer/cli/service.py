@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from indexer.cli.shared import llm_sources
+from indexer.cli.shared import MadeArtifacts, PromptDomain, llm_sources
 
 group = typer.Typer()
 
@@ -63,12 +63,8 @@ def serve(
     "P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r work --artifacts books --domain books"
 )
 def work(
-    artifacts: Annotated[
-        Path, typer.Option(metavar="DIR", help="The artifact folder, made if it is not there.")
-    ],
-    domain: Annotated[
-        str, typer.Option(help="books, restaurants, products, or the folder of one of yours.")
-    ] = "products",
+    artifacts: MadeArtifacts,
+    domain: PromptDomain = "products",
     once: Annotated[
         bool, typer.Option("--once", help="End when no job is left whose time has come.")
     ] = False,

@@ -24,6 +24,25 @@ Artifacts = Annotated[
 Domain = Annotated[
     str, typer.Option(help="Stored with each persona: books, restaurants, products ...")
 ]
+MadeArtifacts = Annotated[
+    Path,
+    typer.Option(
+        "--artifacts", metavar="DIR", help="The artifact folder, made if it is not there."
+    ),
+]
+PromptDomain = Annotated[
+    str, typer.Option("--domain", help="books, restaurants, products, or the folder of your own.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Count requests, tokens and cost; ask nothing.")
+]
+InBatches = Annotated[
+    bool,
+    typer.Option("--batch", help="Through the Batch API: half the price, within a day a round."),
+]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Submit batches and leave; run it again to collect.")
+]
 
 
 def publish_folder(

@@ -57,7 +57,7 @@ class Connection:
         self._settings = settings
         self._location = location
         self._closed = False
-        self.client = connect(settings)
+        self.client = _connect(settings)
 
     def close(self) -> None:
         """Close the client. Closing twice is fine."""
@@ -111,8 +111,7 @@ class Connection:
         return IndexUnavailableError(f"Qdrant on {url} failed ({code}): {details}")
 
 
-def connect(settings: QdrantSettings) -> QdrantClient:
-    """A client as the settings want it."""
+def _connect(settings: QdrantSettings) -> QdrantClient:
     with warnings.catch_warnings():
         # The settings have already refused a key that would travel unprotected.
         warnings.filterwarnings("ignore", "Api key is used with an insecure connection")
