@@ -11,8 +11,10 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import ValidationError
 
 from p4r_qdrant import texts
@@ -84,19 +86,35 @@ class Live:
         if len(self.written) > MOST_NOTED:
             self.written.pop(next(iter(self.written)), None)
 
-    def take_over(self, before: Live) -> None:
-        """Write what came through this process while this version was being made, and later."""
+    def take_over(self, before: Live, *, encodes: bool) -> None:
+        """Write what came through this process while this version was being made, and later.
+
+        Without an encoder (`encodes`) personas cannot be: they stay behind, and the log says so.
+        """
         made = self.writer.metadata
-        began = datetime.fromisoformat(made.began_at or made.created_at).timestamp()
-        for item_id, one in list(before.written.items()):
-            if one.at < 1_000_000 * began:
-                continue
+        began = 1_000_000 * datetime.fromisoformat(made.began_at or made.created_at).timestamp()
+        missed = [
+            (item_id, one) for item_id, one in list(before.written.items()) if one.at >= began
+        ]
+        put = [(item_id, one) for item_id, one in missed if one.personas]
+        for item_id, one in missed:
             if not one.personas:
                 self.writer.delete_item(item_id)
-                continue
-            sayings = [texts.persona_text(each, one.summary) for each in one.personas]
-            vectors = self.encoder.encode_texts(sayings)
-            self.writer.replace_item(item_id, one.personas, vectors, one.fields)
+        if put and not encodes:
+            _log.warning("%d items were put during the publish and have to be put again", len(put))
+        elif put:
+            vectors = iter(
+                self.encoder.encode_texts(
+                    [
+                        texts.persona_text(each, one.summary)
+                        for _, one in put
+                        for each in one.personas
+                    ]
+                )
+            )
+            for item_id, one in put:
+                own = np.stack(list(islice(vectors, len(one.personas))))
+                self.writer.replace_item(item_id, one.personas, own, one.fields)
 
     def close(self) -> None:
         """Close everything. Closing twice is fine."""
@@ -177,9 +195,10 @@ class Backend:
                 return False
             fresh = self._opened(self._versions)
             try:
-                if self.encoder_state == "ready":
+                is_ready = self.encoder_state == "ready"
+                if is_ready:
                     fresh.encoder  # noqa: B018 - loaded now, and not when the first user comes
-                    fresh.take_over(self._current.now)
+                fresh.take_over(self._current.now, encodes=is_ready)
             except BaseException:
                 fresh.close()
                 raise

@@ -16,7 +16,7 @@ from p4r_qdrant import Encoder, Settings, open_index
 from p4r_qdrant.index.base import IndexMetadata
 from p4r_qdrant.index.versions import open_versions
 from p4r_qdrant.service.app import create_app
-from p4r_qdrant.service.backend import Backend
+from p4r_qdrant.service.backend import Backend, EncoderState
 from p4r_qdrant.service.state import Service
 from p4r_qdrant.service.users.store import StoredInteraction
 from tests import publishing
@@ -193,10 +193,14 @@ def test_an_item_put_after_a_publish_is_in_what_is_live(
         assert match.score is not None
 
 
+@pytest.mark.parametrize("state", ["ready", "absent"])
 def test_what_is_put_while_a_version_is_made_is_taken_over(
-    index_settings: Settings, folder: Path
+    index_settings: Settings, folder: Path, state: EncoderState, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Later than the artifacts were read: replaced, new, and taken out."""
+    """Later than the artifacts were read: replaced, new, and taken out.
+
+    Where there is no encoder for what was put, it is taken out all the same, and told.
+    """
     encoders = [publishing.encoder(number) for number in range(2)]
     run(folder, encoders[0], index_settings)
 
@@ -224,10 +228,21 @@ def test_what_is_put_while_a_version_is_made_is_taken_over(
             for item_id in ("kettle", "item-1"):
                 client.put(f"/v1/items/{item_id}", json=body("new")).raise_for_status()
             client.delete("/v1/items/item-2").raise_for_status()
+            backend.encoder_state = state
         finally:
             go.set()
         publish.result()
-        until(lambda: rerank(client, {"history": inline(0)}, ["item-3"])["fingerprint"][-1] == "1")
+
+        def version() -> str:
+            with backend.in_use() as live:
+                return live.index.metadata.fingerprint
+
+        until(lambda: version() == slow.fingerprint)
+        if state == "absent":
+            assert client.get("/v1/items/item-2/personas").status_code == 404
+            assert client.get("/v1/items/kettle/personas").status_code == 404
+            assert "2 items were put during the publish and have to be put again" in caplog.text
+            return
         for item_id in ("kettle", "item-1"):
             [only] = client.get(f"/v1/items/{item_id}/personas").json()["personas"]
             assert only["name"] == "new"
