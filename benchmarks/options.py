@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings, open_index
-from p4r_qdrant.encoder import normalised, user_vector
-from p4r_qdrant.index.base import ItemVectors
+from p4r_qdrant.encoder.base import normalised, user_vector
+from p4r_qdrant.index.index import ItemVectors
 from p4r_qdrant.records import Interaction, Persona
 from p4r_qdrant.settings import RerankSettings
-from tests.qdrant_process import PrivateQdrant, binary
+from tests.support.qdrant_process import PrivateQdrant, binary
 
 PERSONAS = 5
 OPTIONS = {

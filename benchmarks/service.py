@@ -39,9 +39,9 @@ from rich.table import Table
 
 from benchmarks.online import DIMENSION, Catalogue, Floats
 from p4r_qdrant import PersonaReranker, Settings, open_index
-from p4r_qdrant.service.users.embedded import file_of
-from p4r_qdrant.service.users.store import StoredInteraction, UserStore, open_store
-from tests.qdrant_process import PrivateQdrant, binary
+from p4r_qdrant.users.sqlite import file_of
+from p4r_qdrant.users.store import StoredInteraction, UserStore, open_store
+from tests.support.qdrant_process import PrivateQdrant, binary
 
 USERS = 50
 HISTORY = 10
@@ -144,8 +144,8 @@ def lookups(
     """A known user's candidates scored: vector read first, or named in the query."""
     from qdrant_client import grpc
 
-    from p4r_qdrant.index.connection import channel
-    from p4r_qdrant.service.users.server import user_point_id
+    from p4r_qdrant.index.server.connection import channel
+    from p4r_qdrant.users.qdrant import user_point_id
 
     stub: Any = grpc.PointsStub(channel(settings.qdrant))  # type: ignore[no-untyped-call]
     key = settings.qdrant.api_key
@@ -327,7 +327,7 @@ class Loads:
 
 
 def user_point_id(user_id: str) -> str:
-    from p4r_qdrant.service.users.server import user_point_id
+    from p4r_qdrant.users.qdrant import user_point_id
 
     return user_point_id(user_id)
 

@@ -33,12 +33,12 @@ from scipy import stats
 from transformers import EarlyStoppingCallback, IntervalStrategy, set_seed
 from transformers.trainer_utils import SaveStrategy
 
-from indexer.artifacts import ArtifactFolder, Histories, Refusals
+from indexer.artifacts.folder import ArtifactFolder, Histories, Refusals
 from indexer.training.pairs import Catalogue, Example, read_pairs
 from indexer.training.tower import HEAD, HeadTower, TowerEncoder, tower
 from indexer.training.trainer import PersonaTrainer, training_arguments
 from indexer.training.validation import Case, Validation
-from p4r_qdrant.encoder import Encoder, PersonaEncoder, user_vector
+from p4r_qdrant.encoder.base import Encoder, PersonaEncoder, user_vector
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.settings import Settings
 

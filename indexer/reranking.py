@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer.artifacts import ArtifactFolder, Refusals, read_candidates
-from p4r_qdrant.encoder import newest_first
+from indexer.artifacts.folder import ArtifactFolder, Refusals, read_candidates
+from p4r_qdrant.encoder.base import newest_first
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.base import batches
+from p4r_qdrant.index.index import batches
 from p4r_qdrant.records import CandidateList, Interaction, Ranking
-from p4r_qdrant.reranker import PersonaReranker
+from p4r_qdrant.rerank.reranker import PersonaReranker
 
 USERS_A_CALL = 64
 

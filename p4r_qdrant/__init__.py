@@ -14,9 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from p4r_qdrant.encoder import Encoder, PersonaEncoder, UserVector
+    from p4r_qdrant.encoder.base import Encoder, PersonaEncoder, UserVector
     from p4r_qdrant.errors import P4RError
-    from p4r_qdrant.index.base import ItemVectors, PersonaIndex, open_index
+    from p4r_qdrant.index.index import ItemVectors, PersonaIndex, open_index
     from p4r_qdrant.records import (
         Because,
         Candidate,
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
         Ranking,
         Review,
     )
-    from p4r_qdrant.reranker import PersonaReranker
+    from p4r_qdrant.rerank.reranker import PersonaReranker
     from p4r_qdrant.settings import Settings
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "p4r_qdrant.encoder": ["Encoder", "PersonaEncoder", "UserVector"],
+    "p4r_qdrant.encoder.base": ["Encoder", "PersonaEncoder", "UserVector"],
     "p4r_qdrant.errors": ["P4RError"],
-    "p4r_qdrant.index.base": ["ItemVectors", "PersonaIndex", "open_index"],
+    "p4r_qdrant.index.index": ["ItemVectors", "PersonaIndex", "open_index"],
     "p4r_qdrant.records": [
         "Because",
         "Candidate",
@@ -46,7 +46,7 @@ _HOMES = {
         "Ranking",
         "Review",
     ],
-    "p4r_qdrant.reranker": ["PersonaReranker"],
+    "p4r_qdrant.rerank.reranker": ["PersonaReranker"],
     "p4r_qdrant.settings": ["Settings"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

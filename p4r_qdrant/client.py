@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from p4r_qdrant.errors import InputError, MissingExtraError, P4RError
 from p4r_qdrant.records import Candidate, Interaction, Persona
-from p4r_qdrant.service.schemas import (
+from p4r_qdrant.schemas import (
     AcceptedAnswer,
     DeletedAnswer,
     ErasedAnswer,

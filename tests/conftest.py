@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings
 
-from tests.qdrant_process import QdrantServer
+from tests.support.qdrant_process import QdrantServer
 
 COMPOSE_FILE = Path(__file__).parents[1] / "docker" / "compose.yaml"
 QDRANT, LOCAL_LLM = "a real Qdrant", "a real LLM on this machine"

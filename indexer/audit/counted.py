@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts import (
+from indexer.artifacts.folder import (
     ALIGNMENTS,
     ASPECTS,
     ITEMS,

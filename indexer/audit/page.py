@@ -14,7 +14,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from indexer.audit.figures import Alike, Audit, Found, Grounded, Grounding, Histogram
-from indexer.audit.words import (
+from indexer.audit.wording import (
     MOST_SLOTS,
     SIGNIFICANT,
     Section,

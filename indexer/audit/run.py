@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from indexer.artifacts import ALIGNMENTS, ASPECTS, PERSONAS, SPLITS, ArtifactFolder, Refusals
+from indexer.artifacts.folder import ALIGNMENTS, ASPECTS, PERSONAS, SPLITS, ArtifactFolder, Refusals
 from indexer.audit.counted import (
     PersonasRead,
     T,
@@ -16,7 +16,7 @@ from indexer.audit.counted import (
 )
 from indexer.audit.figures import Audit
 from indexer.audit.sampled import measure
-from p4r_qdrant.encoder import Encoder
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
 
 

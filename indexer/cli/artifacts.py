@@ -73,10 +73,10 @@ def prepare(
     parquet: Annotated[bool, typer.Option("--parquet", help="Write Parquet files too.")] = False,
 ) -> None:
     """Turn a public review data set into items.jsonl, reviews.jsonl and splits.jsonl."""
-    from indexer.artifacts import Refusals
+    from indexer.artifacts.folder import Refusals
     from indexer.datasets.prepare import Selection, format_named
     from indexer.datasets.prepare import prepare as prepare_dataset
-    from indexer.display import print_counts, progress
+    from indexer.terminal.console import print_counts, progress
 
     selection = Selection(
         cities=tuple(city or ()),
@@ -115,10 +115,10 @@ def stats(
     ] = None,
 ) -> None:
     """Print what a data set is like: interactions, users, items, sparsity, ratings."""
-    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder, Refusals
     from indexer.datasets.stats import check_plot, dataset_stats
     from indexer.datasets.stats import plot as draw
-    from indexer.display import print_dataset, progress
+    from indexer.terminal.console import print_dataset, progress
 
     folder = ArtifactFolder(artifacts)
     if plot is not None:
@@ -159,11 +159,12 @@ def audit(
     from dataclasses import asdict
     from functools import partial
 
-    from indexer.artifacts import ArtifactFolder, Refusals, written_whole
-    from indexer.audit import page, words
+    from indexer.artifacts.folder import ArtifactFolder, Refusals, written_whole
+    from indexer.audit import page
+    from indexer.audit import wording as words
     from indexer.audit.run import audit as examine
-    from indexer.display import print_audit, print_refusals, progress
-    from p4r_qdrant.encoder import PersonaEncoder
+    from indexer.terminal.console import print_audit, print_refusals, progress
+    from p4r_qdrant.encoder.base import PersonaEncoder
     from p4r_qdrant.settings import Settings
 
     folder = ArtifactFolder(artifacts)
@@ -205,11 +206,11 @@ def erase(
 
     Prints the items whose personas the user had a part in, one a line: reason on them again.
     """
-    from indexer.artifacts import ArtifactFolder, Refusals
-    from indexer.display import err, out, print_counts
-    from indexer.erasing import erase_users
+    from indexer.artifacts.folder import ArtifactFolder, Refusals
     from indexer.ledger import Ledger
     from indexer.llm import BatchFolder
+    from indexer.terminal.console import err, out, print_counts
+    from indexer.updates.erase import erase_users
 
     folder = ArtifactFolder(artifacts)
     refusals = Refusals()
@@ -242,9 +243,9 @@ def import_persona4rec(
     ],
 ) -> None:
     """Import the files of the paper's public code (books and restaurants flavours)."""
-    from indexer.artifacts import Refusals
+    from indexer.artifacts.folder import Refusals
     from indexer.datasets.persona4rec import convert
-    from indexer.display import print_counts, progress
+    from indexer.terminal.console import print_counts, progress
 
     refusals = Refusals()
     with progress() as bar:

@@ -27,9 +27,9 @@ def demo(
     ] = None,
 ) -> None:
     """Index an example catalogue in a temporary folder and rerank for three readers."""
-    from indexer import demo as demonstration
-    from indexer.artifacts import ArtifactFolder, Refusals
-    from indexer.display import err, out, print_ranking
+    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.demo import bookshop as demonstration
+    from indexer.terminal.console import err, out, print_ranking
     from p4r_qdrant.resources import resource
 
     folder = ArtifactFolder(artifacts or resource("examples/bookshop"))
@@ -80,11 +80,12 @@ def demo_llm(
     No key, no server, no model hub; a minute or two. The bundled model has 135 million
     parameters: its wording is poor, the way it goes is the real one.
     """
-    from indexer import demo, demo_llm
-    from indexer.artifacts import ArtifactFolder, Refusals
-    from indexer.display import ReasoningProgress, err, out, print_ranking, print_reasoned
-    from indexer.local_llm import LocalLLM
-    from p4r_qdrant.encoder import BUNDLED_MODEL, PersonaEncoder
+    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.demo import bookshop as demo
+    from indexer.demo import raw_reviews as demo_llm
+    from indexer.demo.local_llm import LocalLLM
+    from indexer.terminal.console import ReasoningProgress, err, out, print_ranking, print_reasoned
+    from p4r_qdrant.encoder.base import BUNDLED_MODEL, PersonaEncoder
     from p4r_qdrant.resources import resource
 
     refusals = Refusals()
@@ -134,7 +135,7 @@ def local_llm(
 
     What it prints is to be pasted into the shell that runs `p4r reason`.
     """
-    from indexer.local_llm import LocalLLM
+    from indexer.demo.local_llm import LocalLLM
 
     with suppress(KeyboardInterrupt), LocalLLM(model, port=port) as llm:
         settings = " ".join(

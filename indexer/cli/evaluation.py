@@ -35,9 +35,9 @@ def candidates(
 
     Test items are never seen. Items a user has in training are left out; scores are kept.
     """
-    from indexer.artifacts import Refusals
-    from indexer.display import out, progress
+    from indexer.artifacts.folder import Refusals
     from indexer.evaluation.candidates import provenance_path, write_candidates
+    from indexer.terminal.console import out, progress
 
     refusals = Refusals()
     with progress() as bar:
@@ -100,9 +100,9 @@ def evaluate(
 
     Every user of the truth counts; one whose item is not in the list is a miss.
     """
-    from indexer.artifacts import Refusals, written_whole
-    from indexer.display import print_evaluation, progress
+    from indexer.artifacts.folder import Refusals, written_whole
     from indexer.evaluation.evaluate import evaluate_files
+    from indexer.terminal.console import print_evaluation, progress
 
     if on not in ("test", "valid"):
         raise InputError(f"--on is test or valid, not {on!r}")
@@ -147,11 +147,11 @@ def experiment(
 
     Killed and run again it goes on. Nothing is scored where held-out data leak into what is made.
     """
-    from indexer.artifacts import Refusals
-    from indexer.display import StageProgress, out, print_experiment
+    from indexer.artifacts.folder import Refusals
     from indexer.evaluation.experiment.config import load_config
     from indexer.evaluation.experiment.report import check_drawing, write_report
     from indexer.evaluation.experiment.run import run_experiment
+    from indexer.terminal.console import StageProgress, out, print_experiment
 
     check_drawing()
     wanted = load_config(config, artifacts=artifacts, adapter=adapter)

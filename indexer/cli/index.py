@@ -14,7 +14,7 @@ from indexer.cli.shared import Artifacts, Domain, exit_for, publish_folder
 from p4r_qdrant.errors import InputError
 
 if TYPE_CHECKING:
-    from p4r_qdrant.index.base import PersonaIndex
+    from p4r_qdrant.index.index import PersonaIndex
 
 group = typer.Typer()
 
@@ -28,12 +28,12 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
 
     Items that did not change are skipped: killed and run again, it does what is missing.
     """
-    from indexer.artifacts import PERSONAS, ArtifactFolder, Refusals
-    from indexer.display import out, progress
-    from indexer.publish import index_artifacts
-    from indexer.typical import note_typical_user
-    from p4r_qdrant.encoder import load_encoder
-    from p4r_qdrant.index.base import open_index
+    from indexer.artifacts.folder import PERSONAS, ArtifactFolder, Refusals
+    from indexer.indexing.mean_user import note_typical_user
+    from indexer.indexing.publish import index_artifacts
+    from indexer.terminal.console import out, progress
+    from p4r_qdrant.encoder.base import load_encoder
+    from p4r_qdrant.index.index import open_index
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
@@ -102,10 +102,10 @@ def publish(
     Items that did not change are skipped: killed and run again, it goes on. With the encoder that
     is live already, its version is brought up to date item by item.
     """
-    from indexer import vectors as vector_files
-    from indexer.artifacts import ArtifactFolder, Refusals
-    from indexer.display import print_dropped, print_published
-    from p4r_qdrant.encoder import load_encoder
+    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.indexing import vector_files
+    from indexer.terminal.console import print_dropped, print_published
+    from p4r_qdrant.encoder.base import load_encoder
     from p4r_qdrant.index.versions import open_versions
     from p4r_qdrant.settings import Settings
 
@@ -160,10 +160,10 @@ def rerank(
     ] = None,
 ) -> None:
     """Rerank candidate lists by the histories of an artifact folder, and say why."""
-    from indexer.artifacts import ArtifactFolder, Refusals, written_whole
-    from indexer.display import print_ranking, print_refusals, progress
+    from indexer.artifacts.folder import ArtifactFolder, Refusals, written_whole
     from indexer.reranking import output_record, rerank_file
-    from p4r_qdrant.reranker import PersonaReranker
+    from indexer.terminal.console import print_ranking, print_refusals, progress
+    from p4r_qdrant.rerank.reranker import PersonaReranker
     from p4r_qdrant.settings import Settings
 
     folder = ArtifactFolder(artifacts)
@@ -200,7 +200,7 @@ def rerank(
 @group.command(epilog="Example:  p4r show salt-orchard")
 def show(item: Annotated[str, typer.Argument(help="An item id.")]) -> None:
     """Print an item's personas."""
-    from indexer.display import print_personas
+    from indexer.terminal.console import print_personas
     from p4r_qdrant.index.payload import check_item_id
 
     with _opened() as opened:
@@ -213,7 +213,7 @@ def show(item: Annotated[str, typer.Argument(help="An item id.")]) -> None:
 @group.command(epilog="Example:  P4R_QDRANT__URL=http://localhost:6333 p4r status")
 def status() -> None:
     """Print where the index is, what it holds, which encoder made it, and its other versions."""
-    from indexer.display import print_stats
+    from indexer.terminal.console import print_stats
     from p4r_qdrant.index.versions import open_versions
     from p4r_qdrant.settings import Settings
 
@@ -227,7 +227,7 @@ def remove(
     items: Annotated[list[str], typer.Argument(help="Item ids.", metavar="ITEM...")],
 ) -> None:
     """Take items out of the index."""
-    from indexer.display import out
+    from indexer.terminal.console import out
 
     distinct = list(dict.fromkeys(items))
     with _opened() as opened:
@@ -242,7 +242,7 @@ def remove(
 
 @contextmanager
 def _opened() -> Iterator[PersonaIndex]:
-    from p4r_qdrant.index.base import open_index
+    from p4r_qdrant.index.index import open_index
     from p4r_qdrant.settings import Settings
 
     with open_index(Settings.load()) as opened:

@@ -20,7 +20,7 @@ from indexer.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from indexer.artifacts import Refusals
+    from indexer.artifacts.folder import Refusals
     from indexer.judging.comparing import Study
     from indexer.judging.figures import Judged
     from p4r_qdrant.settings import Settings
@@ -75,7 +75,7 @@ def judge_explanations(
     It must first be right where the outcome is known. Where it is not, it is asked no more, no win
     rate is given, and the exit code is 1. Killed and run again, it goes on and pays for none twice.
     """
-    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder, Refusals
     from indexer.judging.explanations import ExplanationStudy
     from p4r_qdrant.settings import Settings
 
@@ -124,7 +124,7 @@ def judge_personas(
     It must first be right where the outcome is known. Where it is not, it is asked no more, no win
     rate is given, and the exit code is 1. Killed and run again, it goes on and pays for none twice.
     """
-    from indexer.artifacts import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder, Refusals
     from indexer.judging.personas import PersonaStudy
     from p4r_qdrant.settings import Settings
 
@@ -157,15 +157,15 @@ def _judge(
     """Run a study, print what it found; fail where the judge does."""
     import asyncio
 
-    from indexer.display import (
+    from indexer.judging.run import Run, unfit
+    from indexer.ledger import Ledger
+    from indexer.llm import BatchesUnderWay, BatchFolder
+    from indexer.terminal.console import (
         ReasoningProgress,
         print_estimates,
         print_judged,
         print_refusals,
     )
-    from indexer.judging.run import Run, unfit
-    from indexer.ledger import Ledger
-    from indexer.llm import BatchesUnderWay, BatchFolder
 
     sources = llm_sources(output, domain, settings)
     progress = ReasoningProgress()

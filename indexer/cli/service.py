@@ -51,7 +51,7 @@ def serve(
         return
 
     from indexer.ledger import Ledger
-    from indexer.worker import Worker, WorkerThread
+    from indexer.updates.worker import Worker, WorkerThread
 
     sources = llm_sources(artifacts, domain, settings)
     with Ledger(artifacts / "ledger") as ledger:
@@ -83,10 +83,10 @@ def work(
     import signal
     import threading
 
-    from indexer.display import print_counts
     from indexer.ledger import Ledger
     from indexer.llm import LLM
-    from indexer.worker import Worker, publish_metrics
+    from indexer.terminal.console import print_counts
+    from indexer.updates.worker import Worker, publish_metrics
     from p4r_qdrant.service import logs
     from p4r_qdrant.service.backend import Backend
     from p4r_qdrant.settings import Settings

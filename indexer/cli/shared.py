@@ -10,12 +10,12 @@ import typer
 from p4r_qdrant.errors import InputError
 
 if TYPE_CHECKING:
-    from indexer.artifacts import ArtifactFolder, Refusals
-    from indexer.display import ReasoningProgress
+    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.indexing.publish import Source
     from indexer.ledger import Ledger
     from indexer.llm import LLM
-    from indexer.publish import Source
     from indexer.reasoning.step import Sources
+    from indexer.terminal.console import ReasoningProgress
     from p4r_qdrant.settings import Settings
 
 Artifacts = Annotated[
@@ -54,9 +54,9 @@ def publish_folder(
     **options: bool,
 ) -> None:
     """Publish an artifact folder, with a progress bar, and say what came of it."""
-    from indexer.artifacts import PERSONAS
-    from indexer.display import print_published, progress
-    from indexer.publish import publish as publish_artifacts
+    from indexer.artifacts.folder import PERSONAS
+    from indexer.indexing.publish import publish as publish_artifacts
+    from indexer.terminal.console import print_published, progress
 
     with progress() as bar:
         task = bar.add_task("publishing items", total=folder.count_lines(PERSONAS))
@@ -74,7 +74,7 @@ def publish_folder(
 
 def exit_for(refusals: Refusals) -> None:
     """Say what was refused; some input has to be put right, and the exit code says so."""
-    from indexer.display import print_refusals
+    from indexer.terminal.console import print_refusals
 
     print_refusals(refusals)
     if refusals.total:
@@ -83,7 +83,7 @@ def exit_for(refusals: Refusals) -> None:
 
 def llm_sources(artifacts: Path, domain: str, settings: Settings) -> Sources:
     """What the LLM steps of an artifact folder are asked with."""
-    from indexer.artifacts import ArtifactFolder
+    from indexer.artifacts.folder import ArtifactFolder
     from indexer.prompts import Domain
     from indexer.reasoning.run import made
     from indexer.reasoning.step import Sources

@@ -40,9 +40,9 @@ def train(
 
     warnings.simplefilter("ignore")  # what the libraries below have to say to their developers
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from indexer.artifacts import ArtifactFolder, Refusals
-    from indexer.display import print_training
-    from p4r_qdrant.encoder import load_encoder
+    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.terminal.console import print_training
+    from p4r_qdrant.encoder.base import load_encoder
     from p4r_qdrant.errors import MissingExtraError, VerificationError
     from p4r_qdrant.index.versions import open_versions
     from p4r_qdrant.settings import Settings
@@ -51,8 +51,8 @@ def train(
     for name in [*needed, "tensorboard"] if tensorboard else needed:
         if find_spec(name) is None:
             raise MissingExtraError(f"training needs {name}: pip install 'p4r-qdrant[train]'")
+    from indexer.terminal.training import TrainingProgress
     from indexer.training import run
-    from indexer.training.progress import TrainingProgress
 
     settings = Settings.load()
     folder, refusals = ArtifactFolder(artifacts), Refusals()
@@ -91,8 +91,8 @@ def tune(
     ] = None,
 ) -> None:
     """Pick history length and decay on the validation items, and record them with the adapter."""
-    from indexer.artifacts import ArtifactFolder, Refusals
-    from indexer.display import print_tuning
+    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.terminal.console import print_tuning
     from indexer.training.tune import tune_history
     from p4r_qdrant.settings import Settings
 

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from indexer import artifacts
-from indexer.artifacts import (
+from indexer.artifacts import folder as artifacts
+from indexer.artifacts.folder import (
     Refusals,
     as_line,
     read_lines,

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from indexer.artifacts import (
+from indexer.artifacts.folder import (
     ITEMS,
     REVIEWS,
     SPLITS,

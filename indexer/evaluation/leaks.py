@@ -25,7 +25,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 
-from indexer.artifacts import (
+from indexer.artifacts.folder import (
     ALIGNMENTS,
     ASPECTS,
     ITEMS,
@@ -48,10 +48,10 @@ from indexer.evaluation.candidates import (
 from indexer.evaluation.interactions import read_interactions
 from indexer.evaluation.truth import Truth, read_truth
 from indexer.training.pairs import Catalogue, read_pairs
-from p4r_qdrant.adapter import AdapterRecord
-from p4r_qdrant.encoder import Encoder
+from p4r_qdrant.encoder.adapter import AdapterRecord
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.base import batches
+from p4r_qdrant.index.index import batches
 from p4r_qdrant.records import Id, ItemPersonas, Review
 from p4r_qdrant.settings import HistorySettings, TrainingSettings
 

@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel
 
-from indexer.artifacts import Refusals
+from indexer.artifacts.folder import Refusals
 from indexer.llm import Request
-from indexer.reasoning.material import cleaned, parts, problem_with
+from indexer.reasoning.sanitizing import cleaned, parts, problem_with
 from indexer.reasoning.step import TEXT, Question, Sources, Step, an_object, one_of
 
 FIRST, SECOND, TIE = "A", "B", "tie"

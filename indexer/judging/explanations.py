@@ -10,9 +10,16 @@ from typing import Any, BinaryIO, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from indexer.artifacts import PERSONAS, ArtifactFolder, Lookup, Refusals, parse_line, read_lines
+from indexer.artifacts.folder import (
+    PERSONAS,
+    ArtifactFolder,
+    Lookup,
+    Refusals,
+    parse_line,
+    read_lines,
+)
 from indexer.judging.comparing import Comparison, Control, Study, fit, shuffled
-from p4r_qdrant.encoder import newest_first
+from p4r_qdrant.encoder.base import newest_first
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Id, Interaction, ItemPersonas, Persona, Text
 from p4r_qdrant.texts import interaction_text, plain_rationale

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from indexer.artifacts import PERSONAS, ArtifactFolder, Lookup, Refusals, read_lines
+from indexer.artifacts.folder import PERSONAS, ArtifactFolder, Lookup, Refusals, read_lines
 from indexer.judging.comparing import Comparison, Control, Study, fit, shuffled
 from indexer.reasoning.personas import MOST_NOTES, Notes, Personas, most_telling, told
 from indexer.reasoning.step import Question, Sources, Step

@@ -37,9 +37,9 @@ except ModuleNotFoundError as missing:
         f"reasoning needs {missing.name}: pip install 'p4r-qdrant[indexer]'"
     ) from None
 
-from indexer.llm.batch import BatchLLM
-from indexer.llm.batch_files import BatchFolder
-from indexer.llm.batch_queue import BatchProgress
+from indexer.llm.batch.files import BatchFolder
+from indexer.llm.batch.queue import BatchProgress
+from indexer.llm.batch.run import BatchLLM
 from indexer.llm.errors import (
     NO_ANSWER,
     BatchesUnderWay,

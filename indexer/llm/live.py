@@ -17,8 +17,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Self, TypeVar
 
 from indexer.ledger import Ledger
-from indexer.llm.account import Account
-from indexer.llm.dialect import Dialect, Remark, Speech
+from indexer.llm.answers import Asking
+from indexer.llm.budget import Account
+from indexer.llm.capabilities import Dialect, Remark, Speech
 from indexer.llm.endpoint import Endpoint
 from indexer.llm.errors import (
     NO_ANSWER,
@@ -29,7 +30,6 @@ from indexer.llm.errors import (
     TransientError,
     UnknownParameterError,
 )
-from indexer.llm.judging import Asking
 from indexer.llm.request import (
     Answer,
     Request,

@@ -11,12 +11,12 @@ from itertools import islice
 from string import ascii_uppercase
 from typing import Any, Literal
 
-from indexer.artifacts import ALIGNMENTS, ASPECTS, PERSONAS, Lookup, Refusals
+from indexer.artifacts.folder import ALIGNMENTS, ASPECTS, PERSONAS, Lookup, Refusals
 from indexer.llm import Request
-from indexer.reasoning.material import problem_with
 from indexer.reasoning.nearest import Case, Nearest, Remembering, nearest_personas
+from indexer.reasoning.sanitizing import problem_with
 from indexer.reasoning.step import TEXT, Question, Sources, Step, an_object, one_of
-from p4r_qdrant.encoder import Encoder, newest_first
+from p4r_qdrant.encoder.base import Encoder, newest_first
 from p4r_qdrant.records import Alignment, Interaction, ItemPersonas, Persona
 from p4r_qdrant.texts import interaction_text
 

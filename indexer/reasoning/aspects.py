@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from indexer.artifacts import ASPECTS, REVIEWS, Refusals, read_lines, tells_something
-from indexer.reasoning.material import (
+from indexer.artifacts.folder import ASPECTS, REVIEWS, Refusals, read_lines, tells_something
+from indexer.reasoning.sanitizing import (
     MOST_PARTS,
     PART_LENGTH,
     cleaned,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer.artifacts import ITEMS, REVIEWS, SPLITS, ArtifactFolder, Refusals
+from indexer.artifacts.folder import ITEMS, REVIEWS, SPLITS, ArtifactFolder, Refusals
 from indexer.ledger import Ledger
 from indexer.llm import LLM, Answer, BatchesUnderWay, Request, Requests, estimate_tokens
 from indexer.reasoning.alignments import Alignments, NearestAlignments
@@ -17,7 +17,7 @@ from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.personas import Personas
 from indexer.reasoning.step import Sources, Step, StepReport
 from indexer.reasoning.summaries import Summaries
-from p4r_qdrant.encoder import Encoder
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
 
 STEPS: dict[str, type[Step]] = {

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from indexer.artifacts import (
+from indexer.artifacts.folder import (
     ITEMS,
     ArtifactFolder,
     Refusals,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from indexer.artifacts import ITEMS, SUMMARIES, read_lines
-from indexer.reasoning.material import metadata, problem_with
+from indexer.artifacts.folder import ITEMS, SUMMARIES, read_lines
+from indexer.reasoning.sanitizing import metadata, problem_with
 from indexer.reasoning.step import TEXT, Question, Step, an_object
 from p4r_qdrant.records import Item, Summary
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from indexer.artifacts import written_whole
-from p4r_qdrant.adapter import RECORD, AdapterRecord
+from indexer.artifacts.folder import written_whole
+from p4r_qdrant.encoder.adapter import RECORD, AdapterRecord
 
 CARD = "README.md"
 CURVES = "loss.png"

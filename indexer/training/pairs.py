@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from indexer.artifacts import (
+from indexer.artifacts.folder import (
     ALIGNMENTS,
     CANDIDATES,
     PERSONAS,
@@ -19,7 +19,7 @@ from indexer.artifacts import (
     read_candidates,
     read_lines,
 )
-from p4r_qdrant.encoder import Encoder, newest_first, told
+from p4r_qdrant.encoder.base import Encoder, newest_first, told
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Alignment, Interaction, ItemPersonas
 from p4r_qdrant.settings import HistorySettings, TrainingSettings

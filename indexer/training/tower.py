@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from p4r_qdrant.encoder import ADAPTER_WEIGHTS, Encoder, Floats, identity_head, normalised
+from p4r_qdrant.encoder.base import ADAPTER_WEIGHTS, Encoder, Floats, identity_head, normalised
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import TrainingSettings
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.artifacts import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder, Refusals
 from indexer.training.output import write_record
 from indexer.training.pairs import Catalogue
 from indexer.training.validation import Encoded, Metrics, Validation
-from p4r_qdrant.adapter import AdapterRecord
-from p4r_qdrant.encoder import PersonaEncoder
+from p4r_qdrant.encoder.adapter import AdapterRecord
+from p4r_qdrant.encoder.base import PersonaEncoder
 from p4r_qdrant.settings import HistorySettings, Settings
 
 LENGTHS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)

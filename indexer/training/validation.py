@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts import (
+from indexer.artifacts.folder import (
     CANDIDATES,
     SPLITS,
     ArtifactFolder,
@@ -22,7 +22,7 @@ from indexer.artifacts import (
     read_lines,
 )
 from indexer.training.pairs import Catalogue
-from p4r_qdrant.encoder import Encoder, Floats, told, user_vector
+from p4r_qdrant.encoder.base import Encoder, Floats, told, user_vector
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Interaction, Split
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from p4r_qdrant.client import AsyncClient, Client
-from p4r_qdrant.encoder import UserVector
+from p4r_qdrant.encoder.base import UserVector
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Interaction, RankedItem
-from p4r_qdrant.reranker import PersonaReranker
-from p4r_qdrant.service.schemas import RankedAnswer
+from p4r_qdrant.rerank.reranker import PersonaReranker
+from p4r_qdrant.schemas import RankedAnswer
 
 Reranker = PersonaReranker | Client | AsyncClient
 """In this process, or over HTTP; an AsyncClient answers the async methods only."""

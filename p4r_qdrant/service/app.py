@@ -12,18 +12,17 @@ from pydantic_core import to_json
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from p4r_qdrant import __version__
-from p4r_qdrant.service import items, problems, recommendations
-from p4r_qdrant.service.middleware import Requests
-from p4r_qdrant.service.schemas import (
+from p4r_qdrant.schemas import (
     HealthAnswer,
     JobsAnswer,
     ReadyAnswer,
     RerankAnswer,
     RerankBody,
 )
+from p4r_qdrant.service import items, problems, recommendations, users
+from p4r_qdrant.service.middleware import Requests
 from p4r_qdrant.service.security import Access, admin, reader
 from p4r_qdrant.service.state import Service, service
-from p4r_qdrant.service.users import routes as users
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig

@@ -18,8 +18,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from p4r_qdrant import texts
-from p4r_qdrant.current import Current
-from p4r_qdrant.encoder import Encoder
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import (
     IndexMismatchError,
     IndexUnavailableError,
@@ -27,12 +26,13 @@ from p4r_qdrant.errors import (
     P4RError,
     SettingsError,
 )
-from p4r_qdrant.index.base import PersonaIndex
+from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.versions import Versions, open_versions
+from p4r_qdrant.live.hotswap import Current
 from p4r_qdrant.records import Persona
-from p4r_qdrant.reranker import LONGEST_WAIT_S, LoadEncoder, PersonaReranker, history_of
-from p4r_qdrant.service.users.store import UserStore, open_store
+from p4r_qdrant.rerank.reranker import LONGEST_WAIT_S, LoadEncoder, PersonaReranker, history_of
 from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
+from p4r_qdrant.users.store import UserStore, open_store
 
 MOST_NOTED = 10_000
 """Items whose writing is remembered until the next version takes over."""

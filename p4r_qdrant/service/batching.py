@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from p4r_qdrant.encoder import Encoder, Floats
+from p4r_qdrant.encoder.base import Encoder, Floats
 from p4r_qdrant.service.metrics import Metrics
 
 BATCH_CHARACTERS = 50_000

@@ -11,22 +11,22 @@ from fastapi import APIRouter, Depends, Response
 
 from p4r_qdrant import texts
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.base import now
+from p4r_qdrant.index.index import now
 from p4r_qdrant.index.payload import FIRST_FIELDS, OWN_FIELDS, payload_fields
 from p4r_qdrant.records import Item
-from p4r_qdrant.service import problems
-from p4r_qdrant.service.backend import Live, Written
-from p4r_qdrant.service.paths import ItemId
-from p4r_qdrant.service.schemas import (
+from p4r_qdrant.schemas import (
     DeletedAnswer,
     ItemBody,
     ItemPersonasAnswer,
     PersonaAnswer,
     PutItemAnswer,
 )
+from p4r_qdrant.service import problems
+from p4r_qdrant.service.backend import Live, Written
+from p4r_qdrant.service.paths import ItemId
 from p4r_qdrant.service.security import admin, reader
 from p4r_qdrant.service.state import Service, service
-from p4r_qdrant.service.users.store import Job
+from p4r_qdrant.users.store import Job
 
 RESERVED = {*Item.model_fields, *OWN_FIELDS, *FIRST_FIELDS}
 """Names that a caller's own fields cannot have."""

@@ -20,7 +20,7 @@ from p4r_qdrant.errors import (
     P4RError,
     SettingsError,
 )
-from p4r_qdrant.service.schemas import ErrorBody
+from p4r_qdrant.schemas import ErrorBody
 
 RETRY_AFTER_S = 1
 OURS = (

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from p4r_qdrant.encoder import UserVector, told, user_vector
+from p4r_qdrant.encoder.base import UserVector, told, user_vector
 from p4r_qdrant.errors import (
     IndexMismatchError,
     IndexUnavailableError,
@@ -22,13 +22,13 @@ from p4r_qdrant.errors import (
 )
 from p4r_qdrant.index.payload import check_vectors
 from p4r_qdrant.records import Interaction, RankedItem, Ranking
-from p4r_qdrant.reranker import User
+from p4r_qdrant.rerank.reranker import User
+from p4r_qdrant.schemas import RankingAnswer, Reason, RerankBody, UserBody
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.backend import Backend, Live
 from p4r_qdrant.service.batching import Batcher, BusyError
 from p4r_qdrant.service.metrics import Metrics
-from p4r_qdrant.service.schemas import RankingAnswer, Reason, RerankBody, UserBody
-from p4r_qdrant.service.users.store import StoredInteraction, UserStore
+from p4r_qdrant.users.store import StoredInteraction, UserStore
 
 Result = TypeVar("Result")
 

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
-from p4r_qdrant.encoder import UserVector, told, user_vector
+from p4r_qdrant.encoder.base import UserVector, told, user_vector
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.schemas import RankedAnswer, RecommendationsAnswer
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.backend import Live
 from p4r_qdrant.service.paths import UserId
-from p4r_qdrant.service.schemas import RankedAnswer, RecommendationsAnswer
 from p4r_qdrant.service.security import reader
 from p4r_qdrant.service.state import Service, service
 

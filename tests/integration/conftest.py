@@ -12,8 +12,8 @@ import pytest
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
 from p4r_qdrant.client import Client
 from tests.conftest import not_run
-from tests.engines import embedded, on_server, opened
-from tests.qdrant_process import PrivateQdrant, binary
+from tests.support.engines import embedded, on_server, opened
+from tests.support.qdrant_process import PrivateQdrant, binary
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def full_disk(folder: Path, megabytes: int) -> Iterator[Disk]:
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PersonaReranker, str]]:
     """It reranked in this process, and the address of a service."""
-    from tests.serving import in_both_places
+    from tests.support.serving import in_both_places
 
     with in_both_places(tmp_path_factory.mktemp("places")) as places:
         yield places
@@ -111,7 +111,7 @@ def here(places: tuple[PersonaReranker, str]) -> PersonaReranker:
 @pytest.fixture
 def client(places: tuple[PersonaReranker, str]) -> Iterator[Client]:
     """The service knows eve, who has had the ships."""
-    from tests.serving import ADMIN
+    from tests.support.serving import ADMIN
 
     with Client(places[1], key=ADMIN) as client:
         client.interact("eve", "ships", 5)

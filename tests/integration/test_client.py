@@ -14,8 +14,8 @@ import pytest
 from p4r_qdrant import Candidate, Interaction
 from p4r_qdrant.client import AsyncClient, Client, ServiceDownError, ServiceRefusedError
 from p4r_qdrant.settings import RerankSettings
-from tests.engines import embedded
-from tests.serving import (
+from tests.support.engines import embedded
+from tests.support.serving import (
     ADMIN,
     CATALOGUE,
     DIMENSION,

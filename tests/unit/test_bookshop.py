@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-BOOKSHOP = Path(__file__).resolve().parents[2] / "examples" / "bookshop"
+from tests.support.paths import ROOT
+
+BOOKSHOP = ROOT / "examples" / "bookshop"
 
 Row = dict[str, Any]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 PACKAGES = ("p4r_qdrant", "indexer")
 LLM_PACKAGES = {"openai", "tenacity"}
 
@@ -38,7 +39,7 @@ def violations(root: Path) -> list[str]:
                 online = package == "p4r_qdrant"
                 if (online and top == "indexer") or top in ("tests", "benchmarks"):
                     found.append(f"{place}:{line}: {module}")
-                if top == "xllamacpp" and place != "indexer/local_llm.py":
+                if top == "xllamacpp" and place != "indexer/demo/local_llm.py":
                     found.append(f"{place}:{line}: {module}")
                 if top in LLM_PACKAGES and not place.startswith("indexer/llm/"):
                     found.append(f"{place}:{line}: {module}")
@@ -52,16 +53,16 @@ def test_the_rules_hold() -> None:
 @pytest.mark.parametrize(
     ("place", "code"),
     [
-        ("p4r_qdrant/index/base.py", "import indexer.cli"),
+        ("p4r_qdrant/index/index.py", "import indexer.cli"),
         ("p4r_qdrant/new.py", "def f():\n    from indexer import artifacts"),
         ("p4r_qdrant/new.py", "import importlib\nimportlib.import_module('indexer')"),
         ("p4r_qdrant/llm.py", "import openai"),
         ("p4r_qdrant/new.py", "from tenacity import retry"),
-        ("indexer/worker.py", "from openai.types import X"),
-        ("indexer/publish.py", "import os, tenacity"),
+        ("indexer/updates/worker.py", "from openai.types import X"),
+        ("indexer/indexing/publish.py", "import os, tenacity"),
         ("indexer/llm.py", "import openai"),
-        ("indexer/demo_llm.py", "import xllamacpp"),
-        ("indexer/publish.py", "from tests.oracle import Catalogue"),
+        ("indexer/demo/raw_reviews.py", "import xllamacpp"),
+        ("indexer/indexing/publish.py", "from tests.support.oracle import Catalogue"),
     ],
 )
 def test_a_breach_is_found(place: str, code: str, tmp_path: Path) -> None:
@@ -91,9 +92,9 @@ HEAVY = {
         ("import indexer.cli", {*HEAVY, "numpy"}),
         ("from p4r_qdrant import Settings, Interaction", {*HEAVY, "numpy"}),
         ("from p4r_qdrant import PersonaReranker, PersonaEncoder, open_index", HEAVY),
-        ("import indexer.display, indexer.publish, indexer.reranking", HEAVY),
+        ("import indexer.terminal.console, indexer.indexing.publish, indexer.reranking", HEAVY),
         ("import indexer.evaluation.evaluate", {*HEAVY, "scipy", "implicit", "matplotlib"}),
-        ("import p4r_qdrant.index.edge", {"torch", "qdrant_client", "grpc"}),
+        ("import p4r_qdrant.index.edge.engine", {"torch", "qdrant_client", "grpc"}),
     ],
 )
 def test_an_import_is_cheap(statement: str, unwanted: set[str]) -> None:

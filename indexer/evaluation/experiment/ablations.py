@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from indexer.evaluation import significance
-from indexer.evaluation.experiment import choices, learned
-from indexer.evaluation.experiment.choices import Judged
+from indexer.evaluation.experiment import learned
+from indexer.evaluation.experiment import selection as choices
 from indexer.evaluation.experiment.config import ExperimentConfig
 from indexer.evaluation.experiment.pool import NOBODY
 from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer
+from indexer.evaluation.experiment.selection import Judged
 from indexer.evaluation.metrics import Ranks, metric_names, ndcg
 
 CUTOFF = 10

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from indexer.artifacts import (
+from indexer.artifacts.folder import (
     ASPECTS,
     ITEMS,
     PERSONAS,

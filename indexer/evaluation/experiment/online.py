@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.artifacts import ArtifactFolder, Histories, Refusals
+from indexer.artifacts.folder import ArtifactFolder, Histories, Refusals
 from indexer.evaluation.experiment.pool import Pool
 from indexer.evaluation.experiment.scoring import Scorer
 from indexer.evaluation.metrics import Ranks
-from indexer.publish import index_artifacts
-from p4r_qdrant.encoder import Encoder
-from p4r_qdrant.index.base import PersonaIndex, batches, open_index
+from indexer.indexing.publish import index_artifacts
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.index.index import PersonaIndex, batches, open_index
 from p4r_qdrant.records import Ranking
-from p4r_qdrant.reranker import PersonaReranker
+from p4r_qdrant.rerank.reranker import PersonaReranker
 from p4r_qdrant.settings import (
     HistorySettings,
     IndexSettings,

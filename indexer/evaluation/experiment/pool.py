@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts import Refusals, read_candidates
+from indexer.artifacts.folder import Refusals, read_candidates
 from indexer.evaluation.metrics import Floats, Ranks
 
 Indexes = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from indexer.artifacts import (
+from indexer.artifacts.folder import (
     PERSONAS,
     REVIEWS,
     SPLITS,
@@ -31,9 +31,9 @@ from indexer.evaluation.candidates import (
     write_candidates,
 )
 from indexer.evaluation.evaluate import outside_notes
-from indexer.evaluation.experiment import choices, examples, online
+from indexer.evaluation.experiment import examples, online
+from indexer.evaluation.experiment import selection as choices
 from indexer.evaluation.experiment.ablations import Material, ablations
-from indexer.evaluation.experiment.choices import Judged
 from indexer.evaluation.experiment.config import ExperimentConfig
 from indexer.evaluation.experiment.data import (
     Data,
@@ -43,17 +43,18 @@ from indexer.evaluation.experiment.data import (
     summary_texts,
 )
 from indexer.evaluation.experiment.environment import environment
-from indexer.evaluation.experiment.lines import Line, main_table, segment_table
+from indexer.evaluation.experiment.main_table import Line, main_table, segment_table
 from indexer.evaluation.experiment.pool import NOBODY, Pool, read_pool
 from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer, typical
+from indexer.evaluation.experiment.selection import Judged
 from indexer.evaluation.experiment.stages import Stages, locked
 from indexer.evaluation.experiment.vectors import CachedEncoder
 from indexer.evaluation.leaks import LeakReport, check_adapter, check_leaks
 from indexer.evaluation.metrics import Floats, Ranks, ndcg
 from indexer.evaluation.segments import segments
-from p4r_qdrant.encoder import Encoder, PersonaEncoder, newest_first
+from p4r_qdrant.encoder.base import Encoder, PersonaEncoder, newest_first
 from p4r_qdrant.errors import InputError, P4RError
-from p4r_qdrant.index.base import PersonaIndex
+from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.settings import EncoderSettings
 from p4r_qdrant.texts import interaction_text

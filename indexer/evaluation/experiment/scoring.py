@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts import Histories
-from indexer.evaluation.experiment import words
+from indexer.artifacts.folder import Histories
+from indexer.evaluation.experiment import lexical as words
 from indexer.evaluation.experiment.pool import Indexes, Pool
 from indexer.evaluation.metrics import Floats
-from p4r_qdrant.encoder import Encoder, newest_first
+from p4r_qdrant.encoder.base import Encoder, newest_first
 from p4r_qdrant.records import Interaction
 
 USERS_AT_ONCE = 128

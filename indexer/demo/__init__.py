@@ -1,0 +1,1 @@
+"""The demonstrations: the bookshop, raw reviews, a local LLM."""

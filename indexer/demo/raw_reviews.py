@@ -1,0 +1,92 @@
+"""`p4r demo-llm`: from raw reviews to personas, with a small LLM on this machine; no key."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from indexer.artifacts.folder import (
+    CANDIDATES,
+    ITEMS,
+    REVIEWS,
+    SPLITS,
+    ArtifactFolder,
+    Refusals,
+    written_whole,
+)
+from indexer.ledger import Ledger
+from indexer.llm import LLM
+from indexer.prompts import Domain
+from indexer.reasoning import run
+from indexer.reasoning.step import Sources
+from indexer.terminal.console import ReasoningProgress
+from p4r_qdrant.settings import LLMSettings
+
+READER = "norm-t"
+"""The bookshop's reader for whom everything is done."""
+CANDIDATES_SHOWN = 4
+OTHER_REVIEWS = 2
+"""Reviews of a candidate that are read; of what the reader has chosen, the reader's own alone."""
+
+
+def write_part(source: Path, target: Path, reader: str = READER) -> None:
+    """What a reader chose, and the first candidates, as a catalogue of its own.
+
+    Only as many reviews of each item as a small model gets through in a minute or two.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    held_out = ArtifactFolder(source).held_out()
+    [mine] = [one for one in _records(source / CANDIDATES) if one["user_id"] == reader]
+    candidates = mine | {"results": mine["results"][:CANDIDATES_SHOWN]}
+    reviews = [
+        one
+        for one in _records(source / REVIEWS)
+        if (one["user_id"], one["item_id"]) not in held_out
+    ]
+    kept = [one for one in reviews if one["user_id"] == reader]
+    for candidate in candidates["results"]:
+        others = (one for one in reviews if one["item_id"] == candidate["item_id"])
+        kept += islice(others, OTHER_REVIEWS)
+    items = {one["item_id"] for one in kept} | {one["item_id"] for one in candidates["results"]}
+    _write(target / ITEMS, [one for one in _records(source / ITEMS) if one["item_id"] in items])
+    _write(target / REVIEWS, kept)
+    _write(target / SPLITS, list(_records(source / SPLITS)))
+    _write(target / CANDIDATES, [candidates])
+
+
+def reason(
+    folder: Path, settings: LLMSettings, progress: ReasoningProgress, refusals: Refusals
+) -> None:
+    """All four steps over a catalogue of books; the artifacts are written beside it."""
+    steps = run.steps(
+        list(run.STEPS),
+        Sources(ArtifactFolder(folder), Domain.load("books"), settings),
+        refusals,
+        per_user=1,
+        profile="before",
+        seed=0,
+    )
+
+    async def ask() -> None:
+        async with LLM(settings, ledger) as llm:
+            progress.follow(llm)
+            await run.reason(steps, llm, ledger, progress.began, progress.told, progress.wrote)
+
+    with Ledger(folder / "ledger") as ledger, progress:
+        asyncio.run(ask())
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _write(path: Path, records: list[dict[str, Any]]) -> None:
+    with written_whole(path) as write:
+        for one in records:
+            write(json.dumps(one, ensure_ascii=False))

@@ -1,0 +1,1 @@
+"""From artifacts to an index: encode, write, verify, publish."""

@@ -1,0 +1,199 @@
+"""Vectors of personas that were encoded elsewhere, read from a file.
+
+    FILE.npy       (n_personas, dim), a row for each persona in the order of personas.jsonl
+    FILE.parquet   columns item_id, persona_id, vector; in any order
+
+Both stay on disk. Which encoder they come from is what the caller says it is: a fingerprint is a
+promise that all vectors under it, the users' too, are of one encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.artifacts.folder import PERSONAS, ArtifactFolder, Refusals, read_lines
+from p4r_qdrant.encoder.base import VECTORS, Floats
+from p4r_qdrant.errors import InputError, MissingExtraError
+from p4r_qdrant.records import ItemPersonas
+
+COLUMNS = ["item_id", "persona_id", "vector"]
+ROWS_A_BATCH = 4096
+"""Rows of a Parquet file that are in memory at a time."""
+
+_FINGERPRINT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class VectorFile:
+    """The personas' vectors of an artifact folder: what an `Encoder` is elsewhere.
+
+    matrix: (n_personas, dim), any float type; `starts`: the row of each item's first persona.
+    """
+
+    kind = VECTORS
+    model = ""
+    adapter = ""
+    tolerance = 1e-5
+    workers = 1
+
+    def __init__(
+        self, matrix: npt.NDArray[np.floating[Any]], starts: dict[str, int], fingerprint: str
+    ) -> None:
+        self.fingerprint = self.name = fingerprint
+        self.dimension = int(matrix.shape[1])
+        self._matrix = matrix
+        self._starts = starts
+
+    def of(self, item: ItemPersonas) -> Floats:
+        """The vectors of an item's personas: (n, dim) float32."""
+        start = self._starts[item.item_id]
+        return np.asarray(self._matrix[start : start + len(item.personas)], dtype=np.float32)
+
+    def hash_of(self, item: ItemPersonas) -> str:
+        """A hash of them: it changes when they do."""
+        return hashlib.sha256(self.of(item).tobytes()).hexdigest()[:16]
+
+    def on_all_devices(self) -> AbstractContextManager[None]:
+        """There is nothing to encode."""
+        return nullcontext()
+
+
+@contextmanager
+def opened(path: Path, folder: ArtifactFolder, fingerprint: str) -> Iterator[VectorFile]:
+    """The vectors of a file, for as long as the context lasts.
+
+    Raises InputError where the file cannot be read, or does not go with the folder's personas.
+    """
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise InputError(
+            "--fingerprint names the encoder of the vectors in 1 to 64 letters, digits, hyphens, "
+            f"dots and underscores, not {fingerprint[:80]!r}"
+        )
+    if not path.is_file():
+        raise InputError(f"{path} cannot be read: there is no such file")
+    if path.suffix == ".npy":
+        starts, total = _places(folder)
+        yield VectorFile(_npy(path, total, folder), starts, fingerprint)
+    elif path.suffix == ".parquet":
+        with tempfile.TemporaryDirectory(prefix="p4r-vectors-") as place:
+            matrix, starts = _parquet(path, folder, Path(place) / "vectors.npy")
+            yield VectorFile(matrix, starts, fingerprint)
+            del matrix
+    else:
+        raise InputError(f"{path} is no vector file: give FILE.npy or FILE.parquet")
+
+
+def _records(folder: ArtifactFolder) -> Iterator[ItemPersonas]:
+    """The lines of personas.jsonl; each must be whole, or the rows after it would be another's."""
+    broken = Refusals(keep=1)
+    for _, _, record in read_lines(folder.file(PERSONAS), ItemPersonas, broken):
+        if broken.total:
+            break
+        yield record
+    if broken.total:
+        raise InputError(
+            f"{broken.sentences[0]}; mend it: vectors are found by the order of the lines"
+        )
+
+
+def _places(folder: ArtifactFolder) -> tuple[dict[str, int], int]:
+    """The row of each item's first persona, and how many rows there are."""
+    starts: dict[str, int] = {}
+    total = 0
+    for record in _records(folder):
+        starts.setdefault(record.item_id, total)  # of a repeated item the first line counts
+        total += len(record.personas)
+    return starts, total
+
+
+def _npy(path: Path, total: int, folder: ArtifactFolder) -> npt.NDArray[np.floating[Any]]:
+    try:
+        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is no array that NumPy can map: {error}") from None
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind != "f":
+        what = f"{matrix.dtype} {matrix.shape}" if isinstance(matrix, np.ndarray) else "several"
+        raise InputError(f"{path} must be one array of floats (personas, dimension), not {what}")
+    if len(matrix) != total or not matrix.shape[1]:
+        raise InputError(
+            f"{path} has {len(matrix)} rows of {matrix.shape[1]} numbers, and "
+            f"{folder.path / PERSONAS} {total} personas: give a row for each, in their order"
+        )
+    return matrix
+
+
+def _parquet(
+    path: Path, folder: ArtifactFolder, place: Path
+) -> tuple[npt.NDArray[np.floating[Any]], dict[str, int]]:
+    """The file's vectors as a matrix on disk, in the order of personas.jsonl."""
+    starts: dict[str, int] = {}
+    row_of: dict[tuple[str, str], int] = {}
+    total = 0
+    for record in _records(folder):
+        if record.item_id not in starts:
+            starts[record.item_id] = total
+            for row, persona in enumerate(record.personas, start=total):
+                row_of.setdefault((record.item_id, persona.persona_id), row)
+            total += len(record.personas)
+    missing = set(row_of)
+    matrix: npt.NDArray[np.float32] | None = None
+    for names, vectors in _parquet_batches(path):
+        if matrix is None:
+            shape = (total, vectors.shape[1])
+            matrix = np.lib.format.open_memmap(place, "w+", np.float32, shape=shape)
+        if vectors.shape[1] != matrix.shape[1]:
+            raise InputError(
+                f"{path} has vectors of {vectors.shape[1]} numbers, and others of {matrix.shape[1]}"
+            )
+        for name, vector in zip(names, vectors, strict=True):
+            if name in missing:
+                matrix[row_of[name]] = vector
+                missing.discard(name)
+            elif name in row_of:
+                raise InputError(f"{path} has the persona {name[1]!r} of item {name[0]!r} twice")
+    if missing or matrix is None:
+        item_id, persona_id = min(missing, default=("", ""))
+        raise InputError(
+            f"{path} has no vector for {len(missing)} personas of {folder.path / PERSONAS} "
+            f"(first: {persona_id!r} of item {item_id!r})"
+        )
+    return matrix, starts
+
+
+def _parquet_batches(path: Path) -> Iterator[tuple[list[tuple[str, str]], Floats]]:
+    """Of some rows at a time, (item id, persona id) of each, and their vectors (n, dim)."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise MissingExtraError("Parquet files need pyarrow: pip install 'p4r-qdrant[data]'")
+    import pyarrow as arrow
+    from pyarrow import compute, parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            if lacking := set(COLUMNS) - set(file.schema_arrow.names):
+                raise InputError(f"{path} has no column {min(lacking)!r}")
+            for batch in file.iter_batches(ROWS_A_BATCH, columns=COLUMNS):
+                items, personas, vectors = (batch.column(one) for one in COLUMNS)
+                names = zip(
+                    items.cast(arrow.string()).to_pylist(),
+                    personas.cast(arrow.string()).to_pylist(),
+                    strict=True,
+                )
+                widths = compute.unique(compute.list_value_length(vectors)).to_pylist()
+                if not widths:
+                    continue
+                if len(widths) > 1 or not widths[0]:
+                    raise InputError(f"{path} has vectors of {widths} numbers; all must be alike")
+                flat = vectors.flatten().to_numpy(zero_copy_only=False)
+                yield list(names), flat.astype(np.float32).reshape(-1, widths[0])
+    except (arrow.ArrowException, OSError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is no Parquet file of vectors: {reason}") from None

@@ -1,0 +1,98 @@
+"""Whether an answer can be used, and what to say when it is asked for again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from indexer.llm.capabilities import Dialect, Remark
+from indexer.llm.parsing import OFF_SCHEMA, parse_answer, schema_problem, shortened
+from indexer.llm.request import Answer, Request, Usage
+from indexer.llm.wire import Completion
+from p4r_qdrant.records import clean_text
+
+KEPT_CHARACTERS = 20_000
+"""How much of an unusable answer is kept, and shown to the model when it is asked again."""
+_DO_ANSWER = (
+    "You gave no answer the last time. Nobody asks for an opinion, only for the JSON object "
+    "described above; where there is nothing to say, leave its fields as empty as it allows."
+)
+
+
+@dataclass(slots=True)
+class Asking:
+    """One request on its way to an answer: what came of it so far, and what is said next."""
+
+    request: Request
+    remark: Remark
+    usage: Usage = field(default_factory=Usage)
+    problems: tuple[str, ...] = ()
+    completion: str = ""
+
+    @classmethod
+    def anew(cls, request: Request) -> Self:
+        """Nothing was asked yet."""
+        return cls(request, Remark(request.max_tokens))
+
+    def judge(self, completion: Completion, spent: Usage, dialect: Dialect) -> Answer | None:
+        """The answer, where this can be used as one; else None, and `remark` says why not."""
+        self.usage += spent
+        self.completion = clean_text(completion.text[:KEPT_CHARACTERS])
+        value, problem, again = _judge(self.request, completion, self.remark.max_tokens)
+        if again is None:
+            return Answer(self.request, value, self.usage, self.problems)
+        self.problems += (problem,)
+        self.remark = again
+        if problem.startswith(OFF_SCHEMA) and completion.finish_reason != "length":
+            dialect.spelled_out = True
+        return None
+
+    def failed(self) -> Answer:
+        """It came to nothing."""
+        return Answer(self.request, None, self.usage, self.problems, self.completion)
+
+
+def _judge(
+    request: Request, completion: Completion, max_tokens: int
+) -> tuple[Any, str, Remark | None]:
+    """(value, "", None) of an answer that can be used, else (None, problem, what to say)."""
+    more = Remark(max_tokens)
+    if completion.refusal or completion.finish_reason == "content_filter":
+        said = completion.refusal and f": {shortened(completion.refusal)}"
+        return None, f"the model refused to answer{said}", replace(more, rule=_DO_ANSWER)
+    if completion.finish_reason == "length" and not _is_json(completion.text):
+        rule = f"Your last answer was cut off after {max_tokens} tokens: keep this one shorter."
+        problem = f"the answer was cut off after {max_tokens} tokens"
+        return None, problem, Remark(min(2 * max_tokens, 4 * request.max_tokens), rule)
+    if not completion.text.strip():
+        return None, "the answer was empty", replace(more, rule=_DO_ANSWER)
+    value, problem = _read_answer(request, completion.text)
+    if not problem:
+        return value, "", None
+    correction = (
+        f"This answer cannot be used: {problem}. Answer again, with one corrected JSON object "
+        "and nothing else."
+    )
+    shown = clean_text(completion.text[:KEPT_CHARACTERS])
+    return None, problem, replace(more, completion=shown, correction=correction)
+
+
+def _read_answer(request: Request, text: str) -> tuple[Any, str]:
+    """(value, what is wrong with it)."""
+    try:
+        value = parse_answer(text)
+    except ValueError as error:
+        return None, str(error)
+    problem = schema_problem(value, request.schema)
+    if problem is None and request.check is not None:
+        problem = request.check(value)
+    return value, problem or ""
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

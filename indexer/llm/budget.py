@@ -1,0 +1,83 @@
+"""What a run has spent, what calls under way may still cost, and the ceilings over both."""
+
+from __future__ import annotations
+
+import json
+
+from indexer.llm.capabilities import Remark
+from indexer.llm.errors import BudgetReachedError
+from indexer.llm.request import Request, Tally, Usage, estimate_tokens
+from indexer.llm.wire import Completion
+from p4r_qdrant.settings import LLMSettings
+
+
+class Account:
+    """One run's money. `tallies` has one for each step that was asked about."""
+
+    def __init__(self, settings: LLMSettings) -> None:
+        self.tallies: dict[str, Tally] = {}
+        self.has_ceiling = settings.max_tokens is not None or settings.max_cost_usd is not None
+        self._settings = settings
+        self._reserved = Usage()
+
+    @property
+    def usage(self) -> Usage:
+        """What was spent so far, over all steps."""
+        return sum((tally.usage for tally in self.tallies.values()), Usage())
+
+    def tally(self, step: str) -> Tally:
+        """The counts of a step."""
+        return self.tallies.setdefault(step, Tally())
+
+    def spend(self, request: Request, completion: Completion, factor: float = 1.0) -> Usage:
+        """Count what a completion took, at `factor` times the price; not every endpoint says."""
+        tokens = completion.tokens or (
+            estimate_tokens(request.system + request.user),
+            estimate_tokens(completion.text),
+        )
+        spent = self._used(request, 1, tokens, factor)
+        tally = self.tally(request.step)
+        tally.usage = tally.usage + spent
+        return spent
+
+    def worst(self, request: Request, remark: Remark, factor: float = 1.0) -> Usage:
+        """The most that one call may use."""
+        text = f"{request.system}{request.user}{json.dumps(request.schema)}{remark.completion}"
+        tokens = estimate_tokens(text) + 100, remark.max_tokens
+        return self._used(request, 0, tokens, factor)
+
+    def exceeded(self, worst: Usage) -> str:
+        """The ceiling that one more call might exceed, "" where it might not."""
+        after = self.usage + self._reserved + worst
+        tokens, cost = self._settings.max_tokens, self._settings.max_cost_usd
+        if tokens is not None and after.tokens > tokens:
+            return f"the {tokens:,} tokens of P4R_LLM__MAX_TOKENS"
+        if cost is not None and (after.cost_usd or 0) > cost:
+            return f"the {cost:g} USD of P4R_LLM__MAX_COST_USD"
+        return ""
+
+    def reserve(self, worst: Usage) -> None:
+        """Keep back what a call, or a batch of them, may use."""
+        self._reserved = self._reserved + worst
+
+    def release(self, worst: Usage) -> None:
+        """It is over."""
+        self._reserved = self._reserved + _negative(worst)
+
+    def _used(self, request: Request, calls: int, tokens: tuple[int, int], factor: float) -> Usage:
+        cost = self._settings.of(request.step).cost(*tokens)
+        return Usage(calls, *tokens, None if cost is None else cost * factor)
+
+    def reached(self, ceiling: str) -> BudgetReachedError:
+        """The error that says so."""
+        spent = self.usage
+        cost = "" if spent.cost_usd is None else f", {spent.cost_usd:.4f} USD"
+        return BudgetReachedError(
+            f"the next call might exceed {ceiling}: this run has used "
+            f"{spent.tokens:,} tokens{cost}; all answers are kept, run again to go on"
+        )
+
+
+def _negative(usage: Usage) -> Usage:
+    cost = None if usage.cost_usd is None else -usage.cost_usd
+    return Usage(-usage.calls, -usage.prompt_tokens, -usage.completion_tokens, cost)

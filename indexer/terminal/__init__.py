@@ -1,0 +1,1 @@
+"""What the p4r command prints: tables, rankings, progress."""

@@ -1,0 +1,1 @@
+"""Changes that arrive over time: new items and reviews, erasure, the worker."""

@@ -1,0 +1,198 @@
+"""A person's right to be forgotten: everything that came from a user leaves an artifact folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from indexer.artifacts.folder import (
+    ALIGNMENTS,
+    ASPECTS,
+    CANDIDATES,
+    PERSONAS,
+    REVIEWS,
+    SPLITS,
+    ArtifactFolder,
+    Model,
+    Refusals,
+    read_lines,
+    rewrite,
+)
+from indexer.artifacts.journal import ARRIVALS, Arrival
+from indexer.ledger import Ledger
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.records import (
+    Alignment,
+    Aspects,
+    CandidateList,
+    ItemPersonas,
+    Review,
+    Split,
+)
+
+OF_REVIEWS = "aspects"
+"""The step whose answers come from one user's review of one item."""
+OF_ITEMS = "personas"
+"""The step whose answers come from many users' reviews of one item."""
+
+
+@dataclass
+class Erased:
+    """What was removed, by kind; the items to reason on again; those left without personas."""
+
+    removed: Counter[str] = field(default_factory=Counter)
+    items: list[str] = field(default_factory=list)
+    bare: list[str] = field(default_factory=list)
+
+
+def erase_users(
+    folder: ArtifactFolder, ledger: Ledger, users: Collection[str], refusals: Refusals
+) -> Erased:
+    """Remove what came from these users: their lines, the LLM's answers about them, evidence.
+
+    The answers that made the personas of the items they reviewed go too, and so does a persona
+    that rests on them alone. A broken line is removed as well and told in `refusals`: it could be
+    theirs. Killed at any moment and run again it ends in the same state: reviews.jsonl, which
+    says what they reviewed, is written last.
+
+    Raises InputError, and changes nothing, where one of the users is in no file of the folder.
+    """
+    gone = set(users)
+    items = _items_of(folder, ledger, gone)
+    erased = Erased(items=sorted(items))
+    for step in ledger.steps():
+        keys = {
+            entry["key"]
+            for entry in ledger.entries(step)
+            if (about := entry.get("about", {})).get("user_id") in gone
+            or (step == OF_ITEMS and about.get("item_id") in items)
+        }
+        erased.removed[f"answers on {step}"] += ledger.erase(step, keys)
+    for unfinished in folder.path.glob(".*.unfinished"):  # what a killed run had begun to write
+        unfinished.unlink(missing_ok=True)
+
+    lost = _resting_on(folder, gone)
+
+    def theirs(record: Aspects | Split | CandidateList | Review) -> bool:
+        return record.user_id in gone
+
+    def theirs_arrived(record: Arrival) -> bool:
+        return record.review is not None and record.review.user_id in gone
+
+    def theirs_or_lost(record: Alignment) -> bool:
+        return record.user_id in gone or (record.item_id, record.persona_id) in lost
+
+    # Alignments before personas, for these say which were lost.
+    _drop(folder.path / ALIGNMENTS, Alignment, theirs_or_lost, erased.removed, refusals)
+    _strip_evidence(folder.path / PERSONAS, gone, lost, erased, refusals)
+    _drop(folder.path / ASPECTS, Aspects, theirs, erased.removed, refusals)
+    _drop(folder.path / CANDIDATES, CandidateList, theirs, erased.removed, refusals)
+    _drop(folder.path / SPLITS, Split, theirs, erased.removed, refusals)
+    _drop(folder.path / ARRIVALS, Arrival, theirs_arrived, erased.removed, refusals)
+    _drop(folder.path / REVIEWS, Review, theirs, erased.removed, refusals)
+    return erased
+
+
+def _items_of(folder: ArtifactFolder, ledger: Ledger, users: set[str]) -> set[str]:
+    """The items whose personas the users had a part in."""
+    items, seen = set[str](), set[str]()
+    for user_id, item_id in _traces(folder, ledger):
+        if user_id in users:
+            seen.add(user_id)
+            if item_id is not None:
+                items.add(item_id)
+    if unseen := sorted(users - seen):
+        raise InputError(f"user {unseen[0]!r} is in no file of {folder.path}; nothing was changed")
+    return items
+
+
+def _traces(folder: ArtifactFolder, ledger: Ledger) -> Iterator[tuple[str, str | None]]:
+    """Every user, with each item in whose personas he may have had a part; or with None."""
+    held_out = folder.held_out()
+    for review in _records(folder, REVIEWS, Review):
+        pair = (review.user_id, review.item_id)
+        yield review.user_id, None if pair in held_out else review.item_id
+    for arrival in _records(folder, ARRIVALS, Arrival):
+        if arrival.review is not None:
+            yield arrival.review.user_id, arrival.item_id
+    for aspects in _records(folder, ASPECTS, Aspects):
+        yield aspects.user_id, aspects.item_id
+    mentions: Iterable[Alignment | Split | CandidateList] = chain(
+        _records(folder, ALIGNMENTS, Alignment),
+        _records(folder, SPLITS, Split),
+        _records(folder, CANDIDATES, CandidateList),
+    )
+    for mention in mentions:
+        yield mention.user_id, None
+    for personas in _records(folder, PERSONAS, ItemPersonas):
+        for persona in personas.personas:
+            yield from ((user_id, personas.item_id) for user_id in persona.evidence)
+    for step in ledger.steps():
+        for entry in ledger.entries(step):
+            about = entry.get("about", {})
+            if "user_id" in about:
+                yield about["user_id"], about.get("item_id") if step == OF_REVIEWS else None
+
+
+def _records(folder: ArtifactFolder, name: str, model: type[Model]) -> Iterator[Model]:
+    if folder.has(name):
+        for _, _, record in read_lines(folder.file(name), model, Refusals()):
+            yield record
+
+
+def _resting_on(folder: ArtifactFolder, users: set[str]) -> set[tuple[str, str]]:
+    """(item, persona) of the personas that nobody but these users supports."""
+    return {
+        (record.item_id, persona.persona_id)
+        for record in _records(folder, PERSONAS, ItemPersonas)
+        for persona in record.personas
+        if persona.evidence and users.issuperset(persona.evidence)
+    }
+
+
+def _strip_evidence(
+    path: Path,
+    users: set[str],
+    lost: set[tuple[str, str]],
+    erased: Erased,
+    refusals: Refusals,
+) -> None:
+    """Take the users out of all evidence, and the personas out that are lost with them."""
+
+    def stripped(record: ItemPersonas) -> ItemPersonas | None:
+        personas = []
+        for persona in record.personas:
+            evidence = [one for one in persona.evidence if one not in users]
+            erased.removed["mentions as evidence"] += len(persona.evidence) - len(evidence)
+            if (record.item_id, persona.persona_id) not in lost:
+                personas.append(persona.model_copy(update={"evidence": evidence}))
+        erased.removed["personas that rested on them alone"] += len(record.personas) - len(personas)
+        if not personas:
+            erased.bare.append(record.item_id)
+            return None
+        return record.model_copy(update={"personas": personas})
+
+    if path.is_file():
+        rewrite(path, ItemPersonas, stripped, broken=refusals)
+
+
+def _drop(
+    path: Path,
+    model: type[Model],
+    unwanted: Callable[[Model], bool],
+    removed: Counter[str],
+    refusals: Refusals,
+) -> None:
+    """Leave the unwanted records out of a file."""
+
+    def kept(record: Model) -> Model | None:
+        if not unwanted(record):
+            return record
+        removed[f"lines of {path.name}"] += 1
+        return None
+
+    if path.is_file():
+        rewrite(path, model, kept, broken=refusals)

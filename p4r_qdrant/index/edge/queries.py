@@ -1,0 +1,149 @@
+"""Searches of a Qdrant Edge shard and their filters: what `query.py` is to a server.
+
+Without a filter the embedded engine scores with its matrix (`rows.py`); these are the searches
+with one, and those without when there is no room for a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import qdrant_edge as edge
+
+from p4r_qdrant.index import payload as names
+from p4r_qdrant.index.filters import Condition
+from p4r_qdrant.index.index import batches
+from p4r_qdrant.index.payload import MOST_PER_ITEM, Floats, point_prefix
+
+CANDIDATES_A_CALL = 500
+"""Candidates one search looks at: Python stands meanwhile, some milliseconds."""
+
+_EXACT = edge.SearchParams(exact=True)
+
+
+def best_points(
+    shard: edge.EdgeShard,
+    vector: Floats,
+    item_ids: list[str],
+    conditions: list[Condition],
+    per_item: int,
+) -> dict[str, tuple[float, str]]:
+    """(score, point id) of the best persona of each candidate that has any: flat, exact searches.
+
+    vector: (dim,) float32. `per_item`: personas an item is expected to have at most.
+    """
+    # Qdrant Edge 0.9 takes True for 1 and so never matches it: truth values are checked here.
+    truths = [one for one in conditions if one.any_of and isinstance(one.any_of[0], bool)]
+    others = [condition(one) for one in conditions if one not in truths]
+    best: dict[str, tuple[float, str]] = {}
+    for some in batches(item_ids, CANDIDATES_A_CALL):
+        owner = {point_prefix(item_id): item_id for item_id in some}
+        wanted = edge.Filter(must=[any_item(some), *others])
+        for point in _found(shard, vector, wanted, len(some), per_item, bool(truths)):
+            if not all(_is_true_as_asked(point.payload or {}, one) for one in truths):
+                continue
+            name = str(point.id)
+            item_id = owner[name[:-2]]
+            held = best.get(item_id)
+            if held is None or (point.score == held[0] and name < held[1]):
+                best[item_id] = (point.score, name)
+    return best
+
+
+def nearest_points(
+    shard: edge.EdgeShard, vector: Floats, limit: int, conditions: list[Condition]
+) -> list[tuple[float, str, str]]:
+    """(score, point id, item id) of the points nearest to a user, best first.
+
+    vector: (dim,) float32.
+    """
+    truths = [one for one in conditions if one.any_of and isinstance(one.any_of[0], bool)]
+    wanted = edge.Filter(must=[condition(one) for one in conditions if one not in truths])
+    asked, most = limit, shard.count(edge.CountRequest(exact=False))
+    while True:
+        request = edge.QueryRequest(
+            limit=asked, query=edge.Query.Nearest(vector.tolist()), filter=wanted, with_payload=True
+        )
+        found = shard.query(request)
+        kept = [
+            (point.score, str(point.id), point.payload[names.ITEM_ID])
+            for point in found
+            if point.payload and all(_is_true_as_asked(point.payload, one) for one in truths)
+        ]
+        if len(kept) >= limit or len(found) < asked or asked > most:
+            return kept[:limit]
+        asked *= 4  # those that are not as true as asked took the places of others
+
+
+def _found(
+    shard: edge.EdgeShard,
+    vector: Floats,
+    wanted: edge.Filter,
+    items: int,
+    per_item: int,
+    with_payload: bool,
+) -> list[edge.ScoredPoint]:
+    """All points that fit, best first."""
+    found: list[edge.ScoredPoint] = []
+    for limit in (min(per_item + 1, MOST_PER_ITEM) * items, MOST_PER_ITEM * items):
+        request = edge.QueryRequest(
+            limit=limit,
+            query=edge.Query.Nearest(vector.tolist()),
+            filter=wanted,
+            with_payload=with_payload,
+            params=_EXACT,
+        )
+        found = shard.query(request)
+        if len(found) < limit:
+            break
+    return found
+
+
+def any_item(item_ids: Sequence[str]) -> edge.FieldCondition:
+    """A point of any of these items."""
+    return edge.FieldCondition(names.ITEM_ID, match=edge.MatchAny(list(item_ids)))
+
+
+def of_items(item_ids: Sequence[str]) -> edge.Filter:
+    """The points of these items."""
+    return edge.Filter(must=[any_item(item_ids)])
+
+
+def equals(field: str, value: int) -> edge.FieldCondition:
+    """A point whose field has this value."""
+    return edge.FieldCondition(field, match=edge.MatchValue(value))
+
+
+def older(generation: int) -> edge.FieldCondition:
+    """A point of an older generation."""
+    return edge.FieldCondition(names.GENERATION, range=edge.RangeFloat(lt=generation))
+
+
+def _is_true_as_asked(payload: dict[str, Any], condition: Condition) -> bool:
+    values = _held(payload, condition.field.split("."))
+    return any(value is condition.any_of[0] for value in values) is not condition.negated
+
+
+def _held(value: Any, path: list[str]) -> list[Any]:
+    """The values at a path such as `offers[].stock` or `flags[0]`, as Qdrant reads it."""
+    if not path:
+        return value if isinstance(value, list) else [value]
+    name, *brackets = path[0].split("[")
+    found = [value[name]] if isinstance(value, dict) and name in value else []
+    for bracket in brackets:  # "]" or "0]"
+        lists = [one for one in found if isinstance(one, list)]
+        place = slice(None) if bracket == "]" else slice(int(bracket[:-1]), int(bracket[:-1]) + 1)
+        found = [element for one in lists for element in one[place]]
+    return [inner for one in found for inner in _held(one, path[1:])]
+
+
+def condition(one: Condition) -> Any:
+    """A filter condition as Qdrant Edge wants it; an exclusion becomes a nested filter."""
+    if one.is_range:
+        bounds = edge.RangeFloat(gt=one.gt, gte=one.gte, lt=one.lt, lte=one.lte)
+        return edge.FieldCondition(one.field, range=bounds)
+    values: list[Any] = list(one.any_of)
+    match = edge.MatchValue(values[0]) if len(values) == 1 else edge.MatchAny(values)
+    held = edge.FieldCondition(one.field, match=match)
+    return edge.Filter(must_not=[held]) if one.negated else held

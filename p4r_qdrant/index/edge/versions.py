@@ -1,0 +1,141 @@
+"""Versions of the embedded engine: folders, and a file that names the live one.
+
+    PATH/                         the first version
+    PATH/version-FINGERPRINT/     the others
+    PATH/current.json             {"personas": the live one}; not there: the first
+
+Each is a whole index (see `edge.py`) with a lock of its own: a version can be filled by one process
+while another serves from the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.index.edge.engine import MANIFEST, VERSION, EdgeIndex, failure
+from p4r_qdrant.index.index import IndexMetadata, PersonaIndex
+from p4r_qdrant.index.versions import Version, Versions, name_part
+from p4r_qdrant.settings import Settings
+
+CURRENT = "current.json"
+FIRST = "first"
+"""The version that is the folder itself."""
+DROPPED = "dropped-"
+"""What a version's folder is called while it is being deleted."""
+
+
+class EdgeVersions(Versions):
+    """The folder `qdrant.path`, and what lies in it."""
+
+    alias = "personas"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = settings.qdrant.path
+        self.location = f"the folder {self._folder}"
+
+    def live(self) -> str | None:
+        """See `Versions`."""
+        path = self._folder / CURRENT
+        try:
+            text = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return FIRST if self._is_there(FIRST) else None
+        except OSError as error:
+            raise failure(self.location, str(error)) from None
+        try:
+            name = json.loads(text)[self.alias]
+            if name != FIRST and (Path(name).name != name or not name.startswith(VERSION)):
+                raise ValueError(f"{name!r} is no version")
+        except (ValueError, KeyError, TypeError) as error:
+            raise IndexMismatchError(
+                f"{path} is broken ({error}); write into it the version to use, as in "
+                f'{{"{self.alias}": "{FIRST}"}}'
+            ) from None
+        return str(name)
+
+    def all(self) -> list[Version]:
+        """See `Versions`."""
+        found = []
+        names = [FIRST, *(path.name for path in self._folder.glob(f"{VERSION}*"))]
+        for name in filter(self._is_there, names):
+            path = self._path(name) / MANIFEST
+            with suppress(OSError, ValueError, KeyError, TypeError, IndexMismatchError):
+                stored = json.loads(path.read_bytes())["metadata"]
+                found.append(Version(name, IndexMetadata.from_json(stored, str(path))))
+        return sorted(found, key=lambda one: one.metadata.created_at)
+
+    def open(self, name: str, made_with: IndexMetadata | None = None) -> PersonaIndex:
+        """See `Versions`."""
+        index = EdgeIndex(self._settings, self._path(name), made_with)
+        index.version = name
+        return index
+
+    def switch(self, live: Mapping[str, str]) -> None:
+        """See `Versions`. The file is written whole and renamed."""
+        path = self._folder / CURRENT
+        for name in live.values():
+            if not self._is_there(name):
+                raise IndexMismatchError(f"there is no {name!r} in {self.location} to switch to")
+        try:
+            stored = json.loads(path.read_bytes()) if path.exists() else {}
+            unfinished = path.with_suffix(".unfinished")
+            with unfinished.open("w") as file:
+                json.dump(stored | dict(live), file)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except OSError as error:
+            raise failure(self.location, str(error)) from None
+
+    def check_switch(self, name: str) -> None:
+        """See `Versions`. The file can name any."""
+
+    def drop(self, name: str) -> None:
+        """See `Versions`. The user vectors of the version go too."""
+        from p4r_qdrant.users.sqlite import drop_vectors
+
+        with self.open(name) as index:  # raises where somebody has it open
+            fingerprint = index.metadata.fingerprint
+        doomed = self._folder / f"{DROPPED}{name}"
+        try:
+            if name == FIRST:
+                doomed.mkdir(exist_ok=True)
+                for one in (MANIFEST, "shard-*", "rows.*"):
+                    for path in self._folder.glob(one):
+                        path.rename(doomed / path.name)
+            else:
+                (self._folder / name).rename(doomed)
+            for path in self._folder.glob(f"{DROPPED}*"):  # what a kill has left among them
+                shutil.rmtree(path)
+            drop_vectors(self._settings.qdrant, fingerprint)
+        except OSError as error:
+            raise failure(self.location, str(error)) from None
+
+    def first(self, fingerprint: str) -> str:
+        """See `Versions`."""
+        del fingerprint
+        return FIRST
+
+    def named(self, fingerprint: str) -> str:
+        """See `Versions`."""
+        return f"{VERSION}{name_part(fingerprint)}"
+
+    def missing(self) -> str:
+        """See `Versions`."""
+        return f"there is no persona index in {self.location}"
+
+    def _path(self, name: str) -> Path:
+        return self._folder if name == FIRST else self._folder / name
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            return (self._path(name) / MANIFEST).exists()
+        except OSError as error:
+            raise failure(self.location, str(error)) from None

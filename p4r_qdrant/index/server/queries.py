@@ -1,0 +1,241 @@
+"""The hot path on a server: raw gRPC messages out and in, no models in between.
+
+One flat query a user: the candidates' points through the keyword index on `item_id`, scored
+exactly, best first, without payload, for a point's id tells whose it is. The limit is above what
+the candidates can have; where it is reached the query is asked again with a higher one. So nothing
+is cut off, and a candidate that does not come back has no personas. Texts are fetched afterwards,
+for those few points that are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from qdrant_client import grpc
+
+from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.index.filters import Condition
+from p4r_qdrant.index.index import StoredVector
+from p4r_qdrant.index.payload import ITEM_ID, MOST_PER_ITEM, Floats, point_prefix
+
+CANDIDATES_A_QUERY = 2000
+"""Longer candidate lists are split into queries of so many, in one batch."""
+POINTS_A_BATCH = 100_000
+"""Points that the queries of one batch may bring back together."""
+
+_EXACT = grpc.SearchParams(exact=True)
+_NO_PAYLOAD = grpc.WithPayloadSelector(enable=False)
+_ITEM_ID = grpc.WithPayloadSelector(include=grpc.PayloadIncludeSelector(fields=[ITEM_ID]))
+_ALL_PAYLOAD = grpc.WithPayloadSelector(enable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where queries go: a `PointsStub`, what each call carries, and how long it may take."""
+
+    stub: Any
+    collection: str
+    metadata: tuple[tuple[str, str], ...] = field(repr=False)
+    timeout_s: float
+
+    def call(self, method: str, message: Any) -> Any:
+        """The answer's result. Raises grpc.RpcError."""
+        rpc = getattr(self.stub, method)
+        return rpc(message, timeout=self.timeout_s, metadata=self.metadata).result
+
+
+def best_points(
+    endpoint: Endpoint,
+    vectors: Floats | Sequence[StoredVector],
+    candidates: Sequence[Sequence[str]],
+    conditions: Sequence[Condition],
+    *,
+    per_item: int,
+) -> list[dict[str, tuple[float, str]]]:
+    """For each user, (score, point id) of the best persona of each candidate that has any.
+
+    vectors: (n_users, dim) float32, or where each of them is. `per_item`: personas an item is
+    expected to have at most. Raises grpc.RpcError.
+    """
+    best: list[dict[str, tuple[float, str]]] = [{} for _ in candidates]
+    shared = [condition_message(condition) for condition in conditions]
+    queries = [
+        (user, item_ids[start : start + CANDIDATES_A_QUERY])
+        for user, item_ids in enumerate(candidates)
+        for start in range(0, len(item_ids), CANDIDATES_A_QUERY)
+    ]
+    # One more than an item should have: reached, there may be more of them.
+    expected = min(per_item + 1, MOST_PER_ITEM)
+    limits = [expected * len(item_ids) for _, item_ids in queries]
+    pending = list(range(len(queries)))
+    while pending:
+        taken = _a_batch(pending, limits)
+        messages = [
+            _query(
+                endpoint.collection, vectors[queries[one][0]], queries[one][1], shared, limits[one]
+            )
+            for one in taken
+        ]
+        again = []
+        for one, result in zip(taken, _send(endpoint, messages), strict=True):
+            most = MOST_PER_ITEM * len(queries[one][1])
+            if len(result) >= limits[one] and limits[one] < most:
+                limits[one] = most
+                again.append(one)
+            else:
+                _collect(result, queries[one][1], best[queries[one][0]])
+        pending = again + pending[len(taken) :]
+    return best
+
+
+def nearest_points(
+    endpoint: Endpoint, vector: Floats, limit: int, conditions: Sequence[Condition]
+) -> list[tuple[float, str, str]]:
+    """(score, point id, item id) of the points nearest to a user, best first.
+
+    vector: (dim,) float32. Raises grpc.RpcError.
+    """
+    message = grpc.QueryPoints(
+        collection_name=endpoint.collection,
+        query=grpc.Query(nearest=grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist()))),
+        filter=grpc.Filter(must=[condition_message(one) for one in conditions]),
+        limit=limit,
+        with_payload=_ITEM_ID,
+    )
+    return [
+        (point.score, point.id.uuid, point.payload[ITEM_ID].string_value)
+        for point in endpoint.call("Query", message)
+    ]
+
+
+def points(
+    endpoint: Endpoint, point_ids: Sequence[str], with_vectors: bool
+) -> dict[str, tuple[dict[str, Any], Floats | None]]:
+    """Payload and vector ((dim,) float32, where asked for) of the points that are there."""
+    message = grpc.GetPoints(
+        collection_name=endpoint.collection,
+        ids=[grpc.PointId(uuid=point_id) for point_id in point_ids],
+        with_payload=_ALL_PAYLOAD,
+        with_vectors=grpc.WithVectorsSelector(enable=with_vectors),
+    )
+    return {
+        point.id.uuid: (
+            {field: plain(value) for field, value in point.payload.items()},
+            np.array(_vector(point.vectors.vector), dtype=np.float32) if with_vectors else None,
+        )
+        for point in endpoint.call("Get", message)
+    }
+
+
+def condition_message(condition: Condition) -> grpc.Condition:
+    """A filter condition as Qdrant wants it; an exclusion becomes a nested filter."""
+    if condition.is_range:
+        bounds = {
+            name: value
+            for name in ("gt", "gte", "lt", "lte")
+            if (value := getattr(condition, name)) is not None
+        }
+        return grpc.Condition(
+            field=grpc.FieldCondition(key=condition.field, range=grpc.Range(**bounds))
+        )
+    values: Any = condition.any_of
+    first = values[0]
+    if isinstance(first, bool):
+        match = grpc.Match(boolean=first)
+    elif isinstance(first, int):
+        match = grpc.Match(integers=grpc.RepeatedIntegers(integers=values))
+    else:
+        match = grpc.Match(keywords=grpc.RepeatedStrings(strings=values))
+    message = grpc.Condition(field=grpc.FieldCondition(key=condition.field, match=match))
+    if condition.negated:
+        return grpc.Condition(filter=grpc.Filter(must_not=[message]))
+    return message
+
+
+def _query(
+    collection: str,
+    vector: Floats | StoredVector,
+    item_ids: Sequence[str],
+    conditions: Sequence[grpc.Condition],
+    limit: int,
+) -> grpc.QueryPoints:
+    candidates = grpc.Condition(
+        field=grpc.FieldCondition(
+            key=ITEM_ID, match=grpc.Match(keywords=grpc.RepeatedStrings(strings=item_ids))
+        )
+    )
+    if isinstance(vector, StoredVector):
+        wanted = grpc.VectorInput(id=grpc.PointId(uuid=vector.point_id))
+        place = grpc.LookupLocation(collection_name=vector.collection, vector_name=vector.name)
+    else:
+        wanted, place = grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist())), None
+    return grpc.QueryPoints(
+        collection_name=collection,
+        query=grpc.Query(nearest=wanted),
+        lookup_from=place,
+        filter=grpc.Filter(must=[candidates, *conditions]),
+        limit=limit,
+        params=_EXACT,
+        with_payload=_NO_PAYLOAD,
+    )
+
+
+def _a_batch(pending: Sequence[int], limits: Sequence[int]) -> list[int]:
+    """The first of the pending queries whose points fit one batch, at least one."""
+    taken: list[int] = []
+    together = 0
+    for one in pending:
+        together += limits[one]
+        if taken and together > POINTS_A_BATCH:
+            break
+        taken.append(one)
+    return taken
+
+
+def _send(
+    endpoint: Endpoint, messages: Sequence[grpc.QueryPoints]
+) -> list[Sequence[grpc.ScoredPoint]]:
+    if len(messages) == 1:
+        return [endpoint.call("Query", messages[0])]
+    batch = grpc.QueryBatchPoints(collection_name=endpoint.collection, query_points=messages)
+    return [one.result for one in endpoint.call("QueryBatch", batch)]
+
+
+def _collect(
+    result: Sequence[grpc.ScoredPoint],
+    item_ids: Sequence[str],
+    best: dict[str, tuple[float, str]],
+) -> None:
+    """Keep the best point of each item (the lower slot of equals); points come best first."""
+    owner = {point_prefix(item_id): item_id for item_id in item_ids}
+    for point in result:
+        point_id = point.id.uuid
+        item_id = owner.get(point_id[:-2])
+        if item_id is None:
+            raise IndexMismatchError(
+                f"the point {point_id or point.id.num} names one of the candidates as its item "
+                "but was not written by p4r-qdrant; take it out, or index again elsewhere"
+            )
+        held = best.get(item_id)
+        if held is None or (point_id < held[1] and point.score == held[0]):
+            best[item_id] = (point.score, point_id)
+
+
+def plain(value: grpc.Value) -> Any:
+    """A payload value as Python's; qdrant-client's own conversion takes four times as long."""
+    if text := value.string_value:  # what nearly all of them are
+        return text
+    kind = value.WhichOneof("kind")
+    if kind == "list_value":
+        return [plain(one) for one in value.list_value.values]
+    if kind == "struct_value":
+        return {field: plain(one) for field, one in value.struct_value.fields.items()}
+    return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+def _vector(message: Any) -> Sequence[float]:
+    """The numbers of a vector, where newer (`dense`) and older servers (`data`) put them."""
+    return message.dense.data or message.data  # type: ignore[no-any-return]

@@ -1,0 +1,126 @@
+"""Versions on a Qdrant server: collections, and the alias that names the live one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from qdrant_client import models
+
+from p4r_qdrant.errors import AuthenticationError, IndexLockedError, IndexMismatchError, InputError
+from p4r_qdrant.index.index import IndexMetadata, PersonaIndex
+from p4r_qdrant.index.server.connection import Connection
+from p4r_qdrant.index.server.engine import ServerIndex
+from p4r_qdrant.index.versions import Version, Versions, name_part
+from p4r_qdrant.settings import Settings
+
+VECTORS_OF = "-users"
+"""Ends the name of the collection with the user vectors of a version (service/users/server.py)."""
+
+
+class ServerVersions(Versions):
+    """Collections `ALIAS-FINGERPRINT`; one that itself has the alias' name is live and alone.
+
+    Such a collection was made before there were versions. Its name cannot become an alias.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.alias = settings.qdrant.collection
+        self.location = f"the index {self.alias!r} on {settings.qdrant.url}"
+        self._connection = Connection(settings.qdrant, self.location)
+        self._client = self._connection.client
+
+    def live(self) -> str | None:
+        """See `Versions`. The alias is resolved, and a collection of its name is itself."""
+        with self._connection.translated():
+            if target := self._aliases().get(self.alias):
+                return target
+            if not self._client.collection_exists(self.alias):
+                return None
+            if self.alias in self._collections():
+                return self.alias
+        # A key for single collections sees an alias only along with what it stands for.
+        raise AuthenticationError(
+            f"{self.location} is an alias, and the API key may not see of which collection; let it "
+            f"read that one too, and those that begin with {self.alias}-"
+        )
+
+    def all(self) -> list[Version]:
+        """See `Versions`. Collections of another alias that begins alike are not among them."""
+        found = []
+        with self._connection.translated():
+            for name in self._collections():
+                if name != self.alias and not name.startswith(f"{self.alias}-"):
+                    continue
+                if name.endswith(VECTORS_OF):
+                    continue
+                stored = self._client.get_collection(name).config.metadata
+                try:
+                    metadata = IndexMetadata.from_json(stored, name)
+                except IndexMismatchError:
+                    continue
+                if name in (self.alias, self.named(metadata.fingerprint)):
+                    found.append(Version(name, metadata))
+        return sorted(found, key=lambda one: one.metadata.created_at)
+
+    def open(self, name: str, made_with: IndexMetadata | None = None) -> PersonaIndex:
+        """See `Versions`."""
+        return ServerIndex(self._settings, name, made_with)
+
+    def switch(self, live: Mapping[str, str]) -> None:
+        """See `Versions`. One operation an alias: deleted and then made, it could get lost."""
+        with self._connection.translated():
+            if gone := set(live.values()) - set(self._collections()):
+                raise IndexMismatchError(
+                    f"there is no {min(gone)!r} in {self.location} to switch to"
+                )
+            self._client.update_collection_aliases(
+                [
+                    models.CreateAliasOperation(
+                        create_alias=models.CreateAlias(collection_name=name, alias_name=alias)
+                    )
+                    for alias, name in live.items()
+                    if alias != name
+                ]
+            )
+
+    def check_switch(self, name: str) -> None:
+        """See `Versions`. An alias cannot have the name of a collection."""
+        with self._connection.translated():
+            if name != self.alias and self.alias in self._collections():
+                raise InputError(
+                    f"{self.alias!r} on {self._settings.qdrant.url} is itself a collection, and "
+                    "its name cannot be switched to another encoder's: publish under another name "
+                    "(P4R_QDRANT__COLLECTION), or delete that collection first"
+                )
+
+    def drop(self, name: str) -> None:
+        """See `Versions`. In use is what an alias names. The user vectors of the version go too."""
+        with self._connection.translated():
+            if name in self._aliases().values():
+                raise IndexLockedError(f"the collection {name!r} is named by an alias; it stays")
+            self._client.delete_collection(name)
+            self._client.delete_collection(f"{name}{VECTORS_OF}")
+
+    def first(self, fingerprint: str) -> str:
+        """See `Versions`."""
+        return self.named(fingerprint)
+
+    def named(self, fingerprint: str) -> str:
+        """See `Versions`."""
+        return f"{self.alias}-{name_part(fingerprint)}"
+
+    def missing(self) -> str:
+        """See `Versions`."""
+        return f"there is no collection {self.alias!r} on {self._settings.qdrant.url}"
+
+    def close(self) -> None:
+        """Close the connection. Closing twice is fine."""
+        self._connection.close()
+
+    def _aliases(self) -> dict[str, str]:
+        found = self._client.get_aliases().aliases
+        return {one.alias_name: one.collection_name for one in found}
+
+    def _collections(self) -> list[str]:
+        return [one.name for one in self._client.get_collections().collections]

@@ -1,0 +1,1 @@
+"""Follow the published version and replace it while calls are running."""

@@ -1,0 +1,1 @@
+"""Rank candidates by personas (Eq. 10) and explain the ranking."""

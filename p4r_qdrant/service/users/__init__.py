@@ -1,1 +1,0 @@
-"""What users did, and what is still to be done about it: one store, two engines."""

@@ -1,0 +1,1 @@
+"""Stored users: their interactions, their vectors and the jobs of the worker."""

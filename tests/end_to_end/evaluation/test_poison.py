@@ -1,0 +1,61 @@
+"""A poisoned interaction: reviews with a marker in each held-out one, reasoned on for real."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from indexer.artifacts.folder import Refusals
+from indexer.evaluation.candidates import write_candidates
+from indexer.evaluation.leaks import LeakError, check_leaks, poison
+from indexer.evaluation.truth import read_truth
+from tests.end_to_end.reasoning.test_reasoning import BOOKSHOP, Reason, llm, reason  # noqa: F401 - fixtures
+
+pytest.importorskip("scipy")
+
+
+@pytest.fixture
+def poisoned(tmp_path: Path) -> Path:
+    """The bookshop with a marker in the title and text of every held-out review."""
+    folder = tmp_path / "poisoned"
+    folder.mkdir()
+    for name in ("items.jsonl", "splits.jsonl"):
+        shutil.copy(BOOKSHOP / name, folder)
+    held_out = read_truth(BOOKSHOP / "splits.jsonl", Refusals()).held_out
+    poison(BOOKSHOP / "reviews.jsonl", held_out, folder / "reviews.jsonl", Refusals())
+    return folder
+
+
+def test_nothing_that_is_made_holds_a_marker(
+    poisoned: Path,
+    reason: Reason,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    done = reason(source=poisoned)
+    assert done.returncode == 0, done.stderr
+    reviews, splits = poisoned / "reviews.jsonl", poisoned / "splits.jsonl"
+    lists = tmp_path / "out" / "lists.jsonl"
+    write_candidates(reviews, splits, lists, Refusals(), model="itemknn")
+    report = check_leaks(tmp_path / "out", candidates=[lists], reviews=reviews, splits=splits)
+    report.require_clean()
+    assert next(check for check in report.checks if "markers" in check.name).looked_at > 400
+
+
+def test_reasoning_that_sees_all_reviews_is_found_out(
+    poisoned: Path,
+    reason: Reason,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    honest = tmp_path / "splits.jsonl"
+    shutil.copy(poisoned / "splits.jsonl", honest)
+    [first, *_] = (poisoned / "splits.jsonl").read_text().splitlines()
+    (poisoned / "splits.jsonl").write_text(first + "\n")
+    assert reason(source=poisoned).returncode == 0
+    report = check_leaks(tmp_path / "out", reviews=poisoned / "reviews.jsonl", splits=honest)
+    found = {check.name: check.leaks for check in report.checks}
+    assert found["aspects"] > 30
+    assert found["evidence of personas"] >= 1
+    assert found["alignments"] > 10
+    assert found["markers of poisoned interactions"] > 30
+    with pytest.raises(LeakError, match="held-out interactions leak"):
+        report.require_clean()

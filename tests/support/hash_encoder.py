@@ -1,0 +1,75 @@
+"""Encoders for tests: one without a model, and one that asks its model only once for each text."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from p4r_qdrant.encoder.base import Encoder, Floats, normalised
+
+_WORD = re.compile(r"\w+")
+
+
+class HashEncoder(Encoder):
+    """Words hashed onto coordinates: fast, and the same everywhere.
+
+    Texts that share words are near each other, so that rankings follow from what the texts say.
+    `encoded` holds every text that was encoded, in order; `calls` counts the batches.
+
+    Another `salt` is another encoder. With `fail_after`, encoding one text more than so many
+    raises KeyboardInterrupt.
+    """
+
+    def __init__(
+        self,
+        dimension: int = 32,
+        *,
+        name: str = "hash-encoder",
+        fingerprint: str = "hash-encoder-1",
+        salt: str = "",
+        fail_after: int | None = None,
+    ) -> None:
+        self.name = name
+        self.dimension = dimension
+        self.fingerprint = fingerprint + salt
+        self.salt = salt.encode()
+        self.encoded: list[str] = []
+        self.calls = 0
+        self.fail_after = fail_after
+
+    def encode_texts(self, batch: Sequence[str]) -> Floats:
+        self.calls += 1
+        if self.fail_after is not None and len(self.encoded) + len(batch) > self.fail_after:
+            raise KeyboardInterrupt(f"killed after {len(self.encoded)} texts")
+        self.encoded += batch
+        rows = [self._row(text) for text in batch]
+        return normalised(np.array(rows, dtype=np.float32).reshape(len(batch), self.dimension))
+
+    def _row(self, text: str) -> list[float]:
+        row = [0.0] * self.dimension
+        for word in _WORD.findall(text.lower()) or [text]:
+            encoded = word.encode(errors="surrogatepass")
+            digest = hashlib.blake2b(encoded, digest_size=8, key=self.salt).digest()
+            number = int.from_bytes(digest, "big")
+            row[number % self.dimension] += 1.0 if number >> 63 else -1.0
+        if not any(row):
+            row[0] = 1.0
+        return row
+
+
+class RememberingEncoder(Encoder):
+    """Another encoder, with what it said of each text remembered for the rest of a test module."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.name = encoder.name
+        self.dimension = encoder.dimension
+        self.fingerprint = encoder.fingerprint
+        self._encoder = encoder
+        self._known: dict[str, Floats] = {}
+
+    def encode_texts(self, batch: Sequence[str]) -> Floats:
+        new = [text for text in dict.fromkeys(batch) if text not in self._known]
+        self._known.update(zip(new, self._encoder.encode_texts(new), strict=True))
+        rows = [self._known[text] for text in batch]
+        return np.array(rows, dtype=np.float32).reshape(len(batch), self.dimension)

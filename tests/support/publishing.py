@@ -1,0 +1,133 @@
+"""A catalogue as artifacts, encoders by the dozen, and what each of them makes of it."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.indexing.publish import Published, Source, publish
+from p4r_qdrant import Encoder, Interaction, Ranking, Settings, texts
+from p4r_qdrant.index.versions import open_versions
+from p4r_qdrant.records import ItemPersonas
+from tests.support.hash_encoder import HashEncoder
+from tests.support.oracle import Catalogue, brute_force
+
+TEXT = "salt orchard ships bridge bread leek map river lamp storm quiet pan theodolite chain"
+WORDS = TEXT.split()
+
+
+def encoder(number: int, **options: Any) -> HashEncoder:
+    """One of many; no two of them agree on anything, nor always on the width."""
+    return HashEncoder(24 + 8 * (number % 3), salt=f"-{number}", **options)
+
+
+def item(number: int, personas: int | None = None, text: str = "") -> dict[str, Any]:
+    words = [WORDS[(number * 5 + step * step) % len(WORDS)] for step in range(9)]
+    return {
+        "item_id": f"item-{number}",
+        "personas": [
+            {
+                "persona_id": f"item-{number}_P{slot}",
+                "name": f"{words[slot]} reader {slot}",
+                "description": f"Likes {words[slot + 1]} and {words[slot + 2]} {number} {text}",
+                "preference_rationale": f"There is {words[(slot + 4) % 9]} in it.",
+            }
+            for slot in range(1 + number % 4 if personas is None else personas)
+        ],
+    }
+
+
+def write_personas(folder: Path, rows: Sequence[Any]) -> None:
+    """Write lines: records, or texts as they are."""
+    folder.mkdir(exist_ok=True)
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / "personas.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def catalogue_at(folder: Path, items: int = 12) -> Path:
+    """An artifact folder of items with one to four personas."""
+    write_personas(folder, [item(number) for number in range(items)])
+    return folder
+
+
+def run(
+    folder: Path,
+    source: Source,
+    settings: Settings,
+    refusals: Refusals | None = None,
+    **options: Any,
+) -> Published:
+    refusals = refusals if refusals is not None else Refusals()
+    return publish(
+        ArtifactFolder(folder), source, settings, domain="x", refusals=refusals, **options
+    )
+
+
+def live(settings: Settings) -> str | None:
+    with open_versions(settings) as versions:
+        return versions.live()
+
+
+def previous(settings: Settings) -> str | None:
+    with open_versions(settings) as versions:
+        return versions.previous()
+
+
+def version(settings: Settings, encoder: Encoder) -> str:
+    """What the version of an encoder is called."""
+    with open_versions(settings) as versions:
+        return versions.named(encoder.fingerprint)
+
+
+def names(settings: Settings) -> set[str]:
+    with open_versions(settings) as versions:
+        return {one.name for one in versions.all()}
+
+
+def truth(folder: Path, encoder: Encoder) -> Catalogue:
+    """What an index made of a folder by an encoder must hold."""
+    lines = (folder / "personas.jsonl").read_text().splitlines()
+    records = [ItemPersonas.model_validate_json(line) for line in lines]
+    return Catalogue(
+        {
+            record.item_id: encoder.encode_texts(
+                [texts.persona_text(one) for one in record.personas]
+            ).astype("float64")
+            for record in records
+        }
+    )
+
+
+class Truths:
+    """For each encoder the scores of all items for some histories, by brute force."""
+
+    def __init__(self, folder: Path, encoders: Sequence[Encoder]) -> None:
+        self.histories = [
+            [Interaction(f"h{one}", one, summary=" ".join(WORDS[one : one + 3]))]
+            for one in range(len(WORDS) - 3)
+        ]
+        self.scores: dict[str, list[dict[str, list[float]]]] = {}
+        for one in encoders:
+            catalogue = truth(folder, one)
+            self.item_ids = list(catalogue.vectors)
+            vectors = one.user_vectors(self.histories, length=10, decay=0.85)
+            self.scores[one.fingerprint] = [
+                brute_force(catalogue, vector.vector, self.item_ids) for vector in vectors if vector
+            ]
+
+    def check(self, history: int, ranking: Ranking) -> None:
+        """The ranking is that of the one encoder that it names: whole, in order, and explained."""
+        scores = self.scores[ranking.fingerprint][history]
+        assert sorted(one.item_id for one in ranking.items) == sorted(scores), "an item is lost"
+        order = sorted(scores, key=lambda one: (-max(scores[one]), one))
+        for one, expected in zip(ranking.items, order, strict=True):
+            assert one.score is not None
+            assert abs(one.score - max(scores[one.item_id])) < 2e-6, "another encoder's score"
+            assert abs(one.score - max(scores[expected])) < 2e-6, "not in order"
+        for one in ranking.items[:3]:
+            assert one.persona is not None
+            slot = int(re.sub(r".*_P", "", one.persona.persona_id))
+            assert abs(scores[one.item_id][slot] - (one.score or 0)) < 2e-6, "another persona"
+            assert one.because

@@ -1,0 +1,300 @@
+"""Candidate generators: what each computes, and what none may see."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.artifacts.folder import Refusals
+from indexer.evaluation import candidates as module
+from indexer.evaluation.candidates import provenance_path, write_candidates
+from indexer.evaluation.generators import bpr, ease, itemknn, lightgcn, pairwise, popularity
+from indexer.evaluation.generators.base import MODELS, Fitted, generator_named, matrix
+from indexer.evaluation.interactions import read_interactions
+from indexer.evaluation.truth import read_truth
+from p4r_qdrant.errors import InputError, MissingExtraError
+from tests.unit.indexer.artifacts.test_folder import review, write
+
+scipy_sparse = pytest.importorskip("scipy.sparse")
+
+TASTES = ("garden", "trains", "pots")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Sixty users, each with six of the eight items of one taste, the last two held out."""
+    rng = np.random.default_rng(5)
+    reviews, splits = [], []
+    for number in range(60):
+        user, taste = f"u{number:02}", TASTES[number % 3]
+        chosen = [f"{taste}-{item}" for item in rng.permutation(8)[:6]]
+        reviews += [review(user, item, timestamp=n) for n, item in enumerate(chosen)]
+        splits.append(
+            {"user_id": user, "test_item": chosen[5], "valid_item": chosen[4], "tie": False}
+        )
+    write(tmp_path, "reviews.jsonl", reviews)
+    write(tmp_path, "splits.jsonl", splits)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairwise, "EPOCHS", (50, 150))
+    for model in (bpr, lightgcn):
+        monkeypatch.setattr(model, "DIMENSIONS", (8,))
+        monkeypatch.setattr(model, "REGULARIZATION", (0.01, 0.1))
+    monkeypatch.setattr(lightgcn, "LAYERS", (2,))
+
+
+def made(data: Path, model: str, **options: Any) -> tuple[dict[str, list[str]], str]:
+    """Each user's items, and the file as it was written."""
+    output = data / f"{model}.jsonl"
+    write_candidates(
+        data / "reviews.jsonl", data / "splits.jsonl", output, Refusals(), model=model, **options
+    )
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    return {
+        row["user_id"]: [one["item_id"] for one in row["results"]] for row in rows
+    }, output.read_text()
+
+
+def training(data: Path) -> dict[str, set[str]]:
+    splits = [json.loads(line) for line in (data / "splits.jsonl").read_text().splitlines()]
+    held_out = {
+        (row["user_id"], row[name]) for row in splits for name in ("test_item", "valid_item")
+    }
+    found: dict[str, set[str]] = {}
+    for line in (data / "reviews.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if (row["user_id"], row["item_id"]) not in held_out:
+            found.setdefault(row["user_id"], set()).add(row["item_id"])
+    return found
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_list_holds_what_the_user_has_not_best_first(model: str, data: Path) -> None:
+    lists, text = made(data, model, top=6)
+    had = training(data)
+    everything = set().union(*had.values())
+    for user, items in lists.items():
+        assert len(items) == len(set(items)) == 6
+        assert not had[user] & set(items)
+        assert set(items) <= everything, "what has no training interaction cannot be known"
+    for line in text.splitlines():
+        scores = [one["score"] for one in json.loads(line)["results"]]
+        assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("model", [one for one in MODELS if one != "popularity"])
+def test_it_learns_what_goes_together(model: str, data: Path) -> None:
+    lists, _ = made(data, model, top=3)
+    tastes = {user: TASTES[int(user[1:]) % 3] for user in lists}
+    fitting = [item.startswith(tastes[user]) for user, items in lists.items() for item in items]
+    assert np.mean(fitting) > 0.8
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_test_items_are_never_seen(model: str, data: Path) -> None:
+    """The same files with every test item put beyond reach: not a byte is different."""
+    _, before = made(data, model)
+    told = provenance_path(data / f"{model}.jsonl").read_text()
+    poison(data)
+    _, after = made(data, model)
+    assert after == before
+    assert provenance_path(data / f"{model}.jsonl").read_text() == told
+    assert "marker" not in after + told
+
+
+def poison(data: Path) -> None:
+    rows = [json.loads(line) for line in (data / "splits.jsonl").read_text().splitlines()]
+    test = {(row["user_id"], row["test_item"]) for row in rows}
+    for row in rows:
+        row["test_item"] = f"marker-{row['user_id']}"
+    write(data, "splits.jsonl", rows)
+    rows = [json.loads(line) for line in (data / "reviews.jsonl").read_text().splitlines()]
+    for row in rows:
+        if (row["user_id"], row["item_id"]) in test:
+            row |= {"item_id": f"marker-{row['user_id']}", "text": "marker"}
+    write(data, "reviews.jsonl", rows)
+
+
+def test_the_poison_is_found_in_lists_of_a_generator_that_peeks(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(data)
+    honest = read_interactions
+    monkeypatch.setattr(
+        module, "read_interactions", lambda path, _, refusals: honest(path, set(), refusals)
+    )
+    _, text = made(data, "popularity")
+    assert "marker" in text
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_validation_items_choose_settings_and_nothing_else(model: str, data: Path) -> None:
+    generator = generator_named(model)
+    seen: list[Any] = []
+    honest = generator.fitted
+
+    def spying(items: Any, seed: int) -> Any:
+        seen.append(items.toarray())
+        yield from honest(items, seed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generator, "fitted", spying)
+        made(data, model)
+    assert seen[0].sum() == 240, "four interactions of each user are for training"
+    told = json.loads(provenance_path(data / f"{model}.jsonl").read_text())
+    best = max(told["tried"], key=lambda one: one["value"])
+    assert told["settings"] == {name: best[name] for name in told["settings"]}
+    assert told["interactions"] == 240
+    assert len(told["tried"]) >= 1
+
+
+@pytest.mark.parametrize("model", ["bpr", "lightgcn"])
+def test_a_seed_repeats_and_another_does_not(model: str, data: Path) -> None:
+    _, one = made(data, model, seed=1)
+    _, again = made(data, model, seed=1)
+    _, other = made(data, model, seed=2)
+    assert one == again
+    assert one != other
+
+
+def test_the_order_of_the_file_changes_nothing(data: Path) -> None:
+    _, before = made(data, "itemknn")
+    lines = (data / "reviews.jsonl").read_text().splitlines()
+    write(data, "reviews.jsonl", lines[::-1])
+    _, after = made(data, "itemknn")
+    assert after == before
+
+
+def test_equals_by_popularity_then_id(tmp_path: Path) -> None:
+    rows = [review(f"u{n}", item) for n, item in enumerate(["b", "a", "c", "c", "d"])]
+    write(tmp_path, "reviews.jsonl", [*rows, review("u0", "v"), review("u0", "t")])
+    split = {"user_id": "u0", "test_item": "t", "valid_item": "v", "tie": False}
+    write(tmp_path, "splits.jsonl", [split])
+    lists, text = made(tmp_path, "popularity")
+    assert lists == {"u0": ["c", "a", "d"]}
+    assert [one["score"] for one in json.loads(text)["results"]] == [2, 1, 1]
+    # No item goes together with u0's, all scores are 0.
+    lists, _ = made(tmp_path, "itemknn", top=2)
+    assert lists == {"u0": ["c", "a"]}
+
+
+def test_ease_in_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    dense = (rng.random((12, 5)) < 0.5).astype(np.float32)
+    for fitted, l2 in zip(ease.fitted(scipy_sparse.csr_matrix(dense), 0), ease.L2, strict=True):
+        weights = np.linalg.lstsq(dense.astype(float), fitted.scores(np.arange(12)), rcond=None)[0]
+        assert fitted.settings == {"l2": l2}
+        assert np.diag(weights) == pytest.approx(np.zeros(5), abs=1e-5)
+        # Each column solves ridge regression of an item on the others.
+        for item in range(5):
+            others = [one for one in range(5) if one != item]
+            x, y = dense[:, others].astype(float), dense[:, item].astype(float)
+            ridge = np.linalg.solve(x.T @ x + l2 * np.eye(4), x.T @ y)
+            assert weights[others, item] == pytest.approx(ridge, abs=1e-5)
+
+
+def test_ease_says_when_there_are_too_many_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ease, "MOST_ITEMS", 4)
+    with pytest.raises(InputError, match=r"5 items are too many \(at most 4\); choose itemknn"):
+        next(ease.fitted(scipy_sparse.csr_matrix(np.ones((3, 5), dtype=np.float32)), 0))
+
+
+def test_itemknn_scores_as_implicit_recommends() -> None:
+    from implicit.nearest_neighbours import BM25Recommender
+
+    rng = np.random.default_rng(1)
+    items = scipy_sparse.csr_matrix((rng.random((30, 20)) < 0.2).astype(np.float32))
+    model = BM25Recommender(K=20)
+    with pytest.warns(Warning, match="CSR"):
+        model.fit(items, show_progress=False)
+    [fitted] = [
+        one
+        for one in itemknn.fitted(items, 0)
+        if one.settings == {"weights": "bm25", "neighbours": 20}
+    ]
+    for user in range(30):
+        ids, scores = model.recommend(user, items[user], N=5)
+        ours = fitted.scores(np.array([user]))[0]
+        assert ours[ids[scores > 0]] == pytest.approx(scores[scores > 0], rel=1e-5)
+        liked = items[user].indices
+        assert np.delete(ours, liked).max() == pytest.approx(scores[0], rel=1e-5)
+
+
+def test_popularity_counts_users() -> None:
+    items = scipy_sparse.csr_matrix(np.array([[1, 0], [1, 1]], dtype=np.float32))
+    [fitted] = popularity.fitted(items, 0)
+    assert fitted.scores(np.array([1])).tolist() == [[2, 1]]
+
+
+def test_what_is_compared_with_is_not_the_users() -> None:
+    rng = np.random.default_rng(0)
+    known = np.array([0, 1, 2, 5])  # user 0 has items 0, 1, 2 of 4; user 1 has item 1
+    drawn = pairwise._not_theirs(np.array([0] * 50 + [1] * 50), known, 4, rng)
+    assert set(drawn[:50].tolist()) == {3}
+    assert set(drawn[50:].tolist()) == {0, 2, 3}
+    everything = pairwise._not_theirs(np.array([0]), np.array([0, 1, 2, 3]), 4, rng)
+    assert everything[0] in range(4)
+
+
+def test_ranks_are_places_in_the_list(data: Path) -> None:
+    """Tuning counts places without writing lists; they are those of the lists."""
+    truth = read_truth(data / "splits.jsonl", Refusals(), "valid")
+    found = read_interactions(data / "reviews.jsonl", truth.held_out, Refusals())
+    shelf = module._Shelf(found, matrix(found))
+    rng = np.random.default_rng(2)
+    coarse = rng.integers(0, 4, (len(found.users), len(found.items))).astype(float)
+    fitted = Fitted({}, lambda users: coarse[users])
+    rows = np.arange(len(found.users))
+    wanted = [truth.items[user] for user in found.users]
+    for items, item, rank in zip(
+        shelf.lists(fitted, rows, 100), wanted, shelf.ranks(fitted, rows, wanted), strict=True
+    ):
+        names = [name for name, _ in items]
+        assert rank == (names.index(item) + 1 if item in names else 0)
+
+
+def test_users_who_cannot_be_served(data: Path) -> None:
+    with (data / "splits.jsonl").open("a") as file:
+        file.write('{"user_id": "new", "test_item": "pots-1", "valid_item": "pots-2"}\n')
+        file.write('{"user_id": "u00", "test_item": "pots-1", "valid_item": "pots-2"}\n')
+    refusals = Refusals()
+    provenance = write_candidates(
+        data / "reviews.jsonl",
+        data / "splits.jsonl",
+        data / "out.jsonl",
+        refusals,
+        model="popularity",
+    )
+    assert provenance.users == 60
+    assert provenance.users_without_training == 1
+    assert refusals.counts == {"repeated user": 1}
+
+
+def test_no_validation_items_no_tuning(data: Path) -> None:
+    write(data, "splits.jsonl", [{"user_id": "u00", "test_item": "x", "valid_item": None}])
+    with pytest.raises(InputError, match="holds no valid item"):
+        made(data, "ease")
+    write(data, "splits.jsonl", [{"user_id": "zoe", "test_item": "x", "valid_item": "y"}])
+    with pytest.raises(InputError, match=r"no user of .*splits.jsonl has a training interaction"):
+        made(data, "ease")
+    assert not (data / "ease.jsonl").exists()
+
+
+def test_lists_go_into_a_file(data: Path) -> None:
+    paths = (data / "reviews.jsonl", data / "splits.jsonl", Path("-"))
+    with pytest.raises(InputError, match="lists go into a file"):
+        write_candidates(*paths, Refusals(), model="popularity")
+
+
+def test_generators_that_are_not_there(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no generator 'magic'; choose one of bpr, lightgcn"):
+        made(data, "magic")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "geo" in name else True)
+    with pytest.raises(MissingExtraError, match=r"needs torch_geometric: pip install .*candidates"):
+        made(data, "lightgcn")

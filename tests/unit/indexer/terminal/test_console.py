@@ -1,0 +1,67 @@
+"""What is printed is what was said: no markup, no emoji codes, nothing lost."""
+
+import pytest
+from rich.console import Console
+
+from indexer.artifacts.folder import Refusals
+from indexer.terminal import console as display
+from p4r_qdrant.index.index import IndexMetadata, IndexStats
+from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, StoredPersona
+
+WILD = "[bold]x[/bold] :book: [/] \\ <b>&amp;</b> 🎻"
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def persona(text: str) -> StoredPersona:
+    return StoredPersona(text, text, text, text, text, {"item_title": text, "summary": text})
+
+
+def test_wild_texts_are_printed_to_the_letter(capsys: pytest.CaptureFixture[str]) -> None:
+    ranking = Ranking(
+        (
+            RankedItem(WILD, 1, 0.5, 0.5, persona(WILD), (Because(WILD, "", 0.5, 1.0),), None, 2),
+            RankedItem("plain", 2, None, generator_rank=1),
+        )
+    )
+    display.print_ranking(WILD, ranking, {"plain": WILD}, [Interaction(WILD, 0)])
+    display.print_personas(WILD, [persona(WILD)])
+    display.print_stats(IndexStats(WILD, WILD, 1, 1, IndexMetadata("f", 3, WILD), {"detail": WILD}))
+    display.print_counts(WILD, {WILD: 3})
+    printed = capsys.readouterr().out
+    assert printed.count(WILD) >= 19
+    assert "📖" not in printed
+    assert "▲1" in printed
+    assert "▼1" in printed
+    assert "100%" in printed
+
+
+def test_a_user_without_a_history_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    display.print_ranking("u", Ranking((RankedItem("a", 1, None, generator_rank=1),), False), {})
+    printed = capsys.readouterr().out
+    assert "No history: the generator's order was kept." in printed
+    assert "·" in printed
+
+
+def test_refusals_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    refusals = Refusals(keep=2)
+    for number in range(5):
+        refusals.add(f"{WILD}:{number}: {'long ' * 100}end", f"reason {number % 2}")
+    display.print_refusals(refusals)
+    display.print_refusals(Refusals())
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert lines[0] == f"refused: {WILD}:0: {'long ' * 100}end", "a sentence stays on one line"
+    assert lines[2:] == ["... and 3 more", "refused in all: 3 reason 0, 2 reason 1"]
+
+
+def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert isinstance(display.err, Console)
+    with display.progress() as bar:
+        bar.advance(bar.add_task("indexing", total=3))
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "")
