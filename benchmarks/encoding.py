@@ -29,10 +29,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from indexer.indexing.publish import CHUNK, MOST_ITEMS
+from indexer.indexing.items import CHUNK, MOST_ITEMS
 from p4r_qdrant import Interaction, Persona, PersonaEncoder, texts
-from p4r_qdrant.encoder.base import BUNDLED_MODEL
-from p4r_qdrant.index.index import batches
+from p4r_qdrant.encoder.local import BUNDLED_MODEL
+from p4r_qdrant.index.batching import batches
 
 RESULTS = Path(__file__).parent / "results" / "encoding.json"
 USERS = (1, 10, 100)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings, open_index
-from p4r_qdrant.encoder.base import normalised, user_vector
+from p4r_qdrant.arrays import normalised
+from p4r_qdrant.encoder.user_vector import user_vector
 from p4r_qdrant.index.index import ItemVectors
 from p4r_qdrant.records import Interaction, Persona
 from p4r_qdrant.settings import RerankSettings

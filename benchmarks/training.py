@@ -33,12 +33,16 @@ from scipy import stats
 from transformers import EarlyStoppingCallback, IntervalStrategy, set_seed
 from transformers.trainer_utils import SaveStrategy
 
-from indexer.artifacts.folder import ArtifactFolder, Histories, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals
 from indexer.training.pairs import Catalogue, Example, read_pairs
 from indexer.training.tower import HEAD, HeadTower, TowerEncoder, tower
 from indexer.training.trainer import PersonaTrainer, training_arguments
 from indexer.training.validation import Case, Validation
-from p4r_qdrant.encoder.base import Encoder, PersonaEncoder, user_vector
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.local import PersonaEncoder
+from p4r_qdrant.encoder.user_vector import user_vector
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.settings import Settings
 
@@ -79,7 +83,7 @@ class Study:
         self.folder, self.settings = folder, settings
         self.base = PersonaEncoder(settings.encoder.model, device="cpu", dtype="float32")
         self.catalogue = Catalogue.read(folder, Refusals())
-        with folder.histories(Refusals()) as histories:
+        with Histories(folder, Refusals()) as histories:
             users = sorted(histories.users())
             random.Random(0).shuffle(users)
             self.folds = [users[fold::folds] for fold in range(folds)]
@@ -120,7 +124,7 @@ class Study:
             update={"seed": seed, "patience": self.settings.training.epochs}
         )
         settings = self.settings.model_copy(update={"training": training})
-        with self.folder.histories(Refusals()) as histories:
+        with Histories(self.folder, Refusals()) as histories:
             pairs = read_pairs(
                 self.folder,
                 self.catalogue,

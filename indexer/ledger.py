@@ -31,7 +31,7 @@ from typing import IO, Any, Self
 import portalocker
 from pydantic_core import from_json
 
-from indexer.artifacts.folder import written_whole
+from indexer.artifacts.writing import written_whole
 from p4r_qdrant.errors import InputError, StorageFullError
 
 _KEY = re.compile(r"[0-9a-f]{32}")

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals, read_candidates
-from p4r_qdrant.encoder.base import newest_first
+from indexer.artifacts.candidate_lists import read_candidates
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals
+from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.index import batches
+from p4r_qdrant.index.batching import batches
 from p4r_qdrant.records import CandidateList, Interaction, Ranking
 from p4r_qdrant.rerank.reranker import PersonaReranker
 
@@ -44,7 +47,7 @@ def rerank_file(
     if user is not None:
         lists = (one for one in lists if one.user_id == user)
     found = False
-    with folder.histories(refusals) as histories:
+    with Histories(folder, refusals) as histories:
         for batch in batches(lists, USERS_A_CALL):
             found = True
             users = [histories.get(one.user_id) for one in batch]

@@ -14,9 +14,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from p4r_qdrant.encoder.base import Encoder, PersonaEncoder, UserVector
+    from p4r_qdrant.encoder.base import Encoder
+    from p4r_qdrant.encoder.local import PersonaEncoder
+    from p4r_qdrant.encoder.user_vector import UserVector
     from p4r_qdrant.errors import P4RError
-    from p4r_qdrant.index.index import ItemVectors, PersonaIndex, open_index
+    from p4r_qdrant.index.index import ItemVectors, PersonaIndex
+    from p4r_qdrant.index.opening import open_index
     from p4r_qdrant.records import (
         Because,
         Candidate,
@@ -33,9 +36,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "p4r_qdrant.encoder.base": ["Encoder", "PersonaEncoder", "UserVector"],
+    "p4r_qdrant.encoder.base": ["Encoder"],
+    "p4r_qdrant.encoder.local": ["PersonaEncoder"],
+    "p4r_qdrant.encoder.user_vector": ["UserVector"],
     "p4r_qdrant.errors": ["P4RError"],
-    "p4r_qdrant.index.index": ["ItemVectors", "PersonaIndex", "open_index"],
+    "p4r_qdrant.index.index": ["ItemVectors", "PersonaIndex"],
+    "p4r_qdrant.index.opening": ["open_index"],
     "p4r_qdrant.records": [
         "Because",
         "Candidate",

@@ -18,24 +18,20 @@ from typing import BinaryIO, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from indexer.artifacts.folder import (
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Model, Refusals, parse_line, read_lines
+from indexer.artifacts.names import (
     ALIGNMENTS,
+    ARRIVALS,
     ASPECTS,
     ITEMS,
     PERSONAS,
     REVIEWS,
     SUMMARIES,
-    ArtifactFolder,
-    Model,
-    Refusals,
-    parse_line,
-    read_lines,
-    rewrite,
 )
+from indexer.artifacts.writing import rewrite
 from p4r_qdrant.errors import StorageFullError
 from p4r_qdrant.records import Alignment, Aspects, Item, ItemPersonas, Review, Summary
-
-ARRIVALS = "arrivals.jsonl"
 
 Reviewed = TypeVar("Reviewed", bound=Review | Aspects)
 

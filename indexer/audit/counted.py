@@ -12,15 +12,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts.folder import (
-    ALIGNMENTS,
-    ASPECTS,
-    ITEMS,
-    PERSONAS,
-    ArtifactFolder,
-    Refusals,
-    read_lines,
-)
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.names import ALIGNMENTS, ASPECTS, ITEMS, PERSONAS
 from indexer.audit.figures import (
     AlignmentFigures,
     AspectFigures,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from indexer.artifacts.folder import ALIGNMENTS, ASPECTS, PERSONAS, SPLITS, ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import ALIGNMENTS, ASPECTS, PERSONAS, SPLITS
 from indexer.audit.counted import (
     PersonasRead,
     T,

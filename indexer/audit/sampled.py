@@ -14,7 +14,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from indexer.artifacts.folder import ASPECTS, PERSONAS, ArtifactFolder, Refusals, parse_line
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals, parse_line
+from indexer.artifacts.names import ASPECTS, PERSONAS
 from indexer.audit.counted import AlignmentsRead, AspectsRead, PersonasRead, T, Track
 from indexer.audit.figures import (
     Agreement,
@@ -27,7 +29,8 @@ from indexer.audit.figures import (
     SimilarityFigures,
 )
 from indexer.reasoning.nearest import Case, Remembering, aspects_text, nearest_personas
-from p4r_qdrant.encoder.base import Encoder, Floats
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.records import Aspects, ItemPersonas, Persona
 from p4r_qdrant.texts import persona_text, plain_rationale

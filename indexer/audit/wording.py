@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from indexer.artifacts.folder import ALIGNMENTS, ASPECTS, PERSONAS
+from indexer.artifacts.names import ALIGNMENTS, ASPECTS, PERSONAS
 from indexer.audit.figures import (
     Agreement,
     AlignmentFigures,

@@ -73,7 +73,7 @@ def prepare(
     parquet: Annotated[bool, typer.Option("--parquet", help="Write Parquet files too.")] = False,
 ) -> None:
     """Turn a public review data set into items.jsonl, reviews.jsonl and splits.jsonl."""
-    from indexer.artifacts.folder import Refusals
+    from indexer.artifacts.lines import Refusals
     from indexer.datasets.prepare import Selection, format_named
     from indexer.datasets.prepare import prepare as prepare_dataset
     from indexer.terminal.console import print_counts, progress
@@ -115,7 +115,8 @@ def stats(
     ] = None,
 ) -> None:
     """Print what a data set is like: interactions, users, items, sparsity, ratings."""
-    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
     from indexer.datasets.stats import check_plot, dataset_stats
     from indexer.datasets.stats import plot as draw
     from indexer.terminal.console import print_dataset, progress
@@ -159,12 +160,14 @@ def audit(
     from dataclasses import asdict
     from functools import partial
 
-    from indexer.artifacts.folder import ArtifactFolder, Refusals, written_whole
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
+    from indexer.artifacts.writing import written_whole
     from indexer.audit import page
     from indexer.audit import wording as words
     from indexer.audit.run import audit as examine
     from indexer.terminal.console import print_audit, print_refusals, progress
-    from p4r_qdrant.encoder.base import PersonaEncoder
+    from p4r_qdrant.encoder.local import PersonaEncoder
     from p4r_qdrant.settings import Settings
 
     folder = ArtifactFolder(artifacts)
@@ -206,7 +209,8 @@ def erase(
 
     Prints the items whose personas the user had a part in, one a line: reason on them again.
     """
-    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
     from indexer.ledger import Ledger
     from indexer.llm import BatchFolder
     from indexer.terminal.console import err, out, print_counts
@@ -243,7 +247,7 @@ def import_persona4rec(
     ],
 ) -> None:
     """Import the files of the paper's public code (books and restaurants flavours)."""
-    from indexer.artifacts.folder import Refusals
+    from indexer.artifacts.lines import Refusals
     from indexer.datasets.persona4rec import convert
     from indexer.terminal.console import print_counts, progress
 

@@ -27,7 +27,8 @@ def demo(
     ] = None,
 ) -> None:
     """Index an example catalogue in a temporary folder and rerank for three readers."""
-    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
     from indexer.demo import bookshop as demonstration
     from indexer.terminal.console import err, out, print_ranking
     from p4r_qdrant.resources import resource
@@ -80,12 +81,13 @@ def demo_llm(
     No key, no server, no model hub; a minute or two. The bundled model has 135 million
     parameters: its wording is poor, the way it goes is the real one.
     """
-    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
     from indexer.demo import bookshop as demo
     from indexer.demo import raw_reviews as demo_llm
     from indexer.demo.local_llm import LocalLLM
     from indexer.terminal.console import ReasoningProgress, err, out, print_ranking, print_reasoned
-    from p4r_qdrant.encoder.base import BUNDLED_MODEL, PersonaEncoder
+    from p4r_qdrant.encoder.local import BUNDLED_MODEL, PersonaEncoder
     from p4r_qdrant.resources import resource
 
     refusals = Refusals()

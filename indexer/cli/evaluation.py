@@ -35,7 +35,7 @@ def candidates(
 
     Test items are never seen. Items a user has in training are left out; scores are kept.
     """
-    from indexer.artifacts.folder import Refusals
+    from indexer.artifacts.lines import Refusals
     from indexer.evaluation.candidates import provenance_path, write_candidates
     from indexer.terminal.console import out, progress
 
@@ -100,7 +100,8 @@ def evaluate(
 
     Every user of the truth counts; one whose item is not in the list is a miss.
     """
-    from indexer.artifacts.folder import Refusals, written_whole
+    from indexer.artifacts.lines import Refusals
+    from indexer.artifacts.writing import written_whole
     from indexer.evaluation.evaluate import evaluate_files
     from indexer.terminal.console import print_evaluation, progress
 
@@ -147,7 +148,7 @@ def experiment(
 
     Killed and run again it goes on. Nothing is scored where held-out data leak into what is made.
     """
-    from indexer.artifacts.folder import Refusals
+    from indexer.artifacts.lines import Refusals
     from indexer.evaluation.experiment.config import load_config
     from indexer.evaluation.experiment.report import check_drawing, write_report
     from indexer.evaluation.experiment.run import run_experiment

@@ -28,12 +28,14 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
 
     Items that did not change are skipped: killed and run again, it does what is missing.
     """
-    from indexer.artifacts.folder import PERSONAS, ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
+    from indexer.artifacts.names import PERSONAS
+    from indexer.indexing.items import index_artifacts
     from indexer.indexing.mean_user import note_typical_user
-    from indexer.indexing.publish import index_artifacts
     from indexer.terminal.console import out, progress
-    from p4r_qdrant.encoder.base import load_encoder
-    from p4r_qdrant.index.index import open_index
+    from p4r_qdrant.encoder.loading import load_encoder
+    from p4r_qdrant.index.opening import open_index
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
@@ -102,11 +104,12 @@ def publish(
     Items that did not change are skipped: killed and run again, it goes on. With the encoder that
     is live already, its version is brought up to date item by item.
     """
-    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
     from indexer.indexing import vector_files
     from indexer.terminal.console import print_dropped, print_published
-    from p4r_qdrant.encoder.base import load_encoder
-    from p4r_qdrant.index.versions import open_versions
+    from p4r_qdrant.encoder.loading import load_encoder
+    from p4r_qdrant.index.opening import open_versions
     from p4r_qdrant.settings import Settings
 
     given = [artifacts is not None, rollback, drop_old]
@@ -160,7 +163,9 @@ def rerank(
     ] = None,
 ) -> None:
     """Rerank candidate lists by the histories of an artifact folder, and say why."""
-    from indexer.artifacts.folder import ArtifactFolder, Refusals, written_whole
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
+    from indexer.artifacts.writing import written_whole
     from indexer.reranking import output_record, rerank_file
     from indexer.terminal.console import print_ranking, print_refusals, progress
     from p4r_qdrant.rerank.reranker import PersonaReranker
@@ -214,7 +219,7 @@ def show(item: Annotated[str, typer.Argument(help="An item id.")]) -> None:
 def status() -> None:
     """Print where the index is, what it holds, which encoder made it, and its other versions."""
     from indexer.terminal.console import print_stats
-    from p4r_qdrant.index.versions import open_versions
+    from p4r_qdrant.index.opening import open_versions
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
@@ -242,7 +247,7 @@ def remove(
 
 @contextmanager
 def _opened() -> Iterator[PersonaIndex]:
-    from p4r_qdrant.index.index import open_index
+    from p4r_qdrant.index.opening import open_index
     from p4r_qdrant.settings import Settings
 
     with open_index(Settings.load()) as opened:

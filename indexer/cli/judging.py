@@ -20,7 +20,7 @@ from indexer.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from indexer.artifacts.folder import Refusals
+    from indexer.artifacts.lines import Refusals
     from indexer.judging.comparing import Study
     from indexer.judging.figures import Judged
     from p4r_qdrant.settings import Settings
@@ -75,7 +75,8 @@ def judge_explanations(
     It must first be right where the outcome is known. Where it is not, it is asked no more, no win
     rate is given, and the exit code is 1. Killed and run again, it goes on and pays for none twice.
     """
-    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
     from indexer.judging.explanations import ExplanationStudy
     from p4r_qdrant.settings import Settings
 
@@ -124,7 +125,8 @@ def judge_personas(
     It must first be right where the outcome is known. Where it is not, it is asked no more, no win
     rate is given, and the exit code is 1. Killed and run again, it goes on and pays for none twice.
     """
-    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
     from indexer.judging.personas import PersonaStudy
     from p4r_qdrant.settings import Settings
 

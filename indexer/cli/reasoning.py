@@ -66,14 +66,14 @@ def reason(
     """
     import asyncio
 
-    from indexer.artifacts.folder import Refusals
+    from indexer.artifacts.lines import Refusals
     from indexer.ledger import Ledger
     from indexer.llm import BatchesUnderWay, BatchFolder
     from indexer.prompts import Domain
     from indexer.reasoning import run
     from indexer.reasoning.step import Sources
     from indexer.terminal.console import ReasoningProgress, print_estimates
-    from p4r_qdrant.encoder.base import PersonaEncoder
+    from p4r_qdrant.encoder.local import PersonaEncoder
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
@@ -146,17 +146,19 @@ def add(
     """
     import asyncio
 
-    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.journal import Arrivals
+    from indexer.artifacts.lines import Refusals
     from indexer.ledger import Ledger
     from indexer.llm import LLM, BatchFolder
     from indexer.prompts import Domain
     from indexer.reasoning.run import made
     from indexer.reasoning.step import Sources
     from indexer.terminal.console import err, print_added, print_counts
-    from indexer.updates.add import Adder, incoming
-    from p4r_qdrant.encoder.base import load_encoder
-    from p4r_qdrant.index.index import open_index
+    from indexer.updates.add import Adder
+    from indexer.updates.inbox import incoming
+    from p4r_qdrant.encoder.loading import load_encoder
+    from p4r_qdrant.index.opening import open_index
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()

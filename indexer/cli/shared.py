@@ -10,8 +10,9 @@ import typer
 from p4r_qdrant.errors import InputError
 
 if TYPE_CHECKING:
-    from indexer.artifacts.folder import ArtifactFolder, Refusals
-    from indexer.indexing.publish import Source
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
+    from indexer.indexing.items import Source
     from indexer.ledger import Ledger
     from indexer.llm import LLM
     from indexer.reasoning.step import Sources
@@ -54,7 +55,7 @@ def publish_folder(
     **options: bool,
 ) -> None:
     """Publish an artifact folder, with a progress bar, and say what came of it."""
-    from indexer.artifacts.folder import PERSONAS
+    from indexer.artifacts.names import PERSONAS
     from indexer.indexing.publish import publish as publish_artifacts
     from indexer.terminal.console import print_published, progress
 

@@ -40,11 +40,12 @@ def train(
 
     warnings.simplefilter("ignore")  # what the libraries below have to say to their developers
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
     from indexer.terminal.console import print_training
-    from p4r_qdrant.encoder.base import load_encoder
+    from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.errors import MissingExtraError, VerificationError
-    from p4r_qdrant.index.versions import open_versions
+    from p4r_qdrant.index.opening import open_versions
     from p4r_qdrant.settings import Settings
 
     needed = ["sentence_transformers", "peft", "accelerate", "matplotlib"]
@@ -91,7 +92,8 @@ def tune(
     ] = None,
 ) -> None:
     """Pick history length and decay on the validation items, and record them with the adapter."""
-    from indexer.artifacts.folder import ArtifactFolder, Refusals
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
     from indexer.terminal.console import print_tuning
     from indexer.training.tune import tune_history
     from p4r_qdrant.settings import Settings

@@ -21,15 +21,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from indexer.artifacts import folder as artifacts
-from indexer.artifacts.folder import (
-    Refusals,
-    as_line,
-    read_lines,
-    tells_something,
-    validation_sentence,
-    written_whole,
-)
+from indexer.artifacts import names
+from indexer.artifacts.lines import Refusals, as_line, read_lines, validation_sentence
+from indexer.artifacts.writing import written_whole
+from indexer.reasoning.aspect_tuples import tells_something
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import (
     Alignment,
@@ -155,7 +150,7 @@ class _Importer:
     def read_truth(self, row: Mapping[str, Any]) -> None:
         """gt: the interaction that is held out for the test."""
         values = {"user_id": row.get("user_id"), "test_item": _item_id(row), "valid_item": None}
-        split = self._take(artifacts.SPLITS, Split, values, "user_id")
+        split = self._take(names.SPLITS, Split, values, "user_id")
         if split is not None:
             self._held_out.add((split.user_id, split.test_item))
 
@@ -166,12 +161,12 @@ class _Importer:
         if len(items) < len(entries):
             self._report.repaired["candidate list without its padding"] += 1
         values = {"user_id": row.get("user_id"), "results": items}
-        self._take(artifacts.CANDIDATES, CandidateList, values, "user_id")
+        self._take(names.CANDIDATES, CandidateList, values, "user_id")
 
     def read_review(self, row: Mapping[str, Any]) -> None:
         """1_aspects, and the entries of 2.5_grouped and 3.5_history: a review and its aspects."""
         key = (str(row.get("user_id")), str(_item_id(row)))
-        if all((name, *key) in self._seen for name in (artifacts.REVIEWS, artifacts.ASPECTS)):
+        if all((name, *key) in self._seen for name in (names.REVIEWS, names.ASPECTS)):
             return  # the files repeat each other
         interaction = {
             "user_id": row.get("user_id"),
@@ -180,7 +175,7 @@ class _Importer:
             "timestamp": self._seconds(row.get("timestamp", row.get("date"))),
         }
         texts = {"title": row.get("review_title"), "text": row.get("review_text")}
-        self._take(artifacts.REVIEWS, Review, interaction | texts, "user_id", "item_id")
+        self._take(names.REVIEWS, Review, interaction | texts, "user_id", "item_id")
         extracted = row.get("extracted_aspects", row.get("extracted"))
         if not isinstance(extracted, Mapping):
             self._refuse("no aspects in it", "review without aspects")
@@ -192,8 +187,8 @@ class _Importer:
         }
         if tells_something(slots):
             aspects = interaction | {"aspects": slots}
-            self._take(artifacts.ASPECTS, Aspects, aspects, "user_id", "item_id")
-        elif self._is_new(artifacts.ASPECTS, interaction, "user_id", "item_id"):
+            self._take(names.ASPECTS, Aspects, aspects, "user_id", "item_id")
+        elif self._is_new(names.ASPECTS, interaction, "user_id", "item_id"):
             self._report.left_out["aspects all null"] += 1
 
     def read_item(self, row: Mapping[str, Any]) -> None:
@@ -203,10 +198,10 @@ class _Importer:
             "title": row.get("item_title"),
             "description": _joined(row.get("item_description")),
         }
-        self._take(artifacts.ITEMS, Item, item, "item_id")
+        self._take(names.ITEMS, Item, item, "item_id")
         if row.get("item_summary"):
             summary = {"item_id": item["item_id"], "summary": row["item_summary"]}
-            self._take(artifacts.SUMMARIES, Summary, summary, "item_id")
+            self._take(names.SUMMARIES, Summary, summary, "item_id")
 
     def read_grouped(self, row: Mapping[str, Any]) -> None:
         """2.5_grouped: an item with all its reviews."""
@@ -220,7 +215,7 @@ class _Importer:
             self.read_review({"user_id": row.get("user_id"), **review})
             if review.get("summary"):
                 summary = {"item_id": _item_id(review), "summary": review["summary"]}
-                self._take(artifacts.SUMMARIES, Summary, summary, "item_id")
+                self._take(names.SUMMARIES, Summary, summary, "item_id")
 
     def read_personas(self, row: Mapping[str, Any]) -> None:
         """3_personas and 3.5_persona_with_summary: an item's personas."""
@@ -242,10 +237,10 @@ class _Importer:
         for entry in entries:
             if entry.get("Item_Summary"):
                 summary = {"item_id": item_id, "summary": entry["Item_Summary"]}
-                self._take(artifacts.SUMMARIES, Summary, summary, "item_id")
+                self._take(names.SUMMARIES, Summary, summary, "item_id")
         values = {"item_id": item_id, "personas": personas}
         if personas:
-            self._take(artifacts.PERSONAS, ItemPersonas, values, "item_id")
+            self._take(names.PERSONAS, ItemPersonas, values, "item_id")
         elif isinstance(row.get("personas"), list):
             self._refuse(f"item {item_id!r} has no personas", "item without personas")
 
@@ -260,7 +255,7 @@ class _Importer:
         for entry in self._entries(row, "personas"):
             if entry.get("Item_Summary"):
                 summary = {"item_id": _item_id(row), "summary": entry["Item_Summary"]}
-                self._take(artifacts.SUMMARIES, Summary, summary, "item_id")
+                self._take(names.SUMMARIES, Summary, summary, "item_id")
 
     def read_selection(self, row: Mapping[str, Any]) -> None:
         """4_selected_personas: what the judge chose.
@@ -285,7 +280,7 @@ class _Importer:
             "persona_id": persona_id if chosen or named else None,
             "justification": " ".join(reasoning.split("**Selection")[0].strip("* ").split()),
         }
-        self._take(artifacts.ALIGNMENTS, Alignment, values, "user_id", "item_id")
+        self._take(names.ALIGNMENTS, Alignment, values, "user_id", "item_id")
 
     # -- shared -------------------------------------------------------------------------------
 
@@ -369,14 +364,14 @@ def _joined(value: Any) -> Any:
 
 
 _FILES = (
-    artifacts.ITEMS,
-    artifacts.REVIEWS,
-    artifacts.SUMMARIES,
-    artifacts.ASPECTS,
-    artifacts.PERSONAS,
-    artifacts.ALIGNMENTS,
-    artifacts.SPLITS,
-    artifacts.CANDIDATES,
+    names.ITEMS,
+    names.REVIEWS,
+    names.SUMMARIES,
+    names.ASPECTS,
+    names.PERSONAS,
+    names.ALIGNMENTS,
+    names.SPLITS,
+    names.CANDIDATES,
 )
 _READERS: dict[str, Callable[[_Importer, Mapping[str, Any]], None]] = {
     # The truth comes first: what it holds out must be known when alignments are read.

@@ -23,14 +23,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from indexer.artifacts.folder import (
-    ITEMS,
-    REVIEWS,
-    SPLITS,
-    Refusals,
-    validation_sentence,
-    written_whole,
-)
+from indexer.artifacts.lines import Refusals, validation_sentence
+from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
+from indexer.artifacts.writing import written_whole
 from indexer.datasets import tables
 from indexer.datasets.amazon import AMAZON_2014, AMAZON_2018, AMAZON_2023
 from indexer.datasets.filtering import draws, k_core, sample_users

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from indexer.artifacts.folder import ITEMS, REVIEWS, SPLITS, ArtifactFolder, Refusals, read_lines
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from p4r_qdrant.errors import InputError, MissingExtraError
 from p4r_qdrant.records import Item, Review, Split
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from indexer.artifacts.folder import CANDIDATES, ArtifactFolder, Refusals
-from indexer.indexing.publish import index_artifacts
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import CANDIDATES
+from indexer.indexing.items import index_artifacts
 from indexer.reranking import Reranked, rerank_file
-from p4r_qdrant.encoder.base import BUNDLED_MODEL, Encoder, PersonaEncoder
-from p4r_qdrant.index.index import open_index
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.local import BUNDLED_MODEL, PersonaEncoder
+from p4r_qdrant.index.opening import open_index
 from p4r_qdrant.rerank.reranker import PersonaReranker
 from p4r_qdrant.settings import QdrantSettings, Settings
 

@@ -9,15 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from indexer.artifacts.folder import (
-    CANDIDATES,
-    ITEMS,
-    REVIEWS,
-    SPLITS,
-    ArtifactFolder,
-    Refusals,
-    written_whole,
-)
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import CANDIDATES, ITEMS, REVIEWS, SPLITS
+from indexer.artifacts.writing import written_whole
 from indexer.ledger import Ledger
 from indexer.llm import LLM
 from indexer.prompts import Domain

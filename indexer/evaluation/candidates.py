@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer.artifacts.folder import Refusals, written_whole
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.writing import written_whole
 from indexer.evaluation.generators.base import Fitted, Floats, generator_named, matrix
 from indexer.evaluation.interactions import Indexes, Interactions, read_interactions
 from indexer.evaluation.metrics import Ranks, ndcg

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from indexer.artifacts.folder import Refusals
+from indexer.artifacts.lines import Refusals
 from indexer.evaluation import significance
 from indexer.evaluation.interactions import Interactions, read_interactions
 from indexer.evaluation.lists import JudgedLists, judge_lists

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from indexer.artifacts.folder import Refusals, read_lines
+from indexer.artifacts.lines import Refusals, read_lines
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Id
 

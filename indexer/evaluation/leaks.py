@@ -25,19 +25,11 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 
-from indexer.artifacts.folder import (
-    ALIGNMENTS,
-    ASPECTS,
-    ITEMS,
-    PERSONAS,
-    REVIEWS,
-    SPLITS,
-    SUMMARIES,
-    ArtifactFolder,
-    Refusals,
-    read_lines,
-    written_whole,
-)
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.names import ALIGNMENTS, ASPECTS, ITEMS, PERSONAS, REVIEWS, SPLITS, SUMMARIES
+from indexer.artifacts.writing import written_whole
 from indexer.evaluation.candidates import (
     Provenance,
     lists_hash,
@@ -51,7 +43,7 @@ from indexer.training.pairs import Catalogue, read_pairs
 from p4r_qdrant.encoder.adapter import AdapterRecord
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.index import batches
+from p4r_qdrant.index.batching import batches
 from p4r_qdrant.records import Id, ItemPersonas, Review
 from p4r_qdrant.settings import HistorySettings, TrainingSettings
 
@@ -236,7 +228,7 @@ def check_adapter(folder: ArtifactFolder, adapter: Path, base: Encoder) -> Check
         return Check(name, 0, unproven=problem)
     training = TrainingSettings.model_validate(record.settings["training"])
     history = HistorySettings.model_validate(record.settings["history"])
-    with folder.histories(Refusals()) as histories:
+    with Histories(folder, Refusals()) as histories:
         catalogue = Catalogue.read(folder, Refusals())
         pairs = read_pairs(
             folder, catalogue, histories, training, history, Refusals(), encoder=base

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypedDict
 
-from indexer.artifacts.folder import Refusals, read_lines
+from indexer.artifacts.lines import Refusals, read_lines
 from indexer.evaluation.metrics import Ranks
 from indexer.evaluation.truth import Truth
 from p4r_qdrant.errors import InputError

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from indexer.artifacts.folder import Refusals, read_lines
+from indexer.artifacts.lines import Refusals, read_lines
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Id
 

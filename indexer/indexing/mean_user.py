@@ -6,12 +6,16 @@ import random
 
 import numpy as np
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals
 from indexer.indexing.vector_files import VectorFile
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.adapter import tuned_history
-from p4r_qdrant.encoder.base import Encoder, Floats
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.index import PersonaIndex, batches
+from p4r_qdrant.index.batching import batches
+from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.settings import HistorySettings, Settings
 
 MOST_USERS = 1000
@@ -42,7 +46,7 @@ def note_typical_user(
 def typical_user(folder: ArtifactFolder, encoder: Encoder, history: HistorySettings) -> Floats:
     """The mean h_u of a folder's users, or of a sample of many: (dim,) float32."""
     total, known = np.zeros(encoder.dimension), 0
-    with folder.histories(Refusals()) as histories:
+    with Histories(folder, Refusals()) as histories:
         users = sorted(histories.users())
         if len(users) > MOST_USERS:
             users = random.Random(0).sample(users, MOST_USERS)  # noqa: S311 - the same every time

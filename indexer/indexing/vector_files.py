@@ -21,8 +21,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts.folder import PERSONAS, ArtifactFolder, Refusals, read_lines
-from p4r_qdrant.encoder.base import VECTORS, Floats
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.names import PERSONAS
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.encoder.base import VECTORS
 from p4r_qdrant.errors import InputError, MissingExtraError
 from p4r_qdrant.records import ItemPersonas
 

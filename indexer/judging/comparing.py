@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel
 
-from indexer.artifacts.folder import Refusals
+from indexer.artifacts.lines import Refusals
 from indexer.llm import Request
 from indexer.reasoning.sanitizing import cleaned, parts, problem_with
 from indexer.reasoning.step import TEXT, Question, Sources, Step, an_object, one_of

@@ -10,16 +10,13 @@ from typing import Any, BinaryIO, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from indexer.artifacts.folder import (
-    PERSONAS,
-    ArtifactFolder,
-    Lookup,
-    Refusals,
-    parse_line,
-    read_lines,
-)
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals, parse_line, read_lines
+from indexer.artifacts.lookup import Lookup
+from indexer.artifacts.names import PERSONAS
 from indexer.judging.comparing import Comparison, Control, Study, fit, shuffled
-from p4r_qdrant.encoder.base import newest_first
+from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Id, Interaction, ItemPersonas, Persona, Text
 from p4r_qdrant.texts import interaction_text, plain_rationale
@@ -159,7 +156,7 @@ class ExplanationStudy(Study):
         super().__init__()
         self._ours = Explanations(ours, refusals, top)
         self._theirs = Explanations(against, refusals) if against else None
-        self._histories = folder.histories(refusals)
+        self._histories = Histories(folder, refusals)
         self._summaries = folder.summaries(refusals)
         self._items = folder.items(refusals)
         self._personas = Lookup(folder.path / PERSONAS, ItemPersonas, refusals)

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from indexer.artifacts.folder import PERSONAS, ArtifactFolder, Lookup, Refusals, read_lines
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.lookup import Lookup
+from indexer.artifacts.names import PERSONAS
 from indexer.judging.comparing import Comparison, Control, Study, fit, shuffled
 from indexer.reasoning.personas import MOST_NOTES, Notes, Personas, most_telling, told
 from indexer.reasoning.step import Question, Sources, Step

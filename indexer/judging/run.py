@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from indexer.artifacts.folder import Refusals, read_lines, written_whole
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.writing import written_whole
 from indexer.judging.comparing import Comparison, Judging, Judgment, Study
 from indexer.judging.figures import (
     LEAST,

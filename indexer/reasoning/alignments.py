@@ -11,12 +11,16 @@ from itertools import islice
 from string import ascii_uppercase
 from typing import Any, Literal
 
-from indexer.artifacts.folder import ALIGNMENTS, ASPECTS, PERSONAS, Lookup, Refusals
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.lookup import Lookup
+from indexer.artifacts.names import ALIGNMENTS, ASPECTS, PERSONAS
 from indexer.llm import Request
 from indexer.reasoning.nearest import Case, Nearest, Remembering, nearest_personas
 from indexer.reasoning.sanitizing import problem_with
 from indexer.reasoning.step import TEXT, Question, Sources, Step, an_object, one_of
-from p4r_qdrant.encoder.base import Encoder, newest_first
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.records import Alignment, Interaction, ItemPersonas, Persona
 from p4r_qdrant.texts import interaction_text
 
@@ -63,7 +67,7 @@ class Aligning(Step):
         """What is aligned, user by user; what cannot be is counted."""
         folder = self.sources.folder
         with (
-            folder.histories(Refusals()) as histories,
+            Histories(folder, Refusals()) as histories,
             Lookup(folder.file(PERSONAS), ItemPersonas, Refusals()) as personas,
         ):
             for user_id in histories.users():

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from indexer.artifacts.folder import ASPECTS, REVIEWS, Refusals, read_lines, tells_something
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.names import ASPECTS, REVIEWS
+from indexer.reasoning.aspect_tuples import tells_something
 from indexer.reasoning.sanitizing import (
     MOST_PARTS,
     PART_LENGTH,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p4r_qdrant.encoder.base import Encoder, Floats
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.records import Interaction, Persona
 from p4r_qdrant.texts import interaction_text, persona_text
 

@@ -11,7 +11,9 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts.folder import ASPECTS, ITEMS, PERSONAS, ArtifactFolder, Refusals, read_lines
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.names import ASPECTS, ITEMS, PERSONAS
 from indexer.reasoning.sanitizing import problem_with
 from indexer.reasoning.step import TEXT, Question, Step, an_array, an_object, one_of
 from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer.artifacts.folder import ITEMS, REVIEWS, SPLITS, ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.ledger import Ledger
 from indexer.llm import LLM, Answer, BatchesUnderWay, Request, Requests, estimate_tokens
 from indexer.reasoning.alignments import Alignments, NearestAlignments

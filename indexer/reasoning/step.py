@@ -12,14 +12,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from indexer.artifacts.folder import (
-    ITEMS,
-    ArtifactFolder,
-    Refusals,
-    as_line,
-    read_lines,
-    written_whole,
-)
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals, as_line, read_lines
+from indexer.artifacts.names import ITEMS
+from indexer.artifacts.writing import written_whole
 from indexer.ledger import Ledger
 from indexer.llm import Request
 from indexer.prompts import Domain

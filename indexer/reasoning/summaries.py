@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from indexer.artifacts.folder import ITEMS, SUMMARIES, read_lines
+from indexer.artifacts.lines import read_lines
+from indexer.artifacts.names import ITEMS, SUMMARIES
 from indexer.reasoning.sanitizing import metadata, problem_with
 from indexer.reasoning.step import TEXT, Question, Step, an_object
 from p4r_qdrant.records import Item, Summary

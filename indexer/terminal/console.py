@@ -23,8 +23,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from indexer.artifacts.folder import ASPECTS, PERSONAS, ArtifactFolder, Refusals, read_lines
-from p4r_qdrant.index.index import IndexStats
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.names import ASPECTS, PERSONAS
+from p4r_qdrant.index.engine import IndexStats
 from p4r_qdrant.records import (
     Aspects,
     Because,

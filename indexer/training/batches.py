@@ -9,7 +9,7 @@ from torch import Tensor
 
 from indexer.training.loss import NOTHING, Batch
 from indexer.training.pairs import Catalogue, Example
-from p4r_qdrant.encoder.base import decay_weights
+from p4r_qdrant.encoder.user_vector import decay_weights
 
 
 class Collator:

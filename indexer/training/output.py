@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from indexer.artifacts.folder import written_whole
+from indexer.artifacts.writing import written_whole
 from p4r_qdrant.encoder.adapter import RECORD, AdapterRecord
 
 CARD = "README.md"

@@ -9,24 +9,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from indexer.artifacts.folder import (
-    ALIGNMENTS,
-    CANDIDATES,
-    PERSONAS,
-    ArtifactFolder,
-    Histories,
-    Refusals,
-    read_candidates,
-    read_lines,
-)
-from p4r_qdrant.encoder.base import Encoder, newest_first, told
+from indexer.artifacts.candidate_lists import read_candidates
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.names import ALIGNMENTS, CANDIDATES, PERSONAS
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.user_vector import history_texts, newest_first
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Alignment, Interaction, ItemPersonas
 from p4r_qdrant.settings import HistorySettings, TrainingSettings
 from p4r_qdrant.texts import persona_text
 
 LEAST_EXAMPLES = 16
-"""Fewer cannot be told from noise, and hardly fill a batch with negatives."""
+"""With fewer, the score is mostly noise and a batch has hardly any negatives."""
 
 
 @dataclass
@@ -152,7 +148,7 @@ def read_pairs(
             seen = [*everything[place + 1 :]]
             if training.profile == "others":
                 seen = [*everything[:place], *seen]
-            texts = tuple(text for _, text in told(seen, history.length))
+            texts = tuple(text for _, text in history_texts(seen, history.length))
             if not texts:
                 pairs.left_out[f"interactions with nothing {_BESIDE[training.profile]} them"] += 1
                 continue

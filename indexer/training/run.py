@@ -18,7 +18,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals, written_whole
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.writing import written_whole
 from indexer.training.output import CURVES, draw_curves, write_record
 from indexer.training.pairs import Catalogue, Pairs, read_pairs
 from indexer.training.tower import tower
@@ -32,8 +35,8 @@ from indexer.training.trainer import (
 )
 from indexer.training.tune import tune, tuned
 from indexer.training.validation import Validation
-from p4r_qdrant.encoder.adapter import AdapterRecord
-from p4r_qdrant.encoder.base import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PersonaEncoder
+from p4r_qdrant.encoder.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterRecord
+from p4r_qdrant.encoder.local import PersonaEncoder
 from p4r_qdrant.errors import InputError, StorageFullError
 from p4r_qdrant.settings import Settings
 
@@ -114,7 +117,7 @@ def _read(
     base: PersonaEncoder,
 ) -> tuple[Pairs, Validation]:
     catalogue = Catalogue.read(folder, refusals)
-    with folder.histories(refusals) as histories:
+    with Histories(folder, refusals) as histories:
         pairs = read_pairs(
             folder,
             catalogue,

@@ -16,7 +16,10 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from p4r_qdrant.encoder.base import ADAPTER_WEIGHTS, Encoder, Floats, identity_head, normalised
+from p4r_qdrant.arrays import Floats, normalised
+from p4r_qdrant.encoder.adapter import ADAPTER_WEIGHTS
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.lora import identity_head
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import TrainingSettings
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals
 from indexer.training.output import write_record
 from indexer.training.pairs import Catalogue
 from indexer.training.validation import Encoded, Metrics, Validation
 from p4r_qdrant.encoder.adapter import AdapterRecord
-from p4r_qdrant.encoder.base import PersonaEncoder
+from p4r_qdrant.encoder.local import PersonaEncoder
 from p4r_qdrant.settings import HistorySettings, Settings
 
 LENGTHS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
@@ -72,7 +74,7 @@ def tune_history(folder: ArtifactFolder, settings: Settings, refusals: Refusals)
     """
     encoder = PersonaEncoder.from_settings(settings.encoder)
     catalogue = Catalogue.read(folder, refusals)
-    with folder.histories(refusals) as histories:
+    with Histories(folder, refusals) as histories:
         validation = Validation.read(folder, catalogue, histories, refusals, settings.training.seed)
     tried = tune(validation.encoded(encoder))
     adapter = Path(settings.encoder.adapter) if settings.encoder.adapter else None

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts.folder import (
-    CANDIDATES,
-    SPLITS,
-    ArtifactFolder,
-    Histories,
-    Refusals,
-    read_candidates,
-    read_lines,
-)
+from indexer.artifacts.candidate_lists import read_candidates
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.names import CANDIDATES, SPLITS
 from indexer.training.pairs import Catalogue
-from p4r_qdrant.encoder.base import Encoder, Floats, told, user_vector
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.user_vector import history_texts, user_vector
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Interaction, Split
 
@@ -114,7 +112,7 @@ class Validation:
         for split in holding if from_lists else splits:
             target = catalogue.items.get(split.valid_item or "")
             history = tuple(histories.get(split.user_id))
-            if target is None or not told(history, LONGEST_HISTORY):
+            if target is None or not history_texts(history, LONGEST_HISTORY):
                 continue
             seen = {catalogue.items.get(one.item_id) for one in history}
             if from_lists:
@@ -142,7 +140,7 @@ class Validation:
         items = sorted({one for case in self.cases for one in case.candidates})
         personas = [one for item in items for one in self.catalogue.personas_of(item)]
         rows = {persona: row for row, persona in enumerate(personas)}
-        histories = [told(case.history, length) for case in self.cases]
+        histories = [history_texts(case.history, length) for case in self.cases]
         texts = dict.fromkeys(text for history in histories for _, text in history)
         vectors = encoder.encode_texts([*texts, *(self.catalogue.texts[one] for one in personas)])
         return Encoded(

@@ -13,36 +13,32 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import queue
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from indexer.artifacts.folder import IndexRow, Refusals, parse_line
+from indexer.artifacts.folder import IndexRow
 from indexer.artifacts.journal import Arrivals, Reasoned
-from indexer.indexing.publish import index_rows
+from indexer.artifacts.lines import Refusals, parse_line
+from indexer.indexing.items import index_rows
 from indexer.ledger import Ledger
 from indexer.llm import LLM
 from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.personas import Personas
 from indexer.reasoning.step import Question, Sources, Step
 from indexer.reasoning.summaries import Summaries
+from indexer.updates.inbox import MAX_LINE, POLL_S, Inbox
 from p4r_qdrant.encoder.base import Encoder
-from p4r_qdrant.errors import InputError, RecordError
+from p4r_qdrant.errors import RecordError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.payload import payload_fields
 from p4r_qdrant.records import Aspects, Item, Review, Summary
 
-MAX_LINE = 16 << 20
-"""Bytes of a line; a longer one is no record."""
-POLL_S = 0.2
 WRITE_AFTER = 5_000
 """Records in memory after which the artifacts are written."""
+
+
 WRITE_EVERY_S = 300.0
 
 
@@ -59,97 +55,6 @@ class Added:
     reviews: int = 0
     written: bool = False
     problem: str = ""
-
-
-def incoming(source: Path, *, follow: bool) -> Iterator[bytes]:
-    """The lines of a file, or of standard input for "-"; with `follow` for ever, as they come.
-
-    A followed file that is cut short or replaced is read from its start again; half a line is
-    waited for. A line over MAX_LINE bytes comes as b"". Raises InputError.
-    """
-    follow = follow and str(source) != "-"
-    file = _opened(source)
-    part, skipped = b"", False
-    try:
-        while True:
-            piece = file.readline(MAX_LINE)
-            if not piece and not follow:
-                break
-            if not piece and _is_another(source, file):
-                file.close()
-                file = _opened(source)
-                part, skipped = b"", False
-            elif not piece:
-                time.sleep(POLL_S)
-            elif piece.endswith(b"\n"):
-                if not skipped:
-                    yield part + piece
-                part, skipped = b"", False
-            elif not skipped:
-                part += piece
-                if len(part) >= MAX_LINE:
-                    yield b""
-                    part, skipped = b"", True
-        if part:
-            yield part
-    finally:
-        file.close()
-
-
-def _opened(source: Path) -> BinaryIO:
-    if str(source) == "-":
-        return open(sys.stdin.fileno(), "rb", closefd=False)
-    try:
-        return source.open("rb")
-    except OSError as error:
-        raise InputError(f"{source} cannot be read: {error.strerror}") from None
-
-
-def _is_another(source: Path, file: BinaryIO) -> bool:
-    """Whether what has the name now is not what is being read, or has become shorter."""
-    try:
-        now = source.stat()
-    except OSError:
-        return False  # between the old file and the new one
-    return now.st_ino != os.fstat(file.fileno()).st_ino or now.st_size < file.tell()
-
-
-class Inbox:
-    """Lines read in the background, so that one that is slow to come holds up nothing."""
-
-    def __init__(self, lines: Iterator[bytes]) -> None:
-        self._queue: queue.Queue[bytes | Exception | None] = queue.Queue(10_000)
-        self._lines = lines
-        self.ended = False
-        # A daemon: a read of standard input cannot be interrupted.
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        try:
-            for line in self._lines:
-                self._queue.put(line)
-            self._queue.put(None)
-        except Exception as error:  # raised again where the lines are taken
-            self._queue.put(error)
-
-    def take(self, most: int) -> Iterator[bytes]:
-        """What has come, at most so many lines. Raises what reading raised."""
-        for _ in range(most):
-            try:
-                line = self._queue.get_nowait()
-            except queue.Empty:
-                return
-            if line is None or isinstance(line, Exception):
-                self.ended = True
-                if line is not None:
-                    raise line
-                return
-            yield line
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing has come that was not taken."""
-        return self._queue.empty()
 
 
 class Adder:

@@ -8,20 +8,19 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from indexer.artifacts.folder import (
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.journal import Arrival
+from indexer.artifacts.lines import Model, Refusals, read_lines
+from indexer.artifacts.names import (
     ALIGNMENTS,
+    ARRIVALS,
     ASPECTS,
     CANDIDATES,
     PERSONAS,
     REVIEWS,
     SPLITS,
-    ArtifactFolder,
-    Model,
-    Refusals,
-    read_lines,
-    rewrite,
 )
-from indexer.artifacts.journal import ARRIVALS, Arrival
+from indexer.artifacts.writing import rewrite
 from indexer.ledger import Ledger
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import (

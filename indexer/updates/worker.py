@@ -21,8 +21,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from indexer.artifacts.folder import Refusals
 from indexer.artifacts.journal import Arrivals
+from indexer.artifacts.lines import Refusals
 from indexer.ledger import Ledger
 from indexer.llm import LLM, NO_ANSWER, EndpointDownError, Usage
 from indexer.reasoning.aspects import ReviewAspects
@@ -32,7 +32,8 @@ from indexer.updates.erase import erase_users
 from p4r_qdrant.errors import IndexUnavailableError, InputError, P4RError
 from p4r_qdrant.records import Item, Review
 from p4r_qdrant.service.backend import Backend, Live
-from p4r_qdrant.users.store import Job, StoredInteraction, UserStore
+from p4r_qdrant.users.records import Job, StoredInteraction
+from p4r_qdrant.users.store import UserStore
 
 JOBS_AT_ONCE = 64
 POLL_S = 0.5

@@ -66,3 +66,9 @@ def tuned_history(history: HistorySettings, adapter: str | Path | None) -> Histo
         return history
     explicit = {name: getattr(history, name) for name in history.model_fields_set}
     return record.history.model_copy(update=explicit)
+
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"

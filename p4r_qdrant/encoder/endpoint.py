@@ -22,7 +22,9 @@ import httpx
 import numpy as np
 
 from p4r_qdrant import texts
-from p4r_qdrant.encoder.base import ENDPOINT, PROBE_LEVELS, Encoder, Floats, normalised
+from p4r_qdrant.arrays import Floats, normalised
+from p4r_qdrant.encoder.base import ENDPOINT, Encoder
+from p4r_qdrant.encoder.fingerprint import PROBE_LEVELS
 from p4r_qdrant.errors import AuthenticationError, EncoderError, InputError, SettingsError
 from p4r_qdrant.settings import EncoderSettings
 

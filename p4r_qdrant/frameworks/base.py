@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from p4r_qdrant.client import AsyncClient, Client
-from p4r_qdrant.encoder.base import UserVector
+from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Interaction, RankedItem
 from p4r_qdrant.rerank.reranker import PersonaReranker

@@ -1,5 +1,7 @@
 """The persona index: one protocol (`base`), two engines (`server`, `edge`), the same answers."""
 
-from p4r_qdrant.index.index import IndexStats, ItemVectors, PersonaIndex, open_index
+from p4r_qdrant.index.engine import IndexStats
+from p4r_qdrant.index.index import ItemVectors, PersonaIndex
+from p4r_qdrant.index.opening import open_index
 
 __all__ = ["IndexStats", "ItemVectors", "PersonaIndex", "open_index"]

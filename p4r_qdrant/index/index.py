@@ -1,57 +1,57 @@
-"""The persona index: what both engines promise, and `open_index`, which picks one."""
+"""The persona index: write, replace, find, explain."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from dataclasses import fields as fields_of
-from datetime import UTC, datetime
-from itertools import groupby, islice
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from p4r_qdrant.encoder.base import Encoder, same_encoder
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import IndexMismatchError, InputError, VectorError
+from p4r_qdrant.index.batching import batches
+from p4r_qdrant.index.engine import IndexStats, StoredVector
 from p4r_qdrant.index.filters import Condition, parse
+from p4r_qdrant.index.matching import (
+    check_query,
+    is_gone,
+    is_text,
+    keep_better,
+    rank_matches,
+    unit_directions,
+)
+from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import (
     CONTENT_HASH,
     GENERATION,
     ITEM_ID,
-    SHORTEST,
     SLOT,
     UNSETTLED,
-    Floats,
     Point,
     check_item_id,
-    check_rows,
-    check_vectors,
     make_points,
     stored_persona,
 )
 from p4r_qdrant.records import Persona, PersonaMatch, StoredPersona
-from p4r_qdrant.settings import Settings
 
-PROJECT = "p4r-qdrant"
-FORMAT = 1
-MAX_CANDIDATES = 10_000
-"""Candidates one user may have in one call."""
 LOAD_BATCH = 256
 """Items written by one request of a bulk load."""
+
+
 EXPLAINED_AT_ONCE = 1000
 """Points whose texts (and vectors) one request brings."""
+
+
 EXPLAIN_ATTEMPTS = 5
 """How often one call asks again where what it found was replaced before it was read."""
-ROUNDING = 1e-6
-"""How far a unit vector's length may be from 1."""
-
-Element = TypeVar("Element")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,118 +66,6 @@ class ItemVectors:
     vectors: npt.ArrayLike
     fields: Mapping[str, Any] = field(default_factory=dict)
     vectors_hash: str = ""
-
-
-class MadeWith(Protocol):
-    """What an index notes of where its vectors come from: see `Encoder`."""
-
-    name: str
-    dimension: int
-    fingerprint: str
-    kind: str
-    model: str
-    adapter: str
-
-
-@dataclass(frozen=True, slots=True)
-class IndexMetadata:
-    """What an index remembers of its making; kept with the collection.
-
-    `encoder` is the encoder's name, for people; `kind`, `model` and `adapter` are what it can be
-    loaded again from (see `Encoder`). `previous` is the version that was live before this one;
-    `began_at` is when `p4r publish` began to read what it holds. `typical_user`: the mean h_u of
-    known users (see `typical`), for the persona prior.
-    """
-
-    fingerprint: str
-    dimension: int
-    encoder: str = ""
-    created_at: str = ""
-    kind: str = ""
-    model: str = ""
-    adapter: str = ""
-    published_at: str = ""
-    previous: str = ""
-    typical_user: str = ""
-    began_at: str = ""
-
-    @classmethod
-    def of(cls, encoder: MadeWith) -> IndexMetadata:
-        """Of an index that is made with this encoder, now."""
-        return cls(
-            encoder.fingerprint,
-            encoder.dimension,
-            encoder.name,
-            today(),
-            encoder.kind,
-            encoder.model,
-            encoder.adapter,
-        )
-
-    @property
-    def typical(self) -> Floats | None:
-        """The mean h_u of known users, (dim,) float32; None where it was not noted."""
-        if not self.typical_user:
-            return None
-        return np.frombuffer(b64decode(self.typical_user), dtype="<f4").astype(np.float32)
-
-    def to_json(self) -> dict[str, Any]:
-        """As stored, with the project's name and the format's number."""
-        return {"project": PROJECT, "format": FORMAT, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any] | None, where: str) -> IndexMetadata:
-        """Read it back; raises IndexMismatchError where `where` is not an index of ours."""
-        if not isinstance(stored, Mapping) or stored.get("project") != PROJECT:
-            raise IndexMismatchError(
-                f"{where} was not made by {PROJECT}; choose another name for the personas "
-                "(P4R_QDRANT__COLLECTION or P4R_QDRANT__PATH)"
-            )
-        if stored.get("format") != FORMAT:
-            raise IndexMismatchError(
-                f"{where} has format {stored.get('format')}, this version reads format {FORMAT}; "
-                "index the artifacts again"
-            )
-        fingerprint, dimension = stored.get("fingerprint"), stored.get("dimension")
-        if not isinstance(fingerprint, str) or not isinstance(dimension, (int, float)):
-            raise IndexMismatchError(
-                f"{where} does not say which encoder made it; index the artifacts again"
-            )
-        texts = {one.name: str(stored.get(one.name) or "") for one in fields_of(cls)[2:]}
-        return cls(fingerprint, int(dimension), **texts)
-
-    def check(self, dimension: int | None, fingerprint: str | None, where: str) -> None:
-        """Raise IndexMismatchError unless the index was made with this encoder."""
-        same_width = dimension is None or dimension == self.dimension
-        if same_width and (fingerprint is None or same_encoder(fingerprint, self.fingerprint)):
-            return
-        raise IndexMismatchError(
-            f"{where} was made with the encoder {self.encoder or '(unnamed)'} "
-            f"(fingerprint {self.fingerprint}, {self.dimension} dimensions), not with the one in "
-            f"use (fingerprint {fingerprint}, {dimension} dimensions); use that encoder, or "
-            "`p4r publish` the artifacts with the new one"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class StoredVector:
-    """A vector that a Qdrant server holds: a query names it instead of carrying it."""
-
-    collection: str
-    point_id: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class IndexStats:
-    """What `p4r status` shows. `details` are the engine's own words, for people."""
-
-    engine: str
-    location: str
-    personas: int
-    items: int
-    metadata: IndexMetadata
-    details: Mapping[str, str]
 
 
 class PersonaIndex(ABC):
@@ -368,7 +256,7 @@ class PersonaIndex(ABC):
 
     def get(self, item_id: str) -> list[StoredPersona]:
         """An item's personas in their order; empty where it is not there."""
-        if not _is_text(item_id):
+        if not is_text(item_id):
             return []
         return [stored_persona(payload) for payload in self._payloads([item_id])]
 
@@ -376,7 +264,7 @@ class PersonaIndex(ABC):
         """The content hash of each item that is there whole: it need not be written again."""
         found: dict[str, list[str]] = {}
         wanted = [ITEM_ID, CONTENT_HASH, UNSETTLED, SLOT]
-        for payload in self._payloads([one for one in item_ids if _is_text(one)], wanted):
+        for payload in self._payloads([one for one in item_ids if is_text(one)], wanted):
             digest = "" if payload.get(UNSETTLED) else payload[CONTENT_HASH]
             found.setdefault(payload[ITEM_ID], []).append(digest)
         return {
@@ -432,7 +320,7 @@ class PersonaIndex(ABC):
         """Score and explain; again for those users where a persona went away in between."""
         found = self._best_of_directions(users, candidates, conditions)
         rankings = [
-            _ranked(best, item_ids) for best, item_ids in zip(found, candidates, strict=True)
+            rank_matches(best, item_ids) for best, item_ids in zip(found, candidates, strict=True)
         ]
         if explain == 0:
             return rankings
@@ -445,7 +333,7 @@ class PersonaIndex(ABC):
             [*islice(told, len(ranking[:explain])), *ranking[len(ranking[:explain]) :]]
             for ranking in rankings
         ]
-        gone = [user for user, ranking in enumerate(rankings) if _is_gone(ranking[:explain])]
+        gone = [user for user, ranking in enumerate(rankings) if is_gone(ranking[:explain])]
         if gone and attempts > 1:  # an item was replaced by fewer personas, or taken out, since
             again = self._explained(
                 [users[user] for user in gone],
@@ -465,7 +353,7 @@ class PersonaIndex(ABC):
         """`_best_points` for users of one or more directions (k, dim) of any length."""
         if not users:
             return []
-        unit, lengths = _directions(np.concatenate(users))
+        unit, lengths = unit_directions(np.concatenate(users))
         owners = [user for user, rows in enumerate(users) for _ in rows]
         found = self._best_points(unit, [candidates[user] for user in owners], conditions)
         if len(owners) == len(users) and (lengths == 1).all():
@@ -474,7 +362,7 @@ class PersonaIndex(ABC):
         for user, length, scores in zip(owners, lengths.tolist(), found, strict=True):
             best = merged[user]
             for item_id, (score, point) in scores.items():
-                _keep_better(best, item_id, length * score, point)
+                keep_better(best, item_id, length * score, point)
         return merged
 
     def best_personas_of(
@@ -492,10 +380,10 @@ class PersonaIndex(ABC):
         conditions = parse(filter)
         item_ids = list(dict.fromkeys(candidate_ids))
         for attempt in range(1, EXPLAIN_ATTEMPTS + 1):
-            ranking = _ranked(self._best_points_of(user, item_ids, conditions), item_ids)
+            ranking = rank_matches(self._best_points_of(user, item_ids, conditions), item_ids)
             shown = self.explain(ranking[:explain], with_vectors=True)
             ranking[: len(shown)] = shown
-            if attempt == EXPLAIN_ATTEMPTS or not _is_gone(shown):
+            if attempt == EXPLAIN_ATTEMPTS or not is_gone(shown):
                 break
         return ranking
 
@@ -520,15 +408,15 @@ class PersonaIndex(ABC):
         given: Any = [user_vector]
         [rows], _ = check_query(given, [[]], self.metadata.dimension)
         conditions = parse(filter)
-        unwanted = tuple(one for one in dict.fromkeys(exclude) if _is_text(one))
+        unwanted = tuple(one for one in dict.fromkeys(exclude) if is_text(one))
         if unwanted:
             conditions.append(Condition(ITEM_ID, unwanted, negated=True))
         best: dict[str, tuple[float, str]] = {}
         # Whoever is among the first by the best direction is among the first by that direction.
-        for vector, length in zip(*_directions(rows), strict=True):
+        for vector, length in zip(*unit_directions(rows), strict=True):
             for item_id, (score, point) in self._nearest(vector, limit, conditions).items():
-                _keep_better(best, item_id, float(length) * score, point)
-        ranked = _ranked(best, list(best))[:limit]
+                keep_better(best, item_id, float(length) * score, point)
+        ranked = rank_matches(best, list(best))[:limit]
         return self.explain(ranked, with_vectors=with_vectors)
 
     def _nearest(
@@ -661,140 +549,6 @@ class PersonaIndex(ABC):
         return found
 
 
-def open_index(
-    settings: Settings,
-    *,
-    dimension: int | None = None,
-    fingerprint: str | None = None,
-    encoder: Encoder | str = "",
-    create: bool = False,
-) -> PersonaIndex:
-    """Open the index the settings ask for: a Qdrant server with `qdrant.url`, else embedded.
-
-    Of several versions it is the live one (see `index.versions`), for as long as it is open.
-    `dimension` and `fingerprint` are checked; None takes the index as it is. An `encoder` brings
-    both along. With `create` an index that is not there is made (both must be known), its metadata
-    naming the encoder; without, IndexMismatchError says that there is none.
-    """
-    from p4r_qdrant.index.versions import open_versions
-
-    made_with: IndexMetadata | None = None
-    if isinstance(encoder, Encoder):
-        made_with = IndexMetadata.of(encoder)
-        dimension, fingerprint = encoder.dimension, encoder.fingerprint
-    elif dimension is not None and fingerprint is not None:
-        made_with = IndexMetadata(fingerprint, dimension, encoder, today())
-    if create and made_with is None:
-        raise InputError("a new index needs the encoder's dimension and fingerprint")
-    with open_versions(settings) as versions:
-        index = versions.open_live(made_with if create else None)
-    try:
-        index.metadata.check(dimension, fingerprint, index.location)
-    except BaseException:
-        index.close()
-        raise
-    return index
-
-
-def today() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _ranked(best: Mapping[str, tuple[float, str]], item_ids: Sequence[str]) -> list[PersonaMatch]:
-    """Every candidate as a match: best score first, ties by item id, then those without."""
-    scored = sorted(best.items(), key=lambda one: (-one[1][0], one[0]))
-    matches = [PersonaMatch(item_id, score, point) for item_id, (score, point) in scored]
-    if len(matches) < len(item_ids):
-        matches += [PersonaMatch(item_id) for item_id in item_ids if item_id not in best]
-    return matches
-
-
-def _keep_better(
-    best: dict[str, tuple[float, str]], item_id: str, score: float, point: str
-) -> None:
-    """Of equal scores the lower slot."""
-    held = best.get(item_id)
-    if held is None or score > held[0] or (score == held[0] and point < held[1]):
-        best[item_id] = (score, point)
-
-
-def _directions(rows: Floats) -> tuple[Floats, npt.NDArray[np.float64]]:
-    """Rows (n, dim) as unit vectors and lengths (n,); one of no length may point anywhere."""
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
-    lengths[np.abs(lengths - 1) < ROUNDING] = 1
-    unit = (rows / np.maximum(lengths, SHORTEST)[:, None]).astype(np.float32)
-    unit[lengths < SHORTEST] = np.eye(1, rows.shape[1], dtype=np.float32)
-    return unit, np.where(lengths < SHORTEST, 0.0, lengths)
-
-
-def _is_gone(explained: Sequence[PersonaMatch]) -> bool:
-    return any(match.point_id is not None and match.persona is None for match in explained)
-
-
-def check_query(
-    user_vectors: npt.ArrayLike, candidate_ids: Sequence[Sequence[str]], dimension: int
-) -> tuple[list[Floats], list[list[str]]]:
-    """Each user's directions (k, dim), and distinct candidates in their order.
-
-    A user given as one vector (dim,) has one direction, of unit length.
-    """
-    if isinstance(candidate_ids, str) or any(isinstance(ids, str) for ids in candidate_ids):
-        raise InputError("candidate_ids must hold one list of item ids for each user")
-    given: Any = user_vectors
-    if not len(candidate_ids):
-        return [], []
-    first = next(iter(given), None) if isinstance(given, Sequence | np.ndarray) else None
-    if isinstance(first, np.ndarray) and first.ndim == 2:
-        users = [check_rows(one, dimension, f"user {n}")[0] for n, one in enumerate(given)]
-        if not all(map(len, users)):
-            raise VectorError("each user needs at least one direction")
-    else:
-        users = list(check_vectors(given, dimension, "the users")[:, None])
-    if len(users) != len(candidate_ids):
-        raise InputError(f"{len(users)} user vectors but {len(candidate_ids)} candidate lists")
-    distinct = [list(dict.fromkeys(ids)) for ids in candidate_ids]
-    for ids in distinct:
-        if len(ids) > MAX_CANDIDATES:
-            raise InputError(
-                f"a user has {len(ids)} candidates, at most {MAX_CANDIDATES} can be reranked"
-            )
-        try:
-            "".join(ids).encode()
-        except (TypeError, UnicodeEncodeError):
-            wrong = next(one for one in ids if not _is_text(one))
-            raise InputError(f"the candidate {wrong!r} is no text that can be an item id") from None
-    return users, distinct
-
-
-def _is_text(value: Any) -> bool:
-    """Whether this is a string without lone surrogates."""
-    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
-
-
 def now() -> int:
     """A generation: the time in microseconds (exact in JSON readers that know only doubles)."""
     return time.time_ns() // 1000
-
-
-def whole_items(points: Iterable[Point], size: int) -> Iterator[list[Point]]:
-    """Lists of up to `size` points, and no item in two: a crash leaves each old or new, not half.
-
-    An item that alone has more is a list of its own.
-    """
-    some: list[Point] = []
-    for _, own in groupby(points, lambda one: one.payload[ITEM_ID]):
-        item = list(own)
-        if some and len(some) + len(item) > size:
-            yield some
-            some = []
-        some += item
-    if some:
-        yield some
-
-
-def batches(elements: Iterable[Element], size: int) -> Iterator[list[Element]]:
-    """Lists of `size` elements, the last one shorter."""
-    iterator = iter(elements)
-    while batch := list(islice(iterator, size)):
-        yield batch

@@ -19,34 +19,66 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import PersonaError, VectorError
 from p4r_qdrant.records import Item, Persona, StoredPersona, check_id
 from p4r_qdrant.texts import plain_rationale
 
-Floats = npt.NDArray[np.float32]
-
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]{0,200}>")
+
+
 _WORD = re.compile(r"\w+")
 
+
 NAME = "name"
+
+
 ITEM_TITLE = "item_title"
+
+
 RATIONALE = "preference_rationale"
+
+
 DESCRIPTION = "description"
+
+
 CATEGORY = "category"
+
+
 SUMMARY = "summary"
+
+
 DOMAIN = "domain"
+
+
 ITEM_ID = "item_id"
+
+
 PERSONA_ID = "persona_id"
+
+
 EVIDENCE_COUNT = "evidence_count"
+
+
 SLOT = "slot"
+
+
 GENERATION = "generation"
+
+
 UPDATED_AT = "updated_at"
+
+
 CONTENT_HASH = "content_hash"
+
+
 UNSETTLED = "unsettled"
 """1 on a point whose item is being replaced; a kill in between leaves it for `repair()`."""
 
+
 MOST_PER_ITEM = 256
 """Personas an item can have whatever the settings: its points differ in one byte."""
+
 
 OWN_FIELDS = frozenset(
     {NAME, RATIONALE, DESCRIPTION, ITEM_ID, PERSONA_ID, EVIDENCE_COUNT}
@@ -54,14 +86,18 @@ OWN_FIELDS = frozenset(
 )
 """Fields the index fills in; a caller's own fields may have any other name."""
 
+
 _NOT_TOLD = OWN_FIELDS - {EVIDENCE_COUNT, UPDATED_AT}
+
 
 SHORTEST = 1e-12
 """Length below which a vector is zero."""
 
+
 MAX_DEPTH = 16
 """Lists and objects within each other in a field. Qdrant reads back only so many: one point with
 too many of them can no longer be read, and no other point of its collection either."""
+
 
 FIRST_FIELDS = (ITEM_TITLE, CATEGORY, SUMMARY, DOMAIN)
 """Callers' fields that people look at first: they come before the others in the payload."""

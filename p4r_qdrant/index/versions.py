@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from p4r_qdrant.encoder.base import same_encoder
+from p4r_qdrant.encoder.fingerprint import same_encoder
 from p4r_qdrant.errors import IndexLockedError, IndexMismatchError, InputError
-from p4r_qdrant.index.index import IndexMetadata, PersonaIndex
-from p4r_qdrant.settings import Settings
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.metadata import IndexMetadata
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -150,17 +150,6 @@ class Versions(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def open_versions(settings: Settings) -> Versions:
-    """The versions on a Qdrant server with `qdrant.url`, else those of the embedded engine."""
-    if settings.qdrant.url is not None:
-        from p4r_qdrant.index.server.versions import ServerVersions
-
-        return ServerVersions(settings)
-    from p4r_qdrant.index.edge.versions import EdgeVersions
-
-    return EdgeVersions(settings)
 
 
 def name_part(fingerprint: str) -> str:

@@ -3,57 +3,43 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
-from p4r_qdrant.encoder.adapter import tuned_history
-from p4r_qdrant.encoder.base import ENDPOINT, VECTORS, Encoder, Floats, UserVector, load_encoder
-from p4r_qdrant.errors import EncoderError, IndexMismatchError, InputError
-from p4r_qdrant.index.index import IndexMetadata, PersonaIndex, StoredVector
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.user_vector import UserVector
+from p4r_qdrant.errors import IndexMismatchError, InputError
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.payload import check_vectors
-from p4r_qdrant.index.versions import Versions, open_versions
+from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.live.hotswap import Current
-from p4r_qdrant.records import Candidate, Interaction, PersonaMatch, RankedItem, Ranking
+from p4r_qdrant.live.loading import (
+    HistoryOf,
+    LoadEncoder,
+    always,
+    encoder_for_index,
+    history_for_index,
+)
+from p4r_qdrant.live.pair import IndexAndEncoder, typical_user
+from p4r_qdrant.records import Interaction, PersonaMatch, Ranking
+from p4r_qdrant.rerank.candidates import CandidateLike, User, Vector, distinct_candidates
+from p4r_qdrant.rerank.ordering import Order, explain_orders, order_candidates, smaller_limit
 from p4r_qdrant.settings import EncoderSettings, HistorySettings, RerankSettings, Settings
-
-User = UserVector | Sequence[Interaction] | npt.NDArray[np.floating[Any]] | Sequence[float] | None
-"""A history in any order or what became of one, a vector (dim,), or None (and []) for somebody
-unknown."""
-
-Vector = UserVector | npt.NDArray[np.float32]
-
-CandidateLike = str | tuple[str, float | None] | Candidate
-"""An item id, or one with the generator's score; lists of them are best first."""
-
-LoadEncoder = Callable[[IndexMetadata], Encoder]
-HistoryOf = Callable[[IndexMetadata], HistorySettings]
+from p4r_qdrant.users.records import StoredUser
 
 LONGEST_WAIT_S = 60.0
 """Between two attempts to follow a switch that failed."""
+
+
 SAME = 5e-3
 """How far a score may be from the dot product of the vectors it is said to be of."""
 
+
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredUser:
-    """A user whose vector is at `point`; `told` brings it whole, for the reasons.
-
-    `told` raises IndexMismatchError where it is not there.
-    """
-
-    point: StoredVector
-    told: Callable[[], UserVector]
 
 
 class PersonaReranker:
@@ -87,14 +73,14 @@ class PersonaReranker:
         `rerank` asks for a prior and the index has no typical user.
         """
         if load_encoder is None and encoder_settings is not None:
-            load_encoder = partial(encoder_of, encoder_settings)
-        self._history = history if callable(history) else _always(history or HistorySettings())
+            load_encoder = partial(encoder_for_index, encoder_settings)
+        self._history = history if callable(history) else always(history or HistorySettings())
         self._rerank = rerank or RerankSettings()
         if self._rerank.prior:
-            _typical_user(index)  # better now than when the first user comes
+            typical_user(index)  # better now than when the first user comes
         self._load_encoder = load_encoder
         self._serving = Current(
-            _Serving(index, self._history(index.metadata), load_encoder, encoder)
+            IndexAndEncoder(index, self._history(index.metadata), load_encoder, encoder)
         )
         self._refreshing = threading.Lock()
         self._versions: Versions | None = None
@@ -120,7 +106,7 @@ class PersonaReranker:
             index = versions.open_live()
             reranker = cls(
                 index,
-                history=partial(history_of, settings),
+                history=partial(history_for_index, settings),
                 rerank=settings.rerank,
                 encoder_settings=settings.encoder,
                 load_encoder=load_encoder,
@@ -180,13 +166,13 @@ class PersonaReranker:
         if top is not None and top < 1:
             raise InputError(f"top must be at least 1, not {top}")
         options = self._options(rerank)
-        lists = [_distinct(one, position) for position, one in enumerate(candidates)]
+        lists = [distinct_candidates(one, position) for position, one in enumerate(candidates)]
         with self._serving.in_use() as serving:
             return self._rankings(serving, users, lists, top, filter, explain, options)
 
     def _rankings(
         self,
-        serving: _Serving,
+        serving: IndexAndEncoder,
         users: Sequence[User],
         lists: list[list[tuple[str, float | None]]],
         top: int | None,
@@ -209,12 +195,12 @@ class PersonaReranker:
                 [serving.directions(vectors[one], options) for one in asked],
                 [[item_id for item_id, _ in lists[one]] for one in asked],
                 filter,
-                explain=0 if fused else _least(top, explain),
+                explain=0 if fused else smaller_limit(top, explain),
                 with_vectors=not fused and any(isinstance(one, UserVector) for one in vectors),
             )
         by_user = dict(zip(asked, matches, strict=True))
         orders = [
-            _ordered(
+            order_candidates(
                 vectors[one],
                 lists[one],
                 by_user.get(one),
@@ -224,7 +210,7 @@ class PersonaReranker:
             for one in range(len(users))
         ]
         if fused:
-            _explain(index, orders, _least(top, explain))
+            explain_orders(index, orders, smaller_limit(top, explain))
         return [order.ranking(top, index.metadata.fingerprint) for order in orders]
 
     def rerank_stored(
@@ -245,18 +231,20 @@ class PersonaReranker:
         known = partial(self.rerank, top=top, filter=filter, explain=explain, rerank=rerank)
         if options.interests or options.prior:  # then the query is made of more than the vector
             return known(user.told(), candidates)
-        given = _distinct(candidates, 0)
+        given = distinct_candidates(candidates, 0)
         item_ids = [item_id for item_id, _ in given]
         fused = options.fusion != "none"
-        shown = _least(top, explain)
+        shown = smaller_limit(top, explain)
         with self._serving.in_use() as serving:
             matches = serving.index.best_personas_of(
                 user.point, item_ids, filter, explain=0 if fused else shown
             )
             vector = user.told()
-            order = _ordered(vector, given, matches, options, only_matching=filter is not None)
+            order = order_candidates(
+                vector, given, matches, options, only_matching=filter is not None
+            )
             if fused:
-                _explain(serving.index, [order], shown)
+                explain_orders(serving.index, [order], shown)
             ranking = order.ranking(top, serving.index.metadata.fingerprint)
         first = next((one for one in order.matches if one.vector is not None), None)
         if first is None or abs(float(vector.vector @ first.vector) - (first.score or 0)) < SAME:
@@ -297,10 +285,10 @@ class PersonaReranker:
             )
         nowhere: dict[str, tuple[int, float | None]] = {one.item_id: (0, None) for one in matches}
         scores = {one.item_id: one.score for one in matches}
-        order = _Order(vector, nowhere, matches, scores, self._rerank.interests)
+        order = Order(vector, nowhere, matches, scores, self._rerank.interests)
         return order.ranking(top, fingerprint)
 
-    def _user_vectors(self, serving: _Serving, users: Sequence[User]) -> list[Vector | None]:
+    def _user_vectors(self, serving: IndexAndEncoder, users: Sequence[User]) -> list[Vector | None]:
         """h_u of the histories, given vectors as they are, None for those unknown."""
         vectors: list[Vector | None] = [None] * len(users)
         histories: dict[int, Sequence[Interaction]] = {}
@@ -365,8 +353,8 @@ class PersonaReranker:
         index = versions.open(name)
         try:
             if self._rerank.prior:
-                _typical_user(index)
-            fresh = _Serving(index, self._history(index.metadata), self._load_encoder)
+                typical_user(index)
+            fresh = IndexAndEncoder(index, self._history(index.metadata), self._load_encoder)
             if self._serving.now.has_encoder:
                 fresh.encoder  # noqa: B018 - loaded now, and not when the first user comes
         except BaseException:
@@ -413,280 +401,3 @@ class PersonaReranker:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def encoder_of(settings: EncoderSettings, made_with: IndexMetadata) -> Encoder:
-    """The encoder an index was made with, or the one that `P4R_ENCODER__*` name instead.
-
-    Raises IndexMismatchError where it is not the same, EncoderError where it cannot be loaded.
-    """
-    given = settings.model_fields_set & {"model", "adapter", "base_url"}
-    if made_with.kind == VECTORS and not given:
-        raise IndexMismatchError(
-            f"the index holds vectors that were encoded elsewhere ({made_with.encoder}): give "
-            "users as vectors, or name that encoder with P4R_ENCODER__*"
-        )
-    if made_with.kind == ENDPOINT and not given:
-        raise IndexMismatchError(
-            f"the index was made with {made_with.model} behind an address: set "
-            "P4R_ENCODER__BASE_URL to it"
-        )
-    noted = {"model": made_with.model, "adapter": made_with.adapter}
-    missing = {name: value for name, value in noted.items() if value and name not in given}
-    try:
-        encoder = load_encoder(settings.model_copy(update=missing))
-    except EncoderError as error:
-        if not missing or not given:
-            raise
-        raise IndexMismatchError(
-            f"the index was made with the encoder {made_with.encoder}, and "
-            f"{' and '.join(f'P4R_ENCODER__{name.upper()}' for name in sorted(given))} do not go "
-            f"with it: {error}"
-        ) from None
-    return encoder
-
-
-class _Serving:
-    """An index, its encoder and the history it wants: what answers, and is replaced as one."""
-
-    def __init__(
-        self,
-        index: PersonaIndex,
-        history: HistorySettings,
-        load: LoadEncoder | None,
-        encoder: Encoder | None = None,
-    ) -> None:
-        self.index = index
-        self.history = history
-        self._load = load
-        self._encoder_lock = threading.Lock()
-        self._own: Encoder | None = None
-        """The encoder that was loaded here, and is closed here."""
-        self._encoder = self._checked(encoder) if encoder is not None else None
-
-    @property
-    def has_encoder(self) -> bool:
-        return self._encoder is not None
-
-    @property
-    def encoder(self) -> Encoder:
-        with self._encoder_lock:
-            if self._encoder is None:
-                if self._load is None:
-                    raise InputError(
-                        "this reranker has no encoder: give users as vectors, or an encoder to it"
-                    )
-                self._own = self._load(self.index.metadata)
-                self._encoder = self._checked(self._own)
-            return self._encoder
-
-    def directions(self, vector: Vector | None, options: RerankSettings) -> Floats:
-        """What the personas are compared with for a user: (k, dim) float32.
-
-        The prior of a persona v is its mean similarity to known users, which is its similarity
-        to their mean: v @ h - prior * (v @ mean) = v @ (h - prior * mean).
-        """
-        if vector is None:
-            # Nobody to personalise for, but a filter to apply: any direction finds who matches.
-            return np.eye(1, self.index.metadata.dimension, dtype=np.float32)
-        if isinstance(vector, UserVector):
-            rows = vector.directions(options.interests)
-        else:
-            rows = vector[None]
-        if not options.prior:
-            return rows
-        return rows - np.float32(options.prior) * _typical_user(self.index)
-
-    def _checked(self, encoder: Encoder) -> Encoder:
-        self.index.metadata.check(encoder.dimension, encoder.fingerprint, "the persona index")
-        return encoder
-
-    def close(self) -> None:
-        self.index.close()
-        if self._own is not None:
-            self._own.close()
-
-
-def _typical_user(index: PersonaIndex) -> Floats:
-    typical = index.metadata.typical
-    if typical is None:
-        raise IndexMismatchError(
-            f"{index.location} has no typical user, which a persona prior needs: run `p4r index` "
-            "or `p4r publish` with P4R_RERANK__PRIOR set, or set it to 0"
-        )
-    return typical
-
-
-def history_of(settings: Settings, metadata: IndexMetadata) -> HistorySettings:
-    """The history's length and decay: as they were set, else as the index's adapter records."""
-    return tuned_history(settings.history, metadata.adapter or settings.encoder.adapter)
-
-
-def _always(history: HistorySettings) -> HistoryOf:
-    return lambda _: history
-
-
-@dataclass(slots=True)
-class _Order:
-    """One user's candidates on their way into a ranking; `vector` is None for somebody unknown.
-
-    generator: each item's place (from 1) and score there. scores: what ordered the matches.
-    interests: see `RerankSettings`.
-    """
-
-    vector: Vector | None
-    generator: Mapping[str, tuple[int, float | None]]
-    matches: list[PersonaMatch]
-    scores: Mapping[str, float | None]
-    interests: float = 0.0
-
-    def ranking(self, top: int | None, fingerprint: str) -> Ranking:
-        """The first `top` as callers get them."""
-        return Ranking(
-            tuple(
-                RankedItem(
-                    item_id=match.item_id,
-                    rank=rank,
-                    score=self.scores.get(match.item_id),
-                    persona_score=match.score,
-                    persona=match.persona,
-                    because=(
-                        self.vector.because(match.vector, self.interests)
-                        if isinstance(self.vector, UserVector) and match.vector is not None
-                        else ()
-                    ),
-                    generator_score=self.generator[match.item_id][1],
-                    generator_rank=self.generator[match.item_id][0],
-                )
-                for rank, match in enumerate(self.matches[:top], start=1)
-            ),
-            personalized=self.vector is not None,
-            fingerprint=fingerprint,
-        )
-
-
-def _explain(index: PersonaIndex, orders: Sequence[_Order], shown: int | None) -> None:
-    """Give the first matches of each order their texts, those of all users in one request."""
-    asked = [order for order in orders if order.vector is not None]
-    told = iter(
-        index.explain(
-            [match for order in asked for match in order.matches[:shown]],
-            with_vectors=any(isinstance(order.vector, UserVector) for order in asked),
-        )
-    )
-    for order in asked:
-        first = len(order.matches[:shown])
-        order.matches[:first] = islice(told, first)
-
-
-def _ordered(
-    vector: Vector | None,
-    candidates: list[tuple[str, float | None]],
-    matches: list[PersonaMatch] | None,
-    options: RerankSettings,
-    *,
-    only_matching: bool,
-) -> _Order:
-    """One user's candidates in their final order, by persona scores or fused ones."""
-    generator = {
-        item_id: (place, score) for place, (item_id, score) in enumerate(candidates, start=1)
-    }
-    if only_matching and matches is not None:
-        matches = [one for one in matches if one.score is not None]
-        kept = {one.item_id for one in matches}
-        candidates = [one for one in candidates if one[0] in kept]
-    if vector is None or matches is None:
-        unknown = [PersonaMatch(item_id) for item_id, _ in candidates]
-        return _Order(None, generator, unknown, {})
-    scores = {one.item_id: one.score for one in matches}
-    if options.fusion != "none":
-        scores = _fused(scores, candidates, options)
-        # Without either score the generator's order holds; Python's sort is stable.
-        matches = sorted(matches, key=lambda one: _best_first(scores[one.item_id], one.item_id))
-    return _Order(vector, generator, matches, scores, options.interests)
-
-
-def _fused(
-    personas: Mapping[str, float | None],
-    candidates: list[tuple[str, float | None]],
-    fusion: RerankSettings,
-) -> dict[str, float | None]:
-    """One score from both: weighted min-max, or reciprocal ranks.
-
-    An item without personas is judged by the generator alone: what the generator says of it
-    stands in for the persona part, so that it is neither punished nor preferred.
-    """
-    persona_part: dict[str, float]
-    scored = {item_id: score for item_id, score in personas.items() if score is not None}
-    if fusion.fusion == "weighted":
-        missing = next((item_id for item_id, score in candidates if score is None), None)
-        if missing is not None:
-            raise InputError(
-                f"weighted fusion needs the generator's scores and candidate {missing!r} has "
-                "none; add them or set P4R_RERANK__FUSION=rrf"
-            )
-        weight = fusion.weight
-        generator_part = _min_max({item_id: score or 0.0 for item_id, score in candidates})
-        persona_part = _min_max(scored)
-    else:
-        weight = 0.5
-        constant = fusion.rrf_k
-        generator_part = {
-            item_id: 1 / (constant + rank) for rank, (item_id, _) in enumerate(candidates, 1)
-        }
-        order = sorted(scored, key=lambda item_id: _best_first(scored[item_id], item_id))
-        persona_part = {item_id: 1 / (constant + rank) for rank, item_id in enumerate(order, 1)}
-    return {
-        item_id: weight * persona_part.get(item_id, other) + (1 - weight) * other
-        for item_id, other in generator_part.items()
-    }
-
-
-def _distinct(candidates: Sequence[CandidateLike], position: int) -> list[tuple[str, float | None]]:
-    """Candidates as (item id, generator score), each id once, at its first place."""
-    if isinstance(candidates, str):
-        raise InputError("candidates must be a list of item ids, not one text")
-    pairs: dict[str, float | None] = {}
-    for candidate in candidates:
-        if isinstance(candidate, Candidate):
-            item_id, score = candidate.item_id, candidate.score
-        elif isinstance(candidate, str):
-            item_id, score = candidate, None
-        else:
-            try:
-                item_id, score = candidate
-                score = None if score is None else float(score)
-            except (TypeError, ValueError):
-                raise InputError(
-                    f"candidate {candidate!r} of user {position} is neither an item id nor an id "
-                    "with a number"
-                ) from None
-        if not isinstance(item_id, str):
-            raise InputError(f"the candidate {item_id!r} of user {position} is no text; use str()")
-        if score is not None and not math.isfinite(score):
-            raise InputError(f"the generator's score of candidate {item_id!r} is {score}")
-        pairs.setdefault(item_id, score)
-    if not pairs:
-        raise InputError(f"user {position} has no candidates; give at least one item id")
-    return list(pairs.items())
-
-
-def _best_first(score: float | None, item_id: str) -> tuple[bool, float, str]:
-    return (
-        score is None,
-        -score if score is not None else 0.0,
-        item_id if score is not None else "",
-    )
-
-
-def _least(top: int | None, explain: int | None) -> int | None:
-    given = [limit for limit in (top, explain) if limit is not None]
-    return min(given) if given else None
-
-
-def _min_max(scores: Mapping[str, float]) -> dict[str, float]:
-    """Scores scaled to 0..1; all 0.5 where they are all the same."""
-    low, high = min(scores.values(), default=0.0), max(scores.values(), default=0.0)
-    if high <= low:
-        return dict.fromkeys(scores, 0.5)
-    return {item_id: (score - low) / (high - low) for item_id, score in scores.items()}

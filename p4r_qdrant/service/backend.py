@@ -27,12 +27,15 @@ from p4r_qdrant.errors import (
     SettingsError,
 )
 from p4r_qdrant.index.index import PersonaIndex
-from p4r_qdrant.index.versions import Versions, open_versions
+from p4r_qdrant.index.opening import open_versions
+from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.live.hotswap import Current
+from p4r_qdrant.live.loading import LoadEncoder, history_for_index
 from p4r_qdrant.records import Persona
-from p4r_qdrant.rerank.reranker import LONGEST_WAIT_S, LoadEncoder, PersonaReranker, history_of
+from p4r_qdrant.rerank.reranker import LONGEST_WAIT_S, PersonaReranker
 from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
-from p4r_qdrant.users.store import UserStore, open_store
+from p4r_qdrant.users.opening import open_store
+from p4r_qdrant.users.store import UserStore
 
 MOST_NOTED = 10_000
 """Items whose writing is remembered until the next version takes over."""
@@ -174,13 +177,13 @@ class Backend:
             users = undo.enter_context(closing(open_store(settings, name, writer.metadata)))
             reranker = PersonaReranker(
                 index,
-                history=partial(history_of, settings),
+                history=partial(history_for_index, settings),
                 rerank=settings.rerank,
                 encoder_settings=settings.encoder,
                 load_encoder=self._load_encoder,
             )
             undo.pop_all()
-        return Live(reranker, writer, users, history_of(settings, writer.metadata))
+        return Live(reranker, writer, users, history_for_index(settings, writer.metadata))
 
     def refresh(self) -> bool:
         """Go over to the version that is live now; True where that was another one.

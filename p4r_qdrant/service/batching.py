@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from p4r_qdrant.encoder.base import Encoder, Floats
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.service.metrics import Metrics
 
 BATCH_CHARACTERS = 50_000

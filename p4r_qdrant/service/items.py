@@ -26,7 +26,7 @@ from p4r_qdrant.service.backend import Live, Written
 from p4r_qdrant.service.paths import ItemId
 from p4r_qdrant.service.security import admin, reader
 from p4r_qdrant.service.state import Service, service
-from p4r_qdrant.users.store import Job
+from p4r_qdrant.users.records import Job
 
 RESERVED = {*Item.model_fields, *OWN_FIELDS, *FIRST_FIELDS}
 """Names that a caller's own fields cannot have."""

@@ -17,10 +17,12 @@ from p4r_qdrant.service.metrics import Metrics
 if TYPE_CHECKING:
     from p4r_qdrant.service.tracing import Tracing
 
+from p4r_qdrant.service.paths import QUIET
+
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
+
+
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked every few seconds: neither traced nor, where all is well, logged."""
 
 
 class Requests:

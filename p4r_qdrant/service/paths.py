@@ -23,3 +23,7 @@ ItemId = Annotated[Id, BeforeValidator(_decoded), _IN_PATH]
 UserId = Annotated[Id, BeforeValidator(_decoded), _IN_PATH]
 
 __all__ = ["MAX_ID_LENGTH", "ItemId", "UserId"]
+
+
+QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds: neither traced nor, where all is well, logged."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from p4r_qdrant.encoder.base import UserVector, told, user_vector
+from p4r_qdrant.encoder.user_vector import UserVector, history_texts, user_vector
 from p4r_qdrant.errors import (
     IndexMismatchError,
     IndexUnavailableError,
@@ -22,13 +22,14 @@ from p4r_qdrant.errors import (
 )
 from p4r_qdrant.index.payload import check_vectors
 from p4r_qdrant.records import Interaction, RankedItem, Ranking
-from p4r_qdrant.rerank.reranker import User
+from p4r_qdrant.rerank.candidates import User
 from p4r_qdrant.schemas import RankingAnswer, Reason, RerankBody, UserBody
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.backend import Backend, Live
 from p4r_qdrant.service.batching import Batcher, BusyError
 from p4r_qdrant.service.metrics import Metrics
-from p4r_qdrant.users.store import StoredInteraction, UserStore
+from p4r_qdrant.users.records import StoredInteraction
+from p4r_qdrant.users.store import UserStore
 
 Result = TypeVar("Result")
 
@@ -208,7 +209,7 @@ class Ranker:
         """The histories of these users become vectors; where that fails they stay unknown."""
         history = request.live.history
         places = list(histories)
-        users = [told(one, history.length) for one in histories.values()]
+        users = [history_texts(one, history.length) for one in histories.values()]
         texts = [text for pairs in users for _, text in pairs]
         if not texts:
             return

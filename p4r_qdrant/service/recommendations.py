@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
-from p4r_qdrant.encoder.base import UserVector, told, user_vector
+from p4r_qdrant.encoder.user_vector import UserVector, history_texts, user_vector
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.schemas import RankedAnswer, RecommendationsAnswer
 from p4r_qdrant.service import problems
@@ -52,14 +52,14 @@ async def recommend(
 
 
 async def _vector(user_id: str, served: Service, live: Live) -> UserVector | None:
-    """The user vector; None where nothing is told of what the user did. Raises ProblemError."""
+    """The user vector; None if no interaction of the user has a text. Raises ProblemError."""
     found = await served.in_thread(lambda: live.users.vectors([user_id]))
     if user_id in found:
         return found[user_id]
     recent = await served.in_thread(lambda: live.users.recent(user_id))
     if not recent:
         raise problems.ProblemError(404, "unknown_user", f"user {user_id!r} is not known")
-    pairs = told([one.record for one in recent], live.history.length)
+    pairs = history_texts([one.record for one in recent], live.history.length)
     rows = await served.encode(live, [text for _, text in pairs]) if pairs else None
     return (
         None if rows is None else user_vector([one for one, _ in pairs], rows, live.history.decay)

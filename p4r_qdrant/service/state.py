@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from fastapi import Request
 
-from p4r_qdrant.encoder.base import Floats
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import P4RError
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.backend import Backend, Live

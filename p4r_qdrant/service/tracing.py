@@ -16,7 +16,7 @@ from typing import Any
 
 from p4r_qdrant import __version__
 from p4r_qdrant.errors import MissingExtraError, SettingsError
-from p4r_qdrant.service.middleware import QUIET
+from p4r_qdrant.service.paths import QUIET
 
 try:
     from fastapi.telemetry import TelemetryConfig

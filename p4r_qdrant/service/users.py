@@ -25,7 +25,7 @@ from p4r_qdrant.service.backend import Live
 from p4r_qdrant.service.paths import UserId
 from p4r_qdrant.service.security import admin
 from p4r_qdrant.service.state import Service, service
-from p4r_qdrant.users.store import Job, StoredInteraction
+from p4r_qdrant.users.records import Job, StoredInteraction
 
 CLOCKS_DIFFER_S = 300
 """How far ahead of our clock a time stamp may be."""

@@ -29,16 +29,16 @@ from qdrant_client.grpc import GetPoints, PointId, PointsStub
 from qdrant_client.grpc import WithPayloadSelector as Payload
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from p4r_qdrant.encoder.base import UserVector
+from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError
-from p4r_qdrant.index.index import StoredVector
+from p4r_qdrant.index.engine import StoredVector
 from p4r_qdrant.index.server.connection import Connection, channel
 from p4r_qdrant.index.server.queries import plain
 from p4r_qdrant.index.server.versions import VECTORS_OF
 from p4r_qdrant.records import Interaction
-from p4r_qdrant.rerank.reranker import StoredUser
 from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
-from p4r_qdrant.users.store import Job, StoredInteraction, UserStore
+from p4r_qdrant.users.records import Job, StoredInteraction, StoredUser
+from p4r_qdrant.users.store import UserStore
 
 PAGE = 500
 PAUSES_S = (0.05, 0.1, 0.2, 0.4)

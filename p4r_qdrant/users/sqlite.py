@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from p4r_qdrant.encoder.base import UserVector
+from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import IndexUnavailableError, StorageFullError
 from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
-from p4r_qdrant.users.store import Job, StoredInteraction, UserStore
+from p4r_qdrant.users.records import Job, StoredInteraction
+from p4r_qdrant.users.store import UserStore
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS interactions (

@@ -11,97 +11,25 @@ takes it away only afterwards.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from p4r_qdrant import texts
-from p4r_qdrant.encoder.base import Encoder, Floats, UserVector, user_vector
-from p4r_qdrant.index.index import IndexMetadata, batches
-from p4r_qdrant.records import Interaction
-from p4r_qdrant.rerank.reranker import StoredUser, history_of
-from p4r_qdrant.settings import HistorySettings, Settings
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.user_vector import UserVector, user_vector
+from p4r_qdrant.index.batching import batches
+from p4r_qdrant.settings import HistorySettings
+from p4r_qdrant.users.records import Job, StoredInteraction, StoredUser
 
 UPKEEP_ATTEMPTS = 5
 """How often a user vector is made again where interactions came in between."""
+
+
 USERS_AT_ONCE = 64
 """Users whose interactions are encoded together where a version gets all of them."""
-
-JobKind = Literal["aspects", "item", "erase"]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredInteraction:
-    """One interaction with everything known of it.
-
-    `title` and `summary` are the item's, `review_*` the user's. `aspects` is None until the LLM
-    has read the review. `vector`: e_uj, (dim,) float32, by the encoder of the store's version;
-    None while it is not encoded.
-    """
-
-    user_id: str
-    item_id: str
-    timestamp: int
-    rating: float | None = None
-    title: str = ""
-    summary: str = ""
-    review_title: str = field(default="", repr=False)
-    review_text: str = field(default="", repr=False)
-    aspects: Mapping[str, str | None] | None = field(default=None, repr=False)
-    vector: Floats | None = field(default=None, repr=False)
-
-    @property
-    def key(self) -> str:
-        """What makes it this interaction and no other: user, item and time."""
-        parts = repr([self.user_id, self.item_id, self.timestamp]).encode()
-        return hashlib.blake2b(parts, digest_size=16, person=b"p4r-interaction").hexdigest()
-
-    @property
-    def record(self) -> Interaction:
-        """As the encoder takes it."""
-        return Interaction(
-            self.item_id, self.timestamp, self.summary, self.title, self.aspects or {}, self.rating
-        )
-
-    @property
-    def text(self) -> str:
-        """What the encoder reads (Eq. 6); empty where nothing is told."""
-        return texts.interaction_text(self.record)
-
-    @property
-    def text_hash(self) -> str:
-        """Of what the encoder reads: a vector is kept with it."""
-        return hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest()
-
-    def says_the_same_as(self, other: StoredInteraction) -> bool:
-        """Whether the user did and said the same, whatever is known of it by now."""
-        mine, others = (
-            (one.key, one.rating, one.review_title, one.review_text) for one in (self, other)
-        )
-        return mine == others
-
-    def encoded(self, vector: Floats | None) -> StoredInteraction:
-        """With its vector."""
-        return replace(self, vector=vector)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Something for the worker. `body` belongs to the kind; `not_before` in seconds since 1970."""
-
-    key: str
-    kind: JobKind
-    user_id: str = ""
-    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    attempts: int = 0
-    not_before: float = 0.0
-    problem: str = ""
-    failed: bool = False
 
 
 class UserStore(ABC):
@@ -317,26 +245,3 @@ class UserStore(ABC):
 
 def _content(recent: Sequence[StoredInteraction]) -> list[tuple[str, str, bool]]:
     return [(one.key, one.text_hash, one.vector is not None) for one in recent]
-
-
-def keeps_users(settings: Settings) -> bool:
-    """Whether a service has kept users beside the index that the settings name."""
-    if settings.qdrant.url is not None:
-        from p4r_qdrant.users.qdrant import is_there
-
-        return is_there(settings.qdrant)
-    from p4r_qdrant.users.sqlite import file_of
-
-    return file_of(settings.qdrant).exists()
-
-
-def open_store(settings: Settings, version: str, made_with: IndexMetadata) -> UserStore:
-    """The store beside a version of the index, made if it is not there."""
-    history = history_of(settings, made_with)
-    if settings.qdrant.url is not None:
-        from p4r_qdrant.users.qdrant import ServerUsers
-
-        return ServerUsers(settings, history, version, made_with.dimension)
-    from p4r_qdrant.users.sqlite import EmbeddedUsers
-
-    return EmbeddedUsers(settings, history, made_with.fingerprint)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from p4r_qdrant.encoder.base import Floats
+from p4r_qdrant.arrays import Floats
 from tests.support.hash_encoder import HashEncoder
 
 MODEL = "hashes"

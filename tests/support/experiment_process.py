@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from indexer.artifacts.folder import Refusals
+from indexer.artifacts.lines import Refusals
 from indexer.evaluation.experiment import run
 from indexer.evaluation.experiment.config import load_config
 from p4r_qdrant.encoder.base import Encoder

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from p4r_qdrant.encoder.base import Encoder, Floats, normalised
+from p4r_qdrant.arrays import Floats, normalised
+from p4r_qdrant.encoder.base import Encoder
 
 _WORD = re.compile(r"\w+")
 

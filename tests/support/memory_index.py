@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.index.engine import IndexStats
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.index import IndexMetadata, IndexStats, PersonaIndex
-from p4r_qdrant.index.payload import Floats, Point
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.index.payload import Point
 
 
 class MemoryIndex(PersonaIndex):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from indexer.indexing import publish
+from indexer.indexing import items, publish
 from p4r_qdrant import Settings
 from p4r_qdrant.index.edge.engine import EdgeIndex
 from p4r_qdrant.index.edge.versions import EdgeVersions
@@ -55,6 +55,6 @@ if __name__ == "__main__":
     step, times = point.split()
     for owner, name in STEPS[step]:
         setattr(owner, name, deadly(getattr(owner, name), int(times)))
-    publish.CHUNK = 2
+    items.CHUNK = 2
     settings = Settings.load(qdrant=sections["qdrant"], index=sections["index"])
     publishing.run(Path(folder), publishing.encoder(number), settings)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
-from indexer.indexing.publish import Published, Source, publish
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.indexing.items import Source
+from indexer.indexing.publish import Published, publish
 from p4r_qdrant import Encoder, Interaction, Ranking, Settings, texts
-from p4r_qdrant.index.versions import open_versions
+from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.records import ItemPersonas
 from tests.support.hash_encoder import HashEncoder
 from tests.support.oracle import Catalogue, brute_force

@@ -1,8 +1,8 @@
 """One training run in a process of its own, which may kill itself:
 
-    python -m tests.support.train_process ARTIFACTS OUTPUT [STEP]
+   python -m tests.support.train_process ARTIFACTS OUTPUT [STEP]
 
- Settings come from the environment, as for `p4r train`.
+Settings come from the environment, as for `p4r train`.
 """
 
 import os
@@ -13,7 +13,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
 from indexer.training import run
 from p4r_qdrant import Settings
 

@@ -10,8 +10,9 @@ from indexer.evaluation import significance
 from indexer.evaluation.experiment import learned
 from indexer.evaluation.experiment import selection as choices
 from indexer.evaluation.experiment.config import ExperimentConfig
+from indexer.evaluation.experiment.embedded import Personas, Profiles
 from indexer.evaluation.experiment.pool import NOBODY
-from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer
+from indexer.evaluation.experiment.scoring import Scorer
 from indexer.evaluation.experiment.selection import Judged
 from indexer.evaluation.metrics import Ranks, metric_names, ndcg
 

@@ -15,9 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from indexer.artifacts.folder import validation_sentence
+from indexer.artifacts.lines import validation_sentence
 from indexer.evaluation.generators.base import MODELS
-from p4r_qdrant.encoder.base import BUNDLED_MODEL
+from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import EncoderSettings
 

@@ -10,19 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from indexer.artifacts.folder import (
-    ASPECTS,
-    ITEMS,
-    PERSONAS,
-    REVIEWS,
-    SPLITS,
-    SUMMARIES,
-    ArtifactFolder,
-    Lookup,
-    Refusals,
-    read_lines,
-    written_whole,
-)
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.lookup import Lookup
+from indexer.artifacts.names import ASPECTS, ITEMS, PERSONAS, REVIEWS, SPLITS, SUMMARIES
+from indexer.artifacts.writing import written_whole
 from indexer.evaluation.interactions import Interactions, read_interactions
 from indexer.evaluation.leaks import marker
 from indexer.evaluation.truth import Truth, read_truth

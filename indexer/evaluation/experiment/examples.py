@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from indexer.artifacts.folder import Lookup
+from indexer.artifacts.lookup import Lookup
 from indexer.evaluation.experiment.selection import Judged
 from indexer.evaluation.metrics import Floats, metric_values
-from p4r_qdrant.encoder.base import newest_first
+from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.records import Interaction, Item, RankedItem, Ranking, Summary
 from p4r_qdrant.texts import plain_rationale

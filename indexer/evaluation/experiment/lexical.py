@@ -14,7 +14,7 @@ import numpy as np
 from indexer.evaluation.metrics import Floats
 
 if TYPE_CHECKING:
-    from indexer.evaluation.experiment.scoring import Personas, Profiles
+    from indexer.evaluation.experiment.embedded import Personas, Profiles
 
 
 class Similarities:

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.artifacts.folder import ArtifactFolder, Histories, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals
 from indexer.evaluation.experiment.pool import Pool
 from indexer.evaluation.experiment.scoring import Scorer
 from indexer.evaluation.metrics import Ranks
-from indexer.indexing.publish import index_artifacts
+from indexer.indexing.items import index_artifacts
 from p4r_qdrant.encoder.base import Encoder
-from p4r_qdrant.index.index import PersonaIndex, batches, open_index
+from p4r_qdrant.index.batching import batches
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.opening import open_index
 from p4r_qdrant.records import Ranking
 from p4r_qdrant.rerank.reranker import PersonaReranker
 from p4r_qdrant.settings import (

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts.folder import Refusals, read_candidates
+from indexer.artifacts.candidate_lists import read_candidates
+from indexer.artifacts.lines import Refusals
 from indexer.evaluation.metrics import Floats, Ranks
 
 Indexes = npt.NDArray[np.int64]

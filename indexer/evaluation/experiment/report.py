@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from indexer.artifacts.folder import written_whole
+from indexer.artifacts.writing import written_whole
 from indexer.evaluation.experiment.figures import Results, figures, named
 from p4r_qdrant.errors import MissingExtraError
 

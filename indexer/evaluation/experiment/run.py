@@ -13,16 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from indexer.artifacts.folder import (
-    PERSONAS,
-    REVIEWS,
-    SPLITS,
-    SUMMARIES,
-    ArtifactFolder,
-    Histories,
-    Refusals,
-    written_whole,
-)
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import PERSONAS, REVIEWS, SPLITS, SUMMARIES
+from indexer.artifacts.writing import written_whole
 from indexer.evaluation.candidates import (
     Provenance,
     lists_hash,
@@ -42,17 +37,20 @@ from indexer.evaluation.experiment.data import (
     persona_texts,
     summary_texts,
 )
+from indexer.evaluation.experiment.embedded import Personas, Profiles, typical
 from indexer.evaluation.experiment.environment import environment
 from indexer.evaluation.experiment.main_table import Line, main_table, segment_table
 from indexer.evaluation.experiment.pool import NOBODY, Pool, read_pool
-from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer, typical
+from indexer.evaluation.experiment.scoring import Scorer
 from indexer.evaluation.experiment.selection import Judged
 from indexer.evaluation.experiment.stages import Stages, locked
 from indexer.evaluation.experiment.vectors import CachedEncoder
 from indexer.evaluation.leaks import LeakReport, check_adapter, check_leaks
 from indexer.evaluation.metrics import Floats, Ranks, ndcg
 from indexer.evaluation.segments import segments
-from p4r_qdrant.encoder.base import Encoder, PersonaEncoder, newest_first
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.local import PersonaEncoder
+from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.records import Interaction
@@ -142,7 +140,7 @@ class _Experiment:
         self.stages = Stages(output / "stages")
         watcher.began("reading the catalogue", None)
         self.data = Data.read(config.artifacts, refusals)
-        self.histories: Histories = stack.enter_context(self.data.folder.histories(Refusals()))
+        self.histories: Histories = stack.enter_context(Histories(self.data.folder, Refusals()))
         self.stack = stack
         self.inputs: list[Any] = [
             self.data.hash(),

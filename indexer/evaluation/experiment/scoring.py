@@ -6,138 +6,21 @@ forms here are experiments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from indexer.artifacts.folder import Histories
 from indexer.evaluation.experiment import lexical as words
+from indexer.evaluation.experiment.embedded import Personas, Profiles, Vectors, typical
 from indexer.evaluation.experiment.pool import Indexes, Pool
 from indexer.evaluation.metrics import Floats
-from p4r_qdrant.encoder.base import Encoder, newest_first
-from p4r_qdrant.records import Interaction
 
 USERS_AT_ONCE = 128
 
-Vectors = npt.NDArray[np.float32]
+
 Aggregation = Literal["maximum", "mean", "soft"]
-
-
-@dataclass(frozen=True)
-class Personas:
-    """Vectors of an item-by-item list of personas (or of any texts that stand for items).
-
-    vectors: (n_personas, dim) float32, unit rows. starts: (n_items + 1,), where each item's
-    begin. items: their ids. texts: what was encoded, one for each row; empty where the vectors
-    are of no single text.
-    """
-
-    items: list[str]
-    vectors: Vectors
-    starts: Indexes
-    texts: Sequence[str] = ()
-
-    @classmethod
-    def of(cls, texts: Iterable[tuple[str, Sequence[str]]], encoder: Encoder) -> Personas:
-        """Encode (item id, texts); items without a text are left out."""
-        told = [(item, own) for item, own in texts if own]
-        flat = [text for _, own in told for text in own]
-        starts = np.cumsum([0, *(len(own) for _, own in told)])
-        return cls([item for item, _ in told], encoder.encode_texts(flat), starts, flat)
-
-    def truncated(self, most: int) -> Personas:
-        """Only the first `most` personas of each item."""
-        keep = np.concatenate(
-            [np.arange(start, min(start + most, end)) for start, end in self._spans()]
-        )
-        counts = [min(most, end - start) for start, end in self._spans()]
-        return Personas(self.items, self.vectors[keep], np.cumsum([0, *counts]))
-
-    def merged(self) -> Personas:
-        """One vector an item: the mean of its personas', of unit length."""
-        sums = np.add.reduceat(self.vectors, self.starts[:-1], axis=0)
-        unit = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-        return Personas(self.items, unit.astype(np.float32), np.arange(len(self.items) + 1))
-
-    def _spans(self) -> list[tuple[int, int]]:
-        return list(zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class Profiles:
-    """What users did, newest first, as vectors of Eq. 6.
-
-    rows: (n_users, longest) int64, positions in `vectors` and `texts`; -1 for an interaction that
-    says nothing, and behind the end. ratings: (n_users, longest) float64, NaN where not known.
-    """
-
-    users: list[str]
-    vectors: Vectors
-    rows: Indexes
-    ratings: Floats
-    texts: Sequence[str] = ()
-
-    @classmethod
-    def of(
-        cls,
-        histories: Histories,
-        users: Sequence[str],
-        encoder: Encoder,
-        text: Callable[[Interaction], str],
-        longest: int,
-    ) -> Profiles:
-        """Encode the texts of these users' `longest` newest interactions."""
-        told = [newest_first(histories.get(user), longest) for user in users]
-        distinct: dict[str, int] = {}
-        rows = np.full((len(users), longest), -1, dtype=np.int64)
-        ratings = np.full((len(users), longest), np.nan)
-        for user, history in enumerate(told):
-            for place, one in enumerate(history):
-                said = text(one)
-                if said:
-                    rows[user, place] = distinct.setdefault(said, len(distinct))
-                if one.rating is not None:
-                    ratings[user, place] = one.rating
-        texts = list(distinct)
-        return cls(list(users), encoder.encode_texts(texts), rows, ratings, texts)
-
-    def newest(self, length: int) -> Profiles:
-        """Only the `length` newest interactions."""
-        return replace(self, rows=self.rows[:, :length], ratings=self.ratings[:, :length])
-
-    def without(self, most: float) -> Profiles:
-        """Without interactions rated `most` or less, unless a user has no others."""
-        disliked = self.ratings <= most
-        liked = (self.rows >= 0) & ~disliked
-        drop = disliked & liked.any(axis=1, keepdims=True)
-        return replace(self, rows=np.where(drop, -1, self.rows))
-
-    def disliked(self, most: float) -> Profiles:
-        """Only interactions rated `most` or less, of users who have others."""
-        liked = self.without(most)
-        return replace(self, rows=np.where(liked.rows >= 0, -1, self.rows))
-
-    def weights(self, decay: float) -> Floats:
-        """g^(j-1) of the j-th interaction that says something (Eq. 7); 0 for the others."""
-        there = self.rows >= 0
-        place = np.cumsum(there, axis=1) - 1
-        return np.where(there, decay ** place.astype(np.float64), 0.0)
-
-    def means(self, decay: float) -> Vectors:
-        """h_u (Eq. 7): (n_users, dim) float32; NaN for users without a direction."""
-        there = self.rows >= 0
-        weights = self.weights(decay)
-        result = np.full((len(self.rows), self.vectors.shape[1]), np.nan, dtype=np.float32)
-        for user in np.flatnonzero(there.any(axis=1)):
-            own = self.vectors[self.rows[user, there[user]]].astype(np.float64)
-            mean = weights[user, there[user]] @ own
-            norm = float(np.linalg.norm(mean))
-            if norm >= 1e-9 * float(weights[user].sum()):
-                result[user] = mean / norm
-        return result
 
 
 @dataclass(frozen=True)
@@ -222,10 +105,3 @@ class Scorer:
             return means
         soft: Floats = np.logaddexp.reduceat(similarities / self.temperature, starts, axis=1)
         return self.temperature * (soft - np.log(counts))
-
-
-def typical(means: Vectors) -> Vectors:
-    """The mean of the users that have a direction: (dim,) float32."""
-    known = means[~np.isnan(means).any(axis=1)]
-    mean: Vectors = known.mean(axis=0) if len(known) else np.zeros(means.shape[1], np.float32)
-    return mean

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from indexer.evaluation.experiment.embedded import Personas, Profiles
 from indexer.evaluation.experiment.pool import NOBODY, Indexes, Pool
-from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer
+from indexer.evaluation.experiment.scoring import Scorer
 from indexer.evaluation.metrics import Floats, ndcg
 
 

@@ -14,7 +14,7 @@ import portalocker
 
 import p4r_qdrant
 from indexer import evaluation
-from indexer.artifacts.folder import written_whole
+from indexer.artifacts.writing import written_whole
 from indexer.evaluation.experiment.data import files_hash
 from p4r_qdrant.errors import InputError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from p4r_qdrant.encoder.base import Encoder, Floats
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
 
 CHUNK = 256

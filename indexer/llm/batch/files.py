@@ -22,7 +22,8 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict
 
-from indexer.artifacts.folder import parse_line, written_whole
+from indexer.artifacts.lines import parse_line
+from indexer.artifacts.writing import written_whole
 from indexer.ledger import storage_errors, sync_folder
 from indexer.llm.request import Usage
 from indexer.llm.wire import MAX_RESPONSE_BYTES

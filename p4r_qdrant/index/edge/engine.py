@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import (
     IndexLockedError,
     IndexMismatchError,
@@ -35,17 +36,14 @@ from p4r_qdrant.errors import (
     StorageFullError,
 )
 from p4r_qdrant.index import payload as names
+from p4r_qdrant.index.batching import batches, whole_items
 from p4r_qdrant.index.edge import queries as query
 from p4r_qdrant.index.edge.matrix import ScoreRows
+from p4r_qdrant.index.engine import IndexStats
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.index import (
-    IndexMetadata,
-    IndexStats,
-    PersonaIndex,
-    batches,
-    whole_items,
-)
-from p4r_qdrant.index.payload import Floats, Point, point_id
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.index.payload import Point, point_id
 from p4r_qdrant.settings import IndexSettings, Settings
 
 MANIFEST = "manifest.json"

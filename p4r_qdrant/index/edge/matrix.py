@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from p4r_qdrant.index.payload import Floats
+from p4r_qdrant.arrays import Floats
 
 GATHERED = 98_304
 """Elements multiplied at a time: a larger product would wake BLAS threads, and wait for them."""

@@ -11,10 +11,11 @@ from typing import Any
 
 import qdrant_edge as edge
 
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.index import payload as names
+from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.index import batches
-from p4r_qdrant.index.payload import MOST_PER_ITEM, Floats, point_prefix
+from p4r_qdrant.index.payload import MOST_PER_ITEM, point_prefix
 
 CANDIDATES_A_CALL = 500
 """Candidates one search looks at: Python stands meanwhile, some milliseconds."""

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.edge.engine import MANIFEST, VERSION, EdgeIndex, failure
-from p4r_qdrant.index.index import IndexMetadata, PersonaIndex
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.versions import Version, Versions, name_part
 from p4r_qdrant.settings import Settings
 

@@ -14,17 +14,15 @@ import grpc
 from qdrant_client import models
 from qdrant_client.grpc import PointsStub
 
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index import payload as names
+from p4r_qdrant.index.batching import whole_items
+from p4r_qdrant.index.engine import IndexStats, StoredVector
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.index import (
-    IndexMetadata,
-    IndexStats,
-    PersonaIndex,
-    StoredVector,
-    whole_items,
-)
-from p4r_qdrant.index.payload import Floats, Point
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.index.payload import Point
 from p4r_qdrant.index.server import lease
 from p4r_qdrant.index.server import queries as query
 from p4r_qdrant.index.server.connection import Connection, channel

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from qdrant_client import grpc
 
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.index.engine import StoredVector
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.index import StoredVector
-from p4r_qdrant.index.payload import ITEM_ID, MOST_PER_ITEM, Floats, point_prefix
+from p4r_qdrant.index.payload import ITEM_ID, MOST_PER_ITEM, point_prefix
 
 CANDIDATES_A_QUERY = 2000
 """Longer candidate lists are split into queries of so many, in one batch."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from qdrant_client import models
 
 from p4r_qdrant.errors import AuthenticationError, IndexLockedError, IndexMismatchError, InputError
-from p4r_qdrant.index.index import IndexMetadata, PersonaIndex
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.index.server.engine import ServerIndex
 from p4r_qdrant.index.versions import Version, Versions, name_part

@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from indexer import cli
 from p4r_qdrant import Encoder, PersonaEncoder
-from p4r_qdrant.encoder.base import BUNDLED_MODEL
+from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.resources import resource
 from tests.support.hash_encoder import HashEncoder, RememberingEncoder
 from tests.support.paths import ROOT

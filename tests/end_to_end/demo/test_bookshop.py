@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from indexer.artifacts.folder import Refusals
+from indexer.artifacts.lines import Refusals
 from indexer.demo import bookshop as demo
 from indexer.reranking import Reranked
 from p4r_qdrant import Encoder, PersonaEncoder
-from p4r_qdrant.encoder.base import BUNDLED_MODEL
+from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.resources import resource
 from tests.support.hash_encoder import RememberingEncoder
 from tests.support.paths import ROOT

@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
 from indexer.demo.local_llm import LocalLLM
 from indexer.ledger import Ledger
 from indexer.llm.parsing import parse_answer

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from p4r_qdrant import PersonaReranker, Settings
-from p4r_qdrant.encoder.base import same_encoder
 from p4r_qdrant.encoder.endpoint import EndpointEncoder
+from p4r_qdrant.encoder.fingerprint import same_encoder
 from p4r_qdrant.errors import (
     AuthenticationError,
     EncoderError,

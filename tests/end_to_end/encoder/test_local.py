@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from p4r_qdrant import Interaction, PersonaEncoder, texts
-from p4r_qdrant.encoder.base import BUNDLED_MODEL
+from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import EncoderError
 from tests.support.oracle import persona
 

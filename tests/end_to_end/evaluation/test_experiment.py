@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals
 from indexer.evaluation.experiment import ablations, online
 from indexer.evaluation.experiment import run as module
 from indexer.evaluation.experiment import selection as choices
@@ -349,7 +351,7 @@ def adapter_of(artifacts: Path, folder: Path) -> Path:
     """The record of an adapter that was trained on a folder's interactions, as they are now."""
     training, history = TrainingSettings(unjudged="any"), HistorySettings()
     catalogue_folder = ArtifactFolder(artifacts)
-    with catalogue_folder.histories(Refusals()) as histories:
+    with Histories(catalogue_folder, Refusals()) as histories:
         catalogue = Catalogue.read(catalogue_folder, Refusals())
         pairs = read_pairs(catalogue_folder, catalogue, histories, training, history, Refusals())
     folder.mkdir()

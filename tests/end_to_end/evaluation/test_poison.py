@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.artifacts.folder import Refusals
+from indexer.artifacts.lines import Refusals
 from indexer.evaluation.candidates import write_candidates
 from indexer.evaluation.leaks import LeakError, check_leaks, poison
 from indexer.evaluation.truth import read_truth

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
 from indexer.indexing.mean_user import typical_user
 from indexer.indexing.publish import publish
 from p4r_qdrant import Interaction, PersonaEncoder, PersonaReranker, Settings, open_index
-from p4r_qdrant.encoder.base import BUNDLED_MODEL, same_encoder
+from p4r_qdrant.encoder.fingerprint import same_encoder
+from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import EncoderError, IndexMismatchError
 from p4r_qdrant.settings import HistorySettings
 from tests.end_to_end.cli.test_cli import (

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from indexer import cli
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
 from indexer.judging.comparing import Study
 from indexer.judging.explanations import ExplanationStudy
 from indexer.judging.personas import PersonaStudy

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
 from indexer.audit.run import audit
 from indexer.ledger import Ledger
 from indexer.llm import LLM
@@ -21,7 +22,7 @@ from indexer.prompts import Domain
 from indexer.reasoning import run
 from indexer.reasoning import sanitizing as material
 from indexer.reasoning.step import Sources
-from p4r_qdrant.encoder.base import BUNDLED_MODEL, PersonaEncoder
+from p4r_qdrant.encoder.local import BUNDLED_MODEL, PersonaEncoder
 from p4r_qdrant.records import Alignment, Aspects, ItemPersonas, Summary
 from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings

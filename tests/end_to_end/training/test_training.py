@@ -25,13 +25,14 @@ pytest.importorskip("matplotlib")
 import torch
 from safetensors.numpy import load_file, save_file
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
 from indexer.training import run
 from indexer.training.tower import Tower
 from indexer.training.trainer import PersonaTrainer, TrainingError, last_checkpoint
 from p4r_qdrant import PersonaEncoder, PersonaReranker, Settings, open_index
 from p4r_qdrant.encoder.adapter import AdapterRecord, tuned_history
-from p4r_qdrant.encoder.base import BUNDLED_MODEL
+from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import EncoderError, InputError, StorageFullError
 from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import HistorySettings
@@ -152,7 +153,7 @@ def test_beside_it_are_record_card_and_curves(trained: run.Trained, model: str) 
 
 def test_the_metrics_are_those_of_the_reranker(trained: run.Trained, model: str) -> None:
     """Validation ranks as `p4r rerank` would: another path through the code, the same numbers."""
-    from indexer.indexing.publish import index_artifacts
+    from indexer.indexing.items import index_artifacts
     from indexer.reranking import rerank_file
 
     encoder = PersonaEncoder(model, adapter=str(trained.adapter))

@@ -16,14 +16,17 @@ from typing import Any
 
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
-from indexer.artifacts.journal import ARRIVALS, Arrivals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.journal import Arrivals
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import ARRIVALS
 from indexer.ledger import Ledger
 from indexer.llm import LLM, LLMRefusedError
 from indexer.prompts import Domain
 from indexer.reasoning import run
 from indexer.reasoning.step import Sources
-from indexer.updates.add import MAX_LINE, Added, Adder, incoming
+from indexer.updates.add import Added, Adder
+from indexer.updates.inbox import MAX_LINE, incoming
 from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings
 from tests.support.engines import embedded, opened
@@ -356,7 +359,7 @@ def started(folder: Path, llm: ScriptedLLM, *options: str) -> subprocess.Popen[b
 
 def with_hash_encoder() -> None:
     """Spare a subprocess the seconds that a real encoder takes to load."""
-    from p4r_qdrant.encoder.base import PersonaEncoder
+    from p4r_qdrant.encoder.local import PersonaEncoder
 
     PersonaEncoder.from_settings = lambda _: HashEncoder()  # type: ignore[method-assign, assignment, return-value]
 

@@ -19,7 +19,7 @@ from indexer.prompts import Domain
 from indexer.reasoning.step import Sources
 from indexer.updates.worker import ATTEMPTS, Worker, WorkerThread, publish_metrics
 from p4r_qdrant import Settings
-from p4r_qdrant.encoder.base import Floats
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend

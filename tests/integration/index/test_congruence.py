@@ -10,11 +10,13 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
-from p4r_qdrant.encoder.base import Encoder, UserVector, normalised
+from p4r_qdrant.arrays import Floats, normalised
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import InputError, VectorError
-from p4r_qdrant.index import index as base
+from p4r_qdrant.index import index as index_module
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.payload import Floats
+from p4r_qdrant.index.matching import unit_directions
 from p4r_qdrant.records import Because, Interaction
 from p4r_qdrant.settings import HistorySettings, RerankSettings
 from tests.support.engines import opened
@@ -179,8 +181,11 @@ def test_options_give_the_brute_force_answers(index: PersonaIndex, data: st.Data
 
 def forget_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Directions of different lengths are all taken for unit vectors."""
-    right = base._directions
-    monkeypatch.setattr(base, "_directions", lambda rows: (right(rows)[0], np.ones(len(rows))))
+    monkeypatch.setattr(
+        index_module,
+        "unit_directions",
+        lambda rows: (unit_directions(rows)[0], np.ones(len(rows))),
+    )
 
 
 def take_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:

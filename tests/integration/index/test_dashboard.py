@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
-from indexer.indexing.publish import index_artifacts
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.indexing.items import index_artifacts
 from p4r_qdrant import open_index
 from p4r_qdrant.resources import resource
 from tests.support.engines import on_server

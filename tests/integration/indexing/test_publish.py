@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
-from indexer.indexing.publish import SAMPLE, index_artifacts
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.indexing.items import index_artifacts
+from indexer.indexing.verifying import SAMPLE
 from p4r_qdrant import Encoder, PersonaIndex, PersonaReranker, Settings, open_index
 from p4r_qdrant.errors import (
     AuthenticationError,
@@ -31,9 +33,9 @@ from p4r_qdrant.errors import (
     InputError,
     VerificationError,
 )
-from p4r_qdrant.index.index import IndexMetadata
+from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.server import lease
-from p4r_qdrant.index.versions import open_versions
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.settings import RerankSettings
 from tests.integration.index.test_edge import process

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from p4r_qdrant import Encoder, Settings, open_index
-from p4r_qdrant.index.index import IndexMetadata
-from p4r_qdrant.index.versions import open_versions
+from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend, EncoderState
 from p4r_qdrant.service.state import Service
-from p4r_qdrant.users.store import StoredInteraction
+from p4r_qdrant.users.records import StoredInteraction
 from tests.integration.indexing.test_publish import until
 from tests.support import publishing
 from tests.support.engines import on_server

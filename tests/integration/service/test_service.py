@@ -167,7 +167,7 @@ def wait_until(condition: Any, seconds: float = 20) -> None:
 
 def with_hash_encoder() -> None:
     """Spare a subprocess the seconds that a real encoder takes to load."""
-    from p4r_qdrant.encoder.base import PersonaEncoder
+    from p4r_qdrant.encoder.local import PersonaEncoder
 
     PersonaEncoder.from_settings = lambda _: HashEncoder(DIMENSION)  # type: ignore[method-assign, assignment, return-value]
 

@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 
 from p4r_qdrant import Settings
-from p4r_qdrant.encoder.base import Floats, user_vector
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.encoder.user_vector import user_vector
 from p4r_qdrant.errors import IndexMismatchError
-from p4r_qdrant.index.index import IndexMetadata
+from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.server.queries import Endpoint
-from p4r_qdrant.index.versions import open_versions
 from p4r_qdrant.records import Ranking
-from p4r_qdrant.rerank.reranker import StoredUser
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.settings import RerankSettings
-from p4r_qdrant.users.store import Job, StoredInteraction, UserStore, open_store
+from p4r_qdrant.users.opening import open_store
+from p4r_qdrant.users.records import Job, StoredInteraction, StoredUser
+from p4r_qdrant.users.store import UserStore
 from tests.support.engines import on_server
 from tests.support.hash_encoder import HashEncoder
 from tests.support.qdrant_process import QdrantServer

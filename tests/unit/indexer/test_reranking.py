@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from indexer import reranking
-from indexer.artifacts.folder import ArtifactFolder, Refusals
-from indexer.indexing.publish import index_artifacts
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.indexing.items import index_artifacts
 from indexer.reranking import Reranked, output_record, rerank_file
 from p4r_qdrant import PersonaReranker
 from p4r_qdrant.errors import InputError

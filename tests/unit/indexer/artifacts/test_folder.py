@@ -13,15 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.artifacts.folder import (
-    ArtifactFolder,
-    Refusals,
-    read_candidates,
-    read_lines,
-    written_whole,
-)
+from indexer.artifacts.candidate_lists import read_candidates
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.writing import written_whole
 from p4r_qdrant.errors import InputError, RecordError, StorageFullError
-from p4r_qdrant.index.index import MAX_CANDIDATES
+from p4r_qdrant.index.matching import MAX_CANDIDATES
 from p4r_qdrant.index.payload import plain_text, slug
 from p4r_qdrant.records import Summary
 
@@ -349,7 +347,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no personas.jsonl"):
         list(ArtifactFolder(tmp_path).index_rows("books", Refusals()))
     with pytest.raises(InputError, match=r"holds no reviews.jsonl"):
-        ArtifactFolder(tmp_path).histories(Refusals())
+        Histories(ArtifactFolder(tmp_path), Refusals())
 
 
 # --- histories ---------------------------------------------------------------------------------
@@ -378,7 +376,7 @@ def test_a_history_is_joined_from_five_files(folder: Path) -> None:
         "aspects.jsonl",
         [aspects("u", "a", 5, use="evenings", why=None), aspects("u", "17", 7)],
     )
-    with ArtifactFolder(folder).histories(Refusals()) as histories:
+    with Histories(ArtifactFolder(folder), Refusals()) as histories:
         history = {one.item_id: one for one in histories.get("u")}
         assert histories.get("nobody") == []
     assert set(history) == {"a", "bare", "17"}
@@ -393,14 +391,14 @@ def test_a_history_is_joined_from_five_files(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["reviews.jsonl", "aspects.jsonl"])
 def test_either_file_is_a_history(name: str, tmp_path: Path) -> None:
     write(tmp_path, name, [aspects("u", "a") | review("u", "a")])
-    with ArtifactFolder(tmp_path).histories(Refusals()) as histories:
+    with Histories(ArtifactFolder(tmp_path), Refusals()) as histories:
         assert [one.item_id for one in histories.get("u")] == ["a"]
 
 
 def test_a_broken_review_costs_one_interaction(tmp_path: Path) -> None:
     write(tmp_path, "reviews.jsonl", [review("u", "a"), "{", review("u", "b")])
     refusals = Refusals()
-    with ArtifactFolder(tmp_path).histories(refusals) as histories:
+    with Histories(ArtifactFolder(tmp_path), refusals) as histories:
         assert [one.item_id for one in histories.get("u")] == ["a", "b"]
     assert refusals.sentences[0].startswith(f"{tmp_path}/reviews.jsonl:2: ")
 
@@ -440,7 +438,7 @@ def test_what_is_held_out_is_never_in_a_history(
             for user, (test, valid) in held.items()
         ],
     )
-    with ArtifactFolder(folder).histories(Refusals()) as histories:
+    with Histories(ArtifactFolder(folder), Refusals()) as histories:
         for user in ("u", "v", "w"):
             done = {item for who, item, _ in [*reviews, *told] if who == user}
             items = [one.item_id for one in histories.get(user)]

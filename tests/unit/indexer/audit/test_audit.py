@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
 from indexer.audit import counted
 from indexer.audit.counted import uniform_entropy
 from indexer.audit.figures import Audit

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.artifacts.folder import Refusals
+from indexer.artifacts.lines import Refusals
 from indexer.datasets.amazon import AMAZON_2014, AMAZON_2018, AMAZON_2023
 from indexer.datasets.plain import plain
 from indexer.datasets.prepare import FORMATS

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals, read_lines
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals, read_lines
 from indexer.datasets.persona4rec import ImportReport, convert
 from p4r_qdrant.errors import InputError, StorageFullError
 from p4r_qdrant.records import (
@@ -496,7 +498,7 @@ def test_the_real_sample(sample: Path) -> None:
     folder = ArtifactFolder(sample.parent / "artifacts")
     wrong = Refusals()
     assert len(list(folder.index_rows("books", wrong))) == 50
-    with folder.histories(wrong) as histories:
+    with Histories(folder, wrong) as histories:
         held_out = {(one["user_id"], one["test_item"]) for one in rows["splits.jsonl"]}
         users = {one["user_id"] for one in rows["reviews.jsonl"]}
         done = {(user, one.item_id) for user in users for one in histories.get(user)}

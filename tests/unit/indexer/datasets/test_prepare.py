@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.artifacts.folder import ITEMS, REVIEWS, SPLITS, Refusals
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.datasets import prepare as module
 from indexer.datasets.prepare import (
     FORMATS,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from indexer.artifacts.folder import Refusals
+from indexer.artifacts.lines import Refusals
 from indexer.datasets import sources
 from indexer.datasets.sources import read_rows
 from p4r_qdrant.errors import InputError

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.artifacts.folder import REVIEWS, SPLITS, Refusals
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import REVIEWS, SPLITS
 from indexer.datasets.prepare import FORMATS, Selection, prepare
 from indexer.datasets.splits import leave_one_out
 from tests.support.paths import ROOT

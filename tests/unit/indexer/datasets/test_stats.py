@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
 from indexer.datasets import stats
 from indexer.datasets.stats import dataset_stats, plot
 from p4r_qdrant.errors import InputError, MissingExtraError

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from indexer.artifacts.folder import ITEMS, REVIEWS, SPLITS, Refusals
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.datasets import tables
 from indexer.datasets.prepare import FORMATS, prepare
 from p4r_qdrant.errors import InputError, MissingExtraError

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.artifacts.folder import Refusals
+from indexer.artifacts.lines import Refusals
 from indexer.evaluation import candidates as module
 from indexer.evaluation.candidates import provenance_path, write_candidates
 from indexer.evaluation.generators import bpr, ease, itemknn, lightgcn, pairwise, popularity

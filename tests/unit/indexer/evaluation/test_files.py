@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.artifacts.folder import Refusals
+from indexer.artifacts.lines import Refusals
 from indexer.evaluation.evaluate import evaluate_files
 from indexer.evaluation.interactions import read_interactions
 from indexer.evaluation.lists import judge_lists

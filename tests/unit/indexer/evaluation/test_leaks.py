@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from indexer.artifacts.folder import Refusals
+from indexer.artifacts.lines import Refusals
 from indexer.evaluation.candidates import provenance_path, write_candidates
 from indexer.evaluation.leaks import MARKER, LeakError, LeakReport, check_leaks, marker, poison
 from indexer.evaluation.truth import read_truth

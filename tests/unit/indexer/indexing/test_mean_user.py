@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals
 from indexer.indexing import mean_user as typical
 from indexer.indexing.mean_user import note_typical_user, typical_user
 from indexer.indexing.vector_files import VectorFile
@@ -21,7 +23,7 @@ HISTORY = HistorySettings(length=5, decay=0.8)
 
 
 def expected(encoder: HashEncoder) -> np.ndarray:
-    with BOOKSHOP.histories(Refusals()) as histories:
+    with Histories(BOOKSHOP, Refusals()) as histories:
         told = [histories.get(user) for user in histories.users()]
     found = encoder.user_vectors(told, length=HISTORY.length, decay=HISTORY.decay)
     mean: np.ndarray = np.array([one.vector for one in found if one is not None]).mean(axis=0)

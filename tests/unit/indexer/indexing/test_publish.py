@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
-from indexer.indexing import publish
-from indexer.indexing.publish import IndexReport, index_artifacts
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.indexing import items
+from indexer.indexing.items import IndexReport, index_artifacts
 from tests.support.hash_encoder import HashEncoder
 from tests.support.memory_index import MemoryIndex
 from tests.unit.indexer.artifacts.test_folder import write
@@ -194,7 +195,7 @@ def test_more_personas_where_the_settings_allow_them(catalogue: Path) -> None:
 def test_killed_while_encoding_and_run_again(
     survives: int, chunk: int, catalogue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "CHUNK", chunk)
+    monkeypatch.setattr(items, "CHUNK", chunk)
     whole, index = MemoryIndex(32), MemoryIndex(32)
     run(catalogue, whole)
     total = len(whole.points)
@@ -225,7 +226,7 @@ def test_killed_while_writing_changes_and_run_again(step: str, catalogue: Path) 
 
 
 def test_progress_is_told_for_every_item(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "CHUNK", 4)
+    monkeypatch.setattr(items, "CHUNK", 4)
     steps: list[int] = []
     encoder = HashEncoder(32)
     index_artifacts(

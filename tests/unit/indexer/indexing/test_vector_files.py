@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
-from indexer.indexing.publish import index_artifacts
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.indexing.items import index_artifacts
 from indexer.indexing.vector_files import VectorFile, opened
 from p4r_qdrant import Interaction, PersonaReranker
 from p4r_qdrant.errors import IndexMismatchError, InputError

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals, read_lines
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals, read_lines
 from indexer.judging.comparing import Control, Judgment, fit, shuffled
 from indexer.judging.explanations import Explanations, ExplanationStudy
 from indexer.judging.figures import (
@@ -224,7 +226,7 @@ def test_an_item_that_is_explained_is_not_in_the_history_unless_as_a_control(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def said(user_id: str, item_id: str) -> list[str]:
-        with folder.histories(Refusals()) as histories:
+        with Histories(folder, Refusals()) as histories:
             [found] = [one for one in histories.get(user_id) if one.item_id == item_id]
         return [text for text in found.aspects.values() if text]
 

@@ -3,9 +3,10 @@
 import pytest
 from rich.console import Console
 
-from indexer.artifacts.folder import Refusals
+from indexer.artifacts.lines import Refusals
 from indexer.terminal import console as display
-from p4r_qdrant.index.index import IndexMetadata, IndexStats
+from p4r_qdrant.index.engine import IndexStats
+from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, StoredPersona
 
 WILD = "[bold]x[/bold] :book: [/] \\ <b>&amp;</b> 🎻"

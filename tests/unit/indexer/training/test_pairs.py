@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from indexer.artifacts.folder import ArtifactFolder, Refusals
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals
 from indexer.training.pairs import LEAST_EXAMPLES, Catalogue, Pairs, read_pairs
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import HistorySettings, TrainingSettings
@@ -73,7 +75,7 @@ def read(
     folder = ArtifactFolder(path)
     refusals = refusals or Refusals()
     catalogue = Catalogue.read(folder, refusals)
-    with folder.histories(refusals) as histories:
+    with Histories(folder, refusals) as histories:
         return read_pairs(
             folder,
             catalogue,
@@ -128,7 +130,7 @@ def test_interactions_without_an_alignment(folder: Path) -> None:
 
 
 def _interactions(folder: Path, user_id: str) -> Any:
-    with ArtifactFolder(folder).histories(Refusals()) as histories:
+    with Histories(ArtifactFolder(folder), Refusals()) as histories:
         return sorted(histories.get(user_id), key=lambda one: one.timestamp)
 
 
@@ -146,7 +148,7 @@ def test_hard_negatives_are_the_best_candidates_that_are_not_in_the_history(fold
 def test_users_who_are_left_out_teach_nothing(folder: Path) -> None:
     artifacts = ArtifactFolder(folder)
     catalogue = Catalogue.read(artifacts, Refusals())
-    with artifacts.histories(Refusals()) as histories:
+    with Histories(artifacts, Refusals()) as histories:
         pairs = read_pairs(
             artifacts,
             catalogue,

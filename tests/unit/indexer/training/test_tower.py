@@ -16,7 +16,7 @@ from indexer.training.loss import batch_loss  # noqa: E402
 from indexer.training.pairs import Catalogue, Example  # noqa: E402
 from indexer.training.tower import Tower, TowerEncoder  # noqa: E402
 from p4r_qdrant import Interaction, PersonaEncoder  # noqa: E402
-from p4r_qdrant.encoder.base import told  # noqa: E402
+from p4r_qdrant.encoder.user_vector import history_texts  # noqa: E402
 from p4r_qdrant.errors import EncoderError, InputError  # noqa: E402
 from p4r_qdrant.settings import TrainingSettings  # noqa: E402
 from tests.support.tiny_model import save_tiny_model  # noqa: E402
@@ -130,7 +130,7 @@ def test_training_and_serving_have_the_same_user_vector(model: str) -> None:
     served = encoder.user_vectors(histories, length=3, decay=0.6)
     catalogue = Catalogue({"a": 0}, ["p"], ["salt"], [0], [0, 1])
     examples = [
-        Example("u", 0, tuple(text for _, text in told(history, 3)), (0,), (0,))
+        Example("u", 0, tuple(text for _, text in history_texts(history, 3)), (0,), (0,))
         for history in histories
     ]
     one = Collator(catalogue, 0.6, siblings=False)(examples)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from indexer.artifacts import folder as artifacts
-from indexer.artifacts.folder import ArtifactFolder, Refusals
-from indexer.artifacts.journal import ARRIVALS
+from indexer.artifacts import writing
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import ARRIVALS
 from indexer.ledger import Ledger, request_key
 from indexer.updates import erase as erasing
 from indexer.updates.erase import Erased, erase_users
@@ -109,7 +110,7 @@ def test_killed_between_two_files_and_run_again_it_ends_in_the_same_state(
     other = tmp_path / "other"
     shutil.copytree(folder.path, other)
     whole = erase(ArtifactFolder(other), USER)
-    rewrite, done = artifacts.rewrite, 0
+    rewrite, done = writing.rewrite, 0
 
     def killed(*args: Any, **more: Any) -> None:
         nonlocal done

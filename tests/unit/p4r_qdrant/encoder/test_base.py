@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p4r_qdrant import Interaction, texts
-from p4r_qdrant.encoder.base import newest_first, normalised, user_vector
+from p4r_qdrant.arrays import normalised
+from p4r_qdrant.encoder.user_vector import newest_first, user_vector
 from tests.support.hash_encoder import HashEncoder
 from tests.support.oracle import persona
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from p4r_qdrant import ItemVectors
 from p4r_qdrant.index import index as base
+from p4r_qdrant.index.batching import whole_items
 from p4r_qdrant.index.payload import Point
 from tests.support.memory_index import MemoryIndex
 from tests.support.oracle import DIMENSION, persona
@@ -165,7 +166,7 @@ def test_an_item_is_never_written_by_two_requests(sizes: list[int], size: int) -
         for item, count in enumerate(sizes)
         for slot in range(count)
     ]
-    parts = list(base.whole_items(points, size))
+    parts = list(whole_items(points, size))
     assert [point for part in parts for point in part] == points
     owners = [{point.payload["item_id"] for point in part} for part in parts]
     assert sum(map(len, owners)) == len(sizes), "an item in two parts"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from p4r_qdrant import Candidate, Interaction, PersonaReranker, Ranking
 from p4r_qdrant.errors import IndexMismatchError, InputError, VectorError
-from p4r_qdrant.rerank.reranker import CandidateLike
+from p4r_qdrant.rerank.candidates import CandidateLike
 from p4r_qdrant.settings import HistorySettings, RerankSettings
 from tests.support.hash_encoder import HashEncoder
 from tests.support.memory_index import MemoryIndex

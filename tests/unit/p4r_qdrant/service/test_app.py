@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from p4r_qdrant import Settings
-from p4r_qdrant.encoder.base import Floats
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import (
     EncoderError,
     IndexUnavailableError,

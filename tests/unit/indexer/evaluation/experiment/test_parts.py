@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from indexer.evaluation.experiment import learned
 from indexer.evaluation.experiment import selection as choices
 from indexer.evaluation.experiment.config import load_config
+from indexer.evaluation.experiment.embedded import Personas, Profiles, typical
 from indexer.evaluation.experiment.pool import NOBODY, Pool, read_pool
-from indexer.evaluation.experiment.scoring import Personas, Profiles, Scorer, typical
+from indexer.evaluation.experiment.scoring import Scorer
 from indexer.evaluation.experiment.selection import Judged
 from indexer.evaluation.experiment.stages import Stages
 from indexer.evaluation.experiment.vectors import CHUNK, CachedEncoder
 from p4r_qdrant import PersonaReranker
-from p4r_qdrant.encoder.base import normalised, user_vector
+from p4r_qdrant.arrays import normalised
+from p4r_qdrant.encoder.user_vector import user_vector
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.index import ItemVectors
 from p4r_qdrant.records import Interaction, Persona

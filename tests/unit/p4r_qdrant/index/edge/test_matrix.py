@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.index.edge import matrix as module
 from p4r_qdrant.index.edge.matrix import FIRST_ROWS, ScoreRows
-from p4r_qdrant.index.payload import Floats
 
 DIMENSION = 5
 

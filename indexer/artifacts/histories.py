@@ -1,0 +1,92 @@
+"""Users' interactions from an artifact folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO, Self
+
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals, parse_line, read_lines
+from indexer.artifacts.names import ASPECTS, REVIEWS
+from p4r_qdrant.index.payload import plain_text
+from p4r_qdrant.records import (
+    Aspects,
+    Interaction,
+    Review,
+)
+
+
+class Histories:
+    """Each user's interactions without those that splits.jsonl holds out; a context manager.
+
+    An interaction is a line of reviews.jsonl or of aspects.jsonl; the texts are those of
+    aspects.jsonl and summaries.jsonl. Holds ids and offsets in memory, never texts. Raises
+    InputError if neither reviews.jsonl nor aspects.jsonl exists.
+    """
+
+    def __init__(self, folder: ArtifactFolder, refusals: Refusals) -> None:
+        if not folder.has(REVIEWS) and not folder.has(ASPECTS):
+            folder.file(REVIEWS)  # raises
+        held_out = folder.held_out()
+        self._summaries = folder.summaries(refusals)
+        self._items = folder.items(refusals)
+        self._aspects_path = folder.path / ASPECTS
+        self._aspects_file: BinaryIO | None = None
+        self._users: dict[str, dict[str, tuple[int, float, int | None]]] = {}
+        sources: list[tuple[str, type[Review] | type[Aspects]]] = [
+            (REVIEWS, Review),
+            (ASPECTS, Aspects),
+        ]
+        for name, model in sources:
+            if not folder.has(name):
+                continue
+            for _, offset, record in read_lines(folder.path / name, model, refusals):
+                if (record.user_id, record.item_id) in held_out:
+                    continue
+                done = self._users.setdefault(record.user_id, {})
+                held = done.get(record.item_id)
+                if held is None or record.timestamp >= held[0]:  # of repeated ones the newest
+                    place = offset if name == ASPECTS else None
+                    done[record.item_id] = (record.timestamp, record.rating, place)
+
+    def users(self) -> Iterator[str]:
+        """All users with an interaction, in the order they come in the files."""
+        return iter(self._users)
+
+    def get(self, user_id: str) -> list[Interaction]:
+        """A user's interactions; empty for somebody unknown."""
+        return [
+            self._interaction(item_id, *place)
+            for item_id, place in self._users.get(user_id, {}).items()
+        ]
+
+    def _interaction(
+        self, item_id: str, timestamp: int, rating: float, place: int | None
+    ) -> Interaction:
+        summary, item = self._summaries.get(item_id), self._items.get(item_id)
+        aspects: Mapping[str, str | None] = {}
+        if place is not None and self._aspects_file is not None:
+            self._aspects_file.seek(place)
+            where = str(self._aspects_path)
+            aspects = parse_line(self._aspects_file.readline(), Aspects, where).aspects
+        return Interaction(
+            item_id=item_id,
+            timestamp=timestamp,
+            summary=summary.summary if summary else "",
+            title=plain_text(item.title) if item else "",
+            aspects=aspects,
+            rating=rating,
+        )
+
+    def __enter__(self) -> Self:
+        self._summaries.__enter__()
+        self._items.__enter__()
+        if self._aspects_path.is_file():
+            self._aspects_file = self._aspects_path.open("rb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._summaries.__exit__()
+        self._items.__exit__()
+        if self._aspects_file is not None:
+            self._aspects_file.close()

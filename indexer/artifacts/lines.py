@@ -1,0 +1,84 @@
+"""JSON Lines: read records as a stream, report broken lines."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from p4r_qdrant.errors import InputError, RecordError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass
+class Refusals:
+    """What was refused, counted by reason; the first `keep` sentences in full."""
+
+    keep: int = 20
+    counts: Counter[str] = field(default_factory=Counter)
+    sentences: list[str] = field(default_factory=list)
+
+    def add(self, sentence: str, reason: str = "broken record") -> None:
+        """Count one refused record under `reason`."""
+        self.counts[reason] += 1
+        if len(self.sentences) < self.keep:
+            self.sentences.append(sentence)
+
+    @property
+    def total(self) -> int:
+        """How many records were refused."""
+        return self.counts.total()
+
+
+def read_lines(
+    path: Path, model: type[Model], refusals: Refusals
+) -> Iterator[tuple[int, int, Model]]:
+    """Stream (line number, byte offset, record) of a JSON Lines file; blank lines are skipped.
+
+    Raises InputError where the file cannot be opened. A line that is not UTF-8, not JSON or
+    not such a record goes to `refusals`.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    with file:
+        offset = 0
+        for number, line in enumerate(file, start=1):
+            start, offset = offset, offset + len(line)
+            if not line.removeprefix(BOM).strip():
+                continue
+            try:
+                yield number, start, parse_line(line, model, f"{path}:{number}")
+            except RecordError as error:
+                refusals.add(str(error))
+
+
+def parse_line(line: bytes, model: type[Model], where: str) -> Model:
+    """One line as a record; raises RecordError in one sentence that begins with `where`."""
+    try:
+        return model.model_validate_json(line.removeprefix(BOM))
+    except ValidationError as error:
+        raise RecordError(f"{where}: {validation_sentence(error)}") from None
+
+
+def validation_sentence(error: ValidationError) -> str:
+    """The first problem of a record: the field, and what is wrong with it."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
+
+
+def as_line(record: BaseModel) -> str:
+    """A record as the artifacts hold it, without the line break."""
+    return json.dumps(record.model_dump(), ensure_ascii=False)

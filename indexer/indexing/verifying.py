@@ -1,0 +1,89 @@
+"""Compare what was written with the artifacts and the encoder."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import numpy as np
+
+from indexer.artifacts.folder import IndexRow
+from indexer.indexing.items import CHUNK, Source
+from indexer.indexing.vector_files import VectorFile
+from p4r_qdrant import texts
+from p4r_qdrant.errors import VerificationError
+from p4r_qdrant.index.batching import batches
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.records import Persona
+
+SAMPLE = 50
+"""Personas whose stored vectors are compared with their texts before a switch."""
+
+
+class Expected:
+    """What an index must hold once it is written, and a sample of it."""
+
+    def __init__(self, seed: str) -> None:
+        self.item_ids = set[str]()
+        self.written = set[str]()
+        self.sample: list[tuple[IndexRow, Persona]] = []
+        self._random = random.Random(seed)  # noqa: S311 - the same sample every time
+        self._seen = 0
+
+    def add(self, row: IndexRow, was_written: bool) -> None:
+        """Count an item of the artifacts, and keep a sample of those that were written."""
+        self.item_ids.add(row.item.item_id)
+        if was_written:
+            self.written.add(row.item.item_id)
+        for persona in row.item.personas:
+            self._seen += 1
+            if len(self.sample) < SAMPLE:
+                self.sample.append((row, persona))
+            elif (place := self._random.randrange(self._seen)) < SAMPLE:
+                self.sample[place] = (row, persona)
+
+
+def verify_written(index: PersonaIndex, written: set[str]) -> None:
+    """Each item is there with all its personas; those that were not written are known to be."""
+    for batch in batches(sorted(written), CHUNK):
+        missing = set(batch) - index.hashes(batch).keys()
+        if missing:
+            time.sleep(1)  # one that somebody is replacing just now is whole again soon
+            missing -= index.hashes(sorted(missing)).keys()
+        if missing:
+            raise VerificationError(
+                f"the item {min(missing)!r} is not whole in {index.location}; nothing was "
+                "switched, publish again"
+            )
+
+
+def verify_scores(
+    index: PersonaIndex, source: Source, sample: list[tuple[IndexRow, Persona]]
+) -> None:
+    """Ask for each persona with the vector of its own text: its item must score 1."""
+    if not sample:
+        return
+    if isinstance(source, VectorFile):
+        fresh = np.stack([source.of(row.item)[position_of(row, one)] for row, one in sample])
+    else:
+        fresh = source.encode_texts([texts.persona_text(one, row.summary) for row, one in sample])
+    least = 1 - source.tolerance - (STORED_FLOAT16 if index.datatype == "float16" else 0)
+    asked = [[row.item.item_id] for row, _ in sample]
+    answers = index.best_personas(fresh, asked, explain=0)
+    for (row, persona), (match,) in zip(sample, answers, strict=True):
+        if match.score is None or match.score < least:
+            score = "nothing" if match.score is None else f"{match.score:.4f}"
+            raise VerificationError(
+                f"the persona {persona.persona_id!r} of item {row.item.item_id!r} scores {score} "
+                f"with its own text in {index.location}, not {least:.4f} or more: its vector is "
+                "not the encoder's; nothing was switched, publish again with --again"
+            )
+
+
+def position_of(row: IndexRow, persona: Persona) -> int:
+    """The position of a persona among those of its item."""
+    return row.item.personas.index(persona)
+
+
+STORED_FLOAT16 = 2e-3
+"""How far a vector kept as float16 may be from the one that was written, as 1 - cosine."""

@@ -1,0 +1,104 @@
+"""The user vector: the decayed mean of the newest interactions (Eq. 6-7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from p4r_qdrant import texts
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.records import Because, Interaction
+
+
+@dataclass(frozen=True, slots=True)
+class UserVector:
+    """h_u and what it is made of.
+
+    vector: (dim,) float32, L2-normalised. interactions: newest first. embeddings: (L, dim)
+    float32, their e_uj. weights: (L,) float32 such that `weights @ embeddings == vector`.
+    """
+
+    vector: Floats
+    interactions: tuple[Interaction, ...]
+    embeddings: Floats
+    weights: Floats
+
+    def directions(self, interests: float) -> Floats:
+        """What personas are compared with, the best of which counts: (k, dim) float32.
+
+        h_u alone; with a share of single `interests` (0..1) one for each interaction,
+        (1 - interests) h_u + interests e_uj.
+        """
+        if not interests:
+            return self.vector[None]
+        mixed: Floats = (1 - interests) * self.vector + np.float32(interests) * self.embeddings
+        return mixed
+
+    def because(self, persona_vector: Floats, interests: float = 0.0) -> tuple[Because, ...]:
+        """What each interaction contributes to the score of a persona, largest first.
+
+        With `interests` the first is the one whose direction won; with nothing but interests
+        there is no other.
+        """
+        similarities = self.embeddings @ persona_vector
+        weights = (1 - interests) * self.weights
+        winner = int(np.argmax(similarities))  # of equals the newest
+        weights[winner] += interests
+        contributions = weights * similarities
+        score = float(contributions.sum())
+        reasons = [
+            Because(
+                interaction.item_id,
+                interaction.title,
+                float(contribution),
+                float(contribution) / score if score else 0.0,
+            )
+            for interaction, contribution in zip(self.interactions, contributions, strict=True)
+        ]
+        first = [reasons.pop(winner)] if interests else []
+        reasons.sort(key=lambda reason: (-reason.contribution, reason.item_id))
+        return (*first, *(reasons if interests < 1 else ()))
+
+
+def newest_first(history: Sequence[Interaction], length: int) -> tuple[Interaction, ...]:
+    """H_u: the `length` most recent interactions; ties in time are ordered by item id."""
+    ordered = sorted(history, key=lambda one: (one.timestamp, one.item_id), reverse=True)
+    return tuple(ordered[:length])
+
+
+def history_texts(history: Sequence[Interaction], length: int) -> list[tuple[Interaction, str]]:
+    """H_u with the texts that stand for it (Eq. 6), newest first; left out is what has no text."""
+    pairs = ((one, texts.interaction_text(one)) for one in newest_first(history, length))
+    return [(one, text) for one, text in pairs if text]
+
+
+def decay_weights(length: int, decay: float) -> npt.NDArray[np.float64]:
+    """g^(j-1) for j = 1..length (Eq. 7): (length,) float64."""
+    weights: npt.NDArray[np.float64] = decay ** np.arange(length, dtype=np.float64)
+    return weights
+
+
+def user_vector(
+    interactions: Sequence[Interaction], embeddings: Floats, decay: float
+) -> UserVector | None:
+    """The decayed mean of interaction embeddings, L2-normalised (Eq. 7).
+
+    interactions: newest first. embeddings: (L, dim) float32, in the same order. Returns None
+    where there is no direction to speak of: no interactions, or embeddings that cancel out.
+    """
+    if not interactions:
+        return None
+    weights = decay_weights(len(interactions), decay)
+    mean = weights @ embeddings.astype(np.float64)
+    norm = float(np.linalg.norm(mean))
+    if norm < 1e-9 * float(weights.sum()):
+        return None
+    return UserVector(
+        (mean / norm).astype(np.float32),
+        tuple(interactions),
+        embeddings,
+        (weights / norm).astype(np.float32),
+    )

@@ -1,0 +1,117 @@
+"""What an index records about how it was made."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from dataclasses import fields as fields_of
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.encoder.fingerprint import same_encoder
+from p4r_qdrant.errors import IndexMismatchError
+
+PROJECT = "p4r-qdrant"
+
+
+FORMAT = 1
+
+
+class MadeWith(Protocol):
+    """What an index notes of where its vectors come from: see `Encoder`."""
+
+    name: str
+    dimension: int
+    fingerprint: str
+    kind: str
+    model: str
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexMetadata:
+    """What an index remembers of its making; kept with the collection.
+
+    `encoder` is the encoder's name, for people; `kind`, `model` and `adapter` are what it can be
+    loaded again from (see `Encoder`). `previous` is the version that was live before this one;
+    `began_at` is when `p4r publish` began to read what it holds. `typical_user`: the mean h_u of
+    known users (see `typical`), for the persona prior.
+    """
+
+    fingerprint: str
+    dimension: int
+    encoder: str = ""
+    created_at: str = ""
+    kind: str = ""
+    model: str = ""
+    adapter: str = ""
+    published_at: str = ""
+    previous: str = ""
+    typical_user: str = ""
+    began_at: str = ""
+
+    @classmethod
+    def of(cls, encoder: MadeWith) -> IndexMetadata:
+        """Of an index that is made with this encoder, now."""
+        return cls(
+            encoder.fingerprint,
+            encoder.dimension,
+            encoder.name,
+            today(),
+            encoder.kind,
+            encoder.model,
+            encoder.adapter,
+        )
+
+    @property
+    def typical(self) -> Floats | None:
+        """The mean h_u of known users, (dim,) float32; None where it was not noted."""
+        if not self.typical_user:
+            return None
+        return np.frombuffer(b64decode(self.typical_user), dtype="<f4").astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored, with the project's name and the format's number."""
+        return {"project": PROJECT, "format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any] | None, where: str) -> IndexMetadata:
+        """Read it back; raises IndexMismatchError where `where` is not an index of ours."""
+        if not isinstance(stored, Mapping) or stored.get("project") != PROJECT:
+            raise IndexMismatchError(
+                f"{where} was not made by {PROJECT}; choose another name for the personas "
+                "(P4R_QDRANT__COLLECTION or P4R_QDRANT__PATH)"
+            )
+        if stored.get("format") != FORMAT:
+            raise IndexMismatchError(
+                f"{where} has format {stored.get('format')}, this version reads format {FORMAT}; "
+                "index the artifacts again"
+            )
+        fingerprint, dimension = stored.get("fingerprint"), stored.get("dimension")
+        if not isinstance(fingerprint, str) or not isinstance(dimension, (int, float)):
+            raise IndexMismatchError(
+                f"{where} does not say which encoder made it; index the artifacts again"
+            )
+        texts = {one.name: str(stored.get(one.name) or "") for one in fields_of(cls)[2:]}
+        return cls(fingerprint, int(dimension), **texts)
+
+    def check(self, dimension: int | None, fingerprint: str | None, where: str) -> None:
+        """Raise IndexMismatchError unless the index was made with this encoder."""
+        same_width = dimension is None or dimension == self.dimension
+        if same_width and (fingerprint is None or same_encoder(fingerprint, self.fingerprint)):
+            return
+        raise IndexMismatchError(
+            f"{where} was made with the encoder {self.encoder or '(unnamed)'} "
+            f"(fingerprint {self.fingerprint}, {self.dimension} dimensions), not with the one in "
+            f"use (fingerprint {fingerprint}, {dimension} dimensions); use that encoder, or "
+            "`p4r publish` the artifacts with the new one"
+        )
+
+
+def today() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,54 @@
+"""Open the index that the settings ask for."""
+
+from __future__ import annotations
+
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.metadata import IndexMetadata, today
+from p4r_qdrant.index.versions import Versions
+from p4r_qdrant.settings import Settings
+
+
+def open_index(
+    settings: Settings,
+    *,
+    dimension: int | None = None,
+    fingerprint: str | None = None,
+    encoder: Encoder | str = "",
+    create: bool = False,
+) -> PersonaIndex:
+    """Open the index the settings ask for: a Qdrant server with `qdrant.url`, else embedded.
+
+    Of several versions it is the live one (see `index.versions`), for as long as it is open.
+    `dimension` and `fingerprint` are checked; None takes the index as it is. An `encoder` brings
+    both along. With `create` an index that is not there is made (both must be known), its metadata
+    naming the encoder; without, IndexMismatchError says that there is none.
+    """
+    made_with: IndexMetadata | None = None
+    if isinstance(encoder, Encoder):
+        made_with = IndexMetadata.of(encoder)
+        dimension, fingerprint = encoder.dimension, encoder.fingerprint
+    elif dimension is not None and fingerprint is not None:
+        made_with = IndexMetadata(fingerprint, dimension, encoder, today())
+    if create and made_with is None:
+        raise InputError("a new index needs the encoder's dimension and fingerprint")
+    with open_versions(settings) as versions:
+        index = versions.open_live(made_with if create else None)
+    try:
+        index.metadata.check(dimension, fingerprint, index.location)
+    except BaseException:
+        index.close()
+        raise
+    return index
+
+
+def open_versions(settings: Settings) -> Versions:
+    """The versions on a Qdrant server with `qdrant.url`, else those of the embedded engine."""
+    if settings.qdrant.url is not None:
+        from p4r_qdrant.index.server.versions import ServerVersions
+
+        return ServerVersions(settings)
+    from p4r_qdrant.index.edge.versions import EdgeVersions
+
+    return EdgeVersions(settings)
