@@ -10,7 +10,7 @@ import yaml  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
 from indexer.cli import app
-from p4r_qdrant import settings as module
+from p4r_qdrant.settings.loading import known_names
 from tests.support.paths import ROOT
 
 COMPOSE = ROOT / "docker" / "compose.yaml"
@@ -37,7 +37,7 @@ def test_a_container_can_do_little(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_keys_come_from_the_environment_and_settings_are_known(name: str) -> None:
-    known = set(module._known_names())
+    known = known_names()
     for variable, value in SERVICES[name]["environment"].items():
         if variable.endswith("KEY") and not variable.endswith("PLAINTEXT_KEY"):
             assert re.fullmatch(r"\$\{[A-Z_0-9]+:[-?].*\}", value), f"{variable} is written down"

@@ -1,6 +1,7 @@
 """Settings from the environment and p4r.toml, and what is said of wrong ones."""
 
 import os
+import re
 import tomllib
 import traceback
 from pathlib import Path
@@ -11,7 +12,8 @@ from pydantic import SecretStr
 
 from p4r_qdrant import Settings
 from p4r_qdrant.errors import SettingsError
-from p4r_qdrant.settings import _known_names
+from p4r_qdrant.settings import Setting
+from p4r_qdrant.settings.loading import known_names
 
 KEY = "s3cr3t-k3y"
 
@@ -146,9 +148,31 @@ def complaint(**sections: Any) -> str:
 
 
 def test_every_name_is_tested_here() -> None:
-    known = set(_known_names())
+    known = known_names()
     sections = {name for name in known if any(one.startswith(f"{name}__") for one in known)}
     assert known - sections == set(EVERY)
+
+
+@pytest.mark.parametrize("setting", Settings.catalogue(), ids=lambda one: one.variable)
+def test_the_catalogue_describes_every_setting(setting: Setting) -> None:
+    assert re.fullmatch(r"[A-Z].*\.", setting.description)
+    assert setting.default == setting.value(Settings())
+    assert setting.variable == "__".join(
+        ["P4R", *setting.section.split("."), setting.name]
+    ).upper().replace("P4R__", "P4R_", 1)
+
+
+def test_the_catalogue_knows_types_and_limits() -> None:
+    known = {one.variable: one for one in Settings.catalogue()}
+    port = known["P4R_QDRANT__GRPC_PORT"]
+    assert (port.kind, port.limits, port.default) == ("whole number", ">= 1, <= 65535", 6334)
+    assert (port.section, port.name) == ("qdrant", "grpc_port")
+    assert known["P4R_INDEX__DATATYPE"].choices == ("float32", "float16")
+    assert known["P4R_LLM__PERSONAS__MODEL"].section == "llm.personas"
+    assert known["P4R_LLM__PRICE_INPUT"].kind == "number"
+    assert {one.variable for one in known.values() if one.is_secret} == {
+        name for name, (_, value) in EVERY.items() if isinstance(value, SecretStr)
+    }
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -259,7 +283,7 @@ def test_names_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None
         ("[qdrnt]\nurl = 'x'", "qdrnt) is not known; did you mean P4R_QDRANT?"),
         ("length = 3", "length) is not known"),
         ("[history.length]\nx = 1", "history.length): Input should be a valid integer"),
-        ("qdrant = 5", "qdrant) is a section: give it names and values, not one value"),
+        ("qdrant = 5", "qdrant) is a section: set single names in it, not the section"),
     ],
 )
 def test_an_unknown_name_in_the_file(lines: str, said: str) -> None:
@@ -408,7 +432,7 @@ def test_a_key_does_not_travel_unencrypted(section: str, name: str, url: str) ->
 
 def test_an_encoder_behind_an_address_takes_no_adapter() -> None:
     said = complaint(encoder={"base_url": "http://localhost:8080/v1", "adapter": "nightly"})
-    assert "serve it under base_url" in said
+    assert "unset base_url" in said
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]"])

@@ -1,0 +1,84 @@
+"""The text encoder, and how a user vector is made from a history."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from p4r_qdrant.settings.section import (
+    PLAINTEXT_KEY,
+    OptionalSecret,
+    OptionalText,
+    Section,
+    check_address,
+)
+
+
+class EncoderSettings(Section):
+    """The text encoder: a sentence-transformers model, or a model behind an HTTP endpoint."""
+
+    model: str = Field(
+        "BAAI/bge-m3",
+        min_length=1,
+        description="Folder or Hugging Face name of the sentence-transformers model, or "
+        "all-MiniLM-L6-v2 (bundled); with `base_url`, the name of the model there.",
+    )
+    adapter: OptionalText = Field(None, description="Folder of a LoRA adapter for the model.")
+    device: str = Field(
+        "auto",
+        description="Device of the model: auto, cpu, cuda, mps, cuda:1. Several, separated by "
+        "commas (cuda:0,cuda:1), share large batches.",
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto",
+        description="Number format of the model's weights. auto: bfloat16 or float16 on a GPU, "
+        "else float32.",
+    )
+    batch_size: int = Field(64, ge=1, description="Texts that are encoded in one batch.")
+    base_url: OptionalText = Field(
+        None,
+        description="Address of an OpenAI-compatible endpoint with /embeddings, such as "
+        "http://localhost:8080/v1. Unset: the model runs in this process.",
+    )
+    api_key: OptionalSecret = Field(None, description="API key of the encoder's endpoint.")
+    timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds that one batch may take at the endpoint, with all its retries.",
+    )
+    concurrency: int = Field(
+        8, ge=1, le=1000, description="Batches that are sent to the endpoint at the same time."
+    )
+    allow_plaintext_key: bool = Field(False, description=PLAINTEXT_KEY)
+
+    @model_validator(mode="after")
+    def _check_endpoint(self) -> EncoderSettings:
+        if self.base_url is None:
+            return self
+        check_address(
+            self.base_url,
+            "base_url",
+            "https://host/v1 or http://localhost:8080/v1",
+            "ENCODER",
+            key_in_the_clear=bool(self.api_key) and not self.allow_plaintext_key,
+        )
+        if self.adapter is not None:
+            raise ValueError(
+                "an adapter needs a model in this process: unset base_url, or let the endpoint "
+                "serve the model with its adapter and unset adapter"
+            )
+        return self
+
+
+class HistorySettings(Section):
+    """How a user vector is made from a user's interactions (Eq. 7)."""
+
+    length: int = Field(10, ge=1, description="Number of newest interactions that count: L.")
+    decay: float = Field(
+        0.85,
+        gt=0,
+        le=1,
+        description="Weight of an interaction relative to the next newer one: g. 1: all weights "
+        "are equal.",
+    )

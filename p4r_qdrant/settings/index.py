@@ -1,0 +1,88 @@
+"""Where the persona index is, and how a new one is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from p4r_qdrant.settings.section import (
+    PLAINTEXT_KEY,
+    OptionalSecret,
+    OptionalText,
+    Section,
+    check_address,
+)
+
+
+class QdrantSettings(Section):
+    """Where the persona index is: on a Qdrant server, or embedded in a folder."""
+
+    url: OptionalText = Field(
+        None,
+        description="Address of the Qdrant server, such as http://localhost:6333. Unset: the index "
+        "is embedded in the folder `path`.",
+    )
+    api_key: OptionalSecret = Field(None, description="API key of the Qdrant server.")
+    grpc_port: int = Field(6334, ge=1, le=65535, description="Port of the Qdrant server for gRPC.")
+    path: Path = Field(Path("p4r-index"), description="Folder of the embedded index.")
+    collection: str = Field(
+        "personas",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\w.-]+$",
+        description="Name of the index on the server: an alias of the collection in use.",
+    )
+    timeout_s: float = Field(
+        10.0, gt=0, description="Seconds that one call to the Qdrant server may take."
+    )
+    refresh_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds between two checks for a newly published index. 0: check only when "
+        "`refresh()` is called; `p4r serve` and `p4r work` then use 5.",
+    )
+    allow_plaintext_key: bool = Field(False, description=PLAINTEXT_KEY)
+
+    @model_validator(mode="after")
+    def _check_url(self) -> QdrantSettings:
+        if self.url is None:
+            return self
+        check_address(
+            self.url,
+            "url",
+            "http://host:6333 or https://host:6333",
+            "QDRANT",
+            key_in_the_clear=bool(self.api_key) and not self.allow_plaintext_key,
+        )
+        return self
+
+
+class IndexSettings(Section):
+    """How a new index is made, and how many personas an item may have."""
+
+    max_personas: int = Field(
+        7, ge=1, le=256, description="Largest number of personas of one item."
+    )
+    datatype: Literal["float32", "float16"] = Field(
+        "float32", description="Number format of the stored vectors. float16 halves their size."
+    )
+    quantization: Literal["none", "scalar", "binary"] = Field(
+        "none",
+        description="Quantized copies of the vectors on a server, for your own searches. Reranking "
+        "scores the original vectors.",
+    )
+    on_disk_vectors: bool = Field(
+        False, description="Keep vectors and payload indexes on disk instead of in memory."
+    )
+    on_disk_payload: bool = Field(True, description="Keep payloads on disk instead of in memory.")
+    hnsw: bool = Field(
+        False,
+        description="Build HNSW links. Searches over the whole catalogue need them; reranking "
+        "does not.",
+    )
+    shards: int = Field(1, ge=1, description="Number of shards of a new collection on a cluster.")
+    replication: int = Field(
+        1, ge=1, description="Replication factor of a new collection on a cluster."
+    )

@@ -1,0 +1,124 @@
+"""Reads the settings: arguments over the environment over p4r.toml."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any
+
+import pydantic_settings
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from p4r_qdrant.errors import SettingsError
+from p4r_qdrant.settings.catalogue import Setting, settings_of
+from p4r_qdrant.settings.encoder import EncoderSettings, HistorySettings
+from p4r_qdrant.settings.index import IndexSettings, QdrantSettings
+from p4r_qdrant.settings.llm import LLMSettings
+from p4r_qdrant.settings.rerank import RerankSettings
+from p4r_qdrant.settings.section import PREFIX
+from p4r_qdrant.settings.service import ServiceSettings
+from p4r_qdrant.settings.training import TrainingSettings
+
+RESERVED = f"{PREFIX}TEST_"
+CONFIG_FILE = "p4r.toml"
+
+
+class Settings(BaseSettings):
+    """All settings, by section. `Settings.load()` reads them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        toml_file=CONFIG_FILE,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    qdrant: QdrantSettings = Field(default_factory=QdrantSettings)
+    index: IndexSettings = Field(default_factory=IndexSettings)
+    encoder: EncoderSettings = Field(default_factory=EncoderSettings)
+    history: HistorySettings = Field(default_factory=HistorySettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    rerank: RerankSettings = Field(default_factory=RerankSettings)
+    llm: LLMSettings = Field(default_factory=LLMSettings)
+    service: ServiceSettings = Field(default_factory=ServiceSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Sources, strongest first: arguments, the environment, p4r.toml."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @classmethod
+    def catalogue(cls) -> list[Setting]:
+        """Every setting with its type, limits, default and description, section by section."""
+        return list(settings_of(cls))
+
+    @classmethod
+    def load(cls, **sections: dict[str, Any]) -> Settings:
+        """Read the environment and p4r.toml; `sections` (`qdrant={"url": ...}`) override both.
+
+        Raises SettingsError that names every wrong setting and never shows its value.
+        """
+        _refuse_unknown_names()
+        try:
+            return cls(**sections)  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise SettingsError(_sentence(error)) from None
+        except pydantic_settings.SettingsError:  # a whole section as one variable
+            names = ", ".join(f"{PREFIX}{name}".upper() for name in cls.model_fields)
+            raise SettingsError(
+                f"one of {names} is set and is not JSON; set single values, such as P4R_QDRANT__URL"
+            ) from None
+        except (OSError, ValueError) as error:  # p4r.toml that is no TOML, or no UTF-8
+            raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}") from None
+
+
+def known_names() -> set[str]:
+    """The environment variables of all settings and sections."""
+    names = {setting.variable for setting in Settings.catalogue()}
+    return names | {name.rsplit("__", 1)[0] for name in names}
+
+
+def _refuse_unknown_names() -> None:
+    known = known_names()
+    for name in sorted(os.environ):
+        upper = name.upper()
+        if not upper.startswith(PREFIX) or upper.startswith(RESERVED) or upper in known:
+            continue
+        raise SettingsError(f"the environment variable {name} is not known{_nearest(upper, known)}")
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]}?" if nearest else "; unset it"
+
+
+def _sentence(error: ValidationError) -> str:
+    """Every problem of a validation error, by the name that the user gave, without the value."""
+    problems = []
+    for problem in error.errors(include_input=False, include_url=False):
+        path = [str(part) for part in problem["loc"]]
+        name = PREFIX + "__".join(path).upper()
+        where = f"{name} (in {CONFIG_FILE}: {'.'.join(path)})"
+        if problem["type"] == "extra_forbidden":
+            problems.append(f"{where} is not known{_nearest(name, known_names())}")
+        elif problem["type"] == "model_type":
+            problems.append(f"{where} is a section: set single names in it, not the section")
+        else:
+            problems.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(problems)

@@ -1,0 +1,73 @@
+"""The HTTP service."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from p4r_qdrant.settings.section import OptionalSecret, Section, is_this_machine
+
+
+class ServiceSettings(Section):
+    """`p4r serve`: address, keys and limits."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address that the service listens on.")
+    port: int = Field(
+        8000, ge=0, le=65535, description="Port that the service listens on. 0: any free port."
+    )
+    api_key: OptionalSecret = Field(
+        None, description="Key that allows reranking and reading the catalogue."
+    )
+    admin_key: OptionalSecret = Field(
+        None, description="Key that also allows writing items and writing and reading users."
+    )
+    allow_anonymous: bool = Field(
+        False, description="Require no key. Allowed only if `host` is this machine."
+    )
+    deadline_ms: int = Field(
+        1000,
+        ge=1,
+        description="Milliseconds after which a rerank request is answered in the generator's "
+        "order.",
+    )
+    threads: int = Field(8, ge=1, le=256, description="Rankings that run at the same time.")
+    max_waiting: int = Field(
+        256,
+        ge=1,
+        description="Rankings that may wait for a thread. Further ones are answered at once in "
+        "the generator's order.",
+    )
+    max_body_bytes: int = Field(
+        4 << 20, ge=1024, description="Largest size of a request's body in bytes."
+    )
+    max_users: int = Field(64, ge=1, description="Largest number of users in one request.")
+    max_candidates: int = Field(
+        1000, ge=1, le=10_000, description="Largest number of candidates of one user."
+    )
+    max_history: int = Field(
+        200, ge=1, description="Largest number of interactions in a history that a request brings."
+    )
+    batch_window_ms: float = Field(
+        3.0,
+        ge=0,
+        description="Milliseconds that an idle encoder waits for more histories to encode in one "
+        "batch.",
+    )
+    max_waiting_texts: int = Field(
+        2000,
+        ge=1,
+        description="Texts that may wait for the encoder. Further requests get status 429 with "
+        "Retry-After.",
+    )
+    qdrant_read_key: OptionalSecret = Field(
+        None,
+        description="Read-only Qdrant key (or JWT) for reranking. Unset: P4R_QDRANT__API_KEY.",
+    )
+    tracing: bool = Field(
+        False,
+        description="Send OpenTelemetry spans to the address in OTEL_EXPORTER_OTLP_ENDPOINT.",
+    )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the service."""
+        return is_this_machine(self.host)
