@@ -16,7 +16,7 @@ Three circles, from the inside out:
   answer is in the ledger before it is yielded.
 
 What an endpoint can do (JSON schemas, JSON mode, which parameters) is found out by the first call
-of each model and step while the others wait, and then remembered: `dialect.py`.
+of each model and step while the others wait, and then remembered: `capabilities.py`.
 
 Where a day's time costs less than money, `batch.py` sends the same requests as batches.
 

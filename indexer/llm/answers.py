@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from indexer.llm.capabilities import Dialect, Remark
+from indexer.llm.capabilities import Capabilities, Remark
 from indexer.llm.parsing import OFF_SCHEMA, parse_answer, schema_problem, shortened
 from indexer.llm.request import Answer, Request, Usage
 from indexer.llm.wire import Completion
@@ -35,7 +35,9 @@ class Asking:
         """Nothing was asked yet."""
         return cls(request, Remark(request.max_tokens))
 
-    def judge(self, completion: Completion, spent: Usage, dialect: Dialect) -> Answer | None:
+    def judge(
+        self, completion: Completion, spent: Usage, capabilities: Capabilities
+    ) -> Answer | None:
         """The answer, where this can be used as one; else None, and `remark` says why not."""
         self.usage += spent
         self.completion = clean_text(completion.text[:KEPT_CHARACTERS])
@@ -45,7 +47,7 @@ class Asking:
         self.problems += (problem,)
         self.remark = again
         if problem.startswith(OFF_SCHEMA) and completion.finish_reason != "length":
-            dialect.spelled_out = True
+            capabilities.spelled_out = True
         return None
 
     def failed(self) -> Answer:

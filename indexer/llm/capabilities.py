@@ -37,7 +37,7 @@ class Speech:
 
 
 @dataclass(slots=True)
-class Dialect:
+class Capabilities:
     """What one model takes for one step. Changes only towards simpler, so it comes to an end.
 
     Per step, since a schema that an endpoint cannot do must not cost the other steps theirs.

@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 from indexer.ledger import Ledger
 from indexer.llm.answers import Asking
 from indexer.llm.budget import Account
-from indexer.llm.capabilities import Dialect, Remark, Speech
+from indexer.llm.capabilities import Capabilities, Remark, Speech
 from indexer.llm.endpoint import Endpoint
 from indexer.llm.errors import (
     NO_ANSWER,
@@ -71,7 +71,7 @@ class LLM:
         self.stopped: Exception | None = None
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._stopping = asyncio.Event()
-        self._dialects: dict[tuple[str, str], Dialect] = {}
+        self._capabilities: dict[tuple[str, str], Capabilities] = {}
         self._asking: dict[tuple[str, str], asyncio.Event] = {}
         self._served = False
         self._unanswered = 0
@@ -228,7 +228,7 @@ class LLM:
             except HopelessError as error:
                 asking.problems += (str(error),)
                 break
-            answer = asking.judge(completion, spent, self._dialect(request))
+            answer = asking.judge(completion, spent, self._capabilities_of(request))
             if answer is not None:
                 return answer
         return asking.failed()
@@ -276,18 +276,18 @@ class LLM:
 
     async def _call(self, request: Request, remark: Remark) -> tuple[Completion, Usage]:
         """One exchange in one slot, within the budget."""
-        dialect = self._dialect(request)
+        capabilities = self._capabilities_of(request)
         async with self._slots, self._afforded(request, remark):
-            if not dialect.proved:
-                async with dialect.probing:  # the first one finds out, the others wait
-                    if not dialect.proved:
-                        return await self._exchange(request, remark, dialect)
-            return await self._exchange(request, remark, dialect)
+            if not capabilities.proved:
+                async with capabilities.probing:  # the first one finds out, the others wait
+                    if not capabilities.proved:
+                        return await self._exchange(request, remark, capabilities)
+            return await self._exchange(request, remark, capabilities)
 
-    def _dialect(self, request: Request) -> Dialect:
+    def _capabilities_of(self, request: Request) -> Capabilities:
         form = self._settings.answer_form
-        first = Dialect(Speech("json_schema" if form == "auto" else form), form != "auto")
-        return self._dialects.setdefault((request.model, request.step), first)
+        first = Capabilities(Speech("json_schema" if form == "auto" else form), form != "auto")
+        return self._capabilities.setdefault((request.model, request.step), first)
 
     @asynccontextmanager
     async def _afforded(self, request: Request, remark: Remark) -> AsyncIterator[None]:
@@ -311,22 +311,26 @@ class LLM:
             self._released = asyncio.Event()
 
     async def _exchange(
-        self, request: Request, remark: Remark, dialect: Dialect
+        self, request: Request, remark: Remark, capabilities: Capabilities
     ) -> tuple[Completion, Usage]:
         """Send, in ever simpler terms where the endpoint knows no better; count what was spent."""
         while True:
             if self.stopped is not None:
                 raise StoppedError
-            speech = dialect.speech
+            speech = capabilities.speech
             try:
-                completion = await self._endpoint.complete(request, dialect.body(request, remark))
+                completion = await self._endpoint.complete(
+                    request, capabilities.body(request, remark)
+                )
                 break
             except UnknownParameterError as error:
-                if dialect.speech == speech and not dialect.simplify(error.complaint):
+                if capabilities.speech == speech and not capabilities.simplify(error.complaint):
                     if remark != Remark(request.max_tokens):  # it was taken the first time
                         raise HopelessError(f"the endpoint refused: {error}") from None
                     raise self._endpoint.refusal(400, str(error), request.model) from None
-                _log.warning("%s for %s: it takes %s", request.model, request.step, dialect.speech)
-        dialect.proved = self._served = True
+                _log.warning(
+                    "%s for %s: it takes %s", request.model, request.step, capabilities.speech
+                )
+        capabilities.proved = self._served = True
         self._unanswered = 0
         return completion, self._account.spend(request, completion)

@@ -12,7 +12,7 @@ all its requests in a *pass*, and again when batches have ended, until all are a
 - what no batch under way holds is put into the next one.
 
 The first request of each step and model is asked live: it finds out what the endpoint understands
-(`dialect.py`), which a batch would only tell the day after, and is an answer like any other.
+(`capabilities.py`), which a batch would only tell the day after, and is an answer like any other.
 
 Nothing is kept but the ledger and `batch_files.py`, both on the disk; so a run that was killed, or
 that nobody waited for, goes on with just another pass. Memory holds keys, never texts.
@@ -220,7 +220,7 @@ class _Pass:
         if llm.stopped is not None or self._is_given_up(step, key):
             return None
         if key not in self._under_way and not self._full:
-            if not llm._dialect(request).proved and self._can_pay(request):
+            if not llm._capabilities_of(request).proved and self._can_pay(request):
                 return await self._ask_live(request)
             if not self._full:
                 await self._put_into_batch(request)
@@ -248,7 +248,7 @@ class _Pass:
         try:
             completion = self._completion(request, result)
             spent = self._account.spend(request, completion, llm.price_factor)
-            answer = asking.judge(completion, spent, llm._dialect(request))
+            answer = asking.judge(completion, spent, llm._capabilities_of(request))
         except _NotAskedError:
             return None
         except LLMRefusedError as error:
@@ -345,7 +345,7 @@ class _Pass:
     async def _put_into_batch(self, request: Request) -> None:
         """Unless there is no room, or no money, for more."""
         llm, asking = self._llm, self._llm._asking_of(request)
-        line = line_of(request.key, llm._dialect(request).body(request, asking.remark))
+        line = line_of(request.key, llm._capabilities_of(request).body(request, asking.remark))
         worst = self._account.worst(request, asking.remark, llm.price_factor)
         if self._made is not None and self._is_apart(self._made, request, line):
             await self._submit()
