@@ -28,7 +28,7 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
+class RequestFormat:
     """How a call is worded: the answer's form, what its limit is called, a temperature or none."""
 
     form: str
@@ -43,7 +43,7 @@ class Capabilities:
     Per step, since a schema that an endpoint cannot do must not cost the other steps theirs.
     """
 
-    speech: Speech
+    request_format: RequestFormat
     fixed_form: bool
     proved: bool = False
     spelled_out: bool = False
@@ -52,21 +52,21 @@ class Capabilities:
 
     def simplify(self, complaint: str) -> bool:
         """Leave out what the endpoint complains of; False where that is nothing we could."""
-        old = self.speech
+        old = self.request_format
         if "max_tokens" in complaint and old.tokens == "max_tokens" and _refuses(complaint):
-            self.speech = replace(old, tokens="max_completion_tokens")
+            self.request_format = replace(old, tokens="max_completion_tokens")
         elif "temperature" in complaint and old.temperature and _refuses(complaint):
-            self.speech = replace(old, temperature=False)
+            self.request_format = replace(old, temperature=False)
         elif not self.fixed_form and old.form != "text" and _FORM.search(complaint):
             simpler = "json_object" if old.form == "json_schema" else "text"
-            self.speech = replace(old, form=simpler)
-        return self.speech != old
+            self.request_format = replace(old, form=simpler)
+        return self.request_format != old
 
     def body(self, request: Request, remark: Remark) -> dict[str, Any]:
         """The request as this model takes it."""
-        speech = self.speech
+        request_format = self.request_format
         system = request.system
-        if speech.form != "json_schema" or self.spelled_out:
+        if request_format.form != "json_schema" or self.spelled_out:
             schema = json.dumps(request.schema, ensure_ascii=False)
             system += f"\n\nAnswer with one JSON object that fits this JSON schema:\n{schema}"
         if remark.rule:
@@ -83,13 +83,13 @@ class Capabilities:
         for message in messages:  # half an emoji cannot be sent
             message["content"] = clean_text(message["content"])
         body: dict[str, Any] = {"model": request.model, "messages": messages}
-        body[speech.tokens] = remark.max_tokens
-        if speech.temperature:
+        body[request_format.tokens] = remark.max_tokens
+        if request_format.temperature:
             body["temperature"] = request.temperature
-        if speech.form == "json_schema":
+        if request_format.form == "json_schema":
             schema_form = {"name": request.step, "schema": request.schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema_form}
-        elif speech.form == "json_object":
+        elif request_format.form == "json_object":
             body["response_format"] = {"type": "json_object"}
         return body
 

@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 from indexer.ledger import Ledger
 from indexer.llm.answers import Asking
 from indexer.llm.budget import Account
-from indexer.llm.capabilities import Capabilities, Remark, Speech
+from indexer.llm.capabilities import Capabilities, Remark, RequestFormat
 from indexer.llm.endpoint import Endpoint
 from indexer.llm.errors import (
     NO_ANSWER,
@@ -286,7 +286,9 @@ class LLM:
 
     def _capabilities_of(self, request: Request) -> Capabilities:
         form = self._settings.answer_form
-        first = Capabilities(Speech("json_schema" if form == "auto" else form), form != "auto")
+        first = Capabilities(
+            RequestFormat("json_schema" if form == "auto" else form), form != "auto"
+        )
         return self._capabilities.setdefault((request.model, request.step), first)
 
     @asynccontextmanager
@@ -317,19 +319,24 @@ class LLM:
         while True:
             if self.stopped is not None:
                 raise StoppedError
-            speech = capabilities.speech
+            request_format = capabilities.request_format
             try:
                 completion = await self._endpoint.complete(
                     request, capabilities.body(request, remark)
                 )
                 break
             except UnknownParameterError as error:
-                if capabilities.speech == speech and not capabilities.simplify(error.complaint):
+                if capabilities.request_format == request_format and not capabilities.simplify(
+                    error.complaint
+                ):
                     if remark != Remark(request.max_tokens):  # it was taken the first time
                         raise HopelessError(f"the endpoint refused: {error}") from None
                     raise self._endpoint.refusal(400, str(error), request.model) from None
                 _log.warning(
-                    "%s for %s: it takes %s", request.model, request.step, capabilities.speech
+                    "%s for %s: it takes %s",
+                    request.model,
+                    request.step,
+                    capabilities.request_format,
                 )
         capabilities.proved = self._served = True
         self._unanswered = 0
