@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from indexer.llm.capabilities import Capabilities, Remark
+from indexer.llm.capabilities import Capabilities, RetryPrompt
 from indexer.llm.parsing import OFF_SCHEMA, parse_answer, schema_problem, shortened
 from indexer.llm.request import Answer, Request, Usage
 from indexer.llm.wire import Completion
@@ -25,7 +25,7 @@ class Asking:
     """One request on its way to an answer: what came of it so far, and what is said next."""
 
     request: Request
-    remark: Remark
+    retry_prompt: RetryPrompt
     usage: Usage = field(default_factory=Usage)
     problems: tuple[str, ...] = ()
     completion: str = ""
@@ -33,19 +33,19 @@ class Asking:
     @classmethod
     def anew(cls, request: Request) -> Self:
         """Nothing was asked yet."""
-        return cls(request, Remark(request.max_tokens))
+        return cls(request, RetryPrompt(request.max_tokens))
 
     def judge(
         self, completion: Completion, spent: Usage, capabilities: Capabilities
     ) -> Answer | None:
-        """The answer, where this can be used as one; else None, and `remark` says why not."""
+        """The answer, where this can be used as one; else None, and `retry_prompt` says why not."""
         self.usage += spent
         self.completion = clean_text(completion.text[:KEPT_CHARACTERS])
-        value, problem, again = _judge(self.request, completion, self.remark.max_tokens)
+        value, problem, again = _judge(self.request, completion, self.retry_prompt.max_tokens)
         if again is None:
             return Answer(self.request, value, self.usage, self.problems)
         self.problems += (problem,)
-        self.remark = again
+        self.retry_prompt = again
         if problem.startswith(OFF_SCHEMA) and completion.finish_reason != "length":
             capabilities.spelled_out = True
         return None
@@ -57,16 +57,16 @@ class Asking:
 
 def _judge(
     request: Request, completion: Completion, max_tokens: int
-) -> tuple[Any, str, Remark | None]:
+) -> tuple[Any, str, RetryPrompt | None]:
     """(value, "", None) of an answer that can be used, else (None, problem, what to say)."""
-    more = Remark(max_tokens)
+    more = RetryPrompt(max_tokens)
     if completion.refusal or completion.finish_reason == "content_filter":
         said = completion.refusal and f": {shortened(completion.refusal)}"
         return None, f"the model refused to answer{said}", replace(more, rule=_DO_ANSWER)
     if completion.finish_reason == "length" and not _is_json(completion.text):
         rule = f"Your last answer was cut off after {max_tokens} tokens: keep this one shorter."
         problem = f"the answer was cut off after {max_tokens} tokens"
-        return None, problem, Remark(min(2 * max_tokens, 4 * request.max_tokens), rule)
+        return None, problem, RetryPrompt(min(2 * max_tokens, 4 * request.max_tokens), rule)
     if not completion.text.strip():
         return None, "the answer was empty", replace(more, rule=_DO_ANSWER)
     value, problem = _read_answer(request, completion.text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from indexer.llm.capabilities import Remark
+from indexer.llm.capabilities import RetryPrompt
 from indexer.llm.errors import BudgetReachedError
 from indexer.llm.request import Request, Tally, Usage, estimate_tokens
 from indexer.llm.wire import Completion
@@ -40,10 +40,12 @@ class Account:
         tally.usage = tally.usage + spent
         return spent
 
-    def worst(self, request: Request, remark: Remark, factor: float = 1.0) -> Usage:
+    def worst(self, request: Request, retry_prompt: RetryPrompt, factor: float = 1.0) -> Usage:
         """The most that one call may use."""
-        text = f"{request.system}{request.user}{json.dumps(request.schema)}{remark.completion}"
-        tokens = estimate_tokens(text) + 100, remark.max_tokens
+        text = (
+            f"{request.system}{request.user}{json.dumps(request.schema)}{retry_prompt.completion}"
+        )
+        tokens = estimate_tokens(text) + 100, retry_prompt.max_tokens
         return self._used(request, 0, tokens, factor)
 
     def exceeded(self, worst: Usage) -> str:

@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 from indexer.ledger import Ledger
 from indexer.llm.answers import Asking
 from indexer.llm.budget import Account
-from indexer.llm.capabilities import Capabilities, Remark, RequestFormat
+from indexer.llm.capabilities import Capabilities, RequestFormat, RetryPrompt
 from indexer.llm.endpoint import Endpoint
 from indexer.llm.errors import (
     NO_ANSWER,
@@ -224,7 +224,7 @@ class LLM:
         asking = self._asking_of(request)
         while len(asking.problems) < self._settings.attempts:
             try:
-                completion, spent = await self._patiently(request, asking.remark)
+                completion, spent = await self._patiently(request, asking.retry_prompt)
             except HopelessError as error:
                 asking.problems += (str(error),)
                 break
@@ -236,10 +236,14 @@ class LLM:
     def _asking_of(self, request: Request) -> Asking:
         return Asking.anew(request)
 
-    async def _patiently(self, request: Request, remark: Remark) -> tuple[Completion, Usage]:
+    async def _patiently(
+        self, request: Request, retry_prompt: RetryPrompt
+    ) -> tuple[Completion, Usage]:
         """One call, sent again as long as it may help."""
         try:
-            return await self._again_and_again(request.step, lambda: self._call(request, remark))
+            return await self._again_and_again(
+                request.step, lambda: self._call(request, retry_prompt)
+            )
         except TransientError as error:
             self._unanswered += 1
             reached = self._served or error.heard
@@ -274,15 +278,15 @@ class LLM:
 
     # -- a call ---------------------------------------------------------------------------------
 
-    async def _call(self, request: Request, remark: Remark) -> tuple[Completion, Usage]:
+    async def _call(self, request: Request, retry_prompt: RetryPrompt) -> tuple[Completion, Usage]:
         """One exchange in one slot, within the budget."""
         capabilities = self._capabilities_of(request)
-        async with self._slots, self._afforded(request, remark):
+        async with self._slots, self._afforded(request, retry_prompt):
             if not capabilities.proved:
                 async with capabilities.probing:  # the first one finds out, the others wait
                     if not capabilities.proved:
-                        return await self._exchange(request, remark, capabilities)
-            return await self._exchange(request, remark, capabilities)
+                        return await self._exchange(request, retry_prompt, capabilities)
+            return await self._exchange(request, retry_prompt, capabilities)
 
     def _capabilities_of(self, request: Request) -> Capabilities:
         form = self._settings.answer_form
@@ -292,10 +296,10 @@ class LLM:
         return self._capabilities.setdefault((request.model, request.step), first)
 
     @asynccontextmanager
-    async def _afforded(self, request: Request, remark: Remark) -> AsyncIterator[None]:
+    async def _afforded(self, request: Request, retry_prompt: RetryPrompt) -> AsyncIterator[None]:
         """Keep back what the call may cost at worst; wait while calls under way might need it."""
         account = self._account
-        worst = account.worst(request, remark) if account.has_ceiling else Usage()
+        worst = account.worst(request, retry_prompt) if account.has_ceiling else Usage()
         while self.stopped is None and (ceiling := account.exceeded(worst)):
             if not self._in_flight:
                 raise self._halt(account.reached(ceiling))
@@ -313,7 +317,7 @@ class LLM:
             self._released = asyncio.Event()
 
     async def _exchange(
-        self, request: Request, remark: Remark, capabilities: Capabilities
+        self, request: Request, retry_prompt: RetryPrompt, capabilities: Capabilities
     ) -> tuple[Completion, Usage]:
         """Send, in ever simpler terms where the endpoint knows no better; count what was spent."""
         while True:
@@ -322,14 +326,16 @@ class LLM:
             request_format = capabilities.request_format
             try:
                 completion = await self._endpoint.complete(
-                    request, capabilities.body(request, remark)
+                    request, capabilities.body(request, retry_prompt)
                 )
                 break
             except UnknownParameterError as error:
                 if capabilities.request_format == request_format and not capabilities.simplify(
                     error.complaint
                 ):
-                    if remark != Remark(request.max_tokens):  # it was taken the first time
+                    if retry_prompt != RetryPrompt(
+                        request.max_tokens
+                    ):  # it was taken the first time
                         raise HopelessError(f"the endpoint refused: {error}") from None
                     raise self._endpoint.refusal(400, str(error), request.model) from None
                 _log.warning(

@@ -37,7 +37,7 @@ from indexer.llm.batch.files import (
     tokens_of,
 )
 from indexer.llm.batch.queue import BatchProgress, BatchQueue
-from indexer.llm.capabilities import Remark
+from indexer.llm.capabilities import RetryPrompt
 from indexer.llm.errors import (
     NO_ANSWER,
     BatchesUnderWay,
@@ -145,7 +145,7 @@ class BatchLLM(LLM):
         problems = tuple(record.get("problems", ()))
         if "again" not in record or len(problems) >= self._settings.attempts:
             return Asking.anew(request)
-        again = Remark(**record["again"])
+        again = RetryPrompt(**record["again"])
         return Asking(request, again, usage_of(record), problems, record["completion"])
 
     async def _sent(self, step: str, send: Callable[[], Awaitable[_T]]) -> _T:
@@ -273,10 +273,10 @@ class _Pass:
             record["campaign"] = self._llm._campaign
             record["batches"] = [*self._failure(step, key).get("batches", ()), batch.name]
         if answer is None:
-            remark = asdict(asking.remark).items()
+            retry_prompt = asdict(asking.retry_prompt).items()
             record["again"] = {
                 name: clean_text(value) if isinstance(value, str) else value
-                for name, value in remark
+                for name, value in retry_prompt
             }
         self._ledger.put(step, key, record, ok=ok)
         tally = self._account.tally(step)
@@ -328,7 +328,7 @@ class _Pass:
 
     def _can_pay(self, request: Request) -> bool:
         """Whether there is money for a live call; if not, what is under way may leave some."""
-        worst = self._account.worst(request, Remark(request.max_tokens))
+        worst = self._account.worst(request, RetryPrompt(request.max_tokens))
         self._ceiling = self._account.exceeded(worst)
         self._full = bool(self._ceiling)
         return not self._full
@@ -345,8 +345,10 @@ class _Pass:
     async def _put_into_batch(self, request: Request) -> None:
         """Unless there is no room, or no money, for more."""
         llm, asking = self._llm, self._llm._asking_of(request)
-        line = line_of(request.key, llm._capabilities_of(request).body(request, asking.remark))
-        worst = self._account.worst(request, asking.remark, llm.price_factor)
+        line = line_of(
+            request.key, llm._capabilities_of(request).body(request, asking.retry_prompt)
+        )
+        worst = self._account.worst(request, asking.retry_prompt, llm.price_factor)
         if self._made is not None and self._is_apart(self._made, request, line):
             await self._submit()
         tokens, reserved = tokens_of(line), worst
