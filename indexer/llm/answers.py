@@ -21,7 +21,7 @@ _DO_ANSWER = (
 
 
 @dataclass(slots=True)
-class Asking:
+class Attempt:
     """One request on its way to an answer: what came of it so far, and what is said next."""
 
     request: Request
@@ -31,7 +31,7 @@ class Asking:
     completion: str = ""
 
     @classmethod
-    def anew(cls, request: Request) -> Self:
+    def first(cls, request: Request) -> Self:
         """Nothing was asked yet."""
         return cls(request, RetryPrompt(request.max_tokens))
 

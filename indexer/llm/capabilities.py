@@ -19,7 +19,7 @@ _UNSUPPORTED = re.compile(r"support|unknown|unrecogni|not permitted|extra|deprec
 
 @dataclass(frozen=True, slots=True)
 class RetryPrompt:
-    """What is said on asking again: a `rule` for the system, or a `correction` of an answer."""
+    """What is said on attempt again: a `rule` for the system, or a `correction` of an answer."""
 
     max_tokens: int
     rule: str = ""

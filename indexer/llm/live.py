@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Self, TypeVar
 
 from indexer.ledger import Ledger
-from indexer.llm.answers import Asking
+from indexer.llm.answers import Attempt
 from indexer.llm.budget import Account
 from indexer.llm.capabilities import Capabilities, RequestFormat, RetryPrompt
 from indexer.llm.endpoint import Endpoint
@@ -72,7 +72,7 @@ class LLM:
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._stopping = asyncio.Event()
         self._capabilities: dict[tuple[str, str], Capabilities] = {}
-        self._asking: dict[tuple[str, str], asyncio.Event] = {}
+        self._being_asked: dict[tuple[str, str], asyncio.Event] = {}
         self._served = False
         self._unanswered = 0
         """Requests in a row that were given up for want of any answer."""
@@ -200,17 +200,17 @@ class LLM:
     async def _resolve(self, request: Request) -> Answer:
         """From the ledger, else from the endpoint and into the ledger. Raises StoppedError."""
         place = request.step, request.key
-        while (other := self._asking.get(place)) is not None:  # two alike at once: ask one
+        while (other := self._being_asked.get(place)) is not None:  # two alike at once: ask one
             await other.wait()
         if (record := self._ledger.get(*place)) is not None:
             self._account.tally(request.step).known += 1
             return from_record(request, record)
-        done = self._asking[place] = asyncio.Event()
+        done = self._being_asked[place] = asyncio.Event()
         try:
             answer = await self._reason(request)
             self._ledger.put(*place, to_record(answer), ok=answer.ok)
         finally:
-            del self._asking[place]
+            del self._being_asked[place]
             done.set()
         tally = self._account.tally(request.step)
         if answer.ok:
@@ -221,20 +221,20 @@ class LLM:
 
     async def _reason(self, request: Request) -> Answer:
         """Ask until an answer can be used. From the last call's end on there is no await."""
-        asking = self._asking_of(request)
-        while len(asking.problems) < self._settings.attempts:
+        attempt = self._attempt_at(request)
+        while len(attempt.problems) < self._settings.attempts:
             try:
-                completion, spent = await self._patiently(request, asking.retry_prompt)
+                completion, spent = await self._patiently(request, attempt.retry_prompt)
             except HopelessError as error:
-                asking.problems += (str(error),)
+                attempt.problems += (str(error),)
                 break
-            answer = asking.judge(completion, spent, self._capabilities_of(request))
+            answer = attempt.judge(completion, spent, self._capabilities_of(request))
             if answer is not None:
                 return answer
-        return asking.failed()
+        return attempt.failed()
 
-    def _asking_of(self, request: Request) -> Asking:
-        return Asking.anew(request)
+    def _attempt_at(self, request: Request) -> Attempt:
+        return Attempt.first(request)
 
     async def _patiently(
         self, request: Request, retry_prompt: RetryPrompt

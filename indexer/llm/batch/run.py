@@ -26,7 +26,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple, TypeVar
 
 from indexer.ledger import Ledger
-from indexer.llm.answers import Asking
+from indexer.llm.answers import Attempt
 from indexer.llm.batch.endpoint import BatchEndpoint, GoneError
 from indexer.llm.batch.files import (
     MAX_INPUT_BYTES,
@@ -139,14 +139,14 @@ class BatchLLM(LLM):
             while not await self._queue.look():
                 await self._pause(self._settings.batch_poll_s)
 
-    def _asking_of(self, request: Request) -> Asking:
+    def _attempt_at(self, request: Request) -> Attempt:
         """The request, with what earlier batches made of it."""
         record = self._ledger.failure(request.step, request.key) or {}
         problems = tuple(record.get("problems", ()))
         if "again" not in record or len(problems) >= self._settings.attempts:
-            return Asking.anew(request)
+            return Attempt.first(request)
         again = RetryPrompt(**record["again"])
-        return Asking(request, again, usage_of(record), problems, record["completion"])
+        return Attempt(request, again, usage_of(record), problems, record["completion"])
 
     async def _sent(self, step: str, send: Callable[[], Awaitable[_T]]) -> _T:
         try:
@@ -244,36 +244,36 @@ class _Pass:
 
     def _judge(self, request: Request, result: _Result) -> Answer | None:
         """The answer as it is now in the ledger; None where it is to be asked for again."""
-        llm, asking, hopeless, answer = self._llm, self._llm._asking_of(request), False, None
+        llm, attempt, hopeless, answer = self._llm, self._llm._attempt_at(request), False, None
         try:
             completion = self._completion(request, result)
             spent = self._account.spend(request, completion, llm.price_factor)
-            answer = asking.judge(completion, spent, llm._capabilities_of(request))
+            answer = attempt.judge(completion, spent, llm._capabilities_of(request))
         except _NotAskedError:
             return None
         except LLMRefusedError as error:
             llm._halt(error)
             return None
         except TransientError as error:
-            asking.problems += (f"{NO_ANSWER}: {error}",)
+            attempt.problems += (f"{NO_ANSWER}: {error}",)
         except (HopelessError, UnknownParameterError) as error:
-            asking.problems += (str(error),)
+            attempt.problems += (str(error),)
             hopeless = True
-        if answer is None and (hopeless or len(asking.problems) >= llm._settings.attempts):
-            answer = asking.failed()
-        self._record(answer, asking, result.batch)
+        if answer is None and (hopeless or len(attempt.problems) >= llm._settings.attempts):
+            answer = attempt.failed()
+        self._record(answer, attempt, result.batch)
         return answer
 
-    def _record(self, answer: Answer | None, asking: Asking, batch: Batch) -> None:
+    def _record(self, answer: Answer | None, attempt: Attempt, batch: Batch) -> None:
         """Put down what a batch brought; a failure names its batches, lest one be judged twice."""
-        request = asking.request
+        request = attempt.request
         step, key = request.step, request.key
-        record, ok = to_record(answer or asking.failed()), answer is not None and answer.ok
+        record, ok = to_record(answer or attempt.failed()), answer is not None and answer.ok
         if not ok:
             record["campaign"] = self._llm._campaign
             record["batches"] = [*self._failure(step, key).get("batches", ()), batch.name]
         if answer is None:
-            retry_prompt = asdict(asking.retry_prompt).items()
+            retry_prompt = asdict(attempt.retry_prompt).items()
             record["again"] = {
                 name: clean_text(value) if isinstance(value, str) else value
                 for name, value in retry_prompt
@@ -344,11 +344,11 @@ class _Pass:
 
     async def _put_into_batch(self, request: Request) -> None:
         """Unless there is no room, or no money, for more."""
-        llm, asking = self._llm, self._llm._asking_of(request)
+        llm, attempt = self._llm, self._llm._attempt_at(request)
         line = line_of(
-            request.key, llm._capabilities_of(request).body(request, asking.retry_prompt)
+            request.key, llm._capabilities_of(request).body(request, attempt.retry_prompt)
         )
-        worst = self._account.worst(request, asking.retry_prompt, llm.price_factor)
+        worst = self._account.worst(request, attempt.retry_prompt, llm.price_factor)
         if self._made is not None and self._is_apart(self._made, request, line):
             await self._submit()
         tokens, reserved = tokens_of(line), worst
