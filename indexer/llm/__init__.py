@@ -12,7 +12,7 @@ Three circles, from the inside out:
 - a *request* is asked until an answer can be used: whole, not refused, JSON, of its schema, and
   past its own check (`judging.py`); each time with what was wrong, `attempts` times in all. Then it
   is a failed answer, recorded as such; one bad record never stops a run.
-- a *run* (`live.py`) keeps `concurrency` calls under way, within the ceilings (`account.py`). An
+- a *run* (`live.py`) keeps `concurrency` calls under way, within the ceilings (`budget.py`). An
   answer is in the ledger before it is yielded.
 
 What an endpoint can do (JSON schemas, JSON mode, which parameters) is found out by the first call

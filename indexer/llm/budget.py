@@ -11,7 +11,7 @@ from indexer.llm.wire import Completion
 from p4r_qdrant.settings import LLMSettings
 
 
-class Account:
+class Budget:
     """One run's money. `tallies` has one for each step that was asked about."""
 
     def __init__(self, settings: LLMSettings) -> None:

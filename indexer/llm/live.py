@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 
 from indexer.ledger import Ledger
 from indexer.llm.answers import Attempt
-from indexer.llm.budget import Account
+from indexer.llm.budget import Budget
 from indexer.llm.capabilities import Capabilities, RequestFormat, RetryPrompt
 from indexer.llm.endpoint import Endpoint
 from indexer.llm.errors import (
@@ -64,7 +64,7 @@ class LLM:
     """What part of the settings' prices an answer of `run` costs."""
 
     def __init__(self, settings: LLMSettings, ledger: Ledger) -> None:
-        self._account = Account(settings)
+        self._budget = Budget(settings)
         self._endpoint = Endpoint(settings)
         self._settings = settings
         self._ledger = ledger
@@ -88,12 +88,12 @@ class LLM:
     @property
     def tallies(self) -> dict[str, Tally]:
         """Counts of each step, live."""
-        return self._account.tallies
+        return self._budget.tallies
 
     @property
     def usage(self) -> Usage:
         """What this run has spent so far, over all steps."""
-        return self._account.usage
+        return self._budget.usage
 
     def under_way(self) -> Collection[str]:
         """The keys of requests that are paid for and not answered yet."""
@@ -203,7 +203,7 @@ class LLM:
         while (other := self._being_asked.get(place)) is not None:  # two alike at once: ask one
             await other.wait()
         if (record := self._ledger.get(*place)) is not None:
-            self._account.tally(request.step).known += 1
+            self._budget.tally(request.step).known += 1
             return from_record(request, record)
         done = self._being_asked[place] = asyncio.Event()
         try:
@@ -212,7 +212,7 @@ class LLM:
         finally:
             del self._being_asked[place]
             done.set()
-        tally = self._account.tally(request.step)
+        tally = self._budget.tally(request.step)
         if answer.ok:
             tally.answered += 1
         else:
@@ -261,7 +261,7 @@ class LLM:
 
     async def _again_and_again(self, step: str, send: Callable[[], Awaitable[_T]]) -> _T:
         def noted(error: TransientError, seconds: float) -> None:
-            self._account.tally(step).retries += 1
+            self._budget.tally(step).retries += 1
             _log.debug("%s: %s, again in %.1f s", step, error, seconds)
 
         return await patiently(send, patience_s=self._patience_s, noted=noted, pause=self._pause)
@@ -298,21 +298,21 @@ class LLM:
     @asynccontextmanager
     async def _afforded(self, request: Request, retry_prompt: RetryPrompt) -> AsyncIterator[None]:
         """Keep back what the call may cost at worst; wait while calls under way might need it."""
-        account = self._account
-        worst = account.worst(request, retry_prompt) if account.has_ceiling else Usage()
-        while self.stopped is None and (ceiling := account.exceeded(worst)):
+        budget = self._budget
+        worst = budget.worst(request, retry_prompt) if budget.has_ceiling else Usage()
+        while self.stopped is None and (ceiling := budget.exceeded(worst)):
             if not self._in_flight:
-                raise self._halt(account.reached(ceiling))
+                raise self._halt(budget.reached(ceiling))
             await self._released.wait()
         if self.stopped is not None:
             raise StoppedError
         self._in_flight += 1
-        account.reserve(worst)
+        budget.reserve(worst)
         try:
             yield
         finally:
             self._in_flight -= 1
-            account.release(worst)
+            budget.release(worst)
             self._released.set()
             self._released = asyncio.Event()
 
@@ -346,4 +346,4 @@ class LLM:
                 )
         capabilities.proved = self._served = True
         self._unanswered = 0
-        return completion, self._account.spend(request, completion)
+        return completion, self._budget.spend(request, completion)

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from indexer.ledger import storage_errors
 from indexer.llm.batch.endpoint import BatchEndpoint, GoneError, State
 from indexer.llm.batch.files import Batch, BatchFolder, BatchInput
-from indexer.llm.budget import Account
+from indexer.llm.budget import Budget
 from indexer.llm.errors import LLMRefusedError
 from indexer.llm.request import Usage
 from indexer.llm.wire import MAX_RESPONSE_BYTES
@@ -59,7 +59,7 @@ class BatchQueue:
         settings: LLMSettings,
         folder: BatchFolder,
         endpoint: BatchEndpoint,
-        account: Account,
+        budget: Budget,
         *,
         send: Send,
         halt: Callable[[Exception], object],
@@ -69,7 +69,7 @@ class BatchQueue:
         self._settings = settings
         self._folder = folder
         self._endpoint = endpoint
-        self._account = account
+        self._budget = budget
         self._send = send
         self._halt = halt
         self._watch = watch
@@ -83,7 +83,7 @@ class BatchQueue:
                     f"batches are under way at {batch.url}: set P4R_LLM__BASE_URL to it and "
                     f"collect them, or remove {folder.path} to give them up"
                 )
-            account.reserve(self._worst(batch))
+            budget.reserve(self._worst(batch))
 
     def has_room(self, tokens: int, *, begun: bool) -> bool:
         """Whether so many tokens more may be under way, in a batch that is `begun` or a new one."""
@@ -110,7 +110,7 @@ class BatchQueue:
             completion_tokens=made.worst.completion_tokens,
             file_id=file_id,
         )
-        self._account.reserve(self._worst(batch))
+        self._budget.reserve(self._worst(batch))
         self._folder.save(batch)
         await self._create(batch, maybe_there=False)
 
@@ -198,7 +198,7 @@ class BatchQueue:
             )
             return
         self._folder.save(batch.model_copy(update={"ended": state.status}))
-        self._account.release(self._worst(batch))
+        self._budget.release(self._worst(batch))
         if state.status == "cancelled":
             self._refuse(
                 f"batch {batch.batch_id} was cancelled at the endpoint; what it has answered is "
@@ -229,7 +229,7 @@ class BatchQueue:
 
     def _forget(self, batch: Batch) -> None:
         self._folder.forget(batch)
-        self._account.release(self._worst(batch))
+        self._budget.release(self._worst(batch))
 
     def _worst(self, batch: Batch) -> Usage:
         """What is kept back for it, at the prices of this run."""

@@ -96,7 +96,7 @@ class BatchLLM(LLM):
             settings,
             self._folder,
             self._batch_endpoint,
-            self._account,
+            self._budget,
             send=self._sent,
             halt=self._halt,
             watch=watch,
@@ -175,7 +175,7 @@ class _Pass:
         self._llm = llm
         self._requests = requests
         self._with_known = with_known
-        self._folder, self._ledger, self._account = llm._folder, llm._ledger, llm._account
+        self._folder, self._ledger, self._budget = llm._folder, llm._ledger, llm._budget
         self._ended = [batch for batch in llm._folder if batch.ended is not None]
         self._results: dict[str, dict[str, _Result]] = {}
         self._judged: set[str] = set()
@@ -203,7 +203,7 @@ class _Pass:
         self._ledger.sync()
         self._clear_up()
         if self._ceiling and not self._folder.under_way():
-            self._llm._halt(self._account.reached(self._ceiling))
+            self._llm._halt(self._budget.reached(self._ceiling))
 
     async def _next(self, request: Request) -> Answer | None:
         """The answer, where there is one that was not yielded yet."""
@@ -212,7 +212,7 @@ class _Pass:
         if (record := self._ledger.get(step, key)) is not None:
             if not self._with_known and key not in self._judged:
                 return None
-            self._account.tally(step).known += 1
+            self._budget.tally(step).known += 1
             return from_record(request, record)
         if result is not None and (answer := self._judge(request, result)) is not None:
             self._judged.add(key)
@@ -247,7 +247,7 @@ class _Pass:
         llm, attempt, hopeless, answer = self._llm, self._llm._attempt_at(request), False, None
         try:
             completion = self._completion(request, result)
-            spent = self._account.spend(request, completion, llm.price_factor)
+            spent = self._budget.spend(request, completion, llm.price_factor)
             answer = attempt.judge(completion, spent, llm._capabilities_of(request))
         except _NotAskedError:
             return None
@@ -279,7 +279,7 @@ class _Pass:
                 for name, value in retry_prompt
             }
         self._ledger.put(step, key, record, ok=ok)
-        tally = self._account.tally(step)
+        tally = self._budget.tally(step)
         if answer is None:
             tally.retries += 1
         elif ok:
@@ -328,8 +328,8 @@ class _Pass:
 
     def _can_pay(self, request: Request) -> bool:
         """Whether there is money for a live call; if not, what is under way may leave some."""
-        worst = self._account.worst(request, RetryPrompt(request.max_tokens))
-        self._ceiling = self._account.exceeded(worst)
+        worst = self._budget.worst(request, RetryPrompt(request.max_tokens))
+        self._ceiling = self._budget.exceeded(worst)
         self._full = bool(self._ceiling)
         return not self._full
 
@@ -348,13 +348,13 @@ class _Pass:
         line = line_of(
             request.key, llm._capabilities_of(request).body(request, attempt.retry_prompt)
         )
-        worst = self._account.worst(request, attempt.retry_prompt, llm.price_factor)
+        worst = self._budget.worst(request, attempt.retry_prompt, llm.price_factor)
         if self._made is not None and self._is_apart(self._made, request, line):
             await self._submit()
         tokens, reserved = tokens_of(line), worst
         if self._made is not None:
             tokens, reserved = tokens + self._made.tokens, worst + self._made.worst
-        self._ceiling = self._account.exceeded(reserved)
+        self._ceiling = self._budget.exceeded(reserved)
         if self._ceiling or not llm._queue.has_room(tokens, begun=self._made is not None):
             self._full = True
             return
