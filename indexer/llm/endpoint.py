@@ -12,9 +12,9 @@ import httpx2
 import openai
 
 from indexer.llm.errors import (
-    HopelessError,
     LLMRefusedError,
     TransientError,
+    UnanswerableError,
     UnknownParameterError,
 )
 from indexer.llm.parsing import shortened
@@ -74,7 +74,7 @@ class Endpoint:
         await self.client.close()
 
     async def complete(self, request: Request, body: dict[str, Any]) -> Completion:
-        """Raises TransientError, HopelessError, UnknownParameterError, LLMRefusedError."""
+        """Raises TransientError, UnanswerableError, UnknownParameterError, LLMRefusedError."""
         try:
             with self.connection():
                 async with asyncio.timeout(self._settings.timeout_s):
@@ -87,7 +87,7 @@ class Endpoint:
 
     @contextmanager
     def connection(self) -> Iterator[None]:
-        """Turns what may happen to a connection into TransientError and HopelessError."""
+        """Turns what may happen to a connection into TransientError and UnanswerableError."""
         try:
             yield
         except (TimeoutError, openai.APITimeoutError) as error:
@@ -101,7 +101,7 @@ class Endpoint:
             raise TransientError(f"the connection failed: {type(error).__name__}") from None
         except TooLargeError:
             megabytes = MAX_RESPONSE_BYTES >> 20
-            raise HopelessError(f"the response was larger than {megabytes} MB") from None
+            raise UnanswerableError(f"the response was larger than {megabytes} MB") from None
 
     def failure(
         self, status: int, body: object, request: Request, response: httpx2.Response | None = None
@@ -114,9 +114,9 @@ class Endpoint:
         if status == 429:
             return self.refusal(status, said, request.model)
         if status == 413 or (status in (400, 422) and _TOO_LONG.search(complaint)):
-            return HopelessError(f"the prompt is too long for the model: {said}")
+            return UnanswerableError(f"the prompt is too long for the model: {said}")
         if status in (400, 422) and _FILTERED.search(complaint):
-            return HopelessError(f"the endpoint's content filter refused the prompt: {said}")
+            return UnanswerableError(f"the endpoint's content filter refused the prompt: {said}")
         if status in (400, 422):
             return UnknownParameterError(said, complaint)
         return self.refusal(status, said, request.model)

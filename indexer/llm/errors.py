@@ -37,7 +37,7 @@ class TransientError(Exception):
         """Somebody is there, the address is right."""
 
 
-class HopelessError(Exception):
+class UnanswerableError(Exception):
     """The request will never be answered; others may."""
 
 

@@ -24,10 +24,10 @@ from indexer.llm.endpoint import Endpoint
 from indexer.llm.errors import (
     NO_ANSWER,
     EndpointDownError,
-    HopelessError,
     LLMRefusedError,
     StoppedError,
     TransientError,
+    UnanswerableError,
     UnknownParameterError,
 )
 from indexer.llm.request import (
@@ -225,7 +225,7 @@ class LLM:
         while len(attempt.problems) < self._settings.attempts:
             try:
                 completion, spent = await self._patiently(request, attempt.retry_prompt)
-            except HopelessError as error:
+            except UnanswerableError as error:
                 attempt.problems += (str(error),)
                 break
             answer = attempt.judge(completion, spent, self._capabilities_of(request))
@@ -248,7 +248,7 @@ class LLM:
             self._unanswered += 1
             reached = self._served or error.heard
             if reached and self._unanswered < DOWN_AFTER:
-                raise HopelessError(f"{NO_ANSWER}: {error}") from None
+                raise UnanswerableError(f"{NO_ANSWER}: {error}") from None
             advice = "all answers are kept" if self._served else "check P4R_LLM__BASE_URL"
             raise self._halt(
                 EndpointDownError(
@@ -336,7 +336,7 @@ class LLM:
                     if retry_prompt != RetryPrompt(
                         request.max_tokens
                     ):  # it was taken the first time
-                        raise HopelessError(f"the endpoint refused: {error}") from None
+                        raise UnanswerableError(f"the endpoint refused: {error}") from None
                     raise self._endpoint.refusal(400, str(error), request.model) from None
                 _log.warning(
                     "%s for %s: it takes %s",

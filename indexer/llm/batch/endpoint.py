@@ -15,7 +15,7 @@ import openai
 from openai.types import Batch as TheirBatch
 
 from indexer.llm.endpoint import Endpoint
-from indexer.llm.errors import HopelessError, LLMRefusedError, TransientError
+from indexer.llm.errors import LLMRefusedError, TransientError, UnanswerableError
 from indexer.llm.wire import complaint_of
 from p4r_qdrant.settings import LLMSettings
 
@@ -161,7 +161,7 @@ class BatchEndpoint:
         except (openai.APIResponseValidationError, ValueError, AttributeError, TypeError):
             # openai checks no forms: what a proxy says in a batch's place fails where it is read
             raise TransientError("the endpoint sent something else than a batch") from None
-        except HopelessError as error:
+        except UnanswerableError as error:
             raise TransientError(str(error)) from None
 
     def _failure(self, error: openai.APIStatusError, path: Path | None, *, gone: bool) -> Exception:

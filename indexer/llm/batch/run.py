@@ -42,9 +42,9 @@ from indexer.llm.errors import (
     NO_ANSWER,
     BatchesUnderWay,
     EndpointDownError,
-    HopelessError,
     LLMRefusedError,
     TransientError,
+    UnanswerableError,
     UnknownParameterError,
 )
 from indexer.llm.live import LLM
@@ -244,7 +244,7 @@ class _Pass:
 
     def _judge(self, request: Request, result: _Result) -> Answer | None:
         """The answer as it is now in the ledger; None where it is to be asked for again."""
-        llm, attempt, hopeless, answer = self._llm, self._llm._attempt_at(request), False, None
+        llm, attempt, unanswerable, answer = self._llm, self._llm._attempt_at(request), False, None
         try:
             completion = self._completion(request, result)
             spent = self._budget.spend(request, completion, llm.price_factor)
@@ -256,10 +256,10 @@ class _Pass:
             return None
         except TransientError as error:
             attempt.problems += (f"{NO_ANSWER}: {error}",)
-        except (HopelessError, UnknownParameterError) as error:
+        except (UnanswerableError, UnknownParameterError) as error:
             attempt.problems += (str(error),)
-            hopeless = True
-        if answer is None and (hopeless or len(attempt.problems) >= llm._settings.attempts):
+            unanswerable = True
+        if answer is None and (unanswerable or len(attempt.problems) >= llm._settings.attempts):
             answer = attempt.failed()
         self._record(answer, attempt, result.batch)
         return answer
