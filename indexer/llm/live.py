@@ -69,7 +69,7 @@ class LLM:
         self._settings = settings
         self._ledger = ledger
         self.stopped: Exception | None = None
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._permits = asyncio.Semaphore(settings.concurrency)
         self._stopping = asyncio.Event()
         self._capabilities: dict[tuple[str, str], Capabilities] = {}
         self._being_asked: dict[tuple[str, str], asyncio.Event] = {}
@@ -111,8 +111,8 @@ class LLM:
         EndpointDownError, BudgetReachedError, StorageFullError. All that was answered is kept:
         the same run goes on from there.
         """
-        # Twice as many as slots: the next call stands ready when one ends, and a request that
-        # waits before it is sent again keeps no slot empty.
+        # Twice as permits: the next call stands ready when one ends, and a request that
+        # waits before it is sent again leaves no permit unused.
         count = 2 * self._settings.concurrency
         answers: asyncio.Queue[Answer | None] = asyncio.Queue(count)
         pull = self._puller(requests)
@@ -279,9 +279,9 @@ class LLM:
     # -- a call ---------------------------------------------------------------------------------
 
     async def _call(self, request: Request, retry_prompt: RetryPrompt) -> tuple[Completion, Usage]:
-        """One exchange in one slot, within the budget."""
+        """One exchange with one permit, within the budget."""
         capabilities = self._capabilities_of(request)
-        async with self._slots, self._afforded(request, retry_prompt):
+        async with self._permits, self._afforded(request, retry_prompt):
             if not capabilities.proved:
                 async with capabilities.probing:  # the first one finds out, the others wait
                     if not capabilities.proved:
