@@ -25,7 +25,7 @@ class Attempt:
     """One request on its way to an answer: what came of it so far, and what is said next."""
 
     request: Request
-    retry_prompt: RetryPrompt
+    retry: RetryPrompt
     usage: Usage = field(default_factory=Usage)
     problems: tuple[str, ...] = ()
     completion: str = ""
@@ -38,14 +38,14 @@ class Attempt:
     def judge(
         self, completion: Completion, spent: Usage, capabilities: Capabilities
     ) -> Answer | None:
-        """The answer, where this can be used as one; else None, and `retry_prompt` says why not."""
+        """The answer, where this can be used as one; else None, and `retry` says why not."""
         self.usage += spent
         self.completion = clean_text(completion.text[:KEPT_CHARACTERS])
-        value, problem, again = _judge(self.request, completion, self.retry_prompt.max_tokens)
+        value, problem, again = _judge(self.request, completion, self.retry.max_tokens)
         if again is None:
             return Answer(self.request, value, self.usage, self.problems)
         self.problems += (problem,)
-        self.retry_prompt = again
+        self.retry = again
         if problem.startswith(OFF_SCHEMA) and completion.finish_reason != "length":
             capabilities.spelled_out = True
         return None

@@ -40,12 +40,10 @@ class Budget:
         tally.usage = tally.usage + spent
         return spent
 
-    def worst(self, request: Request, retry_prompt: RetryPrompt, factor: float = 1.0) -> Usage:
+    def worst(self, request: Request, retry: RetryPrompt, factor: float = 1.0) -> Usage:
         """The most that one call may use."""
-        text = (
-            f"{request.system}{request.user}{json.dumps(request.schema)}{retry_prompt.completion}"
-        )
-        tokens = estimate_tokens(text) + 100, retry_prompt.max_tokens
+        text = f"{request.system}{request.user}{json.dumps(request.schema)}{retry.completion}"
+        tokens = estimate_tokens(text) + 100, retry.max_tokens
         return self._used(request, 0, tokens, factor)
 
     def exceeded(self, worst: Usage) -> str:

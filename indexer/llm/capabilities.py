@@ -19,7 +19,7 @@ _UNSUPPORTED = re.compile(r"support|unknown|unrecogni|not permitted|extra|deprec
 
 @dataclass(frozen=True, slots=True)
 class RetryPrompt:
-    """What is said on attempt again: a `rule` for the system, or a `correction` of an answer."""
+    """What is said on asking again: a `rule` for the system, or a `correction` of an answer."""
 
     max_tokens: int
     rule: str = ""
@@ -62,28 +62,28 @@ class Capabilities:
             self.request_format = replace(old, form=simpler)
         return self.request_format != old
 
-    def body(self, request: Request, retry_prompt: RetryPrompt) -> dict[str, Any]:
+    def body(self, request: Request, retry: RetryPrompt) -> dict[str, Any]:
         """The request as this model takes it."""
         request_format = self.request_format
         system = request.system
         if request_format.form != "json_schema" or self.spelled_out:
             schema = json.dumps(request.schema, ensure_ascii=False)
             system += f"\n\nAnswer with one JSON object that fits this JSON schema:\n{schema}"
-        if retry_prompt.rule:
-            system += f"\n\n{retry_prompt.rule}"
+        if retry.rule:
+            system += f"\n\n{retry.rule}"
         messages = [
             {"role": "system", "content": system},
             {"role": "user", "content": request.user},
         ]
-        if retry_prompt.correction:
+        if retry.correction:
             messages += [
-                {"role": "assistant", "content": retry_prompt.completion},
-                {"role": "user", "content": retry_prompt.correction},
+                {"role": "assistant", "content": retry.completion},
+                {"role": "user", "content": retry.correction},
             ]
         for message in messages:  # half an emoji cannot be sent
             message["content"] = clean_text(message["content"])
         body: dict[str, Any] = {"model": request.model, "messages": messages}
-        body[request_format.tokens] = retry_prompt.max_tokens
+        body[request_format.tokens] = retry.max_tokens
         if request_format.temperature:
             body["temperature"] = request.temperature
         if request_format.form == "json_schema":

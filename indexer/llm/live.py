@@ -111,8 +111,8 @@ class LLM:
         EndpointDownError, BudgetReachedError, StorageFullError. All that was answered is kept:
         the same run goes on from there.
         """
-        # Twice as permits: the next call stands ready when one ends, and a request that
-        # waits before it is sent again leaves no permit unused.
+        # Twice as many workers as permits: another request is ready when a call ends, and a
+        # request that waits for its retry leaves no permit unused.
         count = 2 * self._settings.concurrency
         answers: asyncio.Queue[Answer | None] = asyncio.Queue(count)
         pull = self._puller(requests)
@@ -224,7 +224,7 @@ class LLM:
         attempt = self._attempt_at(request)
         while len(attempt.problems) < self._settings.attempts:
             try:
-                completion, spent = await self._patiently(request, attempt.retry_prompt)
+                completion, spent = await self._patiently(request, attempt.retry)
             except UnanswerableError as error:
                 attempt.problems += (str(error),)
                 break
@@ -236,14 +236,10 @@ class LLM:
     def _attempt_at(self, request: Request) -> Attempt:
         return Attempt.first(request)
 
-    async def _patiently(
-        self, request: Request, retry_prompt: RetryPrompt
-    ) -> tuple[Completion, Usage]:
+    async def _patiently(self, request: Request, retry: RetryPrompt) -> tuple[Completion, Usage]:
         """One call, sent again as long as it may help."""
         try:
-            return await self._again_and_again(
-                request.step, lambda: self._call(request, retry_prompt)
-            )
+            return await self._again_and_again(request.step, lambda: self._call(request, retry))
         except TransientError as error:
             self._unanswered += 1
             reached = self._served or error.heard
@@ -278,15 +274,15 @@ class LLM:
 
     # -- a call ---------------------------------------------------------------------------------
 
-    async def _call(self, request: Request, retry_prompt: RetryPrompt) -> tuple[Completion, Usage]:
+    async def _call(self, request: Request, retry: RetryPrompt) -> tuple[Completion, Usage]:
         """One exchange with one permit, within the budget."""
         capabilities = self._capabilities_of(request)
-        async with self._permits, self._afforded(request, retry_prompt):
+        async with self._permits, self._afforded(request, retry):
             if not capabilities.proved:
                 async with capabilities.probing:  # the first one finds out, the others wait
                     if not capabilities.proved:
-                        return await self._exchange(request, retry_prompt, capabilities)
-            return await self._exchange(request, retry_prompt, capabilities)
+                        return await self._exchange(request, retry, capabilities)
+            return await self._exchange(request, retry, capabilities)
 
     def _capabilities_of(self, request: Request) -> Capabilities:
         form = self._settings.answer_form
@@ -296,10 +292,10 @@ class LLM:
         return self._capabilities.setdefault((request.model, request.step), first)
 
     @asynccontextmanager
-    async def _afforded(self, request: Request, retry_prompt: RetryPrompt) -> AsyncIterator[None]:
+    async def _afforded(self, request: Request, retry: RetryPrompt) -> AsyncIterator[None]:
         """Keep back what the call may cost at worst; wait while calls under way might need it."""
         budget = self._budget
-        worst = budget.worst(request, retry_prompt) if budget.has_ceiling else Usage()
+        worst = budget.worst(request, retry) if budget.has_ceiling else Usage()
         while self.stopped is None and (ceiling := budget.exceeded(worst)):
             if not self._in_flight:
                 raise self._halt(budget.reached(ceiling))
@@ -317,7 +313,7 @@ class LLM:
             self._released = asyncio.Event()
 
     async def _exchange(
-        self, request: Request, retry_prompt: RetryPrompt, capabilities: Capabilities
+        self, request: Request, retry: RetryPrompt, capabilities: Capabilities
     ) -> tuple[Completion, Usage]:
         """Send, in ever simpler terms where the endpoint knows no better; count what was spent."""
         while True:
@@ -326,16 +322,14 @@ class LLM:
             request_format = capabilities.request_format
             try:
                 completion = await self._endpoint.complete(
-                    request, capabilities.body(request, retry_prompt)
+                    request, capabilities.body(request, retry)
                 )
                 break
             except UnknownParameterError as error:
                 if capabilities.request_format == request_format and not capabilities.simplify(
                     error.complaint
                 ):
-                    if retry_prompt != RetryPrompt(
-                        request.max_tokens
-                    ):  # it was taken the first time
+                    if retry != RetryPrompt(request.max_tokens):  # the first call was taken
                         raise UnanswerableError(f"the endpoint refused: {error}") from None
                     raise self._endpoint.refusal(400, str(error), request.model) from None
                 _log.warning(

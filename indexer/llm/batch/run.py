@@ -273,10 +273,9 @@ class _Pass:
             record["campaign"] = self._llm._campaign
             record["batches"] = [*self._failure(step, key).get("batches", ()), batch.name]
         if answer is None:
-            retry_prompt = asdict(attempt.retry_prompt).items()
             record["again"] = {
                 name: clean_text(value) if isinstance(value, str) else value
-                for name, value in retry_prompt
+                for name, value in asdict(attempt.retry).items()
             }
         self._ledger.put(step, key, record, ok=ok)
         tally = self._budget.tally(step)
@@ -345,10 +344,8 @@ class _Pass:
     async def _put_into_batch(self, request: Request) -> None:
         """Unless there is no room, or no money, for more."""
         llm, attempt = self._llm, self._llm._attempt_at(request)
-        line = line_of(
-            request.key, llm._capabilities_of(request).body(request, attempt.retry_prompt)
-        )
-        worst = self._budget.worst(request, attempt.retry_prompt, llm.price_factor)
+        line = line_of(request.key, llm._capabilities_of(request).body(request, attempt.retry))
+        worst = self._budget.worst(request, attempt.retry, llm.price_factor)
         if self._made is not None and self._is_apart(self._made, request, line):
             await self._submit()
         tokens, reserved = tokens_of(line), worst
