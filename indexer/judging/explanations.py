@@ -216,8 +216,8 @@ class ExplanationStudy(Study):
         item = fit(self._described(item_id), left_out)
         if not any(past) or not item:
             return ""
-        told = "\n".join(f"- {line}" for line in past if line)
-        return f"Chosen before, newest first:\n{told}\n\nOffered: {item}"
+        chosen = "\n".join(f"- {line}" for line in past if line)
+        return f"Chosen before, newest first:\n{chosen}\n\nOffered: {item}"
 
     def _described(self, item_id: str) -> str:
         summary, item = self._summaries.get(item_id), self._items.get(item_id)

@@ -139,21 +139,21 @@ def _sign_test(won: int, lost: int) -> float:
 
 def consistent(judgments: Iterable[Judgment]) -> Share | None:
     """Verdicts that say the same in both orders."""
-    told = [
+    agrees = [
         one.second[name] == _MIRRORED[verdict]
         for one in judgments
         if one.twice
         for name, verdict in one.first.items()
     ]
-    return Share.made(sum(told), len(told))
+    return Share.made(sum(agrees), len(agrees))
 
 
 def prefer_first(judgments: Iterable[Judgment]) -> Share | None:
     """Verdicts, ties aside, for the text that comes first."""
-    told = Counter(
+    counts = Counter(
         verdict
         for one in judgments
         for said in ((one.first, one.second) if one.twice else (one.first,))
         for verdict in said.values()
     )
-    return Share.made(told[FIRST], told[FIRST] + told[SECOND])
+    return Share.made(counts[FIRST], counts[FIRST] + counts[SECOND])

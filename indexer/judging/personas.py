@@ -12,7 +12,7 @@ from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.lookup import Lookup
 from indexer.artifacts.names import PERSONAS
 from indexer.judging.comparing import Comparison, Control, Study, fit, shuffled
-from indexer.reasoning.personas import MOST_NOTES, Notes, Personas, most_telling, told
+from indexer.reasoning.personas import MOST_NOTES, Notes, Personas, most_telling, note_text
 from indexer.reasoning.step import Question, Sources, Step
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Aspects, ItemPersonas
@@ -117,7 +117,9 @@ class PersonaStudy(Study):
 
     def _context(self, item_id: str, left_out: Counter[str]) -> str:
         notes = most_telling(self._notes.get(item_id), MOST_NOTES)
-        lines = [f"- rated {note.rating:g} of 5: {fit(told(note), left_out)}" for note in notes]
+        lines = [
+            f"- rated {note.rating:g} of 5: {fit(note_text(note), left_out)}" for note in notes
+        ]
         description = fit(self._summary(item_id), left_out) or "none"
         return f"Description: {description}\n\nNotes:\n" + "\n".join(lines)
 

@@ -173,10 +173,10 @@ def _table(judged: Judged) -> str:
     )
     for one in judged.preferences:
         counts = one.won.of, one.won.count, one.tied, one.lost.count
-        told = (
+        shares_won_lost = (
             value
             for share in (one.won, one.lost)
             for value in (share.count / share.of, share.low, share.high)
         )
-        rows.writerow([one.criterion, *counts, *told, one.p, one.p_holm])
+        rows.writerow([one.criterion, *counts, *shares_won_lost, one.p, one.p_holm])
     return file.getvalue().rstrip("\n")

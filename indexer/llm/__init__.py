@@ -10,7 +10,7 @@ Three circles, from the inside out:
   are sent again by the one retry policy (`retrying.py`), never earlier than Retry-After says. What
   cannot get better (no credit, a wrong key or model) stops the run, with the endpoint's reason.
 - a *request* is asked until an answer can be used: whole, not refused, JSON, of its schema, and
-  past its own check (`judging.py`); each time with what was wrong, `attempts` times in all. Then it
+  past its own check (`answers.py`); each time with what was wrong, `attempts` times in all. Then it
   is a failed answer, recorded as such; one bad record never stops a run.
 - a *run* (`live.py`) keeps `concurrency` calls under way, within the ceilings (`budget.py`). An
   answer is in the ledger before it is yielded.

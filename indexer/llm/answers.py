@@ -35,13 +35,13 @@ class Attempt:
         """Nothing was asked yet."""
         return cls(request, RetryPrompt(request.max_tokens))
 
-    def judge(
+    def validate(
         self, completion: Completion, spent: Usage, capabilities: Capabilities
     ) -> Answer | None:
         """The answer, where this can be used as one; else None, and `retry` says why not."""
         self.usage += spent
         self.completion = clean_text(completion.text[:KEPT_CHARACTERS])
-        value, problem, again = _judge(self.request, completion, self.retry.max_tokens)
+        value, problem, again = _validate(self.request, completion, self.retry.max_tokens)
         if again is None:
             return Answer(self.request, value, self.usage, self.problems)
         self.problems += (problem,)
@@ -55,7 +55,7 @@ class Attempt:
         return Answer(self.request, None, self.usage, self.problems, self.completion)
 
 
-def _judge(
+def _validate(
     request: Request, completion: Completion, max_tokens: int
 ) -> tuple[Any, str, RetryPrompt | None]:
     """(value, "", None) of an answer that can be used, else (None, problem, what to say)."""

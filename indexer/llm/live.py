@@ -228,7 +228,7 @@ class LLM:
             except UnanswerableError as error:
                 attempt.problems += (str(error),)
                 break
-            answer = attempt.judge(completion, spent, self._capabilities_of(request))
+            answer = attempt.validate(completion, spent, self._capabilities_of(request))
             if answer is not None:
                 return answer
         return attempt.failed()

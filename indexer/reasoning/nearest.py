@@ -49,11 +49,11 @@ def nearest_personas(encoder: Encoder, cases: Sequence[Case]) -> list[Nearest]:
     slots = [{slot: text for slot, text in case.aspects.items() if text} for case in cases]
     wanted = [
         (
-            aspects_text(told),
-            [aspects_text({slot: text}) for slot, text in told.items()],
+            aspects_text(filled),
+            [aspects_text({slot: text}) for slot, text in filled.items()],
             [persona_text(persona) for persona in case.personas],
         )
-        for told, case in zip(slots, cases, strict=True)
+        for filled, case in zip(slots, cases, strict=True)
     ]
     distinct = dict.fromkeys(
         text for whole, parts, personas in wanted for text in (whole, *parts, *personas)
@@ -70,9 +70,9 @@ def nearest_personas(encoder: Encoder, cases: Sequence[Case]) -> list[Nearest]:
         return place, float(similarities[place])
 
     found = []
-    for told, (whole, parts, personas) in zip(slots, wanted, strict=True):
+    for filled, (whole, parts, personas) in zip(slots, wanted, strict=True):
         place, similarity = nearest(whole, personas)
-        slot = list(told)[nearest(personas[place], parts)[0]]
+        slot = list(filled)[nearest(personas[place], parts)[0]]
         found.append(Nearest(place, similarity, slot))
     return found
 
@@ -91,9 +91,9 @@ class Remembering(Encoder):
     def encode_texts(self, batch: Sequence[str]) -> Floats:
         """(n, dim) float32, L2-normalised, in the order of `batch`. For one thread."""
         new = [text for text in dict.fromkeys(batch) if text not in self._known]
-        told = dict(zip(new, self._encoder.encode_texts(new), strict=True))
-        rows = [told[text] if text in told else self._known[text] for text in batch]
-        if len(self._known) + len(told) > self._most:
+        fresh = dict(zip(new, self._encoder.encode_texts(new), strict=True))
+        rows = [fresh[text] if text in fresh else self._known[text] for text in batch]
+        if len(self._known) + len(fresh) > self._most:
             self._known.clear()
-        self._known |= told
+        self._known |= fresh
         return np.array(rows, dtype=np.float32).reshape(len(batch), self.dimension)

@@ -61,7 +61,7 @@ class Personas(Step):
         notes = most_telling(notes, MOST_NOTES)
         template, least, most = self.wanted(notes)
         lines = [
-            f"R{number} (rated {note.rating:g} of 5): {told(note)}"
+            f"R{number} (rated {note.rating:g} of 5): {note_text(note)}"
             for number, note in enumerate(notes, 1)
         ]
         material = f"Description: {summary or 'none'}"
@@ -147,7 +147,7 @@ def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:
     """
     if len(notes) <= most:
         return list(notes)
-    words = [set(_WORD.findall(told(one).lower())) for one in notes]
+    words = [set(_WORD.findall(note_text(one).lower())) for one in notes]
     vocabulary = {word: number for number, word in enumerate(sorted(set().union(*words)))}
     used = np.zeros(len(vocabulary))
     for own in words:
@@ -177,7 +177,7 @@ def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:
     return [notes[number] for number in sorted(chosen)]
 
 
-def told(note: Aspects) -> str:
+def note_text(note: Aspects) -> str:
     """An aspect tuple as a prompt holds it."""
     slots = note.aspects.items()
     return "; ".join(f"{slot.replace('_', ' ')}: {text}" for slot, text in slots if text)

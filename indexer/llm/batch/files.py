@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from indexer.artifacts.lines import parse_line
 from indexer.artifacts.writing import written_whole
@@ -40,8 +40,8 @@ class Batch(BaseModel):
     `campaign` is the same for all batches until there is none left: what came to nothing in it is
     not asked again in it, however many runs it takes. `tokens` count against the endpoint's limit
     of what may be under way; `prompt_tokens` and `completion_tokens`, at worst, against the run's
-    ceilings. `judged`: what is left of its results was paid for and answers no request of the last
-    run; another run (of more items, say) may want it.
+    ceilings. `validated` (`judged` in files of earlier versions): the remaining results are paid for
+    and answer no request of the last run; another run (of more items, say) may want them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,7 +57,7 @@ class Batch(BaseModel):
     file_id: str
     batch_id: str | None = None
     ended: str | None = None
-    judged: bool = False
+    validated: bool = Field(default=False, validation_alias=AliasChoices("validated", "judged"))
 
 
 class BatchFolder:
@@ -77,7 +77,7 @@ class BatchFolder:
 
     def campaign(self) -> str:
         """That of the batches there are, else a new one."""
-        return next((batch.campaign for batch in self if not batch.judged), uuid4().hex)
+        return next((batch.campaign for batch in self if not batch.validated), uuid4().hex)
 
     def under_way(self) -> list[Batch]:
         """Those whose results are not here yet."""
@@ -85,7 +85,7 @@ class BatchFolder:
 
     def waiting(self) -> set[str]:
         """The keys of all requests whose answers are paid for and may not be in the ledger yet."""
-        return {key for batch in self if not batch.judged for key in self.keys(batch)}
+        return {key for batch in self if not batch.validated for key in self.keys(batch)}
 
     def check_none(self, what: str) -> None:
         """Raise InputError where there are answers, paid for, that are not in the ledger."""

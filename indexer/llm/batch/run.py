@@ -2,11 +2,11 @@
 
     async with BatchLLM(settings.llm, ledger) as llm, aclosing(llm.run(requests)) as answers: ...
 
-The same requests, keys, judgement and ledger as with one call each (`live.py`). A run goes through
+The same requests, keys, validation and ledger as with one call each (`live.py`). A run goes through
 all its requests in a *pass*, and again when batches have ended, until all are answered:
 
 - what the ledger knows is yielded from there;
-- what a batch has brought back is judged: an answer that can be used, or the last of `attempts`
+- what a batch has brought back is validated: an answer that can be used, or the last of `attempts`
   that cannot, is recorded and yielded; any other is recorded as a failure that says how to ask
   again, and is asked again;
 - what no batch under way holds is put into the next one.
@@ -178,7 +178,7 @@ class _Pass:
         self._folder, self._ledger, self._budget = llm._folder, llm._ledger, llm._budget
         self._ended = [batch for batch in llm._folder if batch.ended is not None]
         self._results: dict[str, dict[str, _Result]] = {}
-        self._judged: set[str] = set()
+        self._validated: set[str] = set()
         self._under_way = {
             key for one in self._folder.under_way() for key in self._folder.keys(one)
         }
@@ -210,12 +210,12 @@ class _Pass:
         llm, step, key = self._llm, request.step, request.key
         result = self._came_back(step).pop(key, None)
         if (record := self._ledger.get(step, key)) is not None:
-            if not self._with_known and key not in self._judged:
+            if not self._with_known and key not in self._validated:
                 return None
             self._budget.tally(step).known += 1
             return from_record(request, record)
-        if result is not None and (answer := self._judge(request, result)) is not None:
-            self._judged.add(key)
+        if result is not None and (answer := self._validate(request, result)) is not None:
+            self._validated.add(key)
             return answer
         if llm.stopped is not None or self._is_given_up(step, key):
             return None
@@ -242,13 +242,13 @@ class _Pass:
             }
         return self._results[step]
 
-    def _judge(self, request: Request, result: _Result) -> Answer | None:
+    def _validate(self, request: Request, result: _Result) -> Answer | None:
         """The answer as it is now in the ledger; None where it is to be asked for again."""
         llm, attempt, unanswerable, answer = self._llm, self._llm._attempt_at(request), False, None
         try:
             completion = self._completion(request, result)
             spent = self._budget.spend(request, completion, llm.price_factor)
-            answer = attempt.judge(completion, spent, llm._capabilities_of(request))
+            answer = attempt.validate(completion, spent, llm._capabilities_of(request))
         except _NotAskedError:
             return None
         except LLMRefusedError as error:
@@ -265,7 +265,7 @@ class _Pass:
         return answer
 
     def _record(self, answer: Answer | None, attempt: Attempt, batch: Batch) -> None:
-        """Put down what a batch brought; a failure names its batches, lest one be judged twice."""
+        """Record a batch's answer; a failure names its batches, so that none is counted twice."""
         request = attempt.request
         step, key = request.step, request.key
         record, ok = to_record(answer or attempt.failed()), answer is not None and answer.ok
@@ -320,8 +320,8 @@ class _Pass:
             left = (one for one in self._results[batch.step].values() if one.batch == batch)
             if all(one.place is None for one in left):
                 self._folder.forget(batch)
-            elif not batch.judged:
-                self._folder.save(batch.model_copy(update={"judged": True}))
+            elif not batch.validated:
+                self._folder.save(batch.model_copy(update={"validated": True}))
 
     # -- what goes out --------------------------------------------------------------------------
 
@@ -338,7 +338,7 @@ class _Pass:
         if not answer.ok:
             record = to_record(answer) | {"campaign": self._llm._campaign}
             self._ledger.put(request.step, request.key, record, ok=False)
-        self._judged.add(request.key)
+        self._validated.add(request.key)
         return answer
 
     async def _put_into_batch(self, request: Request) -> None:

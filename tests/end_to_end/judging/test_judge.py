@@ -250,14 +250,16 @@ def test_a_pair_that_is_the_same_is_a_tie_for_free(
 def test_others_explanations_of_other_items_are_counted(
     p4r_judge: Judge, llm: ScriptedLLM, study: Study, explanations: Path, tmp_path: Path
 ) -> None:
-    told = [
+    others = [
         {"user_id": row["user_id"], "item_id": row["results"][1]["item_id"], "explanation": "Good."}
         for row in lines(explanations)[:15]
     ]
-    told.append({"user_id": lines(explanations)[20]["user_id"], "item_id": "x", "explanation": "?"})
+    others.append(
+        {"user_id": lines(explanations)[20]["user_id"], "item_id": "x", "explanation": "?"}
+    )
     llm.script = judge(longer)
     with ExplanationStudy(
-        ArtifactFolder(BOOKSHOP), explanations, write(tmp_path / "theirs.jsonl", told), Refusals()
+        ArtifactFolder(BOOKSHOP), explanations, write(tmp_path / "theirs.jsonl", others), Refusals()
     ) as other:
         llm.script = judge(knowing(other, longer))
     done = p4r_judge("--against", str(tmp_path / "theirs.jsonl"))
@@ -417,9 +419,9 @@ def test_a_dry_run_counts_what_is_asked_then(
     prices = {"P4R_LLM__PRICE_INPUT": "1", "P4R_LLM__PRICE_OUTPUT": "2"}
     done = p4r_judge("--dry-run", **prices)
     assert done.returncode == 0, done.stderr
-    told = {row[0]: row[1:] for row in map(str.split, done.stdout.splitlines()[1:3])}
-    assert told["controls"][:2] == ["110", "0"]
-    assert told["judgments"][:2] == ["44", "0"]
+    estimates = {row[0]: row[1:] for row in map(str.split, done.stdout.splitlines()[1:3])}
+    assert estimates["controls"][:2] == ["110", "0"]
+    assert estimates["judgments"][:2] == ["44", "0"]
     assert "nothing was asked" in done.stdout
     assert not llm.calls
     assert not list((tmp_path / "judged").iterdir())
@@ -605,11 +607,11 @@ def test_without_the_defence_it_wins(
         "indexer.judging.comparing.cleaned", lambda text, judged: material.Cleaned(text)
     )
     with ExplanationStudy(ArtifactFolder(folder), explanations, theirs, Refusals()) as study:
-        told = list(study.comparisons(Counter()))
-    assert len(told) == READERS
+        comparisons = list(study.comparisons(Counter()))
+    assert len(comparisons) == READERS
     rule = obedient(longer)
-    assert {rule(Asked(one.context, one.ours, one.theirs)) for one in told} == {"B"}
-    assert {rule(Asked(one.context, one.theirs, one.ours)) for one in told} == {"A"}
+    assert {rule(Asked(one.context, one.ours, one.theirs)) for one in comparisons} == {"B"}
+    assert {rule(Asked(one.context, one.theirs, one.ours)) for one in comparisons} == {"A"}
 
 
 def test_an_order_that_is_not_seen_through_makes_ties(

@@ -325,12 +325,12 @@ def test_spoilt_results(how: str, server: ScriptedBatches, ledger: Ledger) -> No
 def test_what_cannot_be_used_is_asked_again(
     bad: Reply, server: ScriptedBatches, ledger: Ledger
 ) -> None:
-    told: list[Call] = []
+    seen: list[Call] = []
 
     def script(call: Call) -> Reply:
         if number_of(call) == 3:
-            told.append(call)
-            return good(call) if len(told) == 3 else bad
+            seen.append(call)
+            return good(call) if len(seen) == 3 else bad
         return good(call)
 
     server.script = script
@@ -341,9 +341,9 @@ def test_what_cannot_be_used_is_asked_again(
     assert len(late.problems) == 2
     assert late.usage.calls == 3
     assert late.usage.cost_usd == pytest.approx(3 * 60e-6)
-    assert told[0].body["messages"] != told[1].body["messages"]
+    assert seen[0].body["messages"] != seen[1].body["messages"]
     with ScriptedLLM(script) as server_live:  # in the very words of a live run
-        del told[:]
+        del seen[:]
         with Ledger(ledger.folder / "live") as other:
             reason(server_live, other, requests(5), in_batches=False, concurrency=1)
             (entry,) = (one for one in other.entries("aspects") if one["problems"])
@@ -355,7 +355,7 @@ def test_what_cannot_be_used_is_asked_again(
         for name in ("file_3", "file_5")
         if (line := server.files.get(name))
     ]
-    assert [one.body["messages"] for one in told[1:]] == [one["messages"] for one in batched]
+    assert [one.body["messages"] for one in seen[1:]] == [one["messages"] for one in batched]
 
 
 def test_attempts_are_bounded_over_runs(server: ScriptedBatches, ledger: Ledger) -> None:

@@ -327,8 +327,8 @@ def soon() -> str:
 def test_retry_after_is_honoured(
     status: int, header: str, value: str | Callable[[], str], least_s: float, ledger: Ledger
 ) -> None:
-    told = value if isinstance(value, str) else value()
-    with ScriptedLLM(GOOD, replies=[fails(status, **{header: told})]) as server:
+    sent = value if isinstance(value, str) else value()
+    with ScriptedLLM(GOOD, replies=[fails(status, **{header: sent})]) as server:
         outcome = reason(server, ledger, [request()])
     assert outcome.only.ok
     first, second = server.calls

@@ -86,14 +86,16 @@ def test_the_whole_of_it(reason: Reason, llm: ScriptedLLM, tmp_path: Path) -> No
     assert [Summary.model_validate(one).item_id for one in summaries] == [
         one["item_id"] for one in lines(BOOKSHOP / "items.jsonl")
     ]
-    told = {(one["user_id"], one["item_id"]) for one in aspects}
-    assert len(told) == len(aspects) > 90
-    assert not told & held_out()
+    reviewed_pairs = {(one["user_id"], one["item_id"]) for one in aspects}
+    assert len(reviewed_pairs) == len(aspects) > 90
+    assert not reviewed_pairs & held_out()
     assert all(Aspects.model_validate(one) for one in aspects)
     for one in map(ItemPersonas.model_validate, personas):
         evidence = {user for persona in one.personas for user in persona.evidence}
-        assert {(user, one.item_id) for user in evidence} <= told, "evidence that does not exist"
-        reviewed = [user for user, item in told if item == one.item_id]
+        assert {(user, one.item_id) for user in evidence} <= reviewed_pairs, (
+            "evidence that does not exist"
+        )
+        reviewed = [user for user, item in reviewed_pairs if item == one.item_id]
         assert (1 if len(reviewed) < 2 else 2) <= len(one.personas) <= 7
         assert all(persona.evidence for persona in one.personas) or not reviewed
     own = {one["item_id"]: {p["persona_id"] for p in one["personas"]} for one in personas}
@@ -244,11 +246,11 @@ def test_a_changed_template_asks_its_step_anew_and_says_so_first(
     done = reason(*domain, **prices)
     steps = [call.body["response_format"]["json_schema"]["name"] for call in llm.calls[asked:]]
     assert steps == ["personas"] * 20  # four have no reviews, and a template of their own
-    told = [line for line in done.stderr.splitlines() if "to ask" in line]
-    assert len(told) == 1
-    assert told[0].startswith("personas: 20 to ask, 4 known, about ")
-    assert "$0.0" in told[0]
-    assert told[0].endswith("the template has changed since 20 answers were given")
+    announced = [line for line in done.stderr.splitlines() if "to ask" in line]
+    assert len(announced) == 1
+    assert announced[0].startswith("personas: 20 to ask, 4 known, about ")
+    assert "$0.0" in announced[0]
+    assert announced[0].endswith("the template has changed since 20 answers were given")
 
 
 @pytest.mark.parametrize(
@@ -294,9 +296,9 @@ def test_alignments_by_similarity_ask_nobody(
     assert "alignments: 2 interactions without aspects" in done.stdout
     alignments = [Alignment.model_validate(one) for one in lines(tmp_path / "out/alignments.jsonl")]
     assert len(alignments) > 60
-    told = {(one["user_id"], one["item_id"]) for one in lines(BOOKSHOP / "aspects.jsonl")}
+    reviewed_pairs = {(one["user_id"], one["item_id"]) for one in lines(BOOKSHOP / "aspects.jsonl")}
     pairs = {(one.user_id, one.item_id) for one in alignments}
-    assert pairs <= told - held_out()
+    assert pairs <= reviewed_pairs - held_out()
     folder = ArtifactFolder(tmp_path / "out")
     found = audit(folder, lambda: PersonaEncoder(BUNDLED_MODEL), Refusals())
     assert found.similarity
@@ -313,12 +315,12 @@ def test_an_answer_that_breaks_the_rules_is_asked_again_then_given_up(
         says({"personas": [_persona(f"N{number}", ["R1"]) for number in range(10)]}),
         says({"personas": [_persona("Twin", ["R1"]), _persona("Twin", ["R2"])]}),
     ]
-    told: list[str] = []
+    corrections: list[str] = []
 
     def script(call: Call) -> Reply:
         if "Notes:" in call.user and "The Salt Orchard" in call.user.partition("Notes:")[0]:
-            told.append(call.last)
-            return wrong[(len(told) - 1) % len(wrong)]
+            corrections.append(call.last)
+            return wrong[(len(corrections) - 1) % len(wrong)]
         return obliging(call)
 
     llm.script = script
@@ -327,8 +329,8 @@ def test_an_answer_that_breaks_the_rules_is_asked_again_then_given_up(
     assert "salt-orchard" not in {
         one["item_id"] for one in lines(tmp_path / "out" / "personas.jsonl")
     }
-    assert "cites none of the reviewers" in told[1]
-    assert "10 personas" in told[2]
+    assert "cites none of the reviewers" in corrections[1]
+    assert "10 personas" in corrections[2]
     assert "1 inputs whose answer is missing" in done.stdout
 
 

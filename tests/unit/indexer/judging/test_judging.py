@@ -92,17 +92,19 @@ def test_wilson_by_hand() -> None:
     ],
 )
 def test_the_test_of_a_control_by_hand(right: int, of: int, p: float, passed: bool) -> None:
-    told = [judgment("A", "B", "swapped")] * right + [judgment("A", "A", "swapped")] * (of - right)
-    [figures] = control_figures([MUST_WIN], told, {"swapped": of})
+    judgments = [judgment("A", "B", "swapped")] * right + [judgment("A", "A", "swapped")] * (
+        of - right
+    )
+    [figures] = control_figures([MUST_WIN], judgments, {"swapped": of})
     assert (figures.right, figures.of, figures.passed) == (right, of, passed)
     assert figures.p == pytest.approx(p, abs=1e-12)
 
 
 def test_what_is_not_answered_is_not_right() -> None:
-    told = [judgment("A", "B", "swapped")] * 5
-    [figures] = control_figures([MUST_WIN], told, {"swapped": 10})
+    judgments = [judgment("A", "B", "swapped")] * 5
+    [figures] = control_figures([MUST_WIN], judgments, {"swapped": 10})
     assert (figures.right, figures.of, figures.passed) == (5, 10, False)
-    assert control_figures([MUST_WIN, MUST_TIE], told, {"swapped": 10}) == [figures]
+    assert control_figures([MUST_WIN, MUST_TIE], judgments, {"swapped": 10}) == [figures]
 
 
 def test_identical_texts_must_be_ties_on_every_criterion() -> None:
@@ -130,11 +132,11 @@ def test_preferences_by_hand() -> None:
 
 def test_places() -> None:
     """x: 2 of 4 say the same in both orders; y always. First places: 4 of 7 on x, none on y."""
-    told = [judgment("A", "B"), judgment("A", "A"), judgment("tie", "B"), judgment("B", "A")]
-    share = consistent(told)
+    judgments = [judgment("A", "B"), judgment("A", "A"), judgment("tie", "B"), judgment("B", "A")]
+    share = consistent(judgments)
     assert share is not None
     assert (share.count, share.of) == (2 + 4, 8)
-    places = prefer_first(told)
+    places = prefer_first(judgments)
     assert places is not None
     assert (places.count, places.of) == (4, 7)
     once = judgment("A", "A", "identical", same=True)
