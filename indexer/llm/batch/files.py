@@ -40,7 +40,7 @@ class Batch(BaseModel):
     `campaign` is the same for all batches until there is none left: what came to nothing in it is
     not asked again in it, however many runs it takes. `tokens` count against the endpoint's limit
     of what may be under way; `prompt_tokens` and `completion_tokens`, at worst, against the run's
-    ceilings. `validated` (`judged` in files of earlier versions): the remaining results are paid for
+    ceilings. `validated` (`judged` in older files): the remaining results are paid for
     and answer no request of the last run; another run (of more items, say) may want them.
     """
 
