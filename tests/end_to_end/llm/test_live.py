@@ -189,7 +189,7 @@ def test_two_alike_are_asked_once(ledger: Ledger) -> None:
     assert [answer.value for answer in outcome.answers] == [{"x": 1}] * 6
 
 
-def test_answers_come_as_they_are_ready_and_slots_stay_full(ledger: Ledger) -> None:
+def test_answers_come_as_they_are_ready_and_permits_stay_used(ledger: Ledger) -> None:
     def script(call: Call) -> Reply:
         return GOOD.slowly(0.5 if "review 1:" in call.user else 0.02)
 
