@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from indexer.audit.figures import (
     PersonaFigures,
     Position,
 )
+from indexer.progress import Progress, track
 from p4r_qdrant.records import Alignment, Aspects, Item, ItemPersonas, Persona, clean_text
 
 T = TypeVar("T")
@@ -34,13 +35,6 @@ SIMULATIONS = 9999
 TENTHS = [round(n / 10, 1) for n in range(11)]
 _NAME_LENGTH = 80
 _TOP_NAMES = 10
-
-
-class Track(Protocol):
-    """Shows how far something has come: hands on what it is given."""
-
-    def __call__(self, lines: Iterable[T], what: str, total: int) -> Iterable[T]:
-        """`lines`, of which there are `total`; `what` is done with them."""
 
 
 @dataclass
@@ -59,7 +53,7 @@ def read_aspects(
     folder: ArtifactFolder,
     held_out: set[tuple[str, str]],
     refusals: Refusals,
-    track: Track,
+    progress: Progress,
     seed: int,
 ) -> AspectsRead:
     """aspects.jsonl, whatever its slots are."""
@@ -71,7 +65,7 @@ def read_aspects(
     chance = random.Random(seed)  # noqa: S311 - a sample, not a secret
     tuples = empty = repeated = held = telling = 0
     lines = read_lines(folder.file(ASPECTS), Aspects, refusals)
-    for _, place, one in track(lines, "reading aspects", folder.count_lines(ASPECTS)):
+    for _, place, one in track(progress, lines, "reading aspects", folder.count_lines(ASPECTS)):
         tuples += 1
         users.add(one.user_id)
         repeated += one.user_id in seen.setdefault(one.item_id, set())
@@ -120,7 +114,7 @@ def read_personas(
     held_out: set[tuple[str, str]],
     aspects: AspectsRead | None,
     refusals: Refusals,
-    track: Track,
+    progress: Progress,
 ) -> PersonasRead:
     """personas.jsonl, beside whom items.jsonl and aspects.jsonl know of."""
     path = folder.file(PERSONAS)
@@ -129,7 +123,9 @@ def read_personas(
     names = _Names()
     evidence = _Evidence(held_out, aspects.places if aspects else None)
     lines = read_lines(path, ItemPersonas, refusals)
-    for number, place, one in track(lines, "reading personas", folder.count_lines(PERSONAS)):
+    for number, place, one in track(
+        progress, lines, "reading personas", folder.count_lines(PERSONAS)
+    ):
         if one.item_id in ids:
             refusals.add(
                 f"{path}:{number}: item {one.item_id!r} is already in this file; keep one",
@@ -266,7 +262,7 @@ def read_alignments(
     personas: PersonasRead | None,
     sample: set[str],
     refusals: Refusals,
-    track: Track,
+    progress: Progress,
     seed: int,
 ) -> AlignmentsRead:
     """alignments.jsonl; what it chose among is known only where there is a personas.jsonl."""
@@ -277,7 +273,7 @@ def read_alignments(
     unknown, leaked = Found(), Found()
     alignments = unjustified = 0
     lines = read_lines(folder.file(ALIGNMENTS), Alignment, refusals)
-    for _, _, one in track(lines, "reading alignments", folder.count_lines(ALIGNMENTS)):
+    for _, _, one in track(progress, lines, "reading alignments", folder.count_lines(ALIGNMENTS)):
         alignments += 1
         users.add(one.user_id)
         items.add(one.item_id)

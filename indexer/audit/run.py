@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ALIGNMENTS, ASPECTS, PERSONAS, SPLITS
 from indexer.audit.counted import (
     PersonasRead,
-    T,
-    Track,
     read_alignments,
     read_aspects,
     read_personas,
 )
 from indexer.audit.figures import Audit
 from indexer.audit.sampled import measure
+from indexer.progress import SILENT, Progress
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
-
-
-def untracked(lines: Iterable[T], what: str, total: int) -> Iterable[T]:  # noqa: ARG001
-    """Shows nothing."""
-    return lines
 
 
 def audit(
@@ -34,7 +28,7 @@ def audit(
     *,
     sample: int = 200,
     seed: int = 0,
-    track: Track = untracked,
+    progress: Progress = SILENT,
 ) -> Audit:
     """Audit a folder; a file that is not there has no figures.
 
@@ -52,12 +46,14 @@ def audit(
     encoder = load_encoder() if load_encoder and folder.has(PERSONAS) else None
     aspects = personas = alignments = None
     if folder.has(ASPECTS):
-        aspects = read_aspects(folder, held_out, refusals, track, seed)
+        aspects = read_aspects(folder, held_out, refusals, progress, seed)
     if folder.has(PERSONAS):
-        personas = read_personas(folder, held_out, aspects, refusals, track)
+        personas = read_personas(folder, held_out, aspects, refusals, progress)
     chosen = _sample(personas, sample, seed) if personas and encoder else []
     if folder.has(ALIGNMENTS):
-        alignments = read_alignments(folder, held_out, personas, set(chosen), refusals, track, seed)
+        alignments = read_alignments(
+            folder, held_out, personas, set(chosen), refusals, progress, seed
+        )
     return Audit(
         folder=str(folder.path),
         split_pairs=len(held_out) if folder.has(SPLITS) else None,
@@ -65,7 +61,7 @@ def audit(
         personas=personas.figures if personas else None,
         evidence=personas.evidence if personas else None,
         alignments=alignments.figures if alignments else None,
-        similarity=measure(folder, encoder, chosen, personas, aspects, alignments, track, seed)
+        similarity=measure(folder, encoder, chosen, personas, aspects, alignments, progress, seed)
         if personas and encoder and chosen
         else None,
     )

@@ -17,7 +17,7 @@ import numpy as np
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, parse_line
 from indexer.artifacts.names import ASPECTS, PERSONAS
-from indexer.audit.counted import AlignmentsRead, AspectsRead, PersonasRead, T, Track
+from indexer.audit.counted import AlignmentsRead, AspectsRead, PersonasRead, T
 from indexer.audit.figures import (
     Agreement,
     Alike,
@@ -28,6 +28,7 @@ from indexer.audit.figures import (
     Interval,
     SimilarityFigures,
 )
+from indexer.progress import Progress, track
 from indexer.reasoning.nearest import Case, Remembering, aspects_text, nearest_personas
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
@@ -66,7 +67,7 @@ def measure(
     personas: PersonasRead,
     aspects: AspectsRead | None,
     alignments: AlignmentsRead | None,
-    track: Track,
+    progress: Progress,
     seed: int,
 ) -> SimilarityFigures:
     """The figures of these items, which have personas."""
@@ -76,7 +77,8 @@ def measure(
     agreed: list[list[tuple[float, float]]] = []
     with _Reader(folder, personas, aspects, alignments, seed) as reader:
         pool = _Pool(reader.pool(), remembering, seed)
-        items = (reader.item(one) for one in track(item_ids, "encoding items", len(item_ids)))
+        tracked = track(progress, item_ids, "encoding items", len(item_ids))
+        items = (reader.item(one) for one in tracked)
         for block in _blocks(items, _BLOCK):
             remembering.encode_texts([text for item in block for text in _texts(item)])
             for item in block:

@@ -76,7 +76,7 @@ def prepare(
     from indexer.artifacts.lines import Refusals
     from indexer.datasets.prepare import Selection, format_named
     from indexer.datasets.prepare import prepare as prepare_dataset
-    from indexer.terminal.console import print_counts, progress
+    from indexer.terminal.console import ProgressBar, print_counts
 
     selection = Selection(
         cities=tuple(city or ()),
@@ -89,8 +89,7 @@ def prepare(
         min_interactions=min_interactions,
     )
     refusals = Refusals()
-    with progress() as bar:
-        task = bar.add_task("reading rows", total=None)
+    with ProgressBar() as bar:
         report = prepare_dataset(
             format_named(form, column or ()),
             reviews,
@@ -99,7 +98,7 @@ def prepare(
             refusals,
             selection=selection,
             parquet=parquet,
-            advance=lambda count: bar.advance(task, count),
+            progress=bar,
         )
     print_counts("written", report.written)
     print_counts("left out", report.left_out)
@@ -119,15 +118,14 @@ def stats(
     from indexer.artifacts.lines import Refusals
     from indexer.datasets.stats import check_plot, dataset_stats
     from indexer.datasets.stats import plot as draw
-    from indexer.terminal.console import print_dataset, progress
+    from indexer.terminal.console import ProgressBar, print_dataset
 
     folder = ArtifactFolder(artifacts)
     if plot is not None:
         check_plot(plot)
     refusals = Refusals()
-    with progress() as bar:
-        task = bar.add_task("reading reviews", total=None)
-        found = dataset_stats(folder, refusals, lambda count: bar.advance(task, count))
+    with ProgressBar() as bar:
+        found = dataset_stats(folder, refusals, bar)
     print_dataset(found)
     if plot is not None:
         draw(found, plot, folder.path.resolve().name)
@@ -166,7 +164,7 @@ def audit(
     from indexer.audit import page
     from indexer.audit import wording as words
     from indexer.audit.run import audit as examine
-    from indexer.terminal.console import print_audit, print_refusals, progress
+    from indexer.terminal.console import ProgressBar, print_audit, print_refusals
     from p4r_qdrant.encoder.local import PersonaEncoder
     from p4r_qdrant.settings import Settings
 
@@ -178,14 +176,14 @@ def audit(
     with ExitStack() as files:  # opened first: what cannot be written is known at once
         write_page = files.enter_context(written_whole(html)) if html else None
         write_json = files.enter_context(written_whole(json_file)) if json_file else None
-        with progress() as bar:
+        with ProgressBar() as bar:
             found = examine(
                 folder,
                 None if no_encoder else partial(PersonaEncoder.from_settings, settings),
                 refusals,
                 sample=sample,
                 seed=seed,
-                track=lambda lines, what, total: bar.track(lines, total=total, description=what),
+                progress=bar,
             )
         if write_page:
             write_page(page.page(found, folder.path.resolve().name))
@@ -249,12 +247,11 @@ def import_persona4rec(
     """Import the files of the paper's public code (books and restaurants flavours)."""
     from indexer.artifacts.lines import Refusals
     from indexer.datasets.persona4rec import convert
-    from indexer.terminal.console import print_counts, progress
+    from indexer.terminal.console import ProgressBar, print_counts
 
     refusals = Refusals()
-    with progress() as bar:
-        task = bar.add_task("reading lines", total=None)
-        report = convert(source, output, refusals, lambda count: bar.advance(task, count))
+    with ProgressBar() as bar:
+        report = convert(source, output, refusals, bar)
     print_counts("taken", report.taken)
     print_counts("repaired", report.repaired)
     print_counts("left out", report.left_out)

@@ -37,14 +37,10 @@ def candidates(
     """
     from indexer.artifacts.lines import Refusals
     from indexer.evaluation.candidates import provenance_path, write_candidates
-    from indexer.terminal.console import out, progress
+    from indexer.terminal.console import ProgressBar, out
 
     refusals = Refusals()
-    with progress() as bar:
-
-        def began(what: str, total: int) -> None:
-            bar.add_task(what, total=total)
-
+    with ProgressBar() as bar:
         made = write_candidates(
             reviews,
             splits,
@@ -53,8 +49,7 @@ def candidates(
             model=model,
             top=top,
             seed=seed,
-            began=began,
-            advance=lambda count: bar.advance(bar.task_ids[-1], count),
+            progress=bar,
         )
     chosen = ", ".join(f"{name} {value}" for name, value in made.settings.items()) or "no settings"
     best = max(one["value"] for one in made.tried)
@@ -103,13 +98,12 @@ def evaluate(
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.writing import written_whole
     from indexer.evaluation.evaluate import evaluate_files
-    from indexer.terminal.console import print_evaluation, progress
+    from indexer.terminal.console import ProgressBar, print_evaluation
 
     if on not in ("test", "valid"):
         raise InputError(f"--on is test or valid, not {on!r}")
     refusals = Refusals()
-    with progress() as bar:
-        task = bar.add_task("reading lines", total=None)
+    with ProgressBar() as bar:
         found = evaluate_files(
             candidates,
             truth,
@@ -117,7 +111,7 @@ def evaluate(
             on="valid" if on == "valid" else "test",
             reviews=segments,
             against=against,
-            advance=lambda count: bar.advance(task, count),
+            progress=bar,
         )
     names = [candidates.stem, against.stem if against else ""]
     if against is not None and names[0] == names[1]:
@@ -152,13 +146,13 @@ def experiment(
     from indexer.evaluation.experiment.config import load_config
     from indexer.evaluation.experiment.report import check_drawing, write_report
     from indexer.evaluation.experiment.run import run_experiment
-    from indexer.terminal.console import StageProgress, out, print_experiment
+    from indexer.terminal.console import ProgressBar, out, print_experiment
 
     check_drawing()
     wanted = load_config(config, artifacts=artifacts, adapter=adapter)
     refusals = Refusals()
-    with StageProgress() as watcher:
-        results = run_experiment(wanted, output, refusals, watcher)
+    with ProgressBar() as bar:
+        results = run_experiment(wanted, output, refusals, bar)
     page = write_report(results, output)
     print_experiment(results)
     out.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)

@@ -33,7 +33,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     from indexer.artifacts.names import PERSONAS
     from indexer.indexing.items import index_artifacts
     from indexer.indexing.mean_user import note_typical_user
-    from indexer.terminal.console import out, progress
+    from indexer.terminal.console import ProgressBar, out
     from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.index.opening import open_index
     from p4r_qdrant.settings import Settings
@@ -43,15 +43,15 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     total = folder.count_lines(PERSONAS)
     refusals = Refusals()
     encoder = load_encoder(settings.encoder)
-    with open_index(settings, encoder=encoder, create=True) as opened, progress() as bar:
-        task = bar.add_task("indexing items", total=total)
+    with open_index(settings, encoder=encoder, create=True) as opened, ProgressBar() as bar:
+        bar.start("indexing items", total)
         report = index_artifacts(
             folder,
             encoder,
             opened,
             domain=domain,
             refusals=refusals,
-            advance=lambda count: bar.advance(task, count),
+            progress=bar,
         )
         note_typical_user(folder, encoder, opened, settings)
         where = opened.location
@@ -167,7 +167,7 @@ def rerank(
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.writing import written_whole
     from indexer.reranking import output_record, rerank_file
-    from indexer.terminal.console import print_ranking, print_refusals, progress
+    from indexer.terminal.console import ProgressBar, print_ranking, print_refusals
     from p4r_qdrant.rerank.reranker import PersonaReranker
     from p4r_qdrant.settings import Settings
 
@@ -178,9 +178,9 @@ def rerank(
     with (
         PersonaReranker.from_settings(Settings.load(rerank=options)) as reranker,
         folder.items(Refusals()) as items,  # rerank_file tells what is wrong in it
-        progress() as bar,
+        ProgressBar() as bar,
     ):
-        task = bar.add_task("reranking users", total=None)
+        bar.start("reranking users")
         rankings = rerank_file(
             folder, candidates, reranker, refusals, user=user, top=top, explain=None
         )
@@ -189,7 +189,7 @@ def rerank(
                 with written_whole(output) as write:
                     for reranked in rankings:
                         write(json.dumps(output_record(reranked), ensure_ascii=False))
-                        bar.advance(task)
+                        bar.advance()
             else:
                 for reranked in rankings:
                     ids = [one.item_id for one in reranked.ranking.items]

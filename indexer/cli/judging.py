@@ -184,9 +184,7 @@ def _judge(
         async def go() -> Judged:
             async with llm as opened:
                 progress.follow(opened)
-                return await run.judge(
-                    opened, ledger, progress.began, progress.told, progress.wrote
-                )
+                return await run.judge(opened, ledger, progress)
 
         try:
             with progress, suppress(BatchesUnderWay):

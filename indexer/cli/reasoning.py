@@ -93,7 +93,7 @@ def reason(
         seed=seed,
         strategy=strategy,
         encoder=encoder,
-        advance=progress.encoded,
+        progress=progress,
     )
     with Ledger(folder.path / "ledger", read_only=dry_run) as ledger:
         if dry_run:
@@ -108,9 +108,7 @@ def reason(
         async def go() -> None:
             async with llm as opened:
                 progress.follow(opened)
-                await run.reason(
-                    chosen, opened, ledger, progress.began, progress.told, progress.wrote
-                )
+                await run.reason(chosen, opened, ledger, progress)
 
         try:
             with progress, suppress(BatchesUnderWay):

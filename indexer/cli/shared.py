@@ -55,19 +55,17 @@ def publish_folder(
     **options: bool,
 ) -> None:
     """Publish an artifact folder, with a progress bar, and say what came of it."""
-    from indexer.artifacts.names import PERSONAS
     from indexer.indexing.publish import publish as publish_artifacts
-    from indexer.terminal.console import print_published, progress
+    from indexer.terminal.console import ProgressBar, print_published
 
-    with progress() as bar:
-        task = bar.add_task("publishing items", total=folder.count_lines(PERSONAS))
+    with ProgressBar() as bar:
         report = publish_artifacts(
             folder,
             source,
             settings,
             domain=domain,
             refusals=refusals,
-            advance=lambda count: bar.advance(task, count),
+            progress=bar,
             **options,
         )
     print_published(report.version, report.location, report)

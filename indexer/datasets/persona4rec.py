@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from indexer.artifacts import names
 from indexer.artifacts.lines import Refusals, as_line, read_lines, validation_sentence
 from indexer.artifacts.writing import written_whole
+from indexer.progress import SILENT, Progress, track
 from indexer.reasoning.aspect_tuples import tells_something
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import (
@@ -76,11 +77,11 @@ def convert(
     source: Path,
     output: Path,
     refusals: Refusals,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> ImportReport:
     """Convert a folder of the paper's files; the artifacts appear in `output` when all is done.
 
-    A broken record is refused and counted. `advance` is told each line that was read. Raises
+    A broken record is refused and counted. Each line read is one step of `progress`. Raises
     InputError where `source` holds none of the files, or `output` holds artifacts already.
     """
     if not source.is_dir() or not any((source / name).is_file() for name in _READERS):
@@ -96,7 +97,7 @@ def convert(
         importer = _Importer(report, refusals, has_personas=has_personas)
         for name in _FILES:
             importer.write[name] = stack.enter_context(written_whole(unfinished / name))
-        _read(source, importer, refusals, advance)
+        _read(source, importer, refusals, progress)
     return report
 
 
@@ -122,17 +123,15 @@ def _folder_beside(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read(
-    source: Path, importer: _Importer, refusals: Refusals, advance: Callable[[int], None]
-) -> None:
+def _read(source: Path, importer: _Importer, refusals: Refusals, progress: Progress) -> None:
     for name, reader in _READERS.items():
         path = source / name
         if not path.is_file():
             continue
-        for number, _, line in read_lines(path, _Line, refusals):
+        lines = read_lines(path, _Line, refusals)
+        for number, _, line in track(progress, lines, f"reading {name}"):
             importer.where = f"{path}:{number}"
             reader(importer, line.row)
-            advance(1)
 
 
 class _Importer:

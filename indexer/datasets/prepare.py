@@ -13,7 +13,7 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -34,6 +34,7 @@ from indexer.datasets.sources import Format, Row, Source, read_rows
 from indexer.datasets.splits import MIN_INTERACTIONS, Ties, leave_one_out
 from indexer.datasets.values import storable
 from indexer.datasets.yelp import YELP
+from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import InputError, StorageFullError
 from p4r_qdrant.records import Item, Review
 
@@ -131,21 +132,21 @@ def prepare(
     *,
     selection: Selection | None = None,
     parquet: bool = False,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> PrepareReport:
     """Turn a data set into the artifacts in `output`, which appear when all is done.
 
     The same sources give the same bytes. Rows that make no record are refused. `parquet` writes
-    each file in that form too; `advance` is told rows as they are read. Raises InputError where a
-    source cannot be read to its end, or where nothing is left.
+    each file in that form too. Rows that are read are the steps of `progress`. Raises InputError
+    where a source cannot be read to its end, or where nothing is left.
     """
     selection = selection or Selection()
     if parquet:
         tables.check_installed()
     report = PrepareReport()
     with _appearing_whole(output) as folder, _Store() as store:
-        store.add_items(_items(form, items, refusals, advance), selection, report)
-        store.add_reviews(_reviews(form, reviews, refusals, advance))
+        store.add_items(_items(form, items, refusals, progress), selection, report)
+        store.add_reviews(_reviews(form, reviews, refusals, progress))
         filtered = bool(selection.cities or selection.categories)
         store.relate(not filtered and (selection.unknown_items or not items), report)
         store.select(selection, report)
@@ -194,9 +195,9 @@ def _nothing_left(refusals: Refusals, report: PrepareReport) -> str:
 
 
 def _items(
-    form: Format, sources: Sequence[Source], refusals: Refusals, advance: Callable[[int], None]
+    form: Format, sources: Sequence[Source], refusals: Refusals, progress: Progress
 ) -> Iterator[Item]:
-    for where, row in _rows(form, sources, refusals, advance):
+    for where, row in _rows(form, sources, refusals, progress):
         try:
             yield Item.model_validate(storable(form.item(row)))
         except ValueError as error:
@@ -204,9 +205,9 @@ def _items(
 
 
 def _reviews(
-    form: Format, sources: Sequence[Source], refusals: Refusals, advance: Callable[[int], None]
+    form: Format, sources: Sequence[Source], refusals: Refusals, progress: Progress
 ) -> Iterator[Review]:
-    for where, row in _rows(form, sources, refusals, advance):
+    for where, row in _rows(form, sources, refusals, progress):
         try:
             yield Review.model_validate(form.review(row))
         except ValueError as error:
@@ -218,17 +219,18 @@ def _sentence(error: ValueError) -> str:
 
 
 def _rows(
-    form: Format, sources: Sequence[Source], refusals: Refusals, advance: Callable[[int], None]
+    form: Format, sources: Sequence[Source], refusals: Refusals, progress: Progress
 ) -> Iterator[tuple[str, Row]]:
     unreported = 0
     for source in sources:
+        progress.start(f"reading {source.name}" if isinstance(source, Path) else "reading rows")
         for where, row in read_rows(source, refusals, python_literals=form.python_literals):
             unreported += 1
             if unreported == _BATCH:
-                advance(unreported)
+                progress.advance(unreported)
                 unreported = 0
             yield where, row
-    advance(unreported)
+    progress.advance(unreported)
 
 
 # -- sorting and choosing ---------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -17,6 +17,7 @@ import numpy as np
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
+from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import InputError, MissingExtraError
 from p4r_qdrant.records import Item, Review, Split
 
@@ -91,13 +92,14 @@ class DatasetStats:
 def dataset_stats(
     folder: ArtifactFolder,
     refusals: Refusals,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> DatasetStats:
     """Count a folder's reviews.jsonl, items.jsonl and splits.jsonl; the last two may be missing.
 
-    Raises InputError where there are no reviews. `advance` is told reviews as they are read.
+    Raises InputError where there are no reviews. Reviews that are read are the steps of `progress`.
     """
     path = folder.file(REVIEWS)
+    progress.start("reading reviews")
     users: Counter[str] = Counter()
     items: Counter[str] = Counter()
     ratings: Counter[float] = Counter()
@@ -111,7 +113,7 @@ def dataset_stats(
         first = review.timestamp if first is None else min(first, review.timestamp)
         last = review.timestamp if last is None else max(last, review.timestamp)
         if number % _REPORT_EVERY == 0:
-            advance(_REPORT_EVERY)
+            progress.advance(_REPORT_EVERY)
     if first is None or last is None:
         raise InputError(f"{path} holds no review; prepare a data set first")
     described = 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.names import CANDIDATES
+from indexer.artifacts.names import CANDIDATES, PERSONAS
 from indexer.indexing.items import index_artifacts
+from indexer.progress import SILENT, Progress
 from indexer.reranking import Reranked, rerank_file
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.local import BUNDLED_MODEL, PersonaEncoder
@@ -27,7 +28,7 @@ def run(
     *,
     encoder: Encoder | None = None,
     refusals: Refusals | None = None,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Iterator[Reranked]:
     """Index a catalogue in `index_folder` on the embedded engine and rerank for `readers`.
 
@@ -40,7 +41,10 @@ def run(
     settings = Settings.model_construct(qdrant=QdrantSettings(path=index_folder))
     refusals = refusals if refusals is not None else Refusals()
     with open_index(settings, encoder=encoder, create=True) as index:
-        index_artifacts(folder, encoder, index, domain="books", refusals=refusals, advance=advance)
+        progress.start("indexing items", folder.count_lines(PERSONAS))
+        index_artifacts(
+            folder, encoder, index, domain="books", refusals=refusals, progress=progress
+        )
         reranker = PersonaReranker(index, encoder)
         candidates = folder.file(CANDIDATES)
         for number, reader in enumerate(readers):

@@ -69,7 +69,7 @@ def reason(
     async def ask() -> None:
         async with LLM(settings, ledger) as llm:
             progress.follow(llm)
-            await run.reason(steps, llm, ledger, progress.began, progress.told, progress.wrote)
+            await run.reason(steps, llm, ledger, progress)
 
     with Ledger(folder / "ledger") as ledger, progress:
         asyncio.run(ask())

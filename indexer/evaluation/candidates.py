@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +19,7 @@ from indexer.evaluation.generators.base import Fitted, Floats, generator_named, 
 from indexer.evaluation.interactions import Indexes, Interactions, read_interactions
 from indexer.evaluation.metrics import Ranks, ndcg
 from indexer.evaluation.truth import read_truth
+from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,14 +86,12 @@ def write_candidates(
     model: str,
     top: int = 100,
     seed: int = 0,
-    began: Callable[[str, int], None] = lambda _what, _total: None,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Provenance:
     """Write a list for each user of the splits who has a training interaction.
 
     Fitted to training interactions only, tuned on validation items; an item that the user has in
-    training is left out, scores are kept. The same input and seed give the same file. `began` is
-    told each stage with its number of steps, `advance` each step.
+    training is left out, scores are kept. The same input and seed give the same file.
 
     Raises InputError where no split has a validation item or nothing is left to train on,
     MissingExtraError where the generator's package is not installed.
@@ -112,7 +111,7 @@ def write_candidates(
         raise InputError(f"no user of {splits} has a training interaction in {reviews}")
     wanted = [truth.items[user] for user in judged]
     rows = np.array([position[user] for user in judged])
-    began(f"tuning {model}", generator.SETTINGS)
+    progress.start(f"tuning {model}", generator.SETTINGS)
     tried: list[dict[str, Any]] = []
     best: Fitted | None = None
     for fitted in generator.fitted(items, seed):
@@ -120,11 +119,11 @@ def write_candidates(
         if best is None or value > max(one["value"] for one in tried):
             best = fitted
         tried.append({**fitted.settings, "value": value})
-        advance(1)
+        progress.advance()
     assert best is not None  # noqa: S101 - every generator has settings
 
     served = [user for user in users_to_serve if user in position]
-    began("writing lists", len(served))
+    progress.start("writing lists", len(served))
     rows = np.array([position[user] for user in served])
     digest = hashlib.sha256()
     with ExitStack() as stack:
@@ -135,7 +134,7 @@ def write_candidates(
             line = json.dumps({"user_id": user, "results": results}, ensure_ascii=False)
             digest.update(f"{line}\n".encode())
             write(line)
-            advance(1)
+            progress.advance()
         provenance = Provenance(
             model=model,
             settings=dict(best.settings),

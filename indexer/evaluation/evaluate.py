@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from indexer.evaluation.lists import JudgedLists, judge_lists
 from indexer.evaluation.metrics import Ranks, ceiling, metric_names, metric_values
 from indexer.evaluation.segments import segments
 from indexer.evaluation.truth import On, Truth, read_truth
+from indexer.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def evaluate_files(
     on: On = "test",
     reviews: Path | None = None,
     against: Path | None = None,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Evaluation:
     """Judge a file of lists, and another `against` it, by the same users.
 
@@ -90,12 +90,12 @@ def evaluate_files(
     truth; broken records are refused and counted.
     """
     truth = read_truth(truth_path, refusals, on)
-    training = read_interactions(reviews, truth.held_out, refusals, advance) if reviews else None
+    training = read_interactions(reviews, truth.held_out, refusals, progress) if reviews else None
     known = training.known_items if training else None
-    lists = judge_lists(candidates, truth, refusals, known_items=known, advance=advance)
+    lists = judge_lists(candidates, truth, refusals, known_items=known, progress=progress)
     others = None
     if against is not None:
-        others = judge_lists(against, truth, refusals, known_items=known, advance=advance)
+        others = judge_lists(against, truth, refusals, known_items=known, progress=progress)
     return Evaluation(
         on,
         evaluate(lists.ranks, others.ranks if others else None, truth, training),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from indexer.artifacts.lines import Refusals, read_lines
+from indexer.progress import SILENT, Progress, track
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Id
 
@@ -52,7 +53,7 @@ def read_interactions(
     reviews: Path,
     held_out: Collection[tuple[str, str]],
     refusals: Refusals,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Interactions:
     """Read reviews.jsonl without the pairs in `held_out`; a repeated pair counts once.
 
@@ -62,8 +63,8 @@ def read_interactions(
     items: dict[str, int] = {}
     held_items: set[str] = set()
     pairs = array("q")
-    for _, _, line in read_lines(reviews, _Pair, refusals):
-        advance(1)
+    lines = read_lines(reviews, _Pair, refusals)
+    for _, _, line in track(progress, lines, f"reading {reviews.name}"):
         if (line.user_id, line.item_id) in held_out:
             held_items.add(line.item_id)
             continue

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -39,6 +39,7 @@ from indexer.evaluation.candidates import (
 )
 from indexer.evaluation.interactions import read_interactions
 from indexer.evaluation.truth import Truth, read_truth
+from indexer.progress import SILENT, Progress
 from indexer.training.pairs import Catalogue, read_pairs
 from p4r_qdrant.encoder.adapter import AdapterRecord
 from p4r_qdrant.encoder.base import Encoder
@@ -122,14 +123,14 @@ def check_leaks(
     elsewhere: Sequence[Path] = (),
     pairs: Sequence[Path] = (),
     made: Sequence[Path] = (),
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> LeakReport:
     """Check an artifact folder, lists made by `p4r candidates`, and files of training pairs.
 
     reviews, splits: those of the folder unless given. elsewhere: lists of which nobody can say
     what they were fitted to; only their texts are searched. pairs: JSON Lines with `user_id` and
     `item_id`. made: more files and folders to search for held-out texts (an adapter, a cache).
-    `advance` is told each line that is read.
+    Each line read is one step of `progress`.
 
     Raises InputError where a file is missing or a split overlaps itself.
     """
@@ -144,15 +145,16 @@ def check_leaks(
     if broken.total:
         raise InputError(f"{broken.sentences[0]}; mend it, for it holds interactions out")
     held_out = truth.held_out
+    progress.start("looking for leaks")
     checks = [
         *_candidate_checks(candidates, reviews, splits, truth),
         *(_vouched(path) for path in elsewhere),
-        _pairs_check("aspects", [folder.path / ASPECTS], held_out, advance),
-        _evidence_check(folder.path / PERSONAS, held_out, advance),
-        _pairs_check("alignments", [folder.path / ALIGNMENTS], held_out, advance),
+        _pairs_check("aspects", [folder.path / ASPECTS], held_out, progress),
+        _evidence_check(folder.path / PERSONAS, held_out, progress),
+        _pairs_check("alignments", [folder.path / ALIGNMENTS], held_out, progress),
     ]
     if pairs:
-        checks.append(_pairs_check("training pairs", pairs, held_out, advance))
+        checks.append(_pairs_check("training pairs", pairs, held_out, progress))
     files = [
         *(folder.path / name for name in (SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS)),
         folder.path / "ledger",
@@ -162,8 +164,8 @@ def check_leaks(
         *pairs,
         *made,
     ]
-    runs = _HeldOutRuns.read(reviews, folder.path / ITEMS, held_out, advance)
-    checks += _text_checks(list(_expanded(files)), runs, advance)
+    runs = _HeldOutRuns.read(reviews, folder.path / ITEMS, held_out, progress)
+    checks += _text_checks(list(_expanded(files)), runs, progress)
     return LeakReport(checks)
 
 
@@ -260,27 +262,25 @@ def _pairs_check(
     name: str,
     paths: Iterable[Path],
     held_out: frozenset[tuple[str, str]],
-    advance: Callable[[int], None],
+    progress: Progress,
 ) -> Check:
     looked_at, found, refusals = 0, _Found(), Refusals()
     for path in paths:
         if not path.is_file():
             continue
         for number, _, line in read_lines(path, _Pair, refusals):
-            advance(1)
+            progress.advance()
             looked_at += 1
             if (line.user_id, line.item_id) in held_out:
                 found.add(f"{path}:{number} is of user {line.user_id!r}, item {line.item_id!r}")
     return found.check(name, looked_at, refusals)
 
 
-def _evidence_check(
-    path: Path, held_out: frozenset[tuple[str, str]], advance: Callable[[int], None]
-) -> Check:
+def _evidence_check(path: Path, held_out: frozenset[tuple[str, str]], progress: Progress) -> Check:
     looked_at, found, refusals = 0, _Found(), Refusals()
     if path.is_file():
         for number, _, line in read_lines(path, ItemPersonas, refusals):
-            advance(1)
+            progress.advance()
             for persona in line.personas:
                 looked_at += len(persona.evidence)
                 for user in persona.evidence:
@@ -312,13 +312,13 @@ class _HeldOutRuns:
         reviews: Path,
         items: Path,
         held_out: frozenset[tuple[str, str]],
-        advance: Callable[[int], None],
+        progress: Progress,
     ) -> _HeldOutRuns:
         hashes: list[Hashes] = []
         owners: list[tuple[str, str]] = []
         too_short = 0
         for _, _, review in read_lines(reviews, Review, Refusals()):
-            advance(1)
+            progress.advance()
             if (review.user_id, review.item_id) in held_out:
                 found = _runs([review.title, review.text])
                 too_short += not len(found)
@@ -329,7 +329,7 @@ class _HeldOutRuns:
         order = np.argsort(flat, kind="stable")
         flat, owner = flat[order], owner[order]
         public = np.zeros(len(flat), dtype=np.bool_)
-        for batch in batches(_public_texts(reviews, items, held_out, advance), REVIEWS_AT_ONCE):
+        for batch in batches(_public_texts(reviews, items, held_out, progress), REVIEWS_AT_ONCE):
             public |= np.isin(flat, _runs(chain.from_iterable(batch)))
         return cls(flat[~public], owner[~public], owners, too_short)
 
@@ -351,11 +351,11 @@ def _public_texts(
     reviews: Path,
     items: Path,
     held_out: frozenset[tuple[str, str]],
-    advance: Callable[[int], None],
+    progress: Progress,
 ) -> Iterator[list[str]]:
     """What may be repeated: training reviews and metadata."""
     for _, _, review in read_lines(reviews, Review, Refusals()):
-        advance(1)
+        progress.advance()
         if (review.user_id, review.item_id) not in held_out:
             yield [review.title, review.text]
     if items.is_file():
@@ -363,15 +363,13 @@ def _public_texts(
             yield list(_strings(item.model_extra))
 
 
-def _text_checks(
-    files: Sequence[Path], runs: _HeldOutRuns, advance: Callable[[int], None]
-) -> Iterator[Check]:
+def _text_checks(files: Sequence[Path], runs: _HeldOutRuns, progress: Progress) -> Iterator[Check]:
     """What was made, line by line: markers, and words of held-out reviews."""
     lines, markers, repeated = 0, _Found(), _Found()
     for path in files:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                advance(1)
+                progress.advance()
                 lines += 1
                 if MARKER.encode() in line:
                     markers.add(f"{path}:{number} holds the marker of a poisoned interaction")

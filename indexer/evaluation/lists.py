@@ -8,7 +8,7 @@ a place as they would on a screen.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.evaluation.metrics import Ranks
 from indexer.evaluation.truth import Truth
+from indexer.progress import SILENT, Progress, track
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Id
 
@@ -64,21 +65,21 @@ def judge_lists(
     refusals: Refusals,
     *,
     known_items: Set[str] | None = None,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> JudgedLists:
     """Find each held-out item in its user's list, as a stream: memory holds ids and ranks.
 
     Refused and counted: broken lines, and a user's second list. With `known_items`, entries that
-    are none of them are counted. `advance` is told each list. Raises InputError where no user of
-    the truth has a list.
+    are none of them are counted. Each list is one step of `progress`. Raises InputError where no
+    user of the truth has a list.
     """
     places = {user_id: place for place, user_id in enumerate(truth.items)}
     ranks = np.zeros(len(places), dtype=np.int64)
     lengths: list[int] = []
     notes: Counter[str] = Counter()
     seen: dict[str, int] = {}
-    for number, _, line in read_lines(path, _List, refusals):
-        advance(1)
+    lines = read_lines(path, _List, refusals)
+    for number, _, line in track(progress, lines, f"reading {path.name}"):
         first = seen.setdefault(line.user_id, number)
         if first != number:
             refusals.add(

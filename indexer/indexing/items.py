@@ -10,6 +10,7 @@ import numpy as np
 from indexer.artifacts.folder import ArtifactFolder, IndexRow
 from indexer.artifacts.lines import Refusals
 from indexer.indexing.vector_files import VectorFile
+from indexer.progress import SILENT, Progress
 from p4r_qdrant import texts
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
@@ -46,7 +47,7 @@ def index_artifacts(
     *,
     domain: str,
     refusals: Refusals,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
     settled: Callable[[IndexRow, bool], None] = lambda *_: None,
     again: bool = False,
 ) -> IndexReport:
@@ -54,8 +55,8 @@ def index_artifacts(
 
     Killed at any moment and run again it ends in the same state, and encodes only what is
     missing; `again` encodes everything. A broken record is refused and counted, and the others go
-    on. `advance` is told how many items each chunk settled; `settled` is called with every item
-    that is there now, and whether it was written.
+    on. Each item is one step of `progress`, in a task that the caller starts; `settled` is called
+    with every item that is there now, and whether it was written.
     """
     report = IndexReport()
     size = min(CHUNK * encoder.workers, MOST_ITEMS)
@@ -66,7 +67,7 @@ def index_artifacts(
         for row in chunk:
             if row.item.item_id in written or row.item.item_id in unchanged:
                 settled(row, row.item.item_id in written)
-        advance(len(chunk))
+        progress.advance(len(chunk))
     report.refused = refusals.total
     return report
 

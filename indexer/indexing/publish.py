@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from indexer.indexing.items import IndexReport, Source, index_artifacts
 from indexer.indexing.mean_user import note_typical_user
 from indexer.indexing.vector_files import VectorFile
 from indexer.indexing.verifying import Expected, verify_scores, verify_written
+from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import IndexLockedError, InputError, VerificationError
 from p4r_qdrant.index.index import PersonaIndex, now
 from p4r_qdrant.index.metadata import IndexMetadata, today
@@ -51,7 +51,7 @@ def publish(
     refusals: Refusals,
     again: bool = False,
     shrink: bool = False,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Published:
     """Make the personas of an artifact folder, as `source` encodes them, what readers get.
 
@@ -79,13 +79,14 @@ def publish(
                 )
             report = Published(version=name, location=index.location)
             began = now()
+            progress.start("publishing items", len(listed.item_ids) + listed.broken)
             done = index_artifacts(
                 folder,
                 source,
                 index,
                 domain=domain,
                 refusals=refusals,
-                advance=advance,
+                progress=progress,
                 settled=expected.add,
                 again=again,
             )

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from indexer.judging.figures import (
     preferences,
 )
 from indexer.ledger import Ledger
-from indexer.llm import LLM, Answer
-from indexer.reasoning.run import Estimate, estimate_step, reason
-from indexer.reasoning.step import Sources, Step, StepReport
+from indexer.llm import LLM
+from indexer.reasoning.run import Estimate, StepProgress, estimate_step, reason
+from indexer.reasoning.step import Sources, Step
 from p4r_qdrant.errors import InputError, P4RError
 
 CONTROLS = "controls.jsonl"
@@ -97,9 +97,7 @@ class Run:
         self,
         llm: LLM,
         ledger: Ledger,
-        began: Callable[[Step, Estimate], None],
-        told: Callable[[Step, Answer], None],
-        wrote: Callable[[Step, StepReport], None],
+        progress: StepProgress,
     ) -> Judged:
         """Ask, count, and write `results.json`; where the controls are failed, they alone.
 
@@ -108,21 +106,13 @@ class Run:
         """
         for name in (RESULTS, RATES, JUDGMENTS):  # what an earlier judge, or study, came to
             (self._folder / name).unlink(missing_ok=True)
-        left_out: Counter[str] = Counter()
-        unanswered: Counter[str] = Counter()
-
-        def wrote_one(step: Step, report: StepReport) -> None:
-            unanswered[step.artifact] = report.unanswered
-            left_out.update({what: count for what, count in report.left_out.items() if count})
-            wrote(step, report)
-
-        await reason([self._controls], llm, ledger, began, told, wrote_one)
+        reports = await reason([self._controls], llm, ledger, progress)
         judgments = self._read(CONTROLS)
         controls = control_figures(self.study.controls, judgments, self._asked)
         passed = all(one.passed for one in controls)
         compared: list[Judgment] = []
         if passed:
-            await reason(self._rest, llm, ledger, began, told, wrote_one)
+            reports += await reason(self._rest, llm, ledger, progress)
             compared = self._read(JUDGMENTS)
             judgments += compared
         judged = Judged(
@@ -134,8 +124,8 @@ class Run:
             consistent=consistent(judgments),
             first=prefer_first(judgments),
             preferences=preferences(self.study.criteria, compared),
-            unanswered=unanswered[JUDGMENTS],
-            left_out=dict(left_out),
+            unanswered=reports[-1].unanswered if passed else 0,
+            left_out=dict(sum((+one.left_out for one in reports), Counter())),
             about={**self.study.about, "template": self._controls.versions[self.study.template]},
         )
         self._write(judged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,6 +16,7 @@ from indexer.artifacts.lines import Refusals
 from indexer.artifacts.lookup import Lookup
 from indexer.artifacts.names import ALIGNMENTS, ASPECTS, PERSONAS
 from indexer.llm import Request
+from indexer.progress import Progress
 from indexer.reasoning.nearest import Case, Nearest, Remembering, nearest_personas
 from indexer.reasoning.sanitizing import problem_with
 from indexer.reasoning.step import TEXT, Question, Sources, Step, an_object, one_of
@@ -167,7 +168,7 @@ class Alignments(Aligning):
 class NearestAlignments(Aligning):
     """The persona nearest to what the user says of the item: free, for it asks no LLM.
 
-    `advance` is told how many interactions were encoded. Without an `encoder` it can only be
+    Each interaction that is encoded is one step of `progress`. Without an `encoder` it can only be
     estimated.
     """
 
@@ -178,14 +179,14 @@ class NearestAlignments(Aligning):
         sources: Sources,
         refusals: Refusals,
         encoder: Encoder | None,
-        advance: Callable[[int], None],
+        progress: Progress,
         *,
         per_user: int = 3,
         profile: Profile = "before",
     ) -> None:
         super().__init__(sources, refusals, per_user=per_user, profile=profile)
         self._encoder = encoder
-        self._advance = advance
+        self._progress = progress
 
     def requests(self) -> Iterator[Request]:
         """None."""
@@ -207,7 +208,7 @@ class NearestAlignments(Aligning):
             cases = [Case(one.chosen.aspects, one.personas) for one in block]
             for target, nearest in zip(block, nearest_personas(encoder, cases), strict=True):
                 yield Question((target, nearest), [])
-            self._advance(len(block))
+            self._progress.advance(len(block))
 
     def record(self, about: tuple[Target, Nearest], values: list[Any]) -> Alignment:  # noqa: ARG002
         """A line of alignments.jsonl."""

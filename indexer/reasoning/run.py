@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.ledger import Ledger
-from indexer.llm import LLM, Answer, BatchesUnderWay, Request, Requests, estimate_tokens
+from indexer.llm import LLM, BatchesUnderWay, Request, Requests, estimate_tokens
+from indexer.progress import SILENT, Progress
 from indexer.reasoning.alignments import Alignments, NearestAlignments
 from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.personas import Personas
@@ -69,12 +70,13 @@ def steps(
     seed: int,
     strategy: str = "judge",
     encoder: Encoder | None = None,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> list[Step]:
     """The named steps in the order they build on each other. Raises InputError.
 
     `strategy` of alignments: an LLM as `judge`, or `similarity` by the `encoder`, which a mere
-    estimate does without; `advance` is told what was encoded.
+    estimate does without; each
+    interaction that is encoded is one step of `progress`.
     """
     wanted = {name.strip() for name in names}
     unknown = sorted(wanted - set(STEPS))
@@ -91,24 +93,31 @@ def steps(
         if kind is not Alignments:
             return kind(sources, refusals)
         if strategy == "similarity":
-            return NearestAlignments(sources, refusals, encoder, advance, **more)
+            return NearestAlignments(sources, refusals, encoder, progress, **more)
         return Alignments(sources, refusals, seed=seed, **more)
 
     return [made(kind) for name, kind in STEPS.items() if name in wanted]
+
+
+class StepProgress(Progress, Protocol):
+    """Progress of reasoning: each step is a task, and each answer is a step of that task."""
+
+    def estimated(self, step: Step, estimate: Estimate) -> None:
+        """A step begins; `estimate` says what it asks now."""
+
+    def written(self, step: Step, report: StepReport) -> None:
+        """A step has ended and its artifact is written."""
 
 
 async def reason(
     steps: Sequence[Step],
     llm: LLM | None,
     ledger: Ledger,
-    began: Callable[[Step, Estimate], None],
-    told: Callable[[Step, Answer], None],
-    wrote: Callable[[Step, StepReport], None],
-) -> None:
-    """Ask and write, step after step.
+    progress: StepProgress,
+) -> list[StepReport]:
+    """Ask and write, step after step; return the report of each step.
 
-    `began` is told what a step will ask and cost before it is asked, `told` each answer, `wrote`
-    what came of it. `llm` may be None where no step asks.
+    `llm` may be None where no step asks.
 
     Killed at any moment and run again, it asks only what was not answered. Where a run stops
     (budget, refusal, endpoint down), the artifact of that step is written from the answers there
@@ -117,22 +126,27 @@ async def reason(
     """
     price_factor, paid = (1.0, ()) if llm is None else (llm.price_factor, llm.under_way())
     under_way: BatchesUnderWay | None = None
+    reports: list[StepReport] = []
     for step in steps:
         if under_way is not None and step.reads:
             break
-        began(step, estimate_step(step, ledger, price_factor, paid))
+        estimate = estimate_step(step, ledger, price_factor, paid)
+        progress.estimated(step, estimate)
+        progress.start(step.name, estimate.total if step.asks else None)
         try:
             if llm is not None and step.asks:
                 async with aclosing(llm.run(Requests(step.requests))) as answers:
-                    async for answer in answers:
-                        told(step, answer)
+                    async for _ in answers:
+                        progress.advance()
         except BatchesUnderWay as error:
             under_way = error
         finally:
             ledger.sync()
-            wrote(step, step.render(ledger))
+            reports.append(step.render(ledger))
+            progress.written(step, reports[-1])
     if under_way is not None:
         raise under_way
+    return reports
 
 
 @dataclass
@@ -152,6 +166,11 @@ class Estimate:
     outdated: int = 0
     complete: bool = True
     """False where an artifact that the step reads is not there yet: then it is a lower bound."""
+
+    @property
+    def total(self) -> int:
+        """Answers that the step needs."""
+        return self.requests + self.known + self.under_way
 
 
 def estimate(

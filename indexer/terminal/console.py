@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from indexer.evaluation.evaluate import Evaluated, Evaluation
     from indexer.indexing.publish import Published
     from indexer.judging.figures import Judged, Share
-    from indexer.llm import LLM, Answer, BatchProgress
+    from indexer.llm import LLM, BatchProgress
     from indexer.reasoning.run import Estimate
     from indexer.reasoning.step import Step, StepReport
     from indexer.training.run import Trained
@@ -56,18 +56,39 @@ out = Console(emoji=False)
 err = Console(stderr=True, emoji=False)
 
 
-def progress() -> Progress:
-    """A progress bar on standard error; silent where that is no terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
+class ProgressBar:
+    """A bar for the current task on standard error, on a terminal only; a context manager."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def start(self, task: str, total: int | None = None) -> None:
+        """Show a new bar in place of the one before."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(task, total=total)
+
+    def advance(self, count: int = 1) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bars.advance(self._task, count)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
 
 
 def print_refusals(refusals: Refusals) -> None:
@@ -119,6 +140,7 @@ class ReasoningProgress:
             disable=not err.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._current = ""
         self._llm: LLM | None = None
         self._reports: dict[str, StepReport] = {}
         self._batches: dict[str, BatchProgress] = {}
@@ -127,8 +149,8 @@ class ReasoningProgress:
         """Show what this LLM spends; None where none is asked."""
         self._llm = llm
 
-    def began(self, step: Step, coming: Estimate) -> None:
-        """A step begins: say what it will ask before it is asked."""
+    def estimated(self, step: Step, coming: Estimate) -> None:
+        """Print what a step asks before it asks."""
         if coming.requests:
             tokens = coming.prompt_tokens + coming.completion_tokens
             since = f"; {_outdated(coming)}" if coming.outdated else ""
@@ -139,13 +161,16 @@ class ReasoningProgress:
                 highlight=False,
                 soft_wrap=True,
             )
-        asked = coming.requests + coming.known + coming.under_way
-        total = asked if step.asks else None
-        self._tasks[step.name] = self._bars.add_task(step.name, total=total, spent="")
 
-    def told(self, step: Step, answer: Answer) -> None:  # noqa: ARG002 - the tally knows
-        """One more answer."""
-        self._bars.update(self._tasks[step.name], advance=1, spent=self._spent(step.name))
+    def start(self, task: str, total: int | None = None) -> None:
+        """Add a bar for a step."""
+        self._current = task
+        self._tasks[task] = self._bars.add_task(task, total=total, spent="")
+
+    def advance(self, count: int = 1) -> None:
+        """Move the bar of the current step."""
+        task = self._tasks[self._current]
+        self._bars.update(task, advance=count, spent=self._spent(self._current))
 
     def watch(self, batch: BatchProgress) -> None:
         """How a batch stands now; a line where that is something new."""
@@ -156,12 +181,8 @@ class ReasoningProgress:
         if batch.step in self._tasks:
             self._bars.update(self._tasks[batch.step], spent=self._spent(batch.step))
 
-    def encoded(self, count: int) -> None:
-        """So many more interactions were aligned without an LLM."""
-        self._bars.advance(self._tasks["alignments"], count)
-
-    def wrote(self, step: Step, report: StepReport) -> None:
-        """A step's artifact is written."""
+    def written(self, step: Step, report: StepReport) -> None:
+        """Keep the report of a step for the table at the end."""
         self._reports[step.name] = report
 
     def print(self) -> None:
@@ -503,32 +524,6 @@ def _share(share: Share | None) -> str:
     if share is None:
         return "-"
     return f"{share.count / share.of:.1%} [{share.low:.0%}, {share.high:.0%}]"
-
-
-class StageProgress:
-    """A bar for each stage of an experiment; a context manager."""
-
-    def __init__(self) -> None:
-        self._bars = progress()
-        self._task: TaskID | None = None
-
-    def began(self, what: str, total: int | None) -> None:
-        """A stage of so many steps begins (None: nobody knows how many); the last one is done."""
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(what, total=total)
-
-    def advance(self, count: int) -> None:
-        """So many steps are done."""
-        if self._task is not None:
-            self._bars.advance(self._task, count)
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
 
 
 def print_experiment(results: Mapping[str, Any]) -> None:

@@ -19,18 +19,18 @@ from tests.support.hash_encoder import HashEncoder
 
 
 class Killer:
-    """A watcher that ends the process, whatever is under way."""
+    """Progress that ends the process, whatever is under way."""
 
     def __init__(self, stage: str = "", steps: int = 0) -> None:
         self._stage = stage
         self._left = steps
         self._now = ""
 
-    def began(self, what: str, total: int | None) -> None:
-        self._now = what
+    def start(self, task: str, total: int | None = None) -> None:
+        self._now = task
         self._die_at(0)
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int = 1) -> None:
         self._die_at(count)
 
     def _die_at(self, steps: int) -> None:
@@ -48,5 +48,5 @@ def load_encoder(settings: EncoderSettings) -> Encoder:
 if __name__ == "__main__":
     config, output, *death = sys.argv[1:]
     run.load_encoder = load_encoder
-    watcher = Killer(death[0], int(death[1])) if death else Killer()
-    run.run_experiment(load_config(Path(config)), Path(output), Refusals(), watcher)
+    progress = Killer(death[0], int(death[1])) if death else Killer()
+    run.run_experiment(load_config(Path(config)), Path(output), Refusals(), progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from indexer.evaluation.experiment.pool import Pool
 from indexer.evaluation.experiment.scoring import Scorer
 from indexer.evaluation.metrics import Ranks
 from indexer.indexing.items import index_artifacts
+from indexer.progress import SILENT, Progress
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.index import PersonaIndex
@@ -64,7 +65,7 @@ def reranked(
     weight: float | None = None,
     users: Sequence[str] | None = None,
     explain: int = 0,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Iterator[tuple[str, Ranking]]:
     """Each user's ranking (of `users`, or all of the pool); with a weight by weighted fusion.
 
@@ -95,7 +96,7 @@ def reranked(
             explain=explain,
         )
         yield from zip((user for user, _ in batch), rankings, strict=True)
-        advance(len(batch))
+        progress.advance(len(batch))
 
 
 def ranks(

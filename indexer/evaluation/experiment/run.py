@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +48,7 @@ from indexer.evaluation.experiment.vectors import CachedEncoder
 from indexer.evaluation.leaks import LeakReport, check_adapter, check_leaks
 from indexer.evaluation.metrics import Floats, Ranks, ndcg
 from indexer.evaluation.segments import segments
+from indexer.progress import Progress
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.local import PersonaEncoder
 from p4r_qdrant.encoder.user_vector import newest_first
@@ -68,23 +69,13 @@ One user always may.
 """
 
 
-class Watcher(Protocol):
-    """Who is told how it goes."""
-
-    def began(self, what: str, total: int | None) -> None:
-        """A stage of so many steps begins."""
-
-    def advance(self, count: int) -> None:
-        """So many steps are done."""
-
-
 def load_encoder(settings: EncoderSettings) -> Encoder:
     """The model that an experiment encodes with; tests put another one in its place."""
     return PersonaEncoder.from_settings(settings)
 
 
 def run_experiment(
-    config: ExperimentConfig, output: Path, refusals: Refusals, watcher: Watcher
+    config: ExperimentConfig, output: Path, refusals: Refusals, progress: Progress
 ) -> dict[str, Any]:
     """Do what the configuration says and write `output`/results.json; return what is in it.
 
@@ -93,7 +84,7 @@ def run_experiment(
     which no test item is; everything that can be chosen is chosen on validation items.
     """
     with locked(output), ExitStack() as stack:
-        experiment = _Experiment(config, output, refusals, watcher, stack)
+        experiment = _Experiment(config, output, refusals, progress, stack)
         text = json.dumps(experiment.results(), ensure_ascii=False, indent=1, allow_nan=False)
         with written_whole(output / RESULTS) as write:
             write(text)
@@ -131,14 +122,14 @@ class _Experiment:
         config: ExperimentConfig,
         output: Path,
         refusals: Refusals,
-        watcher: Watcher,
+        progress: Progress,
         stack: ExitStack,
     ) -> None:
         self.config = config
         self.output = output
-        self.watcher = watcher
+        self.progress = progress
         self.stages = Stages(output / "stages")
-        watcher.began("reading the catalogue", None)
+        progress.start("reading the catalogue", None)
         self.data = Data.read(config.artifacts, refusals)
         self.histories: Histories = stack.enter_context(Histories(self.data.folder, Refusals()))
         self.stack = stack
@@ -202,17 +193,16 @@ class _Experiment:
         elsewhere: Sequence[Path] = (),
     ) -> LeakReport:
         """The checks, on the files of the catalogue and on what was made of them so far."""
-        self.watcher.began("looking for leaks", None)
-        folder, advance = self.data.folder, self.watcher.advance
+        folder, progress = self.data.folder, self.progress
         report = check_leaks(
-            folder.path, candidates=lists, elsewhere=elsewhere, made=made, advance=advance
+            folder.path, candidates=lists, elsewhere=elsewhere, made=made, progress=progress
         )
         if self.config.aggregated is not None:
             report = report + check_leaks(
                 self.config.aggregated,
                 reviews=folder.file(REVIEWS),
                 splits=folder.file(SPLITS),
-                advance=advance,
+                progress=progress,
             )
         return report
 
@@ -236,8 +226,7 @@ class _Experiment:
                         model=model,
                         top=top,
                         seed=seed,
-                        began=self.watcher.began,
-                        advance=self.watcher.advance,
+                        progress=self.progress,
                     )
         return found | {
             f"{name}-{self.config.seeds[0]}": path for name, path in self.config.lists.items()
@@ -267,7 +256,7 @@ class _Experiment:
 
     def _coded(self, name: str, model: Encoder) -> _Coded:
         def cached(where: str) -> CachedEncoder:
-            encoder = CachedEncoder(model, self.output / where, self.watcher.advance)
+            encoder = CachedEncoder(model, self.output / where, self.progress)
             self.stack.callback(encoder.close)
             return encoder
 
@@ -294,7 +283,7 @@ class _Experiment:
             for text in (interaction_text, summary_of)
             if text(one)
         ]
-        self.watcher.began(f"encoding texts, {name}", len(encoder.missing(told)))
+        self.progress.start(f"encoding texts, {name}", len(encoder.missing(told)))
         profiles = [
             Profiles.of(self.histories, users, encoder, text, longest)
             for text in (interaction_text, summary_of)
@@ -333,7 +322,7 @@ class _Experiment:
         strongest = {count: max(own, key=lambda name: own[name]) for count, own in alone.items()}
         chosen: dict[str, Any] = {"generators": alone, "strongest": strongest, "encoders": {}}
         for one in coded:
-            self.watcher.began(f"choosing on validation items, {one.name}", None)
+            self.progress.start(f"choosing on validation items, {one.name}", None)
             one.tried = self.stages.result(
                 f"history-{one.name}",
                 [*self.inputs, one.encoder.fingerprint],
@@ -410,7 +399,7 @@ class _Experiment:
         ]
         for one in coded:
             passes = 2 * len(one.scorers) * len(judged) * len(self.config.candidates)
-            self.watcher.began(f"reranking, {one.name}", passes * len(self.data.users))
+            self.progress.start(f"reranking, {one.name}", passes * len(self.data.users))
             kept = self.stages.result(
                 f"main-{one.name}",
                 [*self.inputs, one.encoder.fingerprint],
@@ -440,7 +429,7 @@ class _Experiment:
                         length=one.length,
                         scorer=scorer,
                         weight=weight,
-                        advance=self.watcher.advance,
+                        progress=self.progress,
                     )
                     ranks = online.ranks(rankings, self.data.users, self.data.wanted("test"))
                     expected = scores if weight is None else own.pool.fused(scores, weight)
@@ -460,7 +449,7 @@ class _Experiment:
         return rows
 
     def _ablations(self, one: _Coded, judged: dict[str, Judged]) -> list[dict[str, Any]]:
-        self.watcher.began("ablations", None)
+        self.progress.start("ablations", None)
         found: list[dict[str, Any]] = self.stages.result(
             "ablations",
             [*self.inputs, one.encoder.fingerprint],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from indexer.progress import SILENT, Progress
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
@@ -23,14 +24,12 @@ class CachedEncoder(Encoder):
     in that order, (n, dim) float32. A kill leaves whole records; half a one is cut off.
     """
 
-    def __init__(
-        self, encoder: Encoder, folder: Path, advance: Callable[[int], None] = lambda _: None
-    ) -> None:
+    def __init__(self, encoder: Encoder, folder: Path, progress: Progress = SILENT) -> None:
         self.name = encoder.name
         self.dimension = encoder.dimension
         self.fingerprint = encoder.fingerprint
         self._encoder = encoder
-        self._advance = advance
+        self._progress = progress
         self.texts_path = folder / f"{encoder.fingerprint}.texts.jsonl"
         self._vectors_path = folder / f"{encoder.fingerprint}.f32"
         try:
@@ -75,7 +74,7 @@ class CachedEncoder(Encoder):
             self._texts_file.flush()
             for text in chunk:
                 self._rows[text] = len(self._rows)
-            self._advance(len(chunk))
+            self._progress.advance(len(chunk))
         if not batch:
             return np.zeros((0, self.dimension), dtype=np.float32)
         shape = (len(self._rows), self.dimension)

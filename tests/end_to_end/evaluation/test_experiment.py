@@ -44,19 +44,19 @@ ALL_VARIANTS = ablations.variants
 HELD_OUT = ("bea-k", "winter-interpreter")
 
 
-class Watcher:
-    """Remembers what it was told; stops the run when a stage begins."""
+class Watched:
+    """Progress that keeps the names of the stages, and stops the run when a stage begins."""
 
     def __init__(self, stop_at: str = "") -> None:
         self.stages: list[str] = []
         self._stop_at = stop_at
 
-    def began(self, what: str, total: int | None) -> None:
+    def start(self, what: str, total: int | None = None) -> None:
         self.stages.append(what)
         if self._stop_at and what.startswith(self._stop_at):
             raise KeyboardInterrupt(what)
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int = 1) -> None:
         pass
 
 
@@ -102,7 +102,7 @@ def config(artifacts: Path, **changes: Any) -> ExperimentConfig:
 
 
 def ran(wanted: ExperimentConfig, output: Path, stop_at: str = "") -> dict[str, Any]:
-    return run_experiment(wanted, output, Refusals(), Watcher(stop_at))
+    return run_experiment(wanted, output, Refusals(), Watched(stop_at))
 
 
 def figures_of(results: dict[str, Any]) -> Any:

@@ -28,6 +28,7 @@ from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings
 from tests.support.injections import INJECTIONS, WANTED
 from tests.support.obliging_llm import obliging
+from tests.support.progress import RecordedProgress
 from tests.support.scripted_llm import Call, Reply, ScriptedLLM, fails, says
 
 BOOKSHOP = resource("examples/bookshop")
@@ -454,9 +455,7 @@ def test_without_the_defence_they_get_through(
     async def go() -> None:
         with Ledger(folder.path / "ledger") as ledger:
             async with LLM(settings, ledger) as opened:
-                await run.reason(
-                    chosen, opened, ledger, lambda *_: None, lambda *_: None, lambda *_: None
-                )
+                await run.reason(chosen, opened, ledger, RecordedProgress())
 
     asyncio.run(go())
     assert len(owned(tmp_path / "out")) > 20

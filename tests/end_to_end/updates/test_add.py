@@ -33,6 +33,7 @@ from tests.support.engines import embedded, opened
 from tests.support.hash_encoder import HashEncoder
 from tests.support.obliging_llm import obliging
 from tests.support.paths import ROOT
+from tests.support.progress import RecordedProgress
 from tests.support.scripted_llm import Call, Reply, ScriptedLLM, fails, says
 
 BOOKSHOP = resource("examples/bookshop")
@@ -161,9 +162,7 @@ def test_all_that_arrives_is_in_the_index_as_if_reasoned_in_bulk(
     async def go() -> None:
         with Ledger(bulk / "ledger") as ledger:
             async with LLM(settings, ledger) as opened_llm:
-                await run.reason(
-                    chosen, opened_llm, ledger, lambda *_: None, lambda *_: None, lambda *_: None
-                )
+                await run.reason(chosen, opened_llm, ledger, RecordedProgress())
 
     asyncio.run(go())
     assert len(llm.calls) == before, "the same prompts, so nothing is asked"

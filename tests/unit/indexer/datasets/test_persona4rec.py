@@ -24,6 +24,7 @@ from p4r_qdrant.records import (
     Summary,
 )
 from tests.support.paths import ROOT
+from tests.support.progress import RecordedProgress
 from tests.unit.indexer.artifacts.test_folder import write
 
 SAMPLE = ROOT.parent / "shared" / "data" / "persona4rec-sample-amazon"
@@ -433,11 +434,12 @@ def test_nothing_half_written_is_left(source: Path, monkeypatch: pytest.MonkeyPa
     output = source.parent / "artifacts"
     before = sorted(source.parent.iterdir())
 
-    def interrupted(_: int) -> None:
-        raise KeyboardInterrupt
+    class Interrupting(RecordedProgress):
+        def advance(self, count: int = 1) -> None:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert(source, output, Refusals(), interrupted)
+        convert(source, output, Refusals(), Interrupting())
     assert sorted(source.parent.iterdir()) == before
 
     synced = []
@@ -456,12 +458,12 @@ def test_nothing_half_written_is_left(source: Path, monkeypatch: pytest.MonkeyPa
     assert sorted(path.name for path in output.iterdir()) == sorted(MODELS)
 
 
-def test_every_line_is_told(source: Path) -> None:
+def test_every_line_is_one_step(source: Path) -> None:
     write(source, "1_aspects.jsonl", [BOOK_REVIEW, "{", BOOK_REVIEW])
     write(source, "gt.jsonl", [{"user_id": "u", "item_id": "i"}])
-    steps: list[int] = []
-    convert(source, source.parent / "artifacts", Refusals(), steps.append)
-    assert steps == [1, 1, 1]
+    steps = RecordedProgress()
+    convert(source, source.parent / "artifacts", Refusals(), steps)
+    assert steps.counts == [1, 1, 1]
 
 
 # --- the real sample ---------------------------------------------------------------------------

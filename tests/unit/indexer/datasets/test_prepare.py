@@ -35,6 +35,7 @@ from indexer.datasets.prepare import (
     prepare,
 )
 from p4r_qdrant.errors import InputError, StorageFullError
+from tests.support.progress import RecordedProgress
 
 PLAIN = FORMATS["plain"]
 
@@ -300,10 +301,10 @@ def test_several_files_and_progress(tmp_path: Path) -> None:
         write(tmp_path / f"{n}.jsonl", [review(f"u{n}", "a", line) for line in range(1100)])
         for n in range(2)
     ]
-    seen: list[int] = []
-    prepare(PLAIN, sources, [], tmp_path / "out", Refusals(), advance=seen.append)
-    assert sum(seen) == 2200
-    assert len(seen) < 10
+    seen = RecordedProgress()
+    prepare(PLAIN, sources, [], tmp_path / "out", Refusals(), progress=seen)
+    assert sum(seen.counts) == 2200
+    assert len(seen.counts) < 10
     assert len(pairs(tmp_path / "out")) == 2
 
 

@@ -15,6 +15,7 @@ from indexer.evaluation.truth import read_truth
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.resources import resource
 from tests.support.paths import ROOT
+from tests.support.progress import RecordedProgress
 from tests.unit.indexer.artifacts.test_folder import write
 
 pytest.importorskip("scipy")
@@ -54,8 +55,8 @@ def held_out_review(shop: Path) -> dict[str, Any]:
 
 
 def test_a_clean_catalogue(shop: Path) -> None:
-    told: list[int] = []
-    report = checked(shop, advance=told.append)
+    progress = RecordedProgress()
+    report = checked(shop, progress=progress)
     assert report.clean
     report.require_clean()
     looked_at = {check.name: check.looked_at for check in report.checks}
@@ -64,7 +65,7 @@ def test_a_clean_catalogue(shop: Path) -> None:
     assert looked_at["alignments"] == 64
     assert looked_at["evidence of personas"] > 100
     assert looked_at["words of 41 held-out reviews"] > 200
-    assert sum(told) > 500
+    assert sum(progress.counts) > 500
     assert json.loads(json.dumps(report.record()))[0]["leaks"] == 0
 
 

@@ -13,6 +13,7 @@ from indexer.indexing import items
 from indexer.indexing.items import IndexReport, index_artifacts
 from tests.support.hash_encoder import HashEncoder
 from tests.support.memory_index import MemoryIndex
+from tests.support.progress import RecordedProgress
 from tests.unit.indexer.artifacts.test_folder import write
 
 STAMPS = ("generation", "updated_at")
@@ -225,9 +226,9 @@ def test_killed_while_writing_changes_and_run_again(step: str, catalogue: Path) 
     assert state(index) == state(whole)
 
 
-def test_progress_is_told_for_every_item(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_every_item(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(items, "CHUNK", 4)
-    steps: list[int] = []
+    steps = RecordedProgress()
     encoder = HashEncoder(32)
     index_artifacts(
         ArtifactFolder(catalogue),
@@ -235,9 +236,9 @@ def test_progress_is_told_for_every_item(catalogue: Path, monkeypatch: pytest.Mo
         MemoryIndex(32),
         domain="books",
         refusals=Refusals(),
-        advance=steps.append,
+        progress=steps,
     )
-    assert steps == [4, 4, 1]
+    assert steps.counts == [4, 4, 1]
     assert encoder.calls == 3
 
 

@@ -20,6 +20,7 @@ from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Persona
 from p4r_qdrant.settings import LLMSettings
 from tests.support.hash_encoder import HashEncoder
+from tests.support.progress import RecordedProgress
 from tests.support.word_encoder import WordEncoder
 from tests.unit.indexer.artifacts.test_folder import write
 from tests.unit.indexer.audit.test_audit import persona, told
@@ -131,21 +132,21 @@ def folder(path: Path, users: int = 2) -> Path:
 def align(path: Path, encoder: Any, **more: Any) -> tuple[StepReport, list[str], list[int]]:
     items, reviews, splits = (path / f"{name}.jsonl" for name in ("items", "reviews", "splits"))
     artifacts = run.gather(items, reviews, splits, path)
-    seen: list[int] = []
+    seen = RecordedProgress()
     options: dict[str, Any] = {"strategy": "similarity", "per_user": 3, "profile": "before"} | more
     [step] = run.steps(
         ["alignments"],
         Sources(artifacts, Domain.load("books"), LLMSettings()),
         Refusals(),
         encoder=encoder,
-        advance=seen.append,
+        progress=seen,
         seed=0,
         **options,
     )
     assert list(step.requests()) == []
     with Ledger(path / "ledger") as ledger:
         report = step.render(ledger)
-    return report, (path / "alignments.jsonl").read_text().splitlines(), seen
+    return report, (path / "alignments.jsonl").read_text().splitlines(), seen.counts
 
 
 def test_the_step(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def test_refusals_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(display.err, Console)
-    with display.progress() as bar:
-        bar.advance(bar.add_task("indexing", total=3))
+    with display.ProgressBar() as bar:
+        bar.start("indexing", total=3)
+        bar.advance()
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "")

@@ -28,6 +28,7 @@ from p4r_qdrant.settings import HistorySettings, RerankSettings
 from tests.support.hash_encoder import HashEncoder
 from tests.support.memory_index import MemoryIndex
 from tests.support.paths import ROOT
+from tests.support.progress import RecordedProgress
 from tests.unit.indexer.artifacts.test_folder import write
 
 DIMENSION = 4
@@ -361,11 +362,11 @@ def _loss(pool: Pool, inputs: np.ndarray, targets: np.ndarray, weights: np.ndarr
 def test_a_text_is_encoded_once(tmp_path: Path) -> None:
     model = HashEncoder(8)
     texts = [f"text {number}" for number in range(CHUNK + 3)]
-    told: list[int] = []
-    encoder = CachedEncoder(model, tmp_path, told.append)
+    progress = RecordedProgress()
+    encoder = CachedEncoder(model, tmp_path, progress)
     first = encoder.encode_texts([*texts, *texts])
     assert len(model.encoded) == len(texts)
-    assert told == [CHUNK, 3]
+    assert progress.counts == [CHUNK, 3]
     assert first[: len(texts)] == pytest.approx(HashEncoder(8).encode_texts(texts))
     encoder.close()
     again = CachedEncoder(model, tmp_path)
