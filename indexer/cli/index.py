@@ -111,6 +111,7 @@ def publish(
     from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.index.opening import open_versions
     from p4r_qdrant.settings import Settings
+    from p4r_qdrant.users.versions import drop_old as drop_old_versions
 
     given = [artifacts is not None, rollback, drop_old]
     if not any(given) or (rollback and any([artifacts is not None, drop_old])):
@@ -133,7 +134,7 @@ def publish(
             publish_folder(folder, source, settings, domain, refusals, again=again, shrink=shrink)
     if drop_old:
         with open_versions(settings) as versions:
-            print_dropped(*versions.drop_old())
+            print_dropped(*drop_old_versions(settings.qdrant, versions))
     exit_for(refusals)
 
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from p4r_qdrant.encoder.fingerprint import same_encoder
-from p4r_qdrant.errors import IndexLockedError, IndexMismatchError, InputError
+from p4r_qdrant.errors import IndexMismatchError, InputError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
 
@@ -62,7 +62,10 @@ class Versions(ABC):
 
     @abstractmethod
     def drop(self, name: str) -> None:
-        """Delete a version for good. Raises IndexLockedError where it is in use."""
+        """Delete a version; not its user vectors (see `users.versions.drop_version`).
+
+        Raises IndexLockedError if the version is in use.
+        """
 
     @abstractmethod
     def first(self, fingerprint: str) -> str:
@@ -123,22 +126,10 @@ class Versions(ABC):
         self.switch({self.alias: previous})
         return previous
 
-    def drop_old(self) -> tuple[list[str], list[str]]:
-        """Delete all versions but the live and the previous one.
-
-        Returns the names of those deleted, and of those that somebody has open.
-        """
+    def old(self) -> list[Version]:
+        """All versions but the live and the previous one, the oldest first."""
         kept = {self.live(), self.previous()}
-        dropped, in_use = [], []
-        for version in self.all():
-            if version.name in kept:
-                continue
-            try:
-                self.drop(version.name)
-                dropped.append(version.name)
-            except IndexLockedError:
-                in_use.append(version.name)
-        return dropped, in_use
+        return [version for version in self.all() if version.name not in kept]
 
     def __enter__(self) -> Self:
         return self

@@ -34,12 +34,13 @@ from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError
 from p4r_qdrant.index.engine import StoredVector
 from p4r_qdrant.index.server.connection import Connection, channel
 from p4r_qdrant.index.server.queries import plain
-from p4r_qdrant.index.server.versions import VECTORS_OF
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
 from p4r_qdrant.users.records import Job, StoredInteraction, StoredUser
 from p4r_qdrant.users.store import UserStore
 
+VECTORS_OF = "-users"
+"""Ends the name of the collection with the user vectors of a version."""
 PAGE = 500
 PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 """Between attempts to reach a collection that is being made."""
@@ -379,6 +380,14 @@ def is_there(settings: QdrantSettings) -> bool:
     server = Connection(settings, f"the index {settings.collection!r} on {settings.url}")
     with closing(server), server.translated():
         return server.client.collection_exists(_records(settings))
+
+
+def drop_vectors(settings: QdrantSettings, version: str) -> None:
+    """Delete the user vectors of a version of the index. Raises IndexUnavailableError."""
+    name = f"{version}{VECTORS_OF}"
+    server = Connection(settings, f"the collection {name!r} on {settings.url}")
+    with closing(server), server.translated():
+        server.client.delete_collection(name)
 
 
 def _records(settings: QdrantSettings) -> str:

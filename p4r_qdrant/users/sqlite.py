@@ -264,10 +264,7 @@ def file_of(settings: QdrantSettings) -> Path:
 
 
 def drop_vectors(settings: QdrantSettings, fingerprint: str) -> None:
-    """Delete the vectors made with an encoder whose version of the index goes.
-
-    Raises IndexUnavailableError.
-    """
+    """Delete the user vectors that one encoder made. Raises IndexUnavailableError."""
     path = file_of(settings)
     if path.exists():
         try:

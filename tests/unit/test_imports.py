@@ -1,53 +1,42 @@
-"""Who may import whom, and what an import may cost."""
+"""Rules for imports: layers, no cycles, and what an import may cost."""
 
-import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.import_graph import breaches, cycles, graph, layer, module_paths
 from tests.support.paths import ROOT
 
-PACKAGES = ("p4r_qdrant", "indexer")
-LLM_PACKAGES = {"openai", "tenacity"}
-
-
-def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, module) of every import in a file, in functions too, and of import_module("...")."""
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}:{node.lineno}: imports are written in full"
-            yield node.lineno, node.module or ""
-        elif isinstance(node, ast.Call):
-            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if name in ("import_module", "__import__") and isinstance(node.args[0], ast.Constant):
-                yield node.lineno, str(node.args[0].value)
-
-
-def violations(root: Path) -> list[str]:
-    found = []
-    for package in PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            place = path.relative_to(root).as_posix()
-            for line, module in imported(path):
-                top = module.partition(".")[0]
-                online = package == "p4r_qdrant"
-                if (online and top == "indexer") or top in ("tests", "benchmarks"):
-                    found.append(f"{place}:{line}: {module}")
-                if top == "xllamacpp" and place != "indexer/demo/local_llm.py":
-                    found.append(f"{place}:{line}: {module}")
-                if top in LLM_PACKAGES and not place.startswith("indexer/llm/"):
-                    found.append(f"{place}:{line}: {module}")
-    return found
+UNTIL_MOVED = {
+    ("p4r_qdrant.live.pair", "p4r_qdrant.rerank.candidates"),
+    ("p4r_qdrant.users.opening", "p4r_qdrant.live.loading"),
+}
 
 
 def test_the_rules_hold() -> None:
-    assert violations(ROOT) == []
+    imports = [one for one in graph() if (one.source, one.target) not in UNTIL_MOVED]
+    assert breaches(imports) == []
+
+
+def test_every_module_of_p4r_qdrant_is_in_a_layer() -> None:
+    outside = {
+        one for one in module_paths(ROOT) if one.startswith("p4r_qdrant.") and not layer(one)
+    }
+    assert outside <= {"p4r_qdrant.__main__"}
+
+
+def test_there_is_no_cycle() -> None:
+    assert cycles(graph()) == []
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for place, code in files.items():
+        path = root / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
 
 
 @pytest.mark.parametrize(
@@ -60,23 +49,68 @@ def test_the_rules_hold() -> None:
         ("p4r_qdrant/new.py", "from tenacity import retry"),
         ("indexer/updates/worker.py", "from openai.types import X"),
         ("indexer/indexing/publish.py", "import os, tenacity"),
-        ("indexer/llm.py", "import openai"),
+        ("indexer/llms.py", "import openai"),
         ("indexer/demo/raw_reviews.py", "import xllamacpp"),
         ("indexer/indexing/publish.py", "from tests.support.oracle import Catalogue"),
+        ("p4r_qdrant/errors.py", "import p4r_qdrant.settings"),
+        ("p4r_qdrant/encoder/base.py", "from p4r_qdrant.index.index import PersonaIndex"),
+        ("p4r_qdrant/index/edge/versions.py", "def f():\n    import p4r_qdrant.users.sqlite"),
+        ("p4r_qdrant/live/following.py", "from p4r_qdrant import rerank"),
+        ("p4r_qdrant/service/app.py", "from p4r_qdrant.frameworks.base import Source"),
+        ("indexer/indexing/publish.py", "from indexer.terminal.console import table"),
+        ("indexer/terminal/console.py", "def f():\n    import indexer.cli"),
+        (
+            "p4r_qdrant/index/new.py",
+            "if TYPE_CHECKING:\n    import torch\nelse:\n    import p4r_qdrant.live.pair",
+        ),
     ],
 )
 def test_a_breach_is_found(place: str, code: str, tmp_path: Path) -> None:
-    path = tmp_path / place
-    path.parent.mkdir(parents=True)
-    path.write_text(code)
-    assert len(violations(tmp_path)) == 1
-    assert violations(tmp_path)[0].startswith(f"{place}:")
+    write(tmp_path, {place: code, "p4r_qdrant/rerank/__init__.py": ""})
+    (found,) = breaches(graph(tmp_path))
+    assert found.startswith(f"{place.removesuffix('.py').replace('/', '.')}:")
 
 
-def test_the_llm_package_may(tmp_path: Path) -> None:
-    (tmp_path / "indexer" / "llm").mkdir(parents=True)
-    (tmp_path / "indexer" / "llm" / "wire.py").write_text("import openai\nimport tenacity")
-    assert violations(tmp_path) == []
+@pytest.mark.parametrize(
+    ("place", "code"),
+    [
+        ("indexer/llm/wire.py", "import openai\nimport tenacity"),
+        ("indexer/demo/local_llm.py", "import xllamacpp"),
+        ("indexer/cli/index.py", "from indexer.terminal.console import table"),
+        ("p4r_qdrant/users/versions.py", "import p4r_qdrant.index.versions, p4r_qdrant.errors"),
+        ("p4r_qdrant/index/index.py", "if TYPE_CHECKING:\n    import p4r_qdrant.users.store"),
+    ],
+)
+def test_these_imports_are_allowed(place: str, code: str, tmp_path: Path) -> None:
+    write(tmp_path, {place: code})
+    assert breaches(graph(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import p4r_qdrant.index.a",
+        "from p4r_qdrant.index import a",
+        "from p4r_qdrant.index.a import name",
+        "def f():\n    from p4r_qdrant.index.a import name",
+        "import importlib\nimportlib.import_module('p4r_qdrant.index.a')",
+    ],
+)
+def test_a_cycle_is_found(back: str, tmp_path: Path) -> None:
+    files = {
+        "p4r_qdrant/index/a.py": "from p4r_qdrant.index import b",
+        "p4r_qdrant/index/b.py": "import p4r_qdrant.index.c",
+        "p4r_qdrant/index/c.py": back,
+        "p4r_qdrant/index/beside.py": "import p4r_qdrant.index.a",
+    }
+    write(tmp_path, files)
+    assert cycles(graph(tmp_path)) == [[f"p4r_qdrant.index.{name}" for name in "abc"]]
+
+
+def test_an_import_for_type_checkers_closes_no_cycle(tmp_path: Path) -> None:
+    guarded = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import indexer.a"
+    write(tmp_path, {"indexer/a.py": "import indexer.b", "indexer/b.py": guarded})
+    assert cycles(graph(tmp_path)) == []
 
 
 HEAVY = {

@@ -99,11 +99,8 @@ class EdgeVersions(Versions):
         """See `Versions`. The file can name any."""
 
     def drop(self, name: str) -> None:
-        """See `Versions`. The user vectors of the version go too."""
-        from p4r_qdrant.users.sqlite import drop_vectors
-
-        with self.open(name) as index:  # raises where somebody has it open
-            fingerprint = index.metadata.fingerprint
+        """See `Versions`."""
+        self.open(name).close()  # raises IndexLockedError if another process has it open
         doomed = self._folder / f"{DROPPED}{name}"
         try:
             if name == FIRST:
@@ -115,7 +112,6 @@ class EdgeVersions(Versions):
                 (self._folder / name).rename(doomed)
             for path in self._folder.glob(f"{DROPPED}*"):  # what a kill has left among them
                 shutil.rmtree(path)
-            drop_vectors(self._settings.qdrant, fingerprint)
         except OSError as error:
             raise failure(self.location, str(error)) from None
 

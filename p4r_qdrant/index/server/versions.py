@@ -14,9 +14,6 @@ from p4r_qdrant.index.server.engine import ServerIndex
 from p4r_qdrant.index.versions import Version, Versions, name_part
 from p4r_qdrant.settings import Settings
 
-VECTORS_OF = "-users"
-"""Ends the name of the collection with the user vectors of a version (service/users/server.py)."""
-
 
 class ServerVersions(Versions):
     """Collections `ALIAS-FINGERPRINT`; one that itself has the alias' name is live and alone.
@@ -53,12 +50,10 @@ class ServerVersions(Versions):
             for name in self._collections():
                 if name != self.alias and not name.startswith(f"{self.alias}-"):
                     continue
-                if name.endswith(VECTORS_OF):
-                    continue
                 stored = self._client.get_collection(name).config.metadata
                 try:
                     metadata = IndexMetadata.from_json(stored, name)
-                except IndexMismatchError:
+                except IndexMismatchError:  # not an index: a collection of user vectors, say
                     continue
                 if name in (self.alias, self.named(metadata.fingerprint)):
                     found.append(Version(name, metadata))
@@ -96,12 +91,11 @@ class ServerVersions(Versions):
                 )
 
     def drop(self, name: str) -> None:
-        """See `Versions`. In use is what an alias names. The user vectors of the version go too."""
+        """See `Versions`. A version that an alias names is in use."""
         with self._connection.translated():
             if name in self._aliases().values():
                 raise IndexLockedError(f"the collection {name!r} is named by an alias; it stays")
             self._client.delete_collection(name)
-            self._client.delete_collection(f"{name}{VECTORS_OF}")
 
     def first(self, fingerprint: str) -> str:
         """See `Versions`."""

@@ -38,6 +38,7 @@ from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.server import lease
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.settings import RerankSettings
+from p4r_qdrant.users.versions import drop_old
 from tests.integration.index.test_edge import process
 from tests.integration.index.test_index import sentence
 from tests.support import publishing
@@ -398,13 +399,13 @@ def test_back_to_the_previous_version_and_away_with_the_others(
         assert versions.roll_back() == names[2]
         check_live(index_settings, folder, publishing.encoder(2))
         # Live is 2, before it was 1.
-        assert versions.drop_old() == ([names[0], names[3]], [])
+        assert drop_old(index_settings.qdrant, versions) == ([names[0], names[3]], [])
         assert {one.name for one in versions.all()} == {names[1], names[2]}
         check_live(index_settings, folder, publishing.encoder(2))
         encoder = publishing.encoder(1)
         assert run(folder, encoder, index_settings).unchanged == 12, "an earlier one, used again"
         assert (versions.live(), versions.previous()) == (names[1], names[2])
-        assert versions.drop_old() == ([], [])
+        assert drop_old(index_settings.qdrant, versions) == ([], [])
         with pytest.raises(IndexMismatchError, match="to switch to"):
             versions.switch({versions.alias: names[0] or "nothing"})
         check_live(index_settings, folder, publishing.encoder(1))
@@ -653,11 +654,11 @@ def test_versions_of_an_alias_that_begins_alike_are_left_alone(
     alias = {"create_alias": {"collection_name": kept, "alias_name": named}}
     qdrant_server.request("POST", "/collections/aliases", {"actions": [alias]})
     with open_versions(ours) as versions:
-        assert versions.drop_old() == ([], [kept]), "somebody else's alias names it"
+        assert drop_old(ours.qdrant, versions) == ([], [kept]), "somebody else's alias names it"
         qdrant_server.request(
             "POST", "/collections/aliases", {"actions": [{"delete_alias": {"alias_name": named}}]}
         )
-        assert versions.drop_old() == ([kept], [])
+        assert drop_old(ours.qdrant, versions) == ([kept], [])
     assert len(publishing.names(ours)) == 2
     assert len(publishing.names(theirs)) == 1
     check_live(ours, folder, publishing.encoder(2))
@@ -732,9 +733,9 @@ def test_another_process_may_serve_while_the_next_version_is_written(
             run(folder, HashEncoder(8, fingerprint="test"), settings, shrink=True)
         with open_versions(settings) as versions:
             run(folder, publishing.encoder(2), settings)
-            assert versions.drop_old() == ([], ["first"])
+            assert drop_old(settings.qdrant, versions) == ([], ["first"])
             holder.kill()
-            assert versions.drop_old() == (["first"], [])
+            assert drop_old(settings.qdrant, versions) == (["first"], [])
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
         "current.json",
         "version-hash-encoder-1-1",

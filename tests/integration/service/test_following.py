@@ -19,6 +19,7 @@ from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend, EncoderState
 from p4r_qdrant.service.state import Service
 from p4r_qdrant.users.records import StoredInteraction
+from p4r_qdrant.users.versions import drop_old
 from tests.integration.indexing.test_publish import until
 from tests.support import publishing
 from tests.support.engines import on_server
@@ -278,7 +279,7 @@ def test_a_dropped_version_takes_its_user_vectors_along(
     for encoder in encoders[1:]:
         assert run(folder, encoder, settings).users == 1
     with open_versions(settings) as versions:
-        (dropped,), _ = versions.drop_old()
+        (dropped,), _ = drop_old(settings.qdrant, versions)
     found = qdrant_server.request("GET", "/collections")["result"]["collections"]
     left = {one["name"] for one in found if one["name"].startswith(collection_name)}
     assert f"{dropped}-users" not in left

@@ -24,6 +24,7 @@ from p4r_qdrant.settings import RerankSettings
 from p4r_qdrant.users.opening import open_store
 from p4r_qdrant.users.records import Job, StoredInteraction, StoredUser
 from p4r_qdrant.users.store import UserStore
+from p4r_qdrant.users.versions import drop_version
 from tests.support.engines import on_server
 from tests.support.hash_encoder import HashEncoder
 from tests.support.qdrant_process import QdrantServer
@@ -282,7 +283,9 @@ def test_the_vectors_of_a_version_go_with_it(index_settings: Settings) -> None:
             store.encode_all(encoder)
             store.close()
         versions.switch({versions.alias: names[OTHER.fingerprint]})
-        versions.drop(names[ENCODER.fingerprint])
+        (gone_version,) = versions.old()
+        assert gone_version.name == names[ENCODER.fingerprint]
+        drop_version(index_settings.qdrant, versions, gone_version)
     gone, stays = store_of(index_settings), store_of(index_settings, OTHER)
     try:
         assert gone.vectors(["ada"]) == {}
