@@ -63,7 +63,7 @@ out = Console(width=120)
 
 def stored_users(settings: Settings) -> UserStore:
     with open_index(settings) as index:
-        return open_store(settings, index.version, index.metadata)
+        return open_store(settings, index.version, index.metadata, settings.history)
 
 
 def prepared(settings: Settings, catalogue: Catalogue) -> None:
@@ -147,7 +147,7 @@ def lookups(
     from qdrant_client import grpc
 
     from p4r_qdrant.index.server.connection import channel
-    from p4r_qdrant.users.qdrant import user_point_id
+    from p4r_qdrant.users.qdrant.vectors import user_point_id
 
     stub: Any = grpc.PointsStub(channel(settings.qdrant))  # type: ignore[no-untyped-call]
     key = settings.qdrant.api_key
@@ -170,7 +170,7 @@ def lookups(
 
     def read_first(number: int) -> Any:
         user_id = f"user-{number % USERS}"
-        vector = store.vectors([user_id])[user_id].vector
+        vector = store.user_vectors([user_id])[user_id].vector
         return query(number, grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist())))
 
     def sent(number: int) -> Any:
@@ -236,17 +236,17 @@ def overhead(
             ),
         }
         index = reranker.index
-        store = open_store(own, index.version, index.metadata)
+        store = open_store(own, index.version, index.metadata, own.history)
         stack.callback(store.close)
         known = PersonaReranker(open_index(own)) if engine == "server" else reranker
         stack.callback(known.close)
 
         def library(number: int) -> Any:
             user_id, given = f"user-{number % USERS}", candidates[number % USERS]
-            user = store.stored(user_id)
+            user = store.vectors.stored(user_id)
             if user is not None:
                 return known.rerank_stored(user, given, 10)
-            return known.rerank(store.vectors([user_id])[user_id], given, 10)
+            return known.rerank(store.user_vectors([user_id])[user_id], given, 10)
 
         contenders = {"library, known user": library} | contenders
         if engine == "server":
@@ -329,7 +329,7 @@ class Loads:
 
 
 def user_point_id(user_id: str) -> str:
-    from p4r_qdrant.users.qdrant import user_point_id
+    from p4r_qdrant.users.qdrant.vectors import user_point_id
 
     return user_point_id(user_id)
 

@@ -1,11 +1,11 @@
-"""The HTTP service from Python, sync and async.
+"""Client of the HTTP service, sync and async.
 
     with Client("http://localhost:8000", key=KEY) as client:
         ranking = client.rerank("maren-o", ["beans-mostly", "tin-parliament"], top=10)
 
-Users are given as in the library: an id, a list of `Interaction`, a vector, or None. Answers are
-the models of the service's OpenAPI document. A service that says "come again" (429, 503, no
-connection) is asked again, and no earlier than it says; every request can be sent twice.
+A user is an id, a list of `Interaction`, a vector, or None. Answers are the models of the service's
+OpenAPI document. Requests are sent again after 429, 5xx or a connection error, and not before the
+time in Retry-After; every request is safe to repeat.
 """
 
 from __future__ import annotations
@@ -25,18 +25,9 @@ from pydantic import BaseModel, ValidationError
 
 from p4r_qdrant.errors import InputError, MissingExtraError, P4RError
 from p4r_qdrant.records import Candidate, Interaction, Persona
-from p4r_qdrant.schemas import (
-    AcceptedAnswer,
-    DeletedAnswer,
-    ErasedAnswer,
-    ExportedInteraction,
-    ItemPersonasAnswer,
-    PutItemAnswer,
-    RankingAnswer,
-    RecommendationsAnswer,
-    RerankAnswer,
-    UserAnswer,
-)
+from p4r_qdrant.schemas.items import DeletedAnswer, ItemPersonasAnswer, PutItemAnswer
+from p4r_qdrant.schemas.reranking import RankingAnswer, RecommendationsAnswer, RerankAnswer
+from p4r_qdrant.schemas.users import AcceptedAnswer, ErasedAnswer, ExportedInteraction, UserAnswer
 from p4r_qdrant.settings import RerankSettings
 
 try:
@@ -52,7 +43,7 @@ LONGEST_WAIT_S = 30.0
 
 
 class ServiceRefusedError(InputError):
-    """The service will not do what was asked: its `status`, `code` and sentence say why."""
+    """The service refused a request; `status`, `code` and the message say why."""
 
     def __init__(self, message: str, status: int, code: str) -> None:
         super().__init__(message)
@@ -61,12 +52,12 @@ class ServiceRefusedError(InputError):
 
 
 class ServiceDownError(P4RError):
-    """The service cannot be reached, or cannot do it now, however often it was asked."""
+    """The service could not be reached or could not answer, after all attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Call(Generic[Answered]):
-    """One request, and how its answer is read."""
+    """One request, and how to read its answer."""
 
     method: str
     path: str
@@ -88,7 +79,8 @@ class _Call(Generic[Answered]):
             return self.answer.model_validate_json(response.content)
         except ValidationError:
             raise ServiceDownError(
-                f"{response.url.copy_with(path='/')} does not answer as p4r serve does"
+                f"{response.url.copy_with(path='/')} does not answer like `p4r serve`; check the "
+                "URL"
             ) from None
 
 
@@ -113,11 +105,11 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def _waits(attempts: int) -> Iterator[float]:
-    """How long to wait at least after each attempt but the last."""
+    """Least seconds to wait after each attempt but the last."""
     yield from (0.2 * 2**number for number in range(attempts - 1))
 
 
-# --- what is asked -----------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------
 
 
 def _user(user: User, candidates: Sequence[CandidateLike]) -> dict[str, Any]:
@@ -204,13 +196,13 @@ def _id(value: str) -> str:
     return quote(value, safe="")
 
 
-# --- who asks ----------------------------------------------------------------------------------
+# --- clients ----------------------------------------------------------------------------------
 
 
 class Client:
-    """The service, synchronously; thread-safe. A context manager.
+    """A synchronous client. A context manager; thread-safe.
 
-    `timeout_s` is for one attempt, `attempts` how often a request is sent at most. Raises
+    `timeout_s` limits one attempt, `attempts` the number of attempts. All methods raise
     ServiceRefusedError and ServiceDownError.
     """
 
@@ -231,7 +223,7 @@ class Client:
         min_score: float | None = None,
         rerank: RerankSettings | None = None,
     ) -> RankingAnswer:
-        """Rerank one user's candidates; `degraded` where the generator's order came back."""
+        """Rerank one user's candidates. `degraded` says whether the generator's order was kept."""
         return self.rerank_many(
             [user],
             [candidates],
@@ -263,19 +255,19 @@ class Client:
         *,
         filter: Mapping[str, Any] | None = None,  # noqa: A002
     ) -> RecommendationsAnswer:
-        """Items of the whole catalogue for a known user."""
+        """Recommend items of the whole catalogue to a known user."""
         return self._send(_recommend(user_id, top, filter))
 
     def interact(self, user_id: str, item_id: str, timestamp: int, **more: Any) -> AcceptedAnswer:
-        """Keep something a user did; `more`: rating, and title and text of a review."""
+        """Store an interaction; `more`: rating, and title and text of a review."""
         return self._send(_interact(user_id, item_id, timestamp, more))
 
     def user(self, user_id: str) -> UserAnswer:
-        """What the user vector is made of."""
+        """Return the interactions that make the user vector."""
         return self._send(_Call("GET", f"/v1/users/{_id(user_id)}", UserAnswer))
 
     def export(self, user_id: str) -> list[ExportedInteraction]:
-        """Everything kept of a user."""
+        """Return everything stored of a user."""
         path = f"/v1/users/{_id(user_id)}/export"
         call: _Call[list[ExportedInteraction]] = _Call("GET", path, ExportedInteraction, lines=True)
         return self._send(call)
@@ -285,7 +277,7 @@ class Client:
         return self._send(_Call("DELETE", f"/v1/users/{_id(user_id)}", ErasedAnswer))
 
     def personas(self, item_id: str) -> ItemPersonasAnswer:
-        """An item's personas."""
+        """Return an item's personas."""
         return self._send(_Call("GET", f"/v1/items/{_id(item_id)}/personas", ItemPersonasAnswer))
 
     def put_item(
@@ -295,7 +287,7 @@ class Client:
         return self._send(_put_item(item_id, personas, more))
 
     def delete_item(self, item_id: str) -> DeletedAnswer:
-        """Take an item out."""
+        """Delete an item."""
         return self._send(_Call("DELETE", f"/v1/items/{_id(item_id)}", DeletedAnswer))
 
     def _send(self, call: _Call[Answered]) -> Answered:
@@ -322,7 +314,7 @@ class Client:
 
 
 class AsyncClient:
-    """The same, for asyncio."""
+    """A client for asyncio, with the methods of `Client`."""
 
     def __init__(
         self, url: str, *, key: str | None = None, timeout_s: float = 10.0, attempts: int = 3
@@ -440,10 +432,10 @@ def _headers(key: str | None) -> dict[str, str]:
 
 
 def _pause(error: Exception, waits: Iterator[float], url: httpx.URL) -> float:
-    """Seconds until the next attempt. Raises ServiceDownError where that was the last."""
+    """Seconds until the next attempt. Raises ServiceDownError after the last one."""
     least = next(waits, None)
     if least is None:
         why = str(error) if isinstance(error, _AgainError) else type(error).__name__
-        raise ServiceDownError(f"the service at {url} does not do it: {why}") from None
+        raise ServiceDownError(f"the service at {url} failed: {why}") from None
     asked = error.wait_s if isinstance(error, _AgainError) else 0.0
     return min(LONGEST_WAIT_S, max(least, asked))

@@ -20,6 +20,7 @@ from p4r_qdrant.index.index import PersonaIndex, now
 from p4r_qdrant.index.metadata import IndexMetadata, today
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.versions import Versions
+from p4r_qdrant.live.loading import history_for_index
 from p4r_qdrant.records import ItemPersonas
 from p4r_qdrant.settings import Settings
 from p4r_qdrant.users.opening import keeps_users, open_store
@@ -126,7 +127,8 @@ def _encode_users(settings: Settings, name: str, made: IndexMetadata, source: So
     """
     if isinstance(source, VectorFile) or not keeps_users(settings):
         return 0
-    with closing(open_store(settings, name, made)) as store:
+    history = history_for_index(settings, made)
+    with closing(open_store(settings, name, made, history)) as store:
         return store.encode_all(source)
 
 

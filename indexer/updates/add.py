@@ -90,7 +90,7 @@ class Adder:
         self.lost_alignments = 0
         """Those left out because the personas they name have changed."""
 
-    async def run(self, lines: Iterator[bytes]) -> None:
+    async def run(self, lines: Iterator[bytes | Item | Review]) -> None:
         """Until the input ends. Raises what the LLM layer raises; everything is kept then."""
         inbox = Inbox(lines)
         due = dict.fromkeys(sorted(self._arrivals.waiting), 0.0)
@@ -126,8 +126,10 @@ class Adder:
         free = (item_id for item_id, _ in settled if item_id not in busy)
         return list(itertools.islice(free, max(0, room)))
 
-    def _take(self, line: bytes) -> str | None:
-        """The item that a line brings news of; None where it brings none, or is refused."""
+    def _take(self, line: bytes | Item | Review) -> str | None:
+        """The item that a line or record is about; None if it brings nothing new or is refused."""
+        if not isinstance(line, bytes):
+            return line.item_id if self._arrivals.take(line) else None
         self._number += 1
         where = f"line {self._number}"
         if not line.strip():

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.records import Item, Review
 
 MAX_LINE = 16 << 20
 """Bytes of a line; a longer one is no record."""
 
 
 POLL_S = 0.2
+
+Line = bytes | Item | Review
+"""A line, or a record that was read already."""
 
 
 def incoming(source: Path, *, follow: bool) -> Iterator[bytes]:
@@ -76,8 +80,8 @@ def _is_another(source: Path, file: BinaryIO) -> bool:
 class Inbox:
     """Lines read in the background, so that one that is slow to come holds up nothing."""
 
-    def __init__(self, lines: Iterator[bytes]) -> None:
-        self._queue: queue.Queue[bytes | Exception | None] = queue.Queue(10_000)
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self._queue: queue.Queue[Line | Exception | None] = queue.Queue(10_000)
         self._lines = lines
         self.ended = False
         # A daemon: a read of standard input cannot be interrupted.
@@ -91,7 +95,7 @@ class Inbox:
         except Exception as error:  # raised again where the lines are taken
             self._queue.put(error)
 
-    def take(self, most: int) -> Iterator[bytes]:
+    def take(self, most: int) -> Iterator[Line]:
         """What has come, at most so many lines. Raises what reading raised."""
         for _ in range(most):
             try:

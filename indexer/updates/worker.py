@@ -12,7 +12,6 @@ wait. One worker at a time per artifact folder: the ledger's lock sees to it.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 from collections import Counter
@@ -31,8 +30,9 @@ from indexer.updates.add import Added, Adder
 from indexer.updates.erase import erase_users
 from p4r_qdrant.errors import IndexUnavailableError, InputError, P4RError
 from p4r_qdrant.records import Item, Review
-from p4r_qdrant.service.backend import Backend, Live
-from p4r_qdrant.users.records import Job, StoredInteraction
+from p4r_qdrant.service.backend import Backend
+from p4r_qdrant.service.live import Live
+from p4r_qdrant.users.records import ItemWork, Job, JobCounts, StoredInteraction
 from p4r_qdrant.users.store import UserStore
 
 JOBS_AT_ONCE = 64
@@ -70,10 +70,10 @@ class Worker:
         return self._spent
 
     @property
-    def job_counts(self) -> dict[str, int]:
+    def job_counts(self) -> JobCounts:
         """How many jobs are waiting, and how many were given up. Raises IndexUnavailableError."""
         with self._backend.in_use() as live:
-            return live.users.job_counts()
+            return live.users.jobs.counts()
 
     async def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then end what is under way, within DRAIN_S."""
@@ -101,7 +101,7 @@ class Worker:
 
     async def _work(self, live: Live) -> int:
         store = live.users
-        jobs = await asyncio.to_thread(store.jobs, JOBS_AT_ONCE)
+        jobs = await asyncio.to_thread(store.jobs.due, JOBS_AT_ONCE)
         by_kind = {kind: [job for job in jobs if job.kind == kind] for kind in _KINDS}
         for job in by_kind["erase"]:  # first: what follows must not read it any more
             await asyncio.to_thread(self._erase, live, job)
@@ -171,10 +171,11 @@ class Worker:
             return
         told: dict[str, Added] = {}
         store, index = live.users, live.writer
+        works = [ItemWork.model_validate(job.body) for job in jobs]
         with Arrivals(self._sources.folder) as arrivals:
-            for job in jobs:
-                item_id = job.body["item_id"]
-                again = job.body["item"] is None or item_id in self._again
+            for work in works:
+                item_id = work.item_id
+                again = work.item is None or item_id in self._again
                 if again or not await asyncio.to_thread(index.get, item_id):
                     arrivals.waiting.add(item_id)  # known as it may be, it is reasoned on
             adder = Adder(
@@ -188,7 +189,9 @@ class Worker:
                 refusals=Refusals(),
                 told=lambda one: told.update({one.item_id: one}),
             )
-            await adder.run(_lines(jobs))
+            await adder.run(
+                record for work in works for record in (work.item, *work.reviews) if record
+            )
         self._again = {job.body["item_id"] for job in jobs}
         await asyncio.to_thread(self._backend.refresh)
         if not self._backend.is_now(live):  # a publish has switched: done again, for that version
@@ -214,17 +217,16 @@ class Worker:
             pass
         else:
             for item_id in erased.items:
-                again: dict[str, Any] = {"item_id": item_id, "item": None, "reviews": []}
-                store.enqueue(Job(f"item {item_id} again", "item", body=again))
+                store.jobs.add(ItemWork(item_id=item_id).job())
             for item_id in erased.bare:
                 live.writer.delete_item(item_id)
-        store.finish(job)
+        store.jobs.finish(job)
         self.done[job.kind] += 1
 
     # -- what becomes of a job ----------------------------------------------------------------
 
     async def _finish(self, store: UserStore, job: Job) -> None:
-        await asyncio.to_thread(store.finish, job)
+        await asyncio.to_thread(store.jobs.finish, job)
         self.done[job.kind] += 1
 
     async def _fail(self, store: UserStore, job: Job, problem: str) -> None:
@@ -233,9 +235,9 @@ class Worker:
             raise EndpointDownError(problem)
         last = job.attempts + 1 >= ATTEMPTS
         if last:
-            await asyncio.to_thread(store.give_up, job, problem)
+            await asyncio.to_thread(store.jobs.give_up, job, problem)
         else:
-            await asyncio.to_thread(store.postpone, job, problem, RETRY_S * 2**job.attempts)
+            await asyncio.to_thread(store.jobs.postpone, job, problem, RETRY_S * 2**job.attempts)
         self.done["given up" if last else "put off"] += 1
 
 
@@ -245,13 +247,6 @@ def _settle(live: Live, one: StoredInteraction) -> None:
 
 
 _KINDS = ("erase", "aspects", "item")
-
-
-def _lines(jobs: Sequence[Job]) -> Iterator[bytes]:
-    for job in jobs:
-        item = job.body["item"]
-        for record in [*([item] if item is not None else []), *job.body["reviews"]]:
-            yield json.dumps(record).encode() + b"\n"
 
 
 async def _drained(batch: asyncio.Task[int], stop: threading.Event) -> int:

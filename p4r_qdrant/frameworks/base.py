@@ -1,4 +1,4 @@
-"""What the adapters share: whom a query stands for, what is asked, what is told of an item."""
+"""What the framework adapters share: user of a query, calls, and metadata of an item."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Interaction, RankedItem
 from p4r_qdrant.rerank.reranker import PersonaReranker
-from p4r_qdrant.schemas import RankedAnswer
+from p4r_qdrant.schemas.reranking import RankedAnswer
 
 Reranker = PersonaReranker | Client | AsyncClient
-"""In this process, or over HTTP; an AsyncClient answers the async methods only."""
+"""In this process, or over HTTP. An AsyncClient works with the async methods only."""
 
 Ranked = RankedItem | RankedAnswer
-Told = dict[str, Any]
-"""What is put into the metadata of a document: see `told_of`."""
+Metadata = dict[str, Any]
+"""What is added to the metadata of a document; see `metadata_of`."""
 
 EXPLANATION = "p4r_explanation"
-ASYNC_ONLY = "an AsyncClient answers the async methods only: call those, or give a Client"
+ASYNC_ONLY = "an AsyncClient works with the async methods only: call those, or pass a Client"
 
 
 def recommend(
     reranker: Reranker, user: Any, query: str, top: int, wanted: Mapping[str, Any] | None
 ) -> Sequence[Ranked]:
-    """The `top` items of the whole catalogue for the user a query stands for, best first.
+    """The `top` items of the whole catalogue for the user of a query, best first.
 
-    Without those the user has had, as far as they are known. Empty for somebody unknown (None).
-    `wanted` is the filter. Raises as `user_of` and the reranker do.
+    Items of the user's history are left out. Empty for an unknown user (None). `wanted` is the
+    filter. Raises as `user_of` and the reranker do.
     """
     if isinstance(reranker, AsyncClient):
         raise InputError(ASYNC_ONLY)
@@ -46,7 +46,7 @@ def recommend(
 async def arecommend(
     reranker: Reranker, user: Any, query: str, top: int, wanted: Mapping[str, Any] | None
 ) -> Sequence[Ranked]:
-    """`recommend`, without holding up the event loop."""
+    """`recommend` without blocking the event loop."""
     if not isinstance(reranker, AsyncClient):
         return await asyncio.to_thread(recommend, reranker, user, query, top, wanted)
     user_id = _user_id(user_of(reranker, user, query))
@@ -60,12 +60,11 @@ def rerank(
     candidates: Sequence[tuple[str, float | None]],
     top: int | None,
     **options: Any,
-) -> list[tuple[int, Told]]:
-    """The places of candidates in a list, best first, with what is told of the items there.
+) -> list[tuple[int, Metadata]]:
+    """Positions of candidates in the list, best first, each with the metadata of its item.
 
-    Items may occur more than once: their candidates stay together, in their order. `top` counts
-    candidates; `options` are those of `PersonaReranker.rerank`. Raises as `user_of` and the
-    reranker do.
+    Candidates of the same item stay together, in their order. `top` counts candidates; `options`
+    are those of `PersonaReranker.rerank`. Raises as `user_of` and the reranker do.
     """
     if isinstance(reranker, AsyncClient):
         raise InputError(ASYNC_ONLY)
@@ -82,8 +81,8 @@ async def arerank(
     candidates: Sequence[tuple[str, float | None]],
     top: int | None,
     **options: Any,
-) -> list[tuple[int, Told]]:
-    """`rerank`, without holding up the event loop."""
+) -> list[tuple[int, Metadata]]:
+    """`rerank` without blocking the event loop."""
     if not isinstance(reranker, AsyncClient):
         return await asyncio.to_thread(rerank, reranker, user, query, candidates, top, **options)
     if not candidates:
@@ -93,41 +92,44 @@ async def arerank(
 
 
 def user_of(reranker: Reranker, user: Any, query: str | None) -> Any:
-    """Whom a query stands for: `user` itself, what that function says of the query, or else the
-    user whose id the query is. Raises InputError where that tells nobody.
+    """The user of a query: `user`, the result of the function `user`, or the query as a user id.
+
+    Raises InputError if there is no user.
     """
     if callable(user) or user is None:
         if not query:
-            raise InputError("there is no query to tell the user by: send one, or set `user`")
+            raise InputError(
+                "there is no query to take the user id from: send a query, or set `user`"
+            )
         user = user(query) if callable(user) else query
     if isinstance(user, str) and isinstance(reranker, PersonaReranker):
         raise InputError(
-            f"a PersonaReranker knows nobody by an id such as {user[:60]!r}: set `user` to a "
-            "history, a vector, or a function that makes one of the query"
+            f"a PersonaReranker cannot look up the user id {user[:60]!r}: set `user` to a "
+            "history, a vector, or a function that makes one from the query"
         )
     return user
 
 
 def item_id_of(metadata: Mapping[str, Any], key: str, place: int) -> str:
-    """The item id in the metadata of the document at `place`; whole numbers become text."""
+    """The item id in the metadata of the document at `place`. Integers become text."""
     value = metadata.get(key)
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str) or not value:
         there = ", ".join(repr(str(one)) for one in metadata) or "nothing"
         raise InputError(
-            f"document {place} names no item: {key!r} in its metadata is {repr(value)[:60]}; put "
-            f"the item's id there, or say with item_key which of its keys has it ({there})"
+            f"document {place} has no item id: {key!r} in its metadata is {repr(value)[:60]}; put "
+            f"the item id there, or set item_key to the key that holds it ({there})"
         )
     return value
 
 
-def told_of(item: Ranked, degraded: str | None = None) -> Told:
-    """What is told of an item, under keys that no document has by chance.
+def metadata_of(item: Ranked, degraded: str | None = None) -> Metadata:
+    """The metadata of an item.
 
-    p4r_rank, p4r_score (None where the generator's order holds), p4r_persona and p4r_persona_id
-    (None beyond the first items that are explained), p4r_explanation ("" there), p4r_because:
-    the share of each past interaction, p4r_degraded: why the service left the generator's order.
+    p4r_rank, p4r_score (None if the generator's order is kept), p4r_persona and p4r_persona_id
+    (None for items that are not explained), p4r_explanation ("" for those), p4r_because: the share
+    of each past interaction, p4r_degraded: why the service kept the generator's order.
     """
     persona = item.persona
     return {
@@ -144,7 +146,7 @@ def told_of(item: Ranked, degraded: str | None = None) -> Told:
 
 
 def text_of(item: Ranked, own: Callable[[str], str] | None) -> str:
-    """What a retrieved document says: the item's `own` text, or its title and the explanation."""
+    """The text of a retrieved document: the item's `own` text, or title and explanation."""
     if own is not None:
         return own(item.item_id)
     if isinstance(item, RankedAnswer):
@@ -160,13 +162,17 @@ def _explanation(item: Ranked) -> str:
     return f"{item.persona.name}: {item.persona.description} {item.persona.preference_rationale}"
 
 
-def _placed(candidates: Sequence[tuple[str, float | None]], ranking: Any) -> list[tuple[int, Told]]:
+def _placed(
+    candidates: Sequence[tuple[str, float | None]], ranking: Any
+) -> list[tuple[int, Metadata]]:
     places: dict[str, list[int]] = {}
     for place, (item_id, _) in enumerate(candidates):
         places.setdefault(item_id, []).append(place)
     degraded = getattr(ranking, "reason", None)
     return [
-        (place, told_of(item, degraded)) for item in ranking.items for place in places[item.item_id]
+        (place, metadata_of(item, degraded))
+        for item in ranking.items
+        for place in places[item.item_id]
     ]
 
 
@@ -174,13 +180,13 @@ def _user_id(user: Any) -> str | None:
     if user is None or isinstance(user, str):
         return user
     raise InputError(
-        "the service recommends to users whose interactions it keeps: give a user's id, or "
-        "retrieve with a PersonaReranker"
+        "the service recommends only to users that it stores: pass a user id, or retrieve with a "
+        "PersonaReranker"
     )
 
 
 def _had(user: Any) -> set[str]:
-    """The items of a history."""
+    """The item ids of a history."""
     if user is None:
         return set()
     history = user.interactions if isinstance(user, UserVector) else user

@@ -1,14 +1,14 @@
-"""LangChain: a retriever for the whole catalogue, and a document compressor that reranks.
+"""LangChain adapters: a retriever for the whole catalogue, and a compressor that reranks.
 
     retriever = PersonaRetriever(reranker=Client("http://localhost:8000", key=KEY))
     documents = retriever.invoke("maren-o")
 
-`reranker` is a `PersonaReranker`, a `Client`, or an `AsyncClient` for the async methods alone.
+`reranker` is a `PersonaReranker`, a `Client`, or an `AsyncClient` for the async methods only.
 
-`user` says for whom: an id (with a client), a history, a vector, or a function from the query to
-one of these. Without it the query is the user's id.
+`user` is an id (with a client), a history, a vector, or a function from the query to one of these.
+Without `user` the query is the user id.
 
-The metadata of what comes back tells place, score, persona and explanation: `base.told_of`.
+The metadata of each document holds rank, score, persona and explanation; see `base.metadata_of`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ except ModuleNotFoundError:
 
 
 class PersonaRetriever(BaseRetriever):
-    """The `top` items of the whole catalogue for a user, best first, without those already had.
+    """Retrieves the `top` items of the whole catalogue for a user, without items already seen.
 
-    A document's text is the item's title and the explanation, or what `text_of` says of the item
-    id; its metadata holds the id under `item_key`. Empty for somebody unknown (None); an id that
-    the service does not know is a ServiceRefusedError. `filter` as in `PersonaReranker.recommend`.
+    A document's text is the item's title and the explanation, or what `text_of` returns for the
+    item id; its metadata holds the id under `item_key`. Empty for an unknown user (None). Raises
+    ServiceRefusedError for an id that the service does not know. `filter`: see
+    `PersonaReranker.recommend`.
     """
 
     reranker: base.Reranker
@@ -67,20 +68,20 @@ class PersonaRetriever(BaseRetriever):
         return Document(
             base.text_of(item, self.text_of),
             id=item.item_id,
-            metadata={self.item_key: item.item_id, **base.told_of(item)},
+            metadata={self.item_key: item.item_id, **base.metadata_of(item)},
         )
 
 
 class PersonaCompressor(BaseDocumentCompressor):
-    """Reranks documents for a user by the personas of the items they are about.
+    """Reranks documents for a user by the personas of their items.
 
-    A document names its item in its metadata, under `item_key`; one that does not is an
-    InputError. Documents of one item stay together; those of items without personas keep their
-    order, behind the others. Texts stay as they are, and the documents given are not changed.
+    The metadata of a document holds its item id under `item_key`; raises InputError if it does
+    not. Documents of one item stay together. Documents of items without personas keep their
+    order, behind the others. Texts stay the same, and the given documents are not changed.
 
-    `top`: so many documents. `explain`: the first so many items carry their persona. `score_key`:
-    where the metadata hold the generator's score, which `fusion` mixes in. `filter` and `fusion`
-    as in `PersonaReranker.rerank`.
+    `top`: number of documents. `explain`: number of items that carry their persona. `score_key`:
+    the metadata key of the generator's score, which `fusion` mixes in. `filter` and `fusion`: see
+    `PersonaReranker.rerank`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -99,14 +100,14 @@ class PersonaCompressor(BaseDocumentCompressor):
     ) -> Sequence[Document]:
         """The documents reranked, best first."""
         placed = base.rerank(*self._asked(documents, query), **self._options)
-        return [_with(documents[place], told) for place, told in placed]
+        return [_with(documents[place], added) for place, added in placed]
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
         """The documents reranked, best first."""
         placed = await base.arerank(*self._asked(documents, query), **self._options)
-        return [_with(documents[place], told) for place, told in placed]
+        return [_with(documents[place], added) for place, added in placed]
 
     def _asked(self, documents: Sequence[Document], query: str) -> tuple[Any, ...]:
         candidates = [
@@ -125,10 +126,10 @@ class PersonaCompressor(BaseDocumentCompressor):
             return None if score is None else float(score)
         except (TypeError, ValueError):
             raise InputError(
-                f"the score of document {place} ({self.score_key!r} in its metadata) is no number: "
-                f"{score!r}"
+                f"the score of document {place} ({self.score_key!r} in its metadata) is not a "
+                f"number: {score!r}"
             ) from None
 
 
-def _with(document: Document, told: base.Told) -> Document:
-    return document.model_copy(update={"metadata": {**document.metadata, **told}})
+def _with(document: Document, added: base.Metadata) -> Document:
+    return document.model_copy(update={"metadata": {**document.metadata, **added}})

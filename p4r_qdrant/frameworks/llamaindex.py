@@ -1,15 +1,15 @@
-"""LlamaIndex: a retriever for the whole catalogue, and a node postprocessor that reranks.
+"""LlamaIndex adapters: a retriever for the whole catalogue, and a postprocessor that reranks.
 
     retriever = PersonaRetriever(Client("http://localhost:8000", key=KEY))
     nodes = retriever.retrieve("maren-o")
 
-`reranker` is a `PersonaReranker`, a `Client`, or an `AsyncClient` for the async methods alone.
+`reranker` is a `PersonaReranker`, a `Client`, or an `AsyncClient` for the async methods only.
 
-`user` says for whom: an id (with a client), a history, a vector, or a function from the query's
-text to one of these. Without it the query's text is the user's id. The query's embedding is not
-used: it is another model's.
+`user` is an id (with a client), a history, a vector, or a function from the query's text to one of
+these. Without `user` the query's text is the user id. The query's embedding is not used, because
+another model made it.
 
-The metadata of what comes back tells place, score, persona and explanation: `base.told_of`. Only
+The metadata of each node holds rank, score, persona and explanation; see `base.metadata_of`. Only
 the explanation is shown to an LLM, and none of it is embedded.
 """
 
@@ -35,11 +35,11 @@ except ModuleNotFoundError:
 
 
 class PersonaRetriever(BaseRetriever):
-    """The `top` items of the whole catalogue for a user, best first, without those already had.
+    """Retrieves the `top` items of the whole catalogue for a user, without items already seen.
 
-    A node's text is the item's title and the explanation, or what `text_of` says of the item id;
-    its id is the item's, and its metadata holds it under `item_key`. Empty for somebody unknown
-    (None); an id that the service does not know is a ServiceRefusedError. `filter` as in
+    A node's text is the item's title and the explanation, or what `text_of` returns for the item
+    id. Its id is the item id, which its metadata holds under `item_key`. Empty for an unknown user
+    (None). Raises ServiceRefusedError for an id that the service does not know. `filter`: see
     `PersonaReranker.recommend`; `options` are those of LlamaIndex's BaseRetriever.
     """
 
@@ -78,19 +78,18 @@ class PersonaRetriever(BaseRetriever):
             text=base.text_of(item, self._text_of),
             metadata={self._item_key: item.item_id},
         )
-        return _with(node, base.told_of(item), show=self._text_of is not None)
+        return _with(node, base.metadata_of(item), show=self._text_of is not None)
 
 
 class PersonaPostprocessor(BaseNodePostprocessor):
-    """Reranks nodes for a user by the personas of the items they are about.
+    """Reranks nodes for a user by the personas of their items.
 
-    A node names its item in its metadata, under `item_key`; one that does not is an InputError.
-    Nodes of one item stay together; those of items without personas keep their order, behind the
-    others, and have no score any more. Texts stay as they are, and the nodes given are not changed.
+    The metadata of a node holds its item id under `item_key`; raises InputError if it does not.
+    Nodes of one item stay together. Nodes of items without personas keep their order, behind the
+    others, and lose their score. Texts stay the same, and the given nodes are not changed.
 
-    A node's score is the generator's, which `fusion` mixes in. `top`: so many nodes. `explain`:
-    the first so many items carry their persona. `filter` and `fusion` as in
-    `PersonaReranker.rerank`.
+    A node's score is the generator's, which `fusion` mixes in. `top`: number of nodes. `explain`:
+    number of items that carry their persona. `filter` and `fusion`: see `PersonaReranker.rerank`.
     """
 
     reranker: base.Reranker = Field(exclude=True)
@@ -103,20 +102,20 @@ class PersonaPostprocessor(BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex serializes."""
+        """Name that LlamaIndex uses to serialize the class."""
         return "PersonaPostprocessor"
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         placed = base.rerank(*self._asked(nodes, query_bundle), **self._options)
-        return [_with(nodes[place].node, told) for place, told in placed]
+        return [_with(nodes[place].node, added) for place, added in placed]
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         placed = await base.arerank(*self._asked(nodes, query_bundle), **self._options)
-        return [_with(nodes[place].node, told) for place, told in placed]
+        return [_with(nodes[place].node, added) for place, added in placed]
 
     def _asked(
         self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle | None
@@ -133,19 +132,19 @@ class PersonaPostprocessor(BaseNodePostprocessor):
         return {"filter": self.filter, "explain": self.explain, "rerank": self.fusion}
 
 
-def _with(node: Any, told: base.Told, *, show: bool = True) -> NodeWithScore:
-    """A copy of a node that tells what `told` does; `show` the explanation to an LLM."""
-    shown = {base.EXPLANATION} if show and told[base.EXPLANATION] else set()
+def _with(node: Any, added: base.Metadata, *, show: bool = True) -> NodeWithScore:
+    """A copy of a node with more metadata. `show`: an LLM sees the explanation."""
+    shown = {base.EXPLANATION} if show and added[base.EXPLANATION] else set()
     return NodeWithScore(
         node=node.model_copy(
             update={
-                "metadata": {**node.metadata, **told},
+                "metadata": {**node.metadata, **added},
                 "excluded_llm_metadata_keys": [
                     *node.excluded_llm_metadata_keys,
-                    *(key for key in told if key not in shown),
+                    *(key for key in added if key not in shown),
                 ],
-                "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, *told],
+                "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, *added],
             }
         ),
-        score=told["p4r_score"],
+        score=added["p4r_score"],
     )

@@ -1,4 +1,4 @@
-"""What answers now, and what takes its place while calls are under way."""
+"""Replace an object while calls that use it are running."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Closable(Protocol):
-    """Something that is closed when nobody needs it any more."""
+    """An object that is closed when no call uses it any more."""
 
     def close(self) -> None:
         """Closing twice is fine."""
@@ -19,7 +19,7 @@ Part = TypeVar("Part", bound=Closable)
 
 
 class Current(Generic[Part]):
-    """Holds what answers now. A call ends on what it began with; thread-safe."""
+    """Holds the object that answers now. A call keeps the one it began with. Thread-safe."""
 
     def __init__(self, first: Part) -> None:
         self._held = _Held(first)
@@ -27,12 +27,12 @@ class Current(Generic[Part]):
 
     @property
     def now(self) -> Part:
-        """What a call would begin with; it may be replaced and closed at any moment."""
+        """The object that a new call would use. It can be replaced and closed at any moment."""
         return self._held.part
 
     @contextmanager
     def in_use(self) -> Iterator[Part]:
-        """What answers one call; it stays open until the call is over."""
+        """The object for one call. It stays open until the call ends."""
         with self._lock:
             held = self._held
             held.calls += 1
@@ -46,7 +46,7 @@ class Current(Generic[Part]):
                 held.part.close()
 
     def replace(self, fresh: Part) -> None:
-        """From now on calls begin with `fresh`; the old one is closed after the last of its own."""
+        """Use `fresh` for new calls. Close the old object after its last call ends."""
         with self._lock:
             old, self._held = self._held, _Held(fresh)
             old.is_retired = True

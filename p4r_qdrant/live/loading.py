@@ -12,26 +12,27 @@ from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.settings import EncoderSettings, HistorySettings, Settings
 
 LoadEncoder = Callable[[IndexMetadata], Encoder]
-
+"""Loads the encoder of an index."""
 
 HistoryOf = Callable[[IndexMetadata], HistorySettings]
+"""The history settings that belong to an index."""
 
 
 def encoder_for_index(settings: EncoderSettings, made_with: IndexMetadata) -> Encoder:
-    """The encoder an index was made with, or the one that `P4R_ENCODER__*` name instead.
+    """Load the encoder that made an index, or the one that `P4R_ENCODER__*` name.
 
-    Raises IndexMismatchError where it is not the same, EncoderError where it cannot be loaded.
+    Raises IndexMismatchError if it is not the same encoder, EncoderError if it cannot be loaded.
     """
     given = settings.model_fields_set & {"model", "adapter", "base_url"}
     if made_with.kind == VECTORS and not given:
         raise IndexMismatchError(
-            f"the index holds vectors that were encoded elsewhere ({made_with.encoder}): give "
-            "users as vectors, or name that encoder with P4R_ENCODER__*"
+            f"the index holds vectors of another encoder ({made_with.encoder}): pass users as "
+            "vectors, or name that encoder with P4R_ENCODER__*"
         )
     if made_with.kind == ENDPOINT and not given:
         raise IndexMismatchError(
-            f"the index was made with {made_with.model} behind an address: set "
-            "P4R_ENCODER__BASE_URL to it"
+            f"the index was made with {made_with.model} behind an endpoint: set "
+            "P4R_ENCODER__BASE_URL to its address"
         )
     noted = {"model": made_with.model, "adapter": made_with.adapter}
     missing = {name: value for name, value in noted.items() if value and name not in given}
@@ -40,16 +41,16 @@ def encoder_for_index(settings: EncoderSettings, made_with: IndexMetadata) -> En
     except EncoderError as error:
         if not missing or not given:
             raise
+        names = " and ".join(f"P4R_ENCODER__{name.upper()}" for name in sorted(given))
         raise IndexMismatchError(
-            f"the index was made with the encoder {made_with.encoder}, and "
-            f"{' and '.join(f'P4R_ENCODER__{name.upper()}' for name in sorted(given))} do not go "
-            f"with it: {error}"
+            f"the index was made with the encoder {made_with.encoder}, which does not fit {names}: "
+            f"{error}"
         ) from None
     return encoder
 
 
 def history_for_index(settings: Settings, metadata: IndexMetadata) -> HistorySettings:
-    """The history's length and decay: as they were set, else as the index's adapter records."""
+    """Length and decay of histories: from the settings, else from the adapter of the index."""
     return tuned_history(settings.history, metadata.adapter or settings.encoder.adapter)
 
 

@@ -1,4 +1,4 @@
-"""An index and its encoder, replaced as one."""
+"""An index with its encoder, replaced together."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import IndexMismatchError, InputError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.live.loading import LoadEncoder
-from p4r_qdrant.rerank.candidates import Vector
 from p4r_qdrant.settings import HistorySettings, RerankSettings
+
+Vector = UserVector | Floats
+"""A user as a vector, with or without the interactions it is made of."""
 
 
 class IndexAndEncoder:
-    """An index, its encoder and the history it wants: what answers, and is replaced as one."""
+    """An index, its encoder, and the history settings that belong to them."""
 
     def __init__(
         self,
@@ -26,13 +28,19 @@ class IndexAndEncoder:
         load: LoadEncoder | None,
         encoder: Encoder | None = None,
     ) -> None:
+        """`encoder` is given ready, or `load` loads it at first use. Raises IndexMismatchError."""
         self.index = index
         self.history = history
         self._load = load
         self._encoder_lock = threading.Lock()
         self._own: Encoder | None = None
-        """The encoder that was loaded here, and is closed here."""
+        """An encoder that was loaded here, and is closed here."""
         self._encoder = self._checked(encoder) if encoder is not None else None
+
+    @property
+    def version(self) -> str:
+        """Name of the version of the index."""
+        return self.index.version
 
     @property
     def has_encoder(self) -> bool:
@@ -46,20 +54,21 @@ class IndexAndEncoder:
             if self._encoder is None:
                 if self._load is None:
                     raise InputError(
-                        "this reranker has no encoder: give users as vectors, or an encoder to it"
+                        "this reranker has no encoder: pass users as vectors, or pass an encoder "
+                        "to the reranker"
                     )
                 self._own = self._load(self.index.metadata)
                 self._encoder = self._checked(self._own)
             return self._encoder
 
     def directions(self, vector: Vector | None, options: RerankSettings) -> Floats:
-        """What the personas are compared with for a user: (k, dim) float32.
+        """The query vectors of a user: (k, dim) float32.
 
         The prior of a persona v is its mean similarity to known users, which is its similarity
         to their mean: v @ h - prior * (v @ mean) = v @ (h - prior * mean).
         """
         if vector is None:
-            # Nobody to personalise for, but a filter to apply: any direction finds who matches.
+            # No user, but a filter: any direction finds the items that match.
             return np.eye(1, self.index.metadata.dimension, dtype=np.float32)
         if isinstance(vector, UserVector):
             rows = vector.directions(options.interests)
@@ -81,7 +90,7 @@ class IndexAndEncoder:
 
 
 def typical_user(index: PersonaIndex) -> Floats:
-    """The mean user of the index, (dim,). Raises IndexMismatchError if it has none."""
+    """The mean user of the index, (dim,) float32. Raises IndexMismatchError if it has none."""
     typical = index.metadata.typical
     if typical is None:
         raise IndexMismatchError(

@@ -1,4 +1,4 @@
-"""What callers pass in: users and candidate lists."""
+"""Check the users and candidate lists that callers pass in."""
 
 from __future__ import annotations
 
@@ -11,46 +11,82 @@ import numpy.typing as npt
 
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.payload import check_vectors
+from p4r_qdrant.live.pair import IndexAndEncoder, Vector
 from p4r_qdrant.records import Candidate, Interaction
 
 User = UserVector | Sequence[Interaction] | npt.NDArray[np.floating[Any]] | Sequence[float] | None
-"""A history in any order or what became of one, a vector (dim,), or None (and []) for somebody
-unknown."""
-
-
-Vector = UserVector | npt.NDArray[np.float32]
-
+"""A history in any order, a user vector, a plain vector (dim,), or None or [] if unknown."""
 
 CandidateLike = str | tuple[str, float | None] | Candidate
-"""An item id, or one with the generator's score; lists of them are best first."""
+"""An item id, with or without the generator's score. Lists of candidates are best first."""
+
+Scored = tuple[str, float | None]
+"""An item id and the generator's score."""
 
 
-def distinct_candidates(
-    candidates: Sequence[CandidateLike], position: int
-) -> list[tuple[str, float | None]]:
-    """Candidates as (item id, generator score), each id once, at its first place."""
+def distinct_candidates(candidates: Sequence[CandidateLike], position: int) -> list[Scored]:
+    """The candidates of the user at `position`. Of a repeated id the first one counts.
+
+    Raises InputError.
+    """
     if isinstance(candidates, str):
         raise InputError("candidates must be a list of item ids, not one text")
     pairs: dict[str, float | None] = {}
     for candidate in candidates:
-        if isinstance(candidate, Candidate):
-            item_id, score = candidate.item_id, candidate.score
-        elif isinstance(candidate, str):
-            item_id, score = candidate, None
-        else:
-            try:
-                item_id, score = candidate
-                score = None if score is None else float(score)
-            except (TypeError, ValueError):
-                raise InputError(
-                    f"candidate {candidate!r} of user {position} is neither an item id nor an id "
-                    "with a number"
-                ) from None
-        if not isinstance(item_id, str):
-            raise InputError(f"the candidate {item_id!r} of user {position} is no text; use str()")
-        if score is not None and not math.isfinite(score):
-            raise InputError(f"the generator's score of candidate {item_id!r} is {score}")
+        item_id, score = _scored(candidate, position)
         pairs.setdefault(item_id, score)
     if not pairs:
         raise InputError(f"user {position} has no candidates; give at least one item id")
     return list(pairs.items())
+
+
+def _scored(candidate: CandidateLike, position: int) -> Scored:
+    if isinstance(candidate, Candidate):
+        item_id, score = candidate.item_id, candidate.score
+    elif isinstance(candidate, str):
+        item_id, score = candidate, None
+    else:
+        try:
+            item_id, score = candidate
+            score = None if score is None else float(score)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"candidate {candidate!r} of user {position} is neither an item id nor a pair of "
+                "an item id and a number"
+            ) from None
+    if not isinstance(item_id, str):
+        raise InputError(
+            f"the item id {item_id!r} of user {position} is not a string; use str({item_id!r})"
+        )
+    if score is not None and not math.isfinite(score):
+        raise InputError(f"the generator's score of candidate {item_id!r} is {score}")
+    return item_id, score
+
+
+def vectors_of(pair: IndexAndEncoder, users: Sequence[User]) -> list[Vector | None]:
+    """One vector for each user: h_u of a history (Eq. 7), None if nothing is known of the user.
+
+    All histories are encoded as one batch. Raises VectorError if a vector does not fit the index.
+    """
+    vectors: list[Vector | None] = [None] * len(users)
+    histories: dict[int, Sequence[Interaction]] = {}
+    dimension = pair.index.metadata.dimension
+    for position, user in enumerate(users):
+        if isinstance(user, UserVector):
+            check_vectors([user.vector], dimension, f"user {position}")
+            vectors[position] = user
+        elif user is None or len(user) == 0:
+            continue
+        elif isinstance(user[0], Interaction):
+            histories[position] = user  # type: ignore[assignment]
+        else:
+            given: Any = [user]
+            vectors[position] = check_vectors(given, dimension, f"user {position}")[0]
+    if histories:
+        encoded = pair.encoder.user_vectors(
+            list(histories.values()), length=pair.history.length, decay=pair.history.decay
+        )
+        for position, vector in zip(histories, encoded, strict=True):
+            vectors[position] = vector
+    return vectors

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.rerank.candidates import Scored
 from p4r_qdrant.settings import RerankSettings
 
 
 def fused_scores(
     personas: Mapping[str, float | None],
-    candidates: list[tuple[str, float | None]],
+    candidates: Sequence[Scored],
     fusion: RerankSettings,
 ) -> dict[str, float | None]:
-    """One score from both: weighted min-max, or reciprocal ranks.
+    """One score for each candidate: weighted min-max, or reciprocal ranks.
 
-    An item without personas is judged by the generator alone: what the generator says of it
-    stands in for the persona part, so that it is neither punished nor preferred.
+    For an item without personas the generator's part counts in place of the persona part: the
+    item moves neither up nor down for it. Raises InputError if weighted fusion lacks a score.
     """
     persona_part: dict[str, float]
     scored = {item_id: score for item_id, score in personas.items() if score is not None}
@@ -24,8 +25,8 @@ def fused_scores(
         missing = next((item_id for item_id, score in candidates if score is None), None)
         if missing is not None:
             raise InputError(
-                f"weighted fusion needs the generator's scores and candidate {missing!r} has "
-                "none; add them or set P4R_RERANK__FUSION=rrf"
+                f"weighted fusion needs the generator's score of each candidate, and {missing!r} "
+                "has none; add it or set P4R_RERANK__FUSION=rrf"
             )
         weight = fusion.weight
         generator_part = min_max({item_id: score or 0.0 for item_id, score in candidates})
@@ -54,7 +55,7 @@ def best_first(score: float | None, item_id: str) -> tuple[bool, float, str]:
 
 
 def min_max(scores: Mapping[str, float]) -> dict[str, float]:
-    """Scores scaled to 0..1; all 0.5 where they are all the same."""
+    """Scores scaled to 0..1; all 0.5 if they are all the same."""
     low, high = min(scores.values(), default=0.0), max(scores.values(), default=0.0)
     if high <= low:
         return dict.fromkeys(scores, 0.5)

@@ -1,25 +1,53 @@
-"""One user's candidates on their way into a ranking."""
+"""Put the candidates of users in order, and explain the order."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.live.pair import IndexAndEncoder, Vector
 from p4r_qdrant.records import PersonaMatch, RankedItem, Ranking
-from p4r_qdrant.rerank.candidates import Vector
+from p4r_qdrant.rerank.candidates import Scored
 from p4r_qdrant.rerank.fusion import best_first, fused_scores
 from p4r_qdrant.settings import RerankSettings
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one call asks for all of its users; see `PersonaReranker.rerank_many`."""
+
+    options: RerankSettings
+    top: int | None = None
+    filter: Mapping[str, Any] | None = None
+    explain: int | None = 10
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the generator's scores are mixed in."""
+        return self.options.fusion != "none"
+
+    @property
+    def shown(self) -> int | None:
+        """How many items of each ranking are explained; None means all."""
+        given = [limit for limit in (self.top, self.explain) if limit is not None]
+        return min(given) if given else None
+
+    @property
+    def explained_by_query(self) -> int | None:
+        """How many items the query explains itself. With fusion the order is known only later."""
+        return 0 if self.is_fused else self.shown
+
+
 @dataclass(slots=True)
 class Order:
-    """One user's candidates on their way into a ranking; `vector` is None for somebody unknown.
+    """One user's candidates in their final order.
 
-    generator: each item's place (from 1) and score there. scores: what ordered the matches.
-    interests: see `RerankSettings`.
+    vector: None if nothing is known of the user. generator: each item's rank (from 1) and score
+    there. scores: the scores that ordered the matches. interests: see `RerankSettings`.
     """
 
     vector: Vector | None
@@ -29,7 +57,7 @@ class Order:
     interests: float = 0.0
 
     def ranking(self, top: int | None, fingerprint: str) -> Ranking:
-        """The first `top` as callers get them."""
+        """The first `top` items as callers get them."""
         return Ranking(
             tuple(
                 RankedItem(
@@ -53,48 +81,72 @@ class Order:
         )
 
 
-def explain_orders(index: PersonaIndex, orders: Sequence[Order], shown: int | None) -> None:
-    """Give the first matches of each order their texts, those of all users in one request."""
-    asked = [order for order in orders if order.vector is not None]
-    told = iter(
-        index.explain(
-            [match for order in asked for match in order.matches[:shown]],
-            with_vectors=any(isinstance(order.vector, UserVector) for order in asked),
+def rank_users(
+    pair: IndexAndEncoder,
+    vectors: Sequence[Vector | None],
+    lists: Sequence[list[Scored]],
+    request: Request,
+) -> list[Ranking]:
+    """The ranking of each user's candidates; all users are scored in one query."""
+    index = pair.index
+    filtered = request.filter is not None
+    queried = [
+        position for position, vector in enumerate(vectors) if vector is not None or filtered
+    ]
+    matches: dict[int, list[PersonaMatch]] = {}
+    if queried:
+        found = index.best_personas(
+            [pair.directions(vectors[one], request.options) for one in queried],
+            [[item_id for item_id, _ in lists[one]] for one in queried],
+            request.filter,
+            explain=request.explained_by_query,
+            with_vectors=not request.is_fused
+            and any(isinstance(one, UserVector) for one in vectors),
         )
-    )
-    for order in asked:
-        first = len(order.matches[:shown])
-        order.matches[:first] = islice(told, first)
+        matches = dict(zip(queried, found, strict=True))
+    orders = [
+        order_candidates(vector, candidates, matches.get(position), request)
+        for position, (vector, candidates) in enumerate(zip(vectors, lists, strict=True))
+    ]
+    if request.is_fused:
+        explain_orders(index, orders, request.shown)
+    return [order.ranking(request.top, index.metadata.fingerprint) for order in orders]
 
 
 def order_candidates(
     vector: Vector | None,
-    candidates: list[tuple[str, float | None]],
+    candidates: list[Scored],
     matches: list[PersonaMatch] | None,
-    options: RerankSettings,
-    *,
-    only_matching: bool,
+    request: Request,
 ) -> Order:
-    """One user's candidates in their final order, by persona scores or fused ones."""
-    generator = {
-        item_id: (place, score) for place, (item_id, score) in enumerate(candidates, start=1)
-    }
-    if only_matching and matches is not None:
+    """Order one user's candidates by persona scores or fused scores.
+
+    matches: None if the index was not queried. With a filter, only candidates that match it stay.
+    """
+    generator = {item_id: (rank, score) for rank, (item_id, score) in enumerate(candidates, 1)}
+    if request.filter is not None and matches is not None:
         matches = [one for one in matches if one.score is not None]
         kept = {one.item_id for one in matches}
         candidates = [one for one in candidates if one[0] in kept]
     if vector is None or matches is None:
-        unknown = [PersonaMatch(item_id) for item_id, _ in candidates]
-        return Order(None, generator, unknown, {})
+        return Order(None, generator, [PersonaMatch(item_id) for item_id, _ in candidates], {})
     scores = {one.item_id: one.score for one in matches}
-    if options.fusion != "none":
-        scores = fused_scores(scores, candidates, options)
-        # Without either score the generator's order holds; Python's sort is stable.
+    if request.is_fused:
+        scores = fused_scores(scores, candidates, request.options)
+        # Items without either score keep the generator's order: Python's sort is stable.
         matches = sorted(matches, key=lambda one: best_first(scores[one.item_id], one.item_id))
-    return Order(vector, generator, matches, scores, options.interests)
+    return Order(vector, generator, matches, scores, request.options.interests)
 
 
-def smaller_limit(top: int | None, explain: int | None) -> int | None:
-    """The smaller of two limits; None means no limit."""
-    given = [limit for limit in (top, explain) if limit is not None]
-    return min(given) if given else None
+def explain_orders(index: PersonaIndex, orders: Sequence[Order], shown: int | None) -> None:
+    """Read the texts of the first `shown` matches of each order, all in one request."""
+    personal = [order for order in orders if order.vector is not None]
+    explained = iter(
+        index.explain(
+            [match for order in personal for match in order.matches[:shown]],
+            with_vectors=any(isinstance(order.vector, UserVector) for order in personal),
+        )
+    )
+    for order in personal:
+        first = len(order.matches[:shown])
+        order.matches[:first] = islice(explained, first)

@@ -12,13 +12,8 @@ from pydantic_core import to_json
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from p4r_qdrant import __version__
-from p4r_qdrant.schemas import (
-    HealthAnswer,
-    JobsAnswer,
-    ReadyAnswer,
-    RerankAnswer,
-    RerankBody,
-)
+from p4r_qdrant.schemas.operations import EncoderState, HealthAnswer, JobsAnswer, ReadyAnswer
+from p4r_qdrant.schemas.reranking import RerankAnswer, RerankBody
 from p4r_qdrant.service import items, problems, recommendations, users
 from p4r_qdrant.service.middleware import Requests
 from p4r_qdrant.service.security import Access, admin, reader
@@ -30,11 +25,11 @@ if TYPE_CHECKING:
 Served = Annotated[Service, Depends(service)]
 
 NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
-"""FastAPI's own is on by itself; what this service tells is /metrics and its log."""
+"""Turns off FastAPI's own telemetry, which is on by default."""
 
 
 def create_app(served: Service) -> FastAPI:
-    """The application over a service; its lifespan starts and closes the service."""
+    """The application of a service; its lifespan starts and closes the service."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,7 +42,7 @@ def create_app(served: Service) -> FastAPI:
     app = FastAPI(
         title="p4r",
         version=__version__,
-        description="Reranks a recommender's candidates by personas, and says why.",
+        description="Reranks candidates of a recommender by item personas, and explains the order.",
         lifespan=lifespan,
         telemetry=served.tracing.of_requests if served.tracing else NO_TELEMETRY,
     )
@@ -56,7 +51,7 @@ def create_app(served: Service) -> FastAPI:
     app.state.access = Access(own)
     problems.install(app)
     if own.allow_anonymous:
-        # Without keys, a web page that names this machine by a domain of its own must not get in.
+        # Without keys, no web page may reach this machine under another domain name.
         app.add_middleware(
             TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", own.host]
         )
@@ -83,20 +78,20 @@ def _add_rerank(app: FastAPI) -> None:
         tags=["reranking"],
     )
     async def rerank(body: RerankBody, request: Request, served: Served) -> Response:
-        """Rerank candidates for one or many users, and say why.
+        """Rerank candidates for one or many users, and explain the order.
 
-        Where Qdrant or the encoder fail, or take longer than the deadline, the generator's order
-        comes back with `degraded: true` and the reason.
+        If Qdrant or the encoder fails or misses the deadline, the answer keeps the generator's
+        order, with `degraded: true` and the reason.
         """
         rankings = await served.ranker.rerank(body)
         reasons = sorted({one["reason"] for one in rankings if one["reason"]})
-        request.state.told = {
+        request.state.log_fields = {
             "users": len(rankings),
             "candidates": sum(len(user.candidates) for user in body.users),
             **({"degraded": reasons} if reasons else {}),
         }
         if served.tracing:
-            served.tracing.tell(request.state.told)
+            served.tracing.set_counts(request.state.log_fields)
         answer: dict[str, Any] = {
             "rankings": rankings,
             "degraded": bool(reasons),
@@ -114,10 +109,10 @@ def _add_operations(app: FastAPI) -> None:
         responses=problems.responses(503),
     )
     async def jobs(served: Served) -> dict[str, Any]:
-        """The background work: what waits, and what was given up last, and why."""
+        """Background jobs: how many wait and how many failed, and why the last ones failed."""
         with served.backend.in_use() as live:
-            failed = await served.in_thread(lambda: live.users.failed_jobs(20))
-            counts = await served.in_thread(live.users.job_counts)
+            failed = await served.in_thread(lambda: live.users.jobs.failed(20))
+            counts = await served.in_thread(live.users.jobs.counts)
         return {
             **counts,
             "last_failed": [
@@ -143,11 +138,11 @@ def _add_operations(app: FastAPI) -> None:
         response_model=ReadyAnswer,
     )
     async def readyz(served: Served) -> Response:
-        """Whether reranking works: the index answers, and the encoder is there if it is wanted."""
+        """Whether requests can be answered: the index answers and the encoder is loaded."""
         reachable = await served.in_thread(served.backend.is_reachable)
         encoder = served.backend.encoder_state
         answer = ReadyAnswer(
-            ready=reachable and encoder in ("ready", "absent"),
+            ready=reachable and encoder in (EncoderState.READY, EncoderState.ABSENT),
             index="open" if reachable else "unavailable",
             encoder=encoder,
         )
@@ -165,6 +160,6 @@ def _add_operations(app: FastAPI) -> None:
         responses=problems.responses() | {200: {"content": {"text/plain": {}}}},
     )
     async def metrics(served: Served) -> Response:
-        """For Prometheus."""
+        """Metrics in the text format of Prometheus."""
         await served.measure_jobs()
         return Response(served.metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

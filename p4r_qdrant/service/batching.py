@@ -1,7 +1,7 @@
-"""Micro-batches: the histories of concurrent requests, encoded together.
+"""Encode the histories of concurrent requests together, in micro-batches.
 
-One batch is at work at a time, on one thread, for the encoder is one. While it is, what comes
-waits and makes the next batch; an idle encoder waits a few milliseconds for company.
+One batch runs at a time, on one thread, because there is one encoder. Texts that come meanwhile
+make the next batch. An idle encoder waits a few milliseconds for more texts.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.service.metrics import Metrics
 
 BATCH_CHARACTERS = 50_000
-"""Characters of one batch: a long text must not hold up many short ones."""
+"""Characters of one batch: a long text must not delay many short ones."""
 
 
 class BusyError(Exception):
-    """So many texts are waiting that one more would only wait too."""
+    """Too many texts are waiting."""
 
 
 class HasEncoder(Protocol):
-    """What texts are encoded for: `service.backend.Live`."""
+    """An object with an encoder: `service.live.Live`."""
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder; may take long the first time, and raise."""
+        """The encoder. The first access can take long, and can raise."""
 
 
 @dataclass(slots=True)
@@ -42,9 +42,9 @@ class _Waiting:
 
 
 class Batcher:
-    """Texts of many requests to vectors, batch by batch. Call it on one event loop.
+    """Encodes the texts of many requests, batch by batch. Use it on one event loop.
 
-    A batch is of one encoder; what it raises, everyone in the batch gets.
+    A batch has one encoder. If it raises, all requests of the batch get the error.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Batcher:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to work; needs a running event loop."""
+        """Start; needs a running event loop."""
         self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:
-        """End; who still waits is cancelled."""
+        """Stop, and cancel requests that still wait."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -100,12 +100,12 @@ class Batcher:
             self._wake.clear()
 
     def _take(self) -> list[_Waiting]:
-        """The next batch: who has waited longest, and whoever fits beside."""
+        """The next batch: the oldest request, and others of the same encoder that fit."""
         taken: list[_Waiting] = []
         left: deque[_Waiting] = deque()
         room = BATCH_CHARACTERS
         for one in self._waiting:
-            if one.done.done():  # its request has given up
+            if one.done.done():  # its request has ended
                 self._count(-len(one.texts))
             elif not taken or (one.live is taken[0].live and one.characters <= room):
                 taken.append(one)
@@ -124,7 +124,7 @@ class Batcher:
             rows = await asyncio.get_running_loop().run_in_executor(
                 self._thread, lambda: batch[0].live.encoder.encode_texts(list(distinct))
             )
-        except Exception as error:  # each of them must hear of it
+        except Exception as error:  # all requests of the batch get it
             for one in batch:
                 if not one.done.done():
                     one.done.set_exception(error)

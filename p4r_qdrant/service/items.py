@@ -1,9 +1,7 @@
-"""`/v1/items`: personas read, replaced without a gap, taken out."""
+"""`/v1/items`: read, replace and delete the personas of an item."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -13,23 +11,18 @@ from p4r_qdrant import texts
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.index import now
 from p4r_qdrant.index.payload import FIRST_FIELDS, OWN_FIELDS, payload_fields
-from p4r_qdrant.records import Item
-from p4r_qdrant.schemas import (
-    DeletedAnswer,
-    ItemBody,
-    ItemPersonasAnswer,
-    PersonaAnswer,
-    PutItemAnswer,
-)
+from p4r_qdrant.records import Item, Review
+from p4r_qdrant.schemas.items import DeletedAnswer, ItemBody, ItemPersonasAnswer, PutItemAnswer
+from p4r_qdrant.schemas.reranking import PersonaAnswer
 from p4r_qdrant.service import problems
-from p4r_qdrant.service.backend import Live, Written
+from p4r_qdrant.service.live import Live, Written
 from p4r_qdrant.service.paths import ItemId
 from p4r_qdrant.service.security import admin, reader
 from p4r_qdrant.service.state import Service, service
-from p4r_qdrant.users.records import Job
+from p4r_qdrant.users.records import ItemWork
 
 RESERVED = {*Item.model_fields, *OWN_FIELDS, *FIRST_FIELDS}
-"""Names that a caller's own fields cannot have."""
+"""Names that are not allowed for a caller's own fields."""
 
 router = APIRouter(prefix="/v1/items", tags=["items"])
 Served = Annotated[Service, Depends(service)]
@@ -42,7 +35,7 @@ Served = Annotated[Service, Depends(service)]
     responses=problems.responses(404, 503),
 )
 async def personas(item_id: ItemId, served: Served) -> dict[str, Any]:
-    """An item's personas."""
+    """Return an item's personas."""
     with served.backend.in_use() as live:
         found = await served.in_thread(lambda: live.writer.get(item_id))
     if not found:
@@ -60,18 +53,18 @@ async def personas(item_id: ItemId, served: Served) -> dict[str, Any]:
     response_model=PutItemAnswer,
     responses={
         **problems.responses(429, 503),
-        202: {"model": PutItemAnswer, "description": "An LLM is to make the personas"},
+        202: {"model": PutItemAnswer, "description": "An LLM will make the personas"},
     },
 )
 async def put(item_id: ItemId, body: ItemBody, served: Served, response: Response) -> Any:
-    """Replace an item's personas; readers see the old ones or the new ones, never none.
+    """Replace an item's personas. Readers see the old ones or the new ones, never none.
 
-    Of two writers at once the later one stays. Without personas, they are made from metadata and
-    reviews in the background, and until then the item keeps those it has.
+    Of two concurrent writes the later one stays. Without `personas`, an LLM makes them from
+    metadata and reviews in the background; until then the item keeps the personas it has.
     """
     taken = next((name for name in body.fields if name in RESERVED), None)
     if taken is not None:
-        raise InputError(f"fields: {taken!r} has a place of its own; give it another name")
+        raise InputError(f"fields: the name {taken!r} is reserved; use another name")
     item = Item(
         item_id=item_id,
         title=body.title,
@@ -82,9 +75,10 @@ async def put(item_id: ItemId, body: ItemBody, served: Served, response: Respons
     )
     answer = {"item_id": item_id, "personas": len(body.personas or ()), "written": False}
     if body.personas is None:
-        job = _job(item, body)
+        reviews = [Review(item_id=item_id, **one.model_dump()) for one in body.reviews]
+        job = ItemWork(item_id=item_id, item=item, reviews=reviews).job()
         with served.backend.in_use() as live:
-            await served.in_thread(lambda: live.users.enqueue(job))
+            await served.in_thread(lambda: live.users.jobs.add(job))
         response.status_code = 202
         return answer | {"reasoning": served.llm_state}
     personas = body.personas
@@ -101,16 +95,8 @@ async def put(item_id: ItemId, body: ItemBody, served: Served, response: Respons
         live.note(item_id, Written(now(), personas, body.summary, fields))
         return written
 
-    written = await _in_what_is_live(served, write)
+    written = await _on_live_version(served, write)
     return answer | {"written": written, "reasoning": "none"}
-
-
-def _job(item: Item, body: ItemBody) -> Job:
-    """Another content is another job: what two writers say of an item is done in their order."""
-    reviews = [one.model_dump() | {"item_id": item.item_id} for one in body.reviews]
-    work = {"item_id": item.item_id, "item": item.model_dump(), "reviews": reviews}
-    content = hashlib.blake2b(json.dumps(work, sort_keys=True).encode(), digest_size=8)
-    return Job(f"item {item.item_id} {content.hexdigest()}", "item", body=work)
 
 
 @router.delete(
@@ -120,20 +106,20 @@ def _job(item: Item, body: ItemBody) -> Job:
     responses=problems.responses(404, 503),
 )
 async def delete(item_id: ItemId, served: Served) -> dict[str, Any]:
-    """Take an item out of the index."""
+    """Delete an item from the index."""
 
-    async def take_out(live: Live) -> bool:
+    async def delete_item(live: Live) -> bool:
         was_there = await served.in_thread(lambda: live.writer.delete_item(item_id))
         live.note(item_id, Written(now()))
         return was_there
 
-    if not await _in_what_is_live(served, take_out):
+    if not await _on_live_version(served, delete_item):
         raise problems.ProblemError(404, "unknown_item", f"item {item_id!r} is not in the index")
     return {"deleted": item_id}
 
 
-async def _in_what_is_live(served: Service, write: Callable[[Live], Awaitable[bool]]) -> bool:
-    """Write; again where a publish has switched to another version before it was done."""
+async def _on_live_version(served: Service, write: Callable[[Live], Awaitable[bool]]) -> bool:
+    """Write to the live version, and again if a publish has switched to another one meanwhile."""
     while True:
         with served.backend.in_use() as live:
             done = await write(live)

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, with request ids and never a text of a user."""
+"""Structured logs: one JSON object per line, with request ids and without users' texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class JsonLines(logging.Formatter):
     """A record as one JSON object; `extra={"fields": {...}}` adds to it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line. Of an error: what kind it was and where, not its message."""
+        """The line. Of an error only kind and place: its message can quote users."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -34,14 +34,17 @@ class JsonLines(logging.Formatter):
 
 
 def configure() -> None:
-    """Send everything of level INFO and above to standard error, in this form."""
+    """Log level INFO and above to standard error as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    # They log what is asked of whom: addresses with ids in them.
+    # They log addresses, which hold ids.
     for chatty in ("httpx", "httpx2", "httpcore", "sentence_transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    for quoting in ("opentelemetry.trace", "opentelemetry.baggage"):  # headers they cannot read
+    for quoting in (
+        "opentelemetry.trace",
+        "opentelemetry.baggage",
+    ):  # they quote headers that they cannot parse
         logging.getLogger(quoting).setLevel(logging.ERROR)

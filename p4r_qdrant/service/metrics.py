@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""Metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SLOW_SECONDS = (*_SECONDS, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Metrics:
-    """The counters of one service, in a registry of their own."""
+    """The metrics of one service, in their own registry."""
 
     def __init__(self, span: Callable[[str], AbstractContextManager[object]] = nullcontext) -> None:
-        """`span` traces a stage by its name."""
+        """`span` traces a stage, given its name."""
         self._span = span
         self.registry = CollectorRegistry()
         self.requests = Histogram(
@@ -35,15 +35,15 @@ class Metrics:
         )
         self.degraded = Counter(
             "p4r_rerank_degraded",
-            "Rankings in the generator's order because something failed.",
+            "Rankings that kept the generator's order because something failed.",
             ("reason",),
             registry=self.registry,
         )
         self.under_way = Gauge(
-            "p4r_rerank_under_way", "Rankings at work or waiting.", registry=self.registry
+            "p4r_rerank_under_way", "Rankings that run or wait.", registry=self.registry
         )
         self.waiting_texts = Gauge(
-            "p4r_encode_waiting_texts", "Texts waiting for the encoder.", registry=self.registry
+            "p4r_encode_waiting_texts", "Texts that wait for the encoder.", registry=self.registry
         )
         self.batch_texts = Histogram(
             "p4r_encode_batch_texts",
@@ -53,7 +53,7 @@ class Metrics:
         )
 
         self.behind = Gauge(
-            "p4r_behind", "1 while what was published last is not served.", registry=self.registry
+            "p4r_behind", "1 while the newest publish is not served.", registry=self.registry
         )
         self.jobs = Gauge("p4r_jobs", "Background jobs.", ("state",), registry=self.registry)
         self.llm_tokens = Gauge("p4r_llm_tokens", "Tokens spent.", registry=self.registry)
@@ -61,7 +61,7 @@ class Metrics:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure a stage of a rerank, and trace it."""
+        """Measure and trace a stage of a rerank."""
         start = time.perf_counter()
         try:
             with self._span(name):
@@ -70,5 +70,5 @@ class Metrics:
             self.stages.labels(name).observe(time.perf_counter() - start)
 
     def exposition(self) -> bytes:
-        """In Prometheus' text format."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""Around every request: its id, its size, its time, its line in the log."""
+"""Around every request: request id, size limit, duration, log line."""
 
 from __future__ import annotations
 
@@ -74,17 +74,17 @@ class Requests:
                 await self._app(scope, self._bounded(receive), answer)
         except Exception:
             crashed = True
-            if status != 500:  # an answer has begun: the connection is all that can be broken
+            if status != 500:  # an answer has begun: only the connection can be broken
                 raise
             sorry = problems.answer(
                 request_id,
                 500,
                 "internal_error",
-                "this is a fault of the service; its log says more",
+                "the service failed; its log says more",
             )
             await sorry(scope, receive, answer)
         finally:
-            self._tell(scope, status, time.perf_counter() - start, crashed=crashed)
+            self._log(scope, status, time.perf_counter() - start, crashed=crashed)
 
     def _bounded(self, receive: Receive) -> Receive:
         size = 0
@@ -100,11 +100,9 @@ class Requests:
         return bounded
 
     def _too_large(self) -> str:
-        return (
-            f"the body may have {self._most} bytes (P4R_SERVICE__MAX_BODY_BYTES); send less at once"
-        )
+        return f"the body has more than {self._most} bytes (P4R_SERVICE__MAX_BODY_BYTES); send less"
 
-    def _tell(self, scope: Scope, status: int, seconds: float, *, crashed: bool) -> None:
+    def _log(self, scope: Scope, status: int, seconds: float, *, crashed: bool) -> None:
         route = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(route, method, status).observe(seconds)
@@ -117,7 +115,7 @@ class Requests:
             "route": route,  # never the path: it holds ids
             "status": status,
             "ms": round(1000 * seconds, 2),
-            **state.get("told", {}),
+            **state.get("log_fields", {}),
         }
         if self._tracing and route not in QUIET:
             fields["trace_id"] = self._tracing.trace_id

@@ -1,4 +1,4 @@
-"""Ids in paths: percent-encoded, slashes too (`%2F`)."""
+"""Paths of the service: ids in them, and paths that are neither logged nor traced."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ __all__ = ["MAX_ID_LENGTH", "ItemId", "UserId"]
 
 
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked every few seconds: neither traced nor, where all is well, logged."""
+"""Polled every few seconds: not traced, and logged only when they fail."""

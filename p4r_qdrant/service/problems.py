@@ -1,4 +1,4 @@
-"""Every answer that is no success has one form: `schemas.ErrorBody`."""
+"""Errors of the service as HTTP answers, all in one form: `schemas.ErrorBody`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from p4r_qdrant.errors import (
     P4RError,
     SettingsError,
 )
-from p4r_qdrant.schemas import ErrorBody
+from p4r_qdrant.schemas.base import ErrorBody
 
 RETRY_AFTER_S = 1
 OURS = (
@@ -30,11 +30,11 @@ OURS = (
     MissingExtraError,
     SettingsError,
 )
-"""InputErrors that are the operator's to put right, not the caller's."""
+"""InputErrors that the operator has to fix, not the caller."""
 
 
 class ProblemError(Exception):
-    """An answer that is no success: status, code for programs, sentence for people."""
+    """An error answer: HTTP status, code for programs, message for people."""
 
     def __init__(
         self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
@@ -46,17 +46,17 @@ class ProblemError(Exception):
 
 
 def busy(message: str) -> ProblemError:
-    """429: there is more work than can be done; come again."""
+    """429: too much work at once; try again later."""
     return ProblemError(429, "busy", message, {"Retry-After": str(RETRY_AFTER_S)})
 
 
 def unavailable(message: str) -> ProblemError:
-    """503: it cannot be done now; come again."""
+    """503: not possible now; try again later."""
     return ProblemError(503, "unavailable", message, {"Retry-After": str(RETRY_AFTER_S)})
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problems of a route, for the OpenAPI document: these and what any route may answer."""
+    """The errors of a route for the OpenAPI document: `statuses`, and those of every route."""
     return {
         status: {"model": ErrorBody, "description": _MEANING[status]}
         for status in sorted({400, 401, 403, 413, 422, *statuses})
@@ -64,20 +64,20 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 _MEANING = {
-    400: "The body is no JSON",
-    401: "The key is missing or not known",
-    403: "The key may not do this",
-    404: "There is no such thing",
-    409: "It cannot be done in this state",
+    400: "The body is not valid JSON",
+    401: "The key is missing or unknown",
+    403: "The key does not allow this",
+    404: "Not found",
+    409: "Not possible in this state",
     413: "The body is too large",
-    422: "Something in the request has to be put right",
-    429: "Too much work at once: come again after Retry-After seconds",
-    503: "It cannot be done now: come again after Retry-After seconds",
+    422: "The request is invalid; the message says what to change",
+    429: "Too much work at once; try again after Retry-After seconds",
+    503: "Not possible now; try again after Retry-After seconds",
 }
 
 
 def install(app: FastAPI) -> None:
-    """Give every error of the app its one form."""
+    """Answer every error of the app in this form."""
     app.add_exception_handler(ProblemError, _of_problem)
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(HTTPException, _of_http)
@@ -87,7 +87,7 @@ def install(app: FastAPI) -> None:
 def answer(
     request_id: str, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """The response; half an emoji in what is quoted does no harm."""
+    """The response. Lone surrogates in a quoted text are replaced."""
     body = {
         "error": {"code": code, "message": message.encode(errors="replace").decode()},
         "request_id": request_id,
@@ -96,21 +96,21 @@ def answer(
 
 
 def _of_problem(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ProblemError)  # noqa: S101 - that is what it is installed for
+    assert isinstance(error, ProblemError)  # noqa: S101 - it is installed for these
     return answer(request.state.request_id, error.status, error.code, str(error), error.headers)
 
 
 def _of_ours(request: Request, error: Exception) -> JSONResponse:
-    """The caller's mistake is 422; what the world or the operator did is 503.
+    """Answer 422 for a mistake of the caller, else 503.
 
-    The sentences of the latter name addresses and folders: they are logged, not sent.
+    The messages of the latter name addresses and folders, so they are logged and not sent.
     """
     if isinstance(error, InputError) and not isinstance(error, OURS):
         return answer(request.state.request_id, 422, "invalid", str(error))
     request.state.problem = str(error)
     what = "the index" if isinstance(error, IndexUnavailableError) else "a part of the service"
     headers = {"Retry-After": str(RETRY_AFTER_S)}
-    message = f"{what} cannot be used now; the service's log says why"
+    message = f"{what} is not available now; the service's log says why"
     return answer(request.state.request_id, 503, "unavailable", message, headers)
 
 
@@ -119,13 +119,13 @@ def _of_validation(request: Request, error: Exception) -> JSONResponse:
     problems: Sequence[Any] = error.errors()
     first = problems[0]
     if first["type"] == "json_invalid":
-        message = f"the body is no JSON: {first['ctx']['error']} at byte {first['loc'][-1]}"
+        message = f"the body is not valid JSON: {first['ctx']['error']} at byte {first['loc'][-1]}"
         return answer(request.state.request_id, 400, "no_json", message)
     if first["loc"] == ("body",) and first["type"] in ("missing", "model_attributes_type"):
         message = "send a JSON object, with the header Content-Type: application/json"
         return answer(request.state.request_id, 422, "invalid", message)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    # Of the alternatives of one value, the one that got furthest is the one that was meant.
+    # Of several alternatives for a value, the one with the longest path was meant.
     place = first["loc"][:-1]
     alike = [one for one in problems if one["loc"][: len(place)] == place]
     first = max(alike, key=lambda one: len(one["loc"]))
@@ -136,7 +136,7 @@ def _of_validation(request: Request, error: Exception) -> JSONResponse:
 
 
 def _is_a_type(part: int | str) -> bool:
-    """Whether a part of a place names an alternative rather than a field."""
+    """Whether a part of a location names an alternative rather than a field."""
     return isinstance(part, str) and (part[:1].isupper() or "[" in part)
 
 

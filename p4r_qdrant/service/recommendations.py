@@ -1,4 +1,4 @@
-"""`GET /v1/recommendations/{user}`: the persona index as a candidate generator of its own."""
+"""`GET /v1/recommendations/{user}`: the persona index as a candidate generator."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Query
 
 from p4r_qdrant.encoder.user_vector import UserVector, history_texts, user_vector
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.schemas import RankedAnswer, RecommendationsAnswer
+from p4r_qdrant.schemas.reranking import RankedAnswer, RecommendationsAnswer
 from p4r_qdrant.service import problems
-from p4r_qdrant.service.backend import Live
+from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.paths import UserId
 from p4r_qdrant.service.security import reader
 from p4r_qdrant.service.state import Service, service
@@ -35,14 +35,14 @@ async def recommend(
     top: Annotated[int, Query(ge=1, le=1000)] = 10,
     filter: Filter = None,  # noqa: A002
 ) -> dict[str, Any]:
-    """The items whose personas are nearest to a known user, without those the user has had."""
+    """Return the items with the personas nearest to a known user, without items already seen."""
     wanted = _parsed(filter)
     with served.backend.in_use() as live:
         vector = await _vector(user_id, served, live)
 
         def work() -> list[dict[str, Any]]:
             ranking = live.reranker.recommend(
-                vector, top, filter=wanted, exclude=live.users.seen(user_id)
+                vector, top, filter=wanted, exclude=live.users.interactions.seen(user_id)
             )
             return [RankedAnswer.of(item) for item in ranking.items]
 
@@ -52,13 +52,13 @@ async def recommend(
 
 
 async def _vector(user_id: str, served: Service, live: Live) -> UserVector | None:
-    """The user vector; None if no interaction of the user has a text. Raises ProblemError."""
-    found = await served.in_thread(lambda: live.users.vectors([user_id]))
+    """The user vector; None if no interaction has a text. Raises ProblemError (404, 429, 503)."""
+    found = await served.in_thread(lambda: live.users.user_vectors([user_id]))
     if user_id in found:
         return found[user_id]
     recent = await served.in_thread(lambda: live.users.recent(user_id))
     if not recent:
-        raise problems.ProblemError(404, "unknown_user", f"user {user_id!r} is not known")
+        raise problems.ProblemError(404, "unknown_user", f"user {user_id!r} is unknown")
     pairs = history_texts([one.record for one in recent], live.history.length)
     rows = await served.encode(live, [text for _, text in pairs]) if pairs else None
     return (

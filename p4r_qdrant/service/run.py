@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,13 +20,13 @@ from p4r_qdrant.settings import ServiceSettings, Settings
 MakeBackground = Callable[[Backend], Background]
 
 DRAIN_S = 20
-"""How long requests under way may take when the process is asked to end."""
+"""Seconds that running requests may take when the process is asked to end."""
 
 
 def serve(settings: Settings, make_background: MakeBackground | None = None) -> None:
-    """Serve until a signal ends it. Raises InputError where it cannot begin.
+    """Serve until a signal ends it. Raises InputError if it cannot start.
 
-    `make_background`: makes what does the jobs inside this process.
+    `make_background` makes the worker that does the jobs inside this process.
     """
     check_exposure(settings.service)
     listening = _listening(settings.service)
@@ -44,7 +45,7 @@ def serve(settings: Settings, make_background: MakeBackground | None = None) -> 
             proxy_headers=False,
             timeout_graceful_shutdown=DRAIN_S,
         )
-        with suppress(KeyboardInterrupt):  # how people end it
+        with suppress(KeyboardInterrupt):  # Ctrl-C
             uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
@@ -52,14 +53,19 @@ def serve(settings: Settings, make_background: MakeBackground | None = None) -> 
 
 
 def _listening(settings: ServiceSettings) -> socket.socket:
-    """A socket of one's own: a port that is taken is one sentence, port 0 a free one."""
+    """Open the listening socket; port 0 takes a free one. Raises InputError."""
     try:
         family, _, _, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(
+                f"port {settings.port} on {settings.host} is in use; choose another with --port or "
+                "P4R_SERVICE__PORT (0 picks a free one)"
+            ) from None
         raise InputError(
-            f"cannot listen on {settings.host}:{settings.port} "
-            f"({error.strerror or error}); set P4R_SERVICE__HOST and P4R_SERVICE__PORT"
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror or error}); set "
+            "P4R_SERVICE__HOST and P4R_SERVICE__PORT"
         ) from None

@@ -1,4 +1,4 @@
-"""Who may ask: a reading key, an admin key, or anybody on this machine."""
+"""Access control: a reading key, an admin key, or anonymous access on this machine."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 
 
 def check_exposure(settings: ServiceSettings) -> None:
-    """Raise SettingsError where the service would be open to those it should not be open to."""
+    """Raise SettingsError if the settings would leave the service open."""
     keys = settings.api_key or settings.admin_key
     if keys and settings.allow_anonymous:
         raise SettingsError(
-            "there are keys, and P4R_SERVICE__ALLOW_ANONYMOUS=true asks for none: unset one of them"
+            "API keys are configured, but P4R_SERVICE__ALLOW_ANONYMOUS=true allows access without "
+            "one: unset one of them"
         )
     if not keys and not settings.allow_anonymous:
         raise SettingsError(
-            "nobody could be told from a stranger: set P4R_SERVICE__ADMIN_KEY (and "
-            "P4R_SERVICE__API_KEY for those who only rerank), for example to the output of "
-            "openssl rand -hex 32, or P4R_SERVICE__ALLOW_ANONYMOUS=true on this machine alone"
+            "No API key is configured: set P4R_SERVICE__ADMIN_KEY (and P4R_SERVICE__API_KEY for "
+            "clients that only rerank), for example to the output of `openssl rand -hex 32`; or "
+            "set P4R_SERVICE__ALLOW_ANONYMOUS=true to serve this machine only"
         )
     if not keys and not settings.is_local:
         raise SettingsError(
-            f"without keys the service listens on this machine alone, not on {settings.host}: "
-            "set P4R_SERVICE__ADMIN_KEY, or P4R_SERVICE__HOST=127.0.0.1"
+            f"No API key is configured, so the service listens on this machine only, not on "
+            f"{settings.host}: set P4R_SERVICE__ADMIN_KEY, or P4R_SERVICE__HOST=127.0.0.1"
         )
 
 
 class Access:
-    """The keys of one service; compared in constant time."""
+    """Checks keys, in constant time."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._anonymous = settings.allow_anonymous
@@ -46,31 +47,33 @@ class Access:
         self._admin = _bytes(settings.admin_key)
 
     def check(self, credentials: HTTPAuthorizationCredentials | None, *, admin: bool) -> None:
-        """Raise ProblemError (401, 403) unless the caller may."""
+        """Raise ProblemError (401, 403) if the key does not allow the request."""
         if self._anonymous:
             return
         given = credentials.credentials.encode() if credentials else b""
         is_admin = _same(given, self._admin)
         is_reader = _same(given, self._reader)
         if not (is_admin or is_reader):
-            what = "is not known" if credentials else "is missing"
+            what = "unknown" if credentials else "missing"
             raise ProblemError(
                 401,
                 "unauthenticated",
-                f"the key {what}; send the header Authorization: Bearer KEY",
+                f"the API key is {what}; send the header Authorization: Bearer KEY",
                 {"WWW-Authenticate": "Bearer"},
             )
         if admin and not is_admin:
-            raise ProblemError(403, "forbidden", "this needs the admin key, not the reading key")
+            raise ProblemError(
+                403, "forbidden", "this route needs the admin key, not the reading key"
+            )
 
 
 async def reader(request: Request, credentials: Credentials) -> None:
-    """The route may be used with either key."""
+    """Dependency of routes that accept either key."""
     request.app.state.access.check(credentials, admin=False)
 
 
 async def admin(request: Request, credentials: Credentials) -> None:
-    """The route may be used with the admin key alone."""
+    """Dependency of routes that accept the admin key only."""
     request.app.state.access.check(credentials, admin=True)
 
 

@@ -1,4 +1,4 @@
-"""Everything one running service consists of."""
+"""The parts of a running service, and their start and end."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from fastapi import Request
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import P4RError
+from p4r_qdrant.schemas.operations import EncoderState
 from p4r_qdrant.service import problems
-from p4r_qdrant.service.backend import Backend, Live
+from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.batching import Batcher, BusyError
+from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.ranking import Ranker
 from p4r_qdrant.settings import OPENAI_HOST
@@ -25,24 +27,24 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 SIDE_THREADS = 8
-"""Threads for everything but rankings, which must not wait for it."""
+"""Threads for everything but rankings, so that rankings never wait for it."""
 
 
 class Background(Protocol):
-    """What does the jobs inside this process."""
+    """A worker inside this process."""
 
     def start(self) -> None:
-        """Begin; called once."""
+        """Start; called once."""
 
     def stop(self) -> None:
-        """Come to an end; returns when everything has."""
+        """Stop; returns when everything has ended."""
 
     def spent(self) -> tuple[int, float | None]:
-        """Tokens and US dollars the LLM has cost so far; None where a price is not known."""
+        """Tokens and US dollars spent on the LLM so far; None if a price is unknown."""
 
 
 class Service:
-    """The parts, wired; `start` and `close` belong to the event loop that serves."""
+    """The parts of a service. Call `start` and `close` on the event loop that serves."""
 
     def __init__(
         self,
@@ -51,10 +53,10 @@ class Service:
         *,
         tracing: Tracing | None = None,
     ) -> None:
-        """`background` does the jobs in this process; without, a worker elsewhere does them.
+        """`background` does the jobs in this process; without it a worker elsewhere does them.
 
-        `tracing` in place of the one that the settings ask for. Raises MissingExtraError and
-        SettingsError where that one cannot be.
+        `tracing` replaces the one that the settings ask for. Raises MissingExtraError or
+        SettingsError if that one cannot be made.
         """
         own = backend.settings.service
         self.backend = backend
@@ -76,14 +78,14 @@ class Service:
         self._keeping_up: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin what happens in the background."""
+        """Start the background tasks."""
         self.batcher.start()
         if self.background is not None:
             await asyncio.to_thread(self.background.start)
         self._keeping_up = asyncio.create_task(self.backend.keep_up_forever())
 
     async def close(self) -> None:
-        """End it, wait for what is being written, and close the index."""
+        """Stop the background tasks, finish writes, and close the index."""
         if self._keeping_up is not None:
             self._keeping_up.cancel()
             await asyncio.gather(self._keeping_up, return_exceptions=True)
@@ -98,16 +100,16 @@ class Service:
 
     @property
     def llm_state(self) -> Literal["queued", "no_llm"]:
-        """What is said of something an LLM is to do."""
+        """What an answer says about work that needs an LLM."""
         llm = self.backend.settings.llm
         return "queued" if llm.api_key or llm.host != OPENAI_HOST else "no_llm"
 
     async def measure_jobs(self) -> None:
-        """Bring the metrics of the background work up to date, where the store can be reached."""
+        """Update the metrics of the background work, if the store can be reached."""
         self.metrics.behind.set(bool(self.backend.problem))
         with suppress(P4RError):
             with self.backend.in_use() as live:
-                counts = await self.in_thread(live.users.job_counts)
+                counts = await self.in_thread(live.users.jobs.counts)
             for state, count in counts.items():
                 self.metrics.jobs.labels(state).set(count)
         if self.background is not None:
@@ -116,24 +118,24 @@ class Service:
             self.metrics.llm_cost.set(dollars or 0.0)
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
-        """Run what blocks, beside the rankings' threads."""
+        """Run blocking work on the threads that are not for rankings."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def encode(self, live: Live, texts: Sequence[str]) -> Floats:
-        """(n, dim) float32 of texts that are to be stored. Raises ProblemError (429, 503)."""
-        if self.backend.encoder_state != "ready":
-            raise problems.unavailable("there is no encoder now: send vectors, or come again")
+        """Encode texts that will be stored: (n, dim) float32. Raises ProblemError (429, 503)."""
+        if self.backend.encoder_state != EncoderState.READY:
+            raise problems.unavailable("no encoder is ready: send vectors, or try again later")
         try:
             with self.span("encode"):
                 return await self.batcher.encode(live, texts)
         except BusyError:
             raise problems.busy(
                 "too many texts are waiting for the encoder (P4R_SERVICE__MAX_WAITING_TEXTS); "
-                "come again in a second"
+                "try again in a second"
             ) from None
 
 
 async def service(request: Request) -> Service:
-    """The service that a request is for."""
+    """Dependency: the service that answers a request."""
     served: Service = request.app.state.service
     return served

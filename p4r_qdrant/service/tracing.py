@@ -1,9 +1,9 @@
-"""OpenTelemetry traces, where P4R_SERVICE__TRACING asks for them.
+"""OpenTelemetry traces, if P4R_SERVICE__TRACING is set.
 
-The span of a request is FastAPI's own; under it are those of its stages. Where spans are sent,
-under which name and how many of them, the OpenTelemetry variables say: OTEL_EXPORTER_OTLP_*,
-OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_* ... An incoming
-traceparent is the parent of the request's span. No span holds an id, a filter or a text.
+FastAPI makes the span of a request; the spans of its stages are its children. The OpenTelemetry
+variables set address, name and sampling: OTEL_EXPORTER_OTLP_*, OTEL_SERVICE_NAME,
+OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_* ... An incoming traceparent is the parent
+of the request's span. No span holds an id, a filter or a text.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ except ModuleNotFoundError:
     ) from None
 
 CLOSING_S = 3.0
-"""How long the end of the process waits for a collector that is not there."""
+"""Seconds that the end of the process waits for a collector that does not answer."""
 
-_WHAT_IS_SENT = {
+_SUPPORTED = {
     "OTEL_TRACES_EXPORTER": "otlp",
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
@@ -41,12 +41,12 @@ _WHAT_IS_SENT = {
 
 
 class Tracing:
-    """The spans of one service, and where they are sent."""
+    """Makes the spans of one service and sends them."""
 
     def __init__(self, exporter: SpanExporter | None = None) -> None:
-        """`exporter` in place of OTLP over HTTP to where OTEL_EXPORTER_OTLP_* say.
+        """`exporter` replaces OTLP over HTTP to the address in OTEL_EXPORTER_OTLP_*.
 
-        Raises SettingsError where OTEL_* ask for another exporter or protocol.
+        Raises SettingsError if OTEL_* name another exporter or protocol.
         """
         _check_environment()
         resource = Resource.create()
@@ -66,11 +66,11 @@ class Tracing:
             "auto_configure": False,
             "exclude": lambda scope: scope.get("path") in QUIET,
         }
-        """What FastAPI is told."""
+        """The telemetry settings of FastAPI."""
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """A part of the request; of an error only its kind is told, for its words quote texts."""
+        """A stage of the request. Of an error only the kind is noted: messages can quote texts."""
         with self._tracer.start_as_current_span(
             name, record_exception=False, set_status_on_exception=False
         ) as span:
@@ -81,19 +81,19 @@ class Tracing:
                 span.set_status(trace.StatusCode.ERROR)
                 raise
 
-    def tell(self, counts: Mapping[str, Any]) -> None:
-        """Put `counts` (never texts) on the span of the request."""
+    def set_counts(self, counts: Mapping[str, Any]) -> None:
+        """Set `counts` (never texts) as attributes of the request's span."""
         trace.get_current_span().set_attributes(
             {f"p4r.{name}": value for name, value in counts.items()}
         )
 
     @property
     def trace_id(self) -> str:
-        """Of the request at work, as hexadecimal digits."""
+        """Trace id of the current request, in hexadecimal digits."""
         return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
 
     def close(self) -> None:
-        """Send what is left; a collector that does not answer is given up after CLOSING_S."""
+        """Send the remaining spans; gives up after CLOSING_S seconds."""
         giving_up = threading.Timer(CLOSING_S, self._exporter.shutdown)
         giving_up.start()
         self._provider.shutdown()
@@ -101,7 +101,7 @@ class Tracing:
 
 
 class _WithoutIds(SpanProcessor):
-    """Paths hold ids and queries hold filters: the route is all that is told of them."""
+    """Removes path and query from spans: they hold ids and filters. The route stays."""
 
     def on_start(self, span: Span, parent_context: Any = None) -> None:  # noqa: ARG002
         for name in ("url.path", "url.query"):
@@ -110,11 +110,11 @@ class _WithoutIds(SpanProcessor):
 
 
 def _check_environment() -> None:
-    """Raise SettingsError where OTEL_* ask for what is not sent, lest it be sent elsewhere."""
-    for name, sent in _WHAT_IS_SENT.items():
+    """Raise SettingsError if OTEL_* name an exporter or protocol that is not supported."""
+    for name, sent in _SUPPORTED.items():
         asked = os.environ.get(name, "").strip().lower()
         if asked and asked != sent:
             raise SettingsError(
-                f"{name} is {asked!r}, and P4R_SERVICE__TRACING sends {sent}: unset it, and name "
-                "the collector's HTTP address (usually port 4318) in OTEL_EXPORTER_OTLP_ENDPOINT"
+                f"{name} is {asked!r}, but P4R_SERVICE__TRACING sends {sent}: unset it, and set "
+                "OTEL_EXPORTER_OTLP_ENDPOINT to the collector's HTTP address (usually port 4318)"
             )

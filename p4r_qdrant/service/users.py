@@ -1,10 +1,11 @@
-"""`/v1/users`: what users do, what is known of them, and how they take it away."""
+"""`/v1/users`: add interactions, read, export and erase a user."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.index.payload import ITEM_TITLE, SUMMARY
-from p4r_qdrant.schemas import (
+from p4r_qdrant.schemas.users import (
     AcceptedAnswer,
     ErasedAnswer,
     ExportedInteraction,
@@ -21,14 +22,15 @@ from p4r_qdrant.schemas import (
     UserAnswer,
 )
 from p4r_qdrant.service import problems
-from p4r_qdrant.service.backend import Live
+from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.paths import UserId
 from p4r_qdrant.service.security import admin
 from p4r_qdrant.service.state import Service, service
 from p4r_qdrant.users.records import Job, StoredInteraction
+from p4r_qdrant.users.store import Known
 
 CLOCKS_DIFFER_S = 300
-"""How far ahead of our clock a time stamp may be."""
+"""Seconds that a time stamp may be ahead of our clock."""
 
 router = APIRouter(prefix="/v1/users", tags=["users"], dependencies=[Depends(admin)])
 Served = Annotated[Service, Depends(service)]
@@ -41,18 +43,18 @@ Served = Annotated[Service, Depends(service)]
     responses=problems.responses(429, 503),
 )
 async def interact(user_id: UserId, body: InteractionBody, served: Served) -> dict[str, Any]:
-    """Keep an interaction; once answered it is not lost.
+    """Store an interaction. It is durable once the answer is sent.
 
-    The user vector counts it at once, by the item's summary; an LLM reads the review later.
+    The user vector includes it at once, by the item's summary; an LLM reads the review later.
     """
     _check_time(body.timestamp)
     reads = bool(body.title or body.text)
     with served.backend.in_use() as live:
-        one = await served.in_thread(lambda: _told(live, user_id, body))
+        one, known = await served.in_thread(lambda: _looked_up(live, user_id, body))
         one = await _encoded(served, live, one)
         about = {"item_id": one.item_id, "timestamp": one.timestamp}
         job = Job(f"aspects {one.key}", "aspects", user_id, about) if reads else None
-        new = await served.in_thread(lambda: live.users.add(one, job))
+        new = await served.in_thread(lambda: live.users.add(one, job, known))
     return {
         "user_id": user_id,
         "item_id": one.item_id,
@@ -65,11 +67,11 @@ async def interact(user_id: UserId, body: InteractionBody, served: Served) -> di
 
 @router.get("/{user_id}", response_model=UserAnswer, responses=problems.responses(404, 503))
 async def read(user_id: UserId, served: Served) -> dict[str, Any]:
-    """What the user vector is made of, newest first."""
+    """Return the interactions that make the user vector, newest first."""
     with served.backend.in_use() as live:
         recent = await served.in_thread(lambda: live.users.recent(user_id))
     if not recent:
-        raise problems.ProblemError(404, "unknown_user", f"user {user_id!r} is not known")
+        raise problems.ProblemError(404, "unknown_user", f"user {user_id!r} is unknown")
     return {
         "user_id": user_id,
         "personalized": any(one.text for one in recent),
@@ -93,20 +95,20 @@ async def read(user_id: UserId, served: Served) -> dict[str, Any]:
     responses={
         **problems.responses(503),
         200: {
-            "description": "JSON Lines: everything kept of the user, an interaction a line",
+            "description": "JSON Lines: everything stored of the user, one interaction per line",
             "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
         },
     },
 )
 async def export(user_id: UserId, served: Served) -> StreamingResponse:
-    """Everything kept of a user, streamed; empty for somebody unknown."""
+    """Stream everything stored of a user; empty for an unknown user."""
 
     def parts() -> Iterator[bytes]:
         with served.backend.in_use() as live:
-            yield from map(_line, live.users.interactions(user_id))
+            yield from map(_line, live.users.interactions.of(user_id))
 
     lines = parts()
-    first = await served.in_thread(lambda: _some(lines))  # what fails, fails before the answer
+    first = await served.in_thread(lambda: _some(lines))  # an error comes before the answer begins
 
     async def stream() -> AsyncIterator[bytes]:
         some = first
@@ -119,7 +121,7 @@ async def export(user_id: UserId, served: Served) -> StreamingResponse:
 
 @router.delete("/{user_id}", response_model=ErasedAnswer, responses=problems.responses(503))
 async def erase(user_id: UserId, served: Served) -> dict[str, Any]:
-    """Erase a user here, and have the worker erase what it made of the reviews."""
+    """Erase a user. The worker erases what it made of the user's reviews."""
     with served.backend.in_use() as live:
         erased = await served.in_thread(lambda: live.users.erase(user_id))
     return {"user_id": user_id, "erased": erased}
@@ -128,31 +130,30 @@ async def erase(user_id: UserId, served: Served) -> dict[str, Any]:
 def _check_time(timestamp: int) -> None:
     if timestamp > time.time() + CLOCKS_DIFFER_S:
         hint = "; it looks like milliseconds" if timestamp > 10**11 else ""
-        raise InputError(
-            f"timestamp: {timestamp} lies in the future: send seconds since 1970{hint}"
-        )
+        raise InputError(f"timestamp: {timestamp} is in the future: send seconds since 1970{hint}")
 
 
-def _told(live: Live, user_id: str, body: InteractionBody) -> StoredInteraction:
-    """The interaction with what is known of the item, or of the interaction itself."""
-    personas = live.writer.get(body.item_id)
-    fields = personas[0].fields if personas else {}
+def _looked_up(live: Live, user_id: str, body: InteractionBody) -> tuple[StoredInteraction, Known]:
+    """The interaction, as it is stored already or with what is known of its item."""
     one = StoredInteraction(
         user_id,
         body.item_id,
         body.timestamp,
         body.rating,
-        str(fields.get(ITEM_TITLE) or ""),
-        str(fields.get(SUMMARY) or ""),
-        body.title,
-        body.text,
+        review_title=body.title,
+        review_text=body.text,
     )
-    held = live.users.get(one)
-    return held if held is not None and held.says_the_same_as(one) else one
+    known = live.users.look_up(one)
+    if known.held is not None and known.held.says_the_same_as(one):
+        return known.held, known
+    personas = live.writer.get(body.item_id)
+    fields = personas[0].fields if personas else {}
+    title, summary = (str(fields.get(name) or "") for name in (ITEM_TITLE, SUMMARY))
+    return replace(one, title=title, summary=summary), known
 
 
 async def _encoded(served: Service, live: Live, one: StoredInteraction) -> StoredInteraction:
-    """With its vector, if it has a text and there is an encoder; it is kept without one, too."""
+    """The interaction with its vector, if it has a text and an encoder is ready."""
     if not one.text or one.vector is not None:
         return one
     try:
@@ -168,5 +169,5 @@ def _some(lines: Iterator[bytes]) -> list[bytes]:
 
 
 def _line(one: StoredInteraction) -> bytes:
-    told = {name: getattr(one, name) for name in ExportedInteraction.model_fields}
-    return ExportedInteraction(**told).model_dump_json().encode() + b"\n"
+    fields = {name: getattr(one, name) for name in ExportedInteraction.model_fields}
+    return ExportedInteraction(**fields).model_dump_json().encode() + b"\n"

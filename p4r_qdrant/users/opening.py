@@ -1,17 +1,16 @@
-"""The user store that the settings ask for."""
+"""Open the user store that the settings name."""
 
 from __future__ import annotations
 
 from p4r_qdrant.index.metadata import IndexMetadata
-from p4r_qdrant.live.loading import history_for_index
-from p4r_qdrant.settings import Settings
+from p4r_qdrant.settings import HistorySettings, Settings
 from p4r_qdrant.users.store import UserStore
 
 
 def keeps_users(settings: Settings) -> bool:
-    """Whether a service has kept users beside the index that the settings name."""
+    """Whether users are stored beside the index that the settings name."""
     if settings.qdrant.url is not None:
-        from p4r_qdrant.users.qdrant import is_there
+        from p4r_qdrant.users.qdrant.collections import is_there
 
         return is_there(settings.qdrant)
     from p4r_qdrant.users.sqlite import file_of
@@ -19,13 +18,45 @@ def keeps_users(settings: Settings) -> bool:
     return file_of(settings.qdrant).exists()
 
 
-def open_store(settings: Settings, version: str, made_with: IndexMetadata) -> UserStore:
-    """The store beside a version of the index, made if it is not there."""
-    history = history_for_index(settings, made_with)
+def open_store(
+    settings: Settings, version: str, made_with: IndexMetadata, history: HistorySettings
+) -> UserStore:
+    """Open the user store of a version of the index; create it if it does not exist."""
     if settings.qdrant.url is not None:
-        from p4r_qdrant.users.qdrant import ServerUsers
+        return _on_server(settings, version, made_with.dimension, history)
+    from p4r_qdrant.users.sqlite import (
+        Database,
+        SqliteInteractions,
+        SqliteJobs,
+        SqliteVectors,
+        file_of,
+    )
 
-        return ServerUsers(settings, history, version, made_with.dimension)
-    from p4r_qdrant.users.sqlite import EmbeddedUsers
+    database = Database(file_of(settings.qdrant))
+    return UserStore(
+        SqliteInteractions(database),
+        SqliteVectors(database, made_with.fingerprint),
+        SqliteJobs(database),
+        history,
+        database.close,
+    )
 
-    return EmbeddedUsers(settings, history, made_with.fingerprint)
+
+def _on_server(
+    settings: Settings, version: str, dimension: int, history: HistorySettings
+) -> UserStore:
+    from p4r_qdrant.users.qdrant.collections import Collections
+    from p4r_qdrant.users.qdrant.interactions import ServerInteractions
+    from p4r_qdrant.users.qdrant.jobs import ServerJobs
+    from p4r_qdrant.users.qdrant.vectors import ServerVectors
+
+    collections = Collections(settings, version, dimension)
+    vectors = ServerVectors(collections, settings)
+
+    def close() -> None:
+        vectors.close()
+        collections.connection.close()
+
+    return UserStore(
+        ServerInteractions(collections), vectors, ServerJobs(collections), history, close
+    )

@@ -1,40 +1,54 @@
-"""What is stored about a user, and the worker's jobs."""
+"""What is stored of a user, and the worker's jobs."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from p4r_qdrant import texts
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.index.engine import StoredVector
-from p4r_qdrant.records import Interaction
-
-
-@dataclass(frozen=True, slots=True)
-class StoredUser:
-    """A user whose vector is at `point`; `told` brings it whole, for the reasons.
-
-    `told` raises IndexMismatchError where it is not there.
-    """
-
-    point: StoredVector
-    told: Callable[[], UserVector]
-
+from p4r_qdrant.records import Id, Interaction, Item, Review
 
 JobKind = Literal["aspects", "item", "erase"]
 
 
 @dataclass(frozen=True, slots=True)
+class StoredUser:
+    """A user whose vector is stored at `point`.
+
+    `load()` returns the full UserVector; needed only to explain scores. It raises
+    IndexMismatchError if the vector is not there.
+    """
+
+    point: StoredVector
+    load: Callable[[], UserVector]
+
+
+@dataclass(frozen=True, slots=True)
+class OtherVersion:
+    """Another version of the index that can hold user vectors.
+
+    stamp: tells it from a later version of the same name.
+    """
+
+    name: str
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoredInteraction:
-    """One interaction with everything known of it.
+    """One interaction with everything that is known of it.
 
     `title` and `summary` are the item's, `review_*` the user's. `aspects` is None until the LLM
     has read the review. `vector`: e_uj, (dim,) float32, by the encoder of the store's version;
-    None while it is not encoded.
+    None until it is encoded.
     """
 
     user_id: str
@@ -50,42 +64,42 @@ class StoredInteraction:
 
     @property
     def key(self) -> str:
-        """What makes it this interaction and no other: user, item and time."""
+        """Identity of the interaction: a hash of user, item and time."""
         parts = repr([self.user_id, self.item_id, self.timestamp]).encode()
         return hashlib.blake2b(parts, digest_size=16, person=b"p4r-interaction").hexdigest()
 
     @property
     def record(self) -> Interaction:
-        """As the encoder takes it."""
+        """The interaction as the encoder takes it."""
         return Interaction(
             self.item_id, self.timestamp, self.summary, self.title, self.aspects or {}, self.rating
         )
 
     @property
     def text(self) -> str:
-        """What the encoder reads (Eq. 6); empty where nothing is told."""
+        """What the encoder reads (Eq. 6); empty if there is nothing to encode."""
         return texts.interaction_text(self.record)
 
     @property
     def text_hash(self) -> str:
-        """Of what the encoder reads: a vector is kept with it."""
+        """Hash of `text`. It is stored with the vector, to tell whether the text has changed."""
         return hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest()
 
     def says_the_same_as(self, other: StoredInteraction) -> bool:
-        """Whether the user did and said the same, whatever is known of it by now."""
+        """Whether the user did and said the same; title, summary and aspects do not count."""
         mine, others = (
             (one.key, one.rating, one.review_title, one.review_text) for one in (self, other)
         )
         return mine == others
 
     def encoded(self, vector: Floats | None) -> StoredInteraction:
-        """With its vector."""
+        """The interaction with this vector."""
         return replace(self, vector=vector)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Something for the worker. `body` belongs to the kind; `not_before` in seconds since 1970."""
+    """Work for the worker. The kind defines `body`; `not_before` in seconds since 1970."""
 
     key: str
     kind: JobKind
@@ -95,3 +109,30 @@ class Job:
     not_before: float = 0.0
     problem: str = ""
     failed: bool = False
+
+
+class JobCounts(TypedDict):
+    """How many jobs there are in each state."""
+
+    waiting: int
+    failed: int
+
+
+class ItemWork(BaseModel):
+    """What a job about an item holds: its metadata and reviews, to make personas from.
+
+    item: None if only the reviews have changed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    item_id: Id
+    item: Item | None = None
+    reviews: list[Review] = Field(default_factory=list)
+
+    def job(self) -> Job:
+        """The job. Other content makes another job, so that all of them are done in order."""
+        body = self.model_dump()
+        content = json.dumps(body, sort_keys=True).encode()
+        digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+        return Job(f"item {self.item_id} {digest}", "item", body=body)

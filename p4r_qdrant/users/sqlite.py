@@ -1,9 +1,9 @@
 """Users beside the embedded index: one SQLite file, `<index>-users.sqlite`.
 
-SQLite and not a second Qdrant Edge shard: nobody searches users by nearness, they are looked up;
-an interaction and its job must be written together or not at all; and Qdrant Edge holds the GIL in
-every call. The user vector is made from the newest rows at each read, some 0.1 ms: there is
-nothing that could be out of date. The vectors of all versions of the index are in one table.
+SQLite, not a second Qdrant Edge shard: users are looked up by id and never searched by vector; an
+interaction and its job must be written together or not at all; and Qdrant Edge holds the GIL in
+every call. h_u is made from the newest rows at each read, in some 0.1 ms, so it is never stale.
+The vectors of all versions of the index are in one table.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ import numpy as np
 
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import IndexUnavailableError, StorageFullError
-from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
-from p4r_qdrant.users.records import Job, StoredInteraction
-from p4r_qdrant.users.store import UserStore
+from p4r_qdrant.settings import QdrantSettings
+from p4r_qdrant.users.contracts import Interactions, Jobs, UserVectors
+from p4r_qdrant.users.records import Job, JobCounts, OtherVersion, StoredInteraction, StoredUser
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS interactions (
@@ -47,20 +47,14 @@ CREATE INDEX IF NOT EXISTS jobs_of_users ON jobs (user_id);
 _FIELDS = "user_id, item_id, timestamp, rating, title, summary, review_title, review_text, aspects"
 _JOB = "key, kind, user_id, body, attempts, not_before, problem, failed"
 _PLACE = "user_id = ? AND timestamp = ? AND item_id = ?"
-_WITH_VECTORS = f"""
-SELECT {_FIELDS}, text, vector FROM interactions
-LEFT JOIN (SELECT * FROM vectors WHERE fingerprint = ?) USING (user_id, timestamp, item_id)
-"""  # noqa: S608
 PAGE = 500
 
 
-class EmbeddedUsers(UserStore):
-    """One file, one connection, one lock; a commit is on the disk."""
+class Database:
+    """One file, one connection, one lock. What is committed is on the disk."""
 
-    def __init__(self, settings: Settings, history: HistorySettings, fingerprint: str) -> None:
-        super().__init__(history)
-        self._fingerprint = fingerprint
-        self._path = file_of(settings.qdrant)
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._lock = threading.RLock()
         with self._translated():
             self._db = sqlite3.connect(self._path, check_same_thread=False, timeout=30)
@@ -69,33 +63,45 @@ class EmbeddedUsers(UserStore):
             self._db.execute("PRAGMA secure_delete = ON")
             self._db.executescript(_SCHEMA)
 
-    # -- writing ------------------------------------------------------------------------------
+    def read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        with self._lock, self._translated():
+            return self._db.execute(statement, values).fetchall()
 
-    def enqueue(self, job: Job) -> None:
-        """See UserStore."""
-        with self._writing():
-            self._insert_job(job)
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it, or nothing."""
+        with self._lock, self._translated(), self._db:
+            yield self._db
 
-    def finish(self, job: Job) -> None:
-        """See UserStore."""
-        with self._writing() as db:
-            db.execute("DELETE FROM jobs WHERE key = ? AND body = ?", (job.key, _dumped(job.body)))
+    def empty_log(self) -> None:
+        """Move the write-ahead log into the file, so that it keeps nothing that was deleted."""
+        self.read("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _erase(self, user_id: str) -> int:
-        with self._writing() as db:
-            count = db.execute("DELETE FROM interactions WHERE user_id = ?", (user_id,)).rowcount
-            db.execute("DELETE FROM vectors WHERE user_id = ?", (user_id,))
-            db.execute("DELETE FROM jobs WHERE user_id = ?", (user_id,))
-        with self._lock, self._translated():  # nor is anything left in the log
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return count
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if "full" in str(error):
+                raise StorageFullError(f"no space left to write {self._path}; free some") from None
+            raise IndexUnavailableError(f"{self._path} cannot be used: {error}") from None
 
-    def _item_jobs(self) -> Iterator[Job]:
-        rows = self._read(f"SELECT {_JOB} FROM jobs WHERE kind = 'item'", ())  # noqa: S608
-        return map(_job, rows)
+    def close(self) -> None:
+        """Close the file. Closing twice is fine."""
+        with self._lock:
+            self._db.close()
 
-    def _put(self, one: StoredInteraction, job: Job | None) -> None:
-        with self._writing() as db:
+
+class SqliteInteractions(Interactions):
+    """See `Interactions`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, one: StoredInteraction, job: Job | None) -> None:
+        """See `Interactions`."""
+        with self._database.writing() as db:
             db.execute(
                 f"INSERT OR REPLACE INTO interactions ({_FIELDS}) VALUES ({','.join('?' * 9)})",  # noqa: S608
                 (
@@ -104,97 +110,50 @@ class EmbeddedUsers(UserStore):
                 ),
             )
             if job is not None:
-                self._insert_job(job)
+                _insert_job(db, job)
 
-    def _amend(self, one: StoredInteraction) -> None:
-        with self._writing() as db:
+    def set_aspects(self, one: StoredInteraction) -> None:
+        """See `Interactions`."""
+        with self._database.writing() as db:
             db.execute(
                 f"UPDATE interactions SET aspects = ? WHERE {_PLACE}",  # noqa: S608
                 (_aspects(one), *_place(one)),
             )
 
-    def _put_vectors(self, some: Sequence[StoredInteraction]) -> None:
-        rows = [
-            (*_place(one), self._fingerprint, one.text_hash, one.vector.astype("<f4").tobytes())
-            for one in some
-            if one.vector is not None
-        ]
-        if not rows:
-            return
-        with self._writing() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO vectors "
-                "(user_id, timestamp, item_id, fingerprint, text, vector) VALUES (?,?,?,?,?,?)",
-                rows,
-            )
-
-    def _amend_job(self, job: Job) -> None:
-        with self._writing() as db:
-            db.execute(
-                "UPDATE jobs SET attempts = ?, not_before = ?, problem = ?, failed = ? "
-                "WHERE key = ?",
-                (job.attempts, job.not_before, job.problem, job.failed, job.key),
-            )
-
-    def _put_user(self, user_id: str, vector: UserVector | None) -> None:
-        pass  # made at each read
-
-    def _forget(self, user_id: str) -> None:
-        with self._writing() as db:
+    def erase(self, user_id: str) -> int:
+        """See `Interactions`. The vectors of all versions go in the same transaction."""
+        with self._database.writing() as db:
+            count = db.execute("DELETE FROM interactions WHERE user_id = ?", (user_id,)).rowcount
             db.execute("DELETE FROM vectors WHERE user_id = ?", (user_id,))
+            db.execute("DELETE FROM jobs WHERE user_id = ?", (user_id,))
+        self._database.empty_log()
+        return count
 
-    def _forget_elsewhere(self, user_id: str) -> None:
-        pass
+    def look_up(
+        self, like: StoredInteraction, length: int
+    ) -> tuple[StoredInteraction | None, list[StoredInteraction]]:
+        """See `Interactions`."""
+        statement = f"SELECT {_FIELDS} FROM interactions WHERE {_PLACE}"  # noqa: S608
+        found = self._database.read(statement, _place(like))
+        return _stored(found[0]) if found else None, self.recent(like.user_id, length)
 
-    def _insert_job(self, job: Job) -> None:
-        self._db.execute(
-            f"INSERT OR REPLACE INTO jobs ({_JOB}) VALUES (?,?,?,?,?,?,?,?)",  # noqa: S608
-            (
-                *(job.key, job.kind, job.user_id, _dumped(job.body), job.attempts),
-                *(job.not_before, job.problem, job.failed),
-            ),
+    def read_back(
+        self, user_id: str, length: int
+    ) -> tuple[list[StoredInteraction], Sequence[OtherVersion]]:
+        """See `Interactions`. No version stores h_u."""
+        found = self._database.read(
+            f"SELECT {_FIELDS} FROM interactions WHERE user_id = ? "  # noqa: S608
+            "ORDER BY timestamp DESC, item_id DESC LIMIT ?",
+            (user_id, length),
         )
+        return [_stored(row) for row in found], ()
 
-    # -- reading ------------------------------------------------------------------------------
-
-    def vectors(self, user_ids: Sequence[str]) -> dict[str, UserVector]:
-        """See UserStore."""
-        found = {user_id: self.vector_of(self.recent(user_id)) for user_id in user_ids}
-        return {user_id: vector for user_id, vector in found.items() if vector is not None}
-
-    def user_ids(self) -> Iterator[str]:
-        """See UserStore."""
-        last = ""
-        while True:
-            rows = self._read(
-                "SELECT DISTINCT user_id FROM interactions WHERE user_id > ? "
-                "ORDER BY user_id LIMIT ?",
-                (last, PAGE),
-            )
-            yield from (row[0] for row in rows)
-            if len(rows) < PAGE:
-                return
-            last = rows[-1][0]
-
-    def get(self, like: StoredInteraction) -> StoredInteraction | None:
-        """See UserStore."""
-        found = self._read(f"{_WITH_VECTORS} WHERE {_PLACE}", (self._fingerprint, *_place(like)))
-        return _stored(found[0]) if found else None
-
-    def recent(self, user_id: str) -> list[StoredInteraction]:
-        """See UserStore."""
-        found = self._read(
-            f"{_WITH_VECTORS} WHERE user_id = ? ORDER BY timestamp DESC, item_id DESC LIMIT ?",
-            (self._fingerprint, user_id, self.length),
-        )
-        return [_stored(row) for row in found]
-
-    def interactions(self, user_id: str) -> Iterator[StoredInteraction]:
-        """See UserStore."""
+    def of(self, user_id: str) -> Iterator[StoredInteraction]:
+        """See `Interactions`."""
         last: tuple[int, str] = (2**63 - 1, chr(0x10FFFF))
         while True:
-            rows = self._read(
-                f"SELECT {_FIELDS}, NULL, NULL FROM interactions "  # noqa: S608
+            rows = self._database.read(
+                f"SELECT {_FIELDS} FROM interactions "  # noqa: S608
                 "WHERE user_id = ? AND (timestamp, item_id) < (?, ?) "
                 "ORDER BY timestamp DESC, item_id DESC LIMIT ?",
                 (user_id, *last, PAGE),
@@ -206,60 +165,147 @@ class EmbeddedUsers(UserStore):
             last = (rows[-1][2], rows[-1][1])
 
     def seen(self, user_id: str) -> set[str]:
-        """See UserStore."""
-        rows = self._read("SELECT item_id FROM interactions WHERE user_id = ?", (user_id,))
-        return {row[0] for row in rows}
+        """See `Interactions`."""
+        statement = "SELECT item_id FROM interactions WHERE user_id = ?"
+        return {row[0] for row in self._database.read(statement, (user_id,))}
 
-    def jobs(self, limit: int) -> list[Job]:
-        """See UserStore."""
-        rows = self._read(
-            f"SELECT {_JOB} FROM jobs WHERE failed = 0 AND not_before <= ? "  # noqa: S608
-            "ORDER BY number LIMIT ?",
-            (time.time(), limit),
-        )
+    def user_ids(self) -> Iterator[str]:
+        """See `Interactions`."""
+        last = ""
+        while True:
+            rows = self._database.read(
+                "SELECT DISTINCT user_id FROM interactions WHERE user_id > ? "
+                "ORDER BY user_id LIMIT ?",
+                (last, PAGE),
+            )
+            yield from (row[0] for row in rows)
+            if len(rows) < PAGE:
+                return
+            last = rows[-1][0]
+
+
+class SqliteVectors(UserVectors):
+    """See `UserVectors`. Only e_uj is stored."""
+
+    stores_users = False
+
+    def __init__(self, database: Database, fingerprint: str) -> None:
+        self._database = database
+        self._fingerprint = fingerprint
+
+    def attach(self, some: Sequence[StoredInteraction]) -> list[StoredInteraction]:
+        """See `UserVectors`."""
+        held = {}
+        for user_id in dict.fromkeys(one.user_id for one in some):
+            own = [one for one in some if one.user_id == user_id]
+            rows = self._database.read(
+                "SELECT timestamp, item_id, text, vector FROM vectors WHERE user_id = ? "  # noqa: S608
+                f"AND fingerprint = ? AND timestamp IN ({','.join('?' * len(own))})",
+                (user_id, self._fingerprint, *(one.timestamp for one in own)),
+            )
+            held |= {(user_id, *row[:3]): row[3] for row in rows}
+        found = (held.get((*_place(one), one.text_hash)) for one in some)
+        return [
+            one.encoded(None if vector is None else np.frombuffer(vector, dtype="<f4"))
+            for one, vector in zip(some, found, strict=True)
+        ]
+
+    def put(self, encoded: Sequence[StoredInteraction]) -> None:
+        """See `UserVectors`."""
+        rows = [
+            (*_place(one), self._fingerprint, one.text_hash, one.vector.astype("<f4").tobytes())
+            for one in encoded
+            if one.vector is not None
+        ]
+        if not rows:
+            return
+        with self._database.writing() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO vectors "
+                "(user_id, timestamp, item_id, fingerprint, text, vector) VALUES (?,?,?,?,?,?)",
+                rows,
+            )
+
+    def put_user(
+        self, user_id: str, vector: UserVector | None, encoded: Sequence[StoredInteraction] = ()
+    ) -> None:
+        """See `UserVectors`."""
+        del user_id, vector
+        self.put(encoded)
+
+    def get(self, user_ids: Sequence[str]) -> dict[str, UserVector]:
+        """See `UserVectors`."""
+        del user_ids
+        return {}
+
+    def stored(self, user_id: str) -> StoredUser | None:
+        """See `UserVectors`."""
+        del user_id
+        return None
+
+    def erase(self, user_id: str) -> None:
+        """See `UserVectors`."""
+        with self._database.writing() as db:
+            db.execute("DELETE FROM vectors WHERE user_id = ?", (user_id,))
+
+    def invalidate(self, user_id: str, versions: Sequence[OtherVersion]) -> None:
+        """See `UserVectors`. No version stores h_u."""
+
+    def erase_elsewhere(self, user_id: str) -> None:
+        """See `UserVectors`. `erase` reaches all versions."""
+
+
+class SqliteJobs(Jobs):
+    """See `Jobs`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, job: Job) -> None:
+        """See `Jobs`."""
+        with self._database.writing() as db:
+            _insert_job(db, job)
+
+    def finish(self, job: Job) -> None:
+        """See `Jobs`."""
+        with self._database.writing() as db:
+            db.execute("DELETE FROM jobs WHERE key = ? AND body = ?", (job.key, _dumped(job.body)))
+
+    def update(self, job: Job) -> None:
+        """See `Jobs`."""
+        with self._database.writing() as db:
+            db.execute(
+                "UPDATE jobs SET attempts = ?, not_before = ?, problem = ?, failed = ? "
+                "WHERE key = ?",
+                (job.attempts, job.not_before, job.problem, job.failed, job.key),
+            )
+
+    def due(self, limit: int) -> list[Job]:
+        """See `Jobs`."""
+        where = "WHERE failed = 0 AND not_before <= ? ORDER BY number LIMIT ?"
+        return self._select(where, time.time(), limit)
+
+    def failed(self, limit: int) -> list[Job]:
+        """See `Jobs`."""
+        return self._select("WHERE failed = 1 ORDER BY number DESC LIMIT ?", limit)
+
+    def of_items(self) -> Iterator[Job]:
+        """See `Jobs`."""
+        return iter(self._select("WHERE kind = 'item'"))
+
+    def _select(self, where: str, *values: Any) -> list[Job]:
+        rows = self._database.read(f"SELECT {_JOB} FROM jobs {where}", values)  # noqa: S608
         return [_job(row) for row in rows]
 
-    def failed_jobs(self, limit: int) -> list[Job]:
-        """See UserStore."""
-        rows = self._read(
-            f"SELECT {_JOB} FROM jobs WHERE failed = 1 ORDER BY number DESC LIMIT ?",  # noqa: S608
-            (limit,),
-        )
-        return [_job(row) for row in rows]
-
-    def job_counts(self) -> dict[str, int]:
-        """See UserStore."""
-        rows = self._read("SELECT failed, COUNT(*) FROM jobs GROUP BY failed", ())
+    def counts(self) -> JobCounts:
+        """See `Jobs`."""
+        rows = self._database.read("SELECT failed, COUNT(*) FROM jobs GROUP BY failed")
         counts = {bool(failed): count for failed, count in rows}
-        return {"waiting": counts.get(False, 0), "failed": counts.get(True, 0)}
-
-    def close(self) -> None:
-        """See UserStore."""
-        with self._lock:
-            self._db.close()
-
-    def _read(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        with self._lock, self._translated():
-            return self._db.execute(statement, values).fetchall()
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it, or nothing."""
-        with self._lock, self._translated(), self._db:
-            yield self._db
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            if "full" in str(error):
-                raise StorageFullError(f"no space left to write {self._path}; free some") from None
-            raise IndexUnavailableError(f"{self._path} cannot be used: {error}") from None
+        return JobCounts(waiting=counts.get(False, 0), failed=counts.get(True, 0))
 
 
 def file_of(settings: QdrantSettings) -> Path:
-    """Where users are kept beside an embedded index."""
+    """The file with the users of an embedded index."""
     return settings.path.with_name(f"{settings.path.name}-users.sqlite")
 
 
@@ -274,6 +320,16 @@ def drop_vectors(settings: QdrantSettings, fingerprint: str) -> None:
             raise IndexUnavailableError(f"{path} cannot be used ({error})") from None
 
 
+def _insert_job(db: sqlite3.Connection, job: Job) -> None:
+    db.execute(
+        f"INSERT OR REPLACE INTO jobs ({_JOB}) VALUES (?,?,?,?,?,?,?,?)",  # noqa: S608
+        (
+            *(job.key, job.kind, job.user_id, _dumped(job.body), job.attempts),
+            *(job.not_before, job.problem, job.failed),
+        ),
+    )
+
+
 def _place(one: StoredInteraction) -> tuple[str, int, str]:
     return one.user_id, one.timestamp, one.item_id
 
@@ -283,11 +339,8 @@ def _aspects(one: StoredInteraction) -> str | None:
 
 
 def _stored(row: Sequence[Any]) -> StoredInteraction:
-    *told, aspects, text_hash, vector = row
-    columns: list[Any] = [*told, None if aspects is None else json.loads(aspects)]
-    one = StoredInteraction(*columns)
-    is_of_this = vector is not None and text_hash == one.text_hash
-    return one.encoded(np.frombuffer(vector, dtype="<f4")) if is_of_this else one
+    *fields, aspects = row
+    return StoredInteraction(*fields, None if aspects is None else json.loads(aspects))
 
 
 def _job(row: Sequence[Any]) -> Job:
@@ -295,5 +348,5 @@ def _job(row: Sequence[Any]) -> Job:
     return Job(key, kind, user_id, json.loads(body), attempts, not_before, problem, bool(failed))
 
 
-def _dumped(value: Any) -> str:
+def _dumped(value: Mapping[str, Any]) -> str:
     return json.dumps(dict(value), ensure_ascii=False, sort_keys=True)

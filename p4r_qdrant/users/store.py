@@ -1,20 +1,17 @@
-"""Interactions, user vectors and jobs: what both engines promise, and `open_store`.
+"""Stored users: what is common to all engines, first of all the upkeep of user vectors (Eq. 7).
 
-What users did and what is to be done is kept once, whatever encoder is live. The vectors made of it
-are kept for each version of the index, by what was encoded: a store is opened for one version, and
-never sees another encoder's vectors, nor those of words that have changed since.
+Interactions and jobs are stored once, whatever encoder is live. Vectors are stored for each version
+of the index, with a hash of the text that was encoded: a store is opened for one version, and never
+returns vectors of another encoder or of an older text.
 
-A job is kept with the data it is about and written in the same call, so that what is acknowledged
-is never lost and what is erased is erased everywhere. It is done at least once: whoever does it
-takes it away only afterwards.
+A job is written in the same call as the data it is about. So no acknowledged job is lost, and
+erasing a user reaches the jobs too.
 """
 
 from __future__ import annotations
 
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,87 +19,142 @@ from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.user_vector import UserVector, user_vector
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.settings import HistorySettings
-from p4r_qdrant.users.records import Job, StoredInteraction, StoredUser
+from p4r_qdrant.users.contracts import Interactions, Jobs, UserVectors
+from p4r_qdrant.users.records import Job, OtherVersion, StoredInteraction
 
 UPKEEP_ATTEMPTS = 5
-"""How often a user vector is made again where interactions came in between."""
-
+"""How often a user vector is made again if other writers change the history meanwhile."""
 
 USERS_AT_ONCE = 64
-"""Users whose interactions are encoded together where a version gets all of them."""
+"""Users whose interactions are encoded together when a version gets all users."""
 
 
-class UserStore(ABC):
-    """Thread-safe. What a method has written is durable when it returns.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was stored when an interaction arrived.
 
-    Raises IndexUnavailableError where the store cannot be reached.
+    held: the interaction of the same user, item and time. recent: H_u, newest first.
     """
 
-    def __init__(self, history: HistorySettings) -> None:
+    held: StoredInteraction | None
+    recent: list[StoredInteraction]
+
+
+class UserStore:
+    """The users of one version of the index. Thread-safe; see `contracts` for what is promised."""
+
+    def __init__(
+        self,
+        interactions: Interactions,
+        vectors: UserVectors,
+        jobs: Jobs,
+        history: HistorySettings,
+        close: Callable[[], None],
+    ) -> None:
+        """`close` releases what the three parts of the engine hold."""
+        self.interactions = interactions
+        self.vectors = vectors
+        self.jobs = jobs
         self.length = history.length
         self.decay = history.decay
+        self._close = close
 
-    # -- writing ------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Release what the engine holds. Closing twice is fine."""
+        self._close()
 
-    def add(self, one: StoredInteraction, job: Job | None = None) -> bool:
-        """Keep an interaction and its job; False where the very same is there already.
+    # -- interactions -------------------------------------------------------------------------
 
-        One with the same user, item and time and other words takes the older one's place.
+    def look_up(self, like: StoredInteraction) -> Known:
+        """What is stored before an interaction is added."""
+        held, recent = self.interactions.look_up(like, self.length)
+        if held is None:
+            return Known(None, self.vectors.attach(recent))
+        held, *recent = self.vectors.attach([held, *recent])
+        return Known(held, recent)
+
+    def get(self, like: StoredInteraction) -> StoredInteraction | None:
+        """The interaction of this user, item and time, with its vector."""
+        return self.look_up(like).held
+
+    def recent(self, user_id: str) -> list[StoredInteraction]:
+        """H_u: the newest interactions, newest first, with their vectors."""
+        return self.vectors.attach(self.interactions.recent(user_id, self.length))
+
+    def add(
+        self, one: StoredInteraction, job: Job | None = None, known: Known | None = None
+    ) -> bool:
+        """Write an interaction and its job. False if the very same is stored already.
+
+        An interaction of the same user, item and time that says something else is replaced.
+        `known`: the result of `look_up`, if the caller has it.
         """
-        held = self.get(one)
-        if held is not None and held.says_the_same_as(one):
-            if one.vector is not None:
-                self._put_vectors([held.encoded(one.vector)])
-            self.keep_up(one.user_id)  # a kill may have come before it
-            return False
-        self._put(one, job)
-        self._put_vectors([one])
-        self.keep_up(one.user_id)
-        return True
+        known = known or self.look_up(one)
+        is_new = known.held is None or not known.held.says_the_same_as(one)
+        if known.held is not None and not is_new:
+            one = known.held.encoded(one.vector if one.vector is not None else known.held.vector)
+        if is_new:
+            self.interactions.put(one, job)
+        # Also if it is not new: a kill may have prevented the upkeep after the first write.
+        self._keep_up(one, known.recent)
+        return is_new
 
     def settle(self, one: StoredInteraction) -> bool:
-        """Note aspects and vector of an interaction; False where it has changed or is gone."""
-        held = self.get(one)
-        if held is None or not held.says_the_same_as(one):
+        """Write aspects and vector of an interaction. False if it has changed or is deleted."""
+        known = self.look_up(one)
+        if known.held is None or not known.held.says_the_same_as(one):
             return False
-        self._amend(one)
-        self._put_vectors([one])
-        self.keep_up(one.user_id)
+        self.interactions.set_aspects(one)
+        self._keep_up(one, known.recent)
         return True
 
+    def erase(self, user_id: str) -> int:
+        """Delete everything of a user, and add a job for the worker to do the same.
+
+        Returns the number of interactions.
+        """
+        # The job comes first: after a kill too much is erased, never too little.
+        self.jobs.add(Job(f"erase {user_id}", "erase", body={"user_id": user_id}))
+        for job in self.jobs.of_items():
+            reviews = job.body["reviews"]
+            kept = [one for one in reviews if one["user_id"] != user_id]
+            if len(kept) < len(reviews):
+                self.jobs.add(replace(job, body={**job.body, "reviews": kept}))
+        count = self.interactions.erase(user_id)
+        self.vectors.erase(user_id)
+        self.vectors.erase_elsewhere(user_id)
+        return count
+
+    # -- user vectors -------------------------------------------------------------------------
+
+    def user_vectors(self, user_ids: Sequence[str]) -> dict[str, UserVector]:
+        """h_u of those users whose whole history is encoded. Others may be known all the same."""
+        if self.vectors.stores_users:
+            return self.vectors.get(user_ids)
+        found = {user_id: self.vector_of(self.recent(user_id)) for user_id in user_ids}
+        return {user_id: vector for user_id, vector in found.items() if vector is not None}
+
+    def vector_of(self, recent: Sequence[StoredInteraction]) -> UserVector | None:
+        """h_u (Eq. 7). None if an interaction is not encoded, or if none has a text."""
+        spoken = [one for one in recent if one.text]
+        rows = [one.vector for one in spoken if one.vector is not None]
+        if not spoken or len(rows) < len(spoken):
+            return None
+        return user_vector([one.record for one in spoken], np.stack(rows), self.decay)
+
     def remember(self, encoded: Sequence[StoredInteraction]) -> None:
-        """Keep vectors of a user's interactions that had none in this version."""
-        self._put_vectors(encoded)
+        """Write vectors of a user's interactions that had none in this version."""
+        self.vectors.put(encoded)
         if encoded:
             self._make_user(encoded[0].user_id)
 
-    def keep_up(self, user_id: str) -> None:
-        """Make the user vector of this version from the newest interactions (Eq. 7).
-
-        In other versions it is taken out, and made again by whoever needs it there.
-        """
-        self._forget_elsewhere(user_id)
-        self._make_user(user_id)
-
-    def _make_user(self, user_id: str) -> None:
-        """Whoever writes last has looked last: of two at once neither leaves an old vector."""
-        for _ in range(UPKEEP_ATTEMPTS):
-            recent = self.recent(user_id)
-            if recent:
-                self._put_user(user_id, self.vector_of(recent))
-            else:  # erased, perhaps just now
-                self._forget(user_id)
-            if _content(self.recent(user_id)) == _content(recent):
-                return
-        self._put_user(user_id, None)  # whoever reads it next makes it
-
     def encode_all(self, encoder: Encoder) -> int:
-        """Make the vectors of all users in this version, those that are not there; count users.
+        """Make the missing vectors of all users in this version. Returns the number of users.
 
-        Killed and called again it goes on. Who did something meanwhile is made anew by `keep_up`.
+        After a kill, another call continues. Users who act meanwhile are made anew by `add`.
         """
         count = 0
-        for user_ids in batches(self.user_ids(), USERS_AT_ONCE):
+        for user_ids in batches(self.interactions.user_ids(), USERS_AT_ONCE):
             bare = [
                 one
                 for user_id in user_ids
@@ -112,136 +164,57 @@ class UserStore(ABC):
             distinct = {text: row for row, text in enumerate(dict.fromkeys(o.text for o in bare))}
             if distinct:
                 rows = encoder.encode_texts(list(distinct))
-                self._put_vectors([one.encoded(rows[distinct[one.text]]) for one in bare])
+                self.vectors.put([one.encoded(rows[distinct[one.text]]) for one in bare])
             for user_id in user_ids:
                 self._make_user(user_id)
             count += len(user_ids)
         return count
 
-    def vector_of(self, recent: Sequence[StoredInteraction]) -> UserVector | None:
-        """h_u; None where an interaction is not encoded, or none says anything."""
-        told = [one for one in recent if one.text]
-        rows = [one.vector for one in told if one.vector is not None]
-        if not told or len(rows) < len(told):
-            return None
-        return user_vector([one.record for one in told], np.stack(rows), self.decay)
+    def _keep_up(self, one: StoredInteraction, recent: Sequence[StoredInteraction]) -> None:
+        """Make h_u with an interaction that was just written; `recent` is H_u before it.
 
-    def erase(self, user_id: str) -> int:
-        """Take out everything of a user, and leave the worker a job to do so; count what went."""
-        # The job first: a kill in between leaves too much to be erased, never too little.
-        self.enqueue(Job(f"erase {user_id}", "erase", body={"user_id": user_id}))
-        for job in self._item_jobs():
-            reviews = job.body["reviews"]
-            kept = [one for one in reviews if one["user_id"] != user_id]
-            if len(kept) < len(reviews):
-                self.enqueue(replace(job, body={**job.body, "reviews": kept}))
-        return self._erase(user_id)
-
-    @abstractmethod
-    def enqueue(self, job: Job) -> None:
-        """Keep a job; one with its key is replaced."""
-
-    @abstractmethod
-    def finish(self, job: Job) -> None:
-        """Take a job away, unless it was replaced by a newer one meanwhile."""
-
-    def postpone(self, job: Job, problem: str, seconds: float) -> None:
-        """Try a job again later."""
-        later = time.time() + seconds
-        self._amend_job(replace(job, attempts=job.attempts + 1, problem=problem, not_before=later))
-
-    def give_up(self, job: Job, problem: str) -> None:
-        """Keep a job for people to look at, and do it no more."""
-        self._amend_job(replace(job, attempts=job.attempts + 1, problem=problem, failed=True))
-
-    # -- reading ------------------------------------------------------------------------------
-
-    @abstractmethod
-    def vectors(self, user_ids: Sequence[str]) -> dict[str, UserVector]:
-        """The user vectors that are there: somebody else may be known (`recent`) all the same."""
-
-    def stored(self, user_id: str) -> StoredUser | None:
-        """The user as a query can name one, where the engine has a place for user vectors.
-
-        Whether there is one shows later.
+        In other versions h_u is deleted, and made again when it is needed there.
         """
-        del user_id
-        return None
+        others = [each for each in recent if each.key != one.key]
+        newest = sorted([one, *others], key=lambda each: (each.timestamp, each.item_id))
+        versions = self._make_user(one.user_id, newest[::-1][: self.length], [one])
+        self.vectors.invalidate(one.user_id, versions)
 
-    @abstractmethod
-    def user_ids(self) -> Iterator[str]:
-        """Everybody who did something; streamed."""
+    def _make_user(
+        self,
+        user_id: str,
+        recent: Sequence[StoredInteraction] | None = None,
+        encoded: Sequence[StoredInteraction] = (),
+    ) -> Sequence[OtherVersion]:
+        """Write h_u of `recent`, and e_uj of `encoded`. Returns the other versions.
 
-    @abstractmethod
-    def get(self, like: StoredInteraction) -> StoredInteraction | None:
-        """The interaction with this user, item and time."""
-
-    @abstractmethod
-    def recent(self, user_id: str) -> list[StoredInteraction]:
-        """H_u: the newest `length` interactions, newest first, with their vectors."""
-
-    @abstractmethod
-    def interactions(self, user_id: str) -> Iterator[StoredInteraction]:
-        """All interactions of a user, newest first, without vectors; streamed."""
-
-    @abstractmethod
-    def seen(self, user_id: str) -> set[str]:
-        """The items of a user."""
-
-    @abstractmethod
-    def jobs(self, limit: int) -> list[Job]:
-        """Jobs whose time has come, oldest first."""
-
-    @abstractmethod
-    def job_counts(self) -> dict[str, int]:
-        """How many jobs are waiting, and how many have failed for good."""
-
-    @abstractmethod
-    def failed_jobs(self, limit: int) -> list[Job]:
-        """Those that were given up."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release it. Closing twice is fine."""
-
-    # -- what an engine gives -----------------------------------------------------------------
-
-    @abstractmethod
-    def _erase(self, user_id: str) -> int:
-        """Take out interactions, jobs and vector of a user; count the interactions."""
-
-    @abstractmethod
-    def _item_jobs(self) -> Iterator[Job]:
-        """All jobs about items: their reviews are of users."""
-
-    @abstractmethod
-    def _put(self, one: StoredInteraction, job: Job | None) -> None:
-        """Write an interaction, and its job with it."""
-
-    @abstractmethod
-    def _amend(self, one: StoredInteraction) -> None:
-        """Write the aspects of an interaction that is there; never makes one."""
-
-    @abstractmethod
-    def _put_vectors(self, some: Sequence[StoredInteraction]) -> None:
-        """Write the vectors of those that have one, with the hash of what was encoded."""
-
-    @abstractmethod
-    def _amend_job(self, job: Job) -> None:
-        """Write attempts, problem and time of a job that is there; never makes one."""
-
-    @abstractmethod
-    def _put_user(self, user_id: str, vector: UserVector | None) -> None:
-        """Write the user vector, or take it out, where the engine keeps it apart."""
-
-    @abstractmethod
-    def _forget(self, user_id: str) -> None:
-        """Take all vectors of a user out of this version."""
-
-    @abstractmethod
-    def _forget_elsewhere(self, user_id: str) -> None:
-        """Take the user vector out of the other versions, where the engine keeps it apart."""
+        Re-reads after writing and retries on change, so that concurrent writers never leave a
+        stale vector.
+        """
+        versions: Sequence[OtherVersion] = ()
+        recent = self.recent(user_id) if recent is None else recent
+        for _ in range(UPKEEP_ATTEMPTS):
+            vector = self.vector_of(recent)
+            if recent:
+                self.vectors.put_user(user_id, vector, encoded)
+            else:  # erased, perhaps just now
+                self.vectors.erase(user_id)
+            stored, versions = self.interactions.read_back(user_id, self.length)
+            is_same = _texts(stored) == _texts(recent)
+            if is_same and (vector is not None or not recent):
+                return versions
+            again = self.vectors.attach(stored)
+            if is_same and _bare(again) == _bare(recent):
+                return versions
+            recent, encoded = again, ()
+        self.vectors.put_user(user_id, None)  # made again when it is needed
+        return versions
 
 
-def _content(recent: Sequence[StoredInteraction]) -> list[tuple[str, str, bool]]:
-    return [(one.key, one.text_hash, one.vector is not None) for one in recent]
+def _texts(recent: Sequence[StoredInteraction]) -> list[tuple[str, str]]:
+    return [(one.key, one.text_hash) for one in recent]
+
+
+def _bare(recent: Sequence[StoredInteraction]) -> list[str]:
+    """The interactions that are not encoded."""
+    return [one.key for one in recent if one.vector is None]

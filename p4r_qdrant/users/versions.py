@@ -14,7 +14,7 @@ def drop_version(settings: QdrantSettings, versions: Versions, version: Version)
     """
     versions.drop(version.name)
     if settings.url is not None:
-        from p4r_qdrant.users.qdrant import drop_vectors as drop_collection
+        from p4r_qdrant.users.qdrant.collections import drop_vectors as drop_collection
 
         drop_collection(settings, version.name)
     else:

@@ -151,7 +151,7 @@ def test_what_is_no_service_of_ours() -> None:
     with (
         scripted((200, {}, b"<html>hello</html>")) as (url, _),
         Client(url) as client,
-        pytest.raises(ServiceDownError, match="does not answer as p4r serve does"),
+        pytest.raises(ServiceDownError, match="does not answer like `p4r serve`"),
     ):
         client.personas("x")
 

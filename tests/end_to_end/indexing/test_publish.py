@@ -251,7 +251,10 @@ def test_adapters_follow_each_other_in_a_process_that_serves(
     with open_index(settings) as index:
         assert index.metadata.model == BUNDLED_MODEL
         assert index.metadata.adapter == str(adapter)
-    refused(Settings.load(qdrant=place, encoder={"adapter": str(tmp_path)}), "do not go with it")
+    refused(
+        Settings.load(qdrant=place, encoder={"adapter": str(tmp_path)}),
+        "does not fit P4R_ENCODER__",
+    )
     shutil.rmtree(adapter)
     with (
         PersonaReranker.from_settings(settings) as reranker,

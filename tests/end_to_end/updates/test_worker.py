@@ -124,7 +124,7 @@ def user(address: str, user_id: str = "ada") -> Any:
 
 def vector(shop: Shop) -> Floats:
     with shop.backend.in_use() as live:
-        return live.users.vectors(["ada"])["ada"].vector
+        return live.users.user_vectors(["ada"])["ada"].vector
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:

@@ -20,7 +20,7 @@ from p4r_qdrant import Interaction, PersonaReranker
 from p4r_qdrant.client import AsyncClient, Client, ServiceRefusedError
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.frameworks.langchain import PersonaCompressor, PersonaRetriever
-from p4r_qdrant.schemas import RankingAnswer
+from p4r_qdrant.schemas.reranking import RankingAnswer
 from p4r_qdrant.settings import RerankSettings
 from tests.support.serving import ADMIN, DIMENSION
 
@@ -104,7 +104,7 @@ def test_nothing_is_asked_about_nothing() -> None:
 def test_a_document_without_an_item_id(reranker: Any, wrong: dict[str, Any]) -> None:
     given = [*documents("roses"), Document("x", metadata={**wrong, "source": "faq"})]
     with pytest.raises(
-        InputError, match=r"document 1 names no item: 'item_id' .* is .* \(.*'source'\)"
+        InputError, match=r"document 1 has no item id: 'item_id' .* is .* \(.*'source'\)"
     ):
         PersonaCompressor(reranker=reranker, user=ROSES).compress_documents(given, "")
 
@@ -132,7 +132,7 @@ def test_whom_a_query_stands_for(reranker: Any) -> None:
     found = nobody.compress_documents(given, "x")
     assert ids(found) == ["ships", "roses"]
     assert found[0].metadata["p4r_score"] is None
-    with pytest.raises(InputError, match="there is no query to tell the user by"):
+    with pytest.raises(InputError, match="there is no query to take the user id from"):
         nobody.compress_documents(given, "")
 
 
@@ -140,7 +140,7 @@ def test_a_user_id_needs_a_service(here: PersonaReranker, client: Client) -> Non
     given = documents("roses", "ships")
     found = PersonaCompressor(reranker=client).compress_documents(given, "eve")
     assert ids(found) == ["ships", "roses"]
-    with pytest.raises(InputError, match="knows nobody by an id such as 'eve'"):
+    with pytest.raises(InputError, match="cannot look up the user id 'eve'"):
         PersonaCompressor(reranker=here).compress_documents(given, "eve")
 
 
@@ -216,7 +216,7 @@ def test_retrieval_over_http(client: Client, here: PersonaReranker) -> None:
     assert found[0].page_content.split("\n")[0] == ids(found)[0].title()
     assert ids(found) == [one.item_id for one in client.recommend("eve", 2).items]
     assert ids(PersonaRetriever(reranker=client, user="eve", top=2).invoke("?")) == ids(found)
-    with pytest.raises(ServiceRefusedError, match="'nobody' is not known"):
+    with pytest.raises(ServiceRefusedError, match="'nobody' is unknown"):
         PersonaRetriever(reranker=client).invoke("nobody")
     instead = PersonaRetriever(reranker=here, user=ROSES, top=1)
     assert ids(PersonaRetriever(reranker=client).with_fallbacks([instead]).invoke("nobody")) == [
@@ -276,9 +276,9 @@ def test_the_same_asynchronously(places: tuple[PersonaReranker, str], client: Cl
             assert await unknown.ainvoke("x") == []
             found = await PersonaRetriever(reranker=here, user=ROSES, top=1).ainvoke("?")
             assert ids(found) == ["roses"]
-            with pytest.raises(InputError, match="answers the async methods only"):
+            with pytest.raises(InputError, match="works with the async methods only"):
                 PersonaRetriever(reranker=asynchronous).invoke("eve")
-            with pytest.raises(InputError, match="answers the async methods only"):
+            with pytest.raises(InputError, match="works with the async methods only"):
                 PersonaCompressor(reranker=asynchronous).compress_documents(given, "eve")
 
     asyncio.run(go())

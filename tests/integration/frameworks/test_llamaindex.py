@@ -101,7 +101,7 @@ def test_users_are_not_serialized(client: Client) -> None:
 def test_a_node_without_an_item_id(reranker: Any) -> None:
     given = [*nodes("roses"), NodeWithScore(node=TextNode(text="x"))]
     with pytest.raises(
-        InputError, match=r"document 1 names no item: 'item_id' .* is None; .*nothing"
+        InputError, match=r"document 1 has no item id: 'item_id' .* is None; .*nothing"
     ):
         PersonaPostprocessor(reranker=reranker, user=ROSES).postprocess_nodes(given)
 
@@ -115,7 +115,7 @@ def test_whom_a_query_stands_for(reranker: Any, client: Client) -> None:
     # What another model made of the query says nothing here.
     bundle = QueryBundle("tall ships", embedding=[1.0] * DIMENSION)
     assert ids(wishes.postprocess_nodes(given, bundle))[0] == "ships"
-    with pytest.raises(InputError, match="there is no query to tell the user by"):
+    with pytest.raises(InputError, match="there is no query to take the user id from"):
         wishes.postprocess_nodes(given)
     known = PersonaPostprocessor(reranker=client)
     assert ids(known.postprocess_nodes(given, query_str="eve")) == ["ships", "roses"]
@@ -166,7 +166,7 @@ def test_retrieval_over_http(client: Client) -> None:
     found = PersonaRetriever(client, top=2).retrieve("eve")
     assert ids(found) == [one.item_id for one in client.recommend("eve", 2).items]
     assert found[0].node.get_content().split("\n")[0] == ids(found)[0].title()
-    with pytest.raises(ServiceRefusedError, match="'nobody' is not known"):
+    with pytest.raises(ServiceRefusedError, match="'nobody' is unknown"):
         PersonaRetriever(client).retrieve("nobody")
 
 
@@ -202,9 +202,9 @@ def test_the_same_asynchronously(places: tuple[PersonaReranker, str], client: Cl
                 assert ids(found) == ids(PersonaRetriever(client, top=2).retrieve("eve"))
             found = await PersonaRetriever(here, ROSES, top=1).aretrieve("?")
             assert ids(found) == ["roses"]
-            with pytest.raises(InputError, match="answers the async methods only"):
+            with pytest.raises(InputError, match="works with the async methods only"):
                 PersonaRetriever(asynchronous).retrieve("eve")
-            with pytest.raises(InputError, match="answers the async methods only"):
+            with pytest.raises(InputError, match="works with the async methods only"):
                 PersonaPostprocessor(reranker=asynchronous).postprocess_nodes(given)
 
     asyncio.run(go())

@@ -574,7 +574,7 @@ def test_what_cannot_be_followed_leaves_the_old_version_answering(
         until(lambda: reranker.index.metadata.fingerprint == new.fingerprint)
         truths.check(0, reranker.rerank(truths.histories[0], truths.item_ids))
         until(lambda: not reranker.problem)
-    warnings = [one.message for one in caplog.records if "goes on being served" in one.message]
+    warnings = [one.message for one in caplog.records if "stays live here" in one.message]
     assert len(warnings) == 1, "once for each problem, not for each attempt"
 
 

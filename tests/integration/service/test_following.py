@@ -15,8 +15,9 @@ import pytest
 from p4r_qdrant import Encoder, Settings, open_index
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_versions
+from p4r_qdrant.schemas.operations import EncoderState
 from p4r_qdrant.service.app import create_app
-from p4r_qdrant.service.backend import Backend, EncoderState
+from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.state import Service
 from p4r_qdrant.users.records import StoredInteraction
 from p4r_qdrant.users.versions import drop_old
@@ -194,7 +195,7 @@ def test_an_item_put_after_a_publish_is_in_what_is_live(
         assert match.score is not None
 
 
-@pytest.mark.parametrize("state", ["ready", "absent"])
+@pytest.mark.parametrize("state", [EncoderState.READY, EncoderState.ABSENT])
 def test_what_is_put_while_a_version_is_made_is_taken_over(
     index_settings: Settings, folder: Path, state: EncoderState, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -239,10 +240,13 @@ def test_what_is_put_while_a_version_is_made_is_taken_over(
                 return live.index.metadata.fingerprint
 
         until(lambda: version() == slow.fingerprint)
-        if state == "absent":
+        if state == EncoderState.ABSENT:
             assert client.get("/v1/items/item-2/personas").status_code == 404
             assert client.get("/v1/items/kettle/personas").status_code == 404
-            assert "2 items were put during the publish and have to be put again" in caplog.text
+            assert (
+                "2 items were put during the publish, and no encoder is ready: put them again"
+                in caplog.text
+            )
             return
         for item_id in ("kettle", "item-1"):
             [only] = client.get(f"/v1/items/{item_id}/personas").json()["personas"]

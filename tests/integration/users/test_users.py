@@ -26,6 +26,7 @@ from p4r_qdrant.users.records import Job, StoredInteraction, StoredUser
 from p4r_qdrant.users.store import UserStore
 from p4r_qdrant.users.versions import drop_version
 from tests.support.engines import on_server
+from tests.support.grpc_calls import grpc_calls
 from tests.support.hash_encoder import HashEncoder
 from tests.support.qdrant_process import QdrantServer
 from tests.support.serving import (
@@ -48,7 +49,7 @@ OTHER = HashEncoder(24, salt="-other")
 
 def store_of(settings: Settings, encoder: HashEncoder = ENCODER) -> UserStore:
     name = f"{settings.qdrant.collection}-{encoder.fingerprint}"
-    return open_store(settings, name, IndexMetadata.of(encoder))
+    return open_store(settings, name, IndexMetadata.of(encoder), settings.history)
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def job(one: StoredInteraction) -> Job:
 def test_the_user_vector_is_that_of_the_history(store: UserStore) -> None:
     for number, item_id in enumerate(["a", "b", "c"]):
         assert store.add(done(item_id, number))
-    found = store.vectors(["ada", "nobody"])
+    found = store.user_vectors(["ada", "nobody"])
     assert list(found) == ["ada"]
     vector = found["ada"]
     [expected] = ENCODER.user_vectors(
@@ -90,10 +91,10 @@ def test_only_the_newest_count_in_whatever_order_they_come(store: UserStore) -> 
         store.add(done(f"i{timestamp}", timestamp))
     times = [30, 28, 22, 21, 17, 13, 12, 9, 7, 5]
     assert [one.timestamp for one in store.recent("ada")] == times
-    known = store.vectors(["ada"])["ada"]
+    known = store.user_vectors(["ada"])["ada"]
     assert [one.timestamp for one in known.interactions] == times
-    assert len(list(store.interactions("ada"))) == 12
-    assert store.seen("ada") == {one.item_id for one in store.interactions("ada")}
+    assert len(list(store.interactions.of("ada"))) == 12
+    assert store.interactions.seen("ada") == {one.item_id for one in store.interactions.of("ada")}
 
 
 def test_times_that_are_equal(store: UserStore) -> None:
@@ -106,9 +107,9 @@ def test_the_same_twice_is_once_and_other_words_are_newer(store: UserStore) -> N
     first = done("a", 1, review_text="fine")
     assert store.add(first, job(first))
     assert not store.add(first, job(first))
-    assert store.job_counts() == {"waiting": 1, "failed": 0}
+    assert store.jobs.counts() == {"waiting": 1, "failed": 0}
     assert store.add(done("a", 1, review_text="awful", rating=1.0))
-    [only] = store.interactions("ada")
+    [only] = store.interactions.of("ada")
     assert (only.review_text, only.rating) == ("awful", 1.0)
 
 
@@ -124,7 +125,7 @@ def test_settling_never_brings_back_what_is_gone_or_changed(store: UserStore) ->
     held = store.get(one)
     assert held is not None
     assert held.aspects == {"purpose": "a gift", "setting": None}
-    vector = store.vectors(["ada"])["ada"]
+    vector = store.user_vectors(["ada"])["ada"]
     assert settled.vector is not None
     np.testing.assert_allclose(vector.vector, settled.vector, atol=1e-6)
     store.add(done("a", 1, review_text="changed"))
@@ -132,21 +133,21 @@ def test_settling_never_brings_back_what_is_gone_or_changed(store: UserStore) ->
     store.erase("ada")
     assert not store.settle(settled)
     assert store.get(one) is None
-    assert store.vectors(["ada"]) == {}
+    assert store.user_vectors(["ada"]) == {}
 
 
 def test_what_is_not_encoded_yet(store: UserStore) -> None:
     plain = StoredInteraction("bob", "b", 1, summary="not encoded yet")
     store.add(plain)
-    assert store.vectors(["bob"]) == {}
+    assert store.user_vectors(["bob"]) == {}
     assert [one.item_id for one in store.recent("bob")] == ["b"]
     assert not store.add(plain.encoded(ENCODER.encode_texts(["b"])[0])), "now it is encoded"
-    assert store.vectors(["bob"]).keys() == {"bob"}
+    assert store.user_vectors(["bob"]).keys() == {"bob"}
     other = StoredInteraction("bob", "c", 2, summary="nor this")
     store.add(other)
-    assert store.vectors(["bob"]) == {}
+    assert store.user_vectors(["bob"]) == {}
     store.remember([other.encoded(ENCODER.encode_texts([other.text])[0])])
-    assert len(store.vectors(["bob"])["bob"].interactions) == 2
+    assert len(store.user_vectors(["bob"])["bob"].interactions) == 2
 
 
 def test_each_version_has_its_own_vectors(index_settings: Settings, store: UserStore) -> None:
@@ -156,30 +157,32 @@ def test_each_version_has_its_own_vectors(index_settings: Settings, store: UserS
     store.add(done("b", 2, user_id="bob"))
     other = store_of(index_settings, OTHER)
     try:
-        assert other.vectors(["ada", "bob"]) == {}
+        assert other.user_vectors(["ada", "bob"]) == {}
         assert [one.vector for one in other.recent("ada")] == [None]
-        assert sorted(other.user_ids()) == ["ada", "bob"]
+        assert sorted(other.interactions.user_ids()) == ["ada", "bob"]
         assert other.encode_all(OTHER) == 2
         assert len(OTHER.encoded) == 2
         assert other.encode_all(OTHER) == 2
         assert len(OTHER.encoded) == 2, "only what is missing is encoded"
-        found = other.vectors(["ada", "bob"])
+        found = other.user_vectors(["ada", "bob"])
         assert {len(one.vector) for one in found.values()} == {24}
-        assert {len(one.vector) for one in store.vectors(["ada", "bob"]).values()} == {DIMENSION}
+        assert {len(one.vector) for one in store.user_vectors(["ada", "bob"]).values()} == {
+            DIMENSION
+        }
         store.add(done("c", 3))
-        assert len(store.vectors(["ada"])["ada"].interactions) == 2
-        assert other.vectors(["ada"]) == {}, "what does not count everything is not there"
-        assert other.vectors(["bob"]).keys() == {"bob"}
+        assert len(store.user_vectors(["ada"])["ada"].interactions) == 2
+        assert other.user_vectors(["ada"]) == {}, "what does not count everything is not there"
+        assert other.user_vectors(["bob"]).keys() == {"bob"}
         other.encode_all(OTHER)
-        assert len(other.vectors(["ada"])["ada"].interactions) == 2
+        assert len(other.user_vectors(["ada"])["ada"].interactions) == 2
         [newest, _] = store.recent("ada")
         store.settle(replace(newest, aspects={"purpose": "a gift"}).encoded(newest.vector))
-        assert other.vectors(["ada"]) == {}, "its words have changed"
+        assert other.user_vectors(["ada"]) == {}, "its words have changed"
         assert [one.vector is None for one in other.recent("ada")] == [True, False]
         store.erase("ada")
         other.remember([one.encoded(OTHER.encode_texts(["x"])[0]) for one in [newest]])
-        assert other.vectors(["ada"]) == {}
-        assert list(other.user_ids()) == ["bob"]
+        assert other.user_vectors(["ada"]) == {}
+        assert list(other.interactions.user_ids()) == ["bob"]
     finally:
         other.close()
 
@@ -197,9 +200,9 @@ def test_somebody_acts_while_a_version_is_made(index_settings: Settings, store: 
     other = store_of(index_settings, OTHER)
     try:
         other.encode_all(Interrupted(24, salt="-other"))
-        assert other.vectors(["ada"]) == {}
+        assert other.user_vectors(["ada"]) == {}
         other.encode_all(OTHER)
-        told = other.vectors(["ada"])["ada"].interactions
+        told = other.user_vectors(["ada"])["ada"].interactions
         assert [one.item_id for one in told] == ["late", "a"]
     finally:
         other.close()
@@ -210,17 +213,17 @@ def test_somebody_acts_before_an_older_vector_is_written(
 ) -> None:
     store.add(done("a", 1))
     other = store_of(index_settings, OTHER)
-    right = other._put_user
+    right = other.vectors.put_user
 
-    def late(user_id: str, vector: Any) -> None:
-        monkeypatch.setattr(other, "_put_user", right)
+    def late(user_id: str, vector: Any, encoded: Any = ()) -> None:
+        monkeypatch.setattr(other.vectors, "put_user", right)
         store.add(done("late", 9))  # takes out what is not there yet
-        right(user_id, vector)
+        right(user_id, vector, encoded)
 
-    monkeypatch.setattr(other, "_put_user", late)
+    monkeypatch.setattr(other.vectors, "put_user", late)
     try:
         other.encode_all(OTHER)
-        assert other.vectors(["ada"]) == {}, "it does not count what was done last"
+        assert other.user_vectors(["ada"]) == {}, "it does not count what was done last"
     finally:
         other.close()
 
@@ -234,40 +237,40 @@ def test_many_writers_of_one_user(store: UserStore) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    known = store.vectors(["ada"])["ada"]
+    known = store.user_vectors(["ada"])["ada"]
     assert [one.item_id for one in known.interactions] == [f"i{n}" for n in range(7, -1, -1)]
 
 
 def test_jobs_are_tried_again_given_up_and_replaced(store: UserStore) -> None:
     one = done("a", 1, review_text="fine")
     store.add(one, job(one))
-    [taken] = store.jobs(10)
+    [taken] = store.jobs.due(10)
     assert taken == job(one)
-    store.postpone(taken, "no answer", 0.3)
-    assert store.jobs(10) == []
+    store.jobs.postpone(taken, "no answer", 0.3)
+    assert store.jobs.due(10) == []
     time.sleep(0.4)
-    [again] = store.jobs(10)
+    [again] = store.jobs.due(10)
     assert (again.attempts, again.problem) == (1, "no answer")
-    store.give_up(again, "no use")
-    assert store.jobs(10) == []
-    assert store.job_counts() == {"waiting": 0, "failed": 1}
-    assert [(job.problem, job.attempts) for job in store.failed_jobs(5)] == [("no use", 2)]
-    store.enqueue(Job("item x", "item", body={"item": {"title": "old"}, "reviews": []}))
-    [old] = store.jobs(10)
-    store.enqueue(Job("item x", "item", body={"item": {"title": "new"}, "reviews": []}))
-    store.finish(old)
-    [new] = store.jobs(10)
+    store.jobs.give_up(again, "no use")
+    assert store.jobs.due(10) == []
+    assert store.jobs.counts() == {"waiting": 0, "failed": 1}
+    assert [(job.problem, job.attempts) for job in store.jobs.failed(5)] == [("no use", 2)]
+    store.jobs.add(Job("item x", "item", body={"item": {"title": "old"}, "reviews": []}))
+    [old] = store.jobs.due(10)
+    store.jobs.add(Job("item x", "item", body={"item": {"title": "new"}, "reviews": []}))
+    store.jobs.finish(old)
+    [new] = store.jobs.due(10)
     assert new.body["item"] == {"title": "new"}
-    store.finish(new)
-    assert store.jobs(10) == []
+    store.jobs.finish(new)
+    assert store.jobs.due(10) == []
     review = {"user_id": "u", "text": "é", "rating": 5.0, "timestamp": 5, "helpful": None}
     body = {"reviews": [review], "item": {"title": "z", "fields": {"b": 1.5, "a": [1]}}}
-    store.enqueue(Job("item y", "item", body=body))  # keys in no order, as people send them
-    [taken] = store.jobs(10)
-    store.postpone(taken, "not now", 60)
-    assert store.jobs(10) == []
-    store.finish(taken)
-    assert store.job_counts()["waiting"] == 0
+    store.jobs.add(Job("item y", "item", body=body))  # keys in no order, as people send them
+    [taken] = store.jobs.due(10)
+    store.jobs.postpone(taken, "not now", 60)
+    assert store.jobs.due(10) == []
+    store.jobs.finish(taken)
+    assert store.jobs.counts()["waiting"] == 0
 
 
 def test_the_vectors_of_a_version_go_with_it(index_settings: Settings) -> None:
@@ -277,7 +280,9 @@ def test_the_vectors_of_a_version_go_with_it(index_settings: Settings) -> None:
         for fingerprint, encoder in made.items():
             names[fingerprint] = name = versions.named(fingerprint)
             versions.open(name, IndexMetadata.of(encoder)).close()
-            store = open_store(index_settings, name, IndexMetadata.of(encoder))
+            store = open_store(
+                index_settings, name, IndexMetadata.of(encoder), index_settings.history
+            )
             one = StoredInteraction("ada", "ships", 1, summary="All about ships.")
             store.add(one.encoded(encoder.encode_texts([one.text])[0]))
             store.encode_all(encoder)
@@ -288,8 +293,8 @@ def test_the_vectors_of_a_version_go_with_it(index_settings: Settings) -> None:
         drop_version(index_settings.qdrant, versions, gone_version)
     gone, stays = store_of(index_settings), store_of(index_settings, OTHER)
     try:
-        assert gone.vectors(["ada"]) == {}
-        assert stays.vectors(["ada"]).keys() == {"ada"}
+        assert gone.user_vectors(["ada"]) == {}
+        assert stays.user_vectors(["ada"]).keys() == {"ada"}
     finally:
         gone.close()
         stays.close()
@@ -300,11 +305,11 @@ def test_erasing_takes_everything_and_reaches_what_waits(store: UserStore) -> No
     store.add(one, job(one))
     store.add(other)
     reviews = [{"user_id": "ada", "text": "mine"}, {"user_id": "bob", "text": "his"}]
-    store.enqueue(Job("item a", "item", body={"item": {}, "reviews": reviews}))
+    store.jobs.add(Job("item a", "item", body={"item": {}, "reviews": reviews}))
     assert store.erase("ada") == 1
-    assert list(store.interactions("ada")) == []
-    assert store.vectors(["ada", "bob"]).keys() == {"bob"}
-    waiting = {found.kind: found for found in store.jobs(10)}
+    assert list(store.interactions.of("ada")) == []
+    assert store.user_vectors(["ada", "bob"]).keys() == {"bob"}
+    waiting = {found.kind: found for found in store.jobs.due(10)}
     assert waiting.keys() == {"item", "erase"}
     assert waiting["item"].body["reviews"] == [{"user_id": "bob", "text": "his"}]
     assert waiting["erase"].body == {"user_id": "ada"}
@@ -317,8 +322,8 @@ def test_what_is_written_outlives_the_store(index_settings: Settings) -> None:
     first.add(one, job(one))
     first.close()
     second = store_of(index_settings)
-    assert second.jobs(10) == [job(one)]
-    assert second.vectors(["ada"]).keys() == {"ada"}
+    assert second.jobs.due(10) == [job(one)]
+    assert second.user_vectors(["ada"]).keys() == {"ada"}
     second.close()
 
 
@@ -400,13 +405,13 @@ def test_one_query_names_a_known_user(
     with backend.in_use() as live:
         for number, item_id in enumerate(["ships", "roses"]):
             live.users.add(done(item_id, number))
-        stored = live.users.stored("ada")
+        stored = live.users.vectors.stored("ada")
         assert stored is not None
         named = live.reranker.rerank_stored(stored, ALL)
         assert [method for method, _ in asked] == ["Query", "Get"]
         assert asked[0][1].lookup_from.collection_name == stored.point.collection
         assert not asked[0][1].query.nearest.HasField("dense")
-        vector = live.users.vectors(["ada"])["ada"]
+        vector = live.users.user_vectors(["ada"])["ada"]
         assert_same(named, live.reranker.rerank(vector, ALL))
         single = RerankSettings(interests=1.0)  # more than the vector at that point
         found = live.reranker.rerank_stored(stored, ALL, rerank=single)
@@ -418,7 +423,7 @@ def test_one_query_names_a_known_user(
         assert other is not None
         changed = StoredUser(stored.point, lambda: other)
         assert_same(live.reranker.rerank_stored(changed, ALL), live.reranker.rerank(other, ALL))
-        nobody = live.users.stored("nobody")
+        nobody = live.users.vectors.stored("nobody")
         assert nobody is not None
         with pytest.raises(IndexMismatchError):
             live.reranker.rerank_stored(nobody, ALL)
@@ -446,15 +451,48 @@ def test_an_interaction_is_answered_for_and_counts_once(address: str) -> None:
     assert get(address, "/v1/users/nobody").status_code == 404
 
 
+READ, WRITE = "Points/QueryBatch", "Points/Upsert"
+
+
+def test_calls_of_an_interaction_on_a_server(
+    qdrant_server: QdrantServer, collection_name: str
+) -> None:
+    """Item, what is known of the user, interaction, vectors, and the read-back."""
+    settings = on_server(qdrant_server, collection_name)
+    make_index(settings)
+    five = ["Points/Scroll", READ, WRITE, WRITE, READ]
+
+    def calls_of(address: str, item_id: str, timestamp: int) -> list[str]:
+        with grpc_calls() as calls:
+            post(address, "ada", item_id, timestamp, rating=5, text="My review.")
+        return sorted(calls)
+
+    with running(make_app(with_service(settings), HashEncoder(DIMENSION))) as address:
+        for timestamp, item_id in enumerate(["ships", "roses", "cakes"]):
+            assert calls_of(address, item_id, timestamp) == sorted(five)
+        assert calls_of(address, "cakes", 2) == sorted([READ, WRITE, READ]), "it is known"
+        store_of(settings, OTHER).close()
+        more = sorted([*five, "Points/Delete"])
+        assert calls_of(address, "trains", 3) == more, "one for each other version"
+        qdrant_server.request("DELETE", f"/collections/{collection_name}-{OTHER.fingerprint}-users")
+        calls_of(address, "trains", 4)
+        assert calls_of(address, "trains", 5) == sorted(five), "the other version is gone"
+    with running(make_app(with_service(settings), HashEncoder(DIMENSION))) as address:
+        more = sorted([*five, "Points/Get"])
+        assert calls_of(address, "ships", 6) == more, "the first of a user since the start"
+        assert calls_of(address, "roses", 7) == sorted(five)
+
+
 @pytest.mark.parametrize(
     ("timestamp", "said"),
     [
-        (int(time.time()) + 86_400, "lies in the future"),
+        (int(time.time()) + 86_400, "is in the future"),
         (int(time.time() * 1000), "it looks like milliseconds"),
         (-1, "greater than or equal to 0"),
         ("yesterday", "valid integer"),
         (2**70, "timestamp"),
     ],
+    ids=["future", "milliseconds", "negative", "text", "large"],
 )
 def test_times_that_cannot_be(address: str, timestamp: Any, said: str) -> None:
     answer = httpx2.post(
@@ -546,7 +584,7 @@ def test_recommendations_come_from_the_whole_catalogue_without_what_was_had(addr
 @pytest.mark.parametrize(
     ("path", "status", "said"),
     [
-        ("nobody", 404, "not known"),
+        ("nobody", 404, "is unknown"),
         ("ada?top=0", 422, "top"),
         ("ada?top=x", 422, "top"),
         ("ada?filter=x", 422, "send a JSON object"),

@@ -197,5 +197,5 @@ def test_they_are_published_and_found_out_when_they_are_not_what_was_written(
         assert ranking.items[0].item_id == "item-0"
         assert ranking.items[0].score == pytest.approx(1)
         assert ranking.fingerprint == "v1.3"
-        with pytest.raises(IndexMismatchError, match=r"encoded elsewhere \(v1.3\)"):
+        with pytest.raises(IndexMismatchError, match=r"another encoder \(v1.3\)"):
             reranker.rerank([Interaction("i", 1, summary="salt")], ["item-0"])

@@ -376,13 +376,16 @@ GOOD = {"candidates": ["ships"]}
         ({"users": [{"candidates": [""]}]}, "an id must not be empty"),
         ({"users": [{"candidates": ["a\nb"]}]}, "control character"),
         ({"users": [{"candidates": ["\ud800"]}]}, "not valid Unicode"),
-        ({"users": [{"candidates": ["a"] * 1001}]}, "1001 of them, a user may have 1000"),
-        ({"users": [GOOD] * 65}, "65 users, one request may have 64"),
+        ({"users": [{"candidates": ["a"] * 1001}]}, "1001 candidates, but a user may have 1000"),
+        ({"users": [GOOD] * 65}, "65 users, but a request may have 64"),
         ({"users": [{**GOOD, "vector": [1.0]}]}, "users.0"),
         ({"users": [{**GOOD, "vector": [0.0] * DIMENSION}]}, "is zero"),
         ({"users": [{**GOOD, "vector": ["x"]}]}, "users.0.vector.0"),
         ({"users": [{**GOOD, "vector": [1.0], "user_id": "u"}]}, "give one of"),
-        ({"users": [{**GOOD, "history": history(*"a" * 201)}]}, "a history may have 200"),
+        (
+            {"users": [{**GOOD, "history": history(*"a" * 201)}]},
+            "201 interactions, but a history may have 200",
+        ),
         ({"users": [{**GOOD, "history": [{"item_id": "a", "timestamp": -1}]}]}, "timestamp"),
         ({"users": [{**GOOD, "history": [{"item_id": "a", "timestamp": 2**63}]}]}, "timestamp"),
         ({"users": [GOOD], "top": 0}, "top"),
@@ -436,7 +439,7 @@ def test_what_is_not_called_json(client: TestClient) -> None:
 def test_a_hundred_thousand_candidates_and_one(client: TestClient) -> None:
     candidates = [f"item-{number}" for number in range(100_001)]
     response = client.post("/v1/rerank", json={"users": [{"candidates": candidates}]})
-    assert "100001 of them, a user may have 1000" in refusal(response, 422, "invalid")
+    assert "100001 candidates, but a user may have 1000" in refusal(response, 422, "invalid")
 
 
 def test_a_body_of_fifty_megabytes(client: TestClient) -> None:
@@ -648,7 +651,7 @@ def test_the_document_names_the_schemas(client: TestClient) -> None:
 
 
 def test_settings_of_the_reading_path(tmp_path: Path) -> None:
-    from p4r_qdrant.service.backend import reading
+    from p4r_qdrant.service.live import reading
 
     settings = Settings.load(
         qdrant={"url": "https://q.example", "api_key": "writes", "timeout_s": 9},

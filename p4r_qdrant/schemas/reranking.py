@@ -1,0 +1,249 @@
+"""Requests and answers of reranking and recommending."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, FiniteFloat, model_validator
+
+from p4r_qdrant.index.filters import parse
+from p4r_qdrant.records import Because, Id, Interaction, RankedItem, Ranking, StoredPersona
+from p4r_qdrant.schemas.base import MAX_TIME, Answer, Body, BoundedText
+from p4r_qdrant.settings import RerankSettings
+
+Reason = Literal[
+    "deadline", "index_unavailable", "encoder_unavailable", "overloaded", "internal_error"
+]
+"""Why a ranking keeps the generator's order."""
+
+
+class InlineInteraction(Body):
+    """A past interaction (Eq. 6). Send the item's summary, or at least its title."""
+
+    item_id: Id
+    timestamp: int = Field(
+        ge=0, le=MAX_TIME, description="Seconds since 1970. The newest interaction counts most."
+    )
+    summary: BoundedText = ""
+    title: BoundedText = ""
+    aspects: dict[str, BoundedText | None] = Field(default_factory=dict, max_length=64)
+
+    def record(self) -> Interaction:
+        """The interaction as the encoder takes it."""
+        return Interaction(self.item_id, self.timestamp, self.summary, self.title, self.aspects)
+
+
+class CandidateBody(Body):
+    """A candidate with the generator's score."""
+
+    item_id: Id
+    score: FiniteFloat | None = None
+
+
+class UserBody(Body):
+    """One user, given by id, history or vector, and the candidates to rerank, best first.
+
+    Without any of the three the user is unknown, and the generator's order is kept.
+    """
+
+    user_id: Id | None = None
+    history: list[InlineInteraction] | None = None
+    vector: list[FiniteFloat] | None = None
+    candidates: list[Id | CandidateBody] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_one(self) -> UserBody:
+        given = [
+            name for name in ("user_id", "history", "vector") if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise ValueError(f"send one of user_id, history and vector, not {' and '.join(given)}")
+        return self
+
+    def interactions(self) -> list[Interaction]:
+        """The inline history."""
+        return [one.record() for one in self.history or ()]
+
+    def pairs(self) -> list[tuple[str, float | None]]:
+        """The candidates as pairs of item id and generator's score."""
+        return [
+            (one, None) if isinstance(one, str) else (one.item_id, one.score)
+            for one in self.candidates
+        ]
+
+
+class FusionBody(Body):
+    """How the generator's scores are mixed with persona scores; see P4R_RERANK__*."""
+
+    method: Literal["none", "weighted", "rrf"]
+    weight: float = Field(0.6, ge=0, le=1, description="Share of the persona score (weighted).")
+    rrf_k: int = Field(60, ge=1, le=1_000_000)
+
+    def settings(self) -> RerankSettings:
+        """The settings that the reranker takes."""
+        return RerankSettings(fusion=self.method, weight=self.weight, rrf_k=self.rrf_k)
+
+
+class RerankBody(Body):
+    """One or many users, with options for all of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "users": [
+                    {
+                        "history": [
+                            {
+                                "item_id": "one-ring",
+                                "timestamp": 1_730_000_000,
+                                "summary": "A one-pan cookbook for small kitchens.",
+                                "aspects": {"usage_context": "cooks after a night shift"},
+                            }
+                        ],
+                        "candidates": [{"item_id": "beans-mostly", "score": 0.3}, "tin-parliament"],
+                    }
+                ],
+                "top": 10,
+            }
+        }
+    )
+
+    users: list[UserBody] = Field(min_length=1)
+    top: int | None = Field(
+        None, ge=1, le=1_000_000, description="Number of items to return for each user."
+    )
+    explain: int = Field(
+        10, ge=0, le=10_000, description="Number of items that carry their persona and reasons."
+    )
+    filter: dict[str, Any] | None = Field(
+        None,
+        description='Keep only candidates that match: {"language": "en", "stock": {"gt": 0}}. '
+        "Not applied if `degraded` is true.",
+    )
+    min_score: FiniteFloat | None = Field(
+        None, description="Leave out items with a lower score or without a score."
+    )
+    fusion: FusionBody | None = None
+
+    @model_validator(mode="after")
+    def _check_filter(self) -> RerankBody:
+        parse(self.filter)
+        return self
+
+
+class PersonaAnswer(Answer):
+    """A persona of an item."""
+
+    persona_id: str
+    name: str
+    description: str
+    preference_rationale: str
+
+    @classmethod
+    def of(cls, persona: StoredPersona) -> dict[str, Any]:
+        """The answer as a plain dict, for speed: thousands of these are made per second."""
+        return {
+            "persona_id": persona.persona_id,
+            "name": persona.name,
+            "description": persona.description,
+            "preference_rationale": persona.preference_rationale,
+        }
+
+
+class BecauseAnswer(Answer):
+    """The share of a past interaction in a score. All shares add up to 1."""
+
+    item_id: str
+    title: str
+    share: float
+
+    @classmethod
+    def of(cls, because: Because) -> dict[str, Any]:
+        """The answer as a plain dict."""
+        return {"item_id": because.item_id, "title": because.title, "share": because.share}
+
+
+class RankedAnswer(Answer):
+    """One item of a ranking.
+
+    `score` orders the items; null if the generator's order is kept. `persona_score` is Eq. 10.
+    """
+
+    item_id: str
+    rank: int
+    score: float | None
+    persona_score: float | None
+    generator_score: float | None
+    generator_rank: int
+    item_title: str | None = None
+    persona: PersonaAnswer | None = None
+    because: list[BecauseAnswer] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, item: RankedItem) -> dict[str, Any]:
+        """The answer as a plain dict."""
+        answer: dict[str, Any] = {
+            "item_id": item.item_id,
+            "rank": item.rank,
+            "score": item.score,
+            "persona_score": item.persona_score,
+            "generator_score": item.generator_score,
+            "generator_rank": item.generator_rank,
+        }
+        if item.persona is not None:
+            answer["item_title"] = item.persona.fields.get("item_title")
+            answer["persona"] = PersonaAnswer.of(item.persona)
+            answer["because"] = [BecauseAnswer.of(one) for one in item.because]
+        return answer
+
+
+class RankingAnswer(Answer):
+    """One user's items, best first.
+
+    `personalized` is false if nothing is known of the user; the generator's order is kept.
+    `degraded` is true if something failed, and the generator's order is kept; `reason` says why.
+    `fingerprint` names the encoder of the vectors; empty if no vectors were compared.
+    """
+
+    user_id: str | None
+    fingerprint: str = ""
+    personalized: bool
+    degraded: bool
+    reason: Reason | None
+    items: list[RankedAnswer]
+
+    @classmethod
+    def of(
+        cls, user: UserBody, ranking: Ranking, reason: Reason | None, min_score: float | None
+    ) -> dict[str, Any]:
+        """The answer as a plain dict."""
+        items = ranking.items
+        if min_score is not None and ranking.personalized:
+            items = tuple(one for one in items if one.score is not None and one.score >= min_score)
+        return {
+            "user_id": user.user_id,
+            "fingerprint": ranking.fingerprint,
+            "personalized": ranking.personalized,
+            "degraded": reason is not None,
+            "reason": reason,
+            "items": [RankedAnswer.of(one) for one in items],
+        }
+
+
+class RerankAnswer(Answer):
+    """One ranking for each user, in the order of the request."""
+
+    rankings: list[RankingAnswer]
+    degraded: bool = Field(description="Whether any ranking is degraded.")
+    request_id: str
+
+
+class RecommendationsAnswer(Answer):
+    """Items of the whole catalogue for a user, best first.
+
+    If no interaction of the user has a text, `personalized` is false and the list is empty.
+    """
+
+    user_id: str
+    personalized: bool
+    items: list[RankedAnswer]

@@ -1,0 +1,157 @@
+"""One version of the index, opened with everything that requests need of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from p4r_qdrant import texts
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.errors import SettingsError
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.opening import open_versions
+from p4r_qdrant.index.versions import Versions
+from p4r_qdrant.live.loading import LoadEncoder, history_for_index
+from p4r_qdrant.records import Persona
+from p4r_qdrant.rerank.reranker import PersonaReranker
+from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
+from p4r_qdrant.users.opening import open_store
+from p4r_qdrant.users.store import UserStore
+
+MAX_WRITTEN = 10_000
+"""Items whose last write is remembered until the next version is live."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Written:
+    """The last write of an item by this process.
+
+    at: microseconds since 1970. personas: empty if the item was deleted.
+    """
+
+    at: int
+    personas: Sequence[Persona] = ()
+    summary: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Live:
+    """One version of the index for reading and writing, its users and its encoder.
+
+    They are replaced together: code that uses several of them takes them from one `Live`.
+    """
+
+    reranker: PersonaReranker
+    writer: PersonaIndex
+    users: UserStore
+    history: HistorySettings
+    written: dict[str, Written] = field(default_factory=dict)
+    """Recent writes of this process: a version that was being published lacks them."""
+
+    @classmethod
+    def open(
+        cls, settings: Settings, versions: Versions, name: str, load: LoadEncoder | None
+    ) -> Live:
+        """Open the version `name`. `load` replaces the encoder that the settings name."""
+        with ExitStack() as undo:
+            writer = undo.enter_context(versions.open(name))
+            writer.repair()
+            index = writer
+            if settings.qdrant.url is not None:
+                with open_versions(reading(settings)) as readable:
+                    index = undo.enter_context(readable.open(name))
+            history = history_for_index(settings, writer.metadata)
+            store = open_store(settings, name, writer.metadata, history)
+            users = undo.enter_context(closing(store))
+            reranker = PersonaReranker(
+                index,
+                history=partial(history_for_index, settings),
+                rerank=settings.rerank,
+                encoder_settings=settings.encoder,
+                load_encoder=load,
+            )
+            undo.pop_all()
+        return cls(reranker, writer, users, history)
+
+    @property
+    def version(self) -> str:
+        """Name of the version of the index."""
+        return self.index.version
+
+    @property
+    def index(self) -> PersonaIndex:
+        """The index for reading, with its own deadline and perhaps its own key."""
+        return self.reranker.index
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, loaded at first use. Raises as `PersonaReranker.encoder` does."""
+        return self.reranker.encoder
+
+    def note(self, item_id: str, written: Written) -> None:
+        """Remember a write. Only the newest MAX_WRITTEN items are kept."""
+        self.written.pop(item_id, None)
+        self.written[item_id] = written
+        if len(self.written) > MAX_WRITTEN:
+            self.written.pop(next(iter(self.written)), None)
+
+    def take_over(self, before: Live, *, can_encode: bool) -> None:
+        """Repeat the writes that this process made since the publish of this version began.
+
+        Without an encoder (`can_encode`) new personas cannot be written; a warning counts them.
+        """
+        made = self.writer.metadata
+        began = 1_000_000 * datetime.fromisoformat(made.began_at or made.created_at).timestamp()
+        missed = [
+            (item_id, one) for item_id, one in list(before.written.items()) if one.at >= began
+        ]
+        put = [(item_id, one) for item_id, one in missed if one.personas]
+        for item_id, one in missed:
+            if not one.personas:
+                self.writer.delete_item(item_id)
+        if put and not can_encode:
+            _log.warning(
+                "%d items were put during the publish, and no encoder is ready: put them again",
+                len(put),
+            )
+        elif put:
+            sayings = [
+                texts.persona_text(each, one.summary) for _, one in put for each in one.personas
+            ]
+            vectors = iter(self.encoder.encode_texts(sayings))
+            for item_id, one in put:
+                own = np.stack(list(islice(vectors, len(one.personas))))
+                self.writer.replace_item(item_id, one.personas, own, one.fields)
+
+    def close(self) -> None:
+        """Close everything. Closing twice is fine."""
+        self.reranker.close()
+        self.writer.close()
+        self.users.close()
+
+
+def reading(settings: Settings) -> Settings:
+    """The settings for reading: the deadline of a rerank, and the reading key if there is one."""
+    own = settings.service
+    changed = {
+        "timeout_s": min(settings.qdrant.timeout_s, own.deadline_ms / 1000),
+        "api_key": own.qdrant_read_key or settings.qdrant.api_key,
+    }
+    try:
+        qdrant = QdrantSettings(**(settings.qdrant.model_dump() | changed))
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]["msg"]
+        raise SettingsError(f"P4R_SERVICE__QDRANT_READ_KEY: {problem}") from None
+    return settings.model_copy(update={"qdrant": qdrant})

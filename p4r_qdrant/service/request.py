@@ -1,0 +1,109 @@
+"""One rerank request while it is answered, and the threads that work for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from p4r_qdrant.errors import IndexUnavailableError, InputError, P4RError, VectorError
+from p4r_qdrant.rerank.candidates import User
+from p4r_qdrant.schemas.reranking import Reason, RerankBody
+from p4r_qdrant.service import problems
+from p4r_qdrant.service.live import Live
+from p4r_qdrant.service.metrics import Metrics
+from p4r_qdrant.settings import ServiceSettings
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
+
+class FailedError(Exception):
+    """A part of a request fails now. The generator's order is returned, with the reason."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass
+class Request:
+    """A request, what is known of its users by now, and why some keep the generator's order."""
+
+    body: RerankBody
+    live: Live
+    users: list[User]
+    reasons: list[Reason | None]
+    deadline: float
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the deadline; 0 after it."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def degrade(self, positions: Sequence[int], reason: Reason) -> None:
+        """Keep the generator's order for these users."""
+        for position in positions:
+            self.reasons[position] = reason
+
+
+class RankThreads:
+    """Threads for rankings. Refuses work when too much is waiting, and ends it at the deadline."""
+
+    def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="p4r-rank")
+        self._room = settings.threads + settings.max_waiting
+        self._under_way = 0
+
+    async def run(self, work: Callable[[], Result], request: Request) -> Result:
+        """Run on one of the threads. Raises FailedError if that fails, InputError."""
+        if self._under_way >= self._room:
+            raise FailedError("overloaded")
+        if not request.seconds_left:
+            raise FailedError("deadline")
+        loop = asyncio.get_running_loop()
+        job = self._threads.submit(work)
+        self._count(1)
+        try:
+            async with asyncio.timeout(request.seconds_left):
+                return await asyncio.wrap_future(job)
+        except TimeoutError:
+            raise FailedError("deadline") from None
+        except IndexUnavailableError as error:
+            log_failure(error)
+            raise FailedError("index_unavailable") from None
+        except InputError as error:
+            if isinstance(error, (*problems.OURS, VectorError)):
+                log_failure(error)
+                raise FailedError("index_unavailable") from None
+            raise
+        except Exception as error:
+            log_failure(error)
+            raise FailedError("internal_error") from None
+        finally:
+            if job.done():
+                self._count(-1)
+            else:  # the thread continues after the deadline: it counts until it ends
+                job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count, -1))
+
+    def _count(self, change: int) -> None:
+        self._under_way += change
+        self._metrics.under_way.set(self._under_way)
+
+    def close(self) -> None:
+        """Wait for what is running."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def log_failure(error: Exception) -> None:
+    """Log a failure. The text of a foreign error can quote users, so only its kind is logged."""
+    if isinstance(error, P4RError):
+        _log.warning("a part of a rerank failed: %s", error)
+    else:
+        _log.error("a part of a rerank failed", exc_info=error)

@@ -1,0 +1,149 @@
+"""Interactions on a Qdrant server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from qdrant_client import models
+
+from p4r_qdrant.users.contracts import Interactions
+from p4r_qdrant.users.qdrant.collections import IS_VERSION, PAGE, Collections, equals
+from p4r_qdrant.users.qdrant.jobs import job_point
+from p4r_qdrant.users.records import Job, OtherVersion, StoredInteraction
+
+_NEWEST = models.OrderBy(key="timestamp", direction=models.Direction.DESC)
+
+
+class ServerInteractions(Interactions):
+    """See `Interactions`."""
+
+    def __init__(self, collections: Collections) -> None:
+        self._collections = collections
+
+    def put(self, one: StoredInteraction, job: Job | None) -> None:
+        """See `Interactions`."""
+        payload = {
+            "kind": "interaction",
+            "user_id": one.user_id,
+            "item_id": one.item_id,
+            "timestamp": one.timestamp,
+            "rating": one.rating,
+            "title": one.title,
+            "summary": one.summary,
+            "review_title": one.review_title,
+            "review_text": one.review_text,
+            "aspects": _aspects(one),
+        }
+        point = models.PointStruct(id=interaction_id(one), payload=payload, vector={})
+        points = [point, *([job_point(job)] if job else [])]
+        self._collections.upsert(self._collections.records, points)
+
+    def set_aspects(self, one: StoredInteraction) -> None:
+        """See `Interactions`."""
+        of_point = models.Filter(must=[models.HasIdCondition(has_id=[interaction_id(one)])])
+        with self._collections.connection.translated():
+            self._collections.client.set_payload(
+                self._collections.records, {"aspects": _aspects(one)}, points=of_point, wait=True
+            )
+
+    def erase(self, user_id: str) -> int:
+        """See `Interactions`."""
+        records = self._collections.records
+        with self._collections.connection.translated():
+            count = self._collections.client.count(records, _of_user(user_id), exact=True).count
+        self._collections.delete(records, models.Filter(must=[equals("user_id", user_id)]))
+        return count
+
+    def look_up(
+        self, like: StoredInteraction, length: int
+    ) -> tuple[StoredInteraction | None, list[StoredInteraction]]:
+        """See `Interactions`."""
+        same = models.Filter(must=[models.HasIdCondition(has_id=[interaction_id(like)])])
+        found, newest = self._read(
+            models.QueryRequest(filter=same, limit=1, with_payload=True),
+            _newest(like.user_id, length),
+        )
+        held = _stored(found[0].payload) if found else None
+        return held, self._cut(newest, like.user_id, length)
+
+    def read_back(
+        self, user_id: str, length: int
+    ) -> tuple[list[StoredInteraction], Sequence[OtherVersion]]:
+        """See `Interactions`."""
+        newest, versions = self._read(
+            _newest(user_id, length),
+            models.QueryRequest(filter=IS_VERSION, limit=PAGE, with_payload=True),
+        )
+        return self._cut(newest, user_id, length), self._collections.versions_in(versions)
+
+    def _read(self, *requests: models.QueryRequest) -> list[Sequence[Any]]:
+        with self._collections.connection.translated():
+            found = self._collections.client.query_batch_points(
+                self._collections.records, list(requests)
+            )
+        return [one.points for one in found]
+
+    def _cut(self, points: Sequence[Any], user_id: str, length: int) -> list[StoredInteraction]:
+        """The newest `length` of a page; reads on if equal times were cut off.
+
+        Of equal times the larger item id is newer, as everywhere, so all of them are needed.
+        """
+        limit = length
+        while True:
+            found = sorted(
+                (_stored(one.payload) for one in points),
+                key=lambda one: (one.timestamp, one.item_id),
+                reverse=True,
+            )
+            is_cut = len(found) == limit and found[-1].timestamp == found[length - 1].timestamp
+            if not is_cut or limit > length:
+                return found[:length]
+            limit += PAGE
+            [points] = self._read(_newest(user_id, limit))
+
+    def of(self, user_id: str) -> Iterator[StoredInteraction]:
+        """See `Interactions`."""
+        return map(_stored, self._collections.scroll(_of_user(user_id)))
+
+    def seen(self, user_id: str) -> set[str]:
+        """See `Interactions`."""
+        return {one.item_id for one in self.of(user_id)}
+
+    def user_ids(self) -> Iterator[str]:
+        """See `Interactions`. Keeps the ids in memory: some 100 bytes each."""
+        known = set[str]()
+        for payload in self._collections.scroll(
+            models.Filter(must=[equals("kind", "interaction")])
+        ):
+            user_id = payload["user_id"]
+            if user_id not in known:
+                known.add(user_id)
+                yield user_id
+
+
+def interaction_id(one: StoredInteraction) -> str:
+    """The point of an interaction, in both collections."""
+    return str(uuid.UUID(one.key))
+
+
+def _of_user(user_id: str) -> models.Filter:
+    return models.Filter(must=[equals("user_id", user_id), equals("kind", "interaction")])
+
+
+def _newest(user_id: str, limit: int) -> models.QueryRequest:
+    return models.QueryRequest(
+        query=models.OrderByQuery(order_by=_NEWEST),
+        filter=_of_user(user_id),
+        limit=limit,
+        with_payload=True,
+    )
+
+
+def _stored(payload: Mapping[str, Any]) -> StoredInteraction:
+    return StoredInteraction(**{name: payload[name] for name in payload.keys() - {"kind"}})
+
+
+def _aspects(one: StoredInteraction) -> dict[str, str | None] | None:
+    return None if one.aspects is None else dict(one.aspects)

@@ -1,0 +1,217 @@
+"""The vectors of interactions and users on a Qdrant server, for one version of the index."""
+
+from __future__ import annotations
+
+import threading
+from base64 import b64decode, b64encode
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from qdrant_client import models
+from qdrant_client.grpc import GetPoints, PointId, PointsStub
+from qdrant_client.grpc import WithPayloadSelector as Payload
+
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.encoder.user_vector import UserVector
+from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.index.engine import StoredVector
+from p4r_qdrant.index.server.connection import channel
+from p4r_qdrant.index.server.queries import plain
+from p4r_qdrant.records import Interaction
+from p4r_qdrant.settings import Settings
+from p4r_qdrant.users.contracts import UserVectors
+from p4r_qdrant.users.qdrant.collections import Collections, equals, point_id
+from p4r_qdrant.users.qdrant.interactions import interaction_id
+from p4r_qdrant.users.records import OtherVersion, StoredInteraction, StoredUser
+
+MAX_CACHED = 10_000
+"""Vectors of interactions that are kept in memory: of 1024 dimensions they take 40 MB."""
+
+
+class ServerVectors(UserVectors):
+    """See `UserVectors`."""
+
+    stores_users = True
+
+    def __init__(self, collections: Collections, settings: Settings) -> None:
+        self._collections = collections
+        self._name = collections.vectors
+        self._cache = _Cache()
+        self._channel = channel(settings.qdrant)
+        self._stub: Any = PointsStub(self._channel)  # type: ignore[no-untyped-call]
+        # The stub reads for reranking: with its key, and within its deadline.
+        key = settings.service.qdrant_read_key or settings.qdrant.api_key
+        self._metadata = (("api-key", key.get_secret_value()),) if key else ()
+        deadline_s = settings.service.deadline_ms / 1000
+        self._read_timeout_s = min(settings.qdrant.timeout_s, deadline_s)
+
+    def attach(self, some: Sequence[StoredInteraction]) -> list[StoredInteraction]:
+        """See `UserVectors`. What was read or written lately is not read again."""
+        known = {one.key: self._cache.get(one) for one in some if one.text}
+        missing = [one for one in some if one.text and known[one.key] is None]
+        if missing:
+            with self._collections.connection.translated():
+                points = self._collections.client.retrieve(
+                    self._name,
+                    [interaction_id(one) for one in missing],
+                    with_payload=["text"],
+                    with_vectors=["text"],
+                )
+            held: dict[Any, Any] = {one.id: (one.payload, one.vector) for one in points}
+            for one in missing:
+                payload, vectors = held.get(interaction_id(one), ({}, None))
+                if payload.get("text") == one.text_hash:
+                    known[one.key] = np.array(vectors["text"], dtype=np.float32)
+        encoded = [one.encoded(known.get(one.key)) for one in some]
+        self._cache.add(encoded)
+        return encoded
+
+    def put(self, encoded: Sequence[StoredInteraction]) -> None:
+        """See `UserVectors`."""
+        if points := _interaction_points(encoded):
+            self._collections.upsert(self._name, points)
+            self._cache.add(encoded)
+
+    def put_user(
+        self, user_id: str, vector: UserVector | None, encoded: Sequence[StoredInteraction] = ()
+    ) -> None:
+        """See `UserVectors`."""
+        points = _interaction_points(encoded)
+        if vector is not None:
+            self._collections.upsert(self._name, [*points, _user_point(user_id, vector)])
+        else:
+            gone = models.DeleteOperation(
+                delete=models.PointIdsList(points=[user_point_id(user_id)])
+            )
+            put = models.UpsertOperation(upsert=models.PointsList(points=points))
+            operations = [put, gone] if points else [gone]
+            with self._collections.connection.translated():
+                self._collections.client.batch_update_points(self._name, operations, wait=True)
+        self._cache.add(encoded)
+
+    def get(self, user_ids: Sequence[str]) -> dict[str, UserVector]:
+        """See `UserVectors`. One read for all of them."""
+        owner = {user_point_id(user_id): user_id for user_id in user_ids}
+        with self._collections.connection.translated():
+            points = self._read(list(owner))
+        return {owner[one.id.uuid]: _user_vector(one) for one in points}
+
+    def stored(self, user_id: str) -> StoredUser | None:
+        """See `UserVectors`."""
+        user = user_point_id(user_id)
+
+        def load() -> UserVector:
+            with self._collections.connection.translated():
+                points = self._read([user])
+            if not points:
+                raise IndexMismatchError(f"{self._name!r} has no vector of the user")
+            return _user_vector(points[0])
+
+        return StoredUser(StoredVector(self._name, user, "text"), load)
+
+    def _read(self, point_ids: Sequence[str]) -> Sequence[Any]:
+        message = GetPoints(
+            collection_name=self._name,
+            ids=[PointId(uuid=one) for one in point_ids],
+            with_payload=Payload(enable=True),
+        )
+        answer = self._stub.Get(message, timeout=self._read_timeout_s, metadata=self._metadata)
+        return answer.result  # type: ignore[no-any-return]
+
+    def erase(self, user_id: str) -> None:
+        """See `UserVectors`."""
+        self._cache.erase(user_id)
+        self._collections.delete(self._name, _of_user(user_id))
+
+    def invalidate(self, user_id: str, versions: Sequence[OtherVersion]) -> None:
+        """See `UserVectors`."""
+        for version in versions:
+            if not self._collections.delete_elsewhere(version.name, [user_point_id(user_id)]):
+                self._collections.unregister(version)
+
+    def erase_elsewhere(self, user_id: str) -> None:
+        """See `UserVectors`."""
+        for name in self._collections.elsewhere():
+            self._collections.delete_elsewhere(name, _of_user(user_id))
+
+    def close(self) -> None:
+        """Close the channel. Closing twice is fine."""
+        self._channel.close()
+
+
+class _Cache:
+    """The newest vectors of interactions, by text: a changed text has no vector. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[str, tuple[str, str, Floats]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, one: StoredInteraction) -> Floats | None:
+        with self._lock:
+            _, text_hash, vector = self._held.get(one.key, ("", "", None))
+        return vector if text_hash == one.text_hash else None
+
+    def add(self, some: Sequence[StoredInteraction]) -> None:
+        with self._lock:
+            for one in some:
+                if one.vector is not None:
+                    self._held[one.key] = one.user_id, one.text_hash, one.vector
+                    self._held.move_to_end(one.key)
+            while len(self._held) > MAX_CACHED:
+                self._held.popitem(last=False)
+
+    def erase(self, user_id: str) -> None:
+        with self._lock:
+            for key in [key for key, (owner, _, _) in self._held.items() if owner == user_id]:
+                del self._held[key]
+
+
+def user_point_id(user_id: str) -> str:
+    """The point that holds the vector of a user."""
+    return point_id(f"user {user_id}")
+
+
+def _of_user(user_id: str) -> models.Filter:
+    return models.Filter(must=[equals("user_id", user_id)])
+
+
+def _interaction_points(encoded: Sequence[StoredInteraction]) -> list[models.PointStruct]:
+    return [
+        models.PointStruct(
+            id=interaction_id(one),
+            payload={"kind": "interaction", "user_id": one.user_id, "text": one.text_hash},
+            vector={"text": one.vector.tolist()},
+        )
+        for one in encoded
+        if one.vector is not None
+    ]
+
+
+def _user_point(user_id: str, vector: UserVector) -> models.PointStruct:
+    history = vector.interactions
+    payload = {
+        "kind": "user",
+        "user_id": user_id,
+        "weights": vector.weights.tolist(),
+        "items": [one.item_id for one in history],
+        "titles": [one.title for one in history],
+        "timestamps": [one.timestamp for one in history],
+        "history": b64encode(vector.embeddings.astype("<f4").tobytes()).decode(),
+    }
+    named: Any = {"text": vector.vector.tolist()}
+    return models.PointStruct(id=user_point_id(user_id), payload=payload, vector=named)
+
+
+def _user_vector(point: Any) -> UserVector:
+    payload = {name: plain(value) for name, value in point.payload.items()}
+    history = [
+        Interaction(item_id, int(at), title=title)
+        for item_id, at, title in zip(
+            payload["items"], payload["timestamps"], payload["titles"], strict=True
+        )
+    ]
+    embeddings = np.frombuffer(b64decode(payload["history"]), "<f4").reshape(len(history), -1)
+    weights = np.array(payload["weights"], dtype=np.float32)
+    return UserVector(weights @ embeddings, tuple(history), embeddings, weights)
