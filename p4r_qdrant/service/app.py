@@ -114,7 +114,8 @@ def _add_operations(app: FastAPI) -> None:
             failed = await served.in_thread(lambda: live.users.jobs.failed(20))
             counts = await served.in_thread(live.users.jobs.counts)
         return {
-            **counts,
+            "waiting": counts["waiting"],
+            "failed": counts["failed"],
             "last_failed": [
                 {
                     "kind": job.kind,

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,8 @@ from p4r_qdrant.index.engine import StoredVector
 from p4r_qdrant.records import Id, Interaction, Item, Review
 
 JobKind = Literal["aspects", "item", "erase"]
+JobState = Literal["waiting", "failed"]
+JobCounts = dict[JobState, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +111,6 @@ class Job:
     not_before: float = 0.0
     problem: str = ""
     failed: bool = False
-
-
-class JobCounts(TypedDict):
-    """How many jobs there are in each state."""
-
-    waiting: int
-    failed: int
 
 
 class ItemWork(BaseModel):

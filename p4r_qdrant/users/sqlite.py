@@ -195,7 +195,7 @@ class SqliteVectors(UserVectors):
 
     def attach(self, some: Sequence[StoredInteraction]) -> list[StoredInteraction]:
         """See `UserVectors`."""
-        held = {}
+        held: dict[tuple[Any, ...], bytes] = {}
         for user_id in dict.fromkeys(one.user_id for one in some):
             own = [one for one in some if one.user_id == user_id]
             rows = self._database.read(
@@ -301,7 +301,7 @@ class SqliteJobs(Jobs):
         """See `Jobs`."""
         rows = self._database.read("SELECT failed, COUNT(*) FROM jobs GROUP BY failed")
         counts = {bool(failed): count for failed, count in rows}
-        return JobCounts(waiting=counts.get(False, 0), failed=counts.get(True, 0))
+        return {"waiting": counts.get(False, 0), "failed": counts.get(True, 0)}
 
 
 def file_of(settings: QdrantSettings) -> Path:
@@ -339,8 +339,9 @@ def _aspects(one: StoredInteraction) -> str | None:
 
 
 def _stored(row: Sequence[Any]) -> StoredInteraction:
-    *fields, aspects = row
-    return StoredInteraction(*fields, None if aspects is None else json.loads(aspects))
+    *columns, aspects = row
+    fields: list[Any] = [*columns, None if aspects is None else json.loads(aspects)]
+    return StoredInteraction(*fields)
 
 
 def _job(row: Sequence[Any]) -> Job:

@@ -11,7 +11,7 @@ from qdrant_client import models
 
 from p4r_qdrant.users.contracts import Jobs
 from p4r_qdrant.users.qdrant.collections import Collections, equals, point_id
-from p4r_qdrant.users.records import Job, JobCounts
+from p4r_qdrant.users.records import Job, JobCounts, JobState
 
 
 class ServerJobs(Jobs):
@@ -54,9 +54,9 @@ class ServerJobs(Jobs):
 
     def counts(self) -> JobCounts:
         """See `Jobs`."""
-        return JobCounts(waiting=self._count("waiting"), failed=self._count("failed"))
+        return {"waiting": self._count("waiting"), "failed": self._count("failed")}
 
-    def _count(self, state: str) -> int:
+    def _count(self, state: JobState) -> int:
         with self._collections.connection.translated():
             return self._collections.client.count(
                 self._collections.records,

@@ -85,8 +85,11 @@ class ServerVectors(UserVectors):
             gone = models.DeleteOperation(
                 delete=models.PointIdsList(points=[user_point_id(user_id)])
             )
-            put = models.UpsertOperation(upsert=models.PointsList(points=points))
-            operations = [put, gone] if points else [gone]
+            operations: list[Any] = [gone]
+            if points:
+                operations.insert(
+                    0, models.UpsertOperation(upsert=models.PointsList(points=points))
+                )
             with self._collections.connection.translated():
                 self._collections.client.batch_update_points(self._name, operations, wait=True)
         self._cache.add(encoded)
