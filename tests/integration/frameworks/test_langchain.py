@@ -222,7 +222,7 @@ def test_retrieval_over_http(client: Client, here: PersonaReranker) -> None:
     assert ids(PersonaRetriever(reranker=client).with_fallbacks([instead]).invoke("nobody")) == [
         "roses"
     ]
-    with pytest.raises(InputError, match="give a user's id, or retrieve with a PersonaReranker"):
+    with pytest.raises(InputError, match="pass a user id, or retrieve with a PersonaReranker"):
         PersonaRetriever(reranker=client, user=ROSES).invoke("?")
 
 
