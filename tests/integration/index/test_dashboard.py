@@ -1,4 +1,4 @@
-"""What docs/dashboard.md promises, by the REST requests that the dashboard sends."""
+"""What docs/how-to/dashboard.md promises, by the REST requests that the dashboard sends."""
 
 from typing import Any
 
