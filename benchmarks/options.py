@@ -2,7 +2,7 @@
 
 Both engines on one catalogue of invented vectors; the server is a process of its own, where its
 binary is there (docker/fetch-qdrant.sh). Users are given as what became of their histories, so that
-no encoder is timed. Results: docs/options.md.
+no encoder is timed. Results: docs/explanation/options.md.
 """
 
 import argparse

@@ -13,7 +13,7 @@ small to build the index in, it is built in four times of it and served in the l
 
 Needs Linux, Docker that can limit memory, and the image of docker/compose.yaml (where it cannot
 be pulled, docker/import-image.sh makes it). The data lie in a folder of this machine: so their size
-can be measured, and their pages dropped, without being root. Results: docs/past-memory.md.
+can be measured, and their pages dropped, without being root. Results: docs/how-to/past-memory.md.
 """
 
 from __future__ import annotations
