@@ -10,7 +10,10 @@ from p4r_qdrant.settings.section import Section
 
 
 class RerankSettings(Section):
-    """How candidates are scored. The defaults are Eq. 10 without fusion; see docs/explanation/options.md."""
+    """How candidates are scored. The defaults are Eq. 10 without fusion.
+
+    See docs/explanation/options.md.
+    """
 
     fusion: Literal["none", "weighted", "rrf"] = Field(
         "none",
