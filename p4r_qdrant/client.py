@@ -14,7 +14,6 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 from urllib.parse import quote
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from p4r_qdrant.errors import InputError, MissingExtraError, P4RError
 from p4r_qdrant.records import Candidate, Interaction, Persona
+from p4r_qdrant.retry_after import retry_after_s
 from p4r_qdrant.schemas.items import DeletedAnswer, ItemPersonasAnswer, PutItemAnswer
 from p4r_qdrant.schemas.reranking import RankingAnswer, RecommendationsAnswer, RerankAnswer
 from p4r_qdrant.schemas.users import AcceptedAnswer, ErasedAnswer, ExportedInteraction, UserAnswer
@@ -69,7 +69,7 @@ class _Call(Generic[Answered]):
     def read(self, response: httpx.Response) -> Any:
         """The answer. Raises ServiceRefusedError and _AgainError."""
         if response.status_code in (429, 500, 502, 503, 504):
-            raise _AgainError(_problem(response)[1], _retry_after(response))
+            raise _AgainError(_problem(response)[1], retry_after_s(response.headers))
         if not response.is_success:
             code, sentence = _problem(response)
             raise ServiceRefusedError(sentence, response.status_code, code)
@@ -96,12 +96,6 @@ def _problem(response: httpx.Response) -> tuple[str, str]:
         return str(error["code"]), str(error["message"])
     except (ValueError, LookupError, TypeError):
         return "error", f"the service answered {response.status_code}"
-
-
-def _retry_after(response: httpx.Response) -> float:
-    with suppress(ValueError):
-        return max(0.0, float(response.headers.get("retry-after", "")))
-    return 0.0
 
 
 def _waits(attempts: int) -> Iterator[float]:

@@ -26,9 +26,9 @@ from indexer.llm.wire import (
     Transport,
     complaint_of,
     read_completion,
-    retry_after,
 )
 from p4r_qdrant.errors import SettingsError
+from p4r_qdrant.retry_after import retry_after_s
 from p4r_qdrant.settings import OPENAI_HOST, LLMSettings
 
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
@@ -128,7 +128,7 @@ class Endpoint:
         no_credit = status == 429 and _NO_CREDIT.search(complaint)
         if no_credit or not (status in _TRY_AGAIN or status >= 500):
             return None
-        wait_s = retry_after(response.headers) if response is not None else 0.0
+        wait_s = retry_after_s(response.headers) if response is not None else 0.0
         return TransientError(f"HTTP {status}", wait_s, heard=True)
 
     def refusal(self, status: int, said: str, model: str) -> LLMRefusedError:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -123,24 +120,6 @@ def _counted(usage: Any) -> tuple[int, int] | None:
         case {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}:
             return max(prompt, 0), max(completion, 0)
     return None
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds to wait as the headers have it (seconds, milliseconds or a date), else 0."""
-    with suppress(KeyError, ValueError):
-        return _seconds(float(headers["retry-after-ms"]) / 1000)
-    value = headers.get("retry-after", "")
-    with suppress(ValueError):
-        return _seconds(float(value))
-    with suppress(ValueError, TypeError):
-        moment = parsedate_to_datetime(value)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return _seconds((moment - datetime.now(UTC)).total_seconds())
-    return 0.0
-
-
-def _seconds(value: float) -> float:
-    return max(0.0, value) if math.isfinite(value) else 0.0
 
 
 def complaint_of(body: object) -> tuple[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import email.utils
 import hashlib
 import threading
 import time
@@ -26,6 +25,7 @@ from p4r_qdrant.arrays import Floats, normalised
 from p4r_qdrant.encoder.base import ENDPOINT, Encoder
 from p4r_qdrant.encoder.fingerprint import PROBE_LEVELS
 from p4r_qdrant.errors import AuthenticationError, EncoderError, InputError, SettingsError
+from p4r_qdrant.retry_after import retry_after_s
 from p4r_qdrant.settings import EncoderSettings
 
 PROBES = (
@@ -142,7 +142,7 @@ class EndpointEncoder(Encoder):
                 if response.status_code != 429 and response.status_code < 500:
                     return response
                 problem = f"{response.status_code} {response.reason_phrase}"
-                asked = max(wait, _retry_after(response.headers.get("retry-after", "")))
+                asked = max(wait, retry_after_s(response.headers))
             if time.monotonic() + asked >= deadline:
                 raise EncoderError(
                     f"the encoder at {self._url} gave no answer within "
@@ -228,18 +228,6 @@ def _numbers(embedding: Any) -> Floats:
     if numbers.ndim != 1:
         raise ValueError
     return numbers
-
-
-def _retry_after(value: str) -> float:
-    """Seconds that a Retry-After header asks for: a number or a date; 0 for anything else."""
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return 0.0
 
 
 def _fingerprint(model: str, probes: Floats) -> str:
