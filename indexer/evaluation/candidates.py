@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from indexer.evaluation.generators.base import Fitted, Floats, generator_named, 
 from indexer.evaluation.interactions import Indexes, Interactions, read_interactions
 from indexer.evaluation.metrics import Ranks, ndcg
 from indexer.evaluation.truth import read_truth
+from indexer.evaluation.versions import installed_versions
 from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import InputError
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 USERS_AT_ONCE = 256
 TUNED_BY = "NDCG@10 on validation items"
+_PACKAGES = ("numpy", "scipy", "implicit", "torch", "torch-geometric")
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def write_candidates(
             lists=digest.hexdigest(),
             tuned_by=TUNED_BY,
             tried=tried,
-            versions=_versions(),
+            versions=installed_versions(_PACKAGES),
         )
         tell(json.dumps(asdict(provenance), indent=2))
     return provenance
@@ -196,13 +197,3 @@ class _Shelf:
 
 def _short(score: float) -> float:
     return float(f"{score:.7g}")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("numpy", "scipy", "implicit", "torch", "torch-geometric"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from indexer.evaluation import significance
 from indexer.evaluation.experiment import learned
-from indexer.evaluation.experiment import selection as choices
-from indexer.evaluation.experiment.config import ExperimentConfig
 from indexer.evaluation.experiment.embedded import Personas, Profiles
+from indexer.evaluation.experiment.encoding import Material
 from indexer.evaluation.experiment.pool import NOBODY
 from indexer.evaluation.experiment.scoring import Scorer
-from indexer.evaluation.experiment.selection import Judged
+from indexer.evaluation.experiment.selection import Judged, fusion_weight, valid_ndcg
 from indexer.evaluation.metrics import Ranks, metric_names, ndcg
+
+if TYPE_CHECKING:
+    from indexer.evaluation.experiment.config import ExperimentConfig
 
 CUTOFF = 10
 NDCG = metric_names((CUTOFF,)).index(f"NDCG@{CUTOFF}")
@@ -24,21 +26,6 @@ TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
 PRIORS = (0.25, 0.5, 1.0)
 DISLIKES = (0.1, 0.25, 0.5)
 WORDS = (0.1, 0.25, 0.5, 0.75)
-
-
-@dataclass(frozen=True)
-class Material:
-    """What is compared: users and items in all the forms they come in.
-
-    full, summaries: histories as summary and aspects, or as summary alone. personas: those of the
-    catalogue. items: each item's summary in place of personas. others: further personas by name.
-    """
-
-    full: Profiles
-    summaries: Profiles
-    personas: Personas
-    items: Personas
-    others: Mapping[str, Personas]
 
 
 @dataclass(frozen=True)
@@ -135,9 +122,9 @@ def ablations(
             for count in config.candidates:
                 one = widest.first(count)
                 tried = [own[:, :count] for own in scores]
-                values = [choices.valid_ndcg(one, own) for own in tried]
+                values = [valid_ndcg(one, own) for own in tried]
                 chosen = max(range(len(values)), key=values.__getitem__)
-                weight, fused_value = choices.weight(one, tried[chosen], config.weights)
+                weight, fused_value = fusion_weight(one, tried[chosen], config.weights)
                 about = {
                     "group": variant.group,
                     "name": variant.name,

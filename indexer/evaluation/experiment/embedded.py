@@ -132,8 +132,8 @@ class Profiles:
         return result
 
 
-def typical(means: Vectors) -> Vectors:
-    """The mean of the users that have a direction: (dim,) float32."""
+def typical_user(means: Vectors) -> Vectors:
+    """The mean of all users that have a vector: (dim,) float32."""
     known = means[~np.isnan(means).any(axis=1)]
     mean: Vectors = known.mean(axis=0) if len(known) else np.zeros(means.shape[1], np.float32)
     return mean

@@ -1,13 +1,14 @@
-"""On what an experiment ran."""
+"""Versions, machine and git revision that an experiment ran on."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from indexer.evaluation.versions import installed_versions
 
 _PACKAGES = (
     "p4r-qdrant",
@@ -25,25 +26,18 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and git revision."""
+    """The record of the environment, as JSON."""
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
         "cpus": os.cpu_count(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": installed_versions(_PACKAGES),
         "git": _git_revision(),
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _git_revision() -> str | None:
-    """The checkout's commit, `+` where something is not committed; None in an installed wheel."""
+    """The commit of the checkout, with `+` if files are not committed; None in a wheel."""
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None

@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from indexer.artifacts.lines import Refusals
 from indexer.artifacts.lookup import Lookup
-from indexer.evaluation.experiment.selection import Judged
+from indexer.evaluation.experiment import online
+from indexer.evaluation.experiment.context import Context
+from indexer.evaluation.experiment.encoding import Encoded
+from indexer.evaluation.experiment.reranked_lines import served
+from indexer.evaluation.experiment.selection import Choice, Judged
 from indexer.evaluation.metrics import Floats, metric_values
 from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.index.payload import plain_text
@@ -32,6 +37,30 @@ def spread(one: Judged, scores: Floats, count: int) -> list[str]:
     order = listed[np.argsort(-gains[listed], kind="stable")]
     places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
     return [one.pool.users[order[place]] for place in places]
+
+
+def example_users(
+    encoded: Encoded, choice: Choice, judged: Judged, generator: str, context: Context
+) -> list[dict[str, Any]]:
+    """Some users of a generator, from the most helped to the most harmed, as JSON."""
+    profiles, folder = encoded.material.full.newest(choice.length), context.data.folder
+    scores = choice.plain.scores(judged.pool, profiles, encoded.material.personas)
+    users = spread(judged, scores, context.config.examples)
+    with (
+        served(encoded, choice, context) as through,
+        folder.items(Refusals()) as items,
+        folder.summaries(Refusals()) as summaries,
+    ):
+        labels = Labels(items, summaries)
+        rankings = online.reranked(through, judged.pool, choice.plain, users=users, explain=SHOWN)
+        found = {
+            user: example(
+                user, context.data.test.items[user], ranking, context.histories.get(user), labels
+            )
+            | {"generator": generator}
+            for user, ranking in rankings
+        }
+    return [found[user] for user in users]
 
 
 class Labels:

@@ -7,17 +7,13 @@ and the comparison is a cosine.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from indexer.evaluation.experiment.embedded import Personas, Profiles
 from indexer.evaluation.metrics import Floats
 
-if TYPE_CHECKING:
-    from indexer.evaluation.experiment.embedded import Personas, Profiles
 
-
-class Similarities:
+class LexicalSimilarities:
     """The cosine of each user's words with each persona's."""
 
     def __init__(self, profiles: Profiles, personas: Personas, decay: float) -> None:

@@ -1,10 +1,11 @@
-"""The lines of the main table: through the real index and the real reranker."""
+"""Reranking through the index and the reranker that serve."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ MOST_PERSONAS = 256
 def indexed(
     folder: ArtifactFolder, path: Path, encoder: Encoder, domain: str, refusals: Refusals
 ) -> Iterator[PersonaIndex]:
-    """The folder's personas in an embedded index; what is there already is not written again."""
+    """The personas of the folder in an embedded index; unchanged items are not written again."""
     settings = Settings.model_construct(
         qdrant=QdrantSettings(path=path), index=IndexSettings(max_personas=MOST_PERSONAS)
     )
@@ -54,55 +55,54 @@ def indexed(
         yield index
 
 
-def reranked(
-    index: PersonaIndex,
-    encoder: Encoder,
-    histories: Histories,
-    pool: Pool,
-    *,
-    length: int,
-    scorer: Scorer,
-    weight: float | None = None,
-    users: Sequence[str] | None = None,
-    explain: int = 0,
-    progress: Progress = SILENT,
-) -> Iterator[tuple[str, Ranking]]:
-    """Each user's ranking (of `users`, or all of the pool); with a weight by weighted fusion.
+@dataclass(frozen=True)
+class Through:
+    """What users are reranked through. length: the interactions of a history."""
 
-    Of the scorer there are decay, interests and prior. Users without a list are left out.
+    index: PersonaIndex
+    encoder: Encoder
+    histories: Histories
+    length: int
+    progress: Progress = SILENT
+
+
+def reranked(
+    through: Through,
+    pool: Pool,
+    scorer: Scorer,
+    *,
+    weight: float | None = None,
+    users: Collection[str] | None = None,
+    explain: int = 0,
+) -> Iterator[tuple[str, Ranking]]:
+    """The ranking of each user (of `users`, or of all in the pool); fused if there is a weight.
+
+    The scorer gives decay, interests and prior. Users without a list are skipped.
     """
     fusion = {} if weight is None else {"fusion": "weighted", "weight": weight}
     reranker = PersonaReranker(
-        index,
-        encoder,
-        history=HistorySettings(length=length, decay=scorer.decay),
+        through.index,
+        through.encoder,
+        history=HistorySettings(length=through.length, decay=scorer.decay),
         rerank=RerankSettings.model_validate(
             {"interests": scorer.interests, "prior": scorer.prior} | fusion
         ),
     )
-    chosen = set(pool.users if users is None else users)
-    lists = [
-        (user, own)
-        for user, *row in zip(
-            pool.users, pool.candidates.tolist(), pool.scores.tolist(), strict=True
-        )
-        if user in chosen
-        and (own := [(pool.items[at], score) for at, score in zip(*row, strict=True) if at >= 0])
-    ]
+    lists = [(user, own) for user, own in pool.lists() if users is None or user in users]
     for batch in batches(lists, USERS_A_CALL):
         rankings = reranker.rerank_many(
-            [histories.get(user) for user, _ in batch],
+            [through.histories.get(user) for user, _ in batch],
             [candidates for _, candidates in batch],
             explain=explain,
         )
         yield from zip((user for user, _ in batch), rankings, strict=True)
-        progress.advance(len(batch))
+        through.progress.advance(len(batch))
 
 
 def ranks(
     rankings: Iterator[tuple[str, Ranking]], users: Sequence[str], wanted: Sequence[str | None]
 ) -> Ranks:
-    """Where each user's wanted item stands; 0 for a miss."""
+    """The rank of each user's wanted item, (n_users,); 0 for a miss."""
     target = dict(zip(users, wanted, strict=True))
     found = dict.fromkeys(users, 0)
     for user, ranking in rankings:
@@ -113,11 +113,11 @@ def ranks(
 
 
 class Stopwatch:
-    """Milliseconds a user, over everything that was timed."""
+    """Measures milliseconds per user from its creation on."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
 
     def ms_a_user(self, users: int) -> float:
-        """Since it was made."""
+        """Milliseconds so far, divided by the number of users."""
         return 1000 * (time.perf_counter() - self._began) / max(users, 1)

@@ -6,7 +6,7 @@ generator's order. A test holds the two together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,14 @@ class Pool:
     def first(self, count: int) -> Pool:
         """The first so many candidates of each user."""
         return Pool(self.users, self.items, self.candidates[:, :count], self.scores[:, :count])
+
+    def lists(self) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+        """Each user who has candidates, with their ids and scores."""
+        rows = zip(self.candidates.tolist(), self.scores.tolist(), strict=True)
+        for user, (places, scores) in zip(self.users, rows, strict=True):
+            own = [(self.items[at], one) for at, one in zip(places, scores, strict=True) if at >= 0]
+            if own:
+                yield user, own
 
     def targets(self, wanted: Sequence[str | None]) -> Indexes:
         """Positions of an item for each user; -1 where nobody lists it, NOBODY where it is None."""

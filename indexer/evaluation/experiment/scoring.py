@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from indexer.evaluation.experiment import lexical as words
-from indexer.evaluation.experiment.embedded import Personas, Profiles, Vectors, typical
+from indexer.evaluation.experiment.embedded import Personas, Profiles, Vectors, typical_user
+from indexer.evaluation.experiment.lexical import LexicalSimilarities
 from indexer.evaluation.experiment.pool import Indexes, Pool
 from indexer.evaluation.metrics import Floats
 
@@ -29,7 +29,7 @@ class Scorer:
 
     interests, prior: those of `RerankSettings`, of the reranker. dislikes: how much of the
     similarity to what the user disliked (`disliked` or less stars) is taken off; the rest of the
-    history is what was liked. words: share of a comparison of words (see `words.py`), the encoder
+    history is what was liked. words: share of a comparison of words (see lexical.py), the encoder
     has the rest. aggregation: of an item's personas, `maximum` (Eq. 10), `mean`, or `soft`, a
     maximum that also counts the others (temperature).
     """
@@ -56,9 +56,9 @@ class Scorer:
         columns = [self._columns(pool, personas) for pool in pools]
         liked = profiles.without(self.disliked) if self.dislikes else profiles
         means = liked.means(self.decay)
-        offsets = self.prior * (typical(means) @ personas.vectors.T) if self.prior else 0.0
+        offsets = self.prior * (typical_user(means) @ personas.vectors.T) if self.prior else 0.0
         disliked = profiles.disliked(self.disliked).means(self.decay) if self.dislikes else None
-        by_words = words.Similarities(liked, personas, self.decay) if self.words else None
+        by_words = LexicalSimilarities(liked, personas, self.decay) if self.words else None
         results = [np.full(pool.candidates.shape, np.nan) for pool in pools]
         for start in range(0, len(means), USERS_AT_ONCE):
             block = slice(start, start + USERS_AT_ONCE)

@@ -1,27 +1,26 @@
-"""Results that are kept as they come, so that a killed run goes on where it was."""
+"""Results of stages on disk, so that a killed run resumes where it stopped."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import portalocker
 
-import p4r_qdrant
-from indexer import evaluation
 from indexer.artifacts.writing import written_whole
-from indexer.evaluation.experiment.data import files_hash
+from indexer.evaluation.experiment.dependencies import ROOT, code_hash
 from p4r_qdrant.errors import InputError
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make a folder and keep it to this process; raises InputError where another one has it."""
+    """Create a folder and lock it. Raises InputError if another process holds the lock."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a")
@@ -39,21 +38,27 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class Stages:
-    """Results of stages in a folder, each with what it was made from.
+    """Results of stages in a folder, each with a hash of what it was made from.
 
-    A stage is done again where its inputs, or the code that evaluates, have changed.
+    A stage is run again when its inputs change, or the code that it uses.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._code = _code_hash()
         self.seconds: dict[str, float] = {}
 
-    def result(self, name: str, inputs: Any, make: Callable[[], Any]) -> Any:
-        """The stage's result (any JSON value), made now unless it is there."""
+    def result(
+        self, name: str, uses: Sequence[ModuleType], inputs: Any, make: Callable[[], Any]
+    ) -> Any:
+        """The result of a stage (any JSON value), made now unless it is there.
+
+        uses: the modules whose code makes the result. With all that they import they decide
+        whether a kept result still holds. inputs: any JSON value; results of earlier stages that
+        this one uses are inputs too, so that it is run again when they change.
+        """
         path = self._folder / f"{name}.json"
-        key = hashlib.sha256(json.dumps([self._code, inputs], sort_keys=True).encode()).hexdigest()
+        key = stage_key(uses, inputs)
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -68,13 +73,7 @@ class Stages:
         return kept["result"]
 
 
-_SHOWS_ONLY = {"report.py", "figures.py"}
-
-
-def _code_hash() -> str:
-    folders = [Path(module.__path__[0]) for module in (evaluation, p4r_qdrant)]
-    return files_hash(path for folder in folders for path in _sources(folder))
-
-
-def _sources(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*.py") if path.name not in _SHOWS_ONLY)
+def stage_key(uses: Sequence[ModuleType], inputs: Any, root: Path = ROOT) -> str:
+    """A hash of code and inputs."""
+    code = code_hash([module.__name__ for module in uses], root)
+    return hashlib.sha256(json.dumps([code, inputs], sort_keys=True).encode()).hexdigest()

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from indexer.evaluation.experiment import learned
 from indexer.evaluation.experiment import selection as choices
 from indexer.evaluation.experiment.config import load_config
-from indexer.evaluation.experiment.embedded import Personas, Profiles, typical
+from indexer.evaluation.experiment.embedded import Personas, Profiles, typical_user
 from indexer.evaluation.experiment.pool import NOBODY, Pool, read_pool
 from indexer.evaluation.experiment.scoring import Scorer
 from indexer.evaluation.experiment.selection import Judged
-from indexer.evaluation.experiment.stages import Stages
 from indexer.evaluation.experiment.vectors import CHUNK, CachedEncoder
 from p4r_qdrant import PersonaReranker
 from p4r_qdrant.arrays import normalised
@@ -143,7 +142,7 @@ def test_numpy_scores_as_the_reranker_does_with_options(options: tuple[float, fl
     interests, prior = options
     scorer = Scorer(decay=0.7, interests=interests, prior=prior)
     expected = scorer.scores(pool, profiles, personas)
-    index.record_typical_user(typical(profiles.means(0.7)))
+    index.record_typical_user(typical_user(profiles.means(0.7)))
     reranker = PersonaReranker(
         index,
         encoder,
@@ -312,7 +311,9 @@ def test_choices_are_of_those_who_have_a_validation_item() -> None:
     judged = Judged(pool, pool.targets(["y", None]), pool.targets(["x", "x"]))
     scores = np.array([[0.0, 1.0]] * 2)
     assert choices.valid_ndcg(judged, scores) == pytest.approx(1.0)
-    assert list(choices.weight(judged, scores, (0.1, 0.4, 0.7, 0.9))) == pytest.approx([0.7, 1.0])
+    assert list(choices.fusion_weight(judged, scores, (0.1, 0.4, 0.7, 0.9))) == pytest.approx(
+        [0.7, 1.0]
+    )
     assert (
         choices.best([{"valid": 1, "n": 1}, {"valid": 2, "n": 2}, {"valid": 2, "n": 3}])["n"] == 2
     )
@@ -395,22 +396,6 @@ def test_half_a_record_is_cut_off(torn: str, tmp_path: Path) -> None:
     assert (encoded(texts[::-1]) == expected[::-1]).all()
     assert len(lines.read_text().splitlines()) == 4
     assert vectors.stat().st_size == 4 * 8 * 4
-
-
-def test_a_stage_is_done_once_and_again_where_something_changed(tmp_path: Path) -> None:
-    made: list[int] = []
-
-    def make() -> list[int]:
-        made.append(1)
-        return [len(made)]
-
-    assert Stages(tmp_path).result("one", {"a": 1}, make) == [1]
-    stages = Stages(tmp_path)
-    assert stages.result("one", {"a": 1}, make) == [1]
-    assert stages.seconds["one"] >= 0
-    assert stages.result("one", {"a": 2}, make) == [2]
-    (tmp_path / "one.json").write_text('{"key": ')
-    assert Stages(tmp_path).result("one", {"a": 2}, make) == [3]
 
 
 # --- the configuration ------------------------------------------------------------------------

@@ -1,0 +1,68 @@
+"""The candidate lists of an experiment: from its generators, and from other places."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from indexer.artifacts.lines import Refusals
+from indexer.evaluation.candidates import (
+    Provenance,
+    lists_hash,
+    provenance_path,
+    training_hash,
+    write_candidates,
+)
+from indexer.evaluation.experiment.blinding import blinded
+from indexer.evaluation.experiment.context import Context
+
+SEEDED = frozenset({"bpr", "lightgcn"})
+"""Generators whose lists depend on the seed."""
+
+
+class Generated(NamedTuple):
+    """A generator (or the name of lists made elsewhere) and the seed of its lists."""
+
+    generator: str
+    seed: int
+
+
+def write_lists(context: Context) -> dict[Generated, Path]:
+    """The file of each generator and seed, then of lists made elsewhere.
+
+    Generators read data without test items. Lists that are there already, and whose provenance
+    fits, are kept.
+    """
+    config = context.config
+    reviews, splits = blinded(context.data, context.output / "blinded")
+    folder = context.output / "lists"
+    folder.mkdir(exist_ok=True)
+    top = max(100, *config.candidates)
+    found = {}
+    for model in config.generators:
+        for seed in config.seeds if model in SEEDED else config.seeds[:1]:
+            path = folder / f"{model}-{seed}.jsonl"
+            found[Generated(model, seed)] = path
+            if not _is_there(path, context, model, seed, top):
+                write_candidates(
+                    reviews,
+                    splits,
+                    path,
+                    Refusals(),
+                    model=model,
+                    top=top,
+                    seed=seed,
+                    progress=context.progress,
+                )
+    return found | {Generated(name, config.seeds[0]): path for name, path in config.lists.items()}
+
+
+def _is_there(path: Path, context: Context, model: str, seed: int, top: int) -> bool:
+    try:
+        provenance = Provenance(**json.loads(provenance_path(path).read_bytes()))
+        same = lists_hash(path) == provenance.lists
+    except (OSError, ValueError, TypeError):
+        return False
+    made = (provenance.model, provenance.seed, provenance.top, provenance.training)
+    return same and made == (model, seed, top, training_hash(context.data.training))
