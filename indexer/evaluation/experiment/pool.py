@@ -18,6 +18,7 @@ from indexer.artifacts.lines import Refusals
 from indexer.evaluation.metrics import Floats, Ranks
 
 Indexes = npt.NDArray[np.int64]
+Known = npt.NDArray[np.bool_]
 
 NOBODY = -2
 """In place of a target's position: this user has no such held-out item."""
@@ -72,16 +73,19 @@ class Pool:
         behind = np.sum(scored, axis=1) + np.sum(~scored & there & earlier, axis=1)
         return np.where(found, 1 + np.where(np.isnan(own), behind, ahead), 0)
 
-    def fused(self, scores: Floats, weight: float) -> Floats:
+    def fused(self, scores: Floats, weight: float, known: Known | None = None) -> Floats:
         """`weight` of these scores and the rest of the generator's, both scaled to 0..1.
 
-        What has no score is judged by the generator alone, and users without any are as well.
+        A candidate without a score gets the generator's. Users who are not `known`, (n_users,)
+        bool, keep the generator's order; by default those without any score.
         """
+        if known is None:
+            known = ~np.isnan(scores).all(axis=1)
         there = self.candidates >= 0
         generator = _min_max(np.where(there, self.scores, np.nan))
         own = _min_max(np.where(there, scores, np.nan))
         mixed = weight * np.where(np.isnan(own), generator, own) + (1 - weight) * generator
-        return np.where(np.isnan(scores).all(axis=1, keepdims=True), np.nan, mixed)
+        return np.where(known[:, None], mixed, np.nan)
 
     def _columns(self, targets: Indexes) -> tuple[npt.NDArray[np.bool_], Indexes]:
         same = (self.candidates == targets[:, None]) & (targets[:, None] >= 0)

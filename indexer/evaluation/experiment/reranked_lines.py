@@ -38,6 +38,7 @@ def reranked_lines(
     """
     rows = []
     profiles = encoded.material.full.newest(choice.length)
+    known = ~np.isnan(profiles.means(choice.plain.decay)).any(axis=1)
     with served(encoded, choice, context) as through:
         for scorer, (name, widest), count in product(
             choice.scorers, judged.items(), context.config.candidates
@@ -48,7 +49,7 @@ def reranked_lines(
                 watch = online.Stopwatch()
                 rankings = online.reranked(through, one.pool, scorer, weight=weight)
                 ranks = online.ranks(rankings, context.data.users, context.data.wanted("test"))
-                expected = scores if weight is None else one.pool.fused(scores, weight)
+                expected = scores if weight is None else one.pool.fused(scores, weight, known)
                 _check_agreement(ranks, one.pool.ranks(expected, one.test))
                 rows.append(
                     {

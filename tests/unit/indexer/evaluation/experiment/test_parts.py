@@ -98,7 +98,8 @@ def test_numpy_places_items_as_the_reranker_does(
     reranker = PersonaReranker(index, rerank=settings)
     scores = Scorer().scores(pool, profiles_of(vectors), personas)
     if weight is not None:
-        scores = pool.fused(scores, weight)
+        everybody = np.ones(len(pool.users), dtype=bool)
+        scores = pool.fused(scores, weight, everybody)
     ranks = pool.ranks(scores, np.full(len(pool.users), target))
     for user, vector in enumerate(vectors):
         own = [
