@@ -170,8 +170,6 @@ def audit(
 
     folder = ArtifactFolder(artifacts)
     settings = Settings.load().encoder
-    if html is not None:
-        page.check_plots()
     refusals = Refusals()
     with ExitStack() as files:  # opened first: what cannot be written is known at once
         write_page = files.enter_context(written_whole(html)) if html else None

@@ -1,0 +1,1 @@
+"""HTML pages: templates, charts and the style sheet that all pages share."""
