@@ -1,14 +1,15 @@
-"""The figures of a report, from results.json alone."""
+"""The figures of an experiment as pictures for slides and papers, drawn with matplotlib."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from indexer.evaluation.experiment.conclusions import Results
+from indexer.evaluation.experiment.wording import generator_name, line_name
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Results = Mapping[str, Any]
 
 COLOURS = {
     "generator alone": "#9aa5b1",
@@ -21,24 +22,16 @@ COLOURS = {
     "personas, trained, options": "#d7bde2",
     "fused, trained, options": "#76448a",
 }
-"""Of the lines of the main table."""
+"""The colour of each line of the main table."""
 
 
-_NAMES = {"bpr": "BPR-MF", "lightgcn": "LightGCN", "itemknn": "item-kNN", "ease": "EASE"}
-
-
-def named(generator: str) -> str:
-    """What people call a generator."""
-    return _NAMES.get(generator, generator)
-
-
-def figures(results: Results) -> Iterator[tuple[str, str, Figure]]:
-    """(file name, what it shows, figure)."""
-    yield "main.png", "NDCG@10 on test items, with 95 % intervals", _main(results)
-    yield "personas.png", "Effect of the number of personas an item may have", _personas(results)
-    yield "history.png", "History length and decay, on validation items", _history(results)
+def figures(results: Results) -> Iterator[tuple[str, Figure]]:
+    """(file name, figure) of each picture."""
+    yield "main.png", _main(results)
+    yield "personas.png", _personas(results)
+    yield "history.png", _history(results)
     if results["segments"]:
-        yield "segments.png", "Segments of users and items", _segments(results)
+        yield "segments.png", _segments(results)
 
 
 def _main(results: Results) -> Figure:
@@ -56,11 +49,11 @@ def _main(results: Results) -> Figure:
                 [value["mean"] for value in own],
                 width,
                 yerr=_errors(own),
-                label=line,
+                label=line_name(line),
                 color=COLOURS[line],
                 error_kw={"elinewidth": 1, "ecolor": "#444444"},
             )
-        one.set_xticks(range(len(generators)), [named(one) for one in generators])
+        one.set_xticks(range(len(generators)), [generator_name(one) for one in generators])
         one.set(title=f"{count} candidates", ylabel="NDCG@10")
         one.grid(visible=True, axis="y", alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -78,7 +71,7 @@ def _personas(results: Results) -> Figure:
         for generator in _ordered(row["generator"] for row in rows):
             own = {row["name"]: row for row in rows if row["generator"] == generator}
             line = [own[f"at most {number} personas an item"]["mean"] for number in most]
-            [drawn] = one.plot(most, line, "o-", label=named(generator))
+            [drawn] = one.plot(most, line, "o-", label=generator_name(generator))
             if "summary-only index: no reviews" in own:
                 level = own["summary-only index: no reviews"]["mean"]
                 one.axhline(level, ls=":", lw=1, color=drawn.get_color())
@@ -130,12 +123,12 @@ def _segments(results: Results) -> Figure:
             [row["mean"] for row in own],
             width,
             yerr=_errors(own),
-            label=line,
+            label=line_name(line),
             color=COLOURS[line],
             error_kw={"elinewidth": 1, "ecolor": "#444444"},
         )
     axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set(title=f"{named(generator)}, {count} candidates", ylabel="NDCG@10")
+    axes.set(title=f"{generator_name(generator)}, {count} candidates", ylabel="NDCG@10")
     axes.grid(visible=True, axis="y", alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return _titled(figure, results)
@@ -150,7 +143,7 @@ def _figure(columns: int, height: float) -> tuple[Figure, list[Any]]:
 
 def _titled(figure: Figure, results: Results) -> Figure:
     if results["leaking"]:
-        figure.suptitle("One line of this experiment leaks, on purpose", color="#b03a2e", size=9)
+        figure.suptitle("One variant of this experiment leaks, on purpose", color="#b03a2e", size=9)
     return figure
 
 

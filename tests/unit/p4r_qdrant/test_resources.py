@@ -63,6 +63,16 @@ def test_in_an_installed_wheel(installed: Path, tmp_path: Path) -> None:
     assert counts == "24 0"
 
 
+def test_the_pages_of_an_installed_wheel(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "from indexer.audit.figures import Audit; from indexer.audit.page import page;"
+        "print(page(Audit('f', *[None] * 6), 'a <folder>'))"
+    )
+    html = run("-c", code, cwd=tmp_path, path=installed)
+    assert "<title>Audit of a &lt;folder&gt;</title>" in html
+    assert "prefers-color-scheme: dark" in html
+
+
 def test_a_wheel_carries_what_a_checkout_has_and_nothing_else(installed: Path) -> None:
     def below(folder: Path) -> set[str]:
         return {

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,83 +20,11 @@ from indexer.audit.run import audit
 from indexer.audit.sampled import interval
 from indexer.audit.wording import leak_sentence, sampled, sections
 from p4r_qdrant.errors import InputError
-from tests.support.word_encoder import WordEncoder
-from tests.unit.indexer.artifacts.test_folder import write
+from tests.support.artifact_rows import aligned, aspect_tuple, persona
+from tests.support.auditing import Files, catalogue, words
+from tests.support.jsonl import write
 
 ROOT_HALF = math.sqrt(0.5)
-
-
-def told(item: str, user: str, **slots: str | None) -> dict[str, Any]:
-    return {"item_id": item, "user_id": user, "timestamp": 1, "rating": 4, "aspects": slots}
-
-
-def persona(persona_id: str, name: str, texts: tuple[str, str], *evidence: str) -> dict[str, Any]:
-    both = {"description": texts[0], "preference_rationale": texts[1]}
-    return {"persona_id": persona_id, "name": name, "evidence": list(evidence), **both}
-
-
-def aligned(user: str, item: str, persona_id: str, why: str = "because") -> dict[str, Any]:
-    return {"user_id": user, "item_id": item, "persona_id": persona_id, "justification": why}
-
-
-Files = dict[str, list[Any]]
-
-
-def catalogue() -> Files:
-    return {
-        "items": [{"item_id": one, "title": one.upper()} for one in "abc"],
-        "aspects": [
-            told("a", "u1", taste="tea", place=None),
-            told("a", "u2", taste="book", place="sugar"),
-            told("a", "u3", taste=None, place=" "),
-            told("a", "u4", taste="tea"),
-            told("b", "u1", taste="salt", place=None),
-            told("b", "u2", taste="salt"),
-            told("b", "u5", taste="salt"),
-        ],
-        "personas": [
-            {
-                "item_id": "a",
-                "personas": [
-                    persona("a_P1", "Tea Lover", ("tea", "tea"), "u1"),
-                    persona("a_P2", "Book Lover", ("book", "book"), "u2", "u9", "u4"),
-                ],
-            },
-            {
-                "item_id": "b",
-                "personas": [
-                    persona("b_P1", "Salt Fan", ("salt", "salt")),
-                    persona("b_P2", "tea  lover", ("salt tea", "salt"), "u1"),
-                ],
-            },
-        ],
-        "alignments": [
-            aligned("u1", "a", "a_P1"),
-            aligned("u2", "a", "a_P2", ""),
-            aligned("u4", "a", "a_P1"),
-            aligned("u1", "b", "b_P9"),
-            aligned("u2", "b", "b_P1"),
-            aligned("u5", "b", "b_P2"),
-        ],
-        "splits": [{"user_id": "u4", "test_item": "a", "valid_item": "z"}],
-    }
-
-
-def words() -> WordEncoder:
-    return WordEncoder("tea", "book", "salt", "sugar")
-
-
-@pytest.fixture
-def audited(tmp_path: Path) -> Callable[..., Audit]:
-    def of(files: Files, encoder: WordEncoder | None = None, **more: Any) -> Audit:
-        for old in tmp_path.glob("*.jsonl"):
-            old.unlink()
-        for name, rows in files.items():
-            write(tmp_path, f"{name}.jsonl", rows)
-        load = None if encoder is None else lambda: encoder
-        return audit(ArtifactFolder(tmp_path), load, Refusals(), **more)
-
-    return of
 
 
 # --- what is counted -----------------------------------------------------------------------------
@@ -113,7 +40,7 @@ def test_aspects(audited: Callable[..., Audit]) -> None:
 
 def test_a_slot_cannot_reach_the_terminal(audited: Callable[..., Audit]) -> None:
     wild = "\x1b[2Jta\nste" + "x" * 1000
-    figures = audited({"aspects": [told("a", "u", **{wild: "tea", "": None})]}).aspects
+    figures = audited({"aspects": [aspect_tuple("a", "u", **{wild: "tea", "": None})]}).aspects
     assert figures
     assert [len(slot) for slot in figures.nulls] == [80, len("(no name)")]
     assert next(iter(figures.nulls)).startswith("ta stexxx")
@@ -455,7 +382,7 @@ def test_broken_lines_are_refused_and_counted(tmp_path: Path) -> None:
 TEXT = st.sampled_from(["", " ", "tea", "salt book", "<b>", "é\u202e", "null"])
 IDS = st.sampled_from(["u1", "u2", "a", "b", "a_P1"])
 WILD_ASPECTS = st.builds(
-    lambda item, user, slots: told(item, user) | {"aspects": slots},
+    lambda item, user, slots: aspect_tuple(item, user) | {"aspects": slots},
     IDS,
     IDS,
     st.dictionaries(TEXT, st.one_of(st.none(), TEXT), max_size=3),

@@ -1,111 +1,78 @@
 """The page of an audit: one file, nothing runs in it, nothing is fetched, nothing breaks out."""
 
-import re
 from collections.abc import Callable
-from html.parser import HTMLParser
-from pathlib import Path
 
-import pytest
-
-from indexer.audit import page
 from indexer.audit.figures import Audit
-from p4r_qdrant.errors import MissingExtraError
-from tests.unit.indexer.audit.test_audit import aligned, audited, catalogue, persona, told, words
-
-__all__ = ["audited"]  # the fixture
-
-HOSTILE = "</bdi></p><script>alert(1)</script><img src=//x onerror=alert(1)>\"' $name ${leak} &amp;"
-SVG = {"svg", "defs", "style", "g", "path", "use", "clippath", "rect"}
-OURS = {"html", "head", "meta", "title", "body", "h1", "h2", "h3", "p", "div", "b", "span", "bdi"}
-OURS |= {"section", "table", "tr", "th", "td", "em", "figure", "figcaption", "footer", "i", "ul"}
-VOID = {"meta"}
-
-pytest.importorskip("matplotlib")
-
-
-class Reader(HTMLParser):
-    """Tags, attributes and texts; raises where a tag is closed that was not opened."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(text)
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+from indexer.audit.page import page
+from indexer.audit.wording import sections
+from tests.support.artifact_rows import aligned, aspect_tuple, persona
+from tests.support.auditing import catalogue, words
+from tests.support.html_page import HOSTILE, MARKUP, Page
 
 
 def hostile(audited: Callable[..., Audit]) -> Audit:
+    """Hostile texts and ids in every place where a folder may hold one."""
     files = catalogue()
-    files["items"].append({"item_id": HOSTILE, "title": "ok"})
+    files["items"].append({"item_id": MARKUP, "title": "ok"})
     files["items"][0]["title"] = f"< {HOSTILE} <"
-    files["aspects"].append(told("a", HOSTILE, **{HOSTILE: HOSTILE}))
+    files["aspects"].append(aspect_tuple("a", MARKUP, **{HOSTILE: HOSTILE}))
     texts = (HOSTILE, HOSTILE)
     files["personas"][0]["personas"] = [
-        persona(f"{HOSTILE}{n}", HOSTILE, texts, HOSTILE, f"no {HOSTILE}", "u4") for n in range(2)
+        persona(f"{MARKUP}{n}", HOSTILE, texts, MARKUP, f"no {MARKUP}", "u4") for n in range(2)
     ]
     files["personas"][1]["personas"][0]["name"] = HOSTILE
-    files["alignments"].append(aligned(HOSTILE, "a", f"unknown {HOSTILE}"))
+    files["alignments"].append(aligned(MARKUP, "a", f"unknown {MARKUP}"))
     return audited(files, words())
 
 
 def test_hostile_texts_stay_texts(audited: Callable[..., Audit]) -> None:
-    found = page.page(hostile(audited), HOSTILE)
-    read = Reader(found)
-    assert read.tags <= SVG | OURS | {"li"}
-    assert read.text.count("<script>alert(1)</script>") > 10
-    assert "$name ${leak} &amp;" in read.text, "a template in a text is a text"
-    assert not [name for name, _ in read.attributes if name.startswith("on")]
-
-
-def test_nothing_is_fetched(audited: Callable[..., Audit]) -> None:
-    found = page.page(hostile(audited), "folder")
-    for name, value in Reader(found).attributes:
-        if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
-            assert str(value).startswith("#")
-    assert not re.search(r"url\((?!#)|@import", found)
-    assert "default-src 'none'" in found
+    found = Page(page(hostile(audited), HOSTILE))
+    found.check_harmless()
+    assert found.text.count("<script>alert(1)</script>") > 20
+    assert "$name &amp;" in found.text
+    assert "{{ 7 * 7 }}" in found.text, "a template in a text is a text"
 
 
 def test_it_is_whole_and_always_the_same(audited: Callable[..., Audit]) -> None:
-    found = audited(catalogue(), words())
-    told_page = page.page(found, "folder")
-    assert told_page == page.page(found, "folder")
-    assert told_page.count("<svg") == 6
-    assert "prefers-color-scheme: dark" in told_page
-    assert "currentColor" in told_page
-    assert page._INK not in told_page
-    text = Reader(told_page).text
-    for word in ("LEAK: ", "Tea Lover", "Most alike pairs", "Worst grounded", "lower is better"):
-        assert word in text
+    figures = audited(catalogue(), words())
+    html = page(figures, "folder")
+    assert html == page(figures, "folder")
+    assert html.count("<figure") == 7
+    assert "prefers-color-scheme: dark" in html
+    found = Page(html)
+    found.check_harmless()
+    found.check_tables()
+    for text in ("LEAK: ", "Tea Lover", "Most similar pairs", "Worst grounded", "should be 0"):
+        assert text in found.text
+
+
+def test_every_part_says_what_it_means(audited: Callable[..., Audit]) -> None:
+    found = Page(page(audited(catalogue(), words()), "folder"))
+    assert found.text.count("What this says") == 1 + 7
+    assert "Two personas of one item have a similarity of 0.35" in found.text
+    assert "75% of the alignments choose the nearest persona; chance would give 50%." in found.text
+
+
+def test_problems_come_first(audited: Callable[..., Audit]) -> None:
+    figures = audited(catalogue(), words())
+    problems = [one for one in sections(figures) if one.conclusion.problem]
+    names = ["aspects", "personas", "evidence", "alignments", "agreement"]
+    assert [one.name for one in problems] == names
+    found = Page(page(figures, "folder"))
+    assert found.headings[1 : 1 + len(problems)] == [one.title for one in problems]
+    assert "5 parts need attention:" in found.text
+    files = {"items": [], "aspects": [aspect_tuple("a", "u1", taste="tea")]}
+    assert "The audit found no defect" in Page(page(audited(files), "folder")).text
+
+
+def test_slots_are_words(audited: Callable[..., Audit]) -> None:
+    files = {"aspects": [aspect_tuple("a", "u", purchase_purpose=None, usage="x")]}
+    found = Page(page(audited(files), "folder"))
+    assert "purchase purpose" in found.text
+    assert "purchase_purpose" not in found.html
 
 
 def test_what_is_not_there_is_said(audited: Callable[..., Audit]) -> None:
-    found = page.page(audited({"aspects": catalogue()["aspects"]}), "folder")
-    assert Reader(found).text.count("Not there: ") == 6
-    assert "LEAK" not in found
-
-
-def test_without_matplotlib(
-    audited: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(page, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"p4r-qdrant\[data\]"):
-        page.page(audited(catalogue()), "folder")
+    found = Page(page(audited({"aspects": catalogue()["aspects"]}), "folder"))
+    assert found.text.count("Not measured: ") == 6
+    assert "LEAK" not in found.text

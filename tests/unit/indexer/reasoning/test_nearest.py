@@ -19,11 +19,11 @@ from indexer.reasoning.step import Sources, StepReport
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Persona
 from p4r_qdrant.settings import LLMSettings
+from tests.support.artifact_rows import aspect_tuple, persona
 from tests.support.hash_encoder import HashEncoder
+from tests.support.jsonl import write
 from tests.support.progress import RecordedProgress
 from tests.support.word_encoder import WordEncoder
-from tests.unit.indexer.artifacts.test_folder import write
-from tests.unit.indexer.audit.test_audit import persona, told
 
 WORDS = ["tea", "book", "salt", "sugar", "ferry", "queue"]
 SAID = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join)
@@ -107,7 +107,9 @@ def folder(path: Path, users: int = 2) -> Path:
         path,
         "aspects.jsonl",
         [
-            told(item, user, taste=None if item == "c" else "salt" if user == "u1" else "tea")
+            aspect_tuple(
+                item, user, taste=None if item == "c" else "salt" if user == "u1" else "tea"
+            )
             | {"timestamp": n}
             for user, n, item in pairs
         ],

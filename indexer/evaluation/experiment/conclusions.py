@@ -1,0 +1,134 @@
+"""What the results of an experiment say, in sentences that are computed from its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from indexer.evaluation.experiment.wording import generator_name, line_name
+
+Results = Mapping[str, Any]
+
+SURE = 0.05
+"""Corrected p values below this are beyond chance."""
+
+
+def is_beyond_chance(gap: Mapping[str, Any] | None) -> bool:
+    """Whether a line is better than what it is compared with, by the corrected test."""
+    return bool(gap) and gap["mean"] > 0 and gap["p_holm"] is not None and gap["p_holm"] < SURE
+
+
+def overall(results: Results) -> Iterator[str]:
+    """The main finding, the most important sentence first."""
+    encoder = results["ablations_encoder"]
+    for fused, what in (
+        (False, "Personas alone are"),
+        (True, "Generator and personas together are"),
+    ):
+        gaps = [
+            row["own"]
+            for row in results["main"]
+            if row["encoder"] == encoder and row["fused"] is fused and not row["options"]
+        ]
+        better = sum(gap["mean"] > 0 for gap in gaps)
+        yield (
+            f"{what} better than the generator alone in {better} of {len(gaps)} comparisons, "
+            f"beyond chance (corrected p below {SURE}) in {sum(map(is_beyond_chance, gaps))}."
+        )
+    for count, strongest in results["chosen"]["strongest"].items():
+        own = {
+            row["line"]: row
+            for row in results["main"]
+            if str(row["candidates"]) == count and row["generator"] == strongest
+        }
+        alone = own["generator alone"]["metrics"]["NDCG@10"]["mean"]
+        personas, both = (_reached(own[f"{line}, {encoder}"]) for line in ("personas", "fused"))
+        yield (
+            f"With {count} candidates of the strongest generator, {generator_name(strongest)}: "
+            f"NDCG@10 is {alone:.3f} in the generator's own order, {personas} in the order of the "
+            f"personas, {both} in the order of both."
+        )
+
+
+def main(results: Results) -> str:
+    """How many lines of the main table beat the generators, and which line is the best."""
+    own = [row["own"] for row in results["main"] if row.get("own")]
+    best = max(results["main"], key=lambda row: row["metrics"]["NDCG@10"]["mean"])
+    return (
+        f"{sum(map(is_beyond_chance, own))} of {len(own)} reranked lines beat their own generator "
+        f"beyond chance. The highest NDCG@10, {best['metrics']['NDCG@10']['mean']:.3f}, comes from "
+        f"{line_name(best['line'])} with {best['candidates']} candidates of "
+        f"{generator_name(best['generator'])}."
+    )
+
+
+def _reached(row: Mapping[str, Any]) -> str:
+    gap = row["own"]
+    change = "" if gap["relative"] is None else f"{gap['relative']:+.0%}, "
+    return f"{row['metrics']['NDCG@10']['mean']:.3f} ({change}corrected p {gap['p_holm']:.2f})"
+
+
+def trust(results: Results) -> str:
+    """What the checks for leaks found."""
+    checks = results["leaks"]
+    leaks = sum(check["leaks"] for check in checks)
+    vouched = sum(bool(check["vouched"]) for check in checks)
+    text = f"{len(checks)} checks found {leaks or 'no'} held-out interactions in what was made."
+    if vouched:
+        lists = "1 list" if vouched == 1 else f"{vouched} lists"
+        text += f" {lists} made elsewhere could not be checked."
+    return text
+
+
+def segments(results: Results) -> str:
+    """Where personas change the order of the strongest generator most; empty without segments."""
+    count = results["config"]["candidates"][0]
+    generator = results["chosen"]["strongest"][str(count)]
+    values: dict[str, dict[str, float]] = {}
+    for row in results["segments"]:
+        if row["candidates"] == count and row["generator"] == generator:
+            values.setdefault(row["line"], {})[row["segment"]] = row["mean"]
+    alone = values.get("generator alone", {})
+    personas = values.get(f"personas, {results['ablations_encoder']}", {})
+    gains = {name: personas[name] - alone[name] for name in alone if name in personas}
+    if not gains:
+        return ""
+    most, least = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
+    return (
+        f"Against {generator_name(generator)} alone ({count} candidates), personas change NDCG@10 "
+        f"by {gains[most]:+.3f} for {most} (the most) and by {gains[least]:+.3f} for {least} (the "
+        "least)."
+    )
+
+
+def ablations(results: Results) -> str:
+    """Which single changes help and harm most, for personas alone; empty without a variant."""
+    count = results["config"]["candidates"][0]
+    generator = results["chosen"]["strongest"][str(count)]
+    gaps = {
+        row["name"]: row["difference"]
+        for row in results["ablations"]
+        if (row["candidates"], row["generator"], row["fused"]) == (count, generator, False)
+        and row["group"] != "LEAK"
+    }
+    if not gaps:
+        return ""
+    best = max(gaps, key=lambda name: gaps[name]["mean"])
+    worst = min(gaps, key=lambda name: gaps[name]["mean"])
+    return " ".join(
+        f"The change that {what} most is '{name}': {_interval(gaps[name])}."
+        for what, name in (("helps", best), ("harms", worst))
+    )
+
+
+def _interval(gap: Mapping[str, float]) -> str:
+    return f"{gap['mean']:+.3f} (95 % interval {gap['low']:+.3f} to {gap['high']:+.3f})"
+
+
+def history(results: Results) -> str:
+    """The history that is best on validation items."""
+    best = max(results["history"], key=lambda row: row["valid"])
+    return (
+        f"On validation items a history of {best['length']} interactions with decay "
+        f"{best['decay']:g} is best: NDCG@10 {best['valid']:.4f}."
+    )

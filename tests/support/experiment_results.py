@@ -1,0 +1,112 @@
+"""A small results.json of an experiment."""
+
+from typing import Any
+
+LINES = (("generator alone", None, False), ("personas, untrained", "untrained", False))
+LINES += (("fused, untrained", "untrained", True),)
+
+
+def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
+    """Results of two generators; `text` stands wherever a text of others may stand."""
+    estimate = {"mean": 0.4, "low": 0.3, "high": 0.5}
+    gap = {"generator": "ease", "mean": 0.1, "relative": 0.25, "low": 0.0, "high": 0.2, "p": 0.01}
+    both = (generator, "popularity")
+
+    def main(name: str, line: str, encoder: str | None, *, fused: bool) -> dict[str, Any]:
+        metrics = ("NDCG@10", "HR@10", "MRR@10", "NDCG@5", "NDCG@20")
+        row = {"generator": name, "candidates": 10, "line": line, "encoder": encoder}
+        row |= {"fused": fused, "options": False, "weight": None, "ms_a_user": None}
+        row |= {"ceiling": 0.9, "metrics": dict.fromkeys(metrics, estimate)}
+        if encoder:
+            row |= {"own": gap | {"p_holm": 0.02}, "best": gap | {"p_holm": None, "relative": None}}
+        return row
+
+    def ablation(group: str, name: str, value: str, *, fused: bool) -> dict[str, Any]:
+        row = {"group": group, "name": name, "generator": value, "candidates": 10, "fused": fused}
+        row |= {"form": {"prior": 0.5, "aggregation": text}, "valid": 0.3, "weight": None}
+        return row | estimate | {"difference": estimate}
+
+    check = {"name": text, "looked_at": 1200, "leaks": 0, "examples": [], "unproven": ""}
+    form = {"interests": 0.5, "prior": 0.25, "weights": {f"{generator}, 10": 0.3}}
+    past = {"item": text, "aspects": [text, text]}
+    ranked = {"rank": 1, "was": 5, "item": text, "is_truth": True, "persona": text, "reason": text}
+    ranked["because"] = [{"item": text, "share": 0.5}]
+    segment = {"segment": text, "rule": text, "users": 7, "ceiling": 0.5, "candidates": 10}
+    return {
+        "name": text,
+        "leaking": False,
+        "config": {
+            "name": text,
+            "candidates": [10],
+            "lengths": [2, 4],
+            "decays": [0.7, 1.0],
+            "personas": [1, 7],
+            "lists": {text: text},
+            "encoder": {"model": text, "adapter": None},
+            "leaking": None,
+            text: text,
+        },
+        "environment": {"python": text, "packages": {text: text}, "git": None},
+        "data": {
+            "path": text,
+            "users": 22,
+            "users_with_validation": 22,
+            "items": 20,
+            "training_interactions": 1090,
+            "notes": {text: 1},
+        },
+        "leaks": [check | {"vouched": ""}, check | {"vouched": text}],
+        "chosen": {
+            "generators": {},
+            "strongest": {"10": generator},
+            "encoders": {
+                "untrained": {
+                    "name": text,
+                    "fingerprint": text,
+                    "length": 4,
+                    "decay": 0.7,
+                    "forms": [form | {"interests": 0.0, "prior": 0.0}, form],
+                }
+            },
+        },
+        "main": [
+            main(name, line, encoder, fused=fused)
+            for name in both
+            for line, encoder, fused in LINES
+        ],
+        "segments": [
+            segment | {"generator": name, "line": line} | estimate
+            for name in both
+            for line, _, _ in LINES
+        ],
+        "ablations": [
+            ablation(group, name, value, fused=fused)
+            for group, name in (
+                ("number of personas", "at most 1 personas an item"),
+                ("number of personas", "at most 7 personas an item"),
+                (text, text),
+            )
+            for value in both
+            for fused in (False, True)
+        ],
+        "ablations_encoder": "untrained",
+        "history": [
+            {"length": length, "decay": decay, "valid": length / 10 + decay / 100}
+            for length in (2, 4)
+            for decay in (0.7, 1.0)
+        ],
+        "options": [{"encoder": "untrained", "interests": 0.5, "prior": 0.25, "valid": 0.2}],
+        "seeds": [{"generator": generator, "candidates": 10, "seed": 3, "generator alone": 0.4}],
+        "examples": [
+            {
+                "user": text,
+                "history": [past],
+                "truth": text,
+                "before": 5,
+                "after": 1,
+                "ranking": [ranked, ranked | {"is_truth": False, "persona": None, "because": []}],
+                "generator": generator,
+            }
+        ],
+        "seconds": {text: 1.25},
+    }

@@ -1,0 +1,97 @@
+"""The page of an experiment: what it says, in which words, and that no text breaks out of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from indexer.evaluation.experiment import conclusions
+from indexer.evaluation.experiment.csv_tables import csv_tables
+from indexer.evaluation.experiment.page import page
+from indexer.evaluation.experiment.wording import (
+    form_name,
+    generator_name,
+    line_name,
+    named_values,
+)
+from tests.support.experiment_results import results
+from tests.support.html_page import HOSTILE, Page
+
+
+def test_hostile_texts_stay_texts() -> None:
+    found = Page(page(results(HOSTILE, generator=HOSTILE)))
+    found.check_harmless()
+    found.check_tables()
+    assert found.text.count("<script>alert(1)</script>") > 60
+    assert "{{ 7 * 7 }}" in found.text, "a template in a text is a text"
+
+
+def test_the_most_important_comes_first() -> None:
+    found = Page(page(results()))
+    assert found.headings[:3] == ["text: reranking by personas", "Main results", "Examples"]
+    first = found.text.index("What this says")
+    assert first < found.text.index("Data and measures") < found.text.index("Main results")
+    assert found.text.count("What this says") == 6
+
+
+def test_names_in_place_of_fields() -> None:
+    found = Page(page(results()))
+    for text in ("candidates per user", "encoder: trained adapter", "persona prior 0.5"):
+        assert text in found.text
+    for field in ("training_interactions", "p_holm", "itemknn", "ease,", "fused, untrained"):
+        assert field not in found.text
+    assert generator_name("itemknn") == "item-kNN"
+    assert generator_name("mine") == "mine"
+    assert line_name("fused, trained, options") == "generator and personas (trained, with options)"
+    assert line_name("generator alone") == "generator alone"
+    assert form_name({"prior": 0.5, "aggregation": "soft"}) == (
+        "persona prior 0.5, score of an item soft"
+    )
+    settings = {"seeds": [1, 2], "encoder": {"adapter": None}, "a_new_one": True, "lists": {}}
+    assert named_values(settings) == [
+        ("random seeds", "1, 2"),
+        ("encoder: trained adapter", "none"),
+        ("a new one", "yes"),
+        ("lists made elsewhere", "none"),
+    ]
+
+
+def test_conclusions_are_made_of_the_figures() -> None:
+    found = results()
+    overall = list(conclusions.overall(found))
+    assert overall[0] == (
+        "Personas alone are better than the generator alone in 2 of 2 comparisons, beyond chance "
+        "(corrected p below 0.05) in 2."
+    )
+    assert "EASE: NDCG@10 is 0.400 in the generator's own order, 0.400 (+25%" in overall[2]
+    assert "4 of 4 reranked lines beat their own generator" in conclusions.main(found)
+    assert conclusions.trust(found) == (
+        "2 checks found no held-out interactions in what was made. 1 list made elsewhere could "
+        "not be checked."
+    )
+    assert "4 interactions with decay 1 is best: NDCG@10 0.4100" in conclusions.history(found)
+    found["main"][1]["own"] = found["main"][1]["own"] | {"p_holm": 0.5}
+    assert "beyond chance (corrected p below 0.05) in 1." in next(conclusions.overall(found))
+
+
+def test_without_what_may_be_missing() -> None:
+    found = results() | {"segments": [], "seeds": [], "examples": []}
+    text = Page(page(found)).text
+    assert "There are too few users to compare segments." in text
+    assert "Examples" not in text
+    assert "How much is chance?" not in text
+
+
+@pytest.mark.parametrize("leaking", [True, False])
+def test_a_leak_is_said_above_and_below(leaking: bool) -> None:
+    found: dict[str, Any] = results() | {"leaking": leaking}
+    assert page(found).count("It is not a result.") == 2 * leaking
+    assert page(found).count("Attention: ") == 2 + 2 * leaking
+    assert all(("leaking" in table) == leaking for _, table in csv_tables(found))
+
+
+def test_the_page_is_always_the_same(tmp_path: Path) -> None:
+    html = page(results())
+    assert html == page(results())
+    assert "prefers-color-scheme: dark" in html
+    assert 'style="--share: 60%"' in html
