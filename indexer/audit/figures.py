@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 MOST_EXAMPLES = 5
+SIMILARITY_EDGES = [round(n / 20, 2) for n in range(-4, 21)]
+"""The classes of all histograms of similarities."""
 
 
 @dataclass

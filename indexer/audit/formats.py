@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from indexer.audit.figures import Found, Interval
+from p4r_qdrant.records import clean_text
+
+_LABEL_LENGTH = 80
 
 
 def percent(share: float | None) -> str:
@@ -35,6 +38,11 @@ def difference(found: Interval, scale: float = 1, unit: str = "") -> str:
     if found.low is None or found.high is None:
         return f"{mean} (too few items for an interval)"
     return f"{mean} ({scale * found.low:+.{digits}f} to {scale * found.high:+.{digits}f})"
+
+
+def label(name: str) -> str:
+    """The name of a slot or persona on one line, without control characters, cut to a length."""
+    return " ".join(clean_text(name).split())[:_LABEL_LENGTH] or "(no name)"
 
 
 def slot_name(slot: str) -> str:

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
-from indexer.audit import counted
-from indexer.audit.counted import uniform_entropy
+from indexer.audit.balance import SIMULATIONS, uniform_entropy
+from indexer.audit.bootstrap import interval
 from indexer.audit.figures import Audit
 from indexer.audit.run import audit
-from indexer.audit.sampled import interval
 from indexer.audit.wording import leak_sentence, sampled, sections
 from p4r_qdrant.errors import InputError
 from tests.support.artifact_rows import aligned, aspect_tuple, persona
@@ -178,7 +177,7 @@ def test_a_judge_who_takes_the_first_is_found_out(audited: Callable[..., Audit])
     assert fair
     assert first
     assert fair.position_p == 1.0
-    assert first.position_p == pytest.approx(1 / (1 + counted.SIMULATIONS), abs=1e-3)
+    assert first.position_p == pytest.approx(1 / (1 + SIMULATIONS), abs=1e-3)
     assert fair.evenness == pytest.approx(1)
     assert first.evenness == 0
 

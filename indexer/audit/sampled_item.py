@@ -1,0 +1,112 @@
+"""Read sampled items again: their personas, the evidence they cite, and their alignments."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
+
+from indexer.artifacts.lines import Refusals, parse_line
+from indexer.artifacts.names import ASPECTS, PERSONAS
+from indexer.audit.alignments import AlignmentsRead
+from indexer.audit.aspects import AspectsRead
+from indexer.audit.personas import PersonasRead
+from indexer.audit.source import Source
+from indexer.reasoning.nearest import aspects_text
+from p4r_qdrant.index.payload import plain_text
+from p4r_qdrant.records import Aspects, ItemPersonas, Persona
+from p4r_qdrant.texts import persona_text, plain_rationale
+
+T = TypeVar("T")
+
+MOST_CITED = 10
+"""Number of citations per persona, and of alignments per item, that are compared."""
+
+
+@dataclass(frozen=True)
+class SampledItem:
+    """One sampled item with the texts that are compared.
+
+    cited: the aspect texts that each persona cites. aligned: (a user's aspects, position of the
+    persona that the user is aligned with).
+    """
+
+    item_id: str
+    title: str
+    personas: Sequence[Persona]
+    cited: Sequence[Sequence[str]]
+    aligned: Sequence[tuple[Mapping[str, str | None], int]]
+
+
+def texts_of(item: SampledItem) -> Iterator[str]:
+    """All texts of an item that are encoded."""
+    for persona, cited in zip(item.personas, item.cited, strict=True):
+        yield persona_text(persona)
+        if cited:
+            yield from (plain_rationale(persona.preference_rationale), persona.description, *cited)
+    yield from (aspects_text(aspects) for aspects, _ in item.aligned)
+
+
+class ItemReader(ExitStack):
+    """Reads sampled items by their byte offsets; a context manager."""
+
+    def __init__(
+        self,
+        source: Source,
+        personas: PersonasRead,
+        aspects: AspectsRead | None,
+        alignments: AlignmentsRead | None,
+    ) -> None:
+        super().__init__()
+        self._personas = personas
+        self._aspects = aspects
+        self._alignments = alignments
+        self._seed = source.seed
+        self._personas_file = self.enter_context(source.folder.file(PERSONAS).open("rb"))
+        self._aspects_file: BinaryIO | None = None
+        if aspects is not None:
+            self._aspects_file = self.enter_context(source.folder.file(ASPECTS).open("rb"))
+        self._items = self.enter_context(source.folder.items(Refusals()))
+
+    def item(self, item_id: str) -> SampledItem:
+        """An item that has personas."""
+        self._personas_file.seek(self._personas.offsets[item_id])
+        line = self._personas_file.readline()
+        personas = parse_line(line, ItemPersonas, PERSONAS).personas
+        own = self._aspects.offsets.get(item_id, {}) if self._aspects else {}
+        chance = random.Random(f"{self._seed}\x00{item_id}")  # noqa: S311 - a sample
+        cited = [
+            [
+                aspects_text(self._read(own[user]))
+                for user in _some(
+                    [user for user in dict.fromkeys(persona.evidence) if user in own], chance
+                )
+            ]
+            for persona in personas
+        ]
+        sampled = self._alignments.sampled.get(item_id, []) if self._alignments else []
+        known = [(user, choice) for user, choice in sampled if user in own and len(personas) > 1]
+        item = self._items.get(item_id)
+        return SampledItem(
+            item_id=item_id,
+            title=(plain_text(item.title) if item else "") or item_id,
+            personas=personas,
+            cited=cited,
+            aligned=[(self._read(own[user]), choice) for user, choice in _some(known, chance)],
+        )
+
+    def pool(self) -> list[tuple[str, str]]:
+        """(item, text of an aspect tuple) of the random sample of the catalogue."""
+        pool = self._aspects.pool if self._aspects else []
+        return [(item_id, aspects_text(self._read(offset))) for item_id, offset in pool]
+
+    def _read(self, offset: int) -> Mapping[str, str | None]:
+        assert self._aspects_file is not None  # noqa: S101 - offsets come from this file
+        self._aspects_file.seek(offset)
+        return parse_line(self._aspects_file.readline(), Aspects, ASPECTS).aspects
+
+
+def _some(values: list[T], chance: random.Random) -> list[T]:
+    return values if len(values) <= MOST_CITED else chance.sample(values, MOST_CITED)
