@@ -244,7 +244,7 @@ def grounding_rows(text: str, figures: Grounding) -> Iterator[Row]:
     yield Row(
         f"grounding of the {text}",
         difference(figures.difference),
-        "difference of the two, with 95 % interval; near 0, the text does not use its evidence",
+        "difference of the two, with 95% interval; near 0, the text does not use its evidence",
         "high",
     )
 
@@ -261,8 +261,8 @@ def agreement_rows(figures: Agreement) -> Iterator[Row]:
     yield Row(
         "agreement above chance",
         difference(figures.difference, scale=100, unit=" points"),
-        "with 95 % interval; near 0, the choice does not depend on what the user says. A judge "
-        "that sees more than the user's own words need not reach 100 %",
+        "with 95% interval; near 0, the choice does not depend on what the user says. A judge "
+        "that sees more than the user's own words need not reach 100%",
         "high",
     )
 

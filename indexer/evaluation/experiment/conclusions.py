@@ -95,9 +95,8 @@ def segments(results: Results) -> str:
         return ""
     most, least = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
     return (
-        f"Against {generator_name(generator)} alone ({count} candidates), personas change NDCG@10 "
-        f"by {gains[most]:+.3f} for {most} (the most) and by {gains[least]:+.3f} for {least} (the "
-        "least)."
+        f"Personas change the NDCG@10 of {generator_name(generator)} ({count} candidates) by "
+        f"{gains[least]:+.3f} to {gains[most]:+.3f}: best for {most}, worst for {least}."
     )
 
 
@@ -122,7 +121,7 @@ def ablations(results: Results) -> str:
 
 
 def _interval(gap: Mapping[str, float]) -> str:
-    return f"{gap['mean']:+.3f} (95 % interval {gap['low']:+.3f} to {gap['high']:+.3f})"
+    return f"{gap['mean']:+.3f} (95% interval {gap['low']:+.3f} to {gap['high']:+.3f})"
 
 
 def history(results: Results) -> str:

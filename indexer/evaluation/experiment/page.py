@@ -205,7 +205,7 @@ def _main_charts(results: Results) -> Iterator[Charts]:
             ]
             for generator in dict.fromkeys(row["generator"] for row in rows)
         }
-        yield _charts(results, count, groups, "NDCG@10 on test items, with 95 % intervals")
+        yield _charts(results, count, groups, "NDCG@10 on test items, with 95% intervals")
 
 
 def _persona_charts(results: Results) -> Iterator[Charts]:
@@ -250,7 +250,7 @@ def _segment_chart(results: Results) -> BarChart | None:
     if not groups:
         return None
     return BarChart(
-        f"NDCG@10 by segment, with 95 % intervals: {count} candidates of "
+        f"NDCG@10 by segment, with 95% intervals: {count} candidates of "
         f"{generator_name(generator)}",
         [BarGroup(title, bars) for title, bars in groups.items()],
     )
