@@ -1,6 +1,6 @@
-"""What an audit finds, in numbers: `--json` writes these fields.
+"""The figures of an audit; `--json` writes these fields.
 
-A share is between 0 and 1. None: there was nothing to measure it on.
+Shares lie between 0 and 1. None: there was nothing to measure.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ SIMILARITY_EDGES = [round(n / 20, 2) for n in range(-4, 21)]
 
 @dataclass
 class Found:
-    """How often something was seen, and the first few in words."""
+    """How often a defect occurs, with the first few examples."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
     def add(self, example: str) -> None:
-        """One more."""
+        """Count one more occurrence."""
         self.count += 1
         if len(self.examples) < MOST_EXAMPLES:
             self.examples.append(example)
@@ -45,7 +45,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % bootstrap confidence interval; None where one item gives no interval."""
+    """A mean with its 95% bootstrap interval; low and high are None for a single item."""
 
     mean: float
     low: float | None
@@ -54,10 +54,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class AspectFigures:
-    """aspects.jsonl. `nulls` is the share of tuples that leave a slot empty, by slot.
+    """Figures of aspects.jsonl.
 
-    `empty` tuples have no slot filled. `repeated` ones give a (user, item) again. `held_out` ones
-    belong to interactions of splits.jsonl.
+    nulls: share of tuples without a slot, by slot. empty: tuples without any content. repeated:
+    tuples whose (user, item) pair occurred before. held_out: tuples of interactions that
+    splits.jsonl holds out.
     """
 
     tuples: int
@@ -71,11 +72,12 @@ class AspectFigures:
 
 @dataclass(frozen=True)
 class PersonaFigures:
-    """personas.jsonl. `per_item` counts items by their number of personas.
+    """Figures of personas.jsonl.
 
-    `without` are items of items.jsonl or aspects.jsonl that have no persona. `same_name_items`
-    have two personas of one name; `shared_names` are used by more than one item, `top_names` by
-    the most.
+    per_item: number of items by number of personas. mean: personas per item. without: items of
+    items.jsonl or aspects.jsonl without personas. names: different names. same_name_items: items
+    with two personas of the same name. shared_names: names that several items use. top_names:
+    (name, number of items) of the most used ones.
     """
 
     items: int
@@ -91,14 +93,15 @@ class PersonaFigures:
 
 @dataclass(frozen=True)
 class EvidenceFigures:
-    """Whom personas cite. `cited` counts citations, `held_out` those of held-out interactions.
+    """Figures of the users that personas cite.
 
-    `missing` ones name a user who says nothing of that item. `unsupported` personas cite nobody
-    though there are aspects of their item (or no aspects.jsonl to tell), `unseen` ones because
-    there are none. `coverage` is the mean share of an
-    item's aspect tuples that some persona cites, `coverage_of_tuples` the share of all tuples;
-    `coverage_of_items` the items by that share. All three are of tuples that are not held out and
-    say something, of items with personas.
+    cited: citations. held_out: citations of held-out interactions. missing: citations of users
+    without aspects for the item. unsupported: personas without a citation although their item has
+    aspects (or aspects.jsonl is missing). unseen: personas without a citation whose item has no
+    aspects. coverage: share of an item's aspect tuples that at least one persona cites, mean over
+    items. coverage_of_tuples: the same share over all tuples. coverage_of_items: items by that
+    share. The three coverages skip held-out tuples, tuples without content and items without
+    personas.
     """
 
     cited: int
@@ -113,7 +116,7 @@ class EvidenceFigures:
 
 @dataclass(frozen=True)
 class Position:
-    """How often the persona at a place in its item's list was chosen, and would be by chance."""
+    """How often the personas at one position of their lists are chosen, and the expected count."""
 
     chosen: int
     expected: float
@@ -121,12 +124,14 @@ class Position:
 
 @dataclass(frozen=True)
 class AlignmentFigures:
-    """alignments.jsonl. `unknown` ones name a persona that the item does not have.
+    """Figures of alignments.jsonl.
 
-    Balance and position are of items with two personas or more. `evenness` is the mean over items
-    of entropy(choices) / log(personas), of items with two alignments or more; `evenness_uniform`
-    what uniform choice gives for as many alignments. `position_p` is how likely uniform choice is
-    to be at least as far from what is expected of it (chi-square statistic, simulated).
+    unjustified: alignments without a justification. unknown: alignments to a persona that the item
+    does not have. held_out: alignments of held-out interactions. evenness: mean over items of
+    entropy(choices) / log(personas), for items with two personas and two alignments or more.
+    evenness_uniform: its expected value under uniform choice. positions: choices at each position
+    of the lists of items with two personas or more. position_p: p value of uniform choice
+    (chi-square statistic, simulated).
     """
 
     alignments: int
@@ -143,7 +148,7 @@ class AlignmentFigures:
 
 @dataclass(frozen=True)
 class Grounded:
-    """A persona beside what it cites; `similarity` is the mean one of its rationale to that."""
+    """A persona with its evidence; `similarity` is the mean of its rationale to the evidence."""
 
     item: str
     name: str
@@ -164,9 +169,10 @@ class Alike:
 
 @dataclass(frozen=True)
 class Distinctness:
-    """Cosine similarity of the personas of one item: means over items of mean and maximum.
+    """Cosine similarities of the personas of one item.
 
-    `others` is the mean similarity of personas of different items, to compare with.
+    mean, maximum: means over items of the mean and the highest similarity of two personas. others:
+    mean similarity of personas of different items. means, maxima: items by both.
     """
 
     items: int
@@ -180,8 +186,10 @@ class Distinctness:
 
 @dataclass(frozen=True)
 class Grounding:
-    """Mean similarity of a persona's text to the aspects it cites (`cited`) and to as many random
-    aspects of other items (`random`); `difference` with an interval over items.
+    """Mean similarity of a text of personas to their evidence.
+
+    cited: to the aspects that the persona cites. random: to as many random aspects of other items.
+    difference: cited less random, with an interval over items.
     """
 
     personas: int
@@ -195,10 +203,10 @@ class Grounding:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often an alignment is the persona nearest to the user's aspects of the item.
+    """How often an alignment chooses the persona nearest to the user's aspects of the item.
 
-    `chance` is the mean of 1 / personas; `difference` is agreement less chance. Items with one
-    persona are left out.
+    chance: mean of 1 / personas. difference: agreement less chance. Items with one persona are
+    skipped.
     """
 
     alignments: int
@@ -210,7 +218,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class SimilarityFigures:
-    """What needs an encoder, of `items` sampled ones of `of_items`."""
+    """Figures that need an encoder, from `items` sampled items of `of_items` with personas."""
 
     encoder: str
     items: int
@@ -226,9 +234,9 @@ class SimilarityFigures:
 
 @dataclass(frozen=True)
 class Audit:
-    """All of it; None where the folder does not hold the file, or no encoder was asked for.
+    """All figures; None for missing files, and for `similarity` without an encoder.
 
-    `split_pairs` interactions are held out by splits.jsonl, None where there is no such file.
+    split_pairs: number of interactions that splits.jsonl holds out; None without that file.
     """
 
     folder: str
@@ -241,6 +249,6 @@ class Audit:
 
     @property
     def leaks(self) -> int:
-        """Held-out interactions that personas or alignments were made from."""
+        """Number of held-out interactions that personas or alignments are made from."""
         evidence = self.evidence.held_out.count if self.evidence else 0
         return evidence + (self.alignments.held_out.count if self.alignments else 0)
