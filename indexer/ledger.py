@@ -16,7 +16,6 @@ Memory holds a digest and a place in the file for each answer, some 130 bytes, n
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -24,19 +23,19 @@ import os
 import re
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
 import portalocker
 from pydantic_core import from_json
 
-from indexer.artifacts.writing import written_whole
-from p4r_qdrant.errors import InputError, StorageFullError
+from indexer.artifacts.writing import storage_errors, written_whole
+from p4r_qdrant.errors import InputError, P4RError
+from p4r_qdrant.whole_files import remove_unfinished, sync_folder
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 _STEP = re.compile(r"[a-z][a-z0-9_-]{0,63}")
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _log = logging.getLogger(__name__)
 
@@ -73,11 +72,10 @@ class Ledger:
         self._lock: IO[Any] | None = None
         if read_only:
             return
-        with storage_errors(folder):
+        with storage_errors(folder, cannot="be used"):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
-            for unfinished in folder.glob(".*.unfinished"):  # an `erase` that was killed
-                unfinished.unlink()
+            remove_unfinished(folder)  # what an `erase` that was killed has left
 
     def has(self, step: str, key: str) -> bool:
         """Whether the request is answered; a failed one is not."""
@@ -168,7 +166,7 @@ class Ledger:
             if self._lock is None and not self._read_only:
                 raise ValueError("the ledger is closed")
             path = self.folder / f"{step}.jsonl"
-            with storage_errors(path):
+            with storage_errors(path, cannot="be used"):
                 file = self._files[step] = _StepFile(path, self._read_only)
         return file
 
@@ -227,13 +225,14 @@ class _StepFile:
         if self.has(digest):
             return
         try:
-            written = os.write(self._fd, line)
-            while written < len(line):  # the disk is filling up: the next try says so
-                written += os.write(self._fd, line[written:])
-        except OSError as error:
+            with storage_errors(self.path):
+                written = os.write(self._fd, line)
+                while written < len(line):  # the disk is filling up: the next try says so
+                    written += os.write(self._fd, line[written:])
+        except P4RError:
             with suppress(OSError):
                 os.ftruncate(self._fd, self._end)
-            raise _translation(error, self.path) from None
+            raise
         self._remember(digest, ok, self._end)
         self._end += len(line)
         self.unsynced = True
@@ -261,7 +260,6 @@ class _StepFile:
                 if record is not None and _digest(record["key"]) not in found:
                     write(line.decode().rstrip("\n"))
         with self._sync_lock:  # lest a sync in another thread hold the descriptor
-            sync_folder(self.path.parent)
             self.close()
             self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         self.places.clear()
@@ -352,29 +350,3 @@ def _locked(folder: Path) -> IO[Any]:
             f"another run is writing to {folder}; wait until it has ended, or stop it"
         ) from None
     return lock
-
-
-def sync_folder(folder: Path) -> None:
-    """The names in a folder must outlive a power failure too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _translation(error: OSError, path: Path) -> Exception:
-    if error.errno in _FULL:
-        return StorageFullError(
-            f"no space left to write {path}; make room and run again, all up to here is kept"
-        )
-    return InputError(f"{path} cannot be used: {error.strerror}")
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says into InputError and StorageFullError."""
-    try:
-        yield
-    except OSError as error:
-        raise _translation(error, path) from None

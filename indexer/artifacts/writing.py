@@ -1,4 +1,4 @@
-"""Write whole files: all of it or nothing."""
+"""Write and rewrite whole files, and explain the errors of the file system."""
 
 from __future__ import annotations
 
@@ -8,48 +8,68 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import BaseModel
 
 from indexer.artifacts.lines import BOM, Model, Refusals, as_line, parse_line
 from p4r_qdrant.errors import InputError, RecordError, StorageFullError
+from p4r_qdrant.whole_files import whole_file
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def storage_errors(
+    path: Path, *, kept: str = "all up to here is kept", cannot: str = "be written"
+) -> Iterator[None]:
+    """Turn each OSError of the block into a sentence about `path`.
+
+    Raises: StorageFullError where no space is left, with what is `kept`; else InputError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFullError(
+                f"no space left to write {path} ({kept}); free some space and run again"
+            ) from None
+        raise InputError(f"{path} cannot {cannot}: {error.strerror}") from None
+
+
+@contextmanager
+def written_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that gets its new content at the end of the block, or keeps the old one.
+
+    Yields: a binary file object. See `whole_file` for links, pipes and devices.
+    Raises: InputError if the file cannot be written, StorageFullError if the disk is full.
+    """
+    if not path.name or path.name == ".." or os.path.isdir(path):  # noqa: PTH112 - never raises
+        raise InputError(f"{path} cannot be written: it is a folder; name a file")
+    with storage_errors(path, kept="nothing was written"), whole_file(path) as file:
+        yield file
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Callable[[str], None]]:
-    """Write lines to a file that appears when all is written, or not at all.
+    """Write text lines to a file that gets them all at the end of the block, or none.
 
-    Yields the function that writes one line; "-" is standard output. Raises InputError where
-    the file cannot be written, StorageFullError where the disk is full.
+    Yields: a function that writes one line, as UTF-8. The path "-" is standard output.
+    Raises: InputError if the file cannot be written, StorageFullError if the disk is full.
     """
     if str(path) == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as in a file, whatever the terminal speaks
+            sys.stdout.reconfigure(encoding="utf-8")  # whatever encoding the terminal has
         yield lambda line: print(line)  # noqa: T201 - this is where output is asked for
         return
-    if not path.name or path.name == ".." or os.path.isdir(path):  # noqa: PTH112 - never raises
-        raise InputError(f"{path} cannot be written: it is a folder; name a file")
-    target = Path(os.path.realpath(path))  # a link stays one
-    whole = os.path.isfile(target) or not os.path.exists(target)  # noqa: PTH110, PTH113 - never raise
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished") if whole else target
-    try:
-        with unfinished.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            yield lambda line: print(line, file=file)
-            file.flush()
-            if whole:  # else it is a device or a pipe, and stays one
-                os.fsync(file.fileno())
-        if whole:
-            unfinished.replace(target)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StorageFullError(f"no space left to write {path}; nothing was written") from None
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        if whole:
-            with suppress(OSError):  # as a rule it is gone, or never was
-                unfinished.unlink()
+    with written_bytes(path) as file:
+
+        def write(line: str) -> None:
+            file.write(line.encode(errors="surrogateescape") + b"\n")
+
+        yield write
 
 
 def rewrite(

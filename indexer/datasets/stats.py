@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.progress import SILENT, Progress
+from indexer.artifacts.writing import written_bytes
 from p4r_qdrant.errors import InputError, MissingExtraError
 from p4r_qdrant.records import Item, Review, Split
 
@@ -188,14 +188,8 @@ def plot(stats: DatasetStats, path: Path, title: str) -> None:
         ratings.tick_params(axis="x", labelrotation=45)
     _draw_spread(users, stats.per_user, "users")
     _draw_spread(items, stats.per_item, "items")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        figure.savefig(unfinished, format="png", dpi=150)
-        unfinished.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with written_bytes(path) as file:
+        figure.savefig(file, format="png", dpi=150)
 
 
 def check_plot(path: Path) -> None:

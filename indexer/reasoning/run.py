@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
+from indexer.artifacts.writing import written_bytes
 from indexer.ledger import Ledger
 from indexer.llm import LLM, BatchesUnderWay, Request, Requests, estimate_tokens
 from indexer.progress import SILENT, Progress
@@ -54,9 +55,8 @@ def gather(items: Path, reviews: Path, splits: Path | None, output: Path) -> Art
             raise InputError(f"there is no file {source}")
         if target.exists() and target.samefile(source):
             continue
-        unfinished = target.with_name(f".{name}.unfinished")
-        shutil.copyfile(source, unfinished)
-        unfinished.replace(target)
+        with source.open("rb") as original, written_bytes(target) as copy:
+            shutil.copyfileobj(original, copy)
     return ArtifactFolder(output)
 
 

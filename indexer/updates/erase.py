@@ -31,6 +31,7 @@ from p4r_qdrant.records import (
     Review,
     Split,
 )
+from p4r_qdrant.whole_files import remove_unfinished
 
 OF_REVIEWS = "aspects"
 """The step whose answers come from one user's review of one item."""
@@ -70,8 +71,7 @@ def erase_users(
             or (step == OF_ITEMS and about.get("item_id") in items)
         }
         erased.removed[f"answers on {step}"] += ledger.erase(step, keys)
-    for unfinished in folder.path.glob(".*.unfinished"):  # what a killed run had begun to write
-        unfinished.unlink(missing_ok=True)
+    remove_unfinished(folder.path)  # what a killed run has left: it may hold the user's texts
 
     lost = _resting_on(folder, gone)
 

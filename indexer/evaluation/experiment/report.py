@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from importlib.util import find_spec
 from pathlib import Path
 
-from indexer.artifacts.writing import written_whole
+from indexer.artifacts.writing import written_bytes, written_whole
 from indexer.evaluation.experiment.conclusions import Results
 from indexer.evaluation.experiment.csv_tables import csv_tables
 from indexer.evaluation.experiment.figures import figures
@@ -27,18 +26,11 @@ def check_drawing() -> None:
 def write_report(results: Results, folder: Path) -> Path:
     """Write the report into `folder`; return the path of the page, which needs no other file."""
     for name, figure in figures(results):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130)
-        _write_bytes(folder / name, buffer.getvalue())
+        with written_bytes(folder / name) as file:
+            figure.savefig(file, format="png", dpi=130)
     for name, table in csv_tables(results):
         with written_whole(folder / name) as write:
             write(table)
     with written_whole(folder / REPORT) as write:
         write(page(results))
     return folder / REPORT
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)

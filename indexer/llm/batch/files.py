@@ -23,11 +23,11 @@ from uuid import uuid4
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from indexer.artifacts.lines import parse_line
-from indexer.artifacts.writing import written_whole
-from indexer.ledger import storage_errors, sync_folder
+from indexer.artifacts.writing import storage_errors, written_whole
 from indexer.llm.request import Usage
 from indexer.llm.wire import MAX_RESPONSE_BYTES
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.whole_files import is_unfinished
 
 URL = "/v1/chat/completions"
 MAX_INPUT_BYTES = 190_000_000
@@ -114,7 +114,7 @@ class BatchFolder:
         for batch in self:
             known |= {self.input(batch.name).name, self.results(batch.name).name}
         for path in self.path.glob("*"):
-            if path.name not in known and path.suffix in (".jsonl", ".unfinished"):
+            if path.name not in known and (path.suffix == ".jsonl" or is_unfinished(path.name)):
                 path.unlink()
 
     def input(self, name: str) -> Path:
@@ -160,7 +160,6 @@ class BatchFolder:
         with written_whole(self._state) as write:
             for batch in self:
                 write(batch.model_dump_json())
-        sync_folder(self.path)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

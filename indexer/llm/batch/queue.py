@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from indexer.ledger import storage_errors
+from indexer.artifacts.writing import storage_errors
 from indexer.llm.batch.endpoint import BatchEndpoint, GoneError, State
 from indexer.llm.batch.files import Batch, BatchFolder, BatchInput
 from indexer.llm.budget import Budget

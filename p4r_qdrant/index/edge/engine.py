@@ -45,10 +45,11 @@ from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point, point_id
 from p4r_qdrant.settings import IndexSettings, Settings
+from p4r_qdrant.whole_files import is_unfinished, write_whole
 
 MANIFEST = "manifest.json"
-UNFINISHED = frozenset({"shard-1", f"{MANIFEST}.unfinished"})
-"""What making a folder leaves behind if it is killed."""
+FIRST_SHARD = "shard-1"
+"""The shard of a new folder. Without a manifest it is what a killed `_create` left."""
 VERSION = "version-"
 """What the folders of further versions begin with (`edge_versions.py`)."""
 POINTS_A_CALL = 128
@@ -164,10 +165,8 @@ class EdgeIndex(PersonaIndex):
         path = self._folder / MANIFEST
         with self._translated():
             if not path.exists():
-                found = (
-                    {one.name for one in self._folder.iterdir()} if self._folder.exists() else ()
-                )
-                if any(one not in UNFINISHED and not one.startswith(VERSION) for one in found):
+                found = self._folder.iterdir() if self._folder.exists() else ()
+                if not all(_may_precede_manifest(one.name) for one in found):
                     raise IndexMismatchError(
                         f"{self.location} holds something else than a persona index; "
                         "choose another one with P4R_QDRANT__PATH"
@@ -188,7 +187,7 @@ class EdgeIndex(PersonaIndex):
         """Make the folder; it counts as an index once its manifest is there."""
         manifest = {
             "metadata": made_with.to_json(),
-            "shard": "shard-1",
+            "shard": FIRST_SHARD,
             "datatype": self._settings.datatype,
         }
         cold = edge.Memory.Cold if self._settings.on_disk_vectors else edge.Memory.Cached
@@ -202,7 +201,7 @@ class EdgeIndex(PersonaIndex):
             self._check_space(SPACE_TO_GROW)
             self._remove_unfinished()
             shard = edge.EdgeShard.create(
-                str(self._folder / "shard-1"),
+                str(self._folder / FIRST_SHARD),
                 edge.EdgeConfig(
                     vectors=edge.EdgeVectorParams(
                         size=made_with.dimension,
@@ -240,9 +239,7 @@ class EdgeIndex(PersonaIndex):
             )
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
-        unfinished = self._folder / f"{MANIFEST}.unfinished"
-        unfinished.write_text(json.dumps(manifest, indent=1))
-        unfinished.replace(self._folder / MANIFEST)
+        write_whole(self._folder / MANIFEST, json.dumps(manifest, indent=1))
 
     def _remove_unfinished(self) -> None:
         """What is left of a `_create` that was killed; IndexLockedError where one is at work."""
@@ -489,6 +486,11 @@ class EdgeIndex(PersonaIndex):
             if type(error) is not Exception:  # ours already, or a mistake in this module
                 raise
             raise failure(self.location, str(error)) from None
+
+
+def _may_precede_manifest(name: str) -> bool:
+    """Whether a file of this name may lie in a folder where no index was created yet."""
+    return name == FIRST_SHARD or name.startswith(VERSION) or is_unfinished(name)
 
 
 def failure(location: str, message: str) -> Exception:

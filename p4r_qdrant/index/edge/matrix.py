@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p4r_qdrant.arrays import Floats
+from p4r_qdrant.whole_files import write_whole
 
 GATHERED = 98_304
 """Elements multiplied at a time: a larger product would wake BLAS threads, and wait for them."""
@@ -123,15 +124,13 @@ class ScoreRows:
             return
         if isinstance(self._matrix, np.memmap):
             self._matrix.flush()
-        unfinished = self._directory_path.with_suffix(".unfinished")
         stored = {
             "dimension": self._dimension,
             "dtype": self._dtype.name,
             "used": self._used,
             "places": self._places,
         }
-        unfinished.write_text(json.dumps(stored))
-        unfinished.replace(self._directory_path)
+        write_whole(self._directory_path, json.dumps(stored))
         self._clean = True
 
     def best(self, vector: Floats, item_ids: Sequence[str]) -> dict[str, tuple[float, int]]:

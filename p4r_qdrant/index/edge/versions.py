@@ -11,7 +11,6 @@ while another serves from the next.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,6 +22,7 @@ from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.versions import Version, Versions, name_part
 from p4r_qdrant.settings import Settings
+from p4r_qdrant.whole_files import write_whole
 
 CURRENT = "current.json"
 FIRST = "first"
@@ -86,12 +86,7 @@ class EdgeVersions(Versions):
                 raise IndexMismatchError(f"there is no {name!r} in {self.location} to switch to")
         try:
             stored = json.loads(path.read_bytes()) if path.exists() else {}
-            unfinished = path.with_suffix(".unfinished")
-            with unfinished.open("w") as file:
-                json.dump(stored | dict(live), file)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
+            write_whole(path, json.dumps(stored | dict(live)))
         except OSError as error:
             raise failure(self.location, str(error)) from None
 
