@@ -11,12 +11,12 @@ from typing import Any
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.lookup import Lookup
 from indexer.artifacts.names import ITEMS, PERSONAS, SPLITS, SUMMARIES
+from indexer.artifacts.splits import read_splits
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.payload import payload_fields
 from p4r_qdrant.records import (
     Item,
     ItemPersonas,
-    Split,
     Summary,
 )
 
@@ -83,19 +83,19 @@ class ArtifactFolder:
     def held_out(self) -> set[tuple[str, str]]:
         """The (user, item) pairs that splits.jsonl holds out; none without that file.
 
-        Raises InputError where a line of it is broken: to go on would let the answer through.
+        Raises: InputError if a line is broken, because that user's test item would leak.
         """
         if not self.has(SPLITS):
             return set()
         broken = Refusals(keep=1)
         held_out = {
             (split.user_id, item_id)
-            for _, _, split in read_lines(self.path / SPLITS, Split, broken)
+            for _, split in read_splits(self.path / SPLITS, broken)
             for item_id in (split.test_item, split.valid_item)
             if item_id is not None
         }
         if broken.total:
-            raise InputError(f"{broken.sentences[0]}; mend it, for it holds interactions out")
+            raise InputError(f"{broken.sentences[0]}; mend it: it says what is held out")
         return held_out
 
     def summaries(self, refusals: Refusals) -> Lookup[Summary]:

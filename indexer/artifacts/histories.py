@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, Self
+from typing import Self
 
 from indexer.artifacts.folder import ArtifactFolder
-from indexer.artifacts.lines import Refusals, parse_line, read_lines
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.lookup import RecordFile
 from indexer.artifacts.names import ASPECTS, REVIEWS
 from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.records import (
@@ -30,8 +31,7 @@ class Histories:
         held_out = folder.held_out()
         self._summaries = folder.summaries(refusals)
         self._items = folder.items(refusals)
-        self._aspects_path = folder.path / ASPECTS
-        self._aspects_file: BinaryIO | None = None
+        self._aspects = RecordFile(folder.path / ASPECTS, Aspects)
         self._users: dict[str, dict[str, tuple[int, float, int | None]]] = {}
         sources: list[tuple[str, type[Review] | type[Aspects]]] = [
             (REVIEWS, Review),
@@ -65,10 +65,8 @@ class Histories:
     ) -> Interaction:
         summary, item = self._summaries.get(item_id), self._items.get(item_id)
         aspects: Mapping[str, str | None] = {}
-        if place is not None and self._aspects_file is not None:
-            self._aspects_file.seek(place)
-            where = str(self._aspects_path)
-            aspects = parse_line(self._aspects_file.readline(), Aspects, where).aspects
+        if place is not None:
+            aspects = self._aspects.at(place).aspects
         return Interaction(
             item_id=item_id,
             timestamp=timestamp,
@@ -81,12 +79,10 @@ class Histories:
     def __enter__(self) -> Self:
         self._summaries.__enter__()
         self._items.__enter__()
-        if self._aspects_path.is_file():
-            self._aspects_file = self._aspects_path.open("rb")
+        self._aspects.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._summaries.__exit__()
         self._items.__exit__()
-        if self._aspects_file is not None:
-            self._aspects_file.close()
+        self._aspects.__exit__()

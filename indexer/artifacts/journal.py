@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Generic, Self, TypeVar
+from typing import BinaryIO, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from indexer.artifacts.folder import ArtifactFolder
-from indexer.artifacts.lines import Model, Refusals, parse_line, read_lines
+from indexer.artifacts.lines import Model, Refusals, read_lines
+from indexer.artifacts.lookup import ReviewLookup
 from indexer.artifacts.names import (
     ALIGNMENTS,
     ARRIVALS,
@@ -32,8 +33,6 @@ from indexer.artifacts.names import (
 from indexer.artifacts.writing import rewrite
 from p4r_qdrant.errors import StorageFullError
 from p4r_qdrant.records import Alignment, Aspects, Item, ItemPersonas, Review, Summary
-
-Reviewed = TypeVar("Reviewed", bound=Review | Aspects)
 
 
 class Arrival(BaseModel):
@@ -238,15 +237,15 @@ class Arrivals:
         path = self._folder.path
         self._items = self._folder.items(Refusals()).__enter__()
         self._summaries = self._folder.summaries(Refusals()).__enter__()
-        self._reviews = _ByItem(path / REVIEWS, Review)
-        self._aspects = _ByItem(path / ASPECTS, Aspects)
+        self._reviews = ReviewLookup(path / REVIEWS, Review).__enter__()
+        self._aspects = ReviewLookup(path / ASPECTS, Aspects).__enter__()
         self._journal = (path / ARRIVALS).open("ab", buffering=0)
 
     def _close(self) -> None:
         self._items.__exit__()
         self._summaries.__exit__()
-        self._reviews.close()
-        self._aspects.close()
+        self._reviews.__exit__()
+        self._aspects.__exit__()
         if self._journal is not None:
             self._journal.close()
 
@@ -283,31 +282,3 @@ def _merge(path: Path, model: type[Model], fresh: Mapping[_Key, Model | None]) -
 def _key(record: BaseModel) -> _Key:
     names = ("item_id", "user_id") if isinstance(record, (Review, Aspects)) else ("item_id",)
     return tuple(getattr(record, name) for name in names)
-
-
-class _ByItem(Generic[Reviewed]):
-    """Where each user's record of an item lies in a file; of repeated ones the first."""
-
-    def __init__(self, path: Path, model: type[Reviewed]) -> None:
-        self._path = path
-        self._model = model
-        self._places: dict[str, dict[str, int]] = {}
-        self._file: BinaryIO | None = None
-        if path.is_file():
-            for _, place, record in read_lines(path, model, Refusals()):
-                self._places.setdefault(record.item_id, {}).setdefault(record.user_id, place)
-            self._file = path.open("rb")
-
-    def users(self, item_id: str) -> Iterable[str]:
-        return self._places.get(item_id, ())
-
-    def get(self, item_id: str, user_id: str) -> Reviewed | None:
-        place = self._places.get(item_id, {}).get(user_id)
-        if place is None or self._file is None:
-            return None
-        self._file.seek(place)
-        return parse_line(self._file.readline(), self._model, str(self._path))
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()

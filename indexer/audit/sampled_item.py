@@ -6,9 +6,10 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
-from indexer.artifacts.lines import Refusals, parse_line
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.lookup import RecordFile
 from indexer.artifacts.names import ASPECTS, PERSONAS
 from indexer.audit.alignments import AlignmentsRead
 from indexer.audit.aspects import AspectsRead
@@ -64,17 +65,14 @@ class ItemReader(ExitStack):
         self._aspects = aspects
         self._alignments = alignments
         self._seed = source.seed
-        self._personas_file = self.enter_context(source.folder.file(PERSONAS).open("rb"))
-        self._aspects_file: BinaryIO | None = None
-        if aspects is not None:
-            self._aspects_file = self.enter_context(source.folder.file(ASPECTS).open("rb"))
-        self._items = self.enter_context(source.folder.items(Refusals()))
+        folder = source.folder
+        self._persona_lines = self.enter_context(RecordFile(folder.file(PERSONAS), ItemPersonas))
+        self._aspect_lines = self.enter_context(RecordFile(folder.path / ASPECTS, Aspects))
+        self._items = self.enter_context(folder.items(Refusals()))
 
     def item(self, item_id: str) -> SampledItem:
         """An item that has personas."""
-        self._personas_file.seek(self._personas.offsets[item_id])
-        line = self._personas_file.readline()
-        personas = parse_line(line, ItemPersonas, PERSONAS).personas
+        personas = self._persona_lines.at(self._personas.offsets[item_id]).personas
         own = self._aspects.offsets.get(item_id, {}) if self._aspects else {}
         chance = random.Random(f"{self._seed}\x00{item_id}")  # noqa: S311 - a sample
         cited = [
@@ -103,9 +101,7 @@ class ItemReader(ExitStack):
         return [(item_id, aspects_text(self._read(offset))) for item_id, offset in pool]
 
     def _read(self, offset: int) -> Mapping[str, str | None]:
-        assert self._aspects_file is not None  # noqa: S101 - offsets come from this file
-        self._aspects_file.seek(offset)
-        return parse_line(self._aspects_file.readline(), Aspects, ASPECTS).aspects
+        return self._aspect_lines.at(offset).aspects
 
 
 def _some(values: list[T], chance: random.Random) -> list[T]:

@@ -17,9 +17,10 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.progress import SILENT, Progress
+from indexer.artifacts.splits import read_splits
 from indexer.artifacts.writing import written_bytes
 from p4r_qdrant.errors import InputError, MissingExtraError
-from p4r_qdrant.records import Item, Review, Split
+from p4r_qdrant.records import Item, Review
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +125,7 @@ def dataset_stats(
         )
     ties: list[bool] = []
     if folder.has(SPLITS):
-        ties = [split.tie for _, _, split in read_lines(folder.path / SPLITS, Split, refusals)]
+        ties = [split.tie for _, split in read_splits(folder.path / SPLITS, refusals)]
     return DatasetStats(
         interactions=users.total(),
         users=len(users),

@@ -7,37 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
-
-from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.splits import read_splits
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.records import Id
 
 On = Literal["test", "valid"]
 """Which held-out interaction: the last of each user, or the last but one."""
-
-
-class _Line(BaseModel):
-    """A line of splits.jsonl, or of the paper's gt.jsonl (`item_id`)."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    user_id: Id
-    item_id: Id | None = None
-    test_item: Id | None = None
-    valid_item: Id | None = None
-    tie: bool = False
-
-    @model_validator(mode="after")
-    def _one_form(self) -> _Line:
-        if (self.item_id is None) == (self.test_item is None):
-            raise ValueError("a line of the truth has either test_item (splits) or item_id")
-        if self.test_item is not None and self.test_item == self.valid_item:
-            raise ValueError(
-                f"the split overlaps itself: {self.test_item!r} is the test item and the "
-                f"validation item of user {self.user_id!r}"
-            )
-        return self
 
 
 @dataclass(frozen=True)
@@ -64,7 +39,13 @@ def read_truth(path: Path, refusals: Refusals, on: On = "test") -> Truth:
     items: dict[str, str] = {}
     held_out: set[tuple[str, str]] = set()
     notes: Counter[str] = Counter()
-    for number, _, line in read_lines(path, _Line, refusals):
+    for number, line in read_splits(path, refusals):
+        if line.test_item == line.valid_item:
+            refusals.add(
+                f"{path}:{number}: the split overlaps itself: {line.test_item!r} is the test item "
+                f"and the validation item of user {line.user_id!r}"
+            )
+            continue
         first = seen.setdefault(line.user_id, number)
         if first != number:
             refusals.add(
@@ -72,8 +53,7 @@ def read_truth(path: Path, refusals: Refusals, on: On = "test") -> Truth:
                 "repeated user",
             )
             continue
-        test_item = line.test_item or line.item_id
-        held = {"test": test_item, "valid": line.valid_item}
+        held = {"test": line.test_item, "valid": line.valid_item}
         held_out |= {(line.user_id, item) for item in held.values() if item is not None}
         item_id = held[on]
         if item_id is None:

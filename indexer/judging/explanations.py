@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
-from indexer.artifacts.lines import Refusals, parse_line, read_lines
-from indexer.artifacts.lookup import Lookup
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.lookup import Lookup, RecordFile
 from indexer.artifacts.names import PERSONAS
 from indexer.judging.comparing import Comparison, Control, Study, fit, shuffled
 from p4r_qdrant.encoder.user_vector import newest_first
@@ -69,10 +69,10 @@ class Explanations:
     """
 
     def __init__(self, path: Path, refusals: Refusals, top: int | None = None) -> None:
-        self.path = path
-        self._places: dict[str, dict[str, int]] = {}
-        for number, place, line in read_lines(path, ExplainedLine, refusals):
-            own = self._places.setdefault(line.user_id, {})
+        self._lines = RecordFile(path, ExplainedLine)
+        self._offsets: dict[str, dict[str, int]] = {}
+        for number, offset, line in read_lines(path, ExplainedLine, refusals):
+            own = self._offsets.setdefault(line.user_id, {})
             for one in line.results:
                 if one.item_id in own:
                     refusals.add(
@@ -81,8 +81,8 @@ class Explanations:
                         "repeated explanation",
                     )
                 elif one.text and (top is None or len(own) < top):
-                    own[one.item_id] = place
-        if not any(self._places.values()):
+                    own[one.item_id] = offset
+        if not any(self._offsets.values()):
             raise InputError(
                 f"{path} holds no explanation: its lines are those of `p4r rerank --output`, or "
                 'have "user_id", "item_id" and "explanation"'
@@ -90,27 +90,26 @@ class Explanations:
 
     def users(self) -> Sequence[str]:
         """Everybody who is told something."""
-        return [user_id for user_id, own in self._places.items() if own]
+        return [user_id for user_id, own in self._offsets.items() if own]
 
     def items(self, user_id: str) -> Sequence[str]:
         """What somebody is told of."""
-        return list(self._places.get(user_id, ()))
+        return list(self._offsets.get(user_id, ()))
 
     def get(self, user_id: str, item_id: str) -> str:
         """The explanation, "" where there is none."""
-        place = self._places.get(user_id, {}).get(item_id)
-        if place is None:
+        offset = self._offsets.get(user_id, {}).get(item_id)
+        if offset is None:
             return ""
-        self._file.seek(place)
-        line = parse_line(self._file.readline(), ExplainedLine, str(self.path))
+        line = self._lines.at(offset)
         return next(one.text for one in line.results if one.item_id == item_id and one.text)
 
     def __enter__(self) -> Self:
-        self._file: BinaryIO = self.path.open("rb")
+        self._lines.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._lines.__exit__()
 
 
 class ExplanationStudy(Study):

@@ -6,13 +6,14 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import combinations, islice
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.lookup import RecordFile
 from indexer.artifacts.names import ASPECTS, ITEMS, PERSONAS
 from indexer.reasoning.sanitizing import problem_with
 from indexer.reasoning.step import TEXT, Question, Step, an_array, an_object, one_of
@@ -116,26 +117,22 @@ class Notes:
     """
 
     def __init__(self, folder: ArtifactFolder, held_out: Collection[tuple[str, str]]) -> None:
-        self._path = folder.file(ASPECTS)
-        self._places: dict[str, list[int]] = {}
-        for _, place, aspects in read_lines(self._path, Aspects, Refusals()):
+        self._aspects = RecordFile(folder.file(ASPECTS), Aspects)
+        self._offsets: dict[str, list[int]] = {}
+        for _, offset, aspects in read_lines(self._aspects.path, Aspects, Refusals()):
             if (aspects.user_id, aspects.item_id) not in held_out:
-                self._places.setdefault(aspects.item_id, []).append(place)
+                self._offsets.setdefault(aspects.item_id, []).append(offset)
 
     def get(self, item_id: str) -> list[Aspects]:
         """Those of one item, in the order of the file."""
-        notes = []
-        for place in self._places.get(item_id, ()):
-            self._file.seek(place)
-            notes.append(Aspects.model_validate_json(self._file.readline()))
-        return notes
+        return [self._aspects.at(offset) for offset in self._offsets.get(item_id, ())]
 
     def __enter__(self) -> Self:
-        self._file: BinaryIO = self._path.open("rb")
+        self._aspects.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._aspects.__exit__()
 
 
 def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:

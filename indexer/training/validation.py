@@ -15,8 +15,9 @@ import numpy.typing as npt
 from indexer.artifacts.candidate_lists import read_candidates
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
-from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import CANDIDATES, SPLITS
+from indexer.artifacts.splits import read_splits
 from indexer.training.pairs import Catalogue
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
@@ -189,7 +190,7 @@ def _splits(folder: ArtifactFolder, refusals: Refusals, seed: int) -> Sequence[S
     """The splits with a validation item; a sample of many."""
     found = [
         split
-        for _, _, split in read_lines(folder.file(SPLITS), Split, refusals)
+        for _, split in read_splits(folder.file(SPLITS), refusals)
         if split.valid_item is not None
     ]
     if len(found) > MOST_USERS:

@@ -20,6 +20,7 @@ from indexer.artifacts.names import (
     REVIEWS,
     SPLITS,
 )
+from indexer.artifacts.splits import SplitLine
 from indexer.artifacts.writing import rewrite
 from indexer.ledger import Ledger
 from p4r_qdrant.errors import InputError
@@ -29,7 +30,6 @@ from p4r_qdrant.records import (
     CandidateList,
     ItemPersonas,
     Review,
-    Split,
 )
 from p4r_qdrant.whole_files import remove_unfinished
 
@@ -75,7 +75,7 @@ def erase_users(
 
     lost = _resting_on(folder, gone)
 
-    def theirs(record: Aspects | Split | CandidateList | Review) -> bool:
+    def theirs(record: Aspects | SplitLine | CandidateList | Review) -> bool:
         return record.user_id in gone
 
     def theirs_arrived(record: Arrival) -> bool:
@@ -89,7 +89,7 @@ def erase_users(
     _strip_evidence(folder.path / PERSONAS, gone, lost, erased, refusals)
     _drop(folder.path / ASPECTS, Aspects, theirs, erased.removed, refusals)
     _drop(folder.path / CANDIDATES, CandidateList, theirs, erased.removed, refusals)
-    _drop(folder.path / SPLITS, Split, theirs, erased.removed, refusals)
+    _drop(folder.path / SPLITS, SplitLine, theirs, erased.removed, refusals)
     _drop(folder.path / ARRIVALS, Arrival, theirs_arrived, erased.removed, refusals)
     _drop(folder.path / REVIEWS, Review, theirs, erased.removed, refusals)
     return erased
@@ -119,9 +119,9 @@ def _traces(folder: ArtifactFolder, ledger: Ledger) -> Iterator[tuple[str, str |
             yield arrival.review.user_id, arrival.item_id
     for aspects in _records(folder, ASPECTS, Aspects):
         yield aspects.user_id, aspects.item_id
-    mentions: Iterable[Alignment | Split | CandidateList] = chain(
+    mentions: Iterable[Alignment | SplitLine | CandidateList] = chain(
         _records(folder, ALIGNMENTS, Alignment),
-        _records(folder, SPLITS, Split),
+        _records(folder, SPLITS, SplitLine),
         _records(folder, CANDIDATES, CandidateList),
     )
     for mention in mentions:
