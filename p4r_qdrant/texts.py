@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from functools import cache
 
 from p4r_qdrant.records import Interaction, Persona
@@ -41,6 +42,11 @@ def persona_text(persona: Persona, summary: str = "") -> str:
     """
     rationale = plain_rationale(persona.preference_rationale)
     return f"{persona.name}. {persona.description} {rationale} {summary}".rstrip()
+
+
+def persona_texts(personas: Iterable[Persona], summary: str = "") -> list[str]:
+    """text(p) of each of an item's personas (Eq. 8)."""
+    return [persona_text(persona, summary) for persona in personas]
 
 
 def plain_rationale(rationale: str) -> str:

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.index_rows import IndexRows
+from indexer.artifacts.lines import Refusals
 from indexer.artifacts.lookup import Lookup
 from indexer.artifacts.names import ITEMS, PERSONAS, SPLITS, SUMMARIES
 from indexer.artifacts.splits import read_splits
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.payload import payload_fields
 from p4r_qdrant.records import (
     Item,
-    ItemPersonas,
     Summary,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class IndexRow:
-    """One item as the index wants it, vectors aside."""
-
-    where: str
-    item: ItemPersonas
-    summary: str
-    fields: dict[str, Any]
+SAMPLE = 1 << 20
+"""Bytes of a file from which the number of its lines is estimated."""
 
 
 class ArtifactFolder:
@@ -50,35 +39,20 @@ class ArtifactFolder:
         """Whether the artifact is there."""
         return (self.path / name).is_file()
 
-    def count_lines(self, name: str) -> int:
-        """Lines of an artifact, for a progress bar."""
-        with self.file(name).open("rb") as file:
-            return sum(1 for _ in file)
+    def estimated_lines(self, name: str) -> int:
+        """About how many lines an artifact has, for a progress bar; exact for a small file."""
+        path = self.file(name)
+        with path.open("rb") as file:
+            sample = file.read(SAMPLE)
+        lines = sample.count(b"\n")
+        size = path.stat().st_size
+        return lines if size <= SAMPLE else round(lines * size / SAMPLE)
 
-    def index_rows(self, domain: str, refusals: Refusals) -> Iterator[IndexRow]:
-        """Stream the items to index: their personas joined with summary and metadata.
-
-        Refused, counted and left out: broken lines, and a repeated item id (the first stays).
-        """
-        personas = self.file(PERSONAS)
-        with (
-            self.summaries(refusals) as summaries,
-            self.items(refusals) as items,
-        ):
-            seen: dict[str, int] = {}
-            for number, _, record in read_lines(personas, ItemPersonas, refusals):
-                where = f"{personas}:{number}"
-                first = seen.setdefault(record.item_id, number)
-                if first != number:
-                    refusals.add(
-                        f"{where}: item {record.item_id!r} is already on line {first}; keep one",
-                        "repeated item",
-                    )
-                    continue
-                summary = summaries.get(record.item_id)
-                item = items.get(record.item_id)
-                text = summary.summary if summary else ""
-                yield IndexRow(where, record, text, payload_fields(item, text, domain))
+    def index_rows(self, domain: str, refusals: Refusals) -> IndexRows:
+        """The items to index, to be iterated over once. Raises InputError without personas."""
+        return IndexRows(
+            self.file(PERSONAS), self.summaries(refusals), self.items(refusals), domain, refusals
+        )
 
     def held_out(self) -> set[tuple[str, str]]:
         """The (user, item) pairs that splits.jsonl holds out; none without that file.

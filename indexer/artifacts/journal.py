@@ -35,7 +35,7 @@ from p4r_qdrant.errors import StorageFullError
 from p4r_qdrant.records import Alignment, Aspects, Item, ItemPersonas, Review, Summary
 
 
-class Arrival(BaseModel):
+class JournalRecord(BaseModel):
     """One line of the journal: an item, or a review."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,7 +63,7 @@ class Reasoned:
     personas: ItemPersonas | None = None
 
 
-class Arrivals:
+class Journal:
     """The records of a folder by item, the newest form of each; a context manager.
 
     Memory holds ids and places in the files, and the texts of what is not merged yet.
@@ -92,12 +92,12 @@ class Arrivals:
         if isinstance(record, Item):
             if self.item(record.item_id) == record:
                 return False
-            self._append(Arrival(item=record))
+            self._append(JournalRecord(item=record))
             self._fresh_items[record.item_id] = record
         else:
             if self.review(record.item_id, record.user_id) == record:
                 return False
-            self._append(Arrival(review=record))
+            self._append(JournalRecord(review=record))
             self._fresh_reviews.setdefault(record.item_id, {})[record.user_id] = record
         self.waiting.add(record.item_id)
         return True
@@ -168,7 +168,7 @@ class Arrivals:
         lost = self._drop_alignments(personas)
         _merge(path / PERSONAS, ItemPersonas, {(one,): it for one, it in personas.items()})
         waiting = self.waiting
-        rewrite(path / ARRIVALS, Arrival, lambda one: one if one.item_id in waiting else None)
+        rewrite(path / ARRIVALS, JournalRecord, lambda one: one if one.item_id in waiting else None)
         for fresh_ones in (self._fresh_items, self._fresh_reviews):
             for item_id in fresh_ones.keys() - waiting:
                 del fresh_ones[item_id]
@@ -204,7 +204,7 @@ class Arrivals:
 
     # -- the journal --------------------------------------------------------------------------
 
-    def _append(self, arrival: Arrival) -> None:
+    def _append(self, arrival: JournalRecord) -> None:
         assert self._journal is not None  # noqa: S101 - between enter and exit there is one
         line = arrival.model_dump_json(exclude_none=True).encode() + b"\n"
         end = self._journal.seek(0, os.SEEK_END)
@@ -224,8 +224,8 @@ class Arrivals:
         path = self._folder.path / ARRIVALS
         if not path.is_file():
             return
-        rewrite(path, Arrival, lambda one: one, broken=Refusals())
-        for _, _, arrival in read_lines(path, Arrival, Refusals()):
+        rewrite(path, JournalRecord, lambda one: one, broken=Refusals())
+        for _, _, arrival in read_lines(path, JournalRecord, Refusals()):
             if arrival.item is not None:
                 self._fresh_items[arrival.item_id] = arrival.item
             if arrival.review is not None:

@@ -21,17 +21,23 @@ BOM = b"\xef\xbb\xbf"
 
 @dataclass
 class Refusals:
-    """What was refused, counted by reason; the first `keep` sentences in full."""
+    """What was refused, counted by reason; the first `keep` sentences in full.
+
+    parent: also gets every refusal.
+    """
 
     keep: int = 20
     counts: Counter[str] = field(default_factory=Counter)
     sentences: list[str] = field(default_factory=list)
+    parent: Refusals | None = None
 
     def add(self, sentence: str, reason: str = "broken record") -> None:
         """Count one refused record under `reason`."""
         self.counts[reason] += 1
         if len(self.sentences) < self.keep:
             self.sentences.append(sentence)
+        if self.parent is not None:
+            self.parent.add(sentence, reason)
 
     @property
     def total(self) -> int:

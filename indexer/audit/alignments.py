@@ -39,7 +39,7 @@ def read_alignments(
     unknown, leaked = Found(), Found()
     alignments = unjustified = 0
     lines = read_lines(source.folder.file(ALIGNMENTS), Alignment, source.refusals)
-    total = source.folder.count_lines(ALIGNMENTS)
+    total = source.folder.estimated_lines(ALIGNMENTS)
     for _, _, one in track(source.progress, lines, "reading alignments", total):
         alignments += 1
         users.add(one.user_id)

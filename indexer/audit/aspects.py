@@ -41,7 +41,7 @@ def read_aspects(source: Source) -> AspectsRead:
     chance = random.Random(source.seed)  # noqa: S311 - a sample, not a secret
     tuples = empty = repeated = held_out = known = 0
     lines = read_lines(source.folder.file(ASPECTS), Aspects, source.refusals)
-    total = source.folder.count_lines(ASPECTS)
+    total = source.folder.estimated_lines(ASPECTS)
     for _, offset, one in track(source.progress, lines, "reading aspects", total):
         tuples += 1
         users.add(one.user_id)

@@ -40,7 +40,7 @@ def read_personas(source: Source, aspects: AspectsRead | None) -> PersonasRead:
     names = _Names()
     evidence = Evidence(source.held_out, aspects.offsets if aspects else None)
     lines = read_lines(path, ItemPersonas, source.refusals)
-    total = source.folder.count_lines(PERSONAS)
+    total = source.folder.estimated_lines(PERSONAS)
     for number, offset, one in track(source.progress, lines, "reading personas", total):
         if one.item_id in ids:
             source.refusals.add(

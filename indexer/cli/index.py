@@ -40,7 +40,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
 
     settings = Settings.load()
     folder = ArtifactFolder(artifacts)
-    total = folder.count_lines(PERSONAS)
+    total = folder.estimated_lines(PERSONAS)
     refusals = Refusals()
     encoder = load_encoder(settings.encoder)
     with open_index(settings, encoder=encoder, create=True) as opened, ProgressBar() as bar:

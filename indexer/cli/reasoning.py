@@ -145,7 +145,7 @@ def add(
     import asyncio
 
     from indexer.artifacts.folder import ArtifactFolder
-    from indexer.artifacts.journal import Arrivals
+    from indexer.artifacts.journal import Journal
     from indexer.artifacts.lines import Refusals
     from indexer.ledger import Ledger
     from indexer.llm import LLM, BatchFolder
@@ -163,7 +163,7 @@ def add(
     sources = Sources(ArtifactFolder(made(artifacts)), Domain.load(domain), settings.llm)
     lines = incoming(source, follow=follow)
     refusals = Refusals()
-    with Ledger(artifacts / "ledger") as ledger, Arrivals(sources.folder) as arrivals:
+    with Ledger(artifacts / "ledger") as ledger, Journal(sources.folder) as arrivals:
         BatchFolder(ledger.folder).check_none("live calls would pay for them once more")
 
         async def go() -> None:

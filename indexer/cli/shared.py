@@ -55,6 +55,7 @@ def publish_folder(
     **options: bool,
 ) -> None:
     """Publish an artifact folder, with a progress bar, and say what came of it."""
+    from indexer.indexing.publish import PublishOptions
     from indexer.indexing.publish import publish as publish_artifacts
     from indexer.terminal.console import ProgressBar, print_published
 
@@ -63,10 +64,9 @@ def publish_folder(
             folder,
             source,
             settings,
-            domain=domain,
-            refusals=refusals,
-            progress=bar,
-            **options,
+            PublishOptions(domain, **options),
+            refusals,
+            bar,
         )
     print_published(report.version, report.location, report)
 

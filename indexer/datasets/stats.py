@@ -16,9 +16,9 @@ import numpy as np
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
-from indexer.progress import SILENT, Progress
 from indexer.artifacts.splits import read_splits
 from indexer.artifacts.writing import written_bytes
+from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import InputError, MissingExtraError
 from p4r_qdrant.records import Item, Review
 

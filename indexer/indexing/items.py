@@ -1,17 +1,21 @@
-"""Items of an artifact folder into an index: encode what changed, write it."""
+"""Encode the items that changed and write them to an index."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from tempfile import SpooledTemporaryFile
+from typing import Self
 
 import numpy as np
 
-from indexer.artifacts.folder import ArtifactFolder, IndexRow
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.index_rows import IndexRow
 from indexer.artifacts.lines import Refusals
 from indexer.indexing.vector_files import VectorFile
 from indexer.progress import SILENT, Progress
-from p4r_qdrant import texts
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
@@ -20,12 +24,11 @@ from p4r_qdrant.index.index import ItemVectors, PersonaIndex
 from p4r_qdrant.index.payload import check_personas, content_hash
 
 CHUNK = 256
-"""Items encoded together, by each worker of an encoder; their texts are sorted by length there."""
-
-
+"""Items encoded together, by each worker of an encoder, which sorts their texts by length."""
 MOST_ITEMS = 4096
-"""Items that are in memory at once."""
-
+"""Items in memory at once."""
+SPOOLED = 64 << 20
+"""Bytes of rows that wait in memory; more of them wait in a temporary file."""
 
 Source = Encoder | VectorFile
 """Where the personas' vectors come from."""
@@ -33,7 +36,7 @@ Source = Encoder | VectorFile
 
 @dataclass
 class IndexReport:
-    """What `index_artifacts` did, in items (refused: in records of any file)."""
+    """Counts of items written and unchanged, and of refused records of any file."""
 
     written: int = 0
     unchanged: int = 0
@@ -42,101 +45,166 @@ class IndexReport:
 
 def index_artifacts(
     folder: ArtifactFolder,
-    encoder: Source,
+    source: Source,
     index: PersonaIndex,
     *,
     domain: str,
     refusals: Refusals,
     progress: Progress = SILENT,
-    settled: Callable[[IndexRow, bool], None] = lambda *_: None,
-    again: bool = False,
 ) -> IndexReport:
-    """Encode and write the personas of an artifact folder; items that did not change are skipped.
+    """Encode and write the personas of an artifact folder; unchanged items are skipped.
 
-    Killed at any moment and run again it ends in the same state, and encodes only what is
-    missing; `again` encodes everything. A broken record is refused and counted, and the others go
-    on. Each item is one step of `progress`, in a task that the caller starts; `settled` is called
-    with every item that is there now, and whether it was written.
+    If it is killed and run again, it ends in the same state and encodes only what is missing.
+    Broken records are refused and counted.
+
+    progress: each item is one step of a task that the caller starts.
     """
-    report = IndexReport()
-    size = min(CHUNK * encoder.workers, MOST_ITEMS)
-    for chunk in batches(folder.index_rows(domain, refusals), size):
-        written, unchanged = index_rows(chunk, encoder, index, refusals, again=again)
-        report.written += len(written)
-        report.unchanged += len(unchanged)
-        for row in chunk:
-            if row.item.item_id in written or row.item.item_id in unchanged:
-                settled(row, row.item.item_id in written)
-        progress.advance(len(chunk))
-    report.refused = refusals.total
-    return report
-
-
-def index_rows(
-    rows: list[IndexRow],
-    encoder: Source,
-    index: PersonaIndex,
-    refusals: Refusals,
-    *,
-    again: bool = False,
-) -> tuple[set[str], set[str]]:
-    """Encode and write what changed: the ids of the items written, and of those unchanged.
-
-    An item that cannot be indexed is in neither, and in `refusals`. `again`: all have changed.
-    """
-    held = {} if again else index.hashes([row.item.item_id for row in rows])
-    hashes = {row.item.item_id: row_vectors_hash(row, encoder) for row in rows}
-    unchanged = {
-        item_id
-        for row in rows
-        if (item_id := row.item.item_id) in held
-        and held[item_id] == content_hash(row.item.personas, row.fields, hashes[item_id])
-    }
-    where = {row.item.item_id: row.where for row in rows if row.item.item_id not in unchanged}
-    changed = [row for row in rows if row.item.item_id in where]
-    written = set[str]()
-
-    def refuse(item: ItemVectors, error: InputError) -> None:
-        refusals.add(f"{where[item.item_id]}: {error}", "item refused")
-        written.discard(item.item_id)
-
-    encodable = list(_encodable(changed, index.max_personas, refusals))
-    if encodable:
-        written.update(row.item.item_id for row in encodable)
-        vectors = row_vectors(encodable, encoder)
-        index.load(_items(encodable, vectors, hashes), refuse)
-    return written, unchanged
-
-
-def row_vectors_hash(row: IndexRow, source: Source) -> str:
-    """The hash of vectors from a file; empty for vectors that an encoder makes."""
-    return source.hash_of(row.item) if isinstance(source, VectorFile) else ""
-
-
-def _encodable(rows: list[IndexRow], max_personas: int, refusals: Refusals) -> Iterator[IndexRow]:
-    """The rows worth the encoder's time."""
-    for row in rows:
-        try:
-            check_personas(row.item.item_id, row.item.personas, max_personas)
-        except InputError as error:
-            refusals.add(f"{row.where}: {error}", "item refused")
-        else:
-            yield row
-
-
-def row_vectors(rows: list[IndexRow], source: Source) -> Floats:
-    """The vectors of all personas of the rows, one after another: (n_personas, dim) float32."""
-    if isinstance(source, VectorFile):
-        return np.concatenate([source.of(row.item) for row in rows])
-    return source.encode_texts(
-        [texts.persona_text(one, row.summary) for row in rows for one in row.item.personas]
+    return ItemIndexer(source, index, refusals).index_all(
+        folder.index_rows(domain, refusals), progress=progress
     )
 
 
-def _items(rows: list[IndexRow], vectors: Floats, hashes: dict[str, str]) -> Iterator[ItemVectors]:
-    start = 0
-    for row in rows:
-        item_id, personas = row.item.item_id, row.item.personas
-        end = start + len(personas)
-        yield ItemVectors(item_id, personas, vectors[start:end], row.fields, hashes[item_id])
-        start = end
+@dataclass
+class ItemIndexer:
+    """Encodes items and writes those that changed to an index.
+
+    An item that cannot be indexed goes to `refusals`. again: treat every item as changed.
+    """
+
+    source: Source
+    index: PersonaIndex
+    refusals: Refusals
+    again: bool = False
+
+    def index_all(
+        self,
+        rows: Iterable[IndexRow],
+        *,
+        ready: Callable[[], bool] = lambda: True,
+        settled: Callable[[IndexRow, bool], None] = lambda *_: None,
+        progress: Progress = SILENT,
+    ) -> IndexReport:
+        """Index a stream of items, chunk by chunk.
+
+        ready: is asked after each chunk is read; until it is true, nothing is encoded or written.
+        settled: is called for each item that is in the index now, and whether it was written.
+        progress: each item is one step of a task that the caller starts.
+        """
+        report = IndexReport()
+        size = min(CHUNK * self.source.workers, MOST_ITEMS)
+        with _Waiting() as waiting:
+            for chunk in batches(rows, size):
+                changed, unchanged = self.compare(chunk)
+                for row in unchanged:
+                    settled(row, False)
+                report.unchanged += len(unchanged)
+                progress.advance(len(unchanged))
+                if not ready():
+                    waiting.add(changed)
+                    continue
+                for some in chain(waiting.take(), [changed]):
+                    written = self.write(some)
+                    report.written += len(written)
+                    for row in some:
+                        if row.item.item_id in written:
+                            settled(row, True)
+                    progress.advance(len(some))
+        report.refused = self.refusals.total
+        return report
+
+    def index(self, rows: Sequence[IndexRow]) -> tuple[set[str], set[str]]:
+        """Index some items; returns the ids of those written, and of those unchanged."""
+        changed, unchanged = self.compare(rows)
+        return self.write(changed), {row.item.item_id for row in unchanged}
+
+    def compare(self, rows: Sequence[IndexRow]) -> tuple[list[IndexRow], list[IndexRow]]:
+        """Split items into (changed, unchanged), compared with what the index holds."""
+        held = {} if self.again else self.index.hashes([row.item.item_id for row in rows])
+        changed, unchanged = list[IndexRow](), list[IndexRow]()
+        for row in rows:
+            stored = held.get(row.item.item_id)
+            new = stored is None or stored != content_hash(
+                row.item.personas, row.fields, self._vectors_hash(row)
+            )
+            (changed if new else unchanged).append(row)
+        return changed, unchanged
+
+    def write(self, rows: Sequence[IndexRow]) -> set[str]:
+        """Encode and write items; returns the ids of those that were written."""
+        where = {row.item.item_id: row.where for row in rows}
+        written = set[str]()
+
+        def refuse(item: ItemVectors, error: InputError) -> None:
+            self.refusals.add(f"{where[item.item_id]}: {error}", "item refused")
+            written.discard(item.item_id)
+
+        encodable = list(self._encodable(rows))
+        if encodable:
+            written.update(row.item.item_id for row in encodable)
+            self.index.load(self._with_vectors(encodable), refuse)
+        return written
+
+    def _encodable(self, rows: Iterable[IndexRow]) -> Iterator[IndexRow]:
+        """The items whose personas can be indexed; encoding the others would be a waste."""
+        for row in rows:
+            try:
+                check_personas(row.item.item_id, row.item.personas, self.index.max_personas)
+            except InputError as error:
+                self.refusals.add(f"{row.where}: {error}", "item refused")
+            else:
+                yield row
+
+    def _with_vectors(self, rows: Sequence[IndexRow]) -> Iterator[ItemVectors]:
+        vectors = row_vectors(rows, self.source)
+        start = 0
+        for row in rows:
+            end = start + len(row.item.personas)
+            yield ItemVectors(
+                row.item.item_id,
+                row.item.personas,
+                vectors[start:end],
+                row.fields,
+                self._vectors_hash(row),
+            )
+            start = end
+
+    def _vectors_hash(self, row: IndexRow) -> str:
+        """The hash of vectors from a file; "" for those of an encoder, which the texts define."""
+        return self.source.hash_of(row.item) if isinstance(self.source, VectorFile) else ""
+
+
+def row_vectors(rows: Sequence[IndexRow], source: Source) -> Floats:
+    """The vectors of all personas of the items, in order: (n_personas, dim) float32."""
+    if isinstance(source, VectorFile):
+        return np.concatenate([source.of(row.item) for row in rows])
+    return source.encode_texts([text for row in rows for text in row.texts()])
+
+
+@dataclass
+class _Waiting:
+    """Lists of rows that wait to be written; a context manager.
+
+    Many of them wait in a temporary file, because personas.jsonl is read once only.
+    """
+
+    _file: SpooledTemporaryFile[bytes] = field(
+        default_factory=lambda: SpooledTemporaryFile(SPOOLED)  # noqa: SIM115 - closed at exit
+    )
+
+    def add(self, rows: list[IndexRow]) -> None:
+        pickle.dump(rows, self._file)
+
+    def take(self) -> Iterator[list[IndexRow]]:
+        """All that wait, in order, and forget them."""
+        end = self._file.tell()
+        self._file.seek(0)
+        while self._file.tell() < end:
+            yield pickle.load(self._file)  # noqa: S301 - written by this very process
+        self._file.seek(0)
+        self._file.truncate()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

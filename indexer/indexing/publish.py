@@ -1,16 +1,19 @@
-"""Artifacts to index: read, encode what changed, write, verify, and switch to it."""
+"""Publish an artifact folder: encode what changed, write, verify, switch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
+from itertools import chain
 
 from indexer.artifacts.folder import ArtifactFolder
-from indexer.artifacts.journal import Arrival
+from indexer.artifacts.index_rows import IndexRow, IndexRows
+from indexer.artifacts.journal import JournalRecord
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.names import ARRIVALS, PERSONAS
-from indexer.indexing.items import IndexReport, Source, index_artifacts
+from indexer.indexing.items import IndexReport, ItemIndexer, Source
 from indexer.indexing.mean_user import note_typical_user
 from indexer.indexing.vector_files import VectorFile
 from indexer.indexing.verifying import Expected, verify_scores, verify_written
@@ -21,18 +24,30 @@ from p4r_qdrant.index.metadata import IndexMetadata, today
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.live.loading import history_for_index
-from p4r_qdrant.records import ItemPersonas
 from p4r_qdrant.settings import Settings
 from p4r_qdrant.users.opening import keeps_users, open_store
 
 
+@dataclass(frozen=True)
+class PublishOptions:
+    """How to publish.
+
+    again: encode everything, whatever the index holds. shrink: allow a version with less than half
+    of the live items.
+    """
+
+    domain: str
+    again: bool = False
+    shrink: bool = False
+
+
 @dataclass
 class Published(IndexReport):
-    """What `publish` did. `removed`: items that the artifacts no longer hold.
+    """What `publish` did.
 
-    `version` is live now, `previous` was before it (empty: none, or the same). `users`: those whom
-    the service keeps and whose vectors were made with the new encoder. `kept_because` says why
-    nothing was removed, where the artifacts leave it open what is gone.
+    `version` is live now. `previous` was live before, "" if none was or it is the same. `removed`
+    counts items that the artifacts no longer hold; `kept_because` says why such items were kept.
+    `users` counts stored users whose vectors were made with the new encoder.
     """
 
     version: str = ""
@@ -47,24 +62,25 @@ def publish(
     folder: ArtifactFolder,
     source: Source,
     settings: Settings,
-    *,
-    domain: str,
+    options: PublishOptions,
     refusals: Refusals,
-    again: bool = False,
-    shrink: bool = False,
     progress: Progress = SILENT,
 ) -> Published:
-    """Make the personas of an artifact folder, as `source` encodes them, what readers get.
+    """Make the personas of an artifact folder, encoded by `source`, the ones that readers get.
 
-    A new encoder's vectors are written to a version that nobody reads, compared with the artifacts
-    and with the encoder, and then switched to in one step. With the encoder that is live already
-    its version is brought up to date item by item. Killed at any moment and run again it goes on.
+    The vectors of a new encoder go to a version that nobody reads. It is compared with the
+    artifacts and the encoder, and then becomes the live version in one step. If the encoder is the
+    live one, its version is updated item by item. If it is killed and run again, it goes on.
 
-    `again` encodes everything, whatever is there. Raises VerificationError, and has not switched
-    then; InputError where less than half of the live items are in the artifacts, without `shrink`.
+    Raises: VerificationError before the switch if the index does not hold what was written;
+        InputError, with nothing written, if the artifacts hold less than half of the live items
+        and `options.shrink` is not set.
     """
     began_at = datetime.now(UTC).isoformat()  # to the microsecond: see `Live.take_over`
-    listed = _Listed.of(folder)
+    began = now()
+    arriving = _arriving(folder)  # before personas.jsonl, into which they are merged
+    rows = folder.index_rows(options.domain, refusals)
+    stream = _started(rows)
     made, expected = IndexMetadata.of(source), Expected(source.fingerprint)
     with open_versions(settings) as versions, source.on_all_devices():
         name = versions.of(source.fingerprint)
@@ -72,34 +88,29 @@ def publish(
         with versions.open(name, made) as index, index.sole_writer():
             index.metadata.check(source.dimension, source.fingerprint, index.location)
             held = _live_items(versions, index)
-            least = 0 if shrink else (held + 1) // 2
-            if len(listed.item_ids) < least:
-                raise InputError(
-                    f"the live index holds {held} items and the artifacts {len(listed.item_ids)}: "
-                    "if the others are to go, say --shrink"
-                )
-            report = Published(version=name, location=index.location)
-            began = now()
-            progress.start("publishing items", len(listed.item_ids) + listed.broken)
-            done = index_artifacts(
-                folder,
-                source,
-                index,
-                domain=domain,
-                refusals=refusals,
-                progress=progress,
+            least = 0 if options.shrink else (held + 1) // 2
+            progress.start("publishing items", folder.estimated_lines(PERSONAS))
+            indexer = ItemIndexer(source, index, refusals, again=options.again)
+            done = indexer.index_all(
+                stream,
+                ready=lambda: len(rows) >= least,
                 settled=expected.add,
-                again=again,
+                progress=progress,
             )
-            report.written, report.unchanged, report.refused = astuple(done)
+            if len(rows) < least:
+                raise InputError(
+                    f"the live index holds {held} items, the artifacts only {len(rows)}; nothing "
+                    "was written: publish with --shrink to remove the others"
+                )
+            report = Published(*astuple(done), version=name, location=index.location)
             note_typical_user(folder, source, index, settings)
             if len(expected.item_ids) < max(1, least):
                 raise VerificationError(
-                    f"only {len(expected.item_ids)} of {len(listed.item_ids)} items could be "
-                    f"written to {index.location} ({_first(refusals)}); nothing was switched"
+                    f"only {len(expected.item_ids)} of {len(rows)} items could be written to "
+                    f"{index.location} ({_first(refusals)}); the live version did not change"
                 )
-            _take_out(index, listed, expected, began, report)
-            live = versions.live()  # now: to encode takes long, and somebody may have published
+            _remove_strangers(index, rows, expected, arriving, began, report)
+            live = versions.live()  # read now: another publish may have ended during the encoding
             report.previous = live if live is not None and live != name else ""
             if report.written or live != name:
                 verify_written(index, expected.written)
@@ -121,9 +132,9 @@ def publish(
 
 
 def _encode_users(settings: Settings, name: str, made: IndexMetadata, source: Source) -> int:
-    """Make the vectors of the service's users for a version; counts users.
+    """Make the vectors of the service's users for a version; returns the number of users.
 
-    Somebody who does something meanwhile loses the vector there, and the service makes it again.
+    If a user acts meanwhile, the vector is deleted, and the service makes it again.
     """
     if isinstance(source, VectorFile) or not keeps_users(settings):
         return 0
@@ -132,59 +143,56 @@ def _encode_users(settings: Settings, name: str, made: IndexMetadata, source: So
         return store.encode_all(source)
 
 
-def _take_out(
-    index: PersonaIndex, listed: _Listed, expected: Expected, began: int, report: Published
+def _remove_strangers(
+    index: PersonaIndex,
+    rows: IndexRows,
+    expected: Expected,
+    arriving: set[str],
+    began: int,
+    report: Published,
 ) -> None:
-    """Delete the items that the artifacts no longer hold, where that is certain."""
+    """Delete the items that the artifacts no longer hold, unless a broken line may be theirs."""
     held = set(index.item_ids())
     if missing := expected.item_ids - held:
         raise VerificationError(
             f"{len(missing)} items that were written are not in {index.location} "
-            f"(first: {min(missing)!r}); nothing was switched, publish again"
+            f"(first: {min(missing)!r}); the live version did not change: publish again"
         )
-    strangers = sorted(held - listed.item_ids - listed.arriving)
-    if strangers and listed.broken:
+    strangers = sorted(held - rows.item_ids - arriving)
+    if strangers and rows.broken.total:
         report.kept_because = (
-            f"{len(strangers)} items are not in {PERSONAS}, but {listed.broken} of its lines are "
-            "broken: they were kept"
+            f"{len(strangers)} items are not in {PERSONAS}, but {rows.broken.total} of its lines "
+            "are broken: they were kept"
         )
     elif strangers:
-        index.delete_items(strangers, written_before=began)  # later ones are somebody else's
+        # Another process wrote the later ones, for example `p4r add`.
+        index.delete_items(strangers, written_before=began)
         report.removed = len(strangers)
 
 
-@dataclass
-class _Listed:
-    """What an artifact folder names: items with personas, and items that are still on their way."""
+def _started(rows: IndexRows) -> Iterator[IndexRow]:
+    """Begin to read; raises InputError if there is no item to publish."""
+    stream = iter(rows)
+    first = next(stream, None)
+    if first is None:
+        broken = rows.broken.sentences
+        what = f"no valid line ({broken[0]})" if broken else "no line"
+        raise InputError(f"{rows.path} holds {what}: nothing can be published from it")
+    return chain([first], stream)
 
-    item_ids: set[str]
-    arriving: set[str]
-    broken: int
 
-    @classmethod
-    def of(cls, folder: ArtifactFolder) -> _Listed:
-        """Raises InputError where there is nothing to publish."""
-        broken = Refusals(keep=1)
-        lines = read_lines(folder.file(PERSONAS), ItemPersonas, broken)
-        item_ids = {record.item_id for _, _, record in lines}
-        if not item_ids:
-            what = f"no whole line ({broken.sentences[0]})" if broken.total else "no line"
-            raise InputError(
-                f"{folder.path / PERSONAS} holds {what}: nothing can be published from it"
-            )
-        arriving = set[str]()
-        if folder.has(ARRIVALS):  # `p4r add` indexes an item before it is in the artifacts
-            lost = Refusals()
-            arriving = {
-                one.item_id for _, _, one in read_lines(folder.path / ARRIVALS, Arrival, lost)
-            }
-        return cls(item_ids, arriving, broken.total)
+def _arriving(folder: ArtifactFolder) -> set[str]:
+    """The items that `p4r add` may have indexed before they are in the artifacts."""
+    if not folder.has(ARRIVALS):
+        return set()
+    records = read_lines(folder.path / ARRIVALS, JournalRecord, Refusals())
+    return {record.item_id for _, _, record in records}
 
 
 def _live_items(versions: Versions, index: PersonaIndex) -> int:
-    """How many items the live version holds; 0 where another process has it open.
+    """How many items the live version holds; 0 if another process has it open.
 
-    Raises IndexMismatchError where it is not one of ours.
+    Raises: IndexMismatchError if it is not an index of this project.
     """
     live = versions.live()
     if live == index.version:

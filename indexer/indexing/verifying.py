@@ -7,10 +7,9 @@ import time
 
 import numpy as np
 
-from indexer.artifacts.folder import IndexRow
+from indexer.artifacts.index_rows import IndexRow
 from indexer.indexing.items import CHUNK, Source
 from indexer.indexing.vector_files import VectorFile
-from p4r_qdrant import texts
 from p4r_qdrant.errors import VerificationError
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.index import PersonaIndex
@@ -66,7 +65,7 @@ def verify_scores(
     if isinstance(source, VectorFile):
         fresh = np.stack([source.of(row.item)[position_of(row, one)] for row, one in sample])
     else:
-        fresh = source.encode_texts([texts.persona_text(one, row.summary) for row, one in sample])
+        fresh = source.encode_texts([row.texts()[position_of(row, one)] for row, one in sample])
     least = 1 - source.tolerance - (STORED_FLOAT16 if index.datatype == "float16" else 0)
     asked = [[row.item.item_id] for row, _ in sample]
     answers = index.best_personas(fresh, asked, explain=0)

@@ -1,6 +1,6 @@
 """`p4r add`: items and reviews in, as they arrive; personas into the index, item by item.
 
-    records -> Arrivals (journalled) -> summary, aspects, personas -> encode -> index
+    records -> Journal (journalled) -> summary, aspects, personas -> encode -> index
                                                                   -> artifacts, now and then
 
 An item is reasoned on when nothing has come for it for `settle_s` seconds, so that a burst of
@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from indexer.artifacts.folder import IndexRow
-from indexer.artifacts.journal import Arrivals, Reasoned
+from indexer.artifacts.index_rows import IndexRow
+from indexer.artifacts.journal import Journal, Reasoned
 from indexer.artifacts.lines import Refusals, parse_line
-from indexer.indexing.items import index_rows
+from indexer.indexing.items import ItemIndexer
 from indexer.ledger import Ledger
 from indexer.llm import LLM
 from indexer.reasoning.aspects import ReviewAspects
@@ -63,7 +63,7 @@ class Adder:
     def __init__(
         self,
         sources: Sources,
-        arrivals: Arrivals,
+        arrivals: Journal,
         ledger: Ledger,
         llm: LLM,
         encoder: Encoder,
@@ -227,7 +227,7 @@ class Adder:
         written, unchanged = set[str](), set[str]()
         if rows:
             written, unchanged = await asyncio.to_thread(
-                index_rows, rows, self._encoder, self._index, self._refusals
+                ItemIndexer(self._encoder, self._index, self._refusals).index, rows
             )
         for one in outcomes:
             self._arrivals.settle(one.item_id, one.reasoned, waits=one.item_id in due)

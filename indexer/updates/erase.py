@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from indexer.artifacts.folder import ArtifactFolder
-from indexer.artifacts.journal import Arrival
+from indexer.artifacts.journal import JournalRecord
 from indexer.artifacts.lines import Model, Refusals, read_lines
 from indexer.artifacts.names import (
     ALIGNMENTS,
@@ -78,7 +78,7 @@ def erase_users(
     def theirs(record: Aspects | SplitLine | CandidateList | Review) -> bool:
         return record.user_id in gone
 
-    def theirs_arrived(record: Arrival) -> bool:
+    def theirs_arrived(record: JournalRecord) -> bool:
         return record.review is not None and record.review.user_id in gone
 
     def theirs_or_lost(record: Alignment) -> bool:
@@ -90,7 +90,7 @@ def erase_users(
     _drop(folder.path / ASPECTS, Aspects, theirs, erased.removed, refusals)
     _drop(folder.path / CANDIDATES, CandidateList, theirs, erased.removed, refusals)
     _drop(folder.path / SPLITS, SplitLine, theirs, erased.removed, refusals)
-    _drop(folder.path / ARRIVALS, Arrival, theirs_arrived, erased.removed, refusals)
+    _drop(folder.path / ARRIVALS, JournalRecord, theirs_arrived, erased.removed, refusals)
     _drop(folder.path / REVIEWS, Review, theirs, erased.removed, refusals)
     return erased
 
@@ -114,7 +114,7 @@ def _traces(folder: ArtifactFolder, ledger: Ledger) -> Iterator[tuple[str, str |
     for review in _records(folder, REVIEWS, Review):
         pair = (review.user_id, review.item_id)
         yield review.user_id, None if pair in held_out else review.item_id
-    for arrival in _records(folder, ARRIVALS, Arrival):
+    for arrival in _records(folder, ARRIVALS, JournalRecord):
         if arrival.review is not None:
             yield arrival.review.user_id, arrival.item_id
     for aspects in _records(folder, ASPECTS, Aspects):

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from indexer.artifacts.journal import Arrivals
+from indexer.artifacts.journal import Journal
 from indexer.artifacts.lines import Refusals
 from indexer.ledger import Ledger
 from indexer.llm import LLM, NO_ANSWER, EndpointDownError, Usage
@@ -172,7 +172,7 @@ class Worker:
         told: dict[str, Added] = {}
         store, index = live.users, live.writer
         works = [ItemWork.model_validate(job.body) for job in jobs]
-        with Arrivals(self._sources.folder) as arrivals:
+        with Journal(self._sources.folder) as arrivals:
             for work in works:
                 item_id = work.item_id
                 again = work.item is None or item_id in self._again

@@ -51,7 +51,7 @@ class Encoder(ABC):
 
     def encode_personas(self, personas: Sequence[Persona], summary: str = "") -> Floats:
         """v_p of an item's personas (Eq. 8): (n, dim) float32, L2-normalised."""
-        return self.encode_texts([texts.persona_text(persona, summary) for persona in personas])
+        return self.encode_texts(texts.persona_texts(personas, summary))
 
     def user_vectors(
         self, histories: Sequence[Sequence[Interaction]], *, length: int, decay: float

@@ -9,7 +9,7 @@ from typing import Any
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.indexing.items import Source
-from indexer.indexing.publish import Published, publish
+from indexer.indexing.publish import Published, PublishOptions, publish
 from p4r_qdrant import Encoder, Interaction, Ranking, Settings, texts
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.records import ItemPersonas
@@ -63,7 +63,7 @@ def run(
 ) -> Published:
     refusals = refusals if refusals is not None else Refusals()
     return publish(
-        ArtifactFolder(folder), source, settings, domain="x", refusals=refusals, **options
+        ArtifactFolder(folder), source, settings, PublishOptions("x", **options), refusals
     )
 
 
@@ -94,9 +94,9 @@ def truth(folder: Path, encoder: Encoder) -> Catalogue:
     records = [ItemPersonas.model_validate_json(line) for line in lines]
     return Catalogue(
         {
-            record.item_id: encoder.encode_texts(
-                [texts.persona_text(one) for one in record.personas]
-            ).astype("float64")
+            record.item_id: encoder.encode_texts(texts.persona_texts(record.personas)).astype(
+                "float64"
+            )
             for record in records
         }
     )

@@ -13,8 +13,8 @@ from indexer.artifacts.lookup import Lookup
 from indexer.artifacts.names import ASPECTS, ITEMS, PERSONAS, REVIEWS, SPLITS, SUMMARIES
 from indexer.evaluation.interactions import Interactions, read_interactions
 from indexer.evaluation.truth import On, Truth, read_truth
+from p4r_qdrant import texts
 from p4r_qdrant.records import ItemPersonas, Summary
-from p4r_qdrant.texts import persona_text
 
 _READ = (REVIEWS, SPLITS, ITEMS, SUMMARIES, ASPECTS, PERSONAS)
 
@@ -71,7 +71,7 @@ def persona_texts(personas: Path, summaries: Lookup[Summary]) -> ItemTexts:
     for _, _, record in read_lines(personas, ItemPersonas, Refusals()):
         summary = summaries.get(record.item_id)
         text = summary.summary if summary else ""
-        found.setdefault(record.item_id, [persona_text(one, text) for one in record.personas])
+        found.setdefault(record.item_id, texts.persona_texts(record.personas, text))
     return list(found.items())
 
 

@@ -11,7 +11,7 @@ import pytest
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.indexing.mean_user import typical_user
-from indexer.indexing.publish import publish
+from indexer.indexing.publish import PublishOptions, publish
 from p4r_qdrant import Interaction, PersonaEncoder, PersonaReranker, Settings, open_index
 from p4r_qdrant.encoder.fingerprint import same_encoder
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
@@ -223,7 +223,7 @@ def test_adapters_follow_each_other_in_a_process_that_serves(
     def published(**encoder: Any) -> str:
         settings = Settings.load(qdrant=place, encoder={"model": BUNDLED_MODEL, **encoder})
         made = PersonaEncoder.from_settings(settings.encoder)
-        report = publish(ArtifactFolder(folder), made, settings, domain="x", refusals=Refusals())
+        report = publish(ArtifactFolder(folder), made, settings, PublishOptions("x"), Refusals())
         assert report.written == 3
         return made.fingerprint
 

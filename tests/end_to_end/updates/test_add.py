@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from indexer.artifacts.folder import ArtifactFolder
-from indexer.artifacts.journal import Arrivals
+from indexer.artifacts.journal import Journal
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ARRIVALS
 from indexer.ledger import Ledger
@@ -103,7 +103,7 @@ class Shop:
 
         with (
             Ledger(self.path / "ledger") as ledger,
-            Arrivals(folder) as arrivals,
+            Journal(folder) as arrivals,
             opened(embedded(self.path.with_suffix(".index")), self.encoder.dimension) as index,
         ):
             asyncio.run(go())
