@@ -1,17 +1,17 @@
-"""Items and reviews as they arrive: an artifact folder, and what came since it was last written.
+"""The journal of an artifact folder: records that arrive, kept until they are in the artifacts.
 
-    FOLDER/arrivals.jsonl    the journal: every record that is new, appended before it is used
+    FOLDER/arrivals.jsonl    every new record, appended before it is used
 
-The artifacts are whole files, and far too large to be written for each review. So what arrives is
-journalled and kept in memory, and `write` merges it into the files now and then. A kill loses
-nothing: the journal is read again, and merging twice is merging once.
+The artifacts are whole files, too large to be rewritten for each review. So a new record is
+appended to the journal and held in memory; `write` merges all of them into the artifacts now and
+then. After a kill the journal is read again, and merging a record twice has no further effect.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -30,13 +30,13 @@ from indexer.artifacts.names import (
     REVIEWS,
     SUMMARIES,
 )
-from indexer.artifacts.writing import rewrite
-from p4r_qdrant.errors import StorageFullError
+from indexer.artifacts.writing import rewrite, storage_errors
+from p4r_qdrant.errors import P4RError
 from p4r_qdrant.records import Alignment, Aspects, Item, ItemPersonas, Review, Summary
 
 
 class JournalRecord(BaseModel):
-    """One line of the journal: an item, or a review."""
+    """One line of the journal: an item or a review."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,17 +45,17 @@ class JournalRecord(BaseModel):
 
     @property
     def item_id(self) -> str:
-        """The item that it is, or is about."""
-        one = self.item or self.review
-        assert one is not None  # noqa: S101 - there is one of them
-        return one.item_id
+        """The item, or the item of the review."""
+        record = self.item or self.review
+        assert record is not None  # noqa: S101 - one of them is set
+        return record.item_id
 
 
 @dataclass
 class Reasoned:
-    """What reasoning made of one item: its lines in the artifacts.
+    """What the LLM steps made of one item: its lines in the artifacts.
 
-    `aspects` by user, None for a review that tells nothing.
+    aspects: by user; None for a review from which no aspect tuple was extracted.
     """
 
     summary: Summary | None = None
@@ -64,131 +64,143 @@ class Reasoned:
 
 
 class Journal:
-    """The records of a folder by item, the newest form of each; a context manager.
+    """The newest records of a folder by item, its journal included; a context manager.
 
-    Memory holds ids and places in the files, and the texts of what is not merged yet.
+    Memory holds ids and byte offsets, and the texts of records that are not merged yet.
     """
 
     def __init__(self, folder: ArtifactFolder) -> None:
         self._folder = folder
-        self._journal: BinaryIO | None = None
-        self._fresh_items: dict[str, Item] = {}
-        self._fresh_reviews: dict[str, dict[str, Review]] = {}
+        self._path = folder.path / ARRIVALS
+        self._file: BinaryIO | None = None
+        self._new_items: dict[str, Item] = {}
+        self._new_reviews: dict[str, dict[str, Review]] = {}
         self._reasoned: dict[str, Reasoned] = {}
         self.waiting: set[str] = set()
-        """Items that arrivals touched and that are not reasoned yet."""
+        """Items with new records, on which the LLM steps have not run yet."""
 
     @property
     def unwritten(self) -> int:
         """Records in memory that `write` would merge."""
-        reviews = sum(len(one) for one in self._fresh_reviews.values())
-        return len(self._fresh_items) + reviews + len(self._reasoned)
+        reviews = sum(len(by_user) for by_user in self._new_reviews.values())
+        return len(self._new_items) + reviews + len(self._reasoned)
 
     def take(self, record: Item | Review) -> bool:
-        """Journal a record and make it the newest; False where it is known as it is.
+        """Append a record to the journal; False if the same record is known already.
 
-        Raises StorageFullError, and then it was not taken.
+        Raises: StorageFullError or InputError if the record could not be appended.
         """
         if isinstance(record, Item):
             if self.item(record.item_id) == record:
                 return False
             self._append(JournalRecord(item=record))
-            self._fresh_items[record.item_id] = record
+            self._new_items[record.item_id] = record
         else:
             if self.review(record.item_id, record.user_id) == record:
                 return False
             self._append(JournalRecord(review=record))
-            self._fresh_reviews.setdefault(record.item_id, {})[record.user_id] = record
+            self._new_reviews.setdefault(record.item_id, {})[record.user_id] = record
         self.waiting.add(record.item_id)
         return True
 
-    # -- what is known ------------------------------------------------------------------------
+    # -- look-ups -----------------------------------------------------------------------------
 
     def item(self, item_id: str) -> Item | None:
         """An item's metadata."""
-        return self._fresh_items.get(item_id) or self._items.get(item_id)
+        return self._new_items.get(item_id) or self._items.get(item_id)
 
     def review(self, item_id: str, user_id: str) -> Review | None:
         """A user's review of an item."""
-        fresh = self._fresh_reviews.get(item_id, {}).get(user_id)
-        return fresh or self._reviews.get(item_id, user_id)
+        new = self._new_reviews.get(item_id, {}).get(user_id)
+        return new or self._reviews.get(item_id, user_id)
 
     def reviewers(self, item_id: str) -> list[str]:
-        """Who has reviewed an item, or has aspects of it, in the order of the files."""
-        known = (self._reviews.users(item_id), self._fresh_reviews.get(item_id, ()))
-        return list(dict.fromkeys([*known[0], *known[1], *self._aspects.users(item_id)]))
+        """The users with a review or aspects of an item, in the order of the files."""
+        return list(
+            dict.fromkeys(
+                [
+                    *self._reviews.users(item_id),
+                    *self._new_reviews.get(item_id, ()),
+                    *self._aspects.users(item_id),
+                ]
+            )
+        )
 
     def summary(self, item_id: str) -> Summary | None:
-        """The summary in the files, None where the metadata has changed since."""
-        return None if item_id in self._fresh_items else self._summaries.get(item_id)
+        """The summary in the artifacts, None if the metadata has changed since."""
+        return None if item_id in self._new_items else self._summaries.get(item_id)
 
     def aspects(self, item_id: str, user_id: str) -> Aspects | None:
-        """The aspects in the files, None where the review has changed since."""
-        if user_id in self._fresh_reviews.get(item_id, {}):
+        """The aspects in the artifacts, None if the review has changed since."""
+        if user_id in self._new_reviews.get(item_id, {}):
             return None
         return self._aspects.get(item_id, user_id)
 
-    # -- what becomes of it -------------------------------------------------------------------
+    # -- merging ------------------------------------------------------------------------------
 
     def settle(self, item_id: str, reasoned: Reasoned, *, waits: bool = False) -> None:
         """Note what was reasoned about an item; the next `write` puts it into the artifacts.
 
-        `waits`: something new has come for it meanwhile.
+        waits: newer records of the item have arrived meanwhile, so it stays in `waiting`.
         """
         self._reasoned[item_id] = reasoned
         if not waits:
             self.waiting.discard(item_id)
 
     def write(self) -> int:
-        """Merge everything into the artifacts; returns how many alignments lost their persona.
+        """Merge everything into the artifacts; returns how many alignments were dropped.
 
-        The journal keeps what belongs to items that still wait. Raises StorageFullError; nothing
-        is lost then.
+        The journal keeps the records of items that still wait.
+        Raises: StorageFullError or InputError; nothing is lost then.
         """
-        path, fresh = self._folder.path, self._reasoned
-        reviews: dict[_Key, Review | None] = {
+        path, reasoned = self._folder.path, self._reasoned
+        personas = {one: it.personas for one, it in reasoned.items() if it.personas}
+        new_reviews: dict[_Key, Review | None] = {
             (item_id, user_id): review
-            for item_id, own in self._fresh_reviews.items()
-            for user_id, review in own.items()
+            for item_id, by_user in self._new_reviews.items()
+            for user_id, review in by_user.items()
         }
-        aspects: dict[_Key, Aspects | None] = {
-            (item_id, user_id): found
-            for item_id, one in fresh.items()
-            for user_id, found in one.aspects.items()
+        new_aspects: dict[_Key, Aspects | None] = {
+            (item_id, user_id): aspects
+            for item_id, made in reasoned.items()
+            for user_id, aspects in made.aspects.items()
         }
-        personas = {one: it.personas for one, it in fresh.items() if it.personas}
-        _merge(path / REVIEWS, Review, reviews)
-        _merge(path / ITEMS, Item, {(one,): item for one, item in self._fresh_items.items()})
+        _merge(path / REVIEWS, Review, new_reviews)
+        _merge(path / ITEMS, Item, {(one,): item for one, item in self._new_items.items()})
         _merge(
             path / SUMMARIES,
             Summary,
-            {(one,): it.summary for one, it in fresh.items() if it.summary},
+            {(one,): it.summary for one, it in reasoned.items() if it.summary},
         )
-        _merge(path / ASPECTS, Aspects, aspects)
-        lost = self._drop_alignments(personas)
+        _merge(path / ASPECTS, Aspects, new_aspects)
+        dropped = self._drop_alignments(personas)
         _merge(path / PERSONAS, ItemPersonas, {(one,): it for one, it in personas.items()})
+        self._forget_merged()
+        return dropped
+
+    def sync(self) -> None:
+        """Sync the journal to the disk."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def _forget_merged(self) -> None:
+        """Shorten the journal to the items that wait, and open the new files."""
         waiting = self.waiting
-        rewrite(path / ARRIVALS, JournalRecord, lambda one: one if one.item_id in waiting else None)
-        for fresh_ones in (self._fresh_items, self._fresh_reviews):
-            for item_id in fresh_ones.keys() - waiting:
-                del fresh_ones[item_id]
+        rewrite(self._path, JournalRecord, lambda one: one if one.item_id in waiting else None)
+        for records in (self._new_items, self._new_reviews):
+            for item_id in records.keys() - waiting:
+                del records[item_id]
         self._reasoned.clear()
         self._close()
         self._open()
-        return lost
 
-    def sync(self) -> None:
-        """Put the journal on the disk itself."""
-        if self._journal is not None:
-            os.fsync(self._journal.fileno())
-
-    def _drop_alignments(self, fresh: Mapping[str, ItemPersonas]) -> int:
-        """An alignment names a persona by its number: where those have changed, it is void."""
+    def _drop_alignments(self, personas: Mapping[str, ItemPersonas]) -> int:
+        """Drop the alignments of items whose personas change: they name personas by number."""
         path = self._folder.path
-        if not fresh or not self._folder.has(ALIGNMENTS) or not self._folder.has(PERSONAS):
+        if not personas or not self._folder.has(ALIGNMENTS) or not self._folder.has(PERSONAS):
             return 0
         lines = read_lines(path / PERSONAS, ItemPersonas, Refusals())
-        changed = {one.item_id for _, _, one in lines if fresh.get(one.item_id, one) != one}
+        changed = {one.item_id for _, _, one in lines if personas.get(one.item_id, one) != one}
         dropped = 0
 
         def kept(record: Alignment) -> Alignment | None:
@@ -202,52 +214,43 @@ class Journal:
             rewrite(path / ALIGNMENTS, Alignment, kept)
         return dropped
 
-    # -- the journal --------------------------------------------------------------------------
+    # -- the file -----------------------------------------------------------------------------
 
-    def _append(self, arrival: JournalRecord) -> None:
-        assert self._journal is not None  # noqa: S101 - between enter and exit there is one
-        line = arrival.model_dump_json(exclude_none=True).encode() + b"\n"
-        end = self._journal.seek(0, os.SEEK_END)
+    def _append(self, record: JournalRecord) -> None:
+        assert self._file is not None  # noqa: S101 - it is open in the context
+        end = self._file.seek(0, os.SEEK_END)
         try:
-            self._journal.write(line)
-        except OSError as error:
-            self._journal.truncate(end)
-            if error.errno == errno.ENOSPC:
-                raise StorageFullError(
-                    f"no space left to write {self._folder.path / ARRIVALS}; make room and run "
-                    "again, all up to here is kept"
-                ) from None
+            with storage_errors(self._path):
+                self._file.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
+        except P4RError:
+            self._file.truncate(end)
             raise
 
     def _replay(self) -> None:
-        """Take up what an earlier run had received and not merged; drop a line that was torn."""
-        path = self._folder.path / ARRIVALS
-        if not path.is_file():
+        """Read what an earlier run has not merged; remove a line that a kill cut off."""
+        if not self._path.is_file():
             return
-        rewrite(path, JournalRecord, lambda one: one, broken=Refusals())
-        for _, _, arrival in read_lines(path, JournalRecord, Refusals()):
-            if arrival.item is not None:
-                self._fresh_items[arrival.item_id] = arrival.item
-            if arrival.review is not None:
-                own = self._fresh_reviews.setdefault(arrival.item_id, {})
-                own[arrival.review.user_id] = arrival.review
-            self.waiting.add(arrival.item_id)
+        rewrite(self._path, JournalRecord, lambda one: one, broken=Refusals())
+        for _, _, record in read_lines(self._path, JournalRecord, Refusals()):
+            if record.item is not None:
+                self._new_items[record.item_id] = record.item
+            if record.review is not None:
+                by_user = self._new_reviews.setdefault(record.item_id, {})
+                by_user[record.review.user_id] = record.review
+            self.waiting.add(record.item_id)
 
     def _open(self) -> None:
         path = self._folder.path
-        self._items = self._folder.items(Refusals()).__enter__()
-        self._summaries = self._folder.summaries(Refusals()).__enter__()
-        self._reviews = ReviewLookup(path / REVIEWS, Review).__enter__()
-        self._aspects = ReviewLookup(path / ASPECTS, Aspects).__enter__()
-        self._journal = (path / ARRIVALS).open("ab", buffering=0)
+        with ExitStack() as files:
+            self._items = files.enter_context(self._folder.items(Refusals()))
+            self._summaries = files.enter_context(self._folder.summaries(Refusals()))
+            self._reviews = files.enter_context(ReviewLookup(path / REVIEWS, Review))
+            self._aspects = files.enter_context(ReviewLookup(path / ASPECTS, Aspects))
+            self._file = files.enter_context(self._path.open("ab", buffering=0))
+            self._files = files.pop_all()
 
     def _close(self) -> None:
-        self._items.__exit__()
-        self._summaries.__exit__()
-        self._reviews.__exit__()
-        self._aspects.__exit__()
-        if self._journal is not None:
-            self._journal.close()
+        self._files.close()
 
     def __enter__(self) -> Self:
         self._replay()
@@ -256,22 +259,21 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._close()
-        journal = self._folder.path / ARRIVALS
-        if journal.is_file() and not journal.stat().st_size:
-            journal.unlink()
+        if self._path.is_file() and not self._path.stat().st_size:
+            self._path.unlink()
 
 
 _Key = tuple[str, ...]
 
 
-def _merge(path: Path, model: type[Model], fresh: Mapping[_Key, Model | None]) -> None:
-    """Put records into a file: in the place of those with their ids, else at the end.
+def _merge(path: Path, model: type[Model], new: Mapping[_Key, Model | None]) -> None:
+    """Replace the records of a file that have the same ids; append the others.
 
-    None takes the record out.
+    None removes the record.
     """
-    if not fresh:
+    if not new:
         return
-    left = dict(fresh)
+    left = dict(new)
 
     def newest(record: Model) -> Model | None:
         return left.pop(_key(record), record)

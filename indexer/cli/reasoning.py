@@ -147,14 +147,16 @@ def add(
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.journal import Journal
     from indexer.artifacts.lines import Refusals
+    from indexer.indexing.items import ItemIndexer
     from indexer.ledger import Ledger
     from indexer.llm import LLM, BatchFolder
     from indexer.prompts import Domain
     from indexer.reasoning.run import made
     from indexer.reasoning.step import Sources
     from indexer.terminal.console import err, print_added, print_counts
-    from indexer.updates.add import Adder
+    from indexer.updates.add import StreamingIndexer
     from indexer.updates.inbox import incoming
+    from indexer.updates.item_reasoning import ItemReasoner
     from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.index.opening import open_index
     from p4r_qdrant.settings import Settings
@@ -163,29 +165,24 @@ def add(
     sources = Sources(ArtifactFolder(made(artifacts)), Domain.load(domain), settings.llm)
     lines = incoming(source, follow=follow)
     refusals = Refusals()
-    with Ledger(artifacts / "ledger") as ledger, Journal(sources.folder) as arrivals:
+    with Ledger(artifacts / "ledger") as ledger, Journal(sources.folder) as journal:
         BatchFolder(ledger.folder).check_none("live calls would pay for them once more")
 
         async def go() -> None:
             async with LLM(settings.llm, ledger) as llm:
                 encoder = load_encoder(settings.encoder)
                 with open_index(settings, encoder=encoder, create=True) as opened:
-                    adder = Adder(
-                        sources,
-                        arrivals,
-                        ledger,
-                        llm,
-                        encoder,
-                        opened,
+                    indexer = StreamingIndexer(
+                        ItemReasoner(sources, journal, ledger, llm, refusals),
+                        ItemIndexer(encoder, opened, refusals),
                         settle_s=settle,
-                        refusals=refusals,
-                        told=print_added,
+                        reported=print_added,
                     )
                     try:
-                        await adder.run(lines)
+                        await indexer.run(lines)
                     finally:
-                        if adder.lost_alignments:
-                            lost = {"alignments: their personas changed": adder.lost_alignments}
+                        if indexer.lost_alignments:
+                            lost = {"alignments: their personas changed": indexer.lost_alignments}
                             print_counts("left out", lost, err)
 
         asyncio.run(go())

@@ -97,12 +97,13 @@ class ItemIndexer:
                 changed, unchanged = self.compare(chunk)
                 for row in unchanged:
                     settled(row, False)
-                report.unchanged += len(unchanged)
-                progress.advance(len(unchanged))
+                if unchanged:
+                    report.unchanged += len(unchanged)
+                    progress.advance(len(unchanged))
                 if not ready():
                     waiting.add(changed)
                     continue
-                for some in chain(waiting.take(), [changed]):
+                for some in filter(None, chain(waiting.take(), [changed])):
                     written = self.write(some)
                     report.written += len(written)
                     for row in some:

@@ -22,12 +22,14 @@ from typing import Any
 
 from indexer.artifacts.journal import Journal
 from indexer.artifacts.lines import Refusals
+from indexer.indexing.items import ItemIndexer
 from indexer.ledger import Ledger
 from indexer.llm import LLM, NO_ANSWER, EndpointDownError, Usage
 from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.step import Sources
-from indexer.updates.add import Added, Adder
+from indexer.updates.add import Added, StreamingIndexer
 from indexer.updates.erase import erase_users
+from indexer.updates.item_reasoning import ItemReasoner
 from p4r_qdrant.errors import IndexUnavailableError, InputError, P4RError
 from p4r_qdrant.records import Item, Review
 from p4r_qdrant.service.backend import Backend
@@ -169,27 +171,22 @@ class Worker:
         """Items and their reviews, through what `p4r add` does."""
         if not jobs:
             return
-        told: dict[str, Added] = {}
-        store, index = live.users, live.writer
+        added: dict[str, Added] = {}
+        store, index, refusals = live.users, live.writer, Refusals()
         works = [ItemWork.model_validate(job.body) for job in jobs]
-        with Journal(self._sources.folder) as arrivals:
+        with Journal(self._sources.folder) as journal:
             for work in works:
                 item_id = work.item_id
                 again = work.item is None or item_id in self._again
                 if again or not await asyncio.to_thread(index.get, item_id):
-                    arrivals.waiting.add(item_id)  # known as it may be, it is reasoned on
-            adder = Adder(
-                self._sources,
-                arrivals,
-                self._ledger,
-                llm,
-                live.encoder,
-                index,
+                    journal.waiting.add(item_id)  # even if the journal knows it already
+            indexer = StreamingIndexer(
+                ItemReasoner(self._sources, journal, self._ledger, llm, refusals),
+                ItemIndexer(live.encoder, index, refusals),
                 settle_s=0,
-                refusals=Refusals(),
-                told=lambda one: told.update({one.item_id: one}),
+                reported=lambda one: added.update({one.item_id: one}),
             )
-            await adder.run(
+            await indexer.run(
                 record for work in works for record in (work.item, *work.reviews) if record
             )
         self._again = {job.body["item_id"] for job in jobs}
@@ -198,9 +195,9 @@ class Worker:
             return
         self._again.clear()
         for job in jobs:
-            added = told.get(job.body["item_id"])
-            if added is not None and added.problem:
-                await self._fail(store, job, added.problem)
+            done = added.get(job.body["item_id"])
+            if done is not None and done.problem:
+                await self._fail(store, job, done.problem)
             else:
                 await self._finish(store, job)
 

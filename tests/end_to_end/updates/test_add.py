@@ -20,13 +20,15 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.journal import Journal
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ARRIVALS
+from indexer.indexing.items import ItemIndexer
 from indexer.ledger import Ledger
 from indexer.llm import LLM, LLMRefusedError
 from indexer.prompts import Domain
 from indexer.reasoning import run
 from indexer.reasoning.step import Sources
-from indexer.updates.add import Added, Adder
+from indexer.updates.add import Added, StreamingIndexer
 from indexer.updates.inbox import MAX_LINE, incoming
+from indexer.updates.item_reasoning import ItemReasoner
 from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings
 from tests.support.engines import embedded, opened
@@ -89,21 +91,17 @@ class Shop:
 
         async def go() -> None:
             async with LLM(settings, ledger) as llm:
-                await Adder(
-                    Sources(folder, Domain.load("books"), settings),
-                    arrivals,
-                    ledger,
-                    llm,
-                    self.encoder,
-                    index,
+                sources = Sources(folder, Domain.load("books"), settings)
+                await StreamingIndexer(
+                    ItemReasoner(sources, journal, ledger, llm, self.refusals),
+                    ItemIndexer(self.encoder, index, self.refusals),
                     settle_s=settle_s,
-                    refusals=self.refusals,
-                    told=self.told.append,
+                    reported=self.told.append,
                 ).run(iter(lines))
 
         with (
             Ledger(self.path / "ledger") as ledger,
-            Journal(folder) as arrivals,
+            Journal(folder) as journal,
             opened(embedded(self.path.with_suffix(".index")), self.encoder.dimension) as index,
         ):
             asyncio.run(go())
@@ -273,7 +271,7 @@ def test_a_review_may_come_before_its_item(shop: Shop) -> None:
     assert review["item_id"] == item["item_id"] or KNOWN
     review = next(one for one in REVIEWS if one["item_id"] == item["item_id"])
     (told,) = shop.add(as_lines([review]))
-    assert "no such item yet" in told.problem
+    assert "the item is not known yet" in told.problem
     (told,) = shop.add(as_lines([item]))
     assert (told.reviews, told.problem) == (1, "")
     assert list(shop.indexed()) == [item["item_id"]]
@@ -283,7 +281,7 @@ def test_what_is_no_record_is_refused_and_the_others_go_on(shop: Shop) -> None:
     bad = [b"{\n", b"[]\n", b'{"item_id": ""}\n', b"\xff\xfe\n", b'{"user_id": "u"}\n', b"", b"\n"]
     shop.add([*bad, *as_lines(ITEMS[:1])])
     assert shop.refusals.counts == {"broken record": 6}
-    assert shop.refusals.sentences[-1] == f"line 6: it is longer than {MAX_LINE >> 20} MB"
+    assert shop.refusals.sentences[-1] == f"line 6: the line is longer than {MAX_LINE >> 20} MB"
     assert len(shop.told) == 1
 
 

@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 
+from indexer.artifacts import lines
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.indexing.items import index_artifacts
@@ -36,7 +38,7 @@ from p4r_qdrant.errors import (
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.server import lease
-from p4r_qdrant.records import Interaction
+from p4r_qdrant.records import Interaction, ItemPersonas
 from p4r_qdrant.settings import RerankSettings
 from p4r_qdrant.users.versions import drop_old
 from tests.integration.index.test_edge import process
@@ -290,8 +292,43 @@ def test_the_wrong_artifacts_do_not_empty_the_index(
         with pytest.raises(InputError, match=r"holds 12 items, the artifacts only 5; .*--shrink"):
             run(small, encoder, index_settings)
         check_live(index_settings, folder, old)
+    publishing.write_personas(small, [publishing.item(number, text="new") for number in range(5)])
+    with pytest.raises(InputError, match="nothing was written"):
+        run(small, old, index_settings)
+    check_live(index_settings, folder, old)
+    catalogue_at(small, items=5)
     assert run(small, new, index_settings, shrink=True).written == 5
     check_live(index_settings, small, new)
+
+
+def test_personas_are_read_once(
+    index_settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = publishing.encoder(1)
+    run(folder, encoder, index_settings)
+    publishing.write_personas(folder, [publishing.item(number, text="new") for number in range(12)])
+    personas = folder / "personas.jsonl"
+    opened, real_open = [], Path.open
+    parsed, real_parse = [], lines.parse_line
+
+    def counting_open(self: Path, *args: Any, **named: Any) -> Any:
+        if self == personas:
+            opened.append(args)
+        return real_open(self, *args, **named)
+
+    def counting_parse(line: bytes, model: type[BaseModel], where: str) -> Any:
+        if model is ItemPersonas:
+            parsed.append(where)
+        return real_parse(line, model, where)
+
+    monkeypatch.setattr(Path, "open", counting_open)
+    monkeypatch.setattr(lines, "parse_line", counting_parse)
+    for written in (12, 0):  # all changed, none changed
+        opened.clear()
+        parsed.clear()
+        assert run(folder, encoder, index_settings).written == written
+        assert len(opened) == 2, "the start for the progress bar, then all of it"
+        assert parsed == [f"{personas}:{number}" for number in range(1, 13)]
 
 
 def test_nothing_is_switched_to_that_hardly_anything_could_be_written_to(

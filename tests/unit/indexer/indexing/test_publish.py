@@ -10,7 +10,7 @@ import pytest
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.indexing import items
-from indexer.indexing.items import IndexReport, index_artifacts
+from indexer.indexing.items import IndexReport, ItemIndexer, index_artifacts
 from tests.support.hash_encoder import HashEncoder
 from tests.support.memory_index import MemoryIndex
 from tests.support.progress import RecordedProgress
@@ -240,6 +240,32 @@ def test_progress_counts_every_item(catalogue: Path, monkeypatch: pytest.MonkeyP
     )
     assert steps.counts == [4, 4, 1]
     assert encoder.calls == 3
+
+
+@pytest.mark.parametrize("spooled", [1, 1 << 20])
+def test_changed_items_wait_until_writing_is_allowed(
+    spooled: int, catalogue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items, "CHUNK", 2)
+    monkeypatch.setattr(items, "SPOOLED", spooled)
+    index, encoder, steps = MemoryIndex(32), HashEncoder(32), RecordedProgress()
+    rows = ArtifactFolder(catalogue).index_rows("books", Refusals())
+    written_when_ready = []
+
+    def ready() -> bool:
+        if len(rows) >= 5:
+            written_when_ready.append(len(state(index)))
+        return len(rows) >= 5
+
+    indexer = ItemIndexer(encoder, index, Refusals())
+    report = indexer.index_all(rows, ready=ready, progress=steps)
+    assert written_when_ready[0] == 0
+    assert (report.written, report.unchanged) == (9, 0)
+    assert steps.counts == [2, 2, 2, 2, 1]
+    whole = MemoryIndex(32)
+    run(catalogue, whole)
+    assert state(index) == state(whole)
+    assert indexer.index_all(rows, ready=lambda: False) == IndexReport(0, 9, 0)
 
 
 def test_wild_ids_and_texts_come_back_as_they_were(catalogue: Path) -> None:

@@ -1,0 +1,111 @@
+"""Run the LLM steps on one item: summary, aspects of each review, personas."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from indexer.artifacts.index_rows import IndexRow
+from indexer.artifacts.journal import Journal, Reasoned
+from indexer.artifacts.lines import Refusals
+from indexer.ledger import Ledger
+from indexer.llm import LLM
+from indexer.reasoning.aspects import ReviewAspects
+from indexer.reasoning.personas import Personas
+from indexer.reasoning.step import Question, Sources, Step
+from indexer.reasoning.summaries import Summaries
+from p4r_qdrant.index.payload import payload_fields
+from p4r_qdrant.records import Aspects, Item, Summary
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the steps made of an item.
+
+    row: what to index; None if there are no personas, and then `problem` says why. notes: the
+    number of aspect tuples that the personas rest on.
+    """
+
+    item_id: str
+    reasoned: Reasoned
+    row: IndexRow | None = None
+    notes: int = 0
+    problem: str = ""
+
+
+class ItemReasoner:
+    """Runs the steps on single items; answers in the ledger or the artifacts are used again."""
+
+    def __init__(
+        self, sources: Sources, journal: Journal, ledger: Ledger, llm: LLM, refusals: Refusals
+    ) -> None:
+        self.sources = sources
+        self.journal = journal
+        self.ledger = ledger
+        self._llm = llm
+        self._summaries = Summaries(sources, refusals)
+        self._aspects = ReviewAspects(sources, refusals)
+        self._personas = Personas(sources, refusals)
+
+    async def reason(self, item_id: str) -> Outcome:
+        """Summary, aspects and personas of one item. Raises what the LLM layer raises."""
+        item = self.journal.item(item_id)
+        reasoned = Reasoned()
+        if item is None:
+            problem = "the item is not known yet; its reviews are kept until it arrives"
+            return Outcome(item_id, reasoned, problem=problem)
+        reasoned.summary = await self._summary(item)
+        users = [
+            user_id
+            for user_id in self.journal.reviewers(item_id)
+            if (user_id, item_id) not in self.sources.held_out
+        ]
+        found = await asyncio.gather(*(self._aspects_of(item, user_id) for user_id in users))
+        reasoned.aspects = dict(zip(users, found, strict=True))
+        notes = [aspects for aspects in found if aspects is not None]
+        summary = reasoned.summary.summary if reasoned.summary else ""
+        question = self._personas.question(item_id, summary, notes)
+        if question is None:
+            problem = "the item has no text and no review with aspects"
+            return Outcome(item_id, reasoned, problem=problem)
+        values, problem = await self._answers(self._personas, question)
+        if values is None:
+            return Outcome(item_id, reasoned, problem=problem)
+        reasoned.personas = self._personas.record(question.about, values)
+        fields = payload_fields(item, summary, self.sources.domain.name)
+        row = IndexRow(f"item {item_id!r}", reasoned.personas, summary, fields)
+        return Outcome(item_id, reasoned, row, len(notes))
+
+    async def _summary(self, item: Item) -> Summary | None:
+        question = self._summaries.question(item)
+        if question is None:
+            return None
+        values = self._summaries.values(question, self.ledger)
+        if values is None and (held := self.journal.summary(item.item_id)) is not None:
+            return held
+        if values is None:
+            values, _ = await self._answers(self._summaries, question)
+        return self._summaries.record(question.about, values) if values is not None else None
+
+    async def _aspects_of(self, item: Item, user_id: str) -> Aspects | None:
+        held = self.journal.aspects(item.item_id, user_id)
+        review = self.journal.review(item.item_id, user_id)
+        question = self._aspects.question(item, review) if review is not None else None
+        if question is None:
+            return held
+        values = self._aspects.values(question, self.ledger)
+        if values is None and held is not None:
+            return held
+        if values is None:
+            values, _ = await self._answers(self._aspects, question)
+        return self._aspects.record(question.about, values) if values is not None else None
+
+    async def _answers(self, step: Step, question: Question) -> tuple[list[Any] | None, str]:
+        """The values of a question's answers; or None, and the problem of one of them."""
+        answers = await asyncio.gather(*(self._llm.ask(request) for request in question.requests))
+        for answer in answers:
+            if not answer.ok:
+                why = answer.problems[-1] if answer.problems else "no answer"
+                return None, f"no usable {step.name}: {why}"
+        return [answer.value for answer in answers], ""
