@@ -9,11 +9,9 @@ restaurant flavour has other slot names, time stamps as text, and lists as value
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from indexer.artifacts import names
 from indexer.artifacts.lines import Refusals, as_line, read_lines, validation_sentence
 from indexer.artifacts.writing import written_whole
+from indexer.datasets.output_folder import move_all, output_folder
 from indexer.progress import SILENT, Progress, track
 from indexer.reasoning.aspect_tuples import tells_something
 from p4r_qdrant.errors import InputError
@@ -92,35 +91,13 @@ def convert(
     if there is not None:
         raise InputError(f"{output} holds {there} already; name a folder without artifacts")
     report = ImportReport()
-    with _folder_beside(output) as unfinished, ExitStack() as stack:
+    with output_folder(output, move_all) as folder, ExitStack() as stack:
         has_personas = (source / "3_personas.jsonl").is_file()
         importer = _Importer(report, refusals, has_personas=has_personas)
         for name in _FILES:
-            importer.write[name] = stack.enter_context(written_whole(unfinished / name))
+            importer.write[name] = stack.enter_context(written_whole(folder / name))
         _read(source, importer, refusals, progress)
     return report
-
-
-@contextmanager
-def _folder_beside(output: Path) -> Iterator[Path]:
-    """A folder that becomes `output` in one step, or goes."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-unfinished-", dir=output.parent))
-    except OSError as error:
-        raise InputError(f"{output} cannot be made or written: {error.strerror}") from None
-    try:
-        yield folder
-        if output.exists():  # empty, or with other people's files in it
-            for path in folder.iterdir():
-                path.replace(output / path.name)
-        else:
-            folder.chmod(0o755)
-            folder.rename(output)
-    except OSError as error:
-        raise InputError(f"{output} cannot be made or written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(source: Path, importer: _Importer, refusals: Refusals, progress: Progress) -> None:

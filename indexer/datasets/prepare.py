@@ -9,12 +9,9 @@ bytes for each interaction while they are filtered, and the database's cache.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -29,6 +26,7 @@ from indexer.artifacts.writing import written_whole
 from indexer.datasets import tables
 from indexer.datasets.amazon import AMAZON_2014, AMAZON_2018, AMAZON_2023
 from indexer.datasets.filtering import draws, k_core, sample_users
+from indexer.datasets.output_folder import output_folder
 from indexer.datasets.plain import plain
 from indexer.datasets.sources import Format, Row, Source, read_rows
 from indexer.datasets.splits import MIN_INTERACTIONS, Ties, leave_one_out
@@ -144,7 +142,7 @@ def prepare(
     if parquet:
         tables.check_installed()
     report = PrepareReport()
-    with _appearing_whole(output) as folder, _Store() as store:
+    with output_folder(output, _replace_files) as folder, _Store() as store:
         store.add_items(_items(form, items, refusals, progress), selection, report)
         store.add_reviews(_reviews(form, reviews, refusals, progress))
         filtered = bool(selection.cities or selection.categories)
@@ -387,39 +385,12 @@ def _json(record: Row) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False)
 
 
-# -- writing ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def _appearing_whole(output: Path) -> Iterator[Path]:
-    """A folder to write into; what is in it appears in `output` at the end, or not at all.
-
-    A new `output` appears by one renaming. In one that is there, the old files are replaced; as
-    long as that lasts it holds no reviews.jsonl, which comes last.
-    """
-    output = output.absolute()
-    there = output.exists()
-    name = f".{output.name}.{os.getpid()}.unfinished"
-    unfinished = (output if there else output.parent) / name
-    try:
-        unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{output} cannot be made or written: {error.strerror}") from None
-    try:
-        yield unfinished
-        if there:
-            _replace_files(unfinished, output)
-        else:
-            unfinished.rename(output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _replace_files(unfinished: Path, output: Path) -> None:
+def _replace_files(written: Path, output: Path) -> None:
+    """Replace the artifacts of a folder; reviews.jsonl is missing until all others are there."""
     (output / REVIEWS).unlink(missing_ok=True)
     for name in (ITEMS, SPLITS, REVIEWS):
         for file in (Path(name).with_suffix(".parquet").name, name):
-            if (unfinished / file).exists():
-                (unfinished / file).replace(output / file)
+            if (written / file).exists():
+                (written / file).replace(output / file)
             else:
                 (output / file).unlink(missing_ok=True)

@@ -41,7 +41,7 @@ def run(
     settings = Settings.model_construct(qdrant=QdrantSettings(path=index_folder))
     refusals = refusals if refusals is not None else Refusals()
     with open_index(settings, encoder=encoder, create=True) as index:
-        progress.start("indexing items", folder.count_lines(PERSONAS))
+        progress.start("indexing items", folder.estimated_lines(PERSONAS))
         index_artifacts(
             folder, encoder, index, domain="books", refusals=refusals, progress=progress
         )

@@ -113,7 +113,7 @@ class ItemIndexer:
         report.refused = self.refusals.total
         return report
 
-    def index(self, rows: Sequence[IndexRow]) -> tuple[set[str], set[str]]:
+    def index_rows(self, rows: Sequence[IndexRow]) -> tuple[set[str], set[str]]:
         """Index some items; returns the ids of those written, and of those unchanged."""
         changed, unchanged = self.compare(rows)
         return self.write(changed), {row.item.item_id for row in unchanged}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 
@@ -102,7 +102,7 @@ def publish(
                     f"the live index holds {held} items, the artifacts only {len(rows)}; nothing "
                     "was written: publish with --shrink to remove the others"
                 )
-            report = Published(*astuple(done), version=name, location=index.location)
+            report = Published(done.written, done.unchanged, done.refused, name, index.location)
             note_typical_user(folder, source, index, settings)
             if len(expected.item_ids) < max(1, least):
                 raise VerificationError(

@@ -136,7 +136,7 @@ class StreamingIndexer:
         rows = [outcome.row for outcome in outcomes if outcome.row is not None]
         written, unchanged = set[str](), set[str]()
         if rows:
-            written, unchanged = await asyncio.to_thread(self._indexer.index, rows)
+            written, unchanged = await asyncio.to_thread(self._indexer.index_rows, rows)
         for one in outcomes:
             self._journal.settle(one.item_id, one.reasoned, waits=one.item_id in due)
             problem = one.problem

@@ -195,7 +195,9 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text("old")
     monkeypatch.setattr(os, "fsync", refusing(errno.ENOSPC))
-    with pytest.raises(StorageFullError, match=r"no space left to write .*out.jsonl; nothing"):
+    with pytest.raises(
+        StorageFullError, match=r"no space left to write .*out.jsonl \(nothing was written\)"
+    ):
         write_and_raise(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
