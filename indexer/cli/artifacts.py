@@ -74,8 +74,9 @@ def prepare(
 ) -> None:
     """Turn a public review data set into items.jsonl, reviews.jsonl and splits.jsonl."""
     from indexer.artifacts.lines import Refusals
-    from indexer.datasets.prepare import Selection, format_named
+    from indexer.datasets.formats import format_named
     from indexer.datasets.prepare import prepare as prepare_dataset
+    from indexer.datasets.selection import Selection
     from indexer.terminal.console import ProgressBar, print_counts
 
     selection = Selection(
@@ -116,8 +117,9 @@ def stats(
     """Print what a data set is like: interactions, users, items, sparsity, ratings."""
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
-    from indexer.datasets.stats import check_plot, dataset_stats
-    from indexer.datasets.stats import plot as draw
+    from indexer.datasets.plot import check_plot
+    from indexer.datasets.plot import plot as draw
+    from indexer.datasets.stats import dataset_stats
     from indexer.terminal.console import ProgressBar, print_dataset
 
     folder = ArtifactFolder(artifacts)

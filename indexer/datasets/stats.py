@@ -1,4 +1,4 @@
-"""What a data set is like: its table and its plot. Memory holds ids and counts, never texts."""
+"""Count what a data set holds. Memory holds ids and counts, never texts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,16 +14,12 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.artifacts.splits import read_splits
-from indexer.artifacts.writing import written_bytes
 from indexer.progress import SILENT, Progress
-from p4r_qdrant.errors import InputError, MissingExtraError
+from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Item, Review
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_MOST_RATINGS = 11
-"""More distinct ratings than this are put into classes of equal width."""
+MOST_RATINGS = 11
+"""If there are more distinct ratings, they are counted in classes of equal width."""
 
 _REPORT_EVERY = 1000
 
@@ -35,9 +28,9 @@ _REPORT_EVERY = 1000
 class DatasetStats:
     """A data set in numbers.
 
-    `ratings` counts interactions by rating. `per_user` and `per_item` count users and items by
-    how many interactions they have. `described` are the reviewed items with a title or
-    description; `first` and `last` are time stamps.
+    described: reviewed items with a title or description. first, last: time stamps.
+    ratings: interactions by rating. per_user, per_item: users and items by their number of
+    interactions.
     """
 
     interactions: int
@@ -55,7 +48,7 @@ class DatasetStats:
 
     @property
     def sparsity(self) -> float:
-        """The share of pairs of user and item that have no interaction."""
+        """The share of (user, item) pairs without an interaction."""
         return 1 - self.interactions / (self.users * self.items)
 
     @property
@@ -80,12 +73,12 @@ class DatasetStats:
         }
 
     def histogram(self) -> dict[str, int]:
-        """Interactions by rating, or by class of ratings where there are many."""
-        if len(self.ratings) <= _MOST_RATINGS:
+        """Interactions by rating, or by class of ratings if there are many."""
+        if len(self.ratings) <= MOST_RATINGS:
             return {f"{rating:g}": self.ratings[rating] for rating in sorted(self.ratings)}
         values = np.fromiter(self.ratings, dtype=float)
         weights = np.fromiter(self.ratings.values(), dtype=np.int64)
-        counts, edges = np.histogram(values, bins=_MOST_RATINGS - 1, weights=weights)
+        counts, edges = np.histogram(values, bins=MOST_RATINGS - 1, weights=weights)
         names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
         return dict(zip(names, map(int, counts), strict=True))
 
@@ -143,7 +136,7 @@ def dataset_stats(
 
 
 def _spread(counts: Mapping[int, int]) -> str:
-    """Mean, median, least and most of values that are given with how often each occurs."""
+    """Mean, median, minimum and maximum of values; counts: how often each value occurs."""
     values = sorted(counts)
     total = sum(counts.values())
     mean = sum(value * n for value, n in counts.items()) / total
@@ -161,62 +154,4 @@ def _day(timestamp: int) -> str:
     try:
         return f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d}"
     except (ValueError, OverflowError, OSError):
-        return str(timestamp)  # a year that has no name
-
-
-def plot(stats: DatasetStats, path: Path, title: str) -> None:
-    """Draw the rating histogram and how interactions are spread over users and items (PNG).
-
-    Raises MissingExtraError where matplotlib is not installed, InputError where `path` cannot be
-    written.
-    """
-    check_plot(path)
-    from matplotlib.figure import Figure
-
-    shown = title.replace("$", r"\$")  # a dollar begins a formula
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    figure.suptitle(
-        f"{shown}: {stats.interactions:,} interactions, {stats.users:,} users, "
-        f"{stats.items:,} items, sparsity {stats.sparsity:.3%}"
-    )
-    ratings, users, items = figure.subplots(1, 3)
-    histogram = stats.histogram()
-    bars = ratings.bar(list(histogram), list(histogram.values()), color="tab:blue")
-    ratings.bar_label(bars, [f"{n / stats.interactions:.0%}" for n in histogram.values()])
-    ratings.margins(y=0.12)
-    ratings.set(title="Ratings", xlabel="rating", ylabel="interactions")
-    if len(stats.ratings) > _MOST_RATINGS:
-        ratings.tick_params(axis="x", labelrotation=45)
-    _draw_spread(users, stats.per_user, "users")
-    _draw_spread(items, stats.per_item, "items")
-    with written_bytes(path) as file:
-        figure.savefig(file, format="png", dpi=150)
-
-
-def check_plot(path: Path) -> None:
-    """Raise where `plot` could not write: better before the data set is read than after."""
-    if find_spec("matplotlib") is None:
-        raise MissingExtraError("a plot needs matplotlib: pip install 'p4r-qdrant[data]'")
-    if path.suffix.lower() != ".png":
-        raise InputError(f"{path} cannot be drawn: a plot is a .png file")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
-
-
-def _draw_spread(axes: Axes, counts: Mapping[int, int], what: str) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
-    values = sorted(counts)
-    axes.scatter(values, [counts[value] for value in values], s=10, color="tab:blue")
-    axes.set(
-        title=f"Interactions of {what}",
-        xlabel="interactions",
-        ylabel=what,
-        xscale="log",
-        yscale="log",
-    )
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(EngFormatter(sep=""))
-        axis.set_minor_formatter(NullFormatter())
-    axes.grid(visible=True, which="major", alpha=0.3)
+        return str(timestamp)  # a year that datetime cannot hold

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from indexer.artifacts.aspect_tuples import is_informative
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.names import ASPECTS, REVIEWS
-from indexer.reasoning.aspect_tuples import tells_something
 from indexer.reasoning.sanitizing import (
     MOST_PARTS,
     PART_LENGTH,
@@ -87,7 +87,7 @@ class ReviewAspects(Step):
         for slot in self.sources.domain.slots:
             phrases = [phrase for one in values if (phrase := _phrase(one[slot.name]))]
             slots[slot.name] = "; ".join(dict.fromkeys(phrases)) or None
-        if not tells_something(slots):
+        if not is_informative(slots):
             self.left_out["reviews that tell nothing"] += 1
             return None
         return Aspects(

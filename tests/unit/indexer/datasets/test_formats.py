@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from indexer.artifacts.lines import Refusals
 from indexer.datasets.amazon import AMAZON_2014, AMAZON_2018, AMAZON_2023
+from indexer.datasets.formats import FORMATS
 from indexer.datasets.plain import plain
-from indexer.datasets.prepare import FORMATS
 from indexer.datasets.sources import Format, read_rows
 from indexer.datasets.values import storable
 from indexer.datasets.yelp import YELP

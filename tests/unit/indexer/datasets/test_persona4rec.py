@@ -11,7 +11,8 @@ import pytest
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals, read_lines
-from indexer.datasets.persona4rec import ImportReport, convert
+from indexer.datasets.persona4rec import convert
+from indexer.datasets.persona4rec_files import ImportReport
 from p4r_qdrant.errors import InputError, StorageFullError
 from p4r_qdrant.records import (
     Alignment,

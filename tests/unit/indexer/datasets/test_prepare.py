@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
-from indexer.datasets import prepare as module
-from indexer.datasets.prepare import (
-    FORMATS,
+from indexer.datasets.formats import FORMATS, format_named
+from indexer.datasets.prepare import PrepareReport, prepare
+from indexer.datasets.selection import Selection
+from indexer.datasets.store import (
     ITEM_UNUSED,
     NOT_IN_CORE,
     NOT_SAMPLED,
@@ -29,10 +30,7 @@ from indexer.datasets.prepare import (
     REPEATED_ITEM,
     REPEATED_REVIEW,
     UNKNOWN_ITEM,
-    PrepareReport,
-    Selection,
-    format_named,
-    prepare,
+    Store,
 )
 from p4r_qdrant.errors import InputError, StorageFullError
 from tests.support.progress import RecordedProgress
@@ -290,7 +288,7 @@ def test_a_full_disk_is_told_as_one(case: Case, monkeypatch: pytest.MonkeyPatch)
     def full(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(module._Store, "relate", full)
+    monkeypatch.setattr(Store, "relate", full)
     with pytest.raises(StorageFullError, match="TMPDIR"):
         case.run([review("u", "a", 1)])
     assert not case.output.exists()
@@ -331,7 +329,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from indexer.artifacts.folder import Refusals
-from indexer.datasets.prepare import FORMATS, prepare
+from indexer.datasets.formats import FORMATS
+from indexer.datasets.prepare import prepare
 print("begun", flush=True)
 source, output = map(Path, sys.argv[1:])
 prepare(FORMATS["plain"], [source], [], output, Refusals())

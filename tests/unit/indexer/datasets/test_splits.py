@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import REVIEWS, SPLITS
-from indexer.datasets.prepare import FORMATS, Selection, prepare
+from indexer.datasets.formats import FORMATS
+from indexer.datasets.prepare import prepare
+from indexer.datasets.selection import Selection
 from indexer.datasets.splits import leave_one_out
 from tests.support.paths import ROOT
 

@@ -9,7 +9,8 @@ import pytest
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.datasets import stats
-from indexer.datasets.stats import dataset_stats, plot
+from indexer.datasets.plot import plot
+from indexer.datasets.stats import dataset_stats
 from p4r_qdrant.errors import InputError, MissingExtraError
 
 DAY = 86400

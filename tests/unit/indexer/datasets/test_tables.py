@@ -10,7 +10,8 @@ import pytest
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.datasets import tables
-from indexer.datasets.prepare import FORMATS, prepare
+from indexer.datasets.formats import FORMATS
+from indexer.datasets.prepare import prepare
 from p4r_qdrant.errors import InputError, MissingExtraError
 
 PLAIN = FORMATS["plain"]

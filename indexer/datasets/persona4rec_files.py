@@ -1,0 +1,278 @@
+"""Turn the lines of each of the files of the paper's public code into artifact lines."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from indexer.artifacts import names
+from indexer.artifacts.aspect_tuples import is_informative
+from indexer.artifacts.lines import Refusals, as_line, validation_sentence
+from p4r_qdrant.records import (
+    Alignment,
+    Aspects,
+    CandidateList,
+    Item,
+    ItemPersonas,
+    Review,
+    Split,
+    Summary,
+)
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_EMPTY = {"", "null", "none", "n/a", "na", "unknown", "not mentioned", "not specified"}
+_NAMED_PERSONA = re.compile(r"\*\*Selection:?\*\*:?\s*(?:\d+\.\s*)?(\S+_P\d+)\b")
+_PADDING = "[PAD]"
+_DIGITS = re.compile(r"\s*-?\d+(\.\d+)?\s*")
+_MILLISECONDS = 100_000_000_000
+"""Larger time stamps are milliseconds: in seconds this is the year 5138."""
+_LATEST = 1000 * _MILLISECONDS
+"""From here on, and at NaN, a time stamp is none: the record that holds it is refused."""
+
+
+@dataclass
+class ImportReport:
+    """What was taken, by artifact; what was repaired, and what was left out, by reason.
+
+    Left out by rule, and so no mistake: tuples that say nothing, and alignments with an item that
+    the truth holds out.
+    """
+
+    taken: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+class Importer:
+    """Turns lines of the files into artifact lines; each `read_*` takes a line of one file."""
+
+    def __init__(self, report: ImportReport, refusals: Refusals, *, has_personas: bool) -> None:
+        self._has_personas = has_personas
+        self.where = ""
+        self.write: dict[str, Callable[[str], None]] = {}
+        self._report = report
+        self._refusals = refusals
+        self._seen: set[tuple[str, ...]] = set()
+        self._held_out: set[tuple[str, str]] = set()
+
+    def read_truth(self, row: Mapping[str, Any]) -> None:
+        """gt: the interaction that is held out for the test."""
+        values = {"user_id": row.get("user_id"), "test_item": _item_id(row), "valid_item": None}
+        split = self._take(names.SPLITS, Split, values, "user_id")
+        if split is not None:
+            self._held_out.add((split.user_id, split.test_item))
+
+    def read_candidates(self, row: Mapping[str, Any]) -> None:
+        """candidate: a user's list; what only pads it is left out."""
+        entries = list(self._entries(row, "results"))
+        items = [one for one in entries if one.get("item_id") != _PADDING]
+        if len(items) < len(entries):
+            self._report.repaired["candidate list without its padding"] += 1
+        values = {"user_id": row.get("user_id"), "results": items}
+        self._take(names.CANDIDATES, CandidateList, values, "user_id")
+
+    def read_review(self, row: Mapping[str, Any]) -> None:
+        """1_aspects, and the entries of 2.5_grouped and 3.5_history: a review and its aspects."""
+        key = (str(row.get("user_id")), str(_item_id(row)))
+        if all((name, *key) in self._seen for name in (names.REVIEWS, names.ASPECTS)):
+            return  # the files repeat each other
+        interaction = {
+            "user_id": row.get("user_id"),
+            "item_id": _item_id(row),
+            "rating": row.get("rating", row.get("stars")),
+            "timestamp": self._seconds(row.get("timestamp", row.get("date"))),
+        }
+        texts = {"title": row.get("review_title"), "text": row.get("review_text")}
+        self._take(names.REVIEWS, Review, interaction | texts, "user_id", "item_id")
+        extracted = row.get("extracted_aspects", row.get("extracted"))
+        if not isinstance(extracted, Mapping):
+            self._refuse("no aspects in it", "review without aspects")
+            return
+        slots = {
+            slot: self._slot(value)
+            for slot, value in extracted.items()
+            if not slot.endswith("_reason")
+        }
+        if is_informative(slots):
+            aspects = interaction | {"aspects": slots}
+            self._take(names.ASPECTS, Aspects, aspects, "user_id", "item_id")
+        elif self._is_new(names.ASPECTS, interaction, "user_id", "item_id"):
+            self._report.left_out["aspects all null"] += 1
+
+    def read_item(self, row: Mapping[str, Any]) -> None:
+        """2_summary, and the heads of 2.5_grouped and 3_personas: metadata and summary."""
+        item = {
+            "item_id": _item_id(row),
+            "title": row.get("item_title"),
+            "description": _joined(row.get("item_description")),
+        }
+        self._take(names.ITEMS, Item, item, "item_id")
+        if row.get("item_summary"):
+            summary = {"item_id": item["item_id"], "summary": row["item_summary"]}
+            self._take(names.SUMMARIES, Summary, summary, "item_id")
+
+    def read_grouped(self, row: Mapping[str, Any]) -> None:
+        """2.5_grouped: an item with all its reviews."""
+        self.read_item(row)
+        for review in self._entries(row, "aspects"):
+            self.read_review({"item_id": _item_id(row), **review})
+
+    def read_history(self, row: Mapping[str, Any]) -> None:
+        """3.5_history: a user's reviews, each with the item's summary."""
+        for review in self._entries(row, "reviews"):
+            self.read_review({"user_id": row.get("user_id"), **review})
+            if review.get("summary"):
+                summary = {"item_id": _item_id(review), "summary": review["summary"]}
+                self._take(names.SUMMARIES, Summary, summary, "item_id")
+
+    def read_personas(self, row: Mapping[str, Any]) -> None:
+        """3_personas and 3.5_persona_with_summary: an item's personas."""
+        if "item_title" in row:
+            self.read_item(row)
+        item_id = _item_id(row)
+        entries = list(self._entries(row, "personas"))
+        personas: list[dict[str, Any]] = [
+            {
+                "persona_id": entry.get("unique_persona_id")
+                or (f"{item_id}_{entry['ID']}" if entry.get("ID") else None),
+                "name": entry.get("Name"),
+                "description": entry.get("Description"),
+                "preference_rationale": entry.get("Preference_Rationale"),
+                "evidence": [],
+            }
+            for entry in entries
+        ]
+        for entry in entries:
+            if entry.get("Item_Summary"):
+                summary = {"item_id": item_id, "summary": entry["Item_Summary"]}
+                self._take(names.SUMMARIES, Summary, summary, "item_id")
+        values = {"item_id": item_id, "personas": personas}
+        if personas:
+            self._take(names.PERSONAS, ItemPersonas, values, "item_id")
+        elif isinstance(row.get("personas"), list):
+            self._refuse(f"item {item_id!r} has no personas", "item without personas")
+
+    def read_personas_again(self, row: Mapping[str, Any]) -> None:
+        """3.5_persona_with_summary: 3_personas once more, with summaries.
+
+        It is read for its personas only where 3_personas is not there.
+        """
+        if not self._has_personas:
+            self.read_personas(row)
+            return
+        for entry in self._entries(row, "personas"):
+            if entry.get("Item_Summary"):
+                summary = {"item_id": _item_id(row), "summary": entry["Item_Summary"]}
+                self._take(names.SUMMARIES, Summary, summary, "item_id")
+
+    def read_selection(self, row: Mapping[str, Any]) -> None:
+        """4_selected_personas: what the judge chose.
+
+        The public code falls back to P1 where it cannot read the answer; the answer itself often
+        names another persona, and that one counts.
+        """
+        item_id = row.get("target_item_id") or _item_id(row)
+        if (str(row.get("user_id")), str(item_id)) in self._held_out:  # ids may be numbers here
+            self._report.left_out["alignment with the held-out item"] += 1
+            return
+        chosen = str(row.get("selected_persona_id") or "")
+        persona_id = chosen if chosen.startswith(f"{item_id}_") else f"{item_id}_{chosen}"
+        reasoning = str(row.get("selection_reasoning") or "")
+        named = _NAMED_PERSONA.findall(reasoning)
+        if named and named[-1].startswith(f"{item_id}_") and named[-1] != persona_id:
+            persona_id = named[-1]
+            self._report.repaired["persona taken from the judge's own words"] += 1
+        values = {
+            "user_id": row.get("user_id"),
+            "item_id": item_id,
+            "persona_id": persona_id if chosen or named else None,
+            "justification": " ".join(reasoning.split("**Selection")[0].strip("* ").split()),
+        }
+        self._take(names.ALIGNMENTS, Alignment, values, "user_id", "item_id")
+
+    # -- shared -------------------------------------------------------------------------------
+
+    def _take(
+        self, artifact: str, model: type[Model], values: Mapping[str, Any], *key: str
+    ) -> Model | None:
+        """Write a record of an artifact unless its key was there before; None where refused."""
+        try:
+            record = model.model_validate(values)
+        except ValidationError as error:
+            self._refuse(validation_sentence(error), f"broken {artifact} record")
+            return None
+        if self._is_new(artifact, record.model_dump(include=set(key)), *key):
+            self.write[artifact](as_line(record))
+            self._report.taken[artifact] += 1
+        return record
+
+    def _is_new(self, artifact: str, values: Mapping[str, Any], *key: str) -> bool:
+        full = (artifact, *(str(values[name]) for name in key))
+        if full in self._seen:
+            return False
+        self._seen.add(full)
+        return True
+
+    def _refuse(self, problem: str, reason: str) -> None:
+        self._refusals.add(f"{self.where}: {problem}", reason)
+
+    def _entries(self, row: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
+        entries = row.get(name)
+        if not isinstance(entries, list):
+            self._refuse(f"{name} is no list", f"record without {name}")
+            return
+        for entry in entries:
+            if isinstance(entry, dict):
+                yield entry
+            else:
+                self._refuse(f"an entry of {name} is no object", f"broken entry of {name}")
+
+    def _slot(self, value: Any) -> str | None:
+        """A slot's text; lists are joined, and words for nothing are nothing."""
+        if isinstance(value, list):
+            self._report.repaired["list of values joined"] += 1
+            value = _joined(value)
+        if value is None:
+            return None
+        text = str(value).strip()
+        if text.lower() in _EMPTY:
+            self._report.repaired["word for nothing taken as null"] += 1
+            return None
+        return text
+
+    def _seconds(self, value: Any) -> Any:
+        """A time stamp in seconds, from milliseconds, digits or ISO text; else as it was."""
+        if isinstance(value, str):
+            self._report.repaired["time stamp read from text"] += 1
+            try:
+                value = float(value) if _DIGITS.fullmatch(value) else _from_iso(value)
+            except ValueError:
+                return value
+        if not isinstance(value, (int, float)):
+            return value
+        if not -_LATEST < value < _LATEST:
+            return None
+        if abs(value) > _MILLISECONDS:
+            self._report.repaired["time stamp in milliseconds"] += 1
+            value /= 1000
+        return int(value)
+
+
+def _from_iso(value: str) -> float:
+    moment = datetime.fromisoformat(value)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _item_id(row: Mapping[str, Any]) -> Any:
+    return row.get("item_id", row.get("business_id"))
+
+
+def _joined(value: Any) -> Any:
+    return ", ".join(str(one) for one in value if one) if isinstance(value, list) else value
