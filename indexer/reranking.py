@@ -1,4 +1,4 @@
-"""Reranking a file of candidate lists with the histories of an artifact folder."""
+"""Rerank a file of candidate lists with the histories of an artifact folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USERS_A_CALL = 64
 
 @dataclass(frozen=True, slots=True)
 class Reranked:
-    """One user's ranking, with the history it comes from, newest first."""
+    """A user's ranking and the history behind it, newest first."""
 
     user_id: str
     ranking: Ranking
@@ -41,7 +41,8 @@ def rerank_file(
 ) -> Iterator[Reranked]:
     """Stream the rankings of a candidates file, or of one `user` in it.
 
-    Raises InputError where `user` is not in the file, or no list can be taken.
+    top, explain: see `PersonaReranker.rerank_many`.
+    Raises: InputError if `user` is not in the file, or no list can be reranked.
     """
     lists = _fit(read_candidates(candidates, refusals), reranker, refusals)
     if user is not None:
@@ -57,7 +58,7 @@ def rerank_file(
             for one, history, ranking in zip(batch, users, rankings, strict=True):
                 yield Reranked(one.user_id, ranking, newest_first(history, len(history)))
     if user is not None and not found:
-        raise InputError(f"user {user!r} has no candidates in {candidates}; name one that has")
+        raise InputError(f"user {user!r} has no candidates in {candidates}; name another user")
     if not found:
         raise InputError(f"{candidates} holds no list that can be reranked")
 
@@ -65,7 +66,7 @@ def rerank_file(
 def _fit(
     lists: Iterator[CandidateList], reranker: PersonaReranker, refusals: Refusals
 ) -> Iterator[CandidateList]:
-    """The lists that the reranker can take; the others are refused."""
+    """The lists that the reranker accepts; the others are refused."""
     for one in lists:
         if reranker.needs_scores and any(candidate.score is None for candidate in one.results):
             refusals.add(
@@ -77,7 +78,7 @@ def _fit(
 
 
 def output_record(reranked: Reranked) -> dict[str, Any]:
-    """A ranking in the form of a candidates file, with the personas that explain it."""
+    """A line of the output: a candidate list with the personas that explain it."""
     return {
         "user_id": reranked.user_id,
         "personalized": reranked.ranking.personalized,

@@ -1,1 +1,1 @@
-"""The artifact folder: names, reading, writing."""
+"""The artifact folder: names, reading and writing of its files."""

@@ -15,7 +15,7 @@ from p4r_qdrant.records import (
 def read_candidates(path: Path, refusals: Refusals) -> Iterator[CandidateList]:
     """Stream a candidates file.
 
-    Refused and counted: broken lines, repeated users, empty lists and those that are too long.
+    Broken lines, repeated users, empty lists and lists that are too long are refused.
     """
     seen: dict[str, int] = {}
     for number, _, record in read_lines(path, CandidateList, refusals):

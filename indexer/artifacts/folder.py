@@ -1,4 +1,4 @@
-"""The artifact folder: which files it has, joined into what an index needs."""
+"""The artifact folder: find its files and open them for look-ups."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAMPLE = 1 << 20
 
 
 class ArtifactFolder:
-    """One catalogue's artifacts. Raises InputError where the folder is not there."""
+    """The artifacts of one catalogue. Raises InputError if the folder does not exist."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,14 +29,14 @@ class ArtifactFolder:
             raise InputError(f"there is no artifact folder {path}; name one that holds {PERSONAS}")
 
     def file(self, name: str) -> Path:
-        """The path of an artifact; raises InputError where it is not there."""
+        """The path of an artifact. Raises InputError if it does not exist."""
         path = self.path / name
         if not path.is_file():
             raise InputError(f"the artifact folder {self.path} holds no {name}")
         return path
 
     def has(self, name: str) -> bool:
-        """Whether the artifact is there."""
+        """Whether an artifact exists."""
         return (self.path / name).is_file()
 
     def estimated_lines(self, name: str) -> int:
@@ -69,7 +69,7 @@ class ArtifactFolder:
             if item_id is not None
         }
         if broken.total:
-            raise InputError(f"{broken.sentences[0]}; mend it: it says what is held out")
+            raise InputError(f"{broken.sentences[0]}; repair it: it says what is held out")
         return held_out
 
     def summaries(self, refusals: Refusals) -> Lookup[Summary]:

@@ -1,4 +1,4 @@
-"""Users' interactions from an artifact folder."""
+"""Look up users' interactions in an artifact folder."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from p4r_qdrant.records import (
 class Histories:
     """Each user's interactions without those that splits.jsonl holds out; a context manager.
 
-    An interaction is a line of reviews.jsonl or of aspects.jsonl; the texts are those of
-    aspects.jsonl and summaries.jsonl. Holds ids and offsets in memory, never texts. Raises
-    InputError if neither reviews.jsonl nor aspects.jsonl exists.
+    An interaction is a line of reviews.jsonl or aspects.jsonl; its texts come from aspects.jsonl
+    and summaries.jsonl. Memory holds ids and byte offsets, no texts.
+
+    Raises: InputError if neither reviews.jsonl nor aspects.jsonl exists.
     """
 
     def __init__(self, folder: ArtifactFolder, refusals: Refusals) -> None:
@@ -43,30 +44,30 @@ class Histories:
             for _, offset, record in read_lines(folder.path / name, model, refusals):
                 if (record.user_id, record.item_id) in held_out:
                     continue
-                done = self._users.setdefault(record.user_id, {})
-                held = done.get(record.item_id)
-                if held is None or record.timestamp >= held[0]:  # of repeated ones the newest
-                    place = offset if name == ASPECTS else None
-                    done[record.item_id] = (record.timestamp, record.rating, place)
+                items = self._users.setdefault(record.user_id, {})
+                known = items.get(record.item_id)
+                if known is None or record.timestamp >= known[0]:  # the newest one counts
+                    at = offset if name == ASPECTS else None
+                    items[record.item_id] = (record.timestamp, record.rating, at)
 
     def users(self) -> Iterator[str]:
-        """All users with an interaction, in the order they come in the files."""
+        """All users with an interaction, in the order of the files."""
         return iter(self._users)
 
     def get(self, user_id: str) -> list[Interaction]:
-        """A user's interactions; empty for somebody unknown."""
+        """A user's interactions; empty for an unknown user."""
         return [
-            self._interaction(item_id, *place)
-            for item_id, place in self._users.get(user_id, {}).items()
+            self._interaction(item_id, *entry)
+            for item_id, entry in self._users.get(user_id, {}).items()
         ]
 
     def _interaction(
-        self, item_id: str, timestamp: int, rating: float, place: int | None
+        self, item_id: str, timestamp: int, rating: float, offset: int | None
     ) -> Interaction:
         summary, item = self._summaries.get(item_id), self._items.get(item_id)
         aspects: Mapping[str, str | None] = {}
-        if place is not None:
-            aspects = self._aspects.at(place).aspects
+        if offset is not None:
+            aspects = self._aspects.at(offset).aspects
         return Interaction(
             item_id=item_id,
             timestamp=timestamp,

@@ -1,4 +1,4 @@
-"""JSON Lines: read records as a stream, report broken lines."""
+"""Read JSON Lines as a stream of records and report broken lines."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ BOM = b"\xef\xbb\xbf"
 
 @dataclass
 class Refusals:
-    """What was refused, counted by reason; the first `keep` sentences in full.
+    """Refused records: their number by reason, and the first `keep` sentences.
 
-    parent: also gets every refusal.
+    parent: gets every refusal too.
     """
 
     keep: int = 20
@@ -50,8 +50,8 @@ def read_lines(
 ) -> Iterator[tuple[int, int, Model]]:
     """Stream (line number, byte offset, record) of a JSON Lines file; blank lines are skipped.
 
-    Raises InputError where the file cannot be opened. A line that is not UTF-8, not JSON or
-    not such a record goes to `refusals`.
+    A line that is not UTF-8, not JSON or not a valid record goes to `refusals`.
+    Raises: InputError if the file cannot be opened.
     """
     try:
         file = path.open("rb")
@@ -70,7 +70,7 @@ def read_lines(
 
 
 def parse_line(line: bytes, model: type[Model], where: str) -> Model:
-    """One line as a record; raises RecordError in one sentence that begins with `where`."""
+    """A line as a record. Raises RecordError with a sentence that begins with `where`."""
     try:
         return model.model_validate_json(line.removeprefix(BOM))
     except ValidationError as error:
@@ -78,7 +78,7 @@ def parse_line(line: bytes, model: type[Model], where: str) -> Model:
 
 
 def validation_sentence(error: ValidationError) -> str:
-    """The first problem of a record: the field, and what is wrong with it."""
+    """The first problem of a record: the field and what is wrong with it."""
     first = error.errors(include_input=False, include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
@@ -86,5 +86,5 @@ def validation_sentence(error: ValidationError) -> str:
 
 
 def as_line(record: BaseModel) -> str:
-    """A record as the artifacts hold it, without the line break."""
+    """A record as a line of an artifact, without the line break."""
     return json.dumps(record.model_dump(), ensure_ascii=False)

@@ -80,11 +80,12 @@ def rewrite(
     more: Callable[[], Iterable[BaseModel]] = tuple,
     broken: Refusals | None = None,
 ) -> None:
-    """Write a file of records anew, whole or not at all: what `changed` makes of each, then `more`.
+    """Rewrite a file of records, all of it or nothing. A missing file is an empty one.
 
-    None leaves a record out; one that does not change keeps its very line. `more` is called at
-    the end. A broken line stays where it is; with `broken` it is removed and told there. A file
-    that is not there is as good as an empty one.
+    changed: returns the new record, or None to remove it. An unchanged record keeps its line.
+    more: is called at the end; returns records to append.
+    broken: gets the broken lines, which are then removed. Without it they stay as they are.
+    Raises: InputError if the file cannot be written, StorageFullError if the disk is full.
     """
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(path.open("rb")) if path.is_file() else ()

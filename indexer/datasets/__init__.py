@@ -1,1 +1,1 @@
-"""One module for each source format, all of them into our artifacts."""
+"""Convert published data sets to artifacts, with a module for each source format."""

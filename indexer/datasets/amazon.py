@@ -1,6 +1,6 @@
 """Amazon Reviews: the dumps of 2023 (Hou et al.), 2018 (Ni et al.) and 2014 (McAuley et al.).
 
-2014 and 2018 name their fields alike; the metadata of 2014 are Python dict literals.
+2014 and 2018 have the same field names; the metadata of 2014 are Python dict literals.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from indexer.datasets.sources import Format, Row
 def _item_2023(row: Row) -> Row:
     """A line of meta_*.jsonl.
 
-    Features go into the description, for half of the items have nothing else. `details` is an
+    Features go into the description, because half of the items have no other one. `details` is an
     object in the JSON Lines files and JSON text in the Parquet ones.
     """
     details = _object(row.get("details"))
@@ -37,7 +37,7 @@ def _item_2023(row: Row) -> Row:
 
 
 def _review_2023(row: Row) -> Row:
-    """A line of a review file; its first release named the time `sort_timestamp`."""
+    """A line of a review file; the first release called the time stamp `sort_timestamp`."""
     return {
         "user_id": row.get("user_id"),
         "item_id": row.get("parent_asin") or row.get("asin"),
@@ -51,7 +51,7 @@ def _review_2023(row: Row) -> Row:
 def _item_2018(row: Row) -> Row:
     """A line of meta_*.json, of 2018 (category, feature) or of 2014 (categories, a list of lists).
 
-    Some titles of 2018 are a piece of the shop page's script, known by its `getTime`.
+    Some titles of 2018 are a script of the shop page, which contains `getTime`.
     """
     title = values.name(row.get("title"))
     main_category = values.name(row.get("main_cat"))

@@ -1,4 +1,4 @@
-"""Which interactions stay: k-core and a sample of users. Works on numbers, never on texts."""
+"""Filter interactions: k-core and a sample of users. Works on numbers, not on texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 def k_core(users: Numbers, items: Numbers, k: int) -> Mask:
     """Mark the largest set of interactions where every user and every item has k or more.
 
-    `users` and `items` are (n,) numbers from 0 on, one pair an interaction.
+    users, items: (n,) numbers from 0, one pair for each interaction. Returns: (n,).
     """
     left = np.arange(len(users))
     while len(left):
@@ -30,10 +30,10 @@ def k_core(users: Numbers, items: Numbers, k: int) -> Mask:
 
 
 def draws(user_ids: Iterable[str], seed: int) -> NDArray[np.uint64]:
-    """A number for each user that depends on the id and the seed alone.
+    """A pseudo-random number for each user, which depends on the id and the seed alone.
 
-    A sample is the users with the smallest ones: the order of the files does not matter, and a
-    smaller sample is part of a larger one.
+    A sample is the users with the smallest numbers. So the order of the files does not matter, and
+    a smaller sample is part of a larger one.
     """
     key = str(seed).encode()
     hashes = (blake2b(one.encode(), digest_size=8, key=key).digest() for one in user_ids)
@@ -41,9 +41,9 @@ def draws(user_ids: Iterable[str], seed: int) -> NDArray[np.uint64]:
 
 
 def sample_users(users: Numbers, lots: NDArray[np.uint64], size: int) -> Mask:
-    """Mark the interactions of the `size` users whose lots are smallest.
+    """Mark the interactions of the `size` users with the smallest draws.
 
-    `users` is (n,); `lots` is indexed by user number.
+    users: (n,) numbers. lots: the draw of each user number. Returns: (n,).
     """
     present = np.unique(users)
     drawn = present[np.argsort(lots[present], kind="stable")[:size]]

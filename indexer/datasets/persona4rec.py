@@ -49,7 +49,7 @@ _READERS: dict[str, Callable[[Importer, Mapping[str, Any]], None]] = {
 
 
 class _Line(BaseModel):
-    """Any JSON object: the forms differ from file to file."""
+    """Any JSON object; each file has its own fields."""
 
     model_config = {"extra": "allow"}
 
@@ -64,10 +64,11 @@ def convert(
     refusals: Refusals,
     progress: Progress = SILENT,
 ) -> ImportReport:
-    """Convert a folder of the paper's files; the artifacts appear in `output` when all is done.
+    """Convert a folder of the paper's files; the artifacts appear in `output` at the end.
 
-    A broken record is refused and counted. Each line read is one step of `progress`. Raises
-    InputError where `source` holds none of the files, or `output` holds artifacts already.
+    A broken record is refused. Each line read is one step of `progress`.
+
+    Raises: InputError if `source` holds none of the files, or `output` holds artifacts already.
     """
     if not source.is_dir() or not any((source / name).is_file() for name in _READERS):
         raise InputError(

@@ -32,17 +32,16 @@ _NAMED_PERSONA = re.compile(r"\*\*Selection:?\*\*:?\s*(?:\d+\.\s*)?(\S+_P\d+)\b"
 _PADDING = "[PAD]"
 _DIGITS = re.compile(r"\s*-?\d+(\.\d+)?\s*")
 _MILLISECONDS = 100_000_000_000
-"""Larger time stamps are milliseconds: in seconds this is the year 5138."""
+"""Larger time stamps are milliseconds; in seconds this is the year 5138."""
 _LATEST = 1000 * _MILLISECONDS
-"""From here on, and at NaN, a time stamp is none: the record that holds it is refused."""
+"""Larger time stamps, and NaN, are invalid; their record is refused."""
 
 
 @dataclass
 class ImportReport:
-    """What was taken, by artifact; what was repaired, and what was left out, by reason.
+    """Records taken, by artifact; repairs, and records left out, by reason.
 
-    Left out by rule, and so no mistake: tuples that say nothing, and alignments with an item that
-    the truth holds out.
+    Records left out are no mistakes: empty aspect tuples, and alignments with a held-out item.
     """
 
     taken: Counter[str] = field(default_factory=Counter)
@@ -63,14 +62,14 @@ class Importer:
         self._held_out: set[tuple[str, str]] = set()
 
     def read_truth(self, row: Mapping[str, Any]) -> None:
-        """gt: the interaction that is held out for the test."""
+        """gt: the held-out test interaction."""
         values = {"user_id": row.get("user_id"), "test_item": _item_id(row), "valid_item": None}
         split = self._take(names.SPLITS, Split, values, "user_id")
         if split is not None:
             self._held_out.add((split.user_id, split.test_item))
 
     def read_candidates(self, row: Mapping[str, Any]) -> None:
-        """candidate: a user's list; what only pads it is left out."""
+        """candidate: a user's list, without its padding."""
         entries = list(self._entries(row, "results"))
         items = [one for one in entries if one.get("item_id") != _PADDING]
         if len(items) < len(entries):
@@ -93,7 +92,7 @@ class Importer:
         self._take(names.REVIEWS, Review, interaction | texts, "user_id", "item_id")
         extracted = row.get("extracted_aspects", row.get("extracted"))
         if not isinstance(extracted, Mapping):
-            self._refuse("no aspects in it", "review without aspects")
+            self._refuse("the review has no aspects", "review without aspects")
             return
         slots = {
             slot: self._slot(value)
@@ -160,9 +159,9 @@ class Importer:
             self._refuse(f"item {item_id!r} has no personas", "item without personas")
 
     def read_personas_again(self, row: Mapping[str, Any]) -> None:
-        """3.5_persona_with_summary: 3_personas once more, with summaries.
+        """3.5_persona_with_summary: 3_personas with summaries.
 
-        It is read for its personas only where 3_personas is not there.
+        Its personas are read only if 3_personas is missing.
         """
         if not self._has_personas:
             self.read_personas(row)
@@ -173,10 +172,10 @@ class Importer:
                 self._take(names.SUMMARIES, Summary, summary, "item_id")
 
     def read_selection(self, row: Mapping[str, Any]) -> None:
-        """4_selected_personas: what the judge chose.
+        """4_selected_personas: the persona that the judge chose.
 
-        The public code falls back to P1 where it cannot read the answer; the answer itself often
-        names another persona, and that one counts.
+        The public code falls back to P1 if it cannot parse the answer. The answer often names
+        another persona; then that one is taken.
         """
         item_id = row.get("target_item_id") or _item_id(row)
         if (str(row.get("user_id")), str(item_id)) in self._held_out:  # ids may be numbers here
@@ -202,7 +201,7 @@ class Importer:
     def _take(
         self, artifact: str, model: type[Model], values: Mapping[str, Any], *key: str
     ) -> Model | None:
-        """Write a record of an artifact unless its key was there before; None where refused."""
+        """Write a record of an artifact unless its key was written before; None if refused."""
         try:
             record = model.model_validate(values)
         except ValidationError as error:
@@ -226,16 +225,16 @@ class Importer:
     def _entries(self, row: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
         entries = row.get(name)
         if not isinstance(entries, list):
-            self._refuse(f"{name} is no list", f"record without {name}")
+            self._refuse(f"{name} is not a list", f"record without {name}")
             return
         for entry in entries:
             if isinstance(entry, dict):
                 yield entry
             else:
-                self._refuse(f"an entry of {name} is no object", f"broken entry of {name}")
+                self._refuse(f"an entry of {name} is not an object", f"broken entry of {name}")
 
     def _slot(self, value: Any) -> str | None:
-        """A slot's text; lists are joined, and words for nothing are nothing."""
+        """A slot's text; a list is joined, and a word for "nothing" becomes None."""
         if isinstance(value, list):
             self._report.repaired["list of values joined"] += 1
             value = _joined(value)
@@ -248,7 +247,7 @@ class Importer:
         return text
 
     def _seconds(self, value: Any) -> Any:
-        """A time stamp in seconds, from milliseconds, digits or ISO text; else as it was."""
+        """A time stamp in seconds, from milliseconds, digits or ISO text; else unchanged."""
         if isinstance(value, str):
             self._report.repaired["time stamp read from text"] += 1
             try:

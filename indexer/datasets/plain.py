@@ -1,4 +1,4 @@
-"""Items and reviews in our own form, or nearly: JSON Lines, CSV, Parquet, data frames.
+"""Items and reviews with our field names, or with others that the caller maps to them.
 
 In CSV, categories are a JSON list or are separated by "|".
 """
@@ -16,9 +16,9 @@ from p4r_qdrant.records import Item, Review
 
 
 def plain(columns: Mapping[str, str] | None = None) -> Format:
-    """The format; `columns` says what a field of ours is called in the source.
+    """The format. columns: our field name -> the column of the source.
 
-    Raises InputError for a field that we do not have.
+    Raises: InputError for an unknown field name.
     """
     columns = columns or {}
     known = {*Item.model_fields, *Review.model_fields}

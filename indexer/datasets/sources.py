@@ -1,7 +1,7 @@
-"""Rows of published files, as streams: JSON Lines, CSV, Parquet, data frames.
+"""Stream the rows of published files: JSON Lines, CSV, Parquet, data frames.
 
-Compressed or not is seen from the first bytes. A broken line never stops a reader: it goes to
-the caller's `Refusals`. A file that breaks off does: half a data set would look like a whole one.
+Compression is detected from the first bytes. A broken line goes to `refusals`, and reading goes on.
+A truncated file raises an error, because half a data set would look like a whole one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Source = Path | tables.Frame
 """A file, or a data frame (pandas, polars, Arrow)."""
 
 MAX_LINE = 16 * 1024 * 1024
-"""Bytes a line may have: memory stays flat on a file that is no text."""
+"""Most bytes of a line: it limits memory on a file that is not text."""
 
 BROKEN_LINE = "broken line"
 _BOM = b"\xef\xbb\xbf"
@@ -38,10 +38,10 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A data set's own part: how its rows become the fields of `Item` and `Review`.
+    """How the rows of a data set become the fields of `Item` and `Review`.
 
-    The functions may raise ValueError for a row that makes none. `python_literals`: lines that
-    are no JSON may be Python dict literals.
+    The functions may raise ValueError for a row that makes no record. python_literals: a line that
+    is not JSON may be a Python dict literal.
     """
 
     item: Callable[[Row], Row]
@@ -52,7 +52,7 @@ class Format:
 def read_rows(
     source: Source, refusals: Refusals, *, python_literals: bool = False
 ) -> Iterator[tuple[str, Row]]:
-    """Stream (where, row). Raises InputError where the source cannot be read to its end."""
+    """Stream (where, row). Raises InputError if the source cannot be read to its end."""
     if not isinstance(source, Path):
         yield from tables.frame_rows(source)
         return
@@ -89,7 +89,7 @@ def _json_rows(
     for number, line in _lines(file):
         where = f"{path}:{number}"
         if len(line) > MAX_LINE:
-            refusals.add(f"{where}: a line may have {MAX_LINE} bytes, this has more", BROKEN_LINE)
+            refusals.add(f"{where}: the line is longer than {MAX_LINE} bytes", BROKEN_LINE)
             continue
         try:
             row = _parsed(line, python_literals)
@@ -99,11 +99,11 @@ def _json_rows(
         if isinstance(row, dict):
             yield where, row
         else:
-            refusals.add(f"{where}: is no JSON object", BROKEN_LINE)
+            refusals.add(f"{where}: is not a JSON object", BROKEN_LINE)
 
 
 def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of the lines that are not blank; one that is too long comes cut."""
+    """(number, line) of the lines that are not blank; a line that is too long is cut."""
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
@@ -122,7 +122,7 @@ def _parsed(line: bytes, python_literals: bool) -> Any:
         if not python_literals:
             raise
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # "\d" in somebody's description
+        warnings.simplefilter("ignore", SyntaxWarning)  # "\d" in a description
         warnings.simplefilter("ignore", DeprecationWarning)  # the same, before Python 3.12
         try:
             return ast.literal_eval(decoded.strip())
@@ -132,7 +132,7 @@ def _parsed(line: bytes, python_literals: bool) -> Any:
 
 def _json_problem(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"is no JSON: {error.msg} at column {error.colno}"
+        return f"is not JSON: {error.msg} at column {error.colno}"
     if isinstance(error, UnicodeDecodeError):
         return f"is not UTF-8: byte {error.start + 1}"
     if isinstance(error, (RecursionError, MemoryError)):
@@ -144,7 +144,7 @@ def _csv_rows(
     file: IO[bytes], path: Path, refusals: Refusals, delimiter: str
 ) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
-    # What is not UTF-8 must survive the decoding, so that only its row is refused.
+    # Invalid UTF-8 must survive the decoding, so that only its row is refused.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.DictReader(text, delimiter=delimiter)
     try:

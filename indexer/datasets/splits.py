@@ -10,10 +10,10 @@ from typing import Literal
 from p4r_qdrant.records import Split
 
 Ties = Literal["item", "file"]
-"""What puts equal time stamps in order: the item id, or the place in the source."""
+"""What orders equal time stamps: the item id, or the position in the source."""
 
 MIN_INTERACTIONS = 3
-"""Users with fewer are not split: nothing would be left to learn from."""
+"""Users with fewer are not split, because no training interaction would be left."""
 
 
 def leave_one_out(
@@ -22,12 +22,11 @@ def leave_one_out(
     ties: Ties = "item",
     min_interactions: int = MIN_INTERACTIONS,
 ) -> Iterator[Split]:
-    """Split (user_id, item_id, timestamp); a user's must stand together.
+    """Split interactions (user_id, item_id, timestamp), grouped by user, without repeated pairs.
 
-    `tie` says that the test item was told from the validation item by `ties`, not by time. By
-    "item" the order in which a user's interactions come does not matter; by "file" it decides, as
-    in splits that others published. A pair of user and item must come only once, and
-    `min_interactions` be 2 or more.
+    ties: how equal time stamps are ordered; "file" is for splits published by others. The field
+        `tie` of a split says that its test and validation item have the same time stamp.
+    min_interactions: 2 or more.
     """
     by_time = itemgetter(2) if ties == "file" else itemgetter(2, 1)
     for user_id, own in groupby(interactions, key=itemgetter(0)):

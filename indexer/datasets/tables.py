@@ -1,7 +1,7 @@
-"""Parquet files and data frames, in and out, by Arrow; an optional part (extra `data`).
+"""Read and write Parquet files and data frames through Arrow (extra `data`).
 
-A data frame is anything that speaks Arrow's C stream interface: a pandas, polars or Arrow table.
-Both ways go batch by batch.
+A data frame is an object with Arrow's C stream interface: a pandas, polars or Arrow table. Reading
+and writing go batch by batch.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _INT64 = 2**63
 
 @runtime_checkable
 class Frame(Protocol):
-    """A data frame, by what all of them have."""
+    """A data frame: what pandas, polars and Arrow tables have in common."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """The rows, as an Arrow stream."""
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Stream (where, row) of a Parquet file. Raises InputError where it is none."""
+    """Stream (where, row) of a Parquet file. Raises InputError if it is not one."""
     check_installed()
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -59,9 +59,9 @@ def _rows(batches: Iterable[pa.RecordBatch], name: str) -> Iterator[tuple[str, d
 
 
 def _plain_times(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Time stamps as seconds: not every zone and nanosecond has a Python form.
+    """Convert time stamps to seconds, because Python cannot hold every zone and nanosecond.
 
-    A pandas index that was kept as a column goes.
+    Drops a pandas index that was kept as a column.
     """
     import pyarrow as pa
 
@@ -78,7 +78,7 @@ def _plain_times(batch: pa.RecordBatch) -> pa.RecordBatch:
 def read_table(path: Path) -> pa.Table:
     """An artifact file (JSON Lines) as an Arrow table: `.to_pandas()`, or `polars.from_arrow`.
 
-    Texts, numbers and lists of texts have types of their own; anything else is JSON text.
+    Texts, numbers and lists of texts keep their types; other values become JSON text.
     """
     check_installed()
     import pyarrow as pa
@@ -88,7 +88,7 @@ def read_table(path: Path) -> pa.Table:
 
 
 def write_parquet(path: Path, parquet: Path) -> None:
-    """An artifact file (JSON Lines) as a Parquet file; columns as in `read_table`."""
+    """Write an artifact file (JSON Lines) as a Parquet file; columns as in `read_table`."""
     check_installed()
     import pyarrow.parquet as pq
 
@@ -165,16 +165,16 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
                 try:
                     record = json.loads(line)
                 except ValueError as error:
-                    raise InputError(f"{path}:{number}: is no JSON: {error}") from None
+                    raise InputError(f"{path}:{number}: is not JSON: {error}") from None
                 if not isinstance(record, dict):
-                    raise InputError(f"{path}:{number}: is no JSON object")
+                    raise InputError(f"{path}:{number}: is not a JSON object")
                 yield record
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def check_installed() -> None:
-    """Raise MissingExtraError where pyarrow is not there."""
+    """Raise MissingExtraError if pyarrow is not installed."""
     if find_spec("pyarrow") is None:
         raise MissingExtraError(
             "Parquet files and data frames need pyarrow: pip install 'p4r-qdrant[data]'"

@@ -1,7 +1,7 @@
-"""Values as published data sets write them, turned into ours.
+"""Convert the values of published data sets.
 
-What is missing (null, empty, another type) becomes an empty text, an empty list or None; only a
-time stamp must be one.
+A missing value (null, empty, another type) becomes an empty text, an empty list or None. Only a
+missing time stamp is an error.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ _PRICE = re.compile(
 def seconds(value: Any) -> int:
     """Whole seconds since 1970, rounded down.
 
-    Takes seconds, milli-, micro- or nanoseconds (told apart by their size; as number or digits),
-    ISO 8601, "MM DD, YYYY", and dates. Times without a zone are UTC. Raises ValueError else.
+    Accepts seconds, milli-, micro- or nanoseconds (recognised by their size; numbers or digits),
+    ISO 8601, "MM DD, YYYY", and dates. Times without a zone are UTC.
+    Raises: ValueError for anything else.
     """
     if isinstance(value, str):
         value = _from_text(value.strip())
     if isinstance(value, datetime):
         zoned = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return math.floor(zoned.replace(microsecond=0).timestamp())  # which would round
+        return math.floor(zoned.replace(microsecond=0).timestamp())  # timestamp() would round
     if isinstance(value, date):
         return seconds(datetime.combine(value, time()))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -66,13 +67,13 @@ def _from_text(value: str) -> datetime | float:
 def _no_time(value: Any) -> str:
     if value is None:
         return "timestamp: is missing"
-    return f"timestamp: {str(value)[:40]!r} is no time; give seconds, milliseconds or ISO 8601"
+    return f"timestamp: {str(value)[:40]!r} is not a time; give seconds, milliseconds or ISO 8601"
 
 
 def number(value: Any) -> float | None:
-    """A number, from prices too ("$1,299.00", "from 12.99", the lower end of "$5 - $10").
+    """A number, also from a price: "$1,299.00", "from 12.99", the lower end of "$5 - $10".
 
-    None for anything else: "None", NaN, and the style sheets that fill some price fields.
+    None for other values, for example "None", NaN, or a style sheet in a price field.
     """
     if isinstance(value, str):
         found = _PRICE.fullmatch(value.strip())
@@ -93,7 +94,7 @@ def count(value: Any) -> int | None:
 
 
 def text(value: Any) -> str:
-    """A text; the parts of a list each on a line of their own. The records clean it."""
+    """A text; each part of a list is on its own line. The records clean it."""
     return "\n".join(part for part in _texts(value) if part and not part.isspace())
 
 
@@ -103,7 +104,7 @@ def name(value: Any) -> str:
 
 
 def names(value: Any) -> list[str]:
-    """The distinct names in a text, a list, or a list of lists, in their order."""
+    """The distinct names in a text, a list or a list of lists, in order."""
     return list(dict.fromkeys(found for one in _texts(value) if (found := name(one))))
 
 
@@ -118,7 +119,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def storable(value: Any) -> Any:
-    """A value that JSON and UTF-8 can hold: no NaN, no lone surrogates, no foreign types."""
+    """A value that JSON and UTF-8 can hold: no NaN, no lone surrogates, no other types."""
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, Mapping):

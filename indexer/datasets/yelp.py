@@ -13,11 +13,11 @@ from indexer.datasets.sources import Format, Row
 _WORD_BEGINS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|_")
 _NOTHING = {"", "no", "none"}
 _LONGEST = 1000
-"""Characters an attribute's value may have to be read as a Python literal."""
+"""Longest attribute value, in characters, that is read as a Python literal."""
 
 
 def _item(row: Row) -> Row:
-    """A business. There is no description: what its attributes say takes that place."""
+    """A business. It has no description; its attributes become one."""
     categories = row.get("categories")  # a list until 2017, then text
     attributes = row.get("attributes")
     known = attributes if isinstance(attributes, Mapping) else {}
@@ -51,7 +51,7 @@ def _review(row: Row) -> Row:
 
 
 def _described(attributes: Mapping[str, Any]) -> Iterator[str]:
-    """Say "outdoor seating", "wi fi: free", "ambience: casual, classy"; not what is denied."""
+    """Phrases such as "outdoor seating", "wi fi: free", "ambience: casual, classy"."""
     for name, value in attributes.items():
         words = _words(str(name))
         value = _literal(value)
@@ -72,7 +72,7 @@ def _words(name: str) -> str:
 
 
 def _literal(value: Any) -> Any:
-    """Values are Python literals inside JSON text: "True", "u'free'", "{'casual': True}"."""
+    """The value of a Python literal in JSON text: "True", "u'free'", "{'casual': True}"."""
     if not isinstance(value, str) or len(value) > _LONGEST:
         return value
     try:

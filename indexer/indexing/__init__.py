@@ -1,1 +1,1 @@
-"""From artifacts to an index: encode, write, verify, publish."""
+"""Encode artifacts, write them to an index, verify and publish it."""

@@ -1,4 +1,4 @@
-"""The typical user: the mean of known users' vectors, by which the persona prior is computed."""
+"""The mean of the users' vectors, from which the persona prior is computed."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.settings import HistorySettings, Settings
 
 MOST_USERS = 1000
-"""Users that are encoded: a persona's mean similarity to them differs by some thousandths from
-that to all."""
+"""Users in the sample: with more, a persona's mean similarity changes by some thousandths."""
 USERS_AT_ONCE = 64
 
 
 def note_typical_user(
     folder: ArtifactFolder, source: Encoder | VectorFile, index: PersonaIndex, settings: Settings
 ) -> None:
-    """Where `P4R_RERANK__PRIOR` asks for a prior, note with the index what it is computed by.
+    """Store the mean user vector in the index, if `P4R_RERANK__PRIOR` needs it.
 
-    Held-out interactions are left out. Raises InputError where the folder has no user with a
-    history, and for vectors from a file, for those of users are not in it.
+    Held-out interactions are not used.
+    Raises: InputError if no user of the folder has a history, and for vectors from a file, which
+        holds no vectors of users.
     """
     if not settings.rerank.prior:
         return
     if isinstance(source, VectorFile):
         raise InputError(
-            "a persona prior (P4R_RERANK__PRIOR) needs the encoder of users, and vectors from a "
-            "file have none; set it to 0"
+            "a persona prior (P4R_RERANK__PRIOR) needs an encoder for the users' histories; with "
+            "vectors from a file set it to 0"
         )
     history = tuned_history(settings.history, source.adapter or None)
     index.record_typical_user(typical_user(folder, source, history))
 
 
 def typical_user(folder: ArtifactFolder, encoder: Encoder, history: HistorySettings) -> Floats:
-    """The mean h_u of a folder's users, or of a sample of many: (dim,) float32."""
+    """The mean h_u of a folder's users, or of a sample of MOST_USERS: (dim,) float32."""
     total, known = np.zeros(encoder.dimension), 0
     with Histories(folder, Refusals()) as histories:
         users = sorted(histories.users())
         if len(users) > MOST_USERS:
-            users = random.Random(0).sample(users, MOST_USERS)  # noqa: S311 - the same every time
+            users = random.Random(0).sample(users, MOST_USERS)  # noqa: S311 - not a secret
         for some in batches(users, USERS_AT_ONCE):
-            told = [histories.get(user) for user in some]
-            for one in encoder.user_vectors(told, length=history.length, decay=history.decay):
+            batch = [histories.get(user) for user in some]
+            for one in encoder.user_vectors(batch, length=history.length, decay=history.decay):
                 if one is not None:
                     total += one.vector
                     known += 1
     if not known:
         raise InputError(
-            f"{folder.path} holds no user with a history, which a persona prior "
-            "(P4R_RERANK__PRIOR) needs; set it to 0"
+            f"{folder.path} holds no user with a history: a persona prior (P4R_RERANK__PRIOR) "
+            "cannot be computed; set it to 0"
         )
     mean: Floats = (total / known).astype(np.float32)
     return mean

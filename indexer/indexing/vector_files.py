@@ -1,10 +1,10 @@
-"""Vectors of personas that were encoded elsewhere, read from a file.
+"""Read the vectors of personas that were encoded elsewhere from a file.
 
     FILE.npy       (n_personas, dim), a row for each persona in the order of personas.jsonl
     FILE.parquet   columns item_id, persona_id, vector; in any order
 
-Both stay on disk. Which encoder they come from is what the caller says it is: a fingerprint is a
-promise that all vectors under it, the users' too, are of one encoder.
+The vectors stay on disk. The caller names their encoder by a fingerprint, and promises that all
+vectors with this fingerprint, those of users too, come from that encoder.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from p4r_qdrant.records import ItemPersonas
 
 COLUMNS = ["item_id", "persona_id", "vector"]
 ROWS_A_BATCH = 4096
-"""Rows of a Parquet file that are in memory at a time."""
+"""Rows of a Parquet file in memory at a time."""
 
 _FINGERPRINT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class VectorFile:
-    """The personas' vectors of an artifact folder: what an `Encoder` is elsewhere.
+    """The vectors of the personas of an artifact folder, in place of an `Encoder`.
 
-    matrix: (n_personas, dim), any float type; `starts`: the row of each item's first persona.
+    matrix: (n_personas, dim), any float type. starts: the row of each item's first persona.
     """
 
     kind = VECTORS
@@ -62,19 +62,19 @@ class VectorFile:
         return np.asarray(self._matrix[start : start + len(item.personas)], dtype=np.float32)
 
     def hash_of(self, item: ItemPersonas) -> str:
-        """A hash of them: it changes when they do."""
+        """A hash of the vectors of an item's personas."""
         return hashlib.sha256(self.of(item).tobytes()).hexdigest()[:16]
 
     def on_all_devices(self) -> AbstractContextManager[None]:
-        """There is nothing to encode."""
+        """Do nothing: there is nothing to encode."""
         return nullcontext()
 
 
 @contextmanager
 def opened(path: Path, folder: ArtifactFolder, fingerprint: str) -> Iterator[VectorFile]:
-    """The vectors of a file, for as long as the context lasts.
+    """Context manager that yields the vectors of a file.
 
-    Raises InputError where the file cannot be read, or does not go with the folder's personas.
+    Raises: InputError if the file cannot be read or does not match the folder's personas.
     """
     if not _FINGERPRINT.fullmatch(fingerprint):
         raise InputError(
@@ -84,7 +84,7 @@ def opened(path: Path, folder: ArtifactFolder, fingerprint: str) -> Iterator[Vec
     if not path.is_file():
         raise InputError(f"{path} cannot be read: there is no such file")
     if path.suffix == ".npy":
-        starts, total = _places(folder)
+        starts, total = _starts(folder)
         yield VectorFile(_npy(path, total, folder), starts, fingerprint)
     elif path.suffix == ".parquet":
         with tempfile.TemporaryDirectory(prefix="p4r-vectors-") as place:
@@ -92,11 +92,11 @@ def opened(path: Path, folder: ArtifactFolder, fingerprint: str) -> Iterator[Vec
             yield VectorFile(matrix, starts, fingerprint)
             del matrix
     else:
-        raise InputError(f"{path} is no vector file: give FILE.npy or FILE.parquet")
+        raise InputError(f"{path} is not a vector file: name FILE.npy or FILE.parquet")
 
 
 def _records(folder: ArtifactFolder) -> Iterator[ItemPersonas]:
-    """The lines of personas.jsonl; each must be whole, or the rows after it would be another's."""
+    """The lines of personas.jsonl. Raises InputError for a broken one: it would shift the rows."""
     broken = Refusals(keep=1)
     for _, _, record in read_lines(folder.file(PERSONAS), ItemPersonas, broken):
         if broken.total:
@@ -104,16 +104,16 @@ def _records(folder: ArtifactFolder) -> Iterator[ItemPersonas]:
         yield record
     if broken.total:
         raise InputError(
-            f"{broken.sentences[0]}; mend it: vectors are found by the order of the lines"
+            f"{broken.sentences[0]}; repair it: vectors are found by the order of the lines"
         )
 
 
-def _places(folder: ArtifactFolder) -> tuple[dict[str, int], int]:
-    """The row of each item's first persona, and how many rows there are."""
+def _starts(folder: ArtifactFolder) -> tuple[dict[str, int], int]:
+    """(the row of each item's first persona, the number of rows)."""
     starts: dict[str, int] = {}
     total = 0
     for record in _records(folder):
-        starts.setdefault(record.item_id, total)  # of a repeated item the first line counts
+        starts.setdefault(record.item_id, total)  # of a repeated item id the first line counts
         total += len(record.personas)
     return starts, total
 
@@ -122,14 +122,14 @@ def _npy(path: Path, total: int, folder: ArtifactFolder) -> npt.NDArray[np.float
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is no array that NumPy can map: {error}") from None
+        raise InputError(f"{path} is not an array that NumPy can map: {error}") from None
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind != "f":
         what = f"{matrix.dtype} {matrix.shape}" if isinstance(matrix, np.ndarray) else "several"
         raise InputError(f"{path} must be one array of floats (personas, dimension), not {what}")
     if len(matrix) != total or not matrix.shape[1]:
         raise InputError(
-            f"{path} has {len(matrix)} rows of {matrix.shape[1]} numbers, and "
-            f"{folder.path / PERSONAS} {total} personas: give a row for each, in their order"
+            f"{path} has {len(matrix)} rows of {matrix.shape[1]} numbers, but "
+            f"{folder.path / PERSONAS} has {total} personas: give one row for each, in their order"
         )
     return matrix
 
@@ -137,7 +137,7 @@ def _npy(path: Path, total: int, folder: ArtifactFolder) -> npt.NDArray[np.float
 def _parquet(
     path: Path, folder: ArtifactFolder, place: Path
 ) -> tuple[npt.NDArray[np.floating[Any]], dict[str, int]]:
-    """The file's vectors as a matrix on disk, in the order of personas.jsonl."""
+    """(matrix on disk in the order of personas.jsonl, the row of each item's first persona)."""
     starts: dict[str, int] = {}
     row_of: dict[tuple[str, str], int] = {}
     total = 0
@@ -173,7 +173,7 @@ def _parquet(
 
 
 def _parquet_batches(path: Path) -> Iterator[tuple[list[tuple[str, str]], Floats]]:
-    """Of some rows at a time, (item id, persona id) of each, and their vectors (n, dim)."""
+    """Stream batches: the (item id, persona id) of each row, and the vectors (n, dim)."""
     if importlib.util.find_spec("pyarrow") is None:
         raise MissingExtraError("Parquet files need pyarrow: pip install 'p4r-qdrant[data]'")
     import pyarrow as arrow
@@ -194,9 +194,11 @@ def _parquet_batches(path: Path) -> Iterator[tuple[list[tuple[str, str]], Floats
                 if not widths:
                     continue
                 if len(widths) > 1 or not widths[0]:
-                    raise InputError(f"{path} has vectors of {widths} numbers; all must be alike")
+                    raise InputError(
+                        f"{path} has vectors of {widths} numbers; all must have the same length"
+                    )
                 flat = vectors.flatten().to_numpy(zero_copy_only=False)
                 yield list(names), flat.astype(np.float32).reshape(-1, widths[0])
     except (arrow.ArrowException, OSError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is no Parquet file of vectors: {reason}") from None
+        raise InputError(f"{path} is not a Parquet file of vectors: {reason}") from None

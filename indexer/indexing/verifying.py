@@ -1,4 +1,4 @@
-"""Compare what was written with the artifacts and the encoder."""
+"""Compare an index with the artifacts and the encoder before it goes live."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.records import Persona
 
 SAMPLE = 50
-"""Personas whose stored vectors are compared with their texts before a switch."""
+"""Number of personas whose stored vectors are compared with their texts."""
 
 
 class Expected:
-    """What an index must hold once it is written, and a sample of it."""
+    """What an index must hold: ids, and a random sample of personas. Equal seeds, equal samples."""
 
     def __init__(self, seed: str) -> None:
         self.item_ids = set[str]()
         self.written = set[str]()
         self.sample: list[tuple[IndexRow, Persona]] = []
-        self._random = random.Random(seed)  # noqa: S311 - the same sample every time
+        self._random = random.Random(seed)  # noqa: S311 - not a secret
         self._seen = 0
 
     def add(self, row: IndexRow, was_written: bool) -> None:
-        """Count an item of the artifacts, and keep a sample of those that were written."""
+        """Note an item of the index, and whether this run wrote it."""
         self.item_ids.add(row.item.item_id)
         if was_written:
             self.written.add(row.item.item_id)
@@ -43,23 +43,23 @@ class Expected:
 
 
 def verify_written(index: PersonaIndex, written: set[str]) -> None:
-    """Each item is there with all its personas; those that were not written are known to be."""
+    """Raise VerificationError unless each written item is in the index with all its personas."""
     for batch in batches(sorted(written), CHUNK):
         missing = set(batch) - index.hashes(batch).keys()
         if missing:
-            time.sleep(1)  # one that somebody is replacing just now is whole again soon
+            time.sleep(1)  # another process may be replacing an item just now
             missing -= index.hashes(sorted(missing)).keys()
         if missing:
             raise VerificationError(
-                f"the item {min(missing)!r} is not whole in {index.location}; nothing was "
-                "switched, publish again"
+                f"the item {min(missing)!r} is incomplete in {index.location}; the live version "
+                "did not change: publish again"
             )
 
 
 def verify_scores(
     index: PersonaIndex, source: Source, sample: list[tuple[IndexRow, Persona]]
 ) -> None:
-    """Ask for each persona with the vector of its own text: its item must score 1."""
+    """Raise VerificationError unless each persona, encoded again, gives its item a score of 1."""
     if not sample:
         return
     if isinstance(source, VectorFile):
@@ -74,8 +74,8 @@ def verify_scores(
             score = "nothing" if match.score is None else f"{match.score:.4f}"
             raise VerificationError(
                 f"the persona {persona.persona_id!r} of item {row.item.item_id!r} scores {score} "
-                f"with its own text in {index.location}, not {least:.4f} or more: its vector is "
-                "not the encoder's; nothing was switched, publish again with --again"
+                f"with its own text in {index.location}, less than {least:.4f}: the stored vector "
+                "is not the encoder's; the live version did not change: publish with --again"
             )
 
 
@@ -85,4 +85,4 @@ def position_of(row: IndexRow, persona: Persona) -> int:
 
 
 STORED_FLOAT16 = 2e-3
-"""How far a vector kept as float16 may be from the one that was written, as 1 - cosine."""
+"""How far a vector stored as float16 may be from the original, as 1 - cosine."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from indexer.artifacts.lines import parse_line
 from indexer.indexing.items import ItemIndexer
-from indexer.updates.inbox import MAX_LINE, POLL_S, Inbox
+from indexer.updates.inbox import MAX_LINE, POLL_S, Inbox, Line
 from indexer.updates.item_reasoning import ItemReasoner, Outcome
 from p4r_qdrant.errors import RecordError
 from p4r_qdrant.records import Item, Review
@@ -71,7 +71,7 @@ class StreamingIndexer:
         self.lost_alignments = 0
         """Alignments that were dropped because the personas they name have changed."""
 
-    async def run(self, lines: Iterator[bytes | Item | Review]) -> None:
+    async def run(self, lines: Iterator[Line]) -> None:
         """Work until the input ends. Raises what the LLM layer raises; everything is kept then.
 
         lines: JSON lines, or records.
@@ -110,7 +110,7 @@ class StreamingIndexer:
         free = (item_id for item_id, _ in settled if item_id not in busy)
         return list(itertools.islice(free, max(0, permits)))
 
-    def _take(self, line: bytes | Item | Review) -> str | None:
+    def _take(self, line: Line) -> str | None:
         """Journal the record on a line; its item id, or None if it is known or refused."""
         if not isinstance(line, bytes):
             return line.item_id if self._journal.take(line) else None

@@ -1,4 +1,4 @@
-"""A person's right to be forgotten: everything that came from a user leaves an artifact folder."""
+"""Erase users from an artifact folder (the right to be forgotten)."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from p4r_qdrant.records import (
 from p4r_qdrant.whole_files import remove_unfinished
 
 OF_REVIEWS = "aspects"
-"""The step whose answers come from one user's review of one item."""
+"""The step whose answers come from one review."""
 OF_ITEMS = "personas"
-"""The step whose answers come from many users' reviews of one item."""
+"""The step whose answers come from all reviews of one item."""
 
 
 @dataclass
 class Erased:
-    """What was removed, by kind; the items to reason on again; those left without personas."""
+    """What was removed, by kind; the items to reason on again; the items without personas now."""
 
     removed: Counter[str] = field(default_factory=Counter)
     items: list[str] = field(default_factory=list)
@@ -53,12 +53,12 @@ def erase_users(
 ) -> Erased:
     """Remove what came from these users: their lines, the LLM's answers about them, evidence.
 
-    The answers that made the personas of the items they reviewed go too, and so does a persona
-    that rests on them alone. A broken line is removed as well and told in `refusals`: it could be
-    theirs. Killed at any moment and run again it ends in the same state: reviews.jsonl, which
-    says what they reviewed, is written last.
+    The answers that made the personas of the items they reviewed are removed too, and so are
+    personas that rest on these users alone. Broken lines may be theirs: they are removed and
+    reported in `refusals`. If it is killed and run again, it ends in the same state, because
+    reviews.jsonl, which says what they reviewed, is written last.
 
-    Raises InputError, and changes nothing, where one of the users is in no file of the folder.
+    Raises: InputError, with nothing changed, if one of the users is in no file of the folder.
     """
     gone = set(users)
     items = _items_of(folder, ledger, gone)
@@ -71,7 +71,7 @@ def erase_users(
             or (step == OF_ITEMS and about.get("item_id") in items)
         }
         erased.removed[f"answers on {step}"] += ledger.erase(step, keys)
-    remove_unfinished(folder.path)  # what a killed run has left: it may hold the user's texts
+    remove_unfinished(folder.path)  # left by killed runs; they may hold the users' texts
 
     lost = _resting_on(folder, gone)
 
@@ -84,7 +84,7 @@ def erase_users(
     def theirs_or_lost(record: Alignment) -> bool:
         return record.user_id in gone or (record.item_id, record.persona_id) in lost
 
-    # Alignments before personas, for these say which were lost.
+    # Alignments before personas.jsonl, from which a second run finds the lost personas.
     _drop(folder.path / ALIGNMENTS, Alignment, theirs_or_lost, erased.removed, refusals)
     _strip_evidence(folder.path / PERSONAS, gone, lost, erased, refusals)
     _drop(folder.path / ASPECTS, Aspects, theirs, erased.removed, refusals)
@@ -96,7 +96,7 @@ def erase_users(
 
 
 def _items_of(folder: ArtifactFolder, ledger: Ledger, users: set[str]) -> set[str]:
-    """The items whose personas the users had a part in."""
+    """The items whose personas may rest on the users."""
     items, seen = set[str](), set[str]()
     for user_id, item_id in _traces(folder, ledger):
         if user_id in users:
@@ -109,7 +109,7 @@ def _items_of(folder: ArtifactFolder, ledger: Ledger, users: set[str]) -> set[st
 
 
 def _traces(folder: ArtifactFolder, ledger: Ledger) -> Iterator[tuple[str, str | None]]:
-    """Every user, with each item in whose personas he may have had a part; or with None."""
+    """(user, item whose personas may rest on the user, or None), for every mention of a user."""
     held_out = folder.held_out()
     for review in _records(folder, REVIEWS, Review):
         pair = (review.user_id, review.item_id)
@@ -143,7 +143,7 @@ def _records(folder: ArtifactFolder, name: str, model: type[Model]) -> Iterator[
 
 
 def _resting_on(folder: ArtifactFolder, users: set[str]) -> set[tuple[str, str]]:
-    """(item, persona) of the personas that nobody but these users supports."""
+    """(item, persona) of the personas whose evidence is these users alone."""
     return {
         (record.item_id, persona.persona_id)
         for record in _records(folder, PERSONAS, ItemPersonas)
@@ -159,7 +159,7 @@ def _strip_evidence(
     erased: Erased,
     refusals: Refusals,
 ) -> None:
-    """Take the users out of all evidence, and the personas out that are lost with them."""
+    """Remove the users from all evidence, and the personas that are lost with them."""
 
     def stripped(record: ItemPersonas) -> ItemPersonas | None:
         personas = []
@@ -185,7 +185,7 @@ def _drop(
     removed: Counter[str],
     refusals: Refusals,
 ) -> None:
-    """Leave the unwanted records out of a file."""
+    """Remove the unwanted records from a file."""
 
     def kept(record: Model) -> Model | None:
         if not unwanted(record):

@@ -1,4 +1,4 @@
-"""Lines that arrive: standard input, or a file that grows."""
+"""Read lines as they arrive, from standard input or a growing file."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Item, Review
 
 MAX_LINE = 16 << 20
-"""Bytes of a line; a longer one is no record."""
-
-
+"""Most bytes of a line."""
 POLL_S = 0.2
 
 Line = bytes | Item | Review
@@ -25,10 +23,12 @@ Line = bytes | Item | Review
 
 
 def incoming(source: Path, *, follow: bool) -> Iterator[bytes]:
-    """The lines of a file, or of standard input for "-"; with `follow` for ever, as they come.
+    """Stream the lines of a file, or of standard input for "-".
 
-    A followed file that is cut short or replaced is read from its start again; half a line is
-    waited for. A line over MAX_LINE bytes comes as b"". Raises InputError.
+    follow: wait for more lines at the end of the file, for ever. A file that is truncated or
+        replaced is read again from its start. An incomplete line is waited for.
+    A line over MAX_LINE bytes is yielded as b"".
+    Raises: InputError if the file cannot be read.
     """
     follow = follow and str(source) != "-"
     file = _opened(source)
@@ -69,22 +69,22 @@ def _opened(source: Path) -> BinaryIO:
 
 
 def _is_another(source: Path, file: BinaryIO) -> bool:
-    """Whether what has the name now is not what is being read, or has become shorter."""
+    """Whether the path names another file now, or the file was truncated."""
     try:
         now = source.stat()
     except OSError:
-        return False  # between the old file and the new one
+        return False  # the old file is gone, the new one is not there yet
     return now.st_ino != os.fstat(file.fileno()).st_ino or now.st_size < file.tell()
 
 
 class Inbox:
-    """Lines read in the background, so that one that is slow to come holds up nothing."""
+    """Reads lines on a thread, so that waiting for a line blocks nothing else."""
 
     def __init__(self, lines: Iterator[Line]) -> None:
         self._queue: queue.Queue[Line | Exception | None] = queue.Queue(10_000)
         self._lines = lines
         self.ended = False
-        # A daemon: a read of standard input cannot be interrupted.
+        # A daemon thread, because a read of standard input cannot be interrupted.
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -92,11 +92,11 @@ class Inbox:
             for line in self._lines:
                 self._queue.put(line)
             self._queue.put(None)
-        except Exception as error:  # raised again where the lines are taken
+        except Exception as error:  # `take` raises it again
             self._queue.put(error)
 
     def take(self, most: int) -> Iterator[Line]:
-        """What has come, at most so many lines. Raises what reading raised."""
+        """The lines that have arrived, at most `most`. Raises what reading raised."""
         for _ in range(most):
             try:
                 line = self._queue.get_nowait()
@@ -111,5 +111,5 @@ class Inbox:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing has come that was not taken."""
+        """Whether all lines that arrived are taken."""
         return self._queue.empty()

@@ -321,7 +321,7 @@ def test_personas_that_are_none(row: dict[str, Any], source: Path) -> None:
 def test_a_history_without_reviews_is_told(source: Path) -> None:
     path = write(source, "3.5_history.jsonl", [{"user_id": "u"}, {"user_id": "v", "reviews": []}])
     _, _, refusals = run(source)
-    assert refusals.sentences == [f"{path}:1: reviews is no list"]
+    assert refusals.sentences == [f"{path}:1: reviews is not a list"]
 
 
 def test_numbers_are_ids(source: Path) -> None:

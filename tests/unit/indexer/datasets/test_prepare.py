@@ -241,7 +241,7 @@ def test_broken_lines_are_told_and_do_not_stop_the_run(case: Case) -> None:
     files = {"i": case.folder / "i.jsonl", "r": case.folder / "r.jsonl"}
     assert told == [
         [f"{files['i']}:1", "item_id"],
-        [f"{files['r']}:1", "is no JSON"],
+        [f"{files['r']}:1", "is not JSON"],
         [f"{files['r']}:2", "user_id"],
         [f"{files['r']}:3", "timestamp"],
         [f"{files['r']}:4", "rating"],

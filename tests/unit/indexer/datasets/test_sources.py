@@ -30,7 +30,7 @@ def test_a_broken_line_is_told_by_its_place_and_the_others_go_on(tmp_path: Path)
     rows, refused = read(path)
     assert rows == [(":1", {"a": 1}), (":8", {"a": 2})]
     assert [one.split(": ")[0] for one in refused] == [":3", ":4", ":5", ":6", ":7"]
-    assert refused[0].startswith(":3: is no JSON: Expecting value at column")
+    assert refused[0].startswith(":3: is not JSON: Expecting value at column")
     assert refused[3:] == [":6: is not UTF-8: byte 8", ":7: is nested too deep"]
 
 
@@ -71,7 +71,7 @@ def test_a_line_without_end_is_refused_and_not_held(
     rows, refused = read(path)
     assert [where for where, _ in rows] == [":2", ":4"]
     assert len(refused) == 2
-    assert refused[0].startswith(":1: a line may have 20 bytes")
+    assert refused[0].startswith(":1: the line is longer than 20 bytes")
 
 
 def test_python_literals_are_read_where_the_format_has_them(tmp_path: Path) -> None:

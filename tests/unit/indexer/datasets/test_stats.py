@@ -8,8 +8,8 @@ import pytest
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
-from indexer.datasets import stats
-from indexer.datasets.plot import plot
+from indexer.datasets import plot as plots
+from indexer.datasets.plot import check_plot, plot
 from indexer.datasets.stats import dataset_stats
 from p4r_qdrant.errors import InputError, MissingExtraError
 
@@ -112,7 +112,7 @@ def test_a_plot_that_cannot_be_drawn_is_refused_early(
 ) -> None:
     for path in (tmp_path / "plot.pdf", tmp_path / "none" / "plot.png"):
         with pytest.raises(InputError, match="cannot be"):
-            stats.check_plot(path)
-    monkeypatch.setattr(stats, "find_spec", lambda _: None)
+            check_plot(path)
+    monkeypatch.setattr(plots, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"p4r-qdrant\[data\]"):
         plot(dataset_stats(folder, Refusals()), tmp_path / "plot.png", "x")

@@ -75,7 +75,7 @@ def test_where_it_cannot_be(tmp_path: Path) -> None:
     asked = Settings.load(rerank={"prior": 0.5})
     index = MemoryIndex(4)
     vectors = VectorFile(np.ones((1, 4), np.float32), {"one": 0}, "elsewhere")
-    with pytest.raises(InputError, match="needs the encoder of users, and vectors from a file"):
+    with pytest.raises(InputError, match="needs an encoder for the users' histories"):
         note_typical_user(BOOKSHOP, vectors, index, asked)
     write(tmp_path, "reviews.jsonl", [])
     with pytest.raises(InputError, match="holds no user with a history"):

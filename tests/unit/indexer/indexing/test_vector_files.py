@@ -159,7 +159,7 @@ def test_a_parquet_file_that_does_not_fit(folder: ArtifactFolder) -> None:
     ragged = [one.tolist() for one in matrix]
     ragged[2] = ragged[2][1:]
     parquet.write_table(table.set_column(1, "vector", arrow.array(ragged)), path)
-    assert "must be alike" in refused(path, folder)
+    assert "must have the same length" in refused(path, folder)
     texts = arrow.array(["x"] * len(rows))
     parquet.write_table(table.set_column(1, "vector", texts), path)
     assert "no Parquet file of vectors" in refused(path, folder)
