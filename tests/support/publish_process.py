@@ -28,7 +28,7 @@ STEPS: dict[str, list[tuple[Any, str]]] = {
     "upsert": [(EdgeIndex, "_upsert"), (ServerIndex, "_upsert")],
     "settle": [(PersonaIndex, "_settle")],
     "delete": [(EdgeIndex, "_delete"), (ServerIndex, "_delete")],
-    "verify": [(publish, "_verify_scores")],
+    "verify": [(publish, "verify_scores")],
     "record": [(PersonaIndex, "record")],
     "switch": [(EdgeVersions, "switch"), (ServerVersions, "switch")],
 }

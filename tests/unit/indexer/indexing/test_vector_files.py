@@ -130,9 +130,9 @@ def test_a_file_that_does_not_fit(folder: ArtifactFolder) -> None:
         assert str(folder.path.parent) in refused(saved(folder, "npy", wrong), folder)
     path = saved(folder, "npy", matrix)
     path.write_bytes(path.read_bytes()[:100])
-    assert "no array" in refused(path, folder)
+    assert "not an array" in refused(path, folder)
     path.write_bytes(b"")
-    assert "no array" in refused(path, folder)
+    assert "not an array" in refused(path, folder)
     assert "no such file" in refused(folder.path / "gone.npy", folder)
     (folder.path / "x.csv").touch()
     assert "FILE.npy or FILE.parquet" in refused(folder.path / "x.csv", folder)
@@ -162,9 +162,9 @@ def test_a_parquet_file_that_does_not_fit(folder: ArtifactFolder) -> None:
     assert "must have the same length" in refused(path, folder)
     texts = arrow.array(["x"] * len(rows))
     parquet.write_table(table.set_column(1, "vector", texts), path)
-    assert "no Parquet file of vectors" in refused(path, folder)
+    assert "not a Parquet file of vectors" in refused(path, folder)
     path.write_bytes(b"PAR1")
-    assert "no Parquet file of vectors" in refused(path, folder)
+    assert "not a Parquet file of vectors" in refused(path, folder)
 
 
 def test_a_broken_line_would_move_the_rows_after_it(folder: ArtifactFolder) -> None:
