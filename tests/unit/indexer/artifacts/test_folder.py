@@ -17,6 +17,7 @@ from indexer.artifacts.candidate_lists import read_candidates
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.splits import read_splits
 from indexer.artifacts.writing import written_whole
 from p4r_qdrant.errors import InputError, RecordError, StorageFullError
 from p4r_qdrant.index.matching import MAX_CANDIDATES
@@ -446,6 +447,31 @@ def test_what_is_held_out_is_never_in_a_history(
             items = [one.item_id for one in histories.get(user)]
             assert set(items) == done - set(held.get(user, ()))
             assert len(items) == len(set(items)), "an interaction is there once"
+
+
+def test_splits_have_two_forms(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "splits.jsonl",
+        [
+            {"user_id": "u", "test_item": "a", "valid_item": "b", "tie": True},
+            {"user_id": "v", "item_id": 7},
+            {"user_id": "w", "test_item": "c", "valid_item": None},
+        ],
+    )
+    refusals = Refusals()
+    splits = list(read_splits(path, refusals))
+    assert [(number, one.test_item, one.valid_item, one.tie) for number, one in splits] == [
+        (1, "a", "b", True),
+        (2, "7", None, False),
+        (3, "c", None, False),
+    ]
+    held_out = {("u", "a"), ("u", "b"), ("v", "7"), ("w", "c")}
+    assert ArtifactFolder(tmp_path).held_out() == held_out
+    for broken in ({"user_id": "x"}, {"user_id": "x", "item_id": "a", "test_item": "a"}, "{"):
+        path = write(tmp_path, "splits.jsonl", [broken])
+        with pytest.raises(InputError, match=r"splits.jsonl:1: .*repair it"):
+            ArtifactFolder(tmp_path).held_out()
 
 
 # --- candidates --------------------------------------------------------------------------------
