@@ -140,24 +140,18 @@ def _candidate(candidate: CandidateLike) -> Any:
 def _rerank(
     users: Sequence[User],
     candidates: Sequence[Sequence[CandidateLike]],
-    top: int | None,
-    filter: Mapping[str, Any] | None,  # noqa: A002
-    explain: int,
-    min_score: float | None,
-    rerank: RerankSettings | None,
+    fusion: RerankSettings | None,
+    **options: Any,
 ) -> _Call[RerankAnswer]:
-    body: dict[str, Any] = {
-        "users": [_user(*one) for one in zip(users, candidates, strict=True)],
-        "explain": explain,
-    }
-    if rerank is not None:
+    """`options`: top, filter, explain and min_score; None leaves the service's default."""
+    body: dict[str, Any] = {"users": [_user(*one) for one in zip(users, candidates, strict=True)]}
+    if fusion is not None:
         body["fusion"] = {
-            "method": rerank.fusion,
-            "weight": rerank.weight,
-            "rrf_k": rerank.rrf_k,
+            "method": fusion.fusion,
+            "weight": fusion.weight,
+            "rrf_k": fusion.rrf_k,
         }
-    given = {"top": top, "filter": filter, "min_score": min_score}
-    body |= {name: value for name, value in given.items() if value is not None}
+    body |= {name: value for name, value in options.items() if value is not None}
     return _Call("POST", "/v1/rerank", RerankAnswer, body)
 
 
@@ -240,7 +234,16 @@ class Client:
         rerank: RerankSettings | None = None,
     ) -> RerankAnswer:
         """Rerank the candidates of many users in one request."""
-        return self._send(_rerank(users, candidates, top, filter, explain, min_score, rerank))
+        call = _rerank(
+            users,
+            candidates,
+            rerank,
+            top=top,
+            filter=filter,
+            explain=explain,
+            min_score=min_score,
+        )
+        return self._send(call)
 
     def recommend(
         self,
@@ -351,7 +354,16 @@ class AsyncClient:
         rerank: RerankSettings | None = None,
     ) -> RerankAnswer:
         """See `Client`."""
-        return await self._send(_rerank(users, candidates, top, filter, explain, min_score, rerank))
+        call = _rerank(
+            users,
+            candidates,
+            rerank,
+            top=top,
+            filter=filter,
+            explain=explain,
+            min_score=min_score,
+        )
+        return await self._send(call)
 
     async def recommend(
         self,
