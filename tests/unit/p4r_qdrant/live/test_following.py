@@ -34,10 +34,13 @@ class Versions:
 class Opened:
     def __init__(self, version: str) -> None:
         self.version = version
-        self.closed = False
+        self._closed = False
 
     def close(self) -> None:
-        self.closed = True
+        self._closed = True
+
+    def is_closed(self) -> bool:
+        return self._closed
 
 
 class Clock:
@@ -73,11 +76,11 @@ def test_a_new_version_replaces_the_old_one(versions: Versions) -> None:
     with one._current.in_use() as used:
         assert one.refresh()
         assert used is old
-        assert not old.closed
-    assert old.closed
+        assert not old.is_closed()
+    assert old.is_closed()
     assert one._current.now.version == "b"
     one.close()
-    assert one._current.now.closed
+    assert one._current.now.is_closed()
     assert versions.closed
 
 
@@ -94,7 +97,7 @@ def test_what_cannot_be_opened_leaves_the_old_version(versions: Versions) -> Non
     with pytest.raises(EncoderError):
         one.refresh()
     assert (one.problem, one._current.now.version) == ("no encoder", "a")
-    assert not one._current.now.closed
+    assert not one._current.now.is_closed()
     assert one.refresh()
     assert one.problem == ""
     versions.name = None
