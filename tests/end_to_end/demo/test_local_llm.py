@@ -30,16 +30,15 @@ from indexer.prompts import Domain
 from indexer.reasoning import run
 from indexer.reasoning.step import Sources
 from p4r_qdrant.errors import MissingExtraError, P4RError
-from p4r_qdrant.resources import resource
-from tests.conftest import LOCAL_LLM, not_run
-from tests.end_to_end.reasoning.test_reasoning import ARTIFACTS, lines, owned
 from tests.support.counting_proxy import CountingProxy, counting_proxy
 from tests.support.injections import INJECTIONS
+from tests.support.jsonl import read
+from tests.support.not_run import LOCAL_LLM, not_run
 from tests.support.obliging_llm import obliging
-from tests.support.paths import ROOT
+from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.reasoning import ARTIFACTS, owned
 from tests.support.scripted_llm import ScriptedLLM
 
-BOOKSHOP = resource("examples/bookshop")
 PROGRAM = "from indexer.cli import main; main()"
 
 ITEMS = ("salt-orchard", "one-ring-one-pan")
@@ -116,7 +115,7 @@ def answered(folder: Path) -> set[tuple[str, str]]:
 
 def texts(folder: Path) -> set[str]:
     """Every text in the artifacts that a model wrote."""
-    summaries, aspects, personas, alignments = (lines(folder / f"{one}.jsonl") for one in ARTIFACTS)
+    summaries, aspects, personas, alignments = (read(folder / f"{one}.jsonl") for one in ARTIFACTS)
     found = {one["summary"] for one in summaries}
     found |= {text for one in aspects for text in one["aspects"].values() if text}
     found |= {one["justification"] for one in alignments}
@@ -146,7 +145,7 @@ def everything_said(proxy: CountingProxy) -> set[str]:
 
 def check_form(folder: Path) -> None:
     """The artifacts are whole, and evidence is of those who said something of that item."""
-    aspects, personas = (lines(folder / f"{one}.jsonl") for one in ("aspects", "personas"))
+    aspects, personas = (read(folder / f"{one}.jsonl") for one in ("aspects", "personas"))
     told = {(one["user_id"], one["item_id"]) for one in aspects}
     for one in personas:
         assert 1 <= len(one["personas"]) <= 7
@@ -154,7 +153,7 @@ def check_form(folder: Path) -> None:
             assert persona["evidence"]
             assert {(user, one["item_id"]) for user in persona["evidence"]} <= told
     own = {one["item_id"]: {p["persona_id"] for p in one["personas"]} for one in personas}
-    for aligned in lines(folder / "alignments.jsonl"):
+    for aligned in read(folder / "alignments.jsonl"):
         assert aligned["persona_id"] in own[aligned["item_id"]]
     refusals = Refusals()
     assert len(list(ArtifactFolder(folder).index_rows("books", refusals))) == len(personas)
@@ -169,13 +168,13 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two books of the bookshop and what three readers wrote of them."""
     return write(
         tmp_path_factory.mktemp("bookshop") / "part",
-        items=[one for one in lines(BOOKSHOP / "items.jsonl") if one["item_id"] in ITEMS],
+        items=[one for one in read(BOOKSHOP / "items.jsonl") if one["item_id"] in ITEMS],
         reviews=[
             one
-            for one in lines(BOOKSHOP / "reviews.jsonl")
+            for one in read(BOOKSHOP / "reviews.jsonl")
             if one["item_id"] in ITEMS and one["user_id"] in READERS
         ],
-        splits=lines(BOOKSHOP / "splits.jsonl"),
+        splits=read(BOOKSHOP / "splits.jsonl"),
     )
 
 
@@ -294,7 +293,7 @@ def test_no_injection_gets_through_to_a_real_model(
     for system in systems:
         prompt = re.findall(r"\w+", system.lower())
         assert not runs & {tuple(prompt[at : at + 8]) for at in range(len(prompt) - 7)}, "a leak"
-    assert lines(out / "personas.jsonl"), "an attack must not cost the items their personas"
+    assert read(out / "personas.jsonl"), "an attack must not cost the items their personas"
 
 
 # --- the server --------------------------------------------------------------------------------

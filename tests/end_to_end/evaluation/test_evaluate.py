@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from p4r_qdrant.resources import resource
-from tests.end_to_end.cli.test_cli import Run, p4r  # noqa: F401 - a fixture
-from tests.support.paths import ROOT
-from tests.unit.indexer.artifacts.test_folder import write
+from tests.support.command_line import Run
+from tests.support.jsonl import write
+from tests.support.paths import BOOKSHOP, ROOT
 
-BOOKSHOP = resource("examples/bookshop")
 FILES = {
     "--candidates": str(BOOKSHOP / "candidates.jsonl"),
     "--truth": str(BOOKSHOP / "splits.jsonl"),
@@ -24,7 +22,7 @@ def command(*more: str, **other: Path) -> list[str]:
     return ["evaluate", *(part for pair in files.items() for part in pair), *more]
 
 
-def test_the_bookshop(p4r: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_the_bookshop(p4r: Run, tmp_path: Path) -> None:
     written = tmp_path / "figures.json"
     done = p4r(*command("--json", str(written), segments=BOOKSHOP / "reviews.jsonl"))
     assert done.code == 0
@@ -38,7 +36,7 @@ def test_the_bookshop(p4r: Run, tmp_path: Path) -> None:  # noqa: F811
     assert "users whose test and validation item have one time stamp" in done.out
 
 
-def test_against_itself_reversed(p4r: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_against_itself_reversed(p4r: Run, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (BOOKSHOP / "candidates.jsonl").read_text().splitlines()]
     for row in rows:
         row["results"].reverse()
@@ -58,13 +56,13 @@ def test_against_itself_reversed(p4r: Run, tmp_path: Path) -> None:  # noqa: F81
         ({"on": "train"}, "--on is test or valid, not 'train'"),
     ],
 )
-def test_one_sentence_for_a_mistake(p4r: Run, other: dict[str, str], sentence: str) -> None:  # noqa: F811
+def test_one_sentence_for_a_mistake(p4r: Run, other: dict[str, str], sentence: str) -> None:
     done = p4r(*command(**{name: Path(value) for name, value in other.items()}))
     assert done.code == 2
     assert sentence in done.sentence
 
 
-def test_what_was_refused_is_said_and_the_rest_counts(p4r: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_what_was_refused_is_said_and_the_rest_counts(p4r: Run, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jsonl"
     shutil.copy(BOOKSHOP / "candidates.jsonl", broken)
     with broken.open("a") as file:
@@ -76,7 +74,7 @@ def test_what_was_refused_is_said_and_the_rest_counts(p4r: Run, tmp_path: Path) 
 
 
 @pytest.mark.skipif(not PAPER.is_dir(), reason=f"the data are not there: {PAPER}")
-def test_the_papers_own_lists(p4r: Run) -> None:  # noqa: F811
+def test_the_papers_own_lists(p4r: Run) -> None:
     done = p4r(*command(candidates=PAPER / "candidate.jsonl", truth=PAPER / "gt.jsonl"))
     assert done.code == 0
     truth = dict(
@@ -91,7 +89,7 @@ def test_the_papers_own_lists(p4r: Run) -> None:  # noqa: F811
     assert f"{hits / 46:.4f}" in next(row for row in done.out.splitlines() if "HR@10" in row)
 
 
-def test_candidates_of_our_own(p4r: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_candidates_of_our_own(p4r: Run, tmp_path: Path) -> None:
     output = tmp_path / "ease.jsonl"
     files = [f"--{name}={BOOKSHOP / f'{name}.jsonl'}" for name in ("reviews", "splits")]
     done = p4r("candidates", *files, "--model", "ease", "--top", "10", "--output", str(output))

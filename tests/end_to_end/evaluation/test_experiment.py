@@ -27,18 +27,16 @@ from indexer.evaluation.leaks import MARKER, LeakError
 from indexer.training.pairs import Catalogue, read_pairs
 from p4r_qdrant.encoder.adapter import AdapterRecord
 from p4r_qdrant.errors import InputError, P4RError
-from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import HistorySettings, TrainingSettings
-from tests.end_to_end.cli.test_cli import Run, p4r  # noqa: F401 - a fixture
+from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
 from tests.support.html_page import Page
-from tests.support.paths import ROOT
-from tests.unit.indexer.artifacts.test_folder import write
+from tests.support.jsonl import write
+from tests.support.paths import BOOKSHOP, ROOT
 
 pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
-BOOKSHOP = resource("examples/bookshop")
 EXAMPLE = ROOT / "examples" / "bookshop.toml"
 ALL_VARIANTS = ablations.variants
 HELD_OUT = ("bea-k", "winter-interpreter")
@@ -501,7 +499,7 @@ def test_a_folder_without_what_is_needed(
 
 
 def test_the_command(
-    p4r: Run,  # noqa: F811
+    p4r: Run,
     model: HashEncoder,
     tmp_path: Path,
 ) -> None:
@@ -519,7 +517,7 @@ def test_the_command(
 
 
 def test_the_command_with_the_real_model(
-    p4r: Run,  # noqa: F811
+    p4r: Run,
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("sentence_transformers")

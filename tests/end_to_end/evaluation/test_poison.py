@@ -9,7 +9,8 @@ from indexer.artifacts.lines import Refusals
 from indexer.evaluation.candidates import write_candidates
 from indexer.evaluation.leaks import LeakError, check_leaks, poison
 from indexer.evaluation.truth import read_truth
-from tests.end_to_end.reasoning.test_reasoning import BOOKSHOP, Reason, llm, reason  # noqa: F401 - fixtures
+from tests.support.paths import BOOKSHOP
+from tests.support.reasoning import Reason
 
 pytest.importorskip("scipy")
 
@@ -28,7 +29,7 @@ def poisoned(tmp_path: Path) -> Path:
 
 def test_nothing_that_is_made_holds_a_marker(
     poisoned: Path,
-    reason: Reason,  # noqa: F811
+    reason: Reason,
     tmp_path: Path,
 ) -> None:
     done = reason(source=poisoned)
@@ -43,7 +44,7 @@ def test_nothing_that_is_made_holds_a_marker(
 
 def test_reasoning_that_sees_all_reviews_is_found_out(
     poisoned: Path,
-    reason: Reason,  # noqa: F811
+    reason: Reason,
     tmp_path: Path,
 ) -> None:
     honest = tmp_path / "splits.jsonl"

@@ -17,40 +17,17 @@ from p4r_qdrant.encoder.fingerprint import same_encoder
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import EncoderError, IndexMismatchError
 from p4r_qdrant.settings import HistorySettings
-from tests.end_to_end.cli.test_cli import (
-    BOOKSHOP,
-    RERANK,
-    WITHOUT,
-    Result,
-    Run,
-    clean,
-    finished,
-    in_process,
-    spawn,
-)
-from tests.end_to_end.encoder.test_local import saved_adapter
+from tests.support.adapters import saved_adapter
+from tests.support.command_line import RERANK, WITHOUT, Result, Run, clean, finished, spawn
 from tests.support.embedding_server import MODEL, running
 from tests.support.hash_encoder import HashEncoder
+from tests.support.paths import BOOKSHOP
 from tests.support.publishing import catalogue_at
 
 # peft 0.21 asks transformers 5.23 by a name that is going away.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 PUBLISH = ("publish", "--artifacts", str(BOOKSHOP), "--domain", "books")
-
-
-@pytest.fixture
-def p4r(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the command in this process, in an empty folder."""
-    clean(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str) -> Result:
-        with monkeypatch.context() as patch:
-            return in_process(patch, capsys, arguments)
-
-    return run
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from indexer.llm.batch import endpoint as batch_endpoint
 from indexer.llm.batch import run as batch
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import LLMSettings
+from tests.support.llm_requests import KEY, SCHEMA, SECRET_TEXT, requests
 from tests.support.paths import ROOT
 from tests.support.scripted_batches import ScriptedBatches
 from tests.support.scripted_llm import (
@@ -49,15 +50,6 @@ from tests.support.scripted_llm import (
     says,
 )
 
-KEY = "sk-s3cr3t-k3y"
-SECRET_TEXT = "the reviewer lives at 12 Rose Lane"
-SCHEMA = {
-    "type": "object",
-    "properties": {"x": {"type": "integer"}},
-    "required": ["x"],
-    "additionalProperties": False,
-}
-
 
 def number_of(call: Call) -> int:
     return int(call.user.split(":")[0].removeprefix("review "))
@@ -67,32 +59,11 @@ def good(call: Call) -> Reply:
     return says({"x": number_of(call)})
 
 
-def requests(count: int, **more: Any) -> list[Request]:
-    return [
-        Request(
-            "aspects",
-            "Extract.",
-            f"review {number}: {SECRET_TEXT}",
-            SCHEMA,
-            "m",
-            about={"n": str(number)},
-            **more,
-        )
-        for number in range(count)
-    ]
-
-
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrying, "BACKOFF_S", 0.01)
     monkeypatch.setattr(live, "START_PATIENCE_S", 0.4)
     monkeypatch.setattr(batch_endpoint, "SETTLE_S", 0.01)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger(tmp_path / "ledger") as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -782,7 +753,7 @@ from pathlib import Path
 from indexer.ledger import Ledger
 from indexer.llm import BatchLLM
 from p4r_qdrant.settings import LLMSettings
-from tests.end_to_end.llm.test_batch import requests
+from tests.support.llm_requests import requests
 
 async def main():
     settings = LLMSettings(base_url=sys.argv[1], batch_poll_s=0.05, batch_requests=40)

@@ -39,6 +39,7 @@ from indexer.llm import (
 from indexer.llm.parsing import parse_answer
 from p4r_qdrant.errors import SettingsError, StorageFullError
 from p4r_qdrant.settings import LLMSettings
+from tests.support.llm_requests import KEY, SCHEMA, SECRET_TEXT, request, requests
 from tests.support.paths import ROOT
 from tests.support.scripted_llm import (
     EMPTY_BODY,
@@ -59,36 +60,13 @@ from tests.support.scripted_llm import (
     says,
 )
 
-KEY = "sk-s3cr3t-k3y"
-SECRET_TEXT = "the reviewer lives at 12 Rose Lane"
-SCHEMA = {
-    "type": "object",
-    "properties": {"x": {"type": "integer"}},
-    "required": ["x"],
-    "additionalProperties": False,
-}
 GOOD = says({"x": 1})
-
-
-def request(number: int = 0, **more: Any) -> Request:
-    user = f"review {number}: {SECRET_TEXT}"
-    return Request("aspects", "Extract.", user, SCHEMA, "m", about={"n": str(number)}, **more)
-
-
-def requests(count: int) -> list[Request]:
-    return [request(number) for number in range(count)]
 
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrying, "BACKOFF_S", 0.01)
     monkeypatch.setattr(live, "START_PATIENCE_S", 0.4)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger(tmp_path / "ledger") as opened:
-        yield opened
 
 
 class Outcome:
@@ -819,7 +797,7 @@ from pathlib import Path
 from indexer.ledger import Ledger
 from indexer.llm import LLM
 from p4r_qdrant.settings import LLMSettings
-from tests.end_to_end.llm.test_live import requests
+from tests.support.llm_requests import requests
 
 async def main():
     settings = LLMSettings(base_url=sys.argv[1], concurrency=16)

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from p4r_qdrant.resources import resource
 from tests.support.obliging_llm import obliging
+from tests.support.paths import BOOKSHOP
 from tests.support.scripted_batches import ScriptedBatches
 from tests.support.scripted_llm import ScriptedLLM, fails
 
-BOOKSHOP = resource("examples/bookshop")
 ARTIFACTS = ("summaries", "aspects", "personas", "alignments")
 P4R = [sys.executable, "-W", "error", "-c", "from indexer.cli import main; main()"]
 

@@ -2,12 +2,8 @@
 
 import asyncio
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,54 +22,19 @@ from p4r_qdrant.encoder.local import BUNDLED_MODEL, PersonaEncoder
 from p4r_qdrant.records import Alignment, Aspects, ItemPersonas, Summary
 from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings
-from tests.support.injections import INJECTIONS, WANTED
+from tests.support.injections import INJECTIONS
+from tests.support.jsonl import read
 from tests.support.obliging_llm import obliging
+from tests.support.paths import BOOKSHOP
 from tests.support.progress import RecordedProgress
+from tests.support.reasoning import ARTIFACTS, Reason, owned, p4r
 from tests.support.scripted_llm import Call, Reply, ScriptedLLM, fails, says
-
-BOOKSHOP = resource("examples/bookshop")
-ARTIFACTS = ("summaries", "aspects", "personas", "alignments")
-Reason = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def llm() -> Iterator[ScriptedLLM]:
-    with ScriptedLLM(obliging) as server:
-        yield server
-
-
-@pytest.fixture
-def reason(llm: ScriptedLLM, tmp_path: Path) -> Reason:
-    def reason_on(
-        *more: str, folder: str = "out", source: Path = BOOKSHOP, **settings: str
-    ) -> subprocess.CompletedProcess[str]:
-        named = {name: source / f"{name}.jsonl" for name in ("items", "reviews", "splits")}
-        options = [text for name, path in named.items() for text in (f"--{name}", str(path))]
-        command = ["reason", *options, "--domain", "books", "--artifacts", str(tmp_path / folder)]
-        return p4r(*command, *more, cwd=tmp_path, **{"P4R_LLM__BASE_URL": llm.url} | settings)
-
-    return reason_on
-
-
-def p4r(*command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", "from indexer.cli import main; main()", *command],
-        env={"PATH": os.environ["PATH"]} | settings,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def held_out() -> set[tuple[str, str]]:
     return {
         (one["user_id"], item)
-        for one in lines(BOOKSHOP / "splits.jsonl")
+        for one in read(BOOKSHOP / "splits.jsonl")
         for item in (one["test_item"], one["valid_item"])
     }
 
@@ -82,10 +43,10 @@ def test_the_whole_of_it(reason: Reason, llm: ScriptedLLM, tmp_path: Path) -> No
     done = reason()
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
-    summaries, aspects, personas, alignments = (lines(out / f"{one}.jsonl") for one in ARTIFACTS)
+    summaries, aspects, personas, alignments = (read(out / f"{one}.jsonl") for one in ARTIFACTS)
     assert len(summaries) == 24
     assert [Summary.model_validate(one).item_id for one in summaries] == [
-        one["item_id"] for one in lines(BOOKSHOP / "items.jsonl")
+        one["item_id"] for one in read(BOOKSHOP / "items.jsonl")
     ]
     reviewed_pairs = {(one["user_id"], one["item_id"]) for one in aspects}
     assert len(reviewed_pairs) == len(aspects) > 90
@@ -105,7 +66,7 @@ def test_the_whole_of_it(reason: Reason, llm: ScriptedLLM, tmp_path: Path) -> No
         assert (aligned.user_id, aligned.item_id) not in held_out()
         assert aligned.persona_id in own[aligned.item_id]
     prompts = "\n".join(call.user for call in llm.calls)
-    for review in lines(BOOKSHOP / "reviews.jsonl"):
+    for review in read(BOOKSHOP / "reviews.jsonl"):
         if (review["user_id"], review["item_id"]) in held_out() and len(review["text"]) > 60:
             assert review["text"][:60] not in prompts, "a held-out review was shown to the LLM"
     folder = ArtifactFolder(out)
@@ -199,7 +160,7 @@ def test_an_erased_user_is_nowhere_and_only_his_items_are_asked_about_again(
     out = tmp_path / "out"
     phrases = [
         " ".join(re.findall(r"\w+", one["text"])[:5])
-        for one in lines(out / "reviews.jsonl")
+        for one in read(out / "reviews.jsonl")
         if one["user_id"] == "maren-o"
     ]
 
@@ -221,7 +182,7 @@ def test_an_erased_user_is_nowhere_and_only_his_items_are_asked_about_again(
         for call in llm.calls[asked:]
         if call.body["response_format"]["json_schema"]["name"] == "personas"
     }
-    summaries = {one["item_id"]: one["summary"] for one in lines(out / "summaries.jsonl")}
+    summaries = {one["item_id"]: one["summary"] for one in read(out / "summaries.jsonl")}
     assert asked_about == {summaries[item] for item in erased.stdout.split()}
     assert found() == []
 
@@ -295,9 +256,9 @@ def test_alignments_by_similarity_ask_nobody(
     assert done.returncode == 0, done.stderr
     assert not llm.calls
     assert "alignments: 2 interactions without aspects" in done.stdout
-    alignments = [Alignment.model_validate(one) for one in lines(tmp_path / "out/alignments.jsonl")]
+    alignments = [Alignment.model_validate(one) for one in read(tmp_path / "out/alignments.jsonl")]
     assert len(alignments) > 60
-    reviewed_pairs = {(one["user_id"], one["item_id"]) for one in lines(BOOKSHOP / "aspects.jsonl")}
+    reviewed_pairs = {(one["user_id"], one["item_id"]) for one in read(BOOKSHOP / "aspects.jsonl")}
     pairs = {(one.user_id, one.item_id) for one in alignments}
     assert pairs <= reviewed_pairs - held_out()
     folder = ArtifactFolder(tmp_path / "out")
@@ -328,7 +289,7 @@ def test_an_answer_that_breaks_the_rules_is_asked_again_then_given_up(
     done = reason("--steps", "summaries,aspects,personas")
     assert done.returncode == 0, done.stderr
     assert "salt-orchard" not in {
-        one["item_id"] for one in lines(tmp_path / "out" / "personas.jsonl")
+        one["item_id"] for one in read(tmp_path / "out" / "personas.jsonl")
     }
     assert "cites none of the reviewers" in corrections[1]
     assert "10 personas" in corrections[2]
@@ -407,24 +368,13 @@ def injected(folder: Path) -> Path:
     return folder
 
 
-def owned(folder: Path) -> list[str]:
-    """What of the forty orders got through, into any artifact."""
-    texts = "".join(
-        (folder / f"{name}.jsonl").read_text(encoding="utf-8")
-        for name in ARTIFACTS
-        if (folder / f"{name}.jsonl").exists()
-    )
-    wanted = [f"OWNED {number}" for number in range(20)] + WANTED
-    return [one for one in wanted if json.dumps(one, ensure_ascii=False)[1:-1] in texts]
-
-
 def test_no_injection_gets_through_to_a_model_that_obeys(
     reason: Reason, llm: ScriptedLLM, tmp_path: Path
 ) -> None:
     done = reason(source=injected(tmp_path / "source"))
     assert done.returncode == 0, done.stderr
     assert owned(tmp_path / "out") == []
-    personas = lines(tmp_path / "out" / "personas.jsonl")
+    personas = read(tmp_path / "out" / "personas.jsonl")
     assert len(personas) == 40, "an attack must not cost an item its personas"
     assert "sentences that address a model" in done.stdout
 

@@ -34,11 +34,10 @@ from p4r_qdrant import PersonaEncoder, PersonaReranker, Settings, open_index
 from p4r_qdrant.encoder.adapter import AdapterRecord, tuned_history
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import EncoderError, InputError, StorageFullError
-from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import HistorySettings
+from tests.support.paths import BOOKSHOP
 from tests.support.tiny_model import save_tiny_model
 
-BOOKSHOP = resource("examples/bookshop")
 WEIGHTS = "adapter_model.safetensors"
 
 QUICK = {"epochs": 3, "batch_size": 16, "learning_rate": 5e-3, "checkpoint_steps": 3}

@@ -7,9 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,25 +28,21 @@ from indexer.reasoning.step import Sources
 from indexer.updates.add import Added, StreamingIndexer
 from indexer.updates.inbox import MAX_LINE, incoming
 from indexer.updates.item_reasoning import ItemReasoner
-from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings
 from tests.support.engines import embedded, opened
 from tests.support.hash_encoder import HashEncoder
+from tests.support.jsonl import read
 from tests.support.obliging_llm import obliging
-from tests.support.paths import ROOT
+from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.polling import wait_until
 from tests.support.progress import RecordedProgress
 from tests.support.scripted_llm import Call, Reply, ScriptedLLM, fails, says
 
-BOOKSHOP = resource("examples/bookshop")
 MADE = ("summaries", "aspects", "personas")
 
 
 def bookshop(name: str) -> list[dict[str, Any]]:
-    return rows(BOOKSHOP / f"{name}.jsonl")
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read(BOOKSHOP / f"{name}.jsonl")
 
 
 def as_lines(records: Iterable[dict[str, Any]]) -> list[bytes]:
@@ -63,12 +58,6 @@ REVIEWS = [
 ]
 """Three of each: the scripted model writes a persona for each of the first four."""
 ALL = as_lines([*ITEMS, *REVIEWS])
-
-
-@pytest.fixture
-def llm() -> Iterator[ScriptedLLM]:
-    with ScriptedLLM(obliging) as server:
-        yield server
 
 
 class Shop:
@@ -140,7 +129,7 @@ def test_all_that_arrives_is_in_the_index_as_if_reasoned_in_bulk(
     told = shop.add(ALL)
     assert {one.item_id for one in told} == KNOWN
     assert not any(one.problem for one in told)
-    personas = {one["item_id"]: one["personas"] for one in rows(shop.path / "personas.jsonl")}
+    personas = {one["item_id"]: one["personas"] for one in read(shop.path / "personas.jsonl")}
     assert shop.indexed() == {item: [p["name"] for p in own] for item, own in personas.items()}
     assert not (shop.path / ARRIVALS).exists()
     before = len(llm.calls)
@@ -196,7 +185,7 @@ def test_a_new_review_is_reasoned_on_alone_and_voids_the_alignments_of_its_item(
     ]
     path = shop.path / "alignments.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in aligned), encoding="utf-8")
-    others = {one["item_id"]: one for one in rows(shop.path / "personas.jsonl")}
+    others = {one["item_id"]: one for one in read(shop.path / "personas.jsonl")}
     before = len(llm.calls)
     review = {"user_id": "new", "item_id": item, "rating": 5, "timestamp": 1_760_000_000}
     text = "Read it on the night bus, twice, and gave it to my sister."
@@ -204,9 +193,9 @@ def test_a_new_review_is_reasoned_on_alone_and_voids_the_alignments_of_its_item(
     assert told.item_id == item
     assert told.written
     assert steps(llm.calls[before:]) == ["aspects", "personas"]
-    for one in rows(shop.path / "personas.jsonl"):
+    for one in read(shop.path / "personas.jsonl"):
         assert (one == others[one["item_id"]]) == (one["item_id"] != item)
-    assert [one["item_id"] for one in rows(path)] == sorted(KNOWN - {item})
+    assert [one["item_id"] for one in read(path)] == sorted(KNOWN - {item})
 
 
 def test_changed_metadata_and_a_changed_review_take_the_place_of_the_old(
@@ -219,12 +208,12 @@ def test_changed_metadata_and_a_changed_review_take_the_place_of_the_old(
     before = len(llm.calls)
     shop.add(as_lines([item, changed]))
     assert steps(llm.calls[before:]) == ["summaries", "aspects", "personas"]
-    assert rows(shop.path / "items.jsonl")[0]["description"] == item["description"]
+    assert read(shop.path / "items.jsonl")[0]["description"] == item["description"]
     key = (review["user_id"], review["item_id"])
     found = [
         one
         for name in ("reviews", "aspects")
-        for one in rows(shop.path / f"{name}.jsonl")
+        for one in read(shop.path / f"{name}.jsonl")
         if (one["user_id"], one["item_id"]) == key
     ]
     assert len(found) == 2
@@ -263,7 +252,7 @@ def test_held_out_reviews_are_kept_and_never_shown(shop: Shop, llm: ScriptedLLM)
     (shop.path / "splits.jsonl").write_text(json.dumps(split) + "\n", encoding="utf-8")
     shop.add(ALL)
     assert not any(review["text"][:60] in call.user for call in llm.calls)
-    assert len(rows(shop.path / "reviews.jsonl")) == len(REVIEWS)
+    assert len(read(shop.path / "reviews.jsonl")) == len(REVIEWS)
 
 
 def test_a_review_may_come_before_its_item(shop: Shop) -> None:
@@ -300,7 +289,7 @@ def test_an_item_the_llm_cannot_do_keeps_what_it_had(shop: Shop, llm: ScriptedLL
     (told,) = shop.add(as_lines([review | {"title": "", "text": text}]))
     assert "no usable personas" in told.problem
     assert shop.indexed() == before
-    assert item in {one["item_id"] for one in rows(shop.path / "personas.jsonl")}
+    assert item in {one["item_id"] for one in read(shop.path / "personas.jsonl")}
 
 
 def test_where_the_endpoint_refuses_nothing_is_lost(shop: Shop, llm: ScriptedLLM) -> None:
@@ -317,7 +306,7 @@ def test_where_the_endpoint_refuses_nothing_is_lost(shop: Shop, llm: ScriptedLLM
     llm.script = obliging
     shop.add([])  # the input is not there any more
     assert set(shop.indexed()) == KNOWN
-    assert len(rows(shop.path / "reviews.jsonl")) == len(REVIEWS)
+    assert len(read(shop.path / "reviews.jsonl")) == len(REVIEWS)
 
 
 def test_a_torn_journal_is_taken_up_to_where_it_is_whole(shop: Shop) -> None:
@@ -331,13 +320,9 @@ def test_a_torn_journal_is_taken_up_to_where_it_is_whole(shop: Shop) -> None:
 
 
 def started(folder: Path, llm: ScriptedLLM, *options: str) -> subprocess.Popen[bytes]:
-    program = (
-        "import tests.end_to_end.updates.test_add as t; t.with_hash_encoder(); "
-        "from indexer.cli import main; main()"
-    )
     return subprocess.Popen(
         [
-            *(sys.executable, "-W", "error", "-c", program),
+            *(sys.executable, "-W", "error", "-m", "tests.support.cli_without_model"),
             *("add", *options, "--artifacts", str(folder / "out")),
             *("--domain", "books", "--settle", "0"),
         ],
@@ -354,22 +339,8 @@ def started(folder: Path, llm: ScriptedLLM, *options: str) -> subprocess.Popen[b
     )
 
 
-def with_hash_encoder() -> None:
-    """Spare a subprocess the seconds that a real encoder takes to load."""
-    from p4r_qdrant.encoder.local import PersonaEncoder
-
-    PersonaEncoder.from_settings = lambda _: HashEncoder()  # type: ignore[method-assign, assignment, return-value]
-
-
 def asked_for(llm: ScriptedLLM, count: int) -> bool:
     return len(llm.calls) >= count
-
-
-def wait_for(true: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
 
 
 def test_killed_three_times_it_pays_once_and_ends_in_the_same_state(
@@ -383,7 +354,7 @@ def test_killed_three_times_it_pays_once_and_ends_in_the_same_state(
             assert process.stdin is not None
             process.stdin.write(b"".join(ALL))  # the whole input is given again each time
             process.stdin.close()
-            wait_for(partial(asked_for, llm, 6 * kill))
+            wait_until(partial(asked_for, llm, 6 * kill))
             process.kill()
     done = started(tmp_path, llm)
     out, errors = done.communicate(b"")  # and the last time not at all
@@ -422,7 +393,7 @@ def test_a_growing_file_is_followed_until_ctrl_c(tmp_path: Path, llm: ScriptedLL
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors.decode()
     assert b"Traceback" not in errors
-    assert len(rows(tmp_path / "out" / "personas.jsonl")) == 3
+    assert len(read(tmp_path / "out" / "personas.jsonl")) == 3
 
 
 def test_a_second_run_on_the_folder_is_refused(tmp_path: Path, llm: ScriptedLLM) -> None:

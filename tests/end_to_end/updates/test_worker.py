@@ -3,8 +3,7 @@
 import asyncio
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from p4r_qdrant.service.state import Service
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
 from tests.support.obliging_llm import obliging
+from tests.support.polling import wait_until
 from tests.support.scripted_llm import Call, Reply, ScriptedLLM, says
 from tests.support.serving import AS_ADMIN, DIMENSION, make_index, running, with_service
 
@@ -125,13 +125,6 @@ def user(address: str, user_id: str = "ada") -> Any:
 def vector(shop: Shop) -> Floats:
     with shop.backend.in_use() as live:
         return live.users.user_vectors(["ada"])["ada"].vector
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_review_is_read_once_and_changes_the_user_vector(

@@ -1,18 +1,17 @@
 """Three real Qdrant nodes on this machine: shards, replicas, and a node that dies."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.conftest import private_servers
-from tests.integration.index.test_index import personas, rows
-from tests.integration.index.test_server import eventually
+from p4r_qdrant.errors import IndexUnavailableError
 from tests.support.engines import on_server, opened
+from tests.support.index_data import personas, rows
 from tests.support.oracle import Catalogue, assert_congruent
-from tests.support.qdrant_process import PrivateQdrant, free_ports
+from tests.support.polling import retry, wait_until
+from tests.support.qdrant_process import PrivateQdrant, free_ports, private_servers
 
 NODES = 3
 
@@ -40,13 +39,6 @@ def cluster(tmp_path: Path) -> Iterator[list[PrivateQdrant]]:
 def state(node: PrivateQdrant) -> dict[str, Any]:
     answer: dict[str, Any] = node.server.request("GET", "/cluster")["result"]
     return answer
-
-
-def wait_until(condition: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the cluster does not come together"
-        time.sleep(0.05)
 
 
 def replicas(node: PrivateQdrant) -> list[str]:
@@ -83,7 +75,9 @@ def test_a_cluster_gives_the_brute_force_answers_with_a_node_less_too(
             assert_congruent(index, catalogue, users, asked)
             assert len(list(index.items())) == 400
         # The first write may be refused, until the dead node's replicas are given up.
-        eventually(lambda: index.replace_item("i0", personas("i0", 2), rows(5, 2)))
+        retry(
+            lambda: index.replace_item("i0", personas("i0", 2), rows(5, 2)), IndexUnavailableError
+        )
         catalogue.vectors["i0"] = rows(5, 2)
         assert_congruent(index, catalogue, users, asked)
 

@@ -8,9 +8,9 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.indexing.items import index_artifacts
 from p4r_qdrant import open_index
-from p4r_qdrant.resources import resource
 from tests.support.engines import on_server
 from tests.support.hash_encoder import HashEncoder
+from tests.support.paths import BOOKSHOP
 from tests.support.qdrant_process import QdrantServer
 
 
@@ -21,7 +21,7 @@ def collection(qdrant_server: QdrantServer, collection_name: str) -> str:
     with open_index(
         settings, dimension=encoder.dimension, fingerprint=encoder.fingerprint, create=True
     ) as index:
-        folder = ArtifactFolder(resource("examples/bookshop"))
+        folder = ArtifactFolder(BOOKSHOP)
         report = index_artifacts(folder, encoder, index, domain="books", refusals=Refusals())
     assert report.written == 24
     return collection_name

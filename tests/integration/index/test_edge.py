@@ -4,8 +4,6 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -31,69 +29,16 @@ from p4r_qdrant.errors import (
 from p4r_qdrant.index.edge import engine
 from p4r_qdrant.index.edge.engine import EdgeIndex
 from p4r_qdrant.index.edge.matrix import FIRST_ROWS, ScoreRows
-from tests.integration.conftest import full_disk
-from tests.integration.index.test_index import USER, in_background, personas, rows, sentence
+from tests.support.background import in_background
 from tests.support.edge_process import ITEMS, vectors_of, version
+from tests.support.edge_runner import process
 from tests.support.engines import embedded, opened
+from tests.support.index_data import USER, personas, rows
+from tests.support.messages import sentence
 from tests.support.oracle import DIMENSION, Catalogue, assert_congruent
-from tests.support.paths import ROOT
+from tests.support.small_disk import full_disk
 
 USERS = np.random.default_rng(123).standard_normal((3, DIMENSION))
-
-
-class Process:
-    """A process that works on a folder and tells what it has done."""
-
-    def __init__(self, folder: Path, task: str, first: int = 0) -> None:
-        command = [sys.executable, "-m", "tests.support.edge_process"]
-        self.popen = subprocess.Popen(
-            [*command, str(folder), task, str(first)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self.begun: dict[str, int] = {}
-        self.done: dict[str, int] = {}
-        self.words: list[str] = []
-        self.last = ""
-
-    def read(self, until: str = "", times: int = 1) -> bool:
-        """Take in events until one begins so, so many times; False where there are no more."""
-        assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            self.last = line.strip()
-            event, *words = self.last.split(" ", 2)
-            if event in ("begin", "done") and len(words) == 2 and line.endswith("\n"):
-                (self.begun if event == "begin" else self.done)[words[0]] = int(words[1])
-            times -= bool(until) and event == until
-            if not times:
-                return True
-        return False
-
-    def kill(self, *, with_children: bool = True) -> None:
-        """kill -9, and take in what it had still told."""
-        if with_children:
-            os.killpg(self.popen.pid, signal.SIGKILL)
-        else:
-            self.popen.kill()
-        self.read()
-        self.end()
-
-    def end(self) -> int:
-        self.popen.communicate()
-        return self.popen.wait()
-
-
-@contextmanager
-def process(folder: Path, task: str, first: int = 0) -> Iterator[Process]:
-    running = Process(folder, task, first)
-    try:
-        yield running
-    finally:
-        if running.popen.poll() is None:
-            running.kill()
 
 
 def shards(folder: Path) -> list[str]:

@@ -1,10 +1,8 @@
 """What both engines promise: the same tests on either, readers and writers at once included."""
 
-import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,58 +17,18 @@ from p4r_qdrant.errors import (
     VectorError,
 )
 from p4r_qdrant.index.index import ItemVectors
+from tests.support.background import in_background
 from tests.support.engines import on_server, opened
+from tests.support.index_data import USER, personas, rows
+from tests.support.messages import sentence
 from tests.support.oracle import (
     DIMENSION,
     Catalogue,
-    Floats,
     assert_congruent,
     brute_force,
     persona,
 )
 from tests.support.qdrant_process import QdrantServer
-
-USER = np.linspace(-1, 1, DIMENSION)
-
-
-def rows(seed: int, number: int) -> Floats:
-    return np.random.default_rng(seed).standard_normal((number, DIMENSION))
-
-
-def personas(name: str, number: int) -> list[Persona]:
-    return [persona(f"{name}_P{slot}") for slot in range(number)]
-
-
-def sentence(caught: pytest.ExceptionInfo[BaseException]) -> str:
-    """The error's message, which must be one readable sentence without a program's innards."""
-    text = str(caught.value)
-    assert text, "an error without words"
-    assert "\n" not in text, text
-    assert not re.search(r"Traceback|object at 0x|Kind\(|\bb'", text), text
-    assert len(text) < 450, text
-    return text
-
-
-@contextmanager
-def in_background(work: Callable[[], object]) -> Iterator[None]:
-    """Do `work` over and over in another thread; its error is raised at the end."""
-    stop = threading.Event()
-
-    def again_and_again() -> int:
-        times = 0
-        while not stop.is_set():
-            work()
-            times += 1
-        return times
-
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(again_and_again)
-        try:
-            yield
-        finally:
-            stop.set()
-        assert future.result() > 0
-
 
 # --- one item after another ----------------------------------------------------------------------
 

@@ -22,11 +22,13 @@ from p4r_qdrant.errors import (
     SettingsError,
     StorageFullError,
 )
-from tests.integration.conftest import full_disk
-from tests.integration.index.test_index import USER, personas, rows, sentence
 from tests.support.engines import on_server, opened
+from tests.support.index_data import USER, personas, rows
+from tests.support.messages import sentence
 from tests.support.oracle import DIMENSION, Catalogue, assert_congruent, persona
+from tests.support.polling import retry
 from tests.support.qdrant_process import PrivateQdrant, QdrantServer
+from tests.support.small_disk import full_disk
 
 
 def at(url: str, grpc_port: int, timeout_s: float = 30, key: str | None = "key") -> Settings:
@@ -48,20 +50,6 @@ def attempts(index: PersonaIndex) -> list[Callable[[], object]]:
         index.repair,
         index.stats,
     ]
-
-
-def eventually(call: Callable[[], object], seconds: float = 20) -> None:
-    """Try until it works: a connection that was lost takes a moment to be made again."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            call()
-        except IndexUnavailableError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
 
 
 # --- not to be reached ---------------------------------------------------------------------------
@@ -329,7 +317,7 @@ def test_what_was_acknowledged_outlives_kill_9_and_the_index_goes_on(
                         attempt()
                     assert private_qdrant.url in sentence(caught)
             private_qdrant.start()
-            eventually(index.repair)
+            retry(index.repair, IndexUnavailableError)
             check_progress(index, progress)
 
 
@@ -391,7 +379,7 @@ def test_a_full_disk_is_named_and_leaves_every_item_whole(
             disk.free()
             private_qdrant.kill()
             private_qdrant.start()
-            eventually(index.repair)
+            retry(index.repair, IndexUnavailableError)
             check_progress(index, progress)
             assert index.replace_item("item-0", personas("last", 2), rows(1, 2))
             assert whole(index, "item-0") == "last"

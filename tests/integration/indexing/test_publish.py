@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -41,13 +40,14 @@ from p4r_qdrant.index.server import lease
 from p4r_qdrant.records import Interaction, ItemPersonas
 from p4r_qdrant.settings import RerankSettings
 from p4r_qdrant.users.versions import drop_old
-from tests.integration.index.test_edge import process
-from tests.integration.index.test_index import sentence
 from tests.support import publishing
+from tests.support.edge_runner import process
 from tests.support.engines import embedded, on_server, opened
 from tests.support.hash_encoder import HashEncoder
+from tests.support.messages import sentence
 from tests.support.oracle import Catalogue, assert_congruent
 from tests.support.paths import ROOT
+from tests.support.polling import wait_until
 from tests.support.publishing import Truths, catalogue_at, live, run, truth
 from tests.support.qdrant_process import PrivateQdrant, QdrantServer
 
@@ -98,13 +98,6 @@ def hammered(
                 future.result()
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
-
-
 def test_ten_publishes_under_load(index_settings: Settings, folder: Path) -> None:
     encoders = [publishing.encoder(number) for number in range(PUBLISHES + 1)]
     truths = Truths(folder, encoders)
@@ -114,12 +107,12 @@ def test_ten_publishes_under_load(index_settings: Settings, folder: Path) -> Non
         PersonaReranker.from_settings(settings, load_encoder=by_fingerprint(*encoders)) as reranker,
         hammered(reranker, truths) as answered,
     ):
-        until(lambda: answered[encoders[0].fingerprint] > 3)
+        wait_until(lambda: answered[encoders[0].fingerprint] > 3)
         for encoder in encoders[1:]:
             report = run(folder, encoder, index_settings)
             assert report.written == 12
             assert live(index_settings) == report.version
-            until(lambda: answered[encoder.fingerprint] > 3)  # noqa: B023 - called at once
+            wait_until(lambda: answered[encoder.fingerprint] > 3)  # noqa: B023 - called at once
         assert reranker.problem == ""
     assert all(answered.values())
 
@@ -231,7 +224,7 @@ def test_an_index_is_published_to_in_place_while_it_answers(
     ):
         for _ in range(3):
             assert run(folder, encoder, settings, again=True).written == 12
-        until(lambda: answered[encoder.fingerprint] > 10)
+        wait_until(lambda: answered[encoder.fingerprint] > 10)
         assert not reranker.refresh()
 
 
@@ -600,7 +593,7 @@ def test_what_cannot_be_followed_leaves_the_old_version_answering(
     with PersonaReranker.from_settings(settings, load_encoder=load) as reranker:
         truths.check(0, reranker.rerank(truths.histories[0], truths.item_ids))
         run(folder, new, index_settings)
-        until(lambda: reranker.problem)
+        wait_until(lambda: reranker.problem)
         assert reranker.problem == "the adapter folder /away is not there"
         with pytest.raises(EncoderError):
             reranker.refresh()
@@ -608,9 +601,9 @@ def test_what_cannot_be_followed_leaves_the_old_version_answering(
         assert ranking.fingerprint == old.fingerprint
         truths.check(0, ranking)
         known[new.fingerprint] = new
-        until(lambda: reranker.index.metadata.fingerprint == new.fingerprint)
+        wait_until(lambda: reranker.index.metadata.fingerprint == new.fingerprint)
         truths.check(0, reranker.rerank(truths.histories[0], truths.item_ids))
-        until(lambda: not reranker.problem)
+        wait_until(lambda: not reranker.problem)
     warnings = [one.message for one in caplog.records if "stays live here" in one.message]
     assert len(warnings) == 1, "once for each problem, not for each attempt"
 

@@ -21,11 +21,11 @@ from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.state import Service
 from p4r_qdrant.users.records import StoredInteraction
 from p4r_qdrant.users.versions import drop_old
-from tests.integration.indexing.test_publish import until
 from tests.support import publishing
 from tests.support.engines import on_server
 from tests.support.hash_encoder import HashEncoder
 from tests.support.oracle import brute_force
+from tests.support.polling import wait_until
 from tests.support.publishing import WORDS, Truths, catalogue_at, live, run, truth
 from tests.support.qdrant_process import QdrantServer
 from tests.support.serving import AS_ADMIN, AS_READER, running, with_service
@@ -148,7 +148,7 @@ def test_publishes_while_requests_flow(index_settings: Settings, folder: Path) -
                             assert not one.done() or one.result() is None
                         return all(counts[name] > 2 for counts in answered.values())  # noqa: B023
 
-                    until(all_have_moved)
+                    wait_until(all_have_moved)
             finally:
                 over.set()
             for one in work:
@@ -239,7 +239,7 @@ def test_what_is_put_while_a_version_is_made_is_taken_over(
             with backend.in_use() as live:
                 return live.index.metadata.fingerprint
 
-        until(lambda: version() == slow.fingerprint)
+        wait_until(lambda: version() == slow.fingerprint)
         if state == EncoderState.ABSENT:
             assert client.get("/v1/items/item-2/personas").status_code == 404
             assert client.get("/v1/items/kettle/personas").status_code == 404
@@ -264,7 +264,7 @@ def test_a_version_whose_encoder_is_not_here_is_not_followed(
     run(folder, encoders[0], index_settings)
     with served(index_settings, encoders[:1]) as (address, backend):
         run(folder, encoders[1], index_settings)
-        until(lambda: backend.problem)
+        wait_until(lambda: backend.problem)
         told = httpx2.get(f"{address}/metrics", headers=AS_READER, timeout=30).text
         assert "p4r_behind 1.0" in told
         with httpx2.Client(base_url=address, timeout=30) as client:

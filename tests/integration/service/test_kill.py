@@ -17,12 +17,13 @@ import httpx2
 import pytest
 
 from p4r_qdrant import Settings
-from tests.integration.service.test_service import address_of, wait_until
-from tests.integration.service.test_service import served as started
 from tests.support.engines import on_server
 from tests.support.obliging_llm import obliging
+from tests.support.polling import wait_until
 from tests.support.qdrant_process import PrivateQdrant
 from tests.support.scripted_llm import ScriptedLLM
+from tests.support.service_process import address_of, wait_until_ready
+from tests.support.service_process import served as started
 from tests.support.serving import (
     ADMIN,
     AS_ADMIN,
@@ -59,7 +60,7 @@ def served(folder: Path, settings: Settings, **more: str) -> Iterator[tuple[str,
         address = address_of(process)
         # What it says from now on must go somewhere, or it would wait.
         threading.Thread(target=lambda: list(process.stderr or ()), daemon=True).start()
-        wait_until(lambda: httpx2.get(f"{address}/readyz", timeout=30).status_code == 200, 60)
+        wait_until_ready(address)
         yield address, process
 
 

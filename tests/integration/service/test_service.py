@@ -1,14 +1,8 @@
 """The service on a real port, with both engines, and what it does when Qdrant goes away."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +11,9 @@ import pytest
 
 from p4r_qdrant import Settings
 from tests.support.engines import embedded, on_server
-from tests.support.hash_encoder import HashEncoder
-from tests.support.paths import ROOT
+from tests.support.polling import wait_until
 from tests.support.qdrant_process import PrivateQdrant
+from tests.support.service_process import address_of, rerank, served, wait_until_ready
 from tests.support.serving import (
     AS_ADMIN,
     AS_READER,
@@ -42,13 +36,6 @@ VECTOR = [1.0] * DIMENSION
 def base(index_settings: Settings) -> Settings:
     make_index(index_settings)
     return index_settings
-
-
-def rerank(address: str, **user: Any) -> Any:
-    body = {"users": [{"candidates": ALL, **user}]}
-    answer = httpx2.post(f"{address}/v1/rerank", json=body, headers=AS_READER, timeout=30)
-    assert answer.status_code == 200, answer.text
-    return answer.json()["rankings"][0]
 
 
 def test_over_the_wire(base: Settings) -> None:
@@ -151,62 +138,11 @@ def test_it_begins_before_qdrant_does(private_qdrant: PrivateQdrant) -> None:
         assert ids(rerank(address, vector=VECTOR)) == ALL
         assert httpx2.get(f"{address}/readyz", timeout=30).status_code == 503
         private_qdrant.start()
-        wait_until(lambda: httpx2.get(f"{address}/readyz", timeout=30).status_code == 200, 30)
+        wait_until_ready(address)
         assert not rerank(address, vector=VECTOR)["degraded"]
 
 
-def wait_until(condition: Any, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 # --- the command -------------------------------------------------------------------------------
-
-
-def with_hash_encoder() -> None:
-    """Spare a subprocess the seconds that a real encoder takes to load."""
-    from p4r_qdrant.encoder.local import PersonaEncoder
-
-    PersonaEncoder.from_settings = lambda _: HashEncoder(DIMENSION)  # type: ignore[method-assign, assignment, return-value]
-
-
-@contextmanager
-def served(
-    folder: Path, *options: str, command: str = "serve", **environment: str
-) -> Iterator[subprocess.Popen[str]]:
-    """`p4r serve` (or another command), killed at the end."""
-    program = (
-        "import tests.integration.service.test_service as t; t.with_hash_encoder(); "
-        "from indexer.cli import main; main()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, command, *options],
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            **environment,
-        },
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def address_of(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
-    for line in process.stderr:
-        told = json.loads(line)
-        if "address" in told:
-            return str(told["address"])
-    raise AssertionError("it never listened")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -214,7 +150,7 @@ def test_the_command_serves_until_it_is_asked_to_end(tmp_path: Path, how: signal
     make_index(embedded(tmp_path / "p4r-index"))
     with served(tmp_path, "--port", "0", P4R_SERVICE__API_KEY=READER) as process:
         address = address_of(process)
-        wait_until(lambda: httpx2.get(f"{address}/readyz", timeout=30).status_code == 200)
+        wait_until_ready(address)
         assert ids(rerank(address, history=history("roses")))[0] == "roses"
         process.send_signal(how)
         _, errors = process.communicate(timeout=30)

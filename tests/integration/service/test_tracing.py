@@ -14,8 +14,8 @@ pytest.importorskip("opentelemetry.sdk")
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.integration.service.test_service import address_of, rerank, served, wait_until
 from tests.support.engines import embedded
+from tests.support.service_process import address_of, rerank, served, wait_until_ready
 from tests.support.serving import READER, history, make_index
 
 
@@ -61,7 +61,7 @@ def test_spans_reach_a_collector_before_the_process_ends(tmp_path: Path) -> None
         ) as process,
     ):
         address = address_of(process)
-        wait_until(lambda: httpx2.get(f"{address}/readyz", timeout=30).status_code == 200)
+        wait_until_ready(address)
         rerank(address, history=history("roses"))
         unreadable = {"traceparent": "my secret", "tracestate": "=secret", "baggage": "u=my secret"}
         assert httpx2.get(f"{address}/v1/items/x/personas", headers=unreadable).status_code == 401
@@ -93,7 +93,7 @@ def test_a_collector_that_is_not_there_harms_nobody(tmp_path: Path) -> None:
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
     ) as process:
         address = address_of(process)
-        wait_until(lambda: httpx2.get(f"{address}/readyz", timeout=30).status_code == 200)
+        wait_until_ready(address)
         assert not rerank(address, history=history("roses"))["degraded"]
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)

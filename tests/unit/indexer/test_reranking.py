@@ -14,9 +14,10 @@ from indexer.reranking import Reranked, output_record, rerank_file
 from p4r_qdrant import PersonaReranker
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import CandidateList
+from tests.support.artifact_rows import aspects, review
 from tests.support.hash_encoder import HashEncoder
+from tests.support.jsonl import write
 from tests.support.memory_index import MemoryIndex
-from tests.unit.indexer.artifacts.test_folder import aspects, review, write
 
 TASTES = {
     "gardening": "apples trees soil",

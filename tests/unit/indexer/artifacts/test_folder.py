@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,10 @@ from p4r_qdrant.errors import InputError, RecordError, StorageFullError
 from p4r_qdrant.index.matching import MAX_CANDIDATES
 from p4r_qdrant.index.payload import plain_text, slug
 from p4r_qdrant.records import Summary
+from tests.support.artifact_rows import aspects, review
+from tests.support.jsonl import write
 
 BOM = b"\xef\xbb\xbf"
-
-
-def write(folder: Path, name: str, rows: Iterable[Any]) -> Path:
-    path = folder / name
-    lines = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def summary(item_id: Any, text: str = "S.") -> dict[str, Any]:
@@ -354,20 +349,6 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 
 # --- histories ---------------------------------------------------------------------------------
-
-
-def review(user: str, item: str, timestamp: int = 1, rating: float = 4) -> dict[str, Any]:
-    return {"user_id": user, "item_id": item, "rating": rating, "timestamp": timestamp, "text": "x"}
-
-
-def aspects(user: str, item: str, timestamp: int = 1, **slots: str | None) -> dict[str, Any]:
-    return {
-        "user_id": user,
-        "item_id": item,
-        "rating": 4,
-        "timestamp": timestamp,
-        "aspects": slots or {"use": "evenings"},
-    }
 
 
 def test_a_history_is_joined_from_five_files(folder: Path) -> None:

@@ -24,9 +24,9 @@ from p4r_qdrant.records import (
     Split,
     Summary,
 )
+from tests.support.jsonl import write
 from tests.support.paths import ROOT
 from tests.support.progress import RecordedProgress
-from tests.unit.indexer.artifacts.test_folder import write
 
 SAMPLE = ROOT.parent / "shared" / "data" / "persona4rec-sample-amazon"
 MODELS: dict[str, Any] = {

@@ -16,7 +16,8 @@ from indexer.evaluation.generators.base import MODELS, Fitted, generator_named, 
 from indexer.evaluation.interactions import read_interactions
 from indexer.evaluation.truth import read_truth
 from p4r_qdrant.errors import InputError, MissingExtraError
-from tests.unit.indexer.artifacts.test_folder import review, write
+from tests.support.artifact_rows import review
+from tests.support.jsonl import write
 
 scipy_sparse = pytest.importorskip("scipy.sparse")
 

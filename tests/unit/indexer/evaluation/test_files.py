@@ -17,7 +17,8 @@ from indexer.evaluation.lists import judge_lists
 from indexer.evaluation.segments import segments
 from indexer.evaluation.truth import Truth, read_truth
 from p4r_qdrant.errors import InputError
-from tests.unit.indexer.artifacts.test_folder import review, write
+from tests.support.artifact_rows import review
+from tests.support.jsonl import write
 
 
 def split(user: str, test: str, valid: str | None = None, tie: bool = False) -> dict[str, Any]:

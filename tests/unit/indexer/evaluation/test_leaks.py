@@ -13,14 +13,12 @@ from indexer.evaluation.candidates import provenance_path, write_candidates
 from indexer.evaluation.leaks import MARKER, LeakError, LeakReport, check_leaks, marker, poison
 from indexer.evaluation.truth import read_truth
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.resources import resource
-from tests.support.paths import ROOT
+from tests.support.jsonl import read, write
+from tests.support.paths import BOOKSHOP, ROOT
 from tests.support.progress import RecordedProgress
-from tests.unit.indexer.artifacts.test_folder import write
 
 pytest.importorskip("scipy")
 
-BOOKSHOP = resource("examples/bookshop")
 HELD_OUT = ("bea-k", "winter-interpreter")
 MAGAZINES = ROOT.parent / "shared" / "data" / "magazines"
 
@@ -44,13 +42,9 @@ def checked(shop: Path, **more: Any) -> LeakReport:
     return check_leaks(shop, candidates=[shop / "candidates.jsonl"], **more)
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def held_out_review(shop: Path) -> dict[str, Any]:
     return next(
-        row for row in rows(shop / "reviews.jsonl") if (row["user_id"], row["item_id"]) == HELD_OUT
+        row for row in read(shop / "reviews.jsonl") if (row["user_id"], row["item_id"]) == HELD_OUT
     )
 
 
@@ -73,7 +67,7 @@ def test_a_clean_catalogue(shop: Path) -> None:
 
 
 def fitted_to_everything(shop: Path) -> None:
-    splits = rows(shop / "splits.jsonl")
+    splits = read(shop / "splits.jsonl")
     write(shop, "other.jsonl", splits[1:])
     _generate(shop, splits="other.jsonl")
 
@@ -81,7 +75,7 @@ def fitted_to_everything(shop: Path) -> None:
 def tuned_on_test_items(shop: Path) -> None:
     swapped = [
         row | {"test_item": row["valid_item"], "valid_item": row["test_item"]}
-        for row in rows(shop / "splits.jsonl")
+        for row in read(shop / "splits.jsonl")
     ]
     write(shop, "other.jsonl", swapped)
     _generate(shop, splits="other.jsonl")
@@ -94,7 +88,7 @@ def _generate(shop: Path, splits: str) -> None:
 
 def other_lists_under_the_same_provenance(shop: Path) -> None:
     path = shop / "candidates.jsonl"
-    changed = rows(path)
+    changed = read(path)
     changed[0]["results"].insert(0, {"item_id": HELD_OUT[1], "score": 99})
     write(shop, path.name, changed)
 
@@ -110,7 +104,7 @@ def aspects_of_a_held_out_review(shop: Path) -> None:
 
 
 def a_persona_resting_on_a_held_out_review(shop: Path) -> None:
-    changed = rows(shop / "personas.jsonl")
+    changed = read(shop / "personas.jsonl")
     for row in changed:
         if row["item_id"] == HELD_OUT[1]:
             row["personas"][-1]["evidence"].append(HELD_OUT[0])
@@ -131,13 +125,13 @@ def an_alignment_with_the_answer(shop: Path) -> None:
 
 def a_persona_in_the_words_of_a_held_out_review(shop: Path) -> None:
     words = held_out_review(shop)["text"].split()[:14]
-    changed = rows(shop / "personas.jsonl")
+    changed = read(shop / "personas.jsonl")
     changed[3]["personas"][0]["description"] += " " + " ".join(words).upper()
     write(shop, "personas.jsonl", changed)
 
 
 def a_summary_in_the_words_of_a_held_out_review(shop: Path) -> None:
-    changed = rows(shop / "summaries.jsonl")
+    changed = read(shop / "summaries.jsonl")
     changed[0]["summary"] = held_out_review(shop)["text"]
     write(shop, "summaries.jsonl", changed)
 
@@ -148,7 +142,7 @@ def a_ledger_that_was_asked_about_a_held_out_review(shop: Path) -> None:
 
 
 def a_marker_in_an_alignment(shop: Path) -> None:
-    changed = rows(shop / "alignments.jsonl")
+    changed = read(shop / "alignments.jsonl")
     changed[5]["justification"] = f"Because {marker(*HELD_OUT)}."
     write(shop, "alignments.jsonl", changed)
 
@@ -250,7 +244,7 @@ def test_poison(shop: Path) -> None:
     assert counts == {"poisoned": 44, "as it was": 109}
     text = output.read_text()
     assert len({word for word in text.split() if MARKER in word}) >= 44
-    before, after = rows(shop / "reviews.jsonl"), rows(output)
+    before, after = read(shop / "reviews.jsonl"), read(output)
     for old, new in zip(before, after, strict=True):
         assert (old["user_id"], old["item_id"]) == (new["user_id"], new["item_id"])
         poisoned = (old["user_id"], old["item_id"]) in truth.held_out

@@ -12,13 +12,13 @@ from indexer.indexing import mean_user as typical
 from indexer.indexing.mean_user import note_typical_user, typical_user
 from indexer.indexing.vector_files import VectorFile
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import HistorySettings, Settings
+from tests.support import paths
 from tests.support.hash_encoder import HashEncoder
+from tests.support.jsonl import write
 from tests.support.memory_index import MemoryIndex
-from tests.unit.indexer.artifacts.test_folder import write
 
-BOOKSHOP = ArtifactFolder(resource("examples/bookshop"))
+BOOKSHOP = ArtifactFolder(paths.BOOKSHOP)
 HISTORY = HistorySettings(length=5, decay=0.8)
 
 

@@ -12,9 +12,9 @@ from indexer.artifacts.lines import Refusals
 from indexer.indexing import items
 from indexer.indexing.items import IndexReport, ItemIndexer, index_artifacts
 from tests.support.hash_encoder import HashEncoder
+from tests.support.jsonl import write
 from tests.support.memory_index import MemoryIndex
 from tests.support.progress import RecordedProgress
-from tests.unit.indexer.artifacts.test_folder import write
 
 STAMPS = ("generation", "updated_at")
 

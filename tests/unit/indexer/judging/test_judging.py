@@ -23,8 +23,8 @@ from indexer.judging.personas import PersonaStudy
 from indexer.prompts import Domain
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Aspects, ItemPersonas
-from p4r_qdrant.resources import resource
 from p4r_qdrant.texts import plain_rationale
+from tests.support.paths import BOOKSHOP
 
 MUST_WIN = Control("swapped", "the right one wins", "x")
 MUST_TIE = Control("identical", "a tie", None)
@@ -214,7 +214,7 @@ def test_an_item_that_is_explained_is_not_in_the_history_unless_as_a_control(
     tmp_path: Path,
 ) -> None:
     """Here readers are told of what they have reviewed; the control shows just that review."""
-    folder = ArtifactFolder(resource("examples/bookshop"))
+    folder = ArtifactFolder(BOOKSHOP)
     reviewed = {
         found.user_id: found.item_id
         for _, _, found in read_lines(folder.file("aspects.jsonl"), Aspects, Refusals())
@@ -270,7 +270,7 @@ def test_an_item_that_is_explained_is_not_in_the_history_unless_as_a_control(
 
 
 def test_the_wrong_personas_are_those_of_another_item() -> None:
-    folder = ArtifactFolder(resource("examples/bookshop"))
+    folder = ArtifactFolder(BOOKSHOP)
     own = {
         found.item_id: {one.name for one in found.personas}
         for _, _, found in read_lines(folder.file("personas.jsonl"), ItemPersonas, Refusals())

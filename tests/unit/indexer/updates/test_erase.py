@@ -15,7 +15,8 @@ from indexer.ledger import Ledger, request_key
 from indexer.updates import erase as erasing
 from indexer.updates.erase import Erased, erase_users
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.resources import resource
+from tests.support.jsonl import read
+from tests.support.paths import BOOKSHOP
 
 USER = "maren-o"
 
@@ -24,10 +25,10 @@ USER = "maren-o"
 def folder(tmp_path: Path) -> ArtifactFolder:
     """The bookshop, with a ledger that has an answer for each of its lines."""
     path = tmp_path / "books"
-    shutil.copytree(resource("examples/bookshop"), path)
+    shutil.copytree(BOOKSHOP, path)
     with Ledger(path / "ledger") as ledger:
         for step in ("summaries", "aspects", "personas", "alignments"):
-            for number, one in enumerate(rows(path, step)):
+            for number, one in enumerate(read(path / f"{step}.jsonl")):
                 about = {name: one[name] for name in ("item_id", "user_id") if name in one}
                 ledger.put(step, key(step, number), {"about": about, "answer": one})
     return ArtifactFolder(path)
@@ -35,11 +36,6 @@ def folder(tmp_path: Path) -> ArtifactFolder:
 
 def key(step: str, number: int) -> str:
     return request_key(template=step, content=number, model="m")
-
-
-def rows(path: Path, name: str) -> list[dict[str, Any]]:
-    lines = (path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def erase(folder: ArtifactFolder, *users: str) -> Erased:
@@ -56,7 +52,7 @@ def content(folder: ArtifactFolder) -> dict[str, bytes]:
 
 def test_nothing_of_the_user_stays_and_nothing_of_others_goes(folder: ArtifactFolder) -> None:
     before = {
-        name: rows(folder.path, name)
+        name: read(folder.path / f"{name}.jsonl")
         for name in ("reviews", "aspects", "alignments", "splits", "candidates", "personas")
     }
     theirs = [one for one in before["reviews"] if one["user_id"] == USER]
@@ -65,11 +61,13 @@ def test_nothing_of_the_user_stays_and_nothing_of_others_goes(folder: ArtifactFo
     for name, data in content(folder).items():
         assert USER.encode() not in data, name
     for name in ("reviews", "aspects", "splits", "candidates"):
-        assert rows(folder.path, name) == [one for one in before[name] if one["user_id"] != USER]
+        assert read(folder.path / f"{name}.jsonl") == [
+            one for one in before[name] if one["user_id"] != USER
+        ]
     reviewed = {one["item_id"] for one in theirs if (USER, one["item_id"]) not in held_out}
     assert erased.items == sorted(reviewed)
     assert erased.removed["lines of reviews.jsonl"] == len(theirs)
-    left = {one["item_id"]: one["personas"] for one in rows(folder.path, "personas")}
+    left = {one["item_id"]: one["personas"] for one in read(folder.path / "personas.jsonl")}
     lost = set()
     for item in before["personas"]:
         for persona in item["personas"]:
@@ -82,7 +80,7 @@ def test_nothing_of_the_user_stays_and_nothing_of_others_goes(folder: ArtifactFo
     assert sum(map(len, left.values())) + len(lost) == sum(
         len(item["personas"]) for item in before["personas"]
     )
-    assert rows(folder.path, "alignments") == [
+    assert read(folder.path / "alignments.jsonl") == [
         one
         for one in before["alignments"]
         if one["user_id"] != USER and one["persona_id"] not in lost
@@ -165,7 +163,9 @@ def test_what_has_arrived_and_is_not_merged_yet_goes_too(folder: ArtifactFolder)
     path = folder.path / ARRIVALS
     path.write_text("".join(json.dumps(one) + "\n" for one in arrivals))
     assert "tin-parliament" in erase(folder, USER).items
-    assert [one["review"]["user_id"] for one in rows(folder.path, "arrivals")] == ["somebody"]
+    assert [one["review"]["user_id"] for one in read(folder.path / "arrivals.jsonl")] == [
+        "somebody"
+    ]
 
 
 def test_a_folder_without_a_ledger_or_reviews_will_do(tmp_path: Path) -> None:

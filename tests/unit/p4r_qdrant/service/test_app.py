@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +30,7 @@ from p4r_qdrant.service.security import check_exposure
 from p4r_qdrant.settings import ServiceSettings
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
+from tests.support.polling import wait_until
 from tests.support.serving import (
     ADMIN,
     AS_ADMIN,
@@ -188,11 +188,11 @@ def test_histories_of_requests_at_once_are_encoded_together(
 
     first = threading.Thread(target=ask, args=(ALL[0],))
     first.start()
-    wait_for(lambda: waiting_texts(client) == 1)
+    wait_until(lambda: waiting_texts(client) == 1)
     others = [threading.Thread(target=ask, args=(item_id,)) for item_id in ALL[1:]]
     for thread in others:
         thread.start()
-    wait_for(lambda: waiting_texts(client) == len(ALL))
+    wait_until(lambda: waiting_texts(client) == len(ALL))
     encoder.gate.set()
     for thread in [first, *others]:
         thread.join()
@@ -218,13 +218,6 @@ def waiting_texts(client: TestClient) -> float:
     app: Any = client.app
     value: float = app.state.service.metrics.registry.get_sample_value("p4r_encode_waiting_texts")
     return value
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_options(client: TestClient) -> None:
@@ -279,7 +272,7 @@ def test_an_encoder_that_is_too_slow(serve: Serve, encoder: SlowEncoder) -> None
     degraded(rerank(client, {"history": history("x"), "candidates": CANDIDATES}), "deadline")
     encoder.gate.set()
     user = {"history": history("ships"), "candidates": CANDIDATES}
-    wait_for(lambda: not rerank(client, user)["degraded"])
+    wait_until(lambda: not rerank(client, user)["degraded"])
 
 
 @pytest.mark.parametrize("error", [EncoderError("no memory"), RuntimeError("CUDA out of memory")])
@@ -331,12 +324,12 @@ def test_an_index_that_is_too_slow_and_threads_that_are_all_taken(
         # That one is still under way; the next waits behind it, a third has no place.
         waiting = threading.Thread(target=rerank, args=(client, user))
         waiting.start()
-        wait_for(lambda: under_way(client) == 2)
+        wait_until(lambda: under_way(client) == 2)
         degraded(rerank(client, user), "overloaded")
         waiting.join()
     finally:
         gate.set()
-    wait_for(lambda: under_way(client) == 0)
+    wait_until(lambda: under_way(client) == 0)
     assert not rerank(client, user)["degraded"]
 
 
@@ -352,7 +345,7 @@ def test_too_many_texts_for_the_encoder_are_429(serve: Serve, encoder: SlowEncod
     user = {"history": history("a", "b"), "candidates": ALL}
     first = threading.Thread(target=rerank, args=(client, user))
     first.start()
-    wait_for(lambda: waiting_texts(client) == 2)
+    wait_until(lambda: waiting_texts(client) == 2)
     response = client.post("/v1/rerank", json={"users": [user]})
     assert "waiting for the encoder" in refusal(response, 429, "busy")
     assert int(response.headers["retry-after"]) >= 1

@@ -25,10 +25,10 @@ from p4r_qdrant.index.index import ItemVectors
 from p4r_qdrant.records import Interaction, Persona
 from p4r_qdrant.settings import HistorySettings, RerankSettings
 from tests.support.hash_encoder import HashEncoder
+from tests.support.jsonl import write
 from tests.support.memory_index import MemoryIndex
 from tests.support.paths import ROOT
 from tests.support.progress import RecordedProgress
-from tests.unit.indexer.artifacts.test_folder import write
 
 DIMENSION = 4
 
