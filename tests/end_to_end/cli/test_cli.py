@@ -39,13 +39,15 @@ NOWHERE = {"P4R_QDRANT__URL": "http://127.0.0.1:1", "P4R_QDRANT__GRPC_PORT": "1"
 
 
 @pytest.fixture
-def with_model(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def with_model(remembering_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real model, loaded once for all tests."""
-    monkeypatch.setattr(PersonaEncoder, "from_settings", lambda _: encoder)
+    monkeypatch.setattr(PersonaEncoder, "from_settings", lambda _: remembering_encoder)
 
 
 @pytest.fixture(scope="module")
-def made(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def made(
+    remembering_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
     """The bookshop's index as `p4r index` made it, and what that printed."""
     folder = tmp_path_factory.mktemp("made")
     output = folder / "printed"
@@ -53,7 +55,7 @@ def made(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         clean(patch)
         patch.chdir(folder)
         patch.setenv("COLUMNS", "200")
-        patch.setattr(PersonaEncoder, "from_settings", lambda _: encoder)
+        patch.setattr(PersonaEncoder, "from_settings", lambda _: remembering_encoder)
         patch.setattr(sys, "stdout", file)
         command = ["p4r", "index", "--artifacts", str(BOOKSHOP), "--domain", "books"]
         patch.setattr(sys, "argv", command)

