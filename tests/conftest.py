@@ -1,10 +1,17 @@
-"""A real Qdrant for the tests, and an honest account of what did not run for want of something."""
+"""A real Qdrant for the tests, and a report of the tests that did not run."""
 
+import fcntl
 import os
 import secrets
+import shutil
+import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,11 +19,78 @@ from hypothesis import settings
 from tests.support.not_run import NOT_RUN, TO_RUN_THEM, not_run
 from tests.support.qdrant_process import QdrantServer
 
+# One thread for each worker. torch, numpy and tokenizers read this when they are imported.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 COMPOSE_FILE = Path(__file__).parents[1] / "docker" / "compose.yaml"
 
-# On a busy machine an example takes as long as it takes; time is measured in benchmarks/.
+# A busy machine makes every example slow; benchmarks/ measures time.
 settings.register_profile("p4r", deadline=None)
 settings.load_profile("p4r")
+
+
+# --- the run and its workers -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all worker processes of one test run share."""
+
+    folder: Path
+    api_key: str
+
+    @property
+    def take_down(self) -> Path:
+        """Holds the command that takes the compose project down; exists once one was brought up."""
+        return self.folder / "take-down"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one worker at a time is in here."""
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+RUN = pytest.StashKey[Run]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts a background job with these signals ignored, and a process that a test starts
+    # would inherit that: it could not be interrupted.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) == signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    given = getattr(config, "workerinput", None)
+    config.stash[RUN] = (
+        Run(Path(given["p4r_folder"]), given["p4r_api_key"])
+        if given
+        else Run(Path(tempfile.mkdtemp(prefix="p4r-test-")), secrets.token_hex(16))
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """pytest-xdist: tell a worker what it shares with the others."""
+    run = node.config.stash[RUN]
+    node.workerinput |= {"p4r_folder": str(run.folder), "p4r_api_key": run.api_key}
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or RUN not in config.stash:
+        return
+    run = config.stash[RUN]
+    if run.take_down.exists():
+        subprocess.run(
+            run.take_down.read_text(),
+            shell=True,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+        )
+    shutil.rmtree(run.folder)
 
 
 # --- the server -------------------------------------------------------------------------------
@@ -24,12 +98,12 @@ settings.load_profile("p4r")
 
 @pytest.fixture(scope="session")
 def qdrant_server(request: pytest.FixtureRequest) -> QdrantServer:
-    """The server all integration tests share.
+    """The server that all integration tests of all workers share.
 
     P4R_TEST_QDRANT_URL (with P4R_TEST_QDRANT_GRPC_PORT, default 6334, and
-    P4R_TEST_QDRANT_API_KEY) names one that runs already. Otherwise docker/compose.yaml is brought
-    up on free ports and taken down, with its data, at the end. P4R_TEST_NO_DOCKER=1 is as good as
-    having no Docker.
+    P4R_TEST_QDRANT_API_KEY) names a running server. Without it, the first test that needs a server
+    starts docker/compose.yaml on free ports; the end of the run removes it with its data.
+    P4R_TEST_NO_DOCKER=1 does without Docker.
     """
     if url := os.environ.get("P4R_TEST_QDRANT_URL"):
         server = QdrantServer(
@@ -41,11 +115,13 @@ def qdrant_server(request: pytest.FixtureRequest) -> QdrantServer:
             pytest.fail(f"P4R_TEST_QDRANT_URL names {url}, but no Qdrant is ready there")
         return server
 
-    services = request.getfixturevalue("docker_services")
+    run = request.config.stash[RUN]
+    with run.locked():
+        services = request.getfixturevalue("docker_services")
     server = QdrantServer(
         f"http://127.0.0.1:{services.port_for('qdrant', 6333)}",
         services.port_for("qdrant", 6334),
-        request.getfixturevalue("compose_api_key"),
+        run.api_key,
     )
     try:
         services.wait_until_responsive(server.is_ready, timeout=60, pause=0.1)
@@ -66,19 +142,14 @@ def collection_name(qdrant_server: QdrantServer) -> Iterator[str]:
             qdrant_server.request("DELETE", f"/collections/{found}?timeout=60", timeout=70)
 
 
-# --- what pytest-docker is told ---------------------------------------------------------------
+# --- settings of pytest-docker -----------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def compose_api_key() -> str:
-    return secrets.token_hex(16)
+def docker_compose_command(pytestconfig: pytest.Config) -> str:
+    """The compose command that works here, with the variables that docker/compose.yaml reads.
 
-
-@pytest.fixture(scope="session")
-def docker_compose_command(compose_api_key: str) -> str:
-    """The compose command that works here, with the variables docker/compose.yaml reads.
-
-    They are set for the command only, lest the code under test read them as its own settings.
+    The variables are set for the command only: the code under test would read them as settings.
     Port 0 lets Docker choose a free one.
     """
     if os.environ.get("P4R_TEST_NO_DOCKER"):
@@ -89,7 +160,7 @@ def docker_compose_command(compose_api_key: str) -> str:
     if command is None:
         not_run("neither `docker compose` nor `docker-compose` works")
     return (
-        f"env P4R_QDRANT__API_KEY={compose_api_key} QDRANT_HTTP_PORT=0 "
+        f"env P4R_QDRANT__API_KEY={pytestconfig.stash[RUN].api_key} QDRANT_HTTP_PORT=0 "
         f"P4R_QDRANT__GRPC_PORT=0 QDRANT_RESTART=no {command}"
     )
 
@@ -100,32 +171,31 @@ def docker_compose_file() -> str:
 
 
 @pytest.fixture(scope="session")
-def docker_compose_project_name() -> str:
-    return f"p4r-test-{os.getpid()}"
+def docker_compose_project_name(pytestconfig: pytest.Config) -> str:
+    return pytestconfig.stash[RUN].folder.name.lower()
 
 
 @pytest.fixture(scope="session")
 def docker_setup(
-    docker_compose_command: str, docker_compose_file: str, docker_compose_project_name: str
-) -> Iterator[str]:
-    """Bring the services up; whatever came of it, take them down with their data.
+    pytestconfig: pytest.Config,
+    docker_compose_command: str,
+    docker_compose_file: str,
+    docker_compose_project_name: str,
+) -> str:
+    """Bring the services up; where they are up already, this changes nothing.
 
-    pytest-docker itself would not clean up after an `up` that fails half way.
+    The command that takes them down is written first: it also cleans up after an `up` that fails.
     """
-    yield "up -d"
-    subprocess.run(
+    pytestconfig.stash[RUN].take_down.write_text(
         f'{docker_compose_command} -f "{docker_compose_file}" -p {docker_compose_project_name} '
-        "down --volumes --remove-orphans",
-        shell=True,
-        check=True,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
+        "down --volumes --remove-orphans"
     )
+    return "up -d"
 
 
 @pytest.fixture(scope="session")
 def docker_cleanup() -> list[str]:
-    return []  # done by docker_setup
+    return []  # pytest_unconfigure takes the services down when all workers have ended
 
 
 def _compose_works(command: str) -> bool:
@@ -145,12 +215,15 @@ def _succeeds(command: str) -> bool:
 # --- the tests that did not run ---------------------------------------------------------------
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     folder = Path(__file__).parent / "integration"
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if folder in item.path.parents or {"qdrant_server", "private_qdrant"} & set(fixtures):
             item.add_marker("integration")
+    if hasattr(config, "workerinput"):  # long files first: no worker waits long for the last one
+        order = ["end_to_end", "integration", "unit"]
+        items.sort(key=lambda item: min(map(order.index, {*item.path.parts} & {*order}), default=9))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

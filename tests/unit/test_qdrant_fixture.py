@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,31 +14,37 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     for name in ("CI", "P4R_TEST_QDRANT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("P4R_TEST_NO_DOCKER", "1")
-    pytester.makeini("[pytest]\naddopts = --strict-markers\nmarkers = integration: as ours")
+    pytester.makeini(
+        "[pytest]\n"
+        "addopts = --strict-markers -p no:langsmith_plugin -p no:locust -p no:schemathesis\n"
+        "markers = integration: as ours"
+    )
     pytester.makeconftest(CONFTEST.read_text(encoding="utf-8"))
     pytester.makepyfile("def test_with(qdrant_server): ...\ndef test_without(): ...")
     return pytester
 
 
-def test_missing_engine_is_told_loudly(project: pytest.Pytester) -> None:
-    result = project.runpytest_subprocess()
+@pytest.mark.parametrize("workers", [0, 2])
+def test_missing_engine_is_told_loudly(project: pytest.Pytester, workers: int) -> None:
+    result = project.runpytest_subprocess("-n", str(workers))
     assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(
         [
             "!* 1 TESTS DID NOT RUN !*",
             "For want of a real Qdrant, because P4R_TEST_NO_DOCKER is set:",
-            "    test_missing_engine_is_told_loudly.py::test_with",
+            "    test_missing_engine_is_told_loudly*::test_with",
             "To run them: start Docker, or set P4R_TEST_QDRANT_URL*",
         ]
     )
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 def test_missing_engine_fails_the_run_in_ci(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     monkeypatch.setenv("CI", "true")
-    result = project.runpytest_subprocess()
+    result = project.runpytest_subprocess("-n", str(workers))
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["!* 1 TESTS DID NOT RUN !*", "CI is set, so this run has FAILED."])
 
@@ -61,9 +68,31 @@ def test_a_server_named_by_url_must_be_ready(
     result.stdout.fnmatch_lines(["*names http://127.0.0.1:9, but no Qdrant is ready there*"])
 
 
+def test_processes_can_be_interrupted_though_the_run_ignores_sigint(
+    project: pytest.Pytester,
+) -> None:
+    """A shell starts `make test &` so."""
+    project.makepyfile(
+        """
+        import signal, subprocess, sys
+        def test_interrupt():
+            program = "print('ready', flush=True); import time; time.sleep(60)"
+            with subprocess.Popen([sys.executable, "-c", program], stdout=-1, stderr=-1) as process:
+                process.stdout.readline()
+                process.send_signal(signal.SIGINT)
+                assert process.wait(30) == -signal.SIGINT
+        """
+    )
+    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    for workers in ("0", "2"):
+        ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *pytest_command, "-n", workers]
+        assert project.run(*ignoring).ret == pytest.ExitCode.OK
+
+
 def test_what_else_is_wanting_is_told_too(project: pytest.Pytester) -> None:
     project.makepyfile(
-        "from conftest import LOCAL_LLM, not_run\ndef test_with():\n    not_run('so', LOCAL_LLM)"
+        "from tests.support.not_run import LOCAL_LLM, not_run\n"
+        "def test_with():\n    not_run('so', LOCAL_LLM)"
     )
     result = project.runpytest_subprocess()
     result.stdout.fnmatch_lines(
