@@ -1,13 +1,13 @@
 import json
 import os
 import subprocess
-import time
 import urllib.error
 from typing import Any
 
 import pytest
 from qdrant_client import QdrantClient, models
 
+from tests.support.polling import wait_until
 from tests.support.qdrant_process import PrivateQdrant, QdrantServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
@@ -20,14 +20,15 @@ def container(qdrant_server: QdrantServer, request: pytest.FixtureRequest) -> di
         pytest.skip("the server was not started from docker/compose.yaml")
     services = request.getfixturevalue("docker_services")
     ids = services._docker_compose.execute("ps -q qdrant", ignore_stderr=True).decode().split()
-    deadline = time.monotonic() + 60
-    while True:
+    found: list[dict[str, Any]] = []
+
+    def healthy() -> bool:
         answer = subprocess.run(["docker", "inspect", *ids], capture_output=True, check=True)
-        found: dict[str, Any] = json.loads(answer.stdout)[0]
-        if found["State"]["Health"]["Status"] == "healthy":
-            return found
-        assert time.monotonic() < deadline, found["State"]["Health"]
-        time.sleep(0.2)
+        found[:] = json.loads(answer.stdout)
+        return bool(found[0]["State"]["Health"]["Status"] == "healthy")
+
+    wait_until(healthy, message="the container does not become healthy")
+    return found[0]
 
 
 def test_server_speaks_rest_and_grpc(qdrant_server: QdrantServer, collection_name: str) -> None:

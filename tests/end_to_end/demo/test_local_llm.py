@@ -36,6 +36,7 @@ from tests.support.jsonl import read
 from tests.support.not_run import LOCAL_LLM, not_run
 from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.polling import wait_until
 from tests.support.reasoning import ARTIFACTS, owned
 from tests.support.scripted_llm import ScriptedLLM
 
@@ -343,10 +344,7 @@ def test_the_server_ends_with_who_started_it(
     _, told = served.communicate()
     assert served.returncode == (0 if ending == signal.SIGINT else -ending)
     assert told.count("\n") == 1, "nothing but where it answers"
-    deadline = time.monotonic() + 30
-    while is_there(url):
-        assert time.monotonic() < deadline, "an LLM that nobody uses any more goes on"
-        time.sleep(0.05)
+    wait_until(lambda: not is_there(url), message="an LLM that nobody uses any more goes on")
 
 
 def test_a_broken_model_is_one_sentence(llm: LocalLLM, tmp_path: Path) -> None:

@@ -6,13 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.service_process import wait_until_ready
 
 for needed in (
     "sentence_transformers",
@@ -57,10 +56,7 @@ def test_the_python_of_the_page(tmp_path: Path) -> None:
         assert service.stderr is not None
         lines = (json.loads(line) for line in service.stderr)
         address = next(line["address"] for line in lines if "address" in line)
-        until = time.monotonic() + 120
-        while httpx2.get(f"{address}/readyz", timeout=30).status_code != 200:
-            assert time.monotonic() < until
-            time.sleep(0.2)
+        wait_until_ready(address)
         said = run("\n".join(BLOCKS).replace("http://localhost:8000", address), here)
     finally:
         service.kill()

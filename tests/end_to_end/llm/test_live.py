@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, suppress
@@ -75,7 +74,6 @@ class Outcome:
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.error: Exception | None = None
-        self.seconds = 0.0
         self.llm: LLM
 
     @property
@@ -106,9 +104,7 @@ def reason(
             except Exception as error:
                 outcome.error = error
 
-    started = time.monotonic()
     asyncio.run(main())
-    outcome.seconds = time.monotonic() - started
     return outcome
 
 
@@ -283,7 +279,7 @@ def test_a_trickle_is_timed_out(ledger: Ledger) -> None:
     with ScriptedLLM(GOOD, replies=[Reply("{}", cut="drip")]) as server:
         outcome = reason(server, ledger, [request()], timeout_s=0.4)
     assert outcome.only.ok
-    assert outcome.seconds < 3
+    assert len(server.calls) == 2
 
 
 def soon() -> str:
@@ -311,7 +307,6 @@ def test_retry_after_is_honoured(
     assert outcome.only.ok
     first, second = server.calls
     assert second.started - first.started >= least_s
-    assert outcome.seconds < least_s + 2
 
 
 def test_nobody_asks_earlier_than_told(ledger: Ledger) -> None:
@@ -322,7 +317,6 @@ def test_nobody_asks_earlier_than_told(ledger: Ledger) -> None:
     assert outcome.error is None
     assert len(server.calls) == 3
     assert [a.problems for a in outcome.answers if not a.ok] == [("no answer came: HTTP 429",)]
-    assert outcome.seconds < 3
 
 
 def test_waiting_requests_keep_no_slot_empty(ledger: Ledger) -> None:
@@ -348,7 +342,6 @@ def test_down_at_the_start(ledger: Ledger) -> None:
         "check P4R_LLM__BASE_URL, and run again when it is up"
     )
     assert outcome.answers == []
-    assert outcome.seconds < 3
 
 
 def test_down_in_the_middle(ledger: Ledger) -> None:
@@ -779,15 +772,13 @@ def test_stopping_does_not_wait_for_a_stream(ledger: Ledger) -> None:
     with ScriptedLLM(fails(401)) as server:
         outcome = reason(server, ledger, stream())
     assert isinstance(outcome.error, LLMRefusedError)
-    assert outcome.seconds < 3
 
 
 def test_stopping_does_not_wait_for_a_retry(ledger: Ledger) -> None:
-    replies = [GOOD, fails(429, retry_after="30"), fails(401)]
+    replies = [GOOD, fails(429, retry_after="3600"), fails(401)]
     with ScriptedLLM(GOOD, replies=replies) as server:
-        outcome = reason(server, ledger, requests(3), concurrency=1, retry_for_s=100)
+        outcome = reason(server, ledger, requests(3), concurrency=1, retry_for_s=7200)
     assert isinstance(outcome.error, LLMRefusedError)
-    assert outcome.seconds < 3
 
 
 RUN = """
@@ -982,7 +973,6 @@ def test_nothing_upsets_the_parser(text: str) -> None:
     "text", ["{" * 500_000, '{"a":' * 100_000, '{"' * 200_000, '"\\' * 200_000, "[" * 500_000]
 )
 def test_no_answer_takes_the_parser_long(text: str) -> None:
-    started = time.perf_counter()
+    """Quadratic work on these would take longer than a test may."""
     with pytest.raises(ValueError, match="not a JSON object"):
         parse_answer(text)
-    assert time.perf_counter() - started < 5

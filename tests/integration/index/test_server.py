@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -57,10 +56,9 @@ def attempts(index: PersonaIndex) -> list[Callable[[], object]]:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://no-such-host.invalid:6333"])
 def test_an_unreachable_server_is_found_out_quickly(url: str) -> None:
-    begin = time.monotonic()
+    """The caller does not wait for the time-out: that would take an hour."""
     with pytest.raises(IndexUnavailableError) as caught:
-        opened(at(url, 1, key=None))
-    assert time.monotonic() - begin < 15, "the caller waited for the time-out"
+        opened(at(url, 1, timeout_s=3600, key=None))
     assert url in sentence(caught)
     assert "P4R_QDRANT__URL" in str(caught.value)
 
@@ -90,11 +88,8 @@ def silent_port() -> Iterator[int]:
 
 
 def test_a_server_that_never_answers_is_given_up_after_the_time_out() -> None:
-    with silent_port() as port:
-        begin = time.monotonic()
-        with pytest.raises(IndexUnavailableError) as caught:
-            opened(at("http://127.0.0.1:1", port, timeout_s=1))
-        assert time.monotonic() - begin < 10
+    with silent_port() as port, pytest.raises(IndexUnavailableError) as caught:
+        opened(at("http://127.0.0.1:1", port, timeout_s=1))
     assert "within 1 s" in sentence(caught)
     assert "P4R_QDRANT__TIMEOUT_S" in str(caught.value)
 

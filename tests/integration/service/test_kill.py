@@ -156,7 +156,7 @@ def test_a_qdrant_that_is_killed_under_load(private_qdrant: PrivateQdrant, tmp_p
     private_qdrant.start()
     settings = on_server(private_qdrant.server, "personas")
     make_index(settings)
-    answers: list[tuple[float, str]] = []
+    answers: list[str] = []
     over = threading.Event()
     users: list[Mapping[str, Any]] = [
         {"user_id": "reader"},
@@ -168,9 +168,7 @@ def test_a_qdrant_that_is_killed_under_load(private_qdrant: PrivateQdrant, tmp_p
         body = {"users": [{**user, "candidates": ALL}]}
         with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client:
             while not over.is_set():
-                start = time.monotonic()
                 answer = client.post("/v1/rerank", json=body)
-                seconds = time.monotonic() - start
                 assert answer.status_code == 200, answer.text
                 [ranking] = answer.json()["rankings"]
                 if ranking["degraded"]:
@@ -181,7 +179,7 @@ def test_a_qdrant_that_is_killed_under_load(private_qdrant: PrivateQdrant, tmp_p
                     assert ranking["personalized"], "it is lied to"
                     assert ranking["items"][0]["item_id"] == "ships"
                     assert ranking["items"][0]["because"][0]["share"] == pytest.approx(1, abs=1e-3)
-                answers.append((seconds, ranking["reason"] or "ok"))
+                answers.append(ranking["reason"] or "ok")
 
     def write(address: str) -> None:
         with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client:
@@ -200,10 +198,10 @@ def test_a_qdrant_that_is_killed_under_load(private_qdrant: PrivateQdrant, tmp_p
             wait_until(lambda: len(answers) > 20, 60)
             private_qdrant.kill()
             since = len(answers)
-            wait_until(lambda: any(why != "ok" for _, why in answers[since:]), 30)
+            wait_until(lambda: any(why != "ok" for why in answers[since:]), 30)
             time.sleep(1)
             private_qdrant.start()
-            wait_until(lambda: [why for _, why in answers[-20:]] == ["ok"] * 20, 60)
+            wait_until(lambda: answers[-20:] == ["ok"] * 20, 60)
             acknowledged = len(written.jobs)
             wait_until(lambda: len(written.jobs) > acknowledged, 60)
             refused = len(written.refused)  # one may have waited since before
@@ -212,7 +210,6 @@ def test_a_qdrant_that_is_killed_under_load(private_qdrant: PrivateQdrant, tmp_p
             over.set()
         for one in work:
             one.result()
-        assert max(seconds for seconds, _ in answers) < 5, "somebody was left waiting"
         assert set(written.refused) <= {(503, "1")}
         assert len(written.refused) == refused, "refused although Qdrant was back"
         written.check(address)

@@ -72,13 +72,19 @@ def test_a_second_one_is_refused_while_the_first_lives() -> None:
         assert note.text
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder counts as dead only after a time that no test has."""
+    monkeypatch.setattr(lease, "DEAD_AFTER_S", 3600)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_process_of_this_machine_that_is_no_more_is_not_waited_for() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], check=True, capture_output=True
     )
-    begin = time.monotonic()
     with Note(f"{gethostname()} {int(ended.stdout)} abcd 7").held():
-        assert time.monotonic() - begin < 0.5
+        pass
 
 
 @pytest.mark.parametrize(
@@ -90,12 +96,12 @@ def test_one_that_shows_no_life_is_taken_for_dead(holder: str) -> None:
         assert time.monotonic() - begin > 0.6
 
 
+@pytest.mark.usefixtures("patient")
 def test_one_that_ends_meanwhile_is_followed_at_once() -> None:
     note = Note("elsewhere 1 abcd 3")
     threading.Timer(0.1, note.write, [""]).start()
-    begin = time.monotonic()
     with note.held():
-        assert time.monotonic() - begin < 0.5
+        pass
 
 
 def test_of_two_who_come_at_the_same_time_one_stays() -> None:
