@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from indexer.evaluation.experiment.wording import generator_name, line_name
+from indexer.evaluation.experiment.wording import generator_name, line_name, variant_name
 
 Results = Mapping[str, Any]
 
@@ -115,7 +115,7 @@ def ablations(results: Results) -> str:
     best = max(gaps, key=lambda name: gaps[name]["mean"])
     worst = min(gaps, key=lambda name: gaps[name]["mean"])
     return " ".join(
-        f"The change that {what} most is '{name}': {_interval(gaps[name])}."
+        f"The change that {what} most is '{variant_name(name)}': {_interval(gaps[name])}."
         for what, name in (("helps", best), ("harms", worst))
     )
 

@@ -42,10 +42,10 @@ def _main(results: Results) -> Figure:
         lines = _ordered(row["line"] for row in rows)
         generators = _ordered(row["generator"] for row in rows)
         width = 0.8 / len(lines)
-        for place, line in enumerate(lines):
+        for number, line in enumerate(lines):
             own = [row["metrics"]["NDCG@10"] for row in rows if row["line"] == line]
             one.bar(
-                [at + (place - (len(lines) - 1) / 2) * width for at in range(len(own))],
+                [at + (number - (len(lines) - 1) / 2) * width for at in range(len(own))],
                 [value["mean"] for value in own],
                 width,
                 yerr=_errors(own),
@@ -116,10 +116,10 @@ def _segments(results: Results) -> Figure:
     lines = _ordered(row["line"] for row in rows)
     names = _ordered(f"{row['segment']}\n{row['rule']}: {row['users']}" for row in rows)
     width = 0.8 / len(lines)
-    for place, line in enumerate(lines):
+    for number, line in enumerate(lines):
         own = [row for row in rows if row["line"] == line]
         axes.bar(
-            [at + (place - (len(lines) - 1) / 2) * width for at in range(len(own))],
+            [at + (number - (len(lines) - 1) / 2) * width for at in range(len(own))],
             [row["mean"] for row in own],
             width,
             yerr=_errors(own),

@@ -14,6 +14,7 @@ from indexer.evaluation.experiment.wording import (
     generator_name,
     line_name,
     named_values,
+    variant_name,
 )
 from indexer.pages.charts import Bar, BarChart, BarGroup
 from indexer.pages.rendering import render
@@ -82,6 +83,7 @@ def page(results: Results) -> str:
         leaking=LEAKING,
         generator_name=generator_name,
         line_name=line_name,
+        variant_name=variant_name,
     )
 
 
@@ -215,7 +217,8 @@ def _persona_charts(results: Results) -> Iterator[Charts]:
             if (row["candidates"], row["fused"]) == (count, False) and (
                 row["group"] == "number of personas"
             ):
-                bar = Bar(row["name"], row["mean"], _with_interval(row), row["low"], row["high"])
+                label = variant_name(row["name"])
+                bar = Bar(label, row["mean"], _with_interval(row), row["low"], row["high"])
                 groups.setdefault(row["generator"], []).append(bar)
         if groups:
             yield _charts(results, count, groups, "NDCG@10 by the number of personas per item")

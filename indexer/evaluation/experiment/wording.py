@@ -60,6 +60,22 @@ _FIELDS = {
 }
 """Settings of an experiment and properties of its machine, nested ones joined by a dot."""
 
+_VARIANTS = {
+    "as it is": "unchanged",
+    "Eq. 10": "Eq. 10 of the paper",
+    "at most 1 personas an item": "at most 1 persona per item",
+    "mean vector of an item's": "one mean vector per item",
+    "one persona of all reviews": "one persona made from all reviews",
+    "summary-only index: no reviews": "item summaries in place of personas",
+    "summaries alone in histories": "item summaries only in histories",
+    "persona prior taken off": "minus the persona prior",
+    "mean and several interests, prior taken off": "mean and several interests, minus the prior",
+    "words": "word overlap",
+    "words alone": "word overlap (TF-IDF) only",
+    "encoder and words (TF-IDF)": "encoder and word overlap (TF-IDF)",
+}
+"""Variants and their groups; others keep the name they have."""
+
 _FORM = {
     "interests": "share of single interests",
     "prior": "persona prior",
@@ -82,6 +98,11 @@ def line_name(line: str) -> str:
     kind, *rest = line.split(", ")
     rest = ["with options" if one == "options" else one for one in rest]
     return _LINES.get(kind, kind) + (f" ({', '.join(rest)})" if rest else "")
+
+
+def variant_name(name: str) -> str:
+    """A variant, or a group of variants, as readers know it."""
+    return _VARIANTS.get(name, name.replace(" personas an item", " personas per item"))
 
 
 def form_name(form: Mapping[str, Any]) -> str:

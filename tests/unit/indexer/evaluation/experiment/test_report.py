@@ -13,6 +13,7 @@ from indexer.evaluation.experiment.wording import (
     generator_name,
     line_name,
     named_values,
+    variant_name,
 )
 from tests.support.experiment_results import results
 from tests.support.html_page import HOSTILE, Page
@@ -44,6 +45,9 @@ def test_names_in_place_of_fields() -> None:
     assert generator_name("mine") == "mine"
     assert line_name("fused, trained, options") == "generator and personas (trained, with options)"
     assert line_name("generator alone") == "generator alone"
+    assert variant_name("at most 1 personas an item") == "at most 1 persona per item"
+    assert variant_name("at most 7 personas an item") == "at most 7 personas per item"
+    assert variant_name("decay 0.7") == "decay 0.7"
     assert form_name({"prior": 0.5, "aggregation": "soft"}) == (
         "persona prior 0.5, score of an item soft"
     )
