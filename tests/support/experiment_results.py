@@ -2,8 +2,11 @@
 
 from typing import Any
 
-LINES = (("generator alone", None, False), ("personas, untrained", "untrained", False))
-LINES += (("fused, untrained", "untrained", True),)
+LINES: list[tuple[str, str | None, bool]] = [
+    ("generator alone", None, False),
+    ("personas, untrained", "untrained", False),
+    ("fused, untrained", "untrained", True),
+]
 
 
 def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
