@@ -25,8 +25,8 @@ class Tile:
 
 
 def page(audit: Audit, name: str) -> str:
-    """The page about the folder `name`; sections with a problem come first."""
-    parts = sections(audit)
+    """The page about the folder `name`; the most important sections come first."""
+    parts = sorted(sections(audit), key=lambda section: section.rank)
     similarity = audit.similarity
     distinctness = similarity.distinctness if similarity else None
     return render(
@@ -34,7 +34,7 @@ def page(audit: Audit, name: str) -> str:
         name=name,
         leak=leak_sentence(audit),
         problems=[one for one in parts if one.conclusion.problem],
-        parts=sorted(parts, key=lambda one: (not one.conclusion.problem, not one.rows)),
+        parts=parts,
         tiles=sorted(_tiles(audit), key=lambda tile: not tile.bad),
         bars={one.name: list(_bars(one.name, audit)) for one in parts},
         histograms={one.name: list(_histograms(one.name, audit)) for one in parts},

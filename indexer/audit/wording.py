@@ -49,6 +49,12 @@ class Section:
     conclusion: Conclusion = Conclusion("")
     absent: str = ""
 
+    @property
+    def rank(self) -> tuple[bool, bool, bool]:
+        """Sorts by importance: a leak, another problem, figures, no figures."""
+        leak = any(row.alarm for row in self.rows)
+        return (not leak, not self.conclusion.problem, not self.rows)
+
 
 def leak_sentence(audit: Audit) -> str:
     """The warning of a leak; empty without one."""
@@ -177,47 +183,51 @@ def _grounding_rows(audit: Audit) -> tuple[Iterable[Row], Conclusion] | None:
 # --- what each section says -------------------------------------------------------------------
 
 
+def _problems_first(problems: list[str], facts: list[str]) -> Conclusion:
+    return Conclusion(" ".join(problems + facts), problem=bool(problems))
+
+
 def _aspects(figures: AspectFigures) -> Conclusion:
-    text = f"{figures.tuples:,} reviews were split into aspects."
+    problems = []
+    if figures.empty:
+        problems.append(f"{plural(figures.empty, 'tuple')} without content.")
+    if figures.repeated:
+        problems.append(f"{plural(figures.repeated, 'repeated tuple')}.")
+    facts = [f"{plural(figures.tuples, 'review')} in aspects."]
     slots = emptiest_slots(figures.nulls)
     if slots and slots[0][1] > 0:
-        text += f" The slot that is empty most often is {slots[0][0]} ({percent(slots[0][1])})."
-    defects = []
-    if figures.empty:
-        defects.append(f"{plural(figures.empty, 'tuple')} without content")
-    if figures.repeated:
-        defects.append(plural(figures.repeated, "repeated tuple"))
-    if defects:
-        text += f" There are {' and '.join(defects)}."
-    return Conclusion(text, problem=bool(defects))
+        facts.append(f"Users say least about {slots[0][0]}: {percent(slots[0][1])} are empty.")
+    return _problems_first(problems, facts)
 
 
 def _personas(figures: PersonaFigures) -> Conclusion:
-    mean = "no" if figures.mean is None else f"{figures.mean:.1f}"
-    text = f"{plural(figures.items, 'item')} with {mean} personas on average."
     missing, twice = figures.without.count, figures.same_name_items.count
+    problems = []
     if missing:
-        text += f" {plural(missing, 'item')} without personas cannot be reranked."
-    else:
-        text += " No item is without personas."
+        problems.append(f"{plural(missing, 'item')} without personas, which cannot be reranked.")
     if twice:
-        text += f" {plural(twice, 'item')} with two personas of the same name."
-    return Conclusion(text, problem=bool(missing or twice))
+        problems.append(f"{plural(twice, 'item')} with two personas of the same name.")
+    mean = "no" if figures.mean is None else f"{figures.mean:.1f}"
+    facts = [f"{plural(figures.items, 'item')} with {mean} personas on average."]
+    if not missing:
+        facts.append("No item is without personas.")
+    return _problems_first(problems, facts)
 
 
 def _evidence(figures: EvidenceFigures) -> Conclusion:
-    text, missing = "", figures.missing
+    problems, facts = [], []
+    missing = figures.missing.count if figures.missing else 0
     if figures.held_out.count:
-        text += f"{plural(figures.held_out.count, 'citation')} of held-out interactions: a leak. "
+        problems.append(f"{plural(figures.held_out.count, 'citation')} of held-out interactions.")
+    if missing:
+        problems.append(f"{plural(missing, 'citation')} of users who say nothing about the item.")
     if figures.coverage is not None:
-        text += f"Personas cite {percent(figures.coverage)} of what users say about an item. "
-    if missing is None:
-        text += "Without aspects.jsonl nobody knows whether the cited evidence exists."
-    elif missing.count:
-        text += f"{plural(missing.count, 'citation')} of users who say nothing about the item."
-    else:
-        text += "All cited evidence exists."
-    return Conclusion(text, problem=bool(figures.held_out.count or (missing and missing.count)))
+        facts.append(f"Personas cite {percent(figures.coverage)} of what users say about an item.")
+    if figures.missing is None:
+        facts.append(f"Without {ASPECTS} it is unknown whether the cited evidence exists.")
+    elif not missing:
+        facts.append("All cited evidence exists.")
+    return _problems_first(problems, facts)
 
 
 def _distinctness(figures: Distinctness) -> Conclusion:
@@ -253,23 +263,22 @@ def _grounding(measured: Iterable[tuple[str, Grounding]]) -> Conclusion:
 
 
 def _alignments(figures: AlignmentFigures) -> Conclusion:
-    parts = []
+    problems = []
     unknown = figures.unknown.count if figures.unknown else 0
-    biased = figures.position_p is not None and figures.position_p < SIGNIFICANT
     if figures.held_out.count:
-        parts.append(f"{plural(figures.held_out.count, 'alignment')} of held-out interactions: ")
-        parts[-1] += "a leak."
+        problems.append(f"{plural(figures.held_out.count, 'alignment')} of held-out interactions.")
     if unknown:
-        parts.append(f"{plural(unknown, 'alignment')} to personas that do not exist.")
-    if biased:
-        parts.append(
+        problems.append(f"{plural(unknown, 'alignment')} to personas that do not exist.")
+    if figures.position_p is None:
+        facts = ["The effect of a persona's position in its list could not be measured."]
+    elif figures.position_p < SIGNIFICANT:
+        problems.append(
             "The choice depends on the position of a persona in its list: check the judge."
         )
-    elif figures.position_p is not None:
-        parts.append("The position of a persona in its list has no visible effect on the choice.")
-    if not parts:
-        parts.append(f"{plural(figures.alignments, 'alignment')}; too few to look for a bias.")
-    return Conclusion(" ".join(parts), problem=bool(figures.held_out.count or unknown or biased))
+        facts = []
+    else:
+        facts = ["The position of a persona in its list has no visible effect on the choice."]
+    return _problems_first(problems, facts)
 
 
 def _agreement(figures: Agreement) -> Conclusion:

@@ -55,9 +55,11 @@ def test_every_part_says_what_it_means(audited: Callable[..., Audit]) -> None:
 
 def test_problems_come_first(audited: Callable[..., Audit]) -> None:
     figures = audited(catalogue(), words())
-    problems = [one for one in sections(figures) if one.conclusion.problem]
-    names = ["aspects", "personas", "evidence", "alignments", "agreement"]
-    assert [one.name for one in problems] == names
+    ordered = sorted(sections(figures), key=lambda one: one.rank)
+    names = ["evidence", "alignments", "aspects", "personas", "agreement"]
+    problems = [one for one in ordered if one.conclusion.problem]
+    assert [one.name for one in problems] == names, "leaks before other problems"
+    assert problems[0].conclusion.text.startswith("1 citation of held-out interactions. 1 cit")
     found = Page(page(figures, "folder"))
     assert found.headings[1 : 1 + len(problems)] == [one.title for one in problems]
     assert "5 parts need attention:" in found.text
