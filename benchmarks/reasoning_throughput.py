@@ -35,6 +35,7 @@ from urllib.parse import urlsplit
 
 from indexer.ledger import Ledger
 from indexer.llm import LLM, Request
+from indexer.prompts import Prompt
 from p4r_qdrant.settings import LLMSettings
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +52,7 @@ VALUE = dict.fromkeys(("a", "b", "c", "d"), "A phrase that a model has written. 
 
 
 def requests(count: int) -> Iterator[Request]:
-    return (Request("aspects", SYSTEM, f"{n}: {REVIEW}", SCHEMA, "m") for n in range(count))
+    return (Request("aspects", Prompt(SYSTEM, f"{n}: {REVIEW}"), SCHEMA, "m") for n in range(count))
 
 
 @contextmanager

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -38,6 +40,27 @@ class Prompt:
     user: str
 
 
+class LazyPrompt:
+    """A prompt that is rendered when its text is first needed."""
+
+    def __init__(self, render: Callable[[], Prompt]) -> None:
+        self._render = render
+
+    @cached_property
+    def _prompt(self) -> Prompt:
+        return self._render()
+
+    @property
+    def system(self) -> str:
+        """The system message."""
+        return self._prompt.system
+
+    @property
+    def user(self) -> str:
+        """The user message."""
+        return self._prompt.user
+
+
 @dataclass(frozen=True)
 class Domain:
     """One domain's words and templates. Raises InputError where the folder is not complete."""
@@ -47,6 +70,7 @@ class Domain:
     person: str
     slots: tuple[Slot, ...]
     folder: Path
+    _templates: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def load(cls, name: str) -> Domain:
@@ -67,11 +91,13 @@ class Domain:
             raise InputError(f"{path} is broken: {error!r}") from None
 
     def template(self, step: str) -> str:
-        """The text of a step's template, of this domain or the generic one."""
+        """The text of a step's template, of this domain or the generic one; read once."""
+        if (known := self._templates.get(step)) is not None:
+            return known
         for folder in (self.folder, _prompts() / GENERIC):
             path = folder / f"{step}.md"
             if path.is_file():
-                return path.read_text(encoding="utf-8")
+                return self._templates.setdefault(step, path.read_text(encoding="utf-8"))
         raise InputError(f"neither {self.folder} nor the generic domain has a {step}.md")
 
     def version(self, step: str) -> str:

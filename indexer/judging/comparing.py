@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from indexer.artifacts.lines import Refusals
 from indexer.llm import Request
 from indexer.reasoning.sanitizing import cleaned, parts, problem_with
-from indexer.reasoning.step import TEXT, Question, Sources, Step, an_object, one_of
+from indexer.reasoning.step import TEXT, AnswerForm, Question, Sources, Step, an_object, one_of
 
 FIRST, SECOND, TIE = "A", "B", "tie"
 VERDICTS = (FIRST, SECOND, TIE)
@@ -168,12 +168,14 @@ class Judging(Step):
         return self.request(
             self._study.template,
             f"{one.context}\n\n{label} {FIRST}:\n{first}\n\n{label} {SECOND}:\n{second}",
-            schema=an_object(
-                difference=TEXT, **dict.fromkeys(self._study.criteria, one_of(VERDICTS))
+            AnswerForm(
+                schema=an_object(
+                    difference=TEXT, **dict.fromkeys(self._study.criteria, one_of(VERDICTS))
+                ),
+                check=partial(_problem, criteria=self._study.criteria),
+                about=dict(one.about),
+                max_tokens=500,
             ),
-            check=partial(_problem, criteria=self._study.criteria),
-            about=dict(one.about),
-            max_tokens=500,
         )
 
     def record(self, about: Comparison, values: list[Any]) -> Judgment:

@@ -6,10 +6,22 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from indexer.ledger import request_key
 from p4r_qdrant.records import clean_text
+
+
+class Prompt(Protocol):
+    """The two messages of a prompt."""
+
+    @property
+    def system(self) -> str:
+        """Our instructions."""
+
+    @property
+    def user(self) -> str:
+        """The material, from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +39,7 @@ class Request:
     """
 
     step: str
-    system: str = field(repr=False)
-    user: str = field(repr=False)
+    prompt: Prompt = field(repr=False)
     schema: Mapping[str, Any] = field(repr=False)
     model: str
     temperature: float = 0.0
@@ -47,6 +58,16 @@ class Request:
                 parameters={"temperature": self.temperature, "max_tokens": self.max_tokens},
             )
             object.__setattr__(self, "key", key)
+
+    @property
+    def system(self) -> str:
+        """The system message."""
+        return self.prompt.system
+
+    @property
+    def user(self) -> str:
+        """The user message."""
+        return self.prompt.user
 
 
 @dataclass(frozen=True, slots=True)

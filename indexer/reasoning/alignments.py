@@ -15,11 +15,10 @@ from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.lookup import Lookup
 from indexer.artifacts.names import ALIGNMENTS, ASPECTS, PERSONAS
-from indexer.llm import Request
 from indexer.progress import Progress
 from indexer.reasoning.nearest import Case, Nearest, Remembering, nearest_personas
 from indexer.reasoning.sanitizing import problem_with
-from indexer.reasoning.step import TEXT, Question, Sources, Step, an_object, one_of
+from indexer.reasoning.step import TEXT, AnswerForm, Question, Sources, Step, an_object, one_of
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.records import Alignment, Interaction, ItemPersonas, Persona
@@ -146,10 +145,12 @@ class Alignments(Aligning):
         request = self.request(
             "alignment",
             material,
-            schema=an_object(choice=one_of(labels), justification=TEXT),
-            check=partial(_problem, labels=labels),
-            about={"user_id": user_id, "item_id": target.item_id},
-            max_tokens=300,
+            AnswerForm(
+                schema=an_object(choice=one_of(labels), justification=TEXT),
+                check=partial(_problem, labels=labels),
+                about={"user_id": user_id, "item_id": target.item_id},
+                max_tokens=300,
+            ),
         )
         return Question(about, [request])
 
@@ -187,10 +188,6 @@ class NearestAlignments(Aligning):
         super().__init__(sources, refusals, per_user=per_user, profile=profile)
         self._encoder = encoder
         self._progress = progress
-
-    def requests(self) -> Iterator[Request]:
-        """None."""
-        return iter(())
 
     def obstacle(self, target: Target) -> str | None:
         """As for the judge; and there must be aspects to compare."""

@@ -16,7 +16,7 @@ from indexer.reasoning.sanitizing import (
     parts,
     problem_with,
 )
-from indexer.reasoning.step import TEXT_OR_NULL, Question, Step, an_object
+from indexer.reasoning.step import TEXT_OR_NULL, AnswerForm, Question, Step, an_object
 from p4r_qdrant.records import Aspects, Item, Review
 
 MOST_WORDS = 40
@@ -64,16 +64,19 @@ class ReviewAspects(Step):
             return None
         head = f"{item.title or 'untitled'}, rated {review.rating:g} of 5"
         slots = self.sources.domain.slots
+        answer = AnswerForm(
+            schema=an_object(**{slot.name: TEXT_OR_NULL for slot in slots}),
+            check=_problem,
+            about={"user_id": review.user_id, "item_id": review.item_id},
+            max_tokens=500,
+        )
         return Question(
             review,
             [
                 self.request(
                     "aspects",
                     f"{head}\n\n{piece}",
-                    schema=an_object(**{slot.name: TEXT_OR_NULL for slot in slots}),
-                    check=_problem,
-                    about={"user_id": review.user_id, "item_id": review.item_id},
-                    max_tokens=500,
+                    answer,
                     slots="\n".join(f"- {slot.name}: {slot.asks}" for slot in slots),
                     form="{" + ", ".join(f'"{slot.name}": "..." or null' for slot in slots) + "}",
                 )

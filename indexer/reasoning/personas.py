@@ -16,7 +16,7 @@ from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.lookup import RecordFile
 from indexer.artifacts.names import ASPECTS, ITEMS, PERSONAS
 from indexer.reasoning.sanitizing import problem_with
-from indexer.reasoning.step import TEXT, Question, Step, an_array, an_object, one_of
+from indexer.reasoning.step import TEXT, AnswerForm, Question, Step, an_array, an_object, one_of
 from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona
 
 MOST_PERSONAS = 7
@@ -75,10 +75,12 @@ class Personas(Step):
         request = self.request(
             template,
             material,
-            schema=an_object(personas=an_array(an_object(**persona), least=least, most=most)),
-            check=partial(_problem, least=least, most=most, labels=labels),
-            about={"item_id": item_id},
-            max_tokens=1600,
+            AnswerForm(
+                schema=an_object(personas=an_array(an_object(**persona), least=least, most=most)),
+                check=partial(_problem, least=least, most=most, labels=labels),
+                about={"item_id": item_id},
+                max_tokens=1600,
+            ),
             least=least,
             most=most,
         )

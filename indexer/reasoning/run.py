@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,12 @@ from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.artifacts.writing import written_bytes
 from indexer.ledger import Ledger
-from indexer.llm import LLM, BatchesUnderWay, Request, Requests, estimate_tokens
+from indexer.llm import LLM, BatchesUnderWay, Requests, estimate_tokens
 from indexer.progress import SILENT, Progress
 from indexer.reasoning.alignments import Alignments, NearestAlignments
 from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.personas import Personas
+from indexer.reasoning.questions import Questions
 from indexer.reasoning.step import Sources, Step, StepReport
 from indexer.reasoning.summaries import Summaries
 from p4r_qdrant.encoder.base import Encoder
@@ -130,19 +131,20 @@ async def reason(
     for step in steps:
         if under_way is not None and step.reads:
             break
-        estimate = estimate_step(step, ledger, price_factor, paid)
+        questions = Questions(step)
+        estimate = _estimate(questions, ledger, price_factor, paid)
         progress.estimated(step, estimate)
         progress.start(step.name, estimate.total if step.asks else None)
         try:
             if llm is not None and step.asks:
-                async with aclosing(llm.run(Requests(step.requests))) as answers:
+                async with aclosing(llm.run(Requests(questions.requests))) as answers:
                     async for _ in answers:
                         progress.advance()
         except BatchesUnderWay as error:
             under_way = error
         finally:
             ledger.sync()
-            reports.append(step.render(ledger))
+            reports.append(step.write(ledger, questions))
             progress.written(step, reports[-1])
     if under_way is not None:
         raise under_way
@@ -187,10 +189,17 @@ def estimate_step(
     step: Step, ledger: Ledger, price_factor: float = 1.0, under_way: Collection[str] = ()
 ) -> Estimate:
     """What one step would cost, at this part of the prices; what is under way by key aside."""
+    return _estimate(Questions(step), ledger, price_factor, under_way)
+
+
+def _estimate(
+    questions: Questions, ledger: Ledger, price_factor: float, under_way: Collection[str]
+) -> Estimate:
+    step = questions.step
     if not step.asks:
         return Estimate(cost_usd=0.0)
-    one = Estimate()
-    for request in _requests(step, one):
+    one = Estimate(complete=all(step.sources.folder.has(name) for name in step.reads))
+    for request in questions.requests() if one.complete else ():
         if ledger.has(step.name, request.key):
             one.known += 1
             continue
@@ -208,9 +217,3 @@ def estimate_step(
         given = (record for record in ledger.entries(step.name) if record["ok"])
         one.outdated = sum(record.get("template") not in current for record in given)
     return one
-
-
-def _requests(step: Step, one: Estimate) -> Iterator[Request]:
-    missing = [name for name in step.reads if not step.sources.folder.has(name)]
-    one.complete = not missing
-    return iter(()) if missing else step.requests()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -16,9 +16,9 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, as_line, read_lines
 from indexer.artifacts.names import ITEMS
 from indexer.artifacts.writing import written_whole
-from indexer.ledger import Ledger
+from indexer.ledger import Ledger, request_key
 from indexer.llm import Request
-from indexer.prompts import Domain
+from indexer.prompts import Domain, LazyPrompt
 from p4r_qdrant.records import Item
 from p4r_qdrant.settings import LLMSettings
 
@@ -62,6 +62,18 @@ class Question:
     requests: Sequence[Request]
 
 
+@dataclass(frozen=True)
+class AnswerForm:
+    """What an answer must look like, and which records it comes from."""
+
+    schema: dict[str, Any]
+    check: Callable[[Any, str], str | None]
+    """(answer, system prompt) -> what is wrong with the answer, None where nothing is."""
+    about: dict[str, str]
+    """The ids of the records (item_id, user_id)."""
+    max_tokens: int
+
+
 @dataclass
 class StepReport:
     """Lines written, inputs whose answers are missing, and what was left out, by reason."""
@@ -89,6 +101,8 @@ class Step(ABC):
         self.sources = sources
         self.refusals = refusals
         self.left_out: Counter[str] = Counter()
+        self.keys: dict[bytes, bytes] | None = None
+        """Ledger keys by what the requests are made of; a dict here spares rendering again."""
 
     @abstractmethod
     def questions(self) -> Iterator[Question]:
@@ -106,27 +120,20 @@ class Step(ABC):
         """The version of each of its templates, by name."""
         return {name: self.sources.domain.version(name) for name in self.templates}
 
-    def requests(self) -> Iterator[Request]:
-        """All requests, in input order."""
-        for question in self.questions():
-            yield from question.requests
-
     def values(self, question: Question, ledger: Ledger) -> list[Any] | None:
         """What the ledger has for a question; None where an answer is missing."""
         answers = [ledger.get(self.name, request.key) for request in question.requests]
         values = [answer["answer"] for answer in answers if answer is not None]
         return values if len(values) == len(answers) else None
 
-    def render(self, ledger: Ledger) -> StepReport:
-        """Write the artifact from what the ledger holds, in input order.
+    def write(self, ledger: Ledger, questions: Iterable[Question]) -> StepReport:
+        """Write the artifact from the answers in the ledger, in input order.
 
-        The same answers make the same bytes, in whatever order they came.
+        The same answers make the same bytes, whatever the order in which they came.
         """
-        self.left_out.clear()
-        self.refusals = Refusals()  # what is wrong in the input was told when it was asked about
         report = StepReport(left_out=self.left_out)
         with written_whole(self.sources.folder.path / self.artifact) as write:
-            for question in self.questions():
+            for question in questions:
                 values = self.values(question, ledger)
                 if values is None:
                     report.unanswered += 1
@@ -137,24 +144,39 @@ class Step(ABC):
                     report.written += 1
         return report
 
-    def request(self, template: str, material: str, **more: Any) -> Request:
-        """A request of this step; `more` holds values of the template and fields of Request."""
-        fields = {name: more.pop(name) for name in ("schema", "check", "about", "max_tokens")}
-        prompt = self.sources.domain.render(
-            template, material=material, language=self.sources.language, **more
+    def request(self, template: str, material: str, answer: AnswerForm, **values: Any) -> Request:
+        """A request of this step; `values` are put into the template beside the material.
+
+        Its prompt is rendered when its text, or a key that is not in `keys`, is first needed.
+        """
+        sources, model = self.sources, self.sources.llm.of(self.name)
+        prompt = LazyPrompt(
+            partial(
+                sources.domain.render,
+                template,
+                material=material,
+                language=sources.language,
+                **values,
+            )
         )
-        model = self.sources.llm.of(self.name)
-        check = fields.pop("check")
-        return Request(
+        content = [material, values, answer.schema, answer.max_tokens]
+        identity = bytes.fromhex(request_key(template=template, content=content, model=""))
+        known = self.keys.get(identity) if self.keys is not None else None
+        request = Request(
             step=self.name,
-            system=prompt.system,
-            user=prompt.user,
+            prompt=prompt,
+            schema=answer.schema,
             model=model.model,
             temperature=model.temperature,
-            check=lambda value: check(value, prompt.system),
+            max_tokens=answer.max_tokens,
+            check=lambda value: answer.check(value, prompt.system),
+            about=answer.about,
             template=self.versions[template],
-            **fields,
+            key=known.hex() if known is not None else "",
         )
+        if self.keys is not None and known is None:
+            self.keys[identity] = bytes.fromhex(request.key)
+        return request
 
 
 def an_object(**properties: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from indexer.artifacts.lines import read_lines
 from indexer.artifacts.names import ITEMS, SUMMARIES
 from indexer.reasoning.sanitizing import metadata, problem_with
-from indexer.reasoning.step import TEXT, Question, Step, an_object
+from indexer.reasoning.step import TEXT, AnswerForm, Question, Step, an_object
 from p4r_qdrant.records import Item, Summary
 
 MOST_WORDS = 120
@@ -41,10 +41,12 @@ class Summaries(Step):
         request = self.request(
             "summary",
             known.text,
-            schema=an_object(summary=TEXT),
-            check=_problem,
-            about={"item_id": item.item_id},
-            max_tokens=400,
+            AnswerForm(
+                schema=an_object(summary=TEXT),
+                check=_problem,
+                about={"item_id": item.item_id},
+                max_tokens=400,
+            ),
         )
         return Question(item.item_id, [request])
 

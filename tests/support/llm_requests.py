@@ -3,6 +3,7 @@
 from typing import Any
 
 from indexer.llm import Request
+from indexer.prompts import Prompt
 
 KEY = "sk-s3cr3t-k3y"
 SECRET_TEXT = "the reviewer lives at 12 Rose Lane"
@@ -15,8 +16,8 @@ SCHEMA = {
 
 
 def request(number: int = 0, **more: Any) -> Request:
-    user = f"review {number}: {SECRET_TEXT}"
-    return Request("aspects", "Extract.", user, SCHEMA, "m", about={"n": str(number)}, **more)
+    prompt = Prompt("Extract.", f"review {number}: {SECRET_TEXT}")
+    return Request("aspects", prompt, SCHEMA, "m", about={"n": str(number)}, **more)
 
 
 def requests(count: int, **more: Any) -> list[Request]:

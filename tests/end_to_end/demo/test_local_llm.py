@@ -28,6 +28,7 @@ from indexer.ledger import Ledger
 from indexer.llm.parsing import parse_answer
 from indexer.prompts import Domain
 from indexer.reasoning import run
+from indexer.reasoning.questions import Questions
 from indexer.reasoning.step import Sources
 from p4r_qdrant.errors import MissingExtraError, P4RError
 from tests.support.counting_proxy import CountingProxy, counting_proxy
@@ -219,7 +220,9 @@ def test_killed_three_times_it_asks_nothing_twice(
         profile="before",
         seed=0,
     )
-    prompts = {(step.name, one.key): one.user for step in steps for one in step.requests()}
+    prompts = {
+        (step.name, one.key): one.user for step in steps for one in Questions(step).requests()
+    }
     assert answered(out) == set(prompts), "the answers are those to the questions"
     for calls, kept in kills:
         asked_later = {call.user for call in proxy.calls[calls:]}

@@ -33,6 +33,7 @@ from indexer.llm import (
 )
 from indexer.llm.batch import endpoint as batch_endpoint
 from indexer.llm.batch import run as batch
+from indexer.prompts import Prompt
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import LLMSettings
 from tests.support.llm_requests import KEY, SCHEMA, SECRET_TEXT, requests
@@ -222,7 +223,7 @@ def test_the_limit_of_tokens_under_way(server: ScriptedBatches, ledger: Ledger) 
 
 def test_steps_and_models_are_kept_apart(server: ScriptedBatches, ledger: Ledger) -> None:
     other = [
-        Request("personas", "Write.", f"review {n}: x", SCHEMA, "big", about={"n": str(n)})
+        Request("personas", Prompt("Write.", f"review {n}: x"), SCHEMA, "big", about={"n": str(n)})
         for n in range(3)
     ]
     wanted = [one for pair in zip(requests(3), other, strict=True) for one in pair]

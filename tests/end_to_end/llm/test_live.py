@@ -36,6 +36,7 @@ from indexer.llm import (
     retrying,
 )
 from indexer.llm.parsing import parse_answer
+from indexer.prompts import Prompt
 from p4r_qdrant.errors import SettingsError, StorageFullError
 from p4r_qdrant.settings import LLMSettings
 from tests.support.llm_requests import KEY, SCHEMA, SECRET_TEXT, request, requests
@@ -549,7 +550,7 @@ def test_unicode_mess_is_cleaned(ledger: Ledger) -> None:
     mess = r'{"a": "tab\t bell\u0007 half\ud83d nul\u0000", "b": ["\u009f x"], "c\u0001": 1}'
     mess = mess + "\ufeff"
     with ScriptedLLM(says(mess)) as server:
-        one = Request("aspects", "s", "u", schema, "m")
+        one = Request("aspects", Prompt("s", "u"), schema, "m")
         answer = reason(server, ledger, [one]).only
         again = reason(server, ledger, [one]).only
     assert answer.value == {"a": "tab\t bell half nul", "b": ["x"], "c": 1}
@@ -559,7 +560,7 @@ def test_unicode_mess_is_cleaned(ledger: Ledger) -> None:
 
 def test_a_prompt_with_half_an_emoji_is_sent(ledger: Ledger) -> None:
     with ScriptedLLM(GOOD) as server:
-        one = Request("aspects", "s", "half \ud83d nul \x00", SCHEMA, "m")
+        one = Request("aspects", Prompt("s", "half \ud83d nul \x00"), SCHEMA, "m")
         assert reason(server, ledger, [one]).only.ok
     assert server.calls[0].user == "half  nul"
 
@@ -615,7 +616,7 @@ def test_each_model_and_step_has_its_own(ledger: Ledger) -> None:
             return fails(422, "response_format: unknown variant json_schema")
         return GOOD
 
-    old = Request("personas", "s", "u", SCHEMA, "old")
+    old = Request("personas", Prompt("s", "u"), SCHEMA, "old")
     with ScriptedLLM(script) as server:
         outcome = reason(server, ledger, [request(1), old, request(2)])
     assert len(outcome.answers) == 3

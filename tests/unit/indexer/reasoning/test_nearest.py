@@ -15,6 +15,7 @@ from indexer.prompts import Domain
 from indexer.reasoning import run
 from indexer.reasoning.alignments import BLOCK
 from indexer.reasoning.nearest import Case, Remembering, nearest_personas
+from indexer.reasoning.questions import Questions
 from indexer.reasoning.step import Sources, StepReport
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Persona
@@ -145,9 +146,8 @@ def align(path: Path, encoder: Any, **more: Any) -> tuple[StepReport, list[str],
         seed=0,
         **options,
     )
-    assert list(step.requests()) == []
     with Ledger(path / "ledger") as ledger:
-        report = step.render(ledger)
+        report = step.write(ledger, Questions(step))
     return report, (path / "alignments.jsonl").read_text().splitlines(), seen.counts
 
 
