@@ -20,6 +20,7 @@ from indexer.reasoning.step import Question, Sources
 from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings
 from tests.support.obliging_llm import obliging
+from tests.support.progress import RecordedProgress
 from tests.support.scripted_llm import ScriptedLLM
 
 BOOKSHOP = resource("examples/bookshop")
@@ -88,7 +89,7 @@ def reason(server: ScriptedLLM, output: Path) -> None:
     async def go() -> None:
         with Ledger(folder.path / "ledger") as ledger:
             async with LLM(settings, ledger) as llm:
-                await run.reason(steps, llm, ledger)
+                await run.reason(steps, llm, ledger, RecordedProgress())
 
     asyncio.run(go())
 
