@@ -18,7 +18,7 @@ def agreements_of(item: SampledItem, encoder: Encoder) -> list[tuple[float, floa
     cases = [Case(aspects, item.personas) for aspects, _ in item.aligned]
     nearest = nearest_personas(encoder, cases)
     return [
-        (float(one.place == position), 1 / len(item.personas))
+        (float(one.position == position), 1 / len(item.personas))
         for one, (_, position) in zip(nearest, item.aligned, strict=True)
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -20,6 +20,7 @@ from indexer.cli.shared import (
 
 if TYPE_CHECKING:
     from indexer.llm import LLM
+    from indexer.reasoning.alignment_targets import Profile, Strategy
 
 group = typer.Typer()
 
@@ -71,6 +72,7 @@ def reason(
     from indexer.llm import BatchesUnderWay, BatchFolder
     from indexer.prompts import Domain
     from indexer.reasoning import run
+    from indexer.reasoning.alignment_targets import AlignmentOptions
     from indexer.reasoning.step import Sources
     from indexer.terminal.console import ReasoningProgress, print_estimates
     from p4r_qdrant.encoder.local import PersonaEncoder
@@ -78,6 +80,12 @@ def reason(
 
     settings = Settings.load()
     refusals = Refusals()
+    options = AlignmentOptions(
+        per_user=per_user,
+        profile=cast("Profile", profile),  # AlignmentOptions checks both texts
+        strategy=cast("Strategy", strategy),
+        seed=seed,
+    )
     folder = run.gather(items, reviews, splits, artifacts)
     progress = ReasoningProgress()
     names = [name.strip() for name in steps.split(",")]
@@ -88,12 +96,9 @@ def reason(
         names,
         Sources(folder, Domain.load(domain), settings.llm, limit),
         refusals,
-        per_user=per_user,
-        profile=profile,
-        seed=seed,
-        strategy=strategy,
-        encoder=encoder,
-        progress=progress,
+        options,
+        encoder,
+        progress,
     )
     with Ledger(folder.path / "ledger", read_only=dry_run) as ledger:
         if dry_run:

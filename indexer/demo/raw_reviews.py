@@ -17,6 +17,7 @@ from indexer.ledger import Ledger
 from indexer.llm import LLM
 from indexer.prompts import Domain
 from indexer.reasoning import run
+from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.step import Sources
 from indexer.terminal.console import ReasoningProgress
 from p4r_qdrant.settings import LLMSettings
@@ -61,9 +62,7 @@ def reason(
         list(run.STEPS),
         Sources(ArtifactFolder(folder), Domain.load("books"), settings),
         refusals,
-        per_user=1,
-        profile="before",
-        seed=0,
+        AlignmentOptions(per_user=1),
     )
 
     async def ask() -> None:

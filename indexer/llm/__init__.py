@@ -1,26 +1,26 @@
-"""Any LLM behind the OpenAI chat-completions protocol. The only user of openai and tenacity.
+"""Any LLM with the OpenAI chat-completions API. The only package that uses openai and tenacity.
 
     with Ledger(folder) as ledger:
         async with LLM(settings.llm, ledger) as llm, aclosing(llm.run(requests)) as answers:
             async for answer in answers: ...
 
-Three circles, from the inside out:
+Three levels, from the inside out:
 
-- a *call* is one HTTP exchange (`endpoint.py`). 408, 409, 429, 5xx, timeouts and broken connections
-  are sent again by the one retry policy (`retrying.py`), never earlier than Retry-After says. What
-  cannot get better (no credit, a wrong key or model) stops the run, with the endpoint's reason.
-- a *request* is asked until an answer can be used: whole, not refused, JSON, of its schema, and
-  past its own check (`answers.py`); each time with what was wrong, `attempts` times in all. Then it
-  is a failed answer, recorded as such; one bad record never stops a run.
-- a *run* (`live.py`) keeps `concurrency` calls under way, within the ceilings (`budget.py`). An
-  answer is in the ledger before it is yielded.
+- A *call* (`caller.py`) is one HTTP exchange (`endpoint.py`). After 408, 409, 429, 5xx, a timeout
+  or a broken connection it is retried (`retrying.py`), never earlier than Retry-After says. An
+  error that a retry cannot help (no credit, a wrong key or model) stops the run.
+- A *request* is asked until an answer is usable: complete, not refused, JSON that fits the schema
+  and passes the request's check (`answers.py`). Each retry says what was wrong. After `attempts`
+  attempts the request is recorded as failed; one bad record never stops a run.
+- A *run* (`live.py`) keeps `concurrency` calls open, within the ceilings (`budget.py`). An answer
+  is in the ledger before it is yielded.
 
-What an endpoint can do (JSON schemas, JSON mode, which parameters) is found out by the first call
-of each model and step while the others wait, and then remembered: `capabilities.py`.
+The first call of each model and step finds out what the endpoint supports (JSON schemas, JSON
+mode, which parameters) while the other calls wait: `capabilities.py`.
 
-Where a day's time costs less than money, `batch.py` sends the same requests as batches.
+`batch/` sends the same requests through the Batch API: half the price, within a day.
 
-No text of a user, and no key, is ever logged or in an error's message.
+No user's text and no key is ever logged or part of an error message.
 """
 
 from __future__ import annotations

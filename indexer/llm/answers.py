@@ -1,4 +1,4 @@
-"""Whether an answer can be used, and what to say when it is asked for again."""
+"""Validate answers, and word the retry prompt for one that is unusable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from indexer.llm.wire import Completion
 from p4r_qdrant.records import clean_text
 
 KEPT_CHARACTERS = 20_000
-"""How much of an unusable answer is kept, and shown to the model when it is asked again."""
+"""Characters of an unusable answer that are kept, and shown to the model in the retry."""
 _DO_ANSWER = (
     "You gave no answer the last time. Nobody asks for an opinion, only for the JSON object "
     "described above; where there is nothing to say, leave its fields as empty as it allows."
@@ -22,7 +22,7 @@ _DO_ANSWER = (
 
 @dataclass(slots=True)
 class Attempt:
-    """One request on its way to an answer: what came of it so far, and what is said next."""
+    """One request and all answers to it so far; `retry` is how it is asked next."""
 
     request: Request
     retry: RetryPrompt
@@ -32,13 +32,13 @@ class Attempt:
 
     @classmethod
     def first(cls, request: Request) -> Self:
-        """Nothing was asked yet."""
+        """A request that was not asked yet."""
         return cls(request, RetryPrompt(request.max_tokens))
 
     def validate(
         self, completion: Completion, spent: Usage, capabilities: Capabilities
     ) -> Answer | None:
-        """The answer, where this can be used as one; else None, and `retry` says why not."""
+        """The answer if the completion is usable; else None, and `retry` says why not."""
         self.usage += spent
         self.completion = clean_text(completion.text[:KEPT_CHARACTERS])
         value, problem, again = _validate(self.request, completion, self.retry.max_tokens)
@@ -51,24 +51,24 @@ class Attempt:
         return None
 
     def failed(self) -> Answer:
-        """It came to nothing."""
+        """The failed answer, with all problems."""
         return Answer(self.request, None, self.usage, self.problems, self.completion)
 
 
 def _validate(
     request: Request, completion: Completion, max_tokens: int
 ) -> tuple[Any, str, RetryPrompt | None]:
-    """(value, "", None) of an answer that can be used, else (None, problem, what to say)."""
-    more = RetryPrompt(max_tokens)
+    """(value, "", None) if the completion is usable, else (None, problem, retry prompt)."""
+    retry = RetryPrompt(max_tokens)
     if completion.refusal or completion.finish_reason == "content_filter":
-        said = completion.refusal and f": {shortened(completion.refusal)}"
-        return None, f"the model refused to answer{said}", replace(more, rule=_DO_ANSWER)
+        reason = completion.refusal and f": {shortened(completion.refusal)}"
+        return None, f"the model refused to answer{reason}", replace(retry, rule=_DO_ANSWER)
     if completion.finish_reason == "length" and not _is_json(completion.text):
         rule = f"Your last answer was cut off after {max_tokens} tokens: keep this one shorter."
         problem = f"the answer was cut off after {max_tokens} tokens"
         return None, problem, RetryPrompt(min(2 * max_tokens, 4 * request.max_tokens), rule)
     if not completion.text.strip():
-        return None, "the answer was empty", replace(more, rule=_DO_ANSWER)
+        return None, "the answer was empty", replace(retry, rule=_DO_ANSWER)
     value, problem = _read_answer(request, completion.text)
     if not problem:
         return value, "", None
@@ -77,11 +77,11 @@ def _validate(
         "and nothing else."
     )
     shown = clean_text(completion.text[:KEPT_CHARACTERS])
-    return None, problem, replace(more, completion=shown, correction=correction)
+    return None, problem, replace(retry, completion=shown, correction=correction)
 
 
 def _read_answer(request: Request, text: str) -> tuple[Any, str]:
-    """(value, what is wrong with it)."""
+    """(value, problem); the problem is "" if the value is usable."""
     try:
         value = parse_answer(text)
     except ValueError as error:

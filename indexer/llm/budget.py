@@ -1,4 +1,4 @@
-"""What a run has spent, what calls under way may still cost, and the ceilings over both."""
+"""The budget of one run: what is spent, what open calls may cost, and the ceilings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from p4r_qdrant.settings import LLMSettings
 
 
 class Budget:
-    """One run's money. `tallies` has one for each step that was asked about."""
+    """The budget of one run. `tallies` holds the counts of each step that was asked about."""
 
     def __init__(self, settings: LLMSettings) -> None:
         self.tallies: dict[str, Tally] = {}
@@ -22,7 +22,7 @@ class Budget:
 
     @property
     def usage(self) -> Usage:
-        """What was spent so far, over all steps."""
+        """What is spent so far, over all steps."""
         return sum((tally.usage for tally in self.tallies.values()), Usage())
 
     def tally(self, step: str) -> Tally:
@@ -30,7 +30,10 @@ class Budget:
         return self.tallies.setdefault(step, Tally())
 
     def spend(self, request: Request, completion: Completion, factor: float = 1.0) -> Usage:
-        """Count what a completion took, at `factor` times the price; not every endpoint says."""
+        """Count what a completion cost, at `factor` times the price.
+
+        Tokens are estimated if the endpoint does not report them.
+        """
         tokens = completion.tokens or (
             estimate_tokens(request.system + request.user),
             estimate_tokens(completion.text),
@@ -41,13 +44,13 @@ class Budget:
         return spent
 
     def worst(self, request: Request, retry: RetryPrompt, factor: float = 1.0) -> Usage:
-        """The most that one call may use."""
+        """The most that one call can use."""
         text = f"{request.system}{request.user}{json.dumps(request.schema)}{retry.completion}"
         tokens = estimate_tokens(text) + 100, retry.max_tokens
         return self._used(request, 0, tokens, factor)
 
     def exceeded(self, worst: Usage) -> str:
-        """The ceiling that one more call might exceed, "" where it might not."""
+        """The ceiling that one more call might exceed, in words; "" if none."""
         after = self.usage + self._reserved + worst
         tokens, cost = self._settings.max_tokens, self._settings.max_cost_usd
         if tokens is not None and after.tokens > tokens:
@@ -57,11 +60,11 @@ class Budget:
         return ""
 
     def reserve(self, worst: Usage) -> None:
-        """Keep back what a call, or a batch of them, may use."""
+        """Reserve what a call, or a batch of calls, may use."""
         self._reserved = self._reserved + worst
 
     def release(self, worst: Usage) -> None:
-        """It is over."""
+        """Release what was reserved for a call or a batch that has ended."""
         self._reserved = self._reserved + _negative(worst)
 
     def _used(self, request: Request, calls: int, tokens: tuple[int, int], factor: float) -> Usage:
@@ -69,12 +72,12 @@ class Budget:
         return Usage(calls, *tokens, None if cost is None else cost * factor)
 
     def reached(self, ceiling: str) -> BudgetReachedError:
-        """The error that says so."""
+        """The error for a ceiling that is reached."""
         spent = self.usage
         cost = "" if spent.cost_usd is None else f", {spent.cost_usd:.4f} USD"
         return BudgetReachedError(
             f"the next call might exceed {ceiling}: this run has used "
-            f"{spent.tokens:,} tokens{cost}; all answers are kept, run again to go on"
+            f"{spent.tokens:,} tokens{cost}; all answers are kept, run again to continue"
         )
 
 

@@ -1,4 +1,4 @@
-"""What an endpoint understands: JSON schemas, JSON mode, which parameters."""
+"""What an endpoint supports: JSON schemas, JSON mode, which parameters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from indexer.llm.request import Request
 from p4r_qdrant.records import clean_text
@@ -16,10 +16,16 @@ _FORM = re.compile(
 )
 _UNSUPPORTED = re.compile(r"support|unknown|unrecogni|not permitted|extra|deprecated", re.I)
 
+AnswerForm = Literal["json_schema", "json_object", "text"]
+LimitName = Literal["max_tokens", "max_completion_tokens"]
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPrompt:
-    """What is said on asking again: a `rule` for the system, or a `correction` of an answer."""
+    """How a request is asked again: with a `rule` in the system message or with a `correction`.
+
+    completion: the unusable answer that is corrected. A first call has neither.
+    """
 
     max_tokens: int
     rule: str = ""
@@ -29,41 +35,43 @@ class RetryPrompt:
 
 @dataclass(frozen=True, slots=True)
 class RequestFormat:
-    """How a call is worded: the answer's form, what its limit is called, a temperature or none."""
+    """The form of the answer, the name of the token limit, and whether a temperature is sent."""
 
-    form: str
-    tokens: str = "max_tokens"
+    form: AnswerForm
+    limit_name: LimitName = "max_tokens"
     temperature: bool = True
 
 
 @dataclass(slots=True)
 class Capabilities:
-    """What one model takes for one step. Changes only towards simpler, so it comes to an end.
+    """The request format that one model accepts for one step.
 
-    Per step, since a schema that an endpoint cannot do must not cost the other steps theirs.
+    It only ever gets simpler, so the search ends. It is kept per step: one step's schema may be
+    too difficult for an endpoint that supports the schemas of the others.
     """
 
     request_format: RequestFormat
     fixed_form: bool
     proved: bool = False
+    """A call in this format has succeeded."""
     spelled_out: bool = False
-    """The endpoint took the JSON schema and did not keep to it: it is in the prompt from now on."""
+    """The endpoint accepted the JSON schema and ignored it: the prompt now holds it as well."""
     probing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def simplify(self, complaint: str) -> bool:
-        """Leave out what the endpoint complains of; False where that is nothing we could."""
+    def simplify(self, message: str) -> bool:
+        """Leave out what the endpoint's error message names; False if it names nothing we send."""
         old = self.request_format
-        if "max_tokens" in complaint and old.tokens == "max_tokens" and _refuses(complaint):
-            self.request_format = replace(old, tokens="max_completion_tokens")
-        elif "temperature" in complaint and old.temperature and _refuses(complaint):
+        if "max_tokens" in message and old.limit_name == "max_tokens" and _refuses(message):
+            self.request_format = replace(old, limit_name="max_completion_tokens")
+        elif "temperature" in message and old.temperature and _refuses(message):
             self.request_format = replace(old, temperature=False)
-        elif not self.fixed_form and old.form != "text" and _FORM.search(complaint):
-            simpler = "json_object" if old.form == "json_schema" else "text"
+        elif not self.fixed_form and old.form != "text" and _FORM.search(message):
+            simpler: AnswerForm = "json_object" if old.form == "json_schema" else "text"
             self.request_format = replace(old, form=simpler)
         return self.request_format != old
 
     def body(self, request: Request, retry: RetryPrompt) -> dict[str, Any]:
-        """The request as this model takes it."""
+        """The JSON body of a call."""
         request_format = self.request_format
         system = request.system
         if request_format.form != "json_schema" or self.spelled_out:
@@ -80,10 +88,10 @@ class Capabilities:
                 {"role": "assistant", "content": retry.completion},
                 {"role": "user", "content": retry.correction},
             ]
-        for message in messages:  # half an emoji cannot be sent
+        for message in messages:  # a lone surrogate cannot be encoded
             message["content"] = clean_text(message["content"])
         body: dict[str, Any] = {"model": request.model, "messages": messages}
-        body[request_format.tokens] = retry.max_tokens
+        body[request_format.limit_name] = retry.max_tokens
         if request_format.temperature:
             body["temperature"] = request.temperature
         if request_format.form == "json_schema":
@@ -94,5 +102,5 @@ class Capabilities:
         return body
 
 
-def _refuses(complaint: str) -> bool:
-    return _UNSUPPORTED.search(complaint) is not None
+def _refuses(message: str) -> bool:
+    return _UNSUPPORTED.search(message) is not None

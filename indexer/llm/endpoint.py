@@ -1,4 +1,4 @@
-"""One HTTP exchange with the endpoint; every way it can end is a completion or one exception."""
+"""One HTTP exchange with the endpoint: it ends with a completion or with one exception."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from indexer.llm.wire import (
     Completion,
     TooLargeError,
     Transport,
-    complaint_of,
+    error_message,
     read_completion,
 )
 from p4r_qdrant.errors import SettingsError
@@ -38,16 +38,16 @@ _TOO_LONG = re.compile(
 _FILTERED = re.compile(r"content.?(filter|policy|management)|invalid_prompt|safety", re.I)
 _NO_CREDIT = re.compile(r"insufficient.?(quota|credit|balance)|billing", re.I)
 _ECHO = 24
-"""So many characters of a prompt in an endpoint's error are no coincidence."""
+"""A match of so many characters between an error message and a prompt is no coincidence."""
 
 
 class Endpoint:
-    """The endpoint of the settings. Raises SettingsError where OpenAI is asked without a key."""
+    """The endpoint of the settings. Raises SettingsError if OpenAI is called without a key."""
 
     def __init__(self, settings: LLMSettings) -> None:
         if settings.api_key is None and settings.host == OPENAI_HOST:
             raise SettingsError(
-                "there is no key for OpenAI: set P4R_LLM__API_KEY, or P4R_LLM__BASE_URL to "
+                "there is no key for OpenAI: set P4R_LLM__API_KEY, or set P4R_LLM__BASE_URL to "
                 "another endpoint"
             )
         self._settings = settings
@@ -55,7 +55,7 @@ class Endpoint:
         self.client = self.connect()
 
     def connect(self, most: float = MAX_RESPONSE_BYTES) -> openai.AsyncOpenAI:
-        """A client of its own, whose responses have at most so many bytes."""
+        """A new client that reads at most `most` bytes of a response."""
         timeout_s = self._settings.timeout_s
         return openai.AsyncOpenAI(
             base_url=self._settings.base_url,
@@ -64,8 +64,8 @@ class Endpoint:
             http_client=httpx2.AsyncClient(
                 transport=Transport(self._settings, most),
                 timeout=httpx2.Timeout(timeout_s, connect=min(10.0, timeout_s)),
-                follow_redirects=False,  # prompts go where the settings say, nowhere else
-                headers={"Accept-Encoding": "identity"},  # a bound that compression cannot evade
+                follow_redirects=False,  # prompts go to the configured address only
+                headers={"Accept-Encoding": "identity"},  # compression would evade the size limit
             ),
         )
 
@@ -87,7 +87,7 @@ class Endpoint:
 
     @contextmanager
     def connection(self) -> Iterator[None]:
-        """Turns what may happen to a connection into TransientError and UnanswerableError."""
+        """Translate connection errors into TransientError and UnanswerableError."""
         try:
             yield
         except (TimeoutError, openai.APITimeoutError) as error:
@@ -106,51 +106,51 @@ class Endpoint:
     def failure(
         self, status: int, body: object, request: Request, response: httpx2.Response | None = None
     ) -> Exception:
-        """What a status other than 200 means for a request; `body` is the error's own object."""
-        message, complaint = complaint_of(body)
-        said = self.said(message, [f"{request.system} {request.user}"])
-        if transient := self.transient(status, complaint, response):
+        """The error for a status other than 200; `body` is the parsed body of the response."""
+        message, with_codes = error_message(body)
+        shown = self.shown(message, [f"{request.system} {request.user}"])
+        if transient := self.transient(status, with_codes, response):
             return transient
         if status == 429:
-            return self.refusal(status, said, request.model)
-        if status == 413 or (status in (400, 422) and _TOO_LONG.search(complaint)):
-            return UnanswerableError(f"the prompt is too long for the model: {said}")
-        if status in (400, 422) and _FILTERED.search(complaint):
-            return UnanswerableError(f"the endpoint's content filter refused the prompt: {said}")
+            return self.refusal(status, shown, request.model)
+        if status == 413 or (status in (400, 422) and _TOO_LONG.search(with_codes)):
+            return UnanswerableError(f"the prompt is too long for the model: {shown}")
+        if status in (400, 422) and _FILTERED.search(with_codes):
+            return UnanswerableError(f"the endpoint's content filter refused the prompt: {shown}")
         if status in (400, 422):
-            return UnknownParameterError(said, complaint)
-        return self.refusal(status, said, request.model)
+            return UnknownParameterError(shown, with_codes)
+        return self.refusal(status, shown, request.model)
 
     def transient(
-        self, status: int, complaint: str, response: httpx2.Response | None
+        self, status: int, message: str, response: httpx2.Response | None
     ) -> TransientError | None:
-        """The error to try again after, None where that would be in vain."""
-        no_credit = status == 429 and _NO_CREDIT.search(complaint)
+        """The error if a retry may help, else None."""
+        no_credit = status == 429 and _NO_CREDIT.search(message)
         if no_credit or not (status in _TRY_AGAIN or status >= 500):
             return None
         wait_s = retry_after_s(response.headers) if response is not None else 0.0
         return TransientError(f"HTTP {status}", wait_s, heard=True)
 
-    def refusal(self, status: int, said: str, model: str) -> LLMRefusedError:
-        """What stops a run: the next request would fare no better."""
+    def refusal(self, status: int, message: str, model: str) -> LLMRefusedError:
+        """The error that stops a run: the next request would fail as well."""
         url = self._settings.base_url
         advice = {
-            400: f"{url} does not take such requests",
-            401: f"{url} refuses the key: set P4R_LLM__API_KEY",
-            403: f"{url} does not allow this with this key: check its rights and the model's name",
-            404: f"{url} has no model {model}, or is no such endpoint: check "
+            400: f"{url} rejects such requests",
+            401: f"{url} rejects the key: set P4R_LLM__API_KEY",
+            403: f"{url} forbids this request: check the rights of the key and the model's name",
+            404: f"{url} has no model {model}, or is not a chat-completions endpoint: check "
             "P4R_LLM__MODEL and P4R_LLM__BASE_URL",
             429: f"the account at {url} has no credit left",
-        }.get(status, f"{url} does not take such requests: check P4R_LLM__BASE_URL")
-        return LLMRefusedError(f"{advice} (HTTP {status}: {said or 'no reason given'})")
+        }.get(status, f"{url} rejects such requests: check P4R_LLM__BASE_URL")
+        return LLMRefusedError(f"{advice} (HTTP {status}: {message or 'no reason given'})")
 
-    def said(self, message: str, prompts: Iterable[str]) -> str:
-        """The endpoint's words for people: short, without the key, without a prompt."""
+    def shown(self, message: str, prompts: Iterable[str]) -> str:
+        """The endpoint's message, fit to be shown: short, without the key and without a prompt."""
         text = message.replace(self._secret, "***") if self._secret else message
         text = shortened(text, 200)
         windows = [text[at : at + _ECHO] for at in range(len(text) - _ECHO + 1)]
         for prompt in prompts:
             plain = " ".join(prompt.split())
             if any(window in plain for window in windows):
-                return "its explanation repeats the prompt and is left out"
+                return "the endpoint's message repeats the prompt and is not shown"
         return text

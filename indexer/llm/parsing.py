@@ -1,4 +1,4 @@
-"""What a model wrote, as JSON: tolerant of the wrapping, strict about the content."""
+"""Read JSON from a model's answer: tolerant of the wrapping, strict about the content."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _LEXEME = re.compile(
 )
 _REPAIRED = {",": "", "None": "null", "True": "true", "False": "false"}
 _STARTS = 64
-"""Places where an object might begin that are tried, lest a page of braces take minutes."""
+"""Places where an object may begin that are tried; a page of braces would take minutes."""
 
 
 def parse_answer(text: str) -> dict[str, Any]:
     """The JSON object in a model's answer: whole, in a code fence, or with prose around it.
 
-    Forgiven: a thought before it (`<think>`), trailing commas, Python's None, True and False, raw
-    line breaks in strings. Of several objects the longest one counts. Control characters and lone
-    surrogates are removed from all texts. Raises ValueError in one sentence.
+    Accepts reasoning before it (`<think>`), trailing commas, Python's None, True and False, and
+    raw line breaks in strings. Of several objects the longest one counts. Control characters and
+    lone surrogates are removed from all texts. Raises ValueError with one sentence.
     """
     text = _THOUGHT.sub("", text).strip().removeprefix("\ufeff")
     if not text:
         raise ValueError("the answer was empty")
     found = _objects_in(text)
-    if not found or found[0][0] < len(text):  # the rest may be prose, or all a broken object
+    if not found or found[0][0] < len(text):  # the rest is prose, or part of a broken object
         found += _objects_in(_LEXEME.sub(_repair, text))
     if not found:
         raise ValueError("the answer was not a JSON object")
@@ -67,7 +67,7 @@ def _repair(lexeme: re.Match[str]) -> str:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no number")
+        raise ValueError(f"{text} is not a finite number")
     return value
 
 
@@ -91,11 +91,10 @@ _CHECKED_ELSEWHERE = frozenset({"minItems", "maxItems", "enum"})
 
 
 def schema_problem(value: Any, schema: Mapping[str, Any]) -> str | None:
-    """What does not fit in one sentence that names the place, None where all does.
+    """What does not fit the schema, in one sentence that names the place; None if all fits.
 
-    Counts and choices bind an endpoint that keeps to schemas. Where one does not, they are for
-    the request's own check, which is more lenient ("[r1]" for "R1") and says more clearly what
-    is wrong.
+    Counts and enumerations are not checked here: the request's own check does that, more
+    leniently ("[r1]" for "R1") and with a clearer sentence.
     """
     errors = jsonschema.Draft202012Validator(schema).iter_errors(value)
     error = jsonschema.exceptions.best_match(
@@ -105,6 +104,6 @@ def schema_problem(value: Any, schema: Mapping[str, Any]) -> str | None:
 
 
 def shortened(text: str, characters: int = 300) -> str:
-    """A text on one line, cut to so many characters."""
+    """A text on one line, cut after `characters`."""
     text = " ".join(clean_text(text).split())
     return text if len(text) <= characters else f"{text[:characters]} ..."

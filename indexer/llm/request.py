@@ -1,4 +1,4 @@
-"""What is asked, what comes of it, and the form in which the ledger keeps that."""
+"""Requests and answers, and their form in the ledger."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ class Prompt(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One thing to ask. `schema` is a JSON schema whose root is an object.
+    """One request to the LLM.
 
-    For the endpoints' strict mode every object in it lists all its properties as required and
-    has `additionalProperties: false`. `check` looks at an answer that fits the schema and returns
-    what is wrong with it in a sentence the model is shown, or None. `about` names the records the
-    answer comes from (item_id, user_id): it is stored with the answer, so that it can be found
-    when somebody has a right to be forgotten; and so is `template`, the hash of the prompt's
-    wording. `max_tokens` bounds the answer; a truncated one is asked again with twice as many.
-
-    Without a `key` of the caller's own (`request_key`) it is made of everything that is sent.
+    schema: a JSON schema whose root is an object. For the endpoints' strict mode every object in
+        it lists all its properties as required and has `additionalProperties: false`.
+    check: takes an answer that fits the schema; returns what is wrong with it, in a sentence that
+        is shown to the model, or None.
+    about: the ids of the records that the prompt is made of (item_id, user_id). They are stored
+        with the answer, so that a user's answers can be erased.
+    template: the hash of the prompt template; stored with the answer.
+    max_tokens: the limit of the answer; a truncated answer is asked again with twice as many.
+    key: the ledger key; made of everything that is sent if it is not given.
     """
 
     step: str
@@ -72,7 +73,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Requests that can be gone through more than once: `make` makes them anew each time."""
+    """Requests that can be iterated more than once: `make` starts a new iteration."""
 
     make: Callable[[], Iterator[Request]]
 
@@ -82,7 +83,7 @@ class Requests:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was spent. `cost_usd` is None where a price is not known."""
+    """What is spent. `cost_usd` is None if a price is unknown."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -91,7 +92,7 @@ class Usage:
 
     @property
     def tokens(self) -> int:
-        """Both kinds together."""
+        """Prompt and completion tokens together."""
         return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, other: Usage) -> Usage:
@@ -106,11 +107,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a request.
+    """The answer to a request, or its failure.
 
-    `value` is None where it failed; `problems` says, a sentence an attempt, what was wrong, and
-    `completion` is then the last text the model gave. `known`: it was in the ledger already, and
-    its usage is what it cost then.
+    value: the JSON value; None if the request failed.
+    usage: what it cost; for a `known` answer, what it cost when it was asked.
+    problems: what was wrong, one sentence for each attempt.
+    completion: the model's last text, if the request failed.
+    known: the ledger held the answer already.
     """
 
     request: Request
@@ -128,7 +131,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Tally:
-    """One step's counts, live. `known` answers came from the ledger and cost nothing now."""
+    """Live counts of one step. `known` answers came from the ledger and cost nothing now."""
 
     answered: int = 0
     failed: int = 0
@@ -138,12 +141,12 @@ class Tally:
 
 
 def estimate_tokens(text: str) -> int:
-    """About how many tokens a text has, rather too many than too few: a third of its bytes."""
+    """An upper estimate of the tokens of a text: a third of its UTF-8 bytes."""
     return math.ceil(len(text.encode("utf-8", "replace")) / 3)
 
 
 def to_record(answer: Answer) -> dict[str, Any]:
-    """What the ledger keeps of an answer."""
+    """The ledger record of an answer."""
     request, usage = answer.request, answer.usage
     record: dict[str, Any] = {"about": dict(request.about), "template": request.template}
     if answer.ok:
@@ -162,12 +165,12 @@ def to_record(answer: Answer) -> dict[str, Any]:
 
 
 def from_record(request: Request, record: Mapping[str, Any]) -> Answer:
-    """The answer that the ledger kept."""
+    """The answer in a ledger record."""
     usage = usage_of(record)
     return Answer(request, record["answer"], usage, tuple(record["problems"]), known=True)
 
 
 def usage_of(record: Mapping[str, Any]) -> Usage:
-    """What an answer in the ledger took."""
+    """What an answer in a ledger record cost."""
     names = ("calls", "prompt_tokens", "completion_tokens", "cost_usd")
     return Usage(**{name: record[name] for name in names})

@@ -1,4 +1,4 @@
-"""The one retry policy: what may get better is sent again, never earlier than Retry-After says."""
+"""The retry policy: send again after a transient error, never earlier than Retry-After says."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ MAX_BACKOFF_S = 30.0
 T = TypeVar("T")
 
 
-async def patiently(
+async def with_retries(
     send: Callable[[], Awaitable[T]],
     *,
-    patience_s: Callable[[TransientError], float],
-    noted: Callable[[TransientError, float], None],
+    retry_for_s: Callable[[TransientError], float],
+    on_retry: Callable[[TransientError, float], None],
     pause: Callable[[float], Awaitable[None]],
 ) -> T:
-    """Call `send` until it raises no TransientError; the last one when patience is at its end.
+    """Call `send` until it raises no TransientError; raise the last one when time is up.
 
-    `patience_s` is asked after each failure for how long to try in all, `noted` is told the
-    failure and the seconds until the next try, which `pause` lets pass.
+    Args:
+        send: one exchange.
+        retry_for_s: seconds to try in all, asked after each failure.
+        on_retry: called before each retry, with the failure and the seconds until the retry.
+        pause: sleeps so many seconds.
+
     """
     try:
-        return await send()  # tenacity takes its time, and the first try is nearly always the last
+        return await send()  # tenacity is slow, and nearly every first call succeeds
     except TransientError as error:
         failures = [error]
 
@@ -40,13 +44,13 @@ async def patiently(
 
     def stop(state: tenacity.RetryCallState) -> bool:
         elapsed = state.seconds_since_start or 0
-        return elapsed + state.upcoming_sleep > patience_s(_failure(state))
+        return elapsed + state.upcoming_sleep > retry_for_s(_failure(state))
 
     policy = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception_type(TransientError),
         wait=_wait,
         stop=stop,
-        before_sleep=lambda state: noted(_failure(state), state.upcoming_sleep),
+        before_sleep=lambda state: on_retry(_failure(state), state.upcoming_sleep),
         sleep=pause,
         reraise=True,
     )
@@ -54,7 +58,7 @@ async def patiently(
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """Full jitter over a doubling bound; never before Retry-After, and then not all at once."""
+    """Retry-After plus full jitter over a doubling bound, so that retries do not coincide."""
     bound = min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(state.attempt_number, 16))
     return _failure(state).wait_s + random.uniform(0, bound)  # noqa: S311 - jitter
 

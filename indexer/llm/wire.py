@@ -1,4 +1,4 @@
-"""HTTP: the connections to an endpoint, and how its answers, complaints and headers are read."""
+"""HTTP with an endpoint: connections, and how responses, errors and headers are read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from indexer.llm.errors import TransientError
 from p4r_qdrant.settings import LLMSettings
 
 MAX_RESPONSE_BYTES = 4 << 20
-"""What is read of one response; the rest of a larger one is never read."""
+"""Bytes that are read of one response; a larger one is an error."""
 CONNECTIONS_A_POOL = 16
-NO_COMPLETION = "something else than a chat completion"
+NO_COMPLETION = "something other than a chat completion"
 
 
 class TooLargeError(openai.OpenAIError):
-    """More than MAX_RESPONSE_BYTES. openai hands exceptions of its own kind through."""
+    """A response is larger than allowed. (openai passes on only exceptions of its own kind.)"""
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
@@ -45,10 +45,10 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
 
 class Transport(httpx2.AsyncBaseTransport):
-    """Bounded responses, errors included, over several small connection pools taken in turn.
+    """Limits the size of responses, and takes several small connection pools in turn.
 
-    What a pool does for each call grows with its connections: with one pool for 64 or 256 a call
-    took 12 % more CPU. How many connections there are is bounded by who uses this.
+    The work of a pool for each call grows with its connections: one pool of 64 or 256 takes 12 %
+    more CPU per call. The caller limits the number of connections.
     """
 
     def __init__(self, settings: LLMSettings, most: float = MAX_RESPONSE_BYTES) -> None:
@@ -65,7 +65,7 @@ class Transport(httpx2.AsyncBaseTransport):
         self._turns = itertools.cycle(self._pools)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Through the next pool."""
+        """Send a request through the next pool."""
         response = await next(self._turns).handle_async_request(request)
         stream = cast("httpx2.AsyncByteStream", response.stream)
         response.stream = _BoundedStream(stream, self._most)
@@ -79,17 +79,17 @@ class Transport(httpx2.AsyncBaseTransport):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The part of a chat completion that matters here."""
+    """The fields of a chat completion that are used."""
 
     text: str
     finish_reason: str
     refusal: str
     tokens: tuple[int, int] | None
-    """In and out; not every endpoint counts."""
+    """(prompt, completion) tokens; None if the endpoint does not report them."""
 
 
 def read_completion(body: bytes) -> Completion:
-    """Raises TransientError where the body is no chat completion: a proxy has answered."""
+    """Parse a response; raises TransientError if it is no chat completion (from a proxy, say)."""
     try:
         data = json.loads(body.decode(errors="replace"))
     except (ValueError, RecursionError):
@@ -99,7 +99,7 @@ def read_completion(body: bytes) -> Completion:
 
 
 def completion_of(data: Any) -> Completion:
-    """Raises TransientError where this JSON is no chat completion."""
+    """Read parsed JSON; raises TransientError if it is no chat completion."""
     try:
         choice = data["choices"][0]
         message = choice["message"]
@@ -122,8 +122,10 @@ def _counted(usage: Any) -> tuple[int, int] | None:
     return None
 
 
-def complaint_of(body: object) -> tuple[str, str]:
-    """(what the endpoint says, that with its codes), be it OpenAI's form, FastAPI's or text."""
+def error_message(body: object) -> tuple[str, str]:
+    """(the error message, the message with its codes) of an error in OpenAI's form, FastAPI's
+    form or plain text.
+    """
     if not isinstance(body, dict):
         return str(body or ""), str(body or "")
     message = str(body.get("message") or body.get("detail") or "")

@@ -1,4 +1,4 @@
-"""Which persona of an item is nearest to what a user said of it: alignments without an LLM."""
+"""The persona of an item that is nearest to what a user said of the item, by an encoder."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """The persona at `place` (from 0) is the nearest, by its cosine `similarity`.
+    """The nearest persona.
 
-    `slot` names the aspect that is nearest to that persona by itself.
+    position: its position among the personas, from 0.
+    similarity: its cosine similarity.
+    slot: the aspect slot that is nearest to it by itself.
     """
 
-    place: int
+    position: int
     similarity: float
     slot: str
 
@@ -36,13 +38,13 @@ class Nearest:
 def aspects_text(aspects: Mapping[str, str | None]) -> str:
     """The aspects as the encoder reads them (Eq. 6), without the item's summary.
 
-    Every persona of the item shares the summary: it would hide what tells them apart.
+    The summary is the same for all personas of the item and would hide their differences.
     """
     return interaction_text(Interaction("", 0, aspects=aspects))
 
 
 def nearest_personas(encoder: Encoder, cases: Sequence[Case]) -> list[Nearest]:
-    """The nearest persona of each case; of personas that are equally near, the first.
+    """The nearest persona of each case; of equally near personas, the first.
 
     All texts are encoded as one batch, each distinct text once.
     """
@@ -62,23 +64,23 @@ def nearest_personas(encoder: Encoder, cases: Sequence[Case]) -> list[Nearest]:
     vectors = encoder.encode_texts(list(distinct))
 
     def nearest(whole: str, texts: Sequence[str]) -> tuple[int, float]:
-        # Summed row by row: equal rows get equal sums, which a matrix product does not promise.
+        # Summed row by row: equal rows then have equal sums; a matrix product does not ensure it.
         similarities: Floats = (vectors[[rows[text] for text in texts]] * vectors[rows[whole]]).sum(
             axis=1
         )
-        place = int(np.argmax(similarities))
-        return place, float(similarities[place])
+        position = int(np.argmax(similarities))
+        return position, float(similarities[position])
 
     found = []
     for filled, (whole, parts, personas) in zip(slots, wanted, strict=True):
-        place, similarity = nearest(whole, personas)
-        slot = list(filled)[nearest(personas[place], parts)[0]]
-        found.append(Nearest(place, similarity, slot))
+        position, similarity = nearest(whole, personas)
+        slot = list(filled)[nearest(personas[position], parts)[0]]
+        found.append(Nearest(position, similarity, slot))
     return found
 
 
 class Remembering(Encoder):
-    """Another encoder that is asked each text once, until it has told more than `most` of them."""
+    """An encoder with a cache of at most `most` vectors."""
 
     def __init__(self, encoder: Encoder, most: int = 20_000) -> None:
         self.name = encoder.name
@@ -89,7 +91,7 @@ class Remembering(Encoder):
         self._known: dict[str, Floats] = {}
 
     def encode_texts(self, batch: Sequence[str]) -> Floats:
-        """(n, dim) float32, L2-normalised, in the order of `batch`. For one thread."""
+        """(n, dim) float32, L2-normalised, in the order of `batch`. Not thread-safe."""
         new = [text for text in dict.fromkeys(batch) if text not in self._known]
         fresh = dict(zip(new, self._encoder.encode_texts(new), strict=True))
         rows = [fresh[text] if text in fresh else self._known[text] for text in batch]

@@ -1,4 +1,4 @@
-"""The steps in order: ask what the ledger does not know, then write the artifact."""
+"""Run the steps in order: ask what the ledger does not hold, then write the artifact."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
@@ -16,8 +16,10 @@ from indexer.artifacts.writing import written_bytes
 from indexer.ledger import Ledger
 from indexer.llm import LLM, BatchesUnderWay, Requests, estimate_tokens
 from indexer.progress import SILENT, Progress
-from indexer.reasoning.alignments import Alignments, NearestAlignments
+from indexer.reasoning.alignment_targets import AlignmentOptions
+from indexer.reasoning.alignments import Alignments
 from indexer.reasoning.aspects import ReviewAspects
+from indexer.reasoning.nearest_alignments import NearestAlignments
 from indexer.reasoning.personas import Personas
 from indexer.reasoning.questions import Questions
 from indexer.reasoning.step import Sources, Step, StepReport
@@ -28,24 +30,24 @@ from p4r_qdrant.errors import InputError
 STEPS: dict[str, type[Step]] = {
     one.name: one for one in (Summaries, ReviewAspects, Personas, Alignments)
 }
-"""In the order they build on each other."""
-
-STRATEGIES = ("judge", "similarity")
+"""Each after the steps whose artifacts it reads."""
 
 
 def made(folder: Path) -> Path:
-    """The folder, made if it is not there. Raises InputError where it cannot be."""
+    """The folder, created if it is missing. Raises InputError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"the artifact folder {folder} cannot be made: {error.strerror}") from None
+        raise InputError(
+            f"the artifact folder {folder} cannot be created: {error.strerror}"
+        ) from None
     return folder
 
 
 def gather(items: Path, reviews: Path, splits: Path | None, output: Path) -> ArtifactFolder:
-    """Copy the sources into an artifact folder, made if it is not there: each whole, or not at all.
+    """Copy the sources into an artifact folder, created if it is missing; each copy is atomic.
 
-    Raises InputError where a source cannot be read or the folder not be made.
+    Raises InputError if a source cannot be read or the folder cannot be created.
     """
     made(output)
     for source, name in ((items, ITEMS), (reviews, REVIEWS), (splits, SPLITS)):
@@ -65,37 +67,25 @@ def steps(
     names: Sequence[str],
     sources: Sources,
     refusals: Refusals,
-    *,
-    per_user: int,
-    profile: str,
-    seed: int,
-    strategy: str = "judge",
+    options: AlignmentOptions,
     encoder: Encoder | None = None,
     progress: Progress = SILENT,
 ) -> list[Step]:
-    """The named steps in the order they build on each other. Raises InputError.
+    """The named steps, each after the steps whose artifacts it reads. Raises InputError.
 
-    `strategy` of alignments: an LLM as `judge`, or `similarity` by the `encoder`, which a mere
-    estimate does without; each
-    interaction that is encoded is one step of `progress`.
+    The `encoder` is needed for alignments by similarity, except to estimate them; each encoded
+    interaction is one step of `progress`.
     """
     wanted = {name.strip() for name in names}
-    unknown = sorted(wanted - set(STEPS))
-    if unknown or profile not in ("before", "others"):
-        what = f"step {unknown[0]!r}" if unknown else f"profile {profile!r}"
-        raise InputError(
-            f"there is no {what}; steps are {', '.join(STEPS)}, profiles before and others"
-        )
-    if strategy not in STRATEGIES:
-        raise InputError(f"there is no strategy {strategy!r}; say {' or '.join(STRATEGIES)}")
-    more: dict[str, Any] = {"per_user": per_user, "profile": profile}
+    if unknown := sorted(wanted - set(STEPS)):
+        raise InputError(f"there is no step {unknown[0]!r}; steps are {', '.join(STEPS)}")
 
     def made(kind: type[Step]) -> Step:
         if kind is not Alignments:
             return kind(sources, refusals)
-        if strategy == "similarity":
-            return NearestAlignments(sources, refusals, encoder, progress, **more)
-        return Alignments(sources, refusals, seed=seed, **more)
+        if options.strategy == "similarity":
+            return NearestAlignments(sources, refusals, options, encoder, progress)
+        return Alignments(sources, refusals, options)
 
     return [made(kind) for name, kind in STEPS.items() if name in wanted]
 
@@ -118,12 +108,12 @@ async def reason(
 ) -> list[StepReport]:
     """Ask and write, step after step; return the report of each step.
 
-    `llm` may be None where no step asks.
+    `llm` may be None if no step asks.
 
-    Killed at any moment and run again, it asks only what was not answered. Where a run stops
-    (budget, refusal, endpoint down), the artifact of that step is written from the answers there
-    are, and the error is raised. So it is with BatchesUnderWay, after the steps that read nothing
-    of the one whose batches are under way.
+    Killed at any moment and run again, it asks only what is not answered yet. If a run stops
+    (budget, refusal, endpoint down), the artifact of that step is written from the answers that
+    there are, and the error is raised. BatchesUnderWay is raised in the same way, after the steps
+    that do not read the artifact of the step under way.
     """
     price_factor, paid = (1.0, ()) if llm is None else (llm.price_factor, llm.under_way())
     under_way: BatchesUnderWay | None = None
@@ -153,10 +143,10 @@ async def reason(
 
 @dataclass
 class Estimate:
-    """What a step would ask now, and what that would take.
+    """What a step would ask now, and its cost.
 
-    What is `under_way` in batches is paid for. `outdated` answers are in the ledger and of no use
-    any more: the template has changed since.
+    under_way: requests in batches; they are paid for.
+    outdated: answers in the ledger that are useless, since the template has changed.
     """
 
     requests: int = 0
@@ -167,7 +157,7 @@ class Estimate:
     cost_usd: float | None = None
     outdated: int = 0
     complete: bool = True
-    """False where an artifact that the step reads is not there yet: then it is a lower bound."""
+    """False if an artifact that the step reads is missing: then the counts are lower bounds."""
 
     @property
     def total(self) -> int:
@@ -181,14 +171,17 @@ def estimate(
     price_factor: float = 1.0,
     under_way: Collection[str] = (),
 ) -> dict[str, Estimate]:
-    """What each step would cost, from the very requests it would send; nothing is sent."""
+    """The cost of each step, from the requests it would send; nothing is sent."""
     return {step.name: estimate_step(step, ledger, price_factor, under_way) for step in steps}
 
 
 def estimate_step(
     step: Step, ledger: Ledger, price_factor: float = 1.0, under_way: Collection[str] = ()
 ) -> Estimate:
-    """What one step would cost, at this part of the prices; what is under way by key aside."""
+    """The cost of one step, at `price_factor` times the prices.
+
+    `under_way`: keys of requests that are paid for and do not count.
+    """
     return _estimate(Questions(step), ledger, price_factor, under_way)
 
 

@@ -1,4 +1,4 @@
-"""The endpoint's side of batches: /v1/files and /v1/batches."""
+"""Exchanges with the endpoint about batches: /v1/files and /v1/batches."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from openai.types import Batch as TheirBatch
 
 from indexer.llm.endpoint import Endpoint
 from indexer.llm.errors import LLMRefusedError, TransientError, UnanswerableError
-from indexer.llm.wire import complaint_of
+from indexer.llm.wire import error_message
 from p4r_qdrant.settings import LLMSettings
 
 MARK = "p4r_batch"
-"""The metadata that a batch is known by."""
+"""The metadata field that holds a batch's name."""
 SETTLE_S = 3.0
-"""How long after a failed creation the batch, if there is one after all, is looked for."""
+"""Seconds between a failed creation and the search for the batch, which may exist."""
 _NO_BATCHES = frozenset({404, 405, 501})
 
 
 class GoneError(TransientError):
-    """There is no such file or batch: not yet, or not any more."""
+    """The file or batch does not exist, yet or any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a batch stands. Where it failed, `why` is what the endpoint says, without a prompt."""
+    """The state of a batch. If it failed, `why` is the endpoint's message, without a prompt."""
 
     status: str
     answered: int = 0
     failed: int = 0
     output: str = ""
     errors: str = ""
-    """Files, "" where there is none."""
+    """Ids of files; "" if there is none."""
     code: str = ""
     why: str = ""
 
     @property
     def lacks_results(self) -> bool:
-        """There are answers, and no file of them."""
+        """The endpoint counts answers and names no file of them."""
         return self.answered > 0 and not self.output
 
 
@@ -60,11 +60,11 @@ class BatchEndpoint:
         self._downloads = endpoint.connect(math.inf)
 
     async def close(self) -> None:
-        """Close the connections of its own."""
+        """Close its own connections."""
         await self._downloads.close()
 
     async def upload(self, path: Path) -> str:
-        """The id of the file."""
+        """Upload a file and return its id."""
         with self._failures(path), path.open("rb") as file:
             uploaded = await self._client.files.create(
                 file=(f"p4r-{path.name}", file), purpose="batch"
@@ -72,7 +72,7 @@ class BatchEndpoint:
             return _text(uploaded, "id")
 
     async def create(self, file_id: str, name: str, path: Path) -> str:
-        """The id of the batch. Where it fails, the batch may be there all the same."""
+        """Create a batch and return its id. If this fails, the batch may exist nevertheless."""
         try:
             with self._failures(path):
                 async with asyncio.timeout(self._timeout_s):
@@ -88,7 +88,7 @@ class BatchEndpoint:
             raise
 
     async def find(self, name: str, file_id: str) -> str | None:
-        """The id of the batch that was created by this name, or over this file."""
+        """The id of the batch with this name or this input file; None if there is none."""
         after: str | openai.Omit = openai.omit
         seen = set[str]()
         while True:
@@ -97,19 +97,19 @@ class BatchEndpoint:
                     page = await self._client.batches.list(limit=100, after=after)
                 batches = getattr(page, "data", None)
                 if not isinstance(batches, list):
-                    raise TransientError("the endpoint sent something else than a list")
+                    raise TransientError("the endpoint sent something other than a list")
                 for batch in batches:
                     mine = (batch.metadata or {}).get(MARK) == name
                     if mine or batch.input_file_id == file_id:
                         return _text(batch, "id")
                 ids = {batch.id for batch in batches}
-            if not page.has_more or ids <= seen:  # some endpoints know no pages
+            if not page.has_more or ids <= seen:  # some endpoints ignore paging
                 return None
             seen |= ids
             after = batches[-1].id
 
     async def look(self, batch_id: str, path: Path) -> State:
-        """How a batch stands; `path` is its input."""
+        """The state of a batch; `path` is its input."""
         with self._failures(gone=True):
             async with asyncio.timeout(self._timeout_s):
                 found = await self._client.batches.retrieve(batch_id)
@@ -127,31 +127,31 @@ class BatchEndpoint:
             )
 
     async def fetch(self, file_id: str, file: IO[bytes], most: int) -> None:
-        """Append a file's content, at most so many bytes of it."""
+        """Append the content of a file, at most `most` bytes."""
         end = file.tell() + most
         with self._failures(gone=True):
             async with self._downloads.files.with_streaming_response.content(file_id) as response:
                 async for part in response.iter_bytes():
                     if file.tell() + len(part) > end:
-                        raise LLMRefusedError(f"{self._url} sends more results than were asked for")
+                        raise LLMRefusedError(f"{self._url} sends more results than requested")
                     file.write(part)
         file.write(b"\n")
 
     def _reason(self, found: TheirBatch, path: Path) -> tuple[str, str]:
-        """(code, what is wrong) of the first error of a batch that failed."""
+        """(code, message) of the first error of a failed batch."""
         errors = found.errors.data if found.errors else None
         if not errors:
             return "", "no reason given"
         first = errors[0]
         line = f", line {first.line} of its input" if first.line else ""
-        said = self._endpoint.said(f"{first.message or 'no reason given'}", _prompts(path))
-        return str(first.code or ""), f"{said}{line}"
+        message = self._endpoint.shown(f"{first.message or 'no reason given'}", _prompts(path))
+        return str(first.code or ""), f"{message}{line}"
 
     @contextmanager
     def _failures(self, path: Path | None = None, *, gone: bool = False) -> Iterator[None]:
-        """Every way an exchange can end is one of three exceptions, or what it should be.
+        """Translate every error of an exchange into one of three exceptions.
 
-        `path` is what was sent, and must not be repeated; `gone`: 404 means that.
+        `path`: the input whose prompts must not be shown. `gone`: 404 means GoneError.
         """
         try:
             with self._endpoint.connection():
@@ -159,35 +159,35 @@ class BatchEndpoint:
         except openai.APIStatusError as error:
             raise self._failure(error, path, gone=gone) from None
         except (openai.APIResponseValidationError, ValueError, AttributeError, TypeError):
-            # openai checks no forms: what a proxy says in a batch's place fails where it is read
-            raise TransientError("the endpoint sent something else than a batch") from None
+            # openai does not validate responses: an unexpected one fails where it is read.
+            raise TransientError("the endpoint sent something other than a batch") from None
         except UnanswerableError as error:
             raise TransientError(str(error)) from None
 
     def _failure(self, error: openai.APIStatusError, path: Path | None, *, gone: bool) -> Exception:
-        status, (message, complaint) = error.status_code, complaint_of(error.body)
+        status, (message, with_codes) = error.status_code, error_message(error.body)
         if status == 404 and gone:
             return GoneError("HTTP 404", heard=True)
         if status in _NO_BATCHES:
             return LLMRefusedError(
                 f"{self._url} has no batch API (HTTP {status}): run without --batch"
             )
-        if transient := self._endpoint.transient(status, complaint, error.response):
+        if transient := self._endpoint.transient(status, with_codes, error.response):
             return transient
-        said = self._endpoint.said(message, _prompts(path) if path else ())
+        shown = self._endpoint.shown(message, _prompts(path) if path else ())
         if status == 413:
             return LLMRefusedError(
-                f"{self._url} takes no batch of this size: lower P4R_LLM__BATCH_REQUESTS "
-                f"(HTTP 413: {said or 'no reason given'})"
+                f"{self._url} rejects a batch of this size: lower P4R_LLM__BATCH_REQUESTS "
+                f"(HTTP 413: {shown or 'no reason given'})"
             )
-        return self._endpoint.refusal(status, said, "such a model for batches")
+        return self._endpoint.refusal(status, shown, "such a model for batches")
 
 
 def _text(thing: object, name: str) -> str:
-    """A field that must be there; a proxy may answer anything."""
+    """A required field; a proxy may send anything."""
     value = getattr(thing, name, None)
     if not isinstance(value, str) or not value:
-        raise TransientError(f"the endpoint sent something without {name}")
+        raise TransientError(f"the endpoint sent a response without {name}")
     return value
 
 

@@ -1,11 +1,11 @@
-"""What is known of the batches under way, in the ledger's folder; its lock guards this too.
+"""The record of all batches, in the ledger's folder and under its lock.
 
-    FOLDER/batches/batches.jsonl          one batch a line, a person can read it; written whole
-    FOLDER/batches/<name>.input.jsonl     what was sent, until its answers are in the ledger
+    FOLDER/batches/batches.jsonl          one batch per line, readable; written as a whole
+    FOLDER/batches/<name>.input.jsonl     what is sent, until its answers are in the ledger
     FOLDER/batches/<name>.results.jsonl   what came back, until it is in the ledger
 
-A batch is written down, with the name that goes into its metadata, before it is created at the
-endpoint: however a run ends, the next one finds it there by its name and never pays for it twice.
+A batch is recorded before it is created at the endpoint, with a name that goes into its metadata.
+However a run ends, the next run finds the batch by that name and never pays for it twice.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _KEY = slice(len('{"custom_id": "'), len('{"custom_id": "') + 32)
 
 
 class Batch(BaseModel):
-    """One batch: `batch_id` is None until it is known to be created, `ended` until it is fetched.
+    """One batch: `batch_id` is None until it is created, `ended` is None until it is fetched.
 
-    `campaign` is the same for all batches until there is none left: what came to nothing in it is
-    not asked again in it, however many runs it takes. `tokens` count against the endpoint's limit
-    of what may be under way; `prompt_tokens` and `completion_tokens`, at worst, against the run's
-    ceilings. `validated` (`judged` in older files): the remaining results are paid for
-    and answer no request of the last run; another run (of more items, say) may want them.
+    `campaign` is the same for all batches until none is left: a request that failed in a campaign
+    is not asked again in it, however many runs it takes. `tokens` count against the endpoint's
+    limit of tokens under way; `prompt_tokens` and `completion_tokens` are upper bounds, and count
+    against the run's ceilings. `validated` (`judged` in older files): the remaining results are
+    paid for and answer no request of the last run; another run (of more items) may want them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,7 +61,10 @@ class Batch(BaseModel):
 
 
 class BatchFolder:
-    """The batches of one ledger, in the order they began. Raises InputError."""
+    """The batches of one ledger, oldest first. Raises InputError for a broken record.
+
+    `campaign` is that of the batches that there are, else a new one.
+    """
 
     def __init__(self, ledger: Path) -> None:
         self.path = ledger / "batches"
@@ -71,45 +74,43 @@ class BatchFolder:
             for number, line in enumerate(self._state.read_bytes().splitlines(), start=1):
                 batch = parse_line(line, Batch, f"{self._state}:{number}")
                 self._batches[batch.name] = batch
+        unfinished = (batch.campaign for batch in self if not batch.validated)
+        self.campaign = next(unfinished, uuid4().hex)
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(list(self._batches.values()))
 
-    def campaign(self) -> str:
-        """That of the batches there are, else a new one."""
-        return next((batch.campaign for batch in self if not batch.validated), uuid4().hex)
-
     def under_way(self) -> list[Batch]:
-        """Those whose results are not here yet."""
+        """The batches whose results are not fetched yet."""
         return [batch for batch in self if batch.ended is None]
 
     def waiting(self) -> set[str]:
-        """The keys of all requests whose answers are paid for and may not be in the ledger yet."""
+        """The keys of all requests that are paid for and perhaps not in the ledger yet."""
         return {key for batch in self if not batch.validated for key in self.keys(batch)}
 
     def check_none(self, what: str) -> None:
-        """Raise InputError where there are answers, paid for, that are not in the ledger."""
+        """Raise InputError if answers are paid for and not in the ledger; `what` is the reason."""
         if self._batches:
             raise InputError(
-                f"{self.path} holds {len(self._batches)} batches whose answers are not all "
-                f"collected, and {what}: run p4r reason --batch first, on all they were submitted "
-                "for, or remove it to give them up"
+                f"{self.path} holds {len(self._batches)} batches with answers that are not "
+                f"collected yet, and {what}: run p4r reason --batch with the same input first, "
+                "or remove the folder to give them up"
             )
 
     def save(self, batch: Batch) -> None:
-        """Write down what is known of a batch now; it is on the disk on return."""
+        """Record a batch; the record is on disk on return."""
         self._batches[batch.name] = batch
         self._write()
 
     def forget(self, batch: Batch) -> None:
-        """All its answers are in the ledger, or will never come."""
+        """Remove a batch: its answers are in the ledger, or will never come."""
         del self._batches[batch.name]
         self._write()
         for path in (self.input(batch.name), self.results(batch.name)):
             path.unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Remove what a killed run had begun to write."""
+        """Remove the unfinished files of a killed run."""
         known = {self._state.name}
         for batch in self:
             known |= {self.input(batch.name).name, self.results(batch.name).name}
@@ -132,9 +133,9 @@ class BatchFolder:
                 yield line[_KEY].decode(errors="replace")
 
     def found(self, batch: Batch) -> dict[str, int | None]:
-        """Where in the results the answer to each key lies, None where it came back without one.
+        """The place of each key's answer in the results; None for a key without an answer.
 
-        Broken lines, answers to what was not asked, and second answers are passed over.
+        Broken lines, answers to unknown keys and repeated answers are ignored.
         """
         places: dict[str, int | None] = dict.fromkeys(self.keys(batch))
         with self._opened(self.results(batch.name)) as file:
@@ -145,14 +146,14 @@ class BatchFolder:
         return places
 
     def result(self, batch: Batch, place: int) -> dict[str, Any]:
-        """The answer that lies there."""
+        """The result at this place."""
         with self.results(batch.name).open("rb") as file:
             file.seek(place)
             return _parsed(file.readline(2 * MAX_RESPONSE_BYTES))
 
     def _opened(self, path: Path) -> IO[bytes]:
         if not path.is_file():
-            raise InputError(f"{path} is gone: remove {self.path} to give its batches up")
+            raise InputError(f"{path} is missing: remove {self.path} to give its batches up")
         return path.open("rb")
 
     def _write(self) -> None:
@@ -172,7 +173,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 @dataclass
 class BatchInput:
-    """The file of a batch that is being put together. All its requests are of one step and model.
+    """The input file of a new batch; its requests share one step and model.
 
     Raises StorageFullError.
     """
@@ -193,7 +194,7 @@ class BatchInput:
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """Where the file is."""
         return self.folder.input(self.name)
 
     def add(self, key: str, line: bytes, worst: Usage) -> None:
@@ -206,13 +207,13 @@ class BatchInput:
         self.worst = self.worst + worst
 
     def close(self) -> None:
-        """End the file; it is on the disk on return."""
+        """Close the file; it is on disk on return."""
         with storage_errors(self.path), self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def discard(self) -> None:
-        """It will not be submitted."""
+        """Remove the file: it will not be submitted."""
         with suppress(OSError):
             self._file.close()
         self.path.unlink(missing_ok=True)
@@ -225,5 +226,5 @@ def line_of(key: str, body: Mapping[str, Any]) -> bytes:
 
 
 def tokens_of(line: bytes) -> int:
-    """About how many tokens its prompt has, rather too many than too few."""
+    """An upper estimate of the tokens of a line's prompt."""
     return math.ceil(len(line) / 3)

@@ -1,4 +1,4 @@
-"""The batches at the endpoint: each submitted once, looked at, fetched when it has ended."""
+"""The batches at the endpoint: submit each once, read its state, fetch its results."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from indexer.artifacts.writing import storage_errors
 from indexer.llm.batch.endpoint import BatchEndpoint, GoneError, State
 from indexer.llm.batch.files import Batch, BatchFolder, BatchInput
-from indexer.llm.budget import Budget
-from indexer.llm.errors import LLMRefusedError
+from indexer.llm.caller import Caller
+from indexer.llm.errors import EndpointDownError, LLMRefusedError, TransientError
 from indexer.llm.request import Usage
 from indexer.llm.wire import MAX_RESPONSE_BYTES
 from p4r_qdrant.errors import InputError
@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """How far one batch is, for people."""
+    """How far one batch is, for display."""
 
     batch_id: str
     step: str
@@ -36,22 +36,15 @@ class BatchProgress:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether it brings no more answers."""
         return self.status in _ENDED
 
 
-class Send(Protocol):
-    """One exchange about a step, sent again and again as long as it may help."""
-
-    async def __call__(  # noqa: D102
-        self, step: str, send: Callable[[], Awaitable[_T]]
-    ) -> _T: ...
-
-
 class BatchQueue:
-    """`halt` is told what makes more of the same pointless; `watch` sees every batch looked at.
+    """The batches of one run. `watch` is called with each batch whenever its state was read.
 
-    Raises InputError where batches are under way at another endpoint.
+    Stops the run (`caller.halt`) if the next batch would fail as well. Raises InputError if
+    batches are under way at another endpoint.
     """
 
     def __init__(
@@ -59,34 +52,28 @@ class BatchQueue:
         settings: LLMSettings,
         folder: BatchFolder,
         endpoint: BatchEndpoint,
-        budget: Budget,
-        *,
-        send: Send,
-        halt: Callable[[Exception], object],
+        caller: Caller,
         watch: Callable[[BatchProgress], None],
-        campaign: str,
     ) -> None:
         self._settings = settings
         self._folder = folder
         self._endpoint = endpoint
-        self._budget = budget
-        self._send = send
-        self._halt = halt
+        self._caller = caller
+        self._budget = caller.budget
         self._watch = watch
-        self._campaign = campaign
         self._ended_at: dict[str, float] = {}
         self._crowded = False
-        """The endpoint takes no more before a batch has ended."""
+        """The endpoint accepts no more before a batch has ended."""
         for batch in folder.under_way():
             if batch.url != settings.base_url:
                 raise InputError(
                     f"batches are under way at {batch.url}: set P4R_LLM__BASE_URL to it and "
                     f"collect them, or remove {folder.path} to give them up"
                 )
-            budget.reserve(self._worst(batch))
+            self._budget.reserve(self._worst(batch))
 
     def has_room(self, tokens: int, *, begun: bool) -> bool:
-        """Whether so many tokens more may be under way, in a batch that is `begun` or a new one."""
+        """Whether so many more tokens may be under way, in a new batch or a `begun` one."""
         waiting = self._folder.under_way()
         limit = self._settings.batch_tokens
         there = sum(batch.tokens for batch in waiting)
@@ -95,14 +82,14 @@ class BatchQueue:
         return len(waiting) < self._settings.batch_concurrency and not (self._crowded and waiting)
 
     async def submit(self, made: BatchInput) -> None:
-        """Upload and create. From the moment a batch may exist it is written down."""
+        """Upload and create a batch. It is recorded before it can exist at the endpoint."""
         made.close()
         path = made.path
         file_id = await self._send(made.step, lambda: self._endpoint.upload(path))
         batch = Batch(
             name=made.name,
             url=self._settings.base_url,
-            campaign=self._campaign,
+            campaign=self._folder.campaign,
             step=made.step,
             requests=len(made.keys),
             tokens=made.tokens,
@@ -115,7 +102,7 @@ class BatchQueue:
         await self._create(batch, maybe_there=False)
 
     async def look(self) -> bool:
-        """Ask how all batches stand, and fetch what has ended; whether one has."""
+        """Read the state of all batches and fetch those that have ended; True if one has."""
         some_ended = False
         for known in self._folder.under_way():
             batch = known if known.batch_id else await self._create(known, maybe_there=True)
@@ -136,7 +123,7 @@ class BatchQueue:
         return some_ended
 
     async def _create(self, batch: Batch, *, maybe_there: bool) -> Batch:
-        """Create the batch, unless it was: after a failure nobody knows without looking."""
+        """Create the batch unless it exists; after a failed creation only a search can tell."""
         path = self._folder.input(batch.name)
 
         async def create_or_find() -> str:
@@ -146,7 +133,7 @@ class BatchQueue:
             maybe_there = True
             try:
                 return await self._endpoint.create(batch.file_id, batch.name, path)
-            except LLMRefusedError:  # a plain no: there is none
+            except LLMRefusedError:  # refused: it does not exist
                 self._forget(batch)
                 raise
 
@@ -162,19 +149,19 @@ class BatchQueue:
             return await self._send(batch.step, lambda: self._endpoint.look(batch_id, path))
         except GoneError:
             raise LLMRefusedError(
-                f"{batch.url} does not know batch {batch_id}: use the key it was made with, or "
+                f"{batch.url} does not know batch {batch_id}: use the key it was created with, or "
                 f"remove {self._folder.path} to give it up"
             ) from None
 
     def _may_still_come(self, batch: Batch, state: State) -> bool:
-        """Whether results that are missing may turn up a little later."""
+        """Whether missing results may appear a little later."""
         since = self._ended_at.setdefault(batch.name, time.monotonic())
         return state.lacks_results and time.monotonic() - since < self._settings.retry_for_s
 
     async def _end(self, batch: Batch, state: State, *, first: bool) -> None:
-        """Fetch what there is; halt where more of the same would fare no better.
+        """Fetch the results; stop the run if the next batch would fail as well.
 
-        `first`: no other batch has ended, and made room, since they were looked at last.
+        `first`: no other batch has ended, and made room, in this look.
         """
         if state.status == "failed":
             self._forget(batch)
@@ -193,21 +180,21 @@ class BatchQueue:
         except GoneError:
             self._forget(batch)
             self._refuse(
-                f"the results of batch {batch.batch_id} are gone from the endpoint; run again to "
-                f"ask its {batch.requests:,} requests, and pay for them, anew"
+                f"the endpoint has deleted the results of batch {batch.batch_id}; run again to ask "
+                f"its {batch.requests:,} requests, and to pay for them, once more"
             )
             return
         self._folder.save(batch.model_copy(update={"ended": state.status}))
         self._budget.release(self._worst(batch))
         if state.status == "cancelled":
             self._refuse(
-                f"batch {batch.batch_id} was cancelled at the endpoint; what it has answered is "
-                "kept, run again to submit the rest"
+                f"batch {batch.batch_id} was cancelled at the endpoint; its answers are kept, run "
+                "again to submit the rest"
             )
         elif state.status == "expired" and not state.answered:
             self._refuse(
-                f"batch {batch.batch_id} expired before any of its requests was answered; run "
-                "again to submit them anew, or without --batch"
+                f"batch {batch.batch_id} expired without any answer; run again to submit its "
+                "requests once more, or run without --batch"
             )
 
     async def _fetch(self, batch: Batch, state: State) -> None:
@@ -232,11 +219,30 @@ class BatchQueue:
         self._budget.release(self._worst(batch))
 
     def _worst(self, batch: Batch) -> Usage:
-        """What is kept back for it, at the prices of this run."""
+        """What is reserved for a batch, at the prices of this run."""
         tokens = batch.prompt_tokens, batch.completion_tokens
         cost = self._settings.of(batch.step).cost(*tokens)
         factor = self._settings.batch_price_factor
         return Usage(0, *tokens, None if cost is None else cost * factor)
 
     def _refuse(self, sentence: str) -> None:
-        self._halt(LLMRefusedError(sentence))
+        self._caller.halt(LLMRefusedError(sentence))
+
+    async def _send(self, step: str, send: Callable[[], Awaitable[_T]]) -> _T:
+        """One exchange, with retries; an error that they do not help stops the run."""
+        try:
+            done = await self._caller.with_retries(step, send)
+        except GoneError:
+            raise
+        except TransientError as error:
+            down = EndpointDownError(
+                f"{self._settings.base_url} does not answer ({error}); all answers are kept and "
+                "batches under way continue: run again when it is up"
+            )
+            self._caller.halt(down)
+            raise down from None
+        except LLMRefusedError as error:
+            self._caller.halt(error)
+            raise
+        self._caller.served = True
+        return done

@@ -28,6 +28,7 @@ from indexer.ledger import Ledger
 from indexer.llm.parsing import parse_answer
 from indexer.prompts import Domain
 from indexer.reasoning import run
+from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.questions import Questions
 from indexer.reasoning.step import Sources
 from p4r_qdrant.errors import MissingExtraError, P4RError
@@ -216,9 +217,7 @@ def test_killed_three_times_it_asks_nothing_twice(
         ARTIFACTS,
         Sources(ArtifactFolder(out), Domain.load("books"), llm.settings()),
         Refusals(),
-        per_user=3,
-        profile="before",
-        seed=0,
+        AlignmentOptions(),
     )
     prompts = {
         (step.name, one.key): one.user for step in steps for one in Questions(step).requests()

@@ -28,11 +28,11 @@ from indexer.llm import (
     EndpointDownError,
     LLMRefusedError,
     Request,
-    live,
+    caller,
     retrying,
 )
 from indexer.llm.batch import endpoint as batch_endpoint
-from indexer.llm.batch import run as batch
+from indexer.llm.batch import passes
 from indexer.prompts import Prompt
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import LLMSettings
@@ -63,7 +63,7 @@ def good(call: Call) -> Reply:
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrying, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(live, "START_PATIENCE_S", 0.4)
+    monkeypatch.setattr(caller, "START_RETRY_FOR_S", 0.4)
     monkeypatch.setattr(batch_endpoint, "SETTLE_S", 0.01)
 
 
@@ -206,7 +206,7 @@ def test_batches_are_split_and_bounded(
     for one in outcome.seen:
         (under_way.discard if one.has_ended else under_way.add)(one.batch_id)
         assert len(under_way) <= 2
-    monkeypatch.setattr(batch, "MAX_INPUT_BYTES", 1500)
+    monkeypatch.setattr(passes, "MAX_INPUT_BYTES", 1500)
     assert reason(server, ledger, requests(34)).values == all_of(34)
     sizes = [len(content) for content in server.files.values() if b'"method"' in content]
     assert max(sizes[6:]) <= 1500
@@ -452,7 +452,7 @@ def test_it_expires_unasked(server: ScriptedBatches, ledger: Ledger) -> None:
     server.ends.append("expired_at_once")
     outcome = reason(server, ledger, requests(9))
     assert isinstance(outcome.error, LLMRefusedError)
-    assert "expired before any of its requests was answered" in str(outcome.error)
+    assert "expired without any answer" in str(outcome.error)
     assert reason(server, ledger, requests(9)).values == all_of(9)
     assert set(server.paid.values()) == {1}
 

@@ -31,8 +31,8 @@ from indexer.llm import (
     EndpointDownError,
     LLMRefusedError,
     Request,
+    caller,
     estimate_tokens,
-    live,
     retrying,
 )
 from indexer.llm.parsing import parse_answer
@@ -66,7 +66,7 @@ GOOD = says({"x": 1})
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrying, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(live, "START_PATIENCE_S", 0.4)
+    monkeypatch.setattr(caller, "START_RETRY_FOR_S", 0.4)
 
 
 class Outcome:
@@ -339,7 +339,7 @@ def test_down_at_the_start(ledger: Ledger) -> None:
     assert isinstance(outcome.error, EndpointDownError)
     assert outcome.error.exit_code == 1
     assert str(outcome.error) == (
-        "http://127.0.0.1:9/v1 gives no answer (the connection failed: ConnectError); "
+        "http://127.0.0.1:9/v1 does not answer (the connection failed: ConnectError); "
         "check P4R_LLM__BASE_URL, and run again when it is up"
     )
     assert outcome.answers == []
@@ -385,11 +385,17 @@ def test_a_request_that_fells_the_endpoint_fails_alone(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        (fails(400, "n must be 1"), "does not take such requests (HTTP 400: n must be 1)"),
-        (fails(401, "Incorrect API key"), "refuses the key: set P4R_LLM__API_KEY (HTTP 401"),
+        (fails(400, "n must be 1"), "rejects such requests (HTTP 400: n must be 1)"),
+        (fails(401, "Incorrect API key"), "rejects the key: set P4R_LLM__API_KEY (HTTP 401"),
         (fails(402, "Pay first"), "check P4R_LLM__BASE_URL (HTTP 402: Pay first)"),
-        (fails(403, "Country"), "check its rights and the model's name (HTTP 403: Country)"),
-        (fails(404, "no model m"), "has no model m, or is no such endpoint: check P4R_LLM__MODEL"),
+        (
+            fails(403, "Country"),
+            "check the rights of the key and the model's name (HTTP 403: Country)",
+        ),
+        (
+            fails(404, "no model m"),
+            "has no model m, or is not a chat-completions endpoint: check P4R_LLM__MODEL",
+        ),
         (fails(429, "You exceeded your quota", code="insufficient_quota"), "has no credit left"),
         (Reply(status=404, body=b"404 page not found"), "(HTTP 404: 404 page not found)"),
         (Reply(status=401, body=b'{"detail": "bad token"}'), "(HTTP 401: bad token)"),

@@ -17,6 +17,7 @@ from indexer.llm import LLM
 from indexer.prompts import Domain
 from indexer.reasoning import run
 from indexer.reasoning import sanitizing as material
+from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.step import Sources
 from p4r_qdrant.encoder.local import PersonaEncoder
 from p4r_qdrant.records import Alignment, Aspects, ItemPersonas, Summary
@@ -396,9 +397,7 @@ def test_without_the_defence_they_get_through(
         ["summaries", "aspects", "personas"],
         Sources(folder, Domain.load("books"), settings),
         Refusals(),
-        per_user=1,
-        profile="before",
-        seed=0,
+        AlignmentOptions(per_user=1),
     )
 
     async def go() -> None:

@@ -15,6 +15,7 @@ from indexer.ledger import Ledger, request_key
 from indexer.llm import LLM
 from indexer.prompts import Domain, Prompt
 from indexer.reasoning import run
+from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.questions import Questions
 from indexer.reasoning.step import Question, Sources
 from p4r_qdrant.resources import resource
@@ -81,9 +82,7 @@ def reason(server: ScriptedLLM, output: Path) -> None:
         list(run.STEPS),
         Sources(folder, Domain.load("books"), settings),
         Refusals(),
-        per_user=3,
-        profile="before",
-        seed=0,
+        AlignmentOptions(),
     )
 
     async def go() -> None:
@@ -132,9 +131,7 @@ def test_the_keys_of_existing_ledgers_stay(tmp_path: Path) -> None:
         ["summaries"],
         Sources(ArtifactFolder(tmp_path), domain, LLMSettings(model="m")),
         Refusals(),
-        per_user=1,
-        profile="before",
-        seed=0,
+        AlignmentOptions(per_user=1),
     )
     expected = request_key(
         template="summaries",

@@ -24,6 +24,7 @@ from indexer.ledger import Ledger
 from indexer.llm import LLM, LLMRefusedError
 from indexer.prompts import Domain
 from indexer.reasoning import run
+from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.step import Sources
 from indexer.updates.add import Added, StreamingIndexer
 from indexer.updates.inbox import MAX_LINE, incoming
@@ -141,9 +142,7 @@ def test_all_that_arrives_is_in_the_index_as_if_reasoned_in_bulk(
         list(MADE),
         Sources(folder, Domain.load("books"), settings),
         Refusals(),
-        per_user=1,
-        profile="before",
-        seed=0,
+        AlignmentOptions(per_user=1),
     )
 
     async def go() -> None:

@@ -234,7 +234,7 @@ def test_two_runs_are_refused(ledger: Ledger) -> None:
     with pytest.raises(LedgerLockedError) as refusal:
         Ledger(ledger.folder)
     assert str(refusal.value) == (
-        f"another run is writing to {ledger.folder}; wait until it has ended, or stop it"
+        f"another run is writing to {ledger.folder}; wait until it ends, or stop it"
     )
     assert refusal.value.exit_code == 2
     ledger.close()

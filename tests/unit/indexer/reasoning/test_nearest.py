@@ -13,8 +13,9 @@ from indexer.artifacts.lines import Refusals
 from indexer.ledger import Ledger
 from indexer.prompts import Domain
 from indexer.reasoning import run
-from indexer.reasoning.alignments import BLOCK
+from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.nearest import Case, Remembering, nearest_personas
+from indexer.reasoning.nearest_alignments import BLOCK
 from indexer.reasoning.questions import Questions
 from indexer.reasoning.step import Sources, StepReport
 from p4r_qdrant.errors import InputError
@@ -55,11 +56,11 @@ def test_a_brute_force_agrees(cases: list[tuple[dict[str, str], list[str]]]) -> 
         )
         scores = np.array([np.dot(row, user) for row in personas.astype(np.float64)])
         assert nearest.similarity == pytest.approx(scores.max(), abs=1e-5)
-        assert scores[nearest.place] == pytest.approx(scores.max(), abs=1e-5)
+        assert scores[nearest.position] == pytest.approx(scores.max(), abs=1e-5)
         assert not any(
-            texts[earlier] == texts[nearest.place] for earlier in range(nearest.place)
+            texts[earlier] == texts[nearest.position] for earlier in range(nearest.position)
         ), "of equal ones the first"
-        chosen = personas[nearest.place]
+        chosen = personas[nearest.position]
         parts = encoder.encode_texts([f"{slot}: {text}" for slot, text in aspects.items()]) @ chosen
         assert parts[list(aspects).index(nearest.slot)] == pytest.approx(parts.max(), abs=1e-5)
 
@@ -72,9 +73,9 @@ def test_what_the_user_says_decides() -> None:
         Case({"taste": "salt", "place": "queue"}, personas),
     ]
     first, second = nearest_personas(encoder, cases)
-    assert (first.place, first.slot) == (0, "taste")
+    assert (first.position, first.slot) == (0, "taste")
     assert first.similarity == pytest.approx(1)
-    assert (second.place, second.slot) == (1, "taste")
+    assert (second.position, second.slot) == (1, "taste")
     assert nearest_personas(encoder, cases[::-1]) == [second, first]
     assert nearest_personas(encoder, []) == []
 
@@ -136,15 +137,14 @@ def align(path: Path, encoder: Any, **more: Any) -> tuple[StepReport, list[str],
     items, reviews, splits = (path / f"{name}.jsonl" for name in ("items", "reviews", "splits"))
     artifacts = run.gather(items, reviews, splits, path)
     seen = RecordedProgress()
-    options: dict[str, Any] = {"strategy": "similarity", "per_user": 3, "profile": "before"} | more
+    options = AlignmentOptions(**{"strategy": "similarity"} | more)
     [step] = run.steps(
         ["alignments"],
         Sources(artifacts, Domain.load("books"), LLMSettings()),
         Refusals(),
-        encoder=encoder,
-        progress=seen,
-        seed=0,
-        **options,
+        options,
+        encoder,
+        seen,
     )
     with Ledger(path / "ledger") as ledger:
         report = step.write(ledger, Questions(step))
@@ -203,5 +203,5 @@ def test_without_aspects_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_an_unknown_strategy(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no strategy 'luck'; say judge or similarity"):
+    with pytest.raises(InputError, match="no strategy 'luck'; use judge or similarity"):
         align(folder(tmp_path), None, strategy="luck")
