@@ -284,7 +284,7 @@ def test_spoilt_results(how: str, server: ScriptedBatches, ledger: Ledger) -> No
     outcome = reason(server, ledger, requests(9), retry_for_s=0.2)
     if how == "nothing":  # the server says it answered, and shows nothing
         assert isinstance(outcome.error, LLMRefusedError)
-        assert "gone from the endpoint" in str(outcome.error)
+        assert "the endpoint has deleted the results of batch" in str(outcome.error)
         outcome = reason(server, ledger, requests(9))
     assert outcome.error is None
     assert outcome.values == all_of(9)
@@ -477,7 +477,7 @@ def test_results_are_gone(server: ScriptedBatches, ledger: Ledger) -> None:
     server.ends.append("gone")
     outcome = reason(server, ledger, requests(6), retry_for_s=0.2)
     assert isinstance(outcome.error, LLMRefusedError)
-    assert "ask its 5 requests, and pay for them, anew" in str(outcome.error)
+    assert "ask its 5 requests, and to pay for them, once more" in str(outcome.error)
     assert reason(server, ledger, requests(6)).values == all_of(6)
 
 
@@ -614,7 +614,7 @@ def test_down_while_waiting(server: ScriptedBatches, ledger: Ledger) -> None:
     server.trouble = lambda call: fails(503)
     outcome = reason(server, ledger, requests(6), retry_for_s=0.2)
     assert isinstance(outcome.error, EndpointDownError)
-    assert "batches under way go on" in str(outcome.error)
+    assert "batches under way continue" in str(outcome.error)
     server.trouble = lambda call: None
     assert reason(server, ledger, requests(6)).values == all_of(6)
     assert len(server.batches) == 1
@@ -714,7 +714,7 @@ def test_what_nobody_asked_for_is_no_reason_to_give_up_for_good(
     server.script = lambda call: says("no") if number_of(call) == 2 else good(call)
     reason(server, ledger, requests(20), wait=False)
     assert len(reason(server, ledger, requests(6)).values) == 5
-    with pytest.raises(InputError, match="run p4r reason --batch first"):
+    with pytest.raises(InputError, match="run p4r reason --batch with the same input first"):
         BatchFolder(ledger.folder).check_none("it is a pity")
     server.script = good
     assert reason(server, ledger, requests(6)).values == all_of(6)
@@ -742,7 +742,7 @@ def test_a_lost_input(server: ScriptedBatches, ledger: Ledger) -> None:
         path.unlink()
     outcome = reason(server, ledger, requests(4))
     assert isinstance(outcome.error, InputError)
-    assert "is gone" in str(outcome.error)
+    assert "is missing" in str(outcome.error)
 
 
 # -- kill -9 -------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def test_other_keys_are_refused(ledger: Ledger, bad: str) -> None:
 
 @pytest.mark.parametrize("bad", ["", "../x", "A", "a/b"])
 def test_other_steps_are_refused(ledger: Ledger, bad: str) -> None:
-    with pytest.raises(ValueError, match="name of a step"):
+    with pytest.raises(ValueError, match="is not a valid name for a step"):
         ledger.put(bad, key(1), {})
 
 
@@ -246,9 +246,9 @@ def test_looking_on_while_another_writes(ledger: Ledger) -> None:
     with Ledger(ledger.folder, read_only=True) as other:
         assert other.get(STEP, key(1)) == {"answer": 1}
         assert other.count("personas") == (0, 0)
-        with pytest.raises(ValueError, match="read only"):
+        with pytest.raises(ValueError, match="this ledger is read-only"):
             other.put(STEP, key(2), {})
-        with pytest.raises(ValueError, match="read only"):
+        with pytest.raises(ValueError, match="this ledger is read-only"):
             other.erase(STEP, [key(1)])
     assert ledger.steps() == [STEP]
 
