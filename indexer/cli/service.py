@@ -51,7 +51,8 @@ def serve(
         return
 
     from indexer.ledger import Ledger
-    from indexer.updates.worker import Worker, WorkerThread
+    from indexer.updates.worker import Worker
+    from indexer.updates.worker_thread import WorkerThread
 
     sources = llm_sources(artifacts, domain, settings)
     with Ledger(artifacts / "ledger") as ledger:
@@ -86,7 +87,8 @@ def work(
     from indexer.ledger import Ledger
     from indexer.llm import LLM
     from indexer.terminal.console import print_counts
-    from indexer.updates.worker import Worker, publish_metrics
+    from indexer.updates.worker import Worker
+    from indexer.updates.worker_metrics import publish_metrics
     from p4r_qdrant.service import logs
     from p4r_qdrant.service.backend import Backend
     from p4r_qdrant.settings import Settings

@@ -1,12 +1,12 @@
-"""`p4r work`: the jobs that the service enqueued and that need an LLM.
+"""`p4r work`: do the jobs that the service enqueued and that need an LLM.
 
-    aspects   a review of an interaction is read (Eq. 2); its vector and the user's follow
-    item      metadata and reviews become personas in the index, as `p4r add` would do it
-    erase     what came from a user leaves the artifact folder and the ledger
+    aspects   extract the aspects of a review (Eq. 2); then update its vector and the user's
+    item      make personas of metadata and reviews and index them, as `p4r add` does
+    erase     erase a user from the artifact folder and the ledger
 
-A job is taken away when it is done, never before, and the ledger knows every answer: killed at
-any moment, the worker goes on where it was and pays for nothing twice. Where the LLM is away, jobs
-wait. One worker at a time per artifact folder: the ledger's lock sees to it.
+A job is removed when it is done, not before, and the ledger holds every answer. So after a kill
+the worker goes on and pays for no answer twice. If the LLM cannot be reached, jobs wait. The
+ledger's lock allows one worker per artifact folder.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,18 +39,18 @@ from p4r_qdrant.users.store import UserStore
 JOBS_AT_ONCE = 64
 POLL_S = 0.5
 ATTEMPTS = 5
-"""How often a job is tried whose answers cannot be used."""
+"""How often a job is tried if the answers are unusable."""
 RETRY_S = 30.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
-"""How long everything waits where the LLM or Qdrant is away; doubled each time."""
+"""How long all jobs wait if the LLM or Qdrant cannot be reached; doubled each time."""
 DRAIN_S = 10.0
-"""How long jobs under way may take when the worker is asked to end."""
+"""How long jobs in progress may take after a request to stop."""
 
 _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Does jobs until it is asked to end. Needs an open backend."""
+    """Does jobs until it is stopped. Needs an open backend."""
 
     def __init__(self, backend: Backend, sources: Sources, ledger: Ledger) -> None:
         self._backend = backend
@@ -60,25 +59,25 @@ class Worker:
         self._aspects = ReviewAspects(sources, Refusals())
         self._spent = Usage()
         self._again = set[str]()
-        """Items to be reasoned on although nothing new is said of them."""
+        """Items to reason on although the journal has no new record of them."""
         self.done: Counter[str] = Counter()
-        """Jobs done, by kind; "given up" and "put off" among them."""
+        """Numbers of jobs done, by kind, and of jobs "given up" and "put off"."""
         self.problem = ""
-        """Why nothing is done now; empty where something is."""
+        """Why jobs wait now; empty if they do not."""
 
     @property
     def usage(self) -> Usage:
-        """What the LLM has cost so far."""
+        """Tokens and cost of the LLM so far."""
         return self._spent
 
     @property
     def job_counts(self) -> JobCounts:
-        """How many jobs are waiting, and how many were given up. Raises IndexUnavailableError."""
+        """Numbers of jobs by state. Raises IndexUnavailableError."""
         with self._backend.in_use() as live:
             return live.users.jobs.counts()
 
     async def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set, then end what is under way, within DRAIN_S."""
+        """Work until `stop` is set; then jobs in progress get DRAIN_S seconds."""
         pause = FIRST_PAUSE_S
         while not stop.is_set():
             batch = asyncio.create_task(self.work_once())
@@ -94,7 +93,7 @@ class Worker:
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def work_once(self) -> int:
-        """Do the jobs whose time has come, and count them. Raises what makes all of them wait."""
+        """Do the jobs that are due; returns their number. Raises P4RError if all jobs must wait."""
         if not await asyncio.to_thread(self._backend.open):
             raise IndexUnavailableError("the index cannot be reached")
         await asyncio.to_thread(self._backend.follow)
@@ -105,7 +104,7 @@ class Worker:
         store = live.users
         jobs = await asyncio.to_thread(store.jobs.due, JOBS_AT_ONCE)
         by_kind = {kind: [job for job in jobs if job.kind == kind] for kind in _KINDS}
-        for job in by_kind["erase"]:  # first: what follows must not read it any more
+        for job in by_kind["erase"]:  # first: later jobs must not read the erased records
             await asyncio.to_thread(self._erase, live, job)
         if by_kind["aspects"] or by_kind["item"]:
             async with LLM(self._sources.llm, self._ledger) as llm:
@@ -120,7 +119,7 @@ class Worker:
     # -- aspects ------------------------------------------------------------------------------
 
     async def _read_all(self, live: Live, jobs: Sequence[Job], llm: LLM) -> None:
-        """Read reviews side by side; the first that says the LLM is away ends them all."""
+        """Read reviews concurrently; then raise the first error, if there is one."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._caught(self._read(live, job, llm))) for job in jobs]
         for task in tasks:
@@ -135,7 +134,7 @@ class Worker:
         return None
 
     async def _read(self, live: Live, job: Job, llm: LLM) -> None:
-        """One review: its aspects, its vector, the user's."""
+        """Extract the aspects of one review and update the vectors."""
         store = live.users
         like = StoredInteraction(job.user_id, job.body["item_id"], int(job.body["timestamp"]))
         one = await asyncio.to_thread(store.get, like)
@@ -168,7 +167,7 @@ class Worker:
     # -- items --------------------------------------------------------------------------------
 
     async def _add(self, live: Live, jobs: Sequence[Job], llm: LLM) -> None:
-        """Items and their reviews, through what `p4r add` does."""
+        """Reason on items and their reviews and index them, as `p4r add` does."""
         if not jobs:
             return
         added: dict[str, Added] = {}
@@ -191,7 +190,9 @@ class Worker:
             )
         self._again = {job.body["item_id"] for job in jobs}
         await asyncio.to_thread(self._backend.refresh)
-        if not self._backend.is_now(live):  # a publish has switched: done again, for that version
+        if not self._backend.is_now(
+            live
+        ):  # after a publish, the jobs are done again for its version
             return
         self._again.clear()
         for job in jobs:
@@ -204,13 +205,13 @@ class Worker:
     # -- erasing ------------------------------------------------------------------------------
 
     def _erase(self, live: Live, job: Job) -> None:
-        """What rested on the user's reviews is reasoned on again, without them."""
+        """Erase a user, and enqueue the items whose personas rested on the user's reviews."""
         store = live.users
         try:
             erased = erase_users(
                 self._sources.folder, self._ledger, [job.body["user_id"]], Refusals()
             )
-        except InputError:  # in none of the files
+        except InputError:  # the user is in none of the files
             pass
         else:
             for item_id in erased.items:
@@ -227,7 +228,7 @@ class Worker:
         self.done[job.kind] += 1
 
     async def _fail(self, store: UserStore, job: Job, problem: str) -> None:
-        """Try again later, or no more. Raises EndpointDownError where nobody has answered."""
+        """Try a job again later, or give it up. Raises EndpointDownError if no answer came."""
         if NO_ANSWER in problem:
             raise EndpointDownError(problem)
         last = job.attempts + 1 >= ATTEMPTS
@@ -247,7 +248,7 @@ _KINDS = ("erase", "aspects", "item")
 
 
 async def _drained(batch: asyncio.Task[int], stop: threading.Event) -> int:
-    """The batch's result; once `stop` is set, it has DRAIN_S to come to an end."""
+    """The result of the batch; 0 if it is cancelled, DRAIN_S after `stop` is set."""
     while not batch.done() and not stop.is_set():
         await asyncio.wait({batch}, timeout=POLL_S)
     await asyncio.wait({batch}, timeout=DRAIN_S)
@@ -260,70 +261,3 @@ async def _drained(batch: asyncio.Task[int], stop: threading.Event) -> int:
 
 async def _sleep(seconds: float, stop: threading.Event) -> None:
     await asyncio.to_thread(stop.wait, seconds)
-
-
-def publish_metrics(worker: Worker, host: str, port: int) -> int:
-    """Answer Prometheus on a port of its own (0: a free one); returns it. Raises InputError."""
-    from prometheus_client import CollectorRegistry, start_http_server
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-    from prometheus_client.registry import Collector
-
-    class OfWorker(Collector):
-        """Asked at every scrape; the names are those that `p4r serve` uses."""
-
-        def collect(self) -> Iterator[Metric]:
-            """See prometheus_client."""
-            usage = worker.usage
-            yield GaugeMetricFamily("p4r_llm_tokens", "Tokens spent.", usage.tokens)
-            yield GaugeMetricFamily("p4r_llm_cost_usd", "US dollars spent.", usage.cost_usd or 0.0)
-            done = CounterMetricFamily("p4r_worker", "What became of jobs.", labels=["what"])
-            for what, count in list(worker.done.items()):
-                done.add_metric([what], count)
-            yield done
-            waits = bool(worker.problem)
-            yield GaugeMetricFamily("p4r_worker_waits", "1 while the LLM or Qdrant is away.", waits)
-            with suppress(P4RError):
-                jobs = GaugeMetricFamily("p4r_jobs", "Background jobs.", labels=["state"])
-                for state, count in worker.job_counts.items():
-                    jobs.add_metric([state], count)
-                yield jobs
-
-    registry = CollectorRegistry()
-    registry.register(OfWorker())
-    try:
-        server, _ = start_http_server(port, host, registry)
-    except OSError as error:
-        raise InputError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another "
-            "--metrics-port"
-        ) from None
-    return int(server.server_port)
-
-
-class WorkerThread:
-    """A worker inside `p4r serve`, on a thread and an event loop of its own."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="p4r-worker")
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._worker.run(self._stop))
-        except Exception:
-            _log.exception("the worker has ended; jobs are kept until the service starts again")
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End what is under way, within DRAIN_S."""
-        self._stop.set()
-        self._thread.join()
-
-    def spent(self) -> tuple[int, float | None]:
-        """Tokens and US dollars so far; None where a price is not known."""
-        usage = self._worker.usage
-        return usage.tokens, usage.cost_usd

@@ -87,8 +87,7 @@ async def put(item_id: ItemId, body: ItemBody, served: Served, response: Respons
     async def write(live: Live) -> bool:
         vectors: Any = body.vectors
         if vectors is None:
-            sayings = [texts.persona_text(one, body.summary) for one in personas]
-            vectors = await served.encode(live, sayings)
+            vectors = await served.encode(live, texts.persona_texts(personas, body.summary))
         written = await served.in_thread(
             lambda: live.writer.replace_item(item_id, personas, vectors, fields)
         )

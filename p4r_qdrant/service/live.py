@@ -127,10 +127,10 @@ class Live:
                 len(put),
             )
         elif put:
-            sayings = [
-                texts.persona_text(each, one.summary) for _, one in put for each in one.personas
+            persona_texts = [
+                text for _, one in put for text in texts.persona_texts(one.personas, one.summary)
             ]
-            vectors = iter(self.encoder.encode_texts(sayings))
+            vectors = iter(self.encoder.encode_texts(persona_texts))
             for item_id, one in put:
                 own = np.stack(list(islice(vectors, len(one.personas))))
                 self.writer.replace_item(item_id, one.personas, own, one.fields)

@@ -16,7 +16,9 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.ledger import Ledger
 from indexer.prompts import Domain
 from indexer.reasoning.step import Sources
-from indexer.updates.worker import ATTEMPTS, Worker, WorkerThread, publish_metrics
+from indexer.updates.worker import ATTEMPTS, Worker
+from indexer.updates.worker_metrics import publish_metrics
+from indexer.updates.worker_thread import WorkerThread
 from p4r_qdrant import Settings
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import InputError
