@@ -75,6 +75,7 @@ def prepare(
     """Turn a public review data set into items.jsonl, reviews.jsonl and splits.jsonl."""
     from indexer.artifacts.lines import Refusals
     from indexer.datasets.formats import format_named
+    from indexer.datasets.prepare import Dataset
     from indexer.datasets.prepare import prepare as prepare_dataset
     from indexer.datasets.selection import Selection
     from indexer.terminal.console import ProgressBar, print_counts
@@ -92,9 +93,7 @@ def prepare(
     refusals = Refusals()
     with ProgressBar() as bar:
         report = prepare_dataset(
-            format_named(form, column or ()),
-            reviews,
-            items or [],
+            Dataset(format_named(form, column or ()), reviews, items or []),
             output,
             refusals,
             selection=selection,

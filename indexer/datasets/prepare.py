@@ -33,10 +33,17 @@ class PrepareReport:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True)
+class Dataset:
+    """The files or data frames of a data set, in one format. `items` may be empty."""
+
+    form: Format
+    reviews: Sequence[Source]
+    items: Sequence[Source] = ()
+
+
 def prepare(
-    form: Format,
-    reviews: Sequence[Source],
-    items: Sequence[Source],
+    dataset: Dataset,
     output: Path,
     refusals: Refusals,
     *,
@@ -57,10 +64,10 @@ def prepare(
         tables.check_installed()
     report = PrepareReport()
     with output_folder(output, _replace_files) as folder, Store(report.left_out) as store:
-        store.add_items(_items(form, items, refusals, progress), selection)
-        store.add_reviews(_reviews(form, reviews, refusals, progress))
+        store.add_items(_items(dataset, refusals, progress), selection)
+        store.add_reviews(_reviews(dataset, refusals, progress))
         filtered = bool(selection.cities or selection.categories)
-        store.relate(not filtered and (selection.unknown_items or not items))
+        store.relate(not filtered and (selection.unknown_items or not dataset.items))
         store.select(selection)
         if not store.count("kept"):
             raise InputError(_nothing_left(refusals, report))
@@ -85,20 +92,18 @@ def _nothing_left(refusals: Refusals, report: PrepareReport) -> str:
     return f"no interaction is left, nothing was written: {', '.join(why) or 'no rows'}{first}"
 
 
-def _items(
-    form: Format, sources: Sequence[Source], refusals: Refusals, progress: Progress
-) -> Iterator[Item]:
-    for where, row in _rows(form, sources, refusals, progress):
+def _items(dataset: Dataset, refusals: Refusals, progress: Progress) -> Iterator[Item]:
+    form = dataset.form
+    for where, row in _rows(form, dataset.items, refusals, progress):
         try:
             yield Item.model_validate(storable(form.item(row)))
         except ValueError as error:
             refusals.add(f"{where}: {_sentence(error)}", "broken item")
 
 
-def _reviews(
-    form: Format, sources: Sequence[Source], refusals: Refusals, progress: Progress
-) -> Iterator[Review]:
-    for where, row in _rows(form, sources, refusals, progress):
+def _reviews(dataset: Dataset, refusals: Refusals, progress: Progress) -> Iterator[Review]:
+    form = dataset.form
+    for where, row in _rows(form, dataset.reviews, refusals, progress):
         try:
             yield Review.model_validate(form.review(row))
         except ValueError as error:

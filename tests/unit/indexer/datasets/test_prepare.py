@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.datasets.formats import FORMATS, format_named
-from indexer.datasets.prepare import PrepareReport, prepare
+from indexer.datasets.prepare import Dataset, PrepareReport, prepare
 from indexer.datasets.selection import Selection
 from indexer.datasets.store import (
     ITEM_UNUSED,
@@ -70,7 +70,9 @@ class Case:
         sources = [write(self.folder / "r.jsonl", reviews)]
         others = [] if items is None else [write(self.folder / "i.jsonl", items)]
         chosen = Selection(**selection)
-        return prepare(PLAIN, sources, others, self.output, self.refusals, selection=chosen)
+        return prepare(
+            Dataset(PLAIN, sources, others), self.output, self.refusals, selection=chosen
+        )
 
 
 @pytest.fixture
@@ -168,9 +170,7 @@ def test_city_and_category(tmp_path: Path) -> None:
         ],
     )
     report = prepare(
-        FORMATS["yelp"],
-        [reviews],
-        [businesses],
+        Dataset(FORMATS["yelp"], [reviews], [businesses]),
         tmp_path / "out",
         Refusals(),
         selection=Selection(
@@ -260,7 +260,7 @@ def test_a_source_that_breaks_off_leaves_nothing(case: Case) -> None:
     path = case.folder / "r.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(review("u", "a", 1)).encode())[:-4])
     with pytest.raises(InputError, match="cut short"):
-        prepare(PLAIN, [path], [], case.output, case.refusals)
+        prepare(Dataset(PLAIN, [path], []), case.output, case.refusals)
     assert [one.name for one in case.folder.iterdir()] == [path.name]
 
 
@@ -281,7 +281,7 @@ def test_a_folder_that_is_there_keeps_its_other_files(case: Case) -> None:
 def test_an_output_that_cannot_be_made_is_refused_before_anything_is_read(case: Case) -> None:
     case.output.write_text("a file")
     with pytest.raises(InputError, match="cannot be made or written"):
-        prepare(PLAIN, [case.folder / "none"], [], case.output, case.refusals)
+        prepare(Dataset(PLAIN, [case.folder / "none"], []), case.output, case.refusals)
 
 
 def test_a_full_disk_is_told_as_one(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +300,7 @@ def test_several_files_and_progress(tmp_path: Path) -> None:
         for n in range(2)
     ]
     seen = RecordedProgress()
-    prepare(PLAIN, sources, [], tmp_path / "out", Refusals(), progress=seen)
+    prepare(Dataset(PLAIN, sources, []), tmp_path / "out", Refusals(), progress=seen)
     assert sum(seen.counts) == 2200
     assert len(seen.counts) < 10
     assert len(pairs(tmp_path / "out")) == 2
@@ -330,10 +330,10 @@ import sys
 from pathlib import Path
 from indexer.artifacts.folder import Refusals
 from indexer.datasets.formats import FORMATS
-from indexer.datasets.prepare import prepare
+from indexer.datasets.prepare import Dataset, prepare
 print("begun", flush=True)
 source, output = map(Path, sys.argv[1:])
-prepare(FORMATS["plain"], [source], [], output, Refusals())
+prepare(Dataset(FORMATS["plain"], [source]), output, Refusals())
 """
 
 

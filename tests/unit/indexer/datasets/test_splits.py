@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import REVIEWS, SPLITS
 from indexer.datasets.formats import FORMATS
-from indexer.datasets.prepare import prepare
+from indexer.datasets.prepare import Dataset, prepare
 from indexer.datasets.selection import Selection
 from indexer.datasets.splits import leave_one_out
 from tests.support.paths import ROOT
@@ -64,7 +64,9 @@ def test_the_splits_of_the_real_data_come_out_again(name: str, tmp_path: Path) -
     output = tmp_path / name
     # These splits were made by a stable sort of the file by time, for users with five or more.
     selection = Selection(ties="file", min_interactions=5)
-    prepare(FORMATS["plain"], [folder / REVIEWS], [], output, Refusals(), selection=selection)
+    prepare(
+        Dataset(FORMATS["plain"], [folder / REVIEWS], []), output, Refusals(), selection=selection
+    )
     assert (output / SPLITS).read_bytes() == (folder / SPLITS).read_bytes()
 
 
@@ -75,7 +77,9 @@ def test_by_item_the_real_splits_differ_in_ties_alone(name: str, tmp_path: Path)
         pytest.skip(f"the real data are not there: {folder}")
     output = tmp_path / name
     selection = Selection(min_interactions=5)
-    prepare(FORMATS["plain"], [folder / REVIEWS], [], output, Refusals(), selection=selection)
+    prepare(
+        Dataset(FORMATS["plain"], [folder / REVIEWS], []), output, Refusals(), selection=selection
+    )
     ours, theirs = (
         [json.loads(line) for line in (where / SPLITS).read_text("utf-8").splitlines()]
         for where in (output, folder)
