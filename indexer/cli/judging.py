@@ -77,6 +77,7 @@ def judge_explanations(
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
+    from indexer.judging.comparing import Sampling
     from indexer.judging.explanations import ExplanationStudy
     from p4r_qdrant.settings import Settings
 
@@ -87,10 +88,8 @@ def judge_explanations(
         explanations,
         against,
         refusals,
+        Sampling(sample, controls, seed),
         top=top,
-        sample=sample,
-        controls=controls,
-        seed=seed,
         length=settings.history.length,
     )
     asking = {"dry_run": dry_run, "batch": batch, "no_wait": no_wait}
@@ -127,6 +126,7 @@ def judge_personas(
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
+    from indexer.judging.comparing import Sampling
     from indexer.judging.personas import PersonaStudy
     from p4r_qdrant.settings import Settings
 
@@ -137,9 +137,7 @@ def judge_personas(
         against,
         output,
         refusals,
-        sample=sample,
-        controls=controls,
-        seed=seed,
+        Sampling(sample, controls, seed),
     )
     asking = {"dry_run": dry_run, "batch": batch, "no_wait": no_wait}
     _judge(study, output, domain, settings, refusals, **asking)

@@ -1,6 +1,6 @@
-"""Comparisons of two texts by a judge: what is asked, in both orders, and what it said.
+"""Comparisons of two texts by an LLM as judge: the requests, in both orders, and the verdicts.
 
-Nothing here knows which study it is for: `explanations.py` and `personas.py` say what is compared.
+Independent of the study: `explanations.py` and `personas.py` define what is compared.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from indexer.llm import Request
 from indexer.reasoning.sanitizing import cleaned, parts, problem_with
 from indexer.reasoning.step import TEXT, AnswerForm, Question, Sources, Step, an_object, one_of
 
-FIRST, SECOND, TIE = "A", "B", "tie"
-VERDICTS = (FIRST, SECOND, TIE)
+Verdict = Literal["A", "B", "tie"]
+FIRST: Verdict = "A"
+SECOND: Verdict = "B"
+TIE: Verdict = "tie"
+VERDICTS: tuple[Verdict, ...] = (FIRST, SECOND, TIE)
 MOST_WORDS = 80
 LONGEST = 2000
 """Characters of one text: an explanation, a persona, a line of a history."""
@@ -33,10 +36,11 @@ T = TypeVar("T", str, tuple[str, str])
 
 @dataclass(frozen=True)
 class Control:
-    """A kind of comparison whose right outcome is known. `right`: in words.
+    """A kind of comparison whose right outcome is known; `right` says it in words.
 
-    `criterion` is the one the right text must win on; None where all must be ties, for the two
-    texts are the same. An `optional` one is left out where the artifacts do not have enough of it.
+    criterion: the criterion on which the right text must win; None if the two texts are equal, so
+        that all criteria must be ties.
+    optional: the control is left out if the artifacts hold too few comparisons of it.
     """
 
     name: str
@@ -47,9 +51,9 @@ class Control:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two texts, and the `context` the judge sees them in; `control` is "" where nobody knows.
+    """Two texts, and the `context` that the judge sees with them.
 
-    In a control `ours` is the right text.
+    `control` names the control, and `ours` is then the right text; "" if no outcome is known.
     """
 
     about: Mapping[str, str]
@@ -59,11 +63,23 @@ class Comparison:
     control: str = ""
 
 
-class Judgment(BaseModel):
-    """One line of controls.jsonl or judgments.jsonl: a comparison and what the judge said of it.
+@dataclass(frozen=True)
+class Sampling:
+    """How many comparisons a study draws, and how many of each control; another `seed`, others."""
 
-    `first`: its verdicts where `ours` was A; `second`: where it was B. Both are empty where the
-    two texts are the same and nobody was asked, and equal where that was asked as a control.
+    comparisons: int = 100
+    controls: int = 30
+    seed: int = 0
+
+
+DEFAULT_SAMPLING = Sampling()
+
+
+class Judgment(BaseModel):
+    """One line of controls.jsonl or judgments.jsonl: a comparison and the judge's verdicts.
+
+    `first`: the verdicts with `ours` as A; `second`: with `ours` as B. Both are empty if the two
+    texts are equal and were not judged; both are the same if equal texts were judged as a control.
     """
 
     control: str
@@ -77,11 +93,11 @@ class Judgment(BaseModel):
 
     @property
     def twice(self) -> bool:
-        """Whether two different orders were asked."""
+        """Whether both orders were judged."""
         return bool(self.first) and self.ours != self.theirs
 
     def outcome(self, criterion: str) -> Outcome:
-        """How `ours` fared: a preference that does not outlast the change of places is a tie."""
+        """The outcome for `ours`: a preference that changes with the order is a tie."""
         match self.first.get(criterion), self.second.get(criterion):
             case "A", "B":
                 return "won"
@@ -91,10 +107,10 @@ class Judgment(BaseModel):
 
 
 class Study(ExitStack, ABC):
-    """What is compared with what; a context manager.
+    """What is compared; a context manager.
 
-    `label` is what the prompt calls the two texts. Comparisons come in an order that the seed
-    alone decides: a larger sample begins with the smaller one, so that no answer is lost.
+    `label` is the name of the two texts in the prompt. The seed alone decides the order of the
+    comparisons: a larger sample begins with the smaller one, so its answers are used again.
     """
 
     name: ClassVar[str]
@@ -103,11 +119,11 @@ class Study(ExitStack, ABC):
     criteria: ClassVar[tuple[str, ...]]
     controls: ClassVar[tuple[Control, ...]]
     reads: tuple[str, ...] = ()
-    """What has to be in the folder of results before `comparisons` can be told."""
+    """Files that must be in the folder of results before `comparisons` is called."""
     about: dict[str, str | int]
     """What is compared, for the results."""
     files: tuple[AbstractContextManager[object], ...]
-    """What it reads, opened when the study is entered."""
+    """The files that it reads, opened when the study is entered."""
 
     def __enter__(self) -> Self:
         for one in self.files:
@@ -116,21 +132,21 @@ class Study(ExitStack, ABC):
 
     @abstractmethod
     def control_comparisons(self, left_out: Counter[str]) -> Iterator[Comparison]:
-        """Those whose right outcome is known, all of one control after those of another."""
+        """The comparisons whose right outcome is known, one control after the other."""
 
     @abstractmethod
     def comparisons(self, left_out: Counter[str]) -> Iterator[Comparison]:
-        """Those that the study is about; what cannot be compared is counted."""
+        """The comparisons of the study; what cannot be compared is counted in `left_out`."""
 
     def preparation(self, sources: Sources, refusals: Refusals) -> list[Step]:  # noqa: ARG002
-        """Steps that make what `comparisons` needs, in the folder of results."""
+        """Steps that write what `comparisons` needs, into the folder of results."""
         return []
 
 
 class Judging(Step):
-    """Asks each comparison twice, the places changed; writes what was said as `artifact`.
+    """Asks each comparison in both orders and writes the verdicts to `artifact`.
 
-    `sources.folder` is that of the results.
+    `sources.folder` is the folder of results.
     """
 
     name = "judgments"
@@ -153,9 +169,7 @@ class Judging(Step):
         self._comparisons = comparisons
 
     def questions(self) -> Iterator[Question]:
-        """Two requests a comparison; one where both orders are the same, and none unless that is
-        the point of it.
-        """
+        """Two requests per comparison. Equal texts have one request in a control, else none."""
         for one in self._comparisons(self.left_out):
             orders = dict.fromkeys([(one.ours, one.theirs), (one.theirs, one.ours)])
             if len(orders) == 1 and not one.control:
@@ -194,7 +208,7 @@ class Judging(Step):
 
 
 def _verdict(value: str) -> str:
-    """One of VERDICTS, "" where it is none; an endpoint that keeps to no schema may say "(a)"."""
+    """One of VERDICTS, else ""; an endpoint that ignores the schema may answer "(a)"."""
     plain = value.strip().strip("().\"'").casefold()
     return next((one for one in VERDICTS if one.casefold() == plain), "")
 
@@ -204,15 +218,16 @@ def _problem(value: Any, system: str, *, criteria: Iterable[str]) -> str | None:
         if not _verdict(value[name]):
             return f"{name} must be one of {', '.join(VERDICTS)}"
     difference = value["difference"]
-    if not any(map(str.isalnum, difference)):  # of equal texts there is none
+    if not any(map(str.isalnum, difference)):  # equal texts have no difference
         return None
     problem = problem_with(difference, system, most_words=MOST_WORDS)
     return f"the difference {problem}" if problem else None
 
 
 def fit(text: str, left_out: Counter[str]) -> str:
-    """An outside text on one line, fit to be judged: what addresses a model, or asks for a verdict,
-    is taken out and counted, and so is what goes beyond `LONGEST` characters.
+    """An outside text on one line, without what addresses a model or asks for a verdict.
+
+    It is cut after `LONGEST` characters. What is removed is counted in `left_out`.
     """
     kept = cleaned(text, judged=True)
     left_out["sentences that address a model or ask for a verdict"] += kept.removed
@@ -221,7 +236,7 @@ def fit(text: str, left_out: Counter[str]) -> str:
 
 
 def shuffled(ids: Iterable[T], seed: int, about: str = "") -> list[T]:
-    """In an order that depends on each id alone: more ids do not change that of the others."""
+    """The ids in a pseudorandom order; further ids do not change the order of the others."""
 
     def place(one: T) -> bytes:
         return hashlib.sha256(f"{seed}\x00{about}\x00{one}".encode()).digest()

@@ -1,4 +1,4 @@
-"""The study of explanations: what a reader is told of an item, ours against another text."""
+"""The study of explanations: our explanation of an item against another text."""
 
 from __future__ import annotations
 
@@ -6,117 +6,36 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
-
-from pydantic import BaseModel, ConfigDict, model_validator
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
-from indexer.artifacts.lines import Refusals, read_lines
-from indexer.artifacts.lookup import Lookup, RecordFile
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.lookup import Lookup
 from indexer.artifacts.names import PERSONAS
-from indexer.judging.comparing import Comparison, Control, Study, fit, shuffled
+from indexer.judging.comparing import (
+    DEFAULT_SAMPLING,
+    Comparison,
+    Control,
+    Sampling,
+    Study,
+    fit,
+    shuffled,
+)
+from indexer.judging.explanation_files import Explanations, explanation
 from p4r_qdrant.encoder.user_vector import newest_first
-from p4r_qdrant.errors import InputError
-from p4r_qdrant.records import Id, Interaction, ItemPersonas, Persona, Text
-from p4r_qdrant.texts import interaction_text, plain_rationale
+from p4r_qdrant.records import Interaction, ItemPersonas, Persona
+from p4r_qdrant.texts import interaction_text
 
 SUMMARY = "summary"
-"""What ours is compared with where no file is named: the item's summary, the same for everybody."""
-
-
-class ExplainedItem(BaseModel):
-    """What somebody is told of an item: a text, or the winning persona."""
-
-    model_config = ConfigDict(frozen=True)
-
-    item_id: Id
-    explanation: Text = ""
-    persona_name: Text = ""
-    preference_rationale: Text = ""
-
-    @property
-    def text(self) -> str:
-        """The explanation; empty where there is none."""
-        return self.explanation or explanation(self.persona_name, self.preference_rationale)
-
-
-class ExplainedLine(BaseModel):
-    """A line of an explanations file: user_id, item_id, explanation; or one of `p4r rerank`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    user_id: Id
-    results: list[ExplainedItem]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_item(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "results" not in value and "item_id" in value:
-            return value | {"results": [value]}
-        return value
-
-
-def explanation(name: str, rationale: str) -> str:
-    """How a persona explains an item."""
-    return f"{name}: {plain_rationale(rationale)}" if name and rationale else ""
-
-
-class Explanations:
-    """An explanations file, the first `top` items of each reader; a context manager.
-
-    Memory holds ids and places in the file, never texts. Raises InputError where it has none.
-    """
-
-    def __init__(self, path: Path, refusals: Refusals, top: int | None = None) -> None:
-        self._lines = RecordFile(path, ExplainedLine)
-        self._offsets: dict[str, dict[str, int]] = {}
-        for number, offset, line in read_lines(path, ExplainedLine, refusals):
-            own = self._offsets.setdefault(line.user_id, {})
-            for one in line.results:
-                if one.item_id in own:
-                    refusals.add(
-                        f"{path}:{number}: item {one.item_id!r} is explained to {line.user_id!r} "
-                        "twice; keep one",
-                        "repeated explanation",
-                    )
-                elif one.text and (top is None or len(own) < top):
-                    own[one.item_id] = offset
-        if not any(self._offsets.values()):
-            raise InputError(
-                f"{path} holds no explanation: its lines are those of `p4r rerank --output`, or "
-                'have "user_id", "item_id" and "explanation"'
-            )
-
-    def users(self) -> Sequence[str]:
-        """Everybody who is told something."""
-        return [user_id for user_id, own in self._offsets.items() if own]
-
-    def items(self, user_id: str) -> Sequence[str]:
-        """What somebody is told of."""
-        return list(self._offsets.get(user_id, ()))
-
-    def get(self, user_id: str, item_id: str) -> str:
-        """The explanation, "" where there is none."""
-        offset = self._offsets.get(user_id, {}).get(item_id)
-        if offset is None:
-            return ""
-        line = self._lines.at(offset)
-        return next(one.text for one in line.results if one.item_id == item_id and one.text)
-
-    def __enter__(self) -> Self:
-        self._lines.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lines.__exit__()
+"""What our explanation is compared with by default: the item's summary, equal for all users."""
 
 
 class ExplanationStudy(Study):
-    """One explanation a reader, drawn from the first `top` of our list: independent witnesses.
+    """Compares explanations of items, one of each user, so that comparisons are independent.
 
-    `against` is another explanations file; None: the item's summary. The judge sees the reader's
-    `length` newest training interactions, without the item itself.
+    ours: our explanations file; one of a user's first `top` items is drawn.
+    against: another explanations file; None: the items' summaries.
+    The judge sees the user's `length` newest training interactions, without the item itself.
     """
 
     name = "explanations"
@@ -145,11 +64,9 @@ class ExplanationStudy(Study):
         ours: Path,
         against: Path | None,
         refusals: Refusals,
+        sampling: Sampling = DEFAULT_SAMPLING,
         *,
         top: int = 5,
-        sample: int = 100,
-        controls: int = 30,
-        seed: int = 0,
         length: int = 10,
     ) -> None:
         super().__init__()
@@ -165,17 +82,17 @@ class ExplanationStudy(Study):
             "ours": str(ours),
             "against": str(against or SUMMARY),
             "top": top,
-            "sample": sample,
-            "seed": seed,
+            "sample": sampling.comparisons,
+            "seed": sampling.seed,
             "history": length,
         }
-        self._sample = sample
-        self._controls = controls
-        self._seed = seed
+        self._sample = sampling.comparisons
+        self._controls = sampling.controls
+        self._seed = sampling.seed
         self._length = length
 
     def comparisons(self, left_out: Counter[str]) -> Iterator[Comparison]:
-        """Ours against theirs, of one item a reader."""
+        """Our explanation against the other, one item per user."""
         return islice(self._compared(left_out), self._sample)
 
     def _compared(self, left_out: Counter[str]) -> Iterator[Comparison]:
@@ -191,7 +108,7 @@ class ExplanationStudy(Study):
                 left_out["readers or items of whom nothing else is known"] += 1
 
     def _explained(self) -> Iterator[tuple[str, str]]:
-        """(reader, item), one item a reader; one that both explain, if there is any."""
+        """(user, item), one item per user; an item that both files explain, if there is any."""
         for user_id in shuffled(self._ours.users(), self._seed):
             items = shuffled(self._ours.items(user_id), self._seed, user_id)
             both = (item_id for item_id in items if self._their(user_id, item_id))
@@ -206,7 +123,7 @@ class ExplanationStudy(Study):
     def _context(
         self, user_id: str, item_id: str, left_out: Counter[str], *, with_item: bool = False
     ) -> str:
-        """What the judge is shown beside the explanations; "" where there is nothing to show."""
+        """What the judge sees beside the explanations; "" if nothing is known."""
         known = self._histories.get(user_id)
         itself = [one for one in known if one.item_id == item_id] if with_item else []
         others = [one for one in known if one.item_id != item_id]
@@ -227,12 +144,12 @@ class ExplanationStudy(Study):
     # -- controls -------------------------------------------------------------------------------
 
     def control_comparisons(self, left_out: Counter[str]) -> Iterator[Comparison]:
-        """All three kinds, `controls` of each at most."""
+        """At most `controls` comparisons of each of the three controls."""
         for made in (self._another_item, self._another_reader, self._identical):
             yield from islice(made(left_out), self._controls)
 
     def _another_item(self, left_out: Counter[str]) -> Iterator[Comparison]:
-        """The wrong text is the next reader's, of an item that this one does not know."""
+        """The wrong text is another user's, of an item that this user does not know."""
         explained = list(islice(self._explained(), 4 * self._controls))
         for number, (user_id, item_id) in enumerate(explained):
             known = {item_id, *(one.item_id for one in self._histories.get(user_id))}
@@ -243,7 +160,7 @@ class ExplanationStudy(Study):
                 yield from self._control("another item", user_id, item_id, texts, left_out)
 
     def _another_reader(self, left_out: Counter[str]) -> Iterator[Comparison]:
-        """Both personas are of an item that the reader has reviewed; one cites that review."""
+        """Two personas of an item that the user has reviewed; one of them cites that review."""
         users = shuffled(self._histories.users(), self._seed)
         for user_id in users[: 100 * self._controls]:
             history = self._histories.get(user_id)
@@ -274,7 +191,7 @@ class ExplanationStudy(Study):
         texts: tuple[str, str],
         left_out: Counter[str],
     ) -> Iterator[Comparison]:
-        """One comparison, or none where one of its texts is empty."""
+        """One comparison; none if one of its texts is empty."""
         right, wrong = (fit(text, left_out) for text in texts)
         context = self._context(user_id, item_id, left_out, with_item=name == "another reader")
         if right and wrong and context and (right == wrong) == (name == "identical"):
@@ -282,7 +199,7 @@ class ExplanationStudy(Study):
 
 
 def shuffled_personas(personas: Sequence[Persona], seed: int) -> list[Persona]:
-    """In an order that does not depend on the file's."""
+    """The personas in an order that does not depend on the file."""
     by_id = {one.persona_id: one for one in personas}
     return [by_id[persona_id] for persona_id in shuffled(by_id, seed)]
 
@@ -292,6 +209,6 @@ def _about(user_id: str, item_id: str) -> dict[str, str]:
 
 
 def _line(one: Interaction, left_out: Counter[str]) -> str:
-    """Summary and aspects, each made fit by itself: "... in print" and "only ..." are no order."""
+    """Summary and aspects, sanitized separately: joined, they can read as an order to a model."""
     parts = (fit(part, left_out) for part in interaction_text(one).split("\n"))
     return "; ".join(filter(None, parts))

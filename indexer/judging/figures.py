@@ -1,7 +1,7 @@
-"""What judgments come to: controls passed or not, and how often ours was preferred.
+"""Statistics of judgments: which controls are passed, and how often ours is preferred.
 
-A text wins on a criterion where it is preferred in both orders, and loses likewise; all else is a
-tie. So a judge that goes by places alone has only ties, and one that throws dice loses as often as
+A text wins on a criterion if it is preferred in both orders, and loses likewise; all else is a
+tie. So a judge that prefers a position has only ties, and for a random judge ours loses as often as
 it wins.
 """
 
@@ -22,9 +22,9 @@ except ModuleNotFoundError:
 
 SIGNIFICANT = 0.05
 LEAST = 5
-"""Comparisons of a control: of fewer, not even all could be right significantly often."""
+"""Comparisons of a control; with fewer, even a perfect judge is not significantly good."""
 
-_MIRRORED = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
+_MIRRORED: dict[str, str] = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Share:
 
     @classmethod
     def made(cls, count: int, of: int) -> Share | None:
-        """None of nothing."""
+        """The share with its interval; None if `of` is 0."""
         if not of:
             return None
         interval = binomtest(count, of).proportion_ci(0.95, method="wilson")
@@ -47,11 +47,11 @@ class Share:
 
 @dataclass(frozen=True)
 class ControlFigures:
-    """How often the judge was right where the right outcome is known.
+    """How often the judge was right in a control.
 
-    p: how likely so many of `of` are right where each is right with probability 1/2 (one-sided
-    binomial test). A judge that cannot tell right from wrong prefers the right text in both
-    orders no more often than the wrong one, thus with probability 1/2 at most.
+    p: the probability that `right` or more of `of` are right by chance (one-sided binomial test
+    with probability 1/2). A judge that cannot distinguish right from wrong prefers the right text
+    in both orders no more often than the wrong one, thus with probability 1/2 at most.
     """
 
     name: str
@@ -64,8 +64,9 @@ class ControlFigures:
 
 @dataclass(frozen=True)
 class Preference:
-    """How ours fared on one criterion; p: two-sided sign test of wins against losses, p_holm the
-    same corrected over the criteria of the study.
+    """The outcomes of ours on one criterion.
+
+    p: two-sided sign test of wins against losses. p_holm: p corrected over the study's criteria.
     """
 
     criterion: str
@@ -80,9 +81,10 @@ class Preference:
 class Judged:
     """What `p4r judge` found; `results.json` holds these fields.
 
-    consistent: verdicts that say the same in both orders; first: verdicts, ties aside, that prefer
-    the text that comes first, half of them where places do not matter. `not_possible`: controls
-    for which the artifacts had too little. Without `passed` there are no `preferences`.
+    consistent: verdicts that agree in both orders.
+    first: verdicts, without ties, that prefer the first text; about half if order does not matter.
+    not_possible: controls for which the artifacts hold too few comparisons.
+    preferences: empty unless `passed`.
     """
 
     study: str
@@ -101,7 +103,7 @@ class Judged:
 def control_figures(
     controls: Iterable[Control], judgments: Sequence[Judgment], asked: Mapping[str, int]
 ) -> list[ControlFigures]:
-    """Of each control that was `asked` so often; what was not answered is not right."""
+    """The figures of each control that was `asked`; an unanswered comparison is not right."""
     return [_control(one, judgments, asked[one.name]) for one in controls if asked.get(one.name)]
 
 
@@ -119,7 +121,7 @@ def _is_right(one: Judgment, control: Control) -> bool:
 
 
 def preferences(criteria: Sequence[str], judgments: Sequence[Judgment]) -> list[Preference]:
-    """Of each criterion; none where nothing was judged."""
+    """The outcomes on each criterion; empty if nothing was judged."""
     if not judgments:
         return []
     counts = [Counter(one.outcome(name) for one in judgments) for name in criteria]
@@ -127,7 +129,7 @@ def preferences(criteria: Sequence[str], judgments: Sequence[Judgment]) -> list[
     found = []
     for name, one, chance, corrected in zip(criteria, counts, p, holm(p), strict=True):
         won, lost = (Share.made(one[what], len(judgments)) for what in ("won", "lost"))
-        assert won is not None  # noqa: S101 - of something
+        assert won is not None  # noqa: S101 - there are judgments
         assert lost is not None  # noqa: S101
         found.append(Preference(name, won, one["tied"], lost, chance, float(corrected)))
     return found
@@ -138,7 +140,7 @@ def _sign_test(won: int, lost: int) -> float:
 
 
 def consistent(judgments: Iterable[Judgment]) -> Share | None:
-    """Verdicts that say the same in both orders."""
+    """The share of verdicts that agree in both orders."""
     agrees = [
         one.second[name] == _MIRRORED[verdict]
         for one in judgments
@@ -149,7 +151,7 @@ def consistent(judgments: Iterable[Judgment]) -> Share | None:
 
 
 def prefer_first(judgments: Iterable[Judgment]) -> Share | None:
-    """Verdicts, ties aside, for the text that comes first."""
+    """The share of verdicts, without ties, that prefer the first text."""
     counts = Counter(
         verdict
         for one in judgments

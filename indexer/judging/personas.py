@@ -1,4 +1,4 @@
-"""The study of personas: an item's several personas against a single one, or another's."""
+"""The study of personas: an item's personas against a single one, or against another file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.lookup import Lookup
 from indexer.artifacts.names import PERSONAS
-from indexer.judging.comparing import Comparison, Control, Study, fit, shuffled
+from indexer.judging.comparing import (
+    DEFAULT_SAMPLING,
+    Comparison,
+    Control,
+    Sampling,
+    Study,
+    fit,
+    shuffled,
+)
 from indexer.reasoning.personas import MOST_NOTES, Notes, Personas, most_telling, note_text
 from indexer.reasoning.step import Question, Sources, Step
 from p4r_qdrant.errors import InputError
@@ -21,8 +29,10 @@ SINGLE = "single.jsonl"
 
 
 class PersonaStudy(Study):
-    """One comparison an item. `against` is another personas.jsonl; None: a single persona, which an
-    LLM writes from the same notes and which is kept as `single.jsonl` in the folder of results.
+    """Compares the personas of items, one comparison per item.
+
+    against: another personas.jsonl; None: a single persona, which an LLM writes from the same
+    notes and which is kept as `single.jsonl` in the folder of results.
     """
 
     name = "personas"
@@ -46,10 +56,7 @@ class PersonaStudy(Study):
         against: Path | None,
         output: Path,
         refusals: Refusals,
-        *,
-        sample: int = 100,
-        controls: int = 30,
-        seed: int = 0,
+        sampling: Sampling = DEFAULT_SAMPLING,
     ) -> None:
         super().__init__()
         path = folder.file(PERSONAS)
@@ -59,7 +66,7 @@ class PersonaStudy(Study):
         self.files = (self._personas, self._notes, self._summaries)
         lines = read_lines(path, ItemPersonas, Refusals())
         with_some = {one.item_id for _, _, one in lines if one.personas}
-        self._items = shuffled(with_some, seed)
+        self._items = shuffled(with_some, sampling.seed)
         if against is not None and not against.is_file():
             raise InputError(f"there is no file {against}")
         self._theirs = against or output / SINGLE
@@ -67,25 +74,25 @@ class PersonaStudy(Study):
         self.about = {
             "ours": str(path),
             "against": str(against or "a single persona"),
-            "sample": sample,
-            "seed": seed,
+            "sample": sampling.comparisons,
+            "seed": sampling.seed,
         }
-        self._sample = sample
-        self._controls = controls
+        self._sample = sampling.comparisons
+        self._controls = sampling.controls
         self._refusals = refusals
 
     def preparation(self, sources: Sources, refusals: Refusals) -> list[Step]:
-        """The single persona of each item, where no other file is compared with."""
+        """The step that writes the single personas, unless another file is compared."""
         return [SinglePersonas(sources, refusals, self)] if self.reads else []
 
     def reviewed(self) -> Iterator[tuple[str, str, Sequence[Aspects]]]:
-        """(item, summary, notes) of the items that are compared."""
+        """(item, summary, notes) of each item that is compared."""
         items = ((item_id, self._notes.get(item_id)) for item_id in self._items)
         for item_id, notes in islice((one for one in items if one[1]), self._sample):
             yield item_id, self._summary(item_id), notes
 
     def comparisons(self, left_out: Counter[str]) -> Iterator[Comparison]:
-        """An item's personas against theirs."""
+        """Our personas of an item against the others."""
         with Lookup(self._theirs, ItemPersonas, self._refusals) as other:
             for item_id, _, _ in self.reviewed():
                 theirs = _listed(other.get(item_id), left_out)
@@ -95,7 +102,7 @@ class PersonaStudy(Study):
                 yield from self._comparison("", item_id, theirs, left_out)
 
     def control_comparisons(self, left_out: Counter[str]) -> Iterator[Comparison]:
-        """Both kinds, `controls` of each at most."""
+        """At most `controls` comparisons of each of the two controls."""
         reviewed = list(islice((one for one, _, _ in self.reviewed()), self._controls))
         for number, item_id in enumerate(reviewed):
             another = reviewed[number - 1]
@@ -109,7 +116,7 @@ class PersonaStudy(Study):
     def _comparison(
         self, control: str, item_id: str, theirs: str, left_out: Counter[str]
     ) -> Iterator[Comparison]:
-        """One comparison, or none where nothing is left of a text."""
+        """One comparison; none if one of its texts is empty."""
         ours = _listed(self._personas.get(item_id), left_out)
         if ours and theirs:
             context = self._context(item_id, left_out)
@@ -129,7 +136,7 @@ class PersonaStudy(Study):
 
 
 def _listed(found: ItemPersonas | None, left_out: Counter[str]) -> str:
-    """Personas as the judge reads them, one a line; "" where there are none."""
+    """Personas as the judge reads them, one per line; "" if there are none."""
     texts = [
         fit(f"{one.name}: {one.description} {one.preference_rationale}", left_out)
         for one in (found.personas if found else ())
@@ -138,7 +145,7 @@ def _listed(found: ItemPersonas | None, left_out: Counter[str]) -> str:
 
 
 class SinglePersonas(Personas):
-    """One aggregated persona for each item of a study, from the notes that made the several."""
+    """One persona for each item of a study, from the same notes as its several personas."""
 
     artifact = SINGLE
     templates = ("persona_single",)
@@ -150,7 +157,7 @@ class SinglePersonas(Personas):
         self._study = study
 
     def questions(self) -> Iterator[Question]:
-        """One request an item."""
+        """One request per item."""
         for reviewed in self._study.reviewed():
             question = self.question(*reviewed)
             if question is not None:

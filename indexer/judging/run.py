@@ -1,4 +1,4 @@
-"""A study from beginning to end: controls first; comparisons only where these are passed."""
+"""Run a study: the controls first, and the comparisons only if the judge passes them."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ RATES = "rates.csv"
 
 
 class JudgeUnfitError(P4RError):
-    """The judge has failed a control: what it prefers says nothing."""
+    """The judge has failed a control, so its preferences are not reliable."""
 
 
 class Run:
     """One study with one judge; `sources.folder` is the folder of results.
 
-    Raises InputError where the artifacts have too little for a control, or the folder holds the
-    results of another study.
+    Raises InputError if the artifacts hold too few comparisons for a control, or if the folder
+    holds the results of another study.
     """
 
     def __init__(self, study: Study, sources: Sources, refusals: Refusals) -> None:
@@ -54,8 +54,7 @@ class Run:
             if asked[control.name] < LEAST and not control.optional:
                 raise InputError(
                     f"the control {control.name!r} needs {LEAST} comparisons and finds "
-                    f"{asked[control.name]}: the judge cannot be controlled with so few "
-                    f"{study.name}"
+                    f"{asked[control.name]}: there are too few {study.name} to control the judge"
                 )
         self._asked = {name: count for name, count in asked.items() if count >= LEAST}
         self._controls = Judging(sources, refusals, study, self._comparisons, CONTROLS)
@@ -65,7 +64,7 @@ class Run:
         ]
 
     def _comparisons(self, left_out: Counter[str]) -> Iterator[Comparison]:
-        """The controls that can be asked often enough."""
+        """The comparisons of all controls with enough of them."""
         for one in self.study.control_comparisons(left_out):
             if one.control in self._asked:
                 yield one
@@ -86,7 +85,7 @@ class Run:
     def estimate(
         self, ledger: Ledger, price_factor: float, under_way: Collection[str]
     ) -> dict[str, Estimate]:
-        """What controls and comparisons would take; nothing is asked."""
+        """What controls and comparisons would cost; nothing is asked."""
         names = ["controls", *(f"{one.artifact.partition('.')[0]}" for one in self._rest)]
         return {
             name: estimate_step(step, ledger, price_factor, under_way)
@@ -135,7 +134,7 @@ class Run:
         return [one for _, _, one in read_lines(self._folder / name, Judgment, Refusals())]
 
     def _write(self, judged: Judged) -> None:
-        """Figures for programs."""
+        """Write results.json, and rates.csv if there are preferences."""
         if judged.preferences:
             with written_whole(self._folder / RATES) as write:
                 write(_table(judged))
@@ -144,7 +143,7 @@ class Run:
 
 
 def unfit(judged: Judged, folder: Path) -> JudgeUnfitError:
-    """The error that says which controls were failed."""
+    """The error that names the failed controls."""
     failed = ", ".join(
         f"{one.name}: {one.right} of {one.of} right" for one in judged.controls if not one.passed
     )

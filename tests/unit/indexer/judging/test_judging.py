@@ -10,8 +10,9 @@ import pytest
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals, read_lines
-from indexer.judging.comparing import Control, Judgment, fit, shuffled
-from indexer.judging.explanations import Explanations, ExplanationStudy
+from indexer.judging.comparing import Control, Judgment, Sampling, fit, shuffled
+from indexer.judging.explanation_files import Explanations
+from indexer.judging.explanations import ExplanationStudy
 from indexer.judging.figures import (
     Share,
     consistent,
@@ -275,7 +276,7 @@ def test_the_wrong_personas_are_those_of_another_item() -> None:
         found.item_id: {one.name for one in found.personas}
         for _, _, found in read_lines(folder.file("personas.jsonl"), ItemPersonas, Refusals())
     }
-    with PersonaStudy(folder, None, folder.path, Refusals(), controls=10) as study:
+    with PersonaStudy(folder, None, folder.path, Refusals(), Sampling(controls=10)) as study:
         controls = list(study.control_comparisons(Counter()))
     assert Counter(one.control for one in controls) == {"shuffled": 10, "identical": 10}
     for one in controls:
