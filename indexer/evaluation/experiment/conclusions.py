@@ -15,7 +15,9 @@ SURE = 0.05
 
 def is_beyond_chance(gap: Mapping[str, Any] | None) -> bool:
     """Whether a line is better than what it is compared with, by the corrected test."""
-    return bool(gap) and gap["mean"] > 0 and gap["p_holm"] is not None and gap["p_holm"] < SURE
+    if gap is None or gap["p_holm"] is None:
+        return False
+    return bool(gap["mean"] > 0 and gap["p_holm"] < SURE)
 
 
 def overall(results: Results) -> Iterator[str]:
