@@ -44,6 +44,9 @@ from tests.support.scripted_llm import ScriptedLLM
 
 PROGRAM = "from indexer.cli import main; main()"
 
+# A model that writes on the CPU takes its time, and most of it is the set-up of the first test.
+pytestmark = pytest.mark.timeout(1200)
+
 ITEMS = ("salt-orchard", "one-ring-one-pan")
 READERS = ("norm-t", "maren-o", "kofi-b")
 """The first two have read both, in training: they have alignments."""
@@ -267,16 +270,21 @@ def test_every_text_is_the_models_own(
 # --- injections --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "injections",
+    [INJECTIONS[::5], pytest.param(INJECTIONS, marks=pytest.mark.long)],
+    ids=["eight", "all"],
+)
 def test_no_injection_gets_through_to_a_real_model(
-    environment: dict[str, str], proxy: CountingProxy, tmp_path: Path
+    injections: list[str], environment: dict[str, str], proxy: CountingProxy, tmp_path: Path
 ) -> None:
-    """Forty reviews that give orders, on two books that one decent reader has read as well."""
+    """Reviews that give orders, on two books that one decent reader has read as well."""
     good = "A quiet story of boats and weather that I read aloud to my aunt."
     items, reviews = [], []
     for book in (0, 1):
         item = f"book-{book}"
         items.append({"item_id": item, "title": f"Harbour {book}", "description": "Of boats."})
-        orders = enumerate(INJECTIONS[book::2])
+        orders = enumerate(injections[book::2])
         told = [(f"villain-{book}-{number}", text) for number, text in orders]
         for user, text in (("reader", good), *told):
             row = {"user_id": user, "item_id": item, "rating": 4, "timestamp": 1_700_000_000 + book}

@@ -28,13 +28,17 @@ UNWANTED = CHECKS.get_by_names(
 )
 
 
-def test_no_request_breaks_it(document: Any) -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "examples", [5, pytest.param(25, marks=pytest.mark.long)], ids=["few", "many"]
+)
+def test_no_request_breaks_it(document: Any, examples: int) -> None:
     operations = [one.ok() for one in document.get_all_operations()]
     assert len(operations) > 8
     for operation in operations:
 
         @settings(
-            max_examples=25,
+            max_examples=examples,
             deadline=None,
             phases=[Phase.explicit, Phase.generate],
             suppress_health_check=list(HealthCheck),
