@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from p4r_qdrant.encoder.base import Encoder
-from tests.support.command_line import Result, Run, clean, in_process
+from tests.support.command_line import Result, Run, in_process
+from tests.support.environment import clear_settings
 from tests.support.hash_encoder import RememberingEncoder
 from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def p4r(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Runs the command in this process, in an empty folder."""
-    clean(monkeypatch)
+    clear_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 

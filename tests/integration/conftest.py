@@ -1,4 +1,4 @@
-"""A Qdrant process of one's own; and one catalogue in this process and behind a service."""
+"""A private Qdrant process, an index on either engine, and a catalogue behind a service."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +13,14 @@ from tests.support.qdrant_process import PrivateQdrant, private_servers
 
 @pytest.fixture
 def private_qdrant(tmp_path: Path) -> Iterator[PrivateQdrant]:
-    """A server that is not running yet: call `start`. It is ended after the test."""
+    """A server that is not started yet: call `start`. It is killed after the test."""
     with private_servers(tmp_path, 1) as (server,):
         yield server
 
 
 @pytest.fixture(params=["edge", "server"])
 def index_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """Settings of an index that is not there yet, on either engine."""
+    """Settings of an index that does not exist yet, on either engine."""
     if request.param == "edge":
         return embedded(tmp_path / "index")
     return on_server(

@@ -36,12 +36,6 @@ class Result:
 Run = Callable[..., Result]
 
 
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.startswith("P4R_"):
-            monkeypatch.delenv(name)
-
-
 def in_process(
     patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> Result:

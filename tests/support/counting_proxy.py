@@ -1,4 +1,4 @@
-"""A reverse proxy in front of an LLM that remembers every call and what was answered."""
+"""A reverse proxy in front of an LLM that records every call and its answer."""
 
 import http.client
 import json
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Exchange:
-    """One call; `reply` is None until the whole answer is there."""
+    """One call; `reply` is None until the whole answer has arrived."""
 
     body: dict[str, Any]
     reply: str | None = None
@@ -50,7 +50,7 @@ def counting_proxy(upstream: str) -> Iterator[CountingProxy]:
             try:
                 connection.request("POST", self.path, body, {"content-type": "application/json"})
                 ready, _, _ = select.select([connection.sock, self.connection], [], [])
-                if connection.sock not in ready:  # the client was killed, and so is the call
+                if connection.sock not in ready:  # the client was killed: drop the call
                     self.close_connection = True
                     return
                 answer = connection.getresponse()

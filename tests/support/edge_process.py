@@ -1,8 +1,8 @@
-"""What tests/integration/index/test_edge.py runs in a process of its own, to be killed or starved.
+"""A process that writes to an embedded index, for tests that kill it or fill its disk.
 
     python -m tests.support.edge_process FOLDER TASK [NUMBER]
 
-Every line on stdout is one event: `begin ITEM VERSION`, `done ITEM VERSION`, or one word.
+Every line on stdout is an event: `begin ITEM VERSION`, `done ITEM VERSION`, or one word.
 """
 
 import sys
@@ -19,13 +19,13 @@ from tests.support.oracle import DIMENSION, Floats, persona
 ITEMS = 40
 
 
-def tell(*words: object) -> None:
+def emit(*words: object) -> None:
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 
 
 def version(item: str, number: int, text: str = "text") -> ItemVectors:
-    """Version `number` of an item: 1 to 7 personas, made from nothing but its number."""
+    """Version `number` of an item: 1 to 7 personas that follow from the number alone."""
     vectors = vectors_of(number)
     personas = [persona(f"v{number}_P{slot}", text) for slot in range(len(vectors))]
     return ItemVectors(item, personas, vectors)
@@ -39,29 +39,29 @@ def vectors_of(number: int) -> Floats:
 def replace(index: PersonaIndex, first: int) -> None:
     for number in range(first, first + 100_000):
         item = version(f"item-{number % ITEMS}", number)
-        tell("begin", item.item_id, number)
+        emit("begin", item.item_id, number)
         index.replace_item(item.item_id, item.personas, item.vectors)
-        tell("done", item.item_id, number)
+        emit("done", item.item_id, number)
 
 
 def load(index: PersonaIndex, first: int) -> None:
     for number in range(first, first + 100_000):
         items = [version(f"item-{one}", number) for one in range(ITEMS)]
         for item in items:
-            tell("begin", item.item_id, number)
+            emit("begin", item.item_id, number)
         index.load(items)
         for item in items:
-            tell("done", item.item_id, number)
+            emit("done", item.item_id, number)
 
 
 def optimize(index: PersonaIndex, first: int) -> None:
     load_once = [version(f"item-{one}", first) for one in range(ITEMS)]
     index.load(load_once)
     for item in load_once:
-        tell("done", item.item_id, first)
+        emit("done", item.item_id, first)
     assert isinstance(index, EdgeIndex)
     while True:
-        tell("optimizing")
+        emit("optimizing")
         index.optimize()
 
 
@@ -70,16 +70,16 @@ def fill(index: PersonaIndex, first: int) -> None:
     try:
         for number in range(first, first + 100_000):
             item = version(f"item-{number % (100 * ITEMS)}", number, "word " * 400)
-            tell("begin", item.item_id, number)
+            emit("begin", item.item_id, number)
             index.replace_item(item.item_id, item.personas, item.vectors)
-            tell("done", item.item_id, number)
+            emit("done", item.item_id, number)
     except P4RError as error:
-        tell("error", type(error).__name__, error)
+        emit("error", type(error).__name__, error)
 
 
 def hold(index: PersonaIndex, first: int) -> None:
     del index, first
-    tell("open")
+    emit("open")
     sys.stdin.readline()
 
 
@@ -87,9 +87,9 @@ TASKS = {"replace": replace, "load": load, "optimize": optimize, "fill": fill, "
 
 if __name__ == "__main__":
     folder, task, *number = sys.argv[1:]
-    tell("start")
+    emit("start")
     try:
         with opened(embedded(Path(folder))) as opened_index:
             TASKS[task](opened_index, int(number[0]) if number else 0)
     except P4RError as error:
-        tell("error", type(error).__name__, error)
+        emit("error", type(error).__name__, error)

@@ -12,7 +12,7 @@ from tests.support.paths import ROOT
 
 
 class Process:
-    """A process that works on a folder and tells what it has done."""
+    """A running tests.support.edge_process, with the events that were read so far."""
 
     def __init__(self, folder: Path, task: str, first: int = 0) -> None:
         command = [sys.executable, "-m", "tests.support.edge_process"]
@@ -30,7 +30,7 @@ class Process:
         self.last = ""
 
     def read(self, until: str = "", times: int = 1) -> bool:
-        """Take in events until one begins so, so many times; False where there are no more."""
+        """Read events until `until` has come so many times; False at the end of the output."""
         assert self.popen.stdout is not None
         for line in self.popen.stdout:
             self.last = line.strip()
@@ -43,7 +43,7 @@ class Process:
         return False
 
     def kill(self, *, with_children: bool = True) -> None:
-        """kill -9, and take in what it had still told."""
+        """kill -9, then read the events that are left."""
         if with_children:
             os.killpg(self.popen.pid, signal.SIGKILL)
         else:

@@ -1,6 +1,6 @@
 """An OpenAI-compatible /v1/embeddings server over real sockets, with a HashEncoder behind it.
 
-What it does wrong is set on it: see `EmbeddingServer`.
+The fields of `EmbeddingServer` make it fail.
 """
 
 import base64
@@ -26,7 +26,7 @@ MODEL = "hashes"
 class EmbeddingServer:
     """`fail` holds the answers to the next requests: (status, headers); then it serves.
 
-    `change` is what becomes of the vectors, `answer` of the whole answer, before it is sent.
+    Before an answer is sent, `change` is applied to its vectors and `answer` to the whole of it.
     """
 
     url: str = ""
@@ -55,7 +55,7 @@ class EmbeddingServer:
         return 413 if len(request["input"]) > self.most or too_long else 200
 
     def data(self, request: dict[str, Any]) -> list[dict[str, Any]]:
-        """One entry a text, in no order."""
+        """One entry for each text, shuffled."""
         with self.lock:
             vectors = self.change(3 * self.encoder.encode_texts(request["input"]))
         found = [

@@ -1,4 +1,4 @@
-"""Encoders for tests: one without a model, and one that asks its model only once for each text."""
+"""Encoders for tests: one without a model, and one that encodes each text once."""
 
 import hashlib
 import re
@@ -13,13 +13,13 @@ _WORD = re.compile(r"\w+")
 
 
 class HashEncoder(Encoder):
-    """Words hashed onto coordinates: fast, and the same everywhere.
+    """Hashes words onto coordinates: fast and deterministic.
 
-    Texts that share words are near each other, so that rankings follow from what the texts say.
+    Texts that share words are near each other, so rankings follow from the texts.
     `encoded` holds every text that was encoded, in order; `calls` counts the batches.
 
-    Another `salt` is another encoder. With `fail_after`, encoding one text more than so many
-    raises KeyboardInterrupt.
+    A different `salt` makes a different encoder. Encoding more than `fail_after` texts raises
+    KeyboardInterrupt.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class HashEncoder(Encoder):
 
 
 class RememberingEncoder(Encoder):
-    """Another encoder, with what it said of each text remembered for the rest of a test module."""
+    """An encoder that caches the vector of each text."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.name = encoder.name

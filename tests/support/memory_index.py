@@ -1,7 +1,7 @@
 """A persona index in dictionaries: the engines' contract without their storage.
 
-For tests of what stands on an index (reranker, publishing) and of the replacement protocol: any
-of its primitives can be made to fail or to be overtaken.
+For tests of the reranker, of publishing and of the replacement protocol. Any primitive can be made
+to fail.
 """
 
 from collections.abc import Iterator, Sequence

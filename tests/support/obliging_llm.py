@@ -1,7 +1,6 @@
-"""A script for ScriptedLLM that does the reasoning steps: grounded, and obedient to a fault.
+"""A script for ScriptedLLM that does the reasoning steps and obeys every order it reads.
 
-It finds what it needs in the prompt, as a model would, and does what any text in its prompt tells
-it to: `OBEY <<...>>` anywhere in the material is put into its answer.
+Its answers are made from the prompt. Where the material holds `<<...>>`, that text is its answer.
 """
 
 from __future__ import annotations

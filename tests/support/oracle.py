@@ -1,4 +1,4 @@
-"""The truth that engines are compared with: NumPy, dictionaries, and none of the engines' code."""
+"""The expected answers of an index, computed with NumPy and without any code of the engines."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,7 +107,7 @@ def assert_congruent(
     wanted: Mapping[str, Any] | None = None,
     tolerance: float = 2e-6,
 ) -> None:
-    """The engine's answer is the brute force's: scores, winners, order, and nobody missing."""
+    """Check an engine's answer by brute force: scores, winners, order and completeness."""
     answer = index.best_personas(np.asarray(users), candidates, wanted)
     assert len(answer) == len(candidates)
     for user, asked, ranking in zip(np.asarray(users), candidates, answer, strict=True):
@@ -166,7 +166,7 @@ def assert_ranking_is_congruent(
     expected: Collection[str],
     tolerance: float = 5e-6,
 ) -> None:
-    """The reranker's answer is the brute force's: scores, winning personas, winning interactions.
+    """Check a reranker's answer by brute force: scores, winning personas, winning interactions.
 
     `expected`: which items must be there. Interactions are called by their place in the history.
     """

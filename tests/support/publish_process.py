@@ -1,8 +1,8 @@
-"""What tests/integration/indexing/test_publish.py runs in a process of its own, to be killed.
+"""A publish that kills its own process at a given step.
 
     python -m tests.support.publish_process '[SETTINGS, FOLDER, ENCODER, POINT]'
 
-It publishes and kills itself before the step that POINT names: "upsert 1" is the second upsert.
+The process dies before the step that POINT names: "upsert 1" is the second upsert.
 """
 
 import json
@@ -35,7 +35,7 @@ STEPS: dict[str, list[tuple[Any, str]]] = {
 
 
 def deadly(step: Callable[..., Any], after: int) -> Callable[..., Any]:
-    """The step, which is the end when it was done so many times."""
+    """The step, which kills the process once it has been done `after` times."""
     done = 0
 
     def dies(*arguments: Any, **named: Any) -> Any:

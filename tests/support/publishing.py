@@ -1,4 +1,4 @@
-"""A catalogue as artifacts, encoders by the dozen, and what each of them makes of it."""
+"""A catalogue as artifacts, many encoders, and the right rankings for each encoder."""
 
 import json
 import re
@@ -21,7 +21,7 @@ WORDS = TEXT.split()
 
 
 def encoder(number: int, **options: Any) -> HashEncoder:
-    """One of many; no two of them agree on anything, nor always on the width."""
+    """Encoder `number`: each has its own vectors, and some differ in their dimension."""
     return HashEncoder(24 + 8 * (number % 3), salt=f"-{number}", **options)
 
 
@@ -78,7 +78,7 @@ def previous(settings: Settings) -> str | None:
 
 
 def version(settings: Settings, encoder: Encoder) -> str:
-    """What the version of an encoder is called."""
+    """The name of the version that an encoder has."""
     with open_versions(settings) as versions:
         return versions.named(encoder.fingerprint)
 
@@ -89,7 +89,7 @@ def names(settings: Settings) -> set[str]:
 
 
 def truth(folder: Path, encoder: Encoder) -> Catalogue:
-    """What an index made of a folder by an encoder must hold."""
+    """The vectors that an index of this folder and encoder must hold."""
     lines = (folder / "personas.jsonl").read_text().splitlines()
     records = [ItemPersonas.model_validate_json(line) for line in lines]
     return Catalogue(
@@ -103,7 +103,7 @@ def truth(folder: Path, encoder: Encoder) -> Catalogue:
 
 
 class Truths:
-    """For each encoder the scores of all items for some histories, by brute force."""
+    """The scores of all items for some histories, by brute force, for each encoder."""
 
     def __init__(self, folder: Path, encoders: Sequence[Encoder]) -> None:
         self.histories = [
@@ -120,7 +120,7 @@ class Truths:
             ]
 
     def check(self, history: int, ranking: Ranking) -> None:
-        """The ranking is that of the one encoder that it names: whole, in order, and explained."""
+        """Check that the ranking is complete and ordered, with the encoder that it names."""
         scores = self.scores[ranking.fingerprint][history]
         assert sorted(one.item_id for one in ranking.items) == sorted(scores), "an item is lost"
         order = sorted(scores, key=lambda one: (-max(scores[one]), one))

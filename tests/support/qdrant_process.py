@@ -1,4 +1,4 @@
-"""A Qdrant server, and a process of one's own that is one: for tests and benchmarks."""
+"""A Qdrant server, and a private Qdrant process, for tests and benchmarks."""
 
 import json
 import os
@@ -87,7 +87,7 @@ class PrivateQdrant:
     def start(self, timeout: float = 60) -> None:
         """Start the process and wait until it is ready."""
         if self._process is not None:
-            raise RuntimeError("this server runs already")
+            raise RuntimeError("this server is running already")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("QDRANT_")}
         paths = {
             "QDRANT__STORAGE__STORAGE_PATH": str(self.storage),
@@ -111,7 +111,7 @@ class PrivateQdrant:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End the process as an operator would; it may flush first."""
+        """Terminate the process (SIGTERM); it may flush first."""
         if self._process is not None:
             self._process.terminate()
             try:
@@ -122,7 +122,7 @@ class PrivateQdrant:
             self._process = None
 
     def kill(self) -> None:
-        """End the process at once, as a crash or the kernel's OOM killer would (kill -9)."""
+        """Kill the process (SIGKILL), as the OOM killer does."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -142,9 +142,9 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def private_servers(folder: Path, count: int) -> Iterator[list[PrivateQdrant]]:
-    """Servers that are not running yet; they are ended at the end.
+    """Servers that are not started yet; they are killed at the end.
 
-    The binary is P4R_TEST_QDRANT_BINARY, or what docker/fetch-qdrant.sh has fetched.
+    The binary is P4R_TEST_QDRANT_BINARY or the one that docker/fetch-qdrant.sh fetches.
     """
     path = binary()
     if path is None:

@@ -2,9 +2,9 @@
 
     with ScriptedBatches(says({"x": 1})) as llm: ... llm.url ... llm.paid ...
 
-A batch is run when it is looked at for the `looks`-th time; each of its lines goes through the
-script as a live call would. It misbehaves on demand: `ends` has the ending of each batch in turn,
-`spoil` changes what comes back, and `trouble` answers calls by hand.
+A batch runs when its status is asked for the `looks`-th time; each of its lines goes through the
+script like a live call. It fails on demand: `ends` has the ending of each batch in turn, `spoil`
+changes the output, and `trouble` answers other calls by hand.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ScriptedBatches(ScriptedLLM):
         """completed, failed:CODE:MESSAGE, expired, cancelled, late, gone: of each batch in turn."""
         self.spoil: Callable[[list[bytes]], list[bytes]] = lambda lines: lines
         self.trouble: Callable[[Call], Reply | None] = lambda call: None
-        """Asked first about every call that is not a completion."""
+        """Called first for every call that is not a completion."""
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, Ran] = {}
         self.paid: Counter[str] = Counter()

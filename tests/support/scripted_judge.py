@@ -57,7 +57,7 @@ def judge(rule: Rule) -> Callable[[Call], Reply]:
 
 
 def knowing(study: Study, otherwise: Rule = lambda _: "tie") -> Rule:
-    """Right in all controls of the study."""
+    """Right in all control comparisons of the study."""
     right = {(one.context, one.ours, one.theirs) for one in study.control_comparisons(Counter())}
 
     def rule(one: Asked) -> str:
@@ -71,7 +71,7 @@ def knowing(study: Study, otherwise: Rule = lambda _: "tie") -> Rule:
 
 
 def dice(one: Asked) -> str:
-    """Throws them, the same way each time it is asked the same."""
+    """Random, but the same for the same question."""
     return "AB"[hashlib.sha256(repr(one).encode()).digest()[0] % 2]
 
 
@@ -84,7 +84,7 @@ def first(_: Asked) -> str:
 
 
 def nothing(_: Asked) -> str:
-    """Sees no difference anywhere."""
+    """Always a tie."""
     return "tie"
 
 

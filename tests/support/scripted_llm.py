@@ -1,12 +1,12 @@
-"""A real HTTP server that speaks the chat-completions protocol, and misbehaves when told to.
+"""A real HTTP server that speaks the chat-completions protocol and fails on demand.
 
     with ScriptedLLM(says({"x": 1})) as llm:      # always that; or a function Call -> Reply
         llm.replies += [fails(503), HANG]          # first these, one call each
         ... llm.url ... llm.calls ...
 
-By hand over asyncio streams, in a thread of its own: it must reset connections, stop half way and
-answer hundreds of calls a second beside the client under test.
-`python -m tests.support.scripted_llm` runs one alone, for the benchmark.
+Written over asyncio streams, in its own thread: it resets connections, stops half way, and answers
+hundreds of calls a second beside the client under test.
+`python -m tests.support.scripted_llm` runs one alone.
 """
 
 from __future__ import annotations

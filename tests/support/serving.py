@@ -65,7 +65,7 @@ def make_index(settings: Settings, encoder: Encoder | None = None) -> None:
 
 
 def with_service(settings: Settings, **own: Any) -> Settings:
-    """The settings with a service that asks for keys."""
+    """The settings, with a service that requires keys."""
     keys = {"api_key": READER, "admin_key": ADMIN}
     return Settings.load(
         **{
@@ -108,7 +108,7 @@ def running(app: FastAPI) -> Iterator[str]:
 
 @contextmanager
 def in_both_places(folder: Path) -> Iterator[tuple[PersonaReranker, str]]:
-    """The catalogue reranked in this process, and behind the address of a service."""
+    """The catalogue in a reranker in this process, and behind the address of a service."""
     here, there = embedded(folder / "here"), embedded(folder / "there")
     make_index(here)
     make_index(there)

@@ -1,4 +1,4 @@
-"""One training run in a process of its own, which may kill itself:
+"""A training run that may kill its own process:
 
    python -m tests.support.train_process ARTIFACTS OUTPUT [STEP]
 
@@ -20,7 +20,7 @@ from p4r_qdrant import Settings
 
 
 class KillAfter(TrainerCallback):
-    """kill -9 after a step, whatever is under way."""
+    """kill -9 after a step."""
 
     def __init__(self, step: int) -> None:
         self._step = step

@@ -1,4 +1,4 @@
-"""An encoder whose similarities can be computed by hand: one coordinate for each word it knows."""
+"""An encoder whose similarities can be computed by hand: one coordinate for each known word."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from p4r_qdrant.encoder.base import Encoder
 
 
 class WordEncoder(Encoder):
-    """Counts of the known words; others are not seen. `encoded` holds every text, in order."""
+    """Counts the known words and ignores others. `encoded` holds every text, in order."""
 
     def __init__(self, *words: str) -> None:
         self.name = self.fingerprint = "words"

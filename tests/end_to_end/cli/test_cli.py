@@ -23,10 +23,10 @@ from tests.support.command_line import (
     WITHOUT,
     Result,
     Run,
-    clean,
     finished,
     spawn,
 )
+from tests.support.environment import clear_settings
 from tests.support.hash_encoder import HashEncoder
 from tests.support.jsonl import read, write
 from tests.support.paths import BOOKSHOP
@@ -52,7 +52,7 @@ def made(
     folder = tmp_path_factory.mktemp("made")
     output = folder / "printed"
     with pytest.MonkeyPatch.context() as patch, output.open("w") as file:
-        clean(patch)
+        clear_settings(patch)
         patch.chdir(folder)
         patch.setenv("COLUMNS", "200")
         patch.setattr(PersonaEncoder, "from_settings", lambda _: remembering_encoder)

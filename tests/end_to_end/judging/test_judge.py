@@ -22,6 +22,7 @@ from indexer.judging.comparing import Study
 from indexer.judging.explanations import ExplanationStudy
 from indexer.judging.personas import PersonaStudy
 from indexer.reasoning import sanitizing as material
+from tests.support.environment import clear_settings
 from tests.support.injections import VERDICT_ORDERS
 from tests.support.jsonl import read
 from tests.support.paths import BOOKSHOP
@@ -110,9 +111,7 @@ def p4r_judge(
     capsys: pytest.CaptureFixture[str],
 ) -> Judge:
     """Runs the command in this process, in the folder where all files are."""
-    for name in os.environ:
-        if name.startswith("P4R_"):
-            monkeypatch.delenv(name)
+    clear_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
 

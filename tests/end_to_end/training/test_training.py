@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from p4r_qdrant.encoder.adapter import AdapterRecord, tuned_history
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import EncoderError, InputError, StorageFullError
 from p4r_qdrant.settings import HistorySettings
+from tests.support.environment import clear_settings
 from tests.support.paths import BOOKSHOP
 from tests.support.tiny_model import save_tiny_model
 
@@ -42,15 +43,6 @@ WEIGHTS = "adapter_model.safetensors"
 
 QUICK = {"epochs": 3, "batch_size": 16, "learning_rate": 5e-3, "checkpoint_steps": 3}
 """Four steps an epoch, twelve in all; checkpoints after 3, 4, 6, 8, 9 and 12."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small matrices are slower on two threads, far slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +56,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in os.environ:
-        if name.startswith("P4R_"):
-            monkeypatch.delenv(name)
+    clear_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 

@@ -1,6 +1,5 @@
 """Settings from the environment and p4r.toml, and what is said of wrong ones."""
 
-import os
 import re
 import tomllib
 import traceback
@@ -14,6 +13,7 @@ from p4r_qdrant import Settings
 from p4r_qdrant.errors import SettingsError
 from p4r_qdrant.settings import Setting
 from p4r_qdrant.settings.loading import known_names
+from tests.support.environment import clear_settings
 
 KEY = "s3cr3t-k3y"
 
@@ -124,9 +124,7 @@ EVERY: dict[str, tuple[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in os.environ:
-        if name.upper().startswith("P4R_"):
-            monkeypatch.delenv(name)
+    clear_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 

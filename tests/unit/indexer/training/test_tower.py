@@ -1,6 +1,6 @@
 """Gradient caching: a batch in pieces has the gradients of one big batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,6 @@ from tests.support.tiny_model import save_tiny_model  # noqa: E402
 
 WORDS = "tea toast rain bread sea night train ring lamp orchard salt moth hedge pan"
 N = 72
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
