@@ -78,7 +78,8 @@ def prepare(
     from indexer.datasets.prepare import Dataset
     from indexer.datasets.prepare import prepare as prepare_dataset
     from indexer.datasets.selection import Selection
-    from indexer.terminal.console import ProgressBar, print_counts
+    from indexer.terminal.progress import ProgressBar
+    from indexer.terminal.tables import print_counts
 
     selection = Selection(
         cities=tuple(city or ()),
@@ -119,7 +120,8 @@ def stats(
     from indexer.datasets.plot import check_plot
     from indexer.datasets.plot import plot as draw
     from indexer.datasets.stats import dataset_stats
-    from indexer.terminal.console import ProgressBar, print_dataset
+    from indexer.terminal.artifacts import print_dataset
+    from indexer.terminal.progress import ProgressBar
 
     folder = ArtifactFolder(artifacts)
     if plot is not None:
@@ -165,7 +167,9 @@ def audit(
     from indexer.audit import page
     from indexer.audit import wording as words
     from indexer.audit.run import audit as examine
-    from indexer.terminal.console import ProgressBar, print_audit, print_refusals
+    from indexer.terminal.artifacts import print_audit
+    from indexer.terminal.console import print_refusals
+    from indexer.terminal.progress import ProgressBar
     from p4r_qdrant.encoder.local import PersonaEncoder
     from p4r_qdrant.settings import Settings
 
@@ -210,7 +214,8 @@ def erase(
     from indexer.artifacts.lines import Refusals
     from indexer.ledger import Ledger
     from indexer.llm import BatchFolder
-    from indexer.terminal.console import err, out, print_counts
+    from indexer.terminal.console import err, out
+    from indexer.terminal.tables import print_counts
     from indexer.updates.erase import erase_users
 
     folder = ArtifactFolder(artifacts)
@@ -222,7 +227,7 @@ def erase(
         erased = erase_users(folder, ledger, users, refusals)
     print_counts("removed", {what: count for what, count in erased.removed.items() if count}, err)
     for item_id in erased.items:
-        out.print(item_id, highlight=False, markup=False, soft_wrap=True)
+        out.say(item_id)
     advice = [
         f"{len(erased.items)} items to reason on again: p4r reason, then p4r index.",
         "Take the user out of the files that p4r reason reads too, or they come back.",
@@ -230,7 +235,7 @@ def erase(
     if erased.bare:
         advice.append(f"No persona is left: p4r remove {shlex.join(erased.bare)}")
     for sentence in advice:
-        err.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        err.say(sentence)
     exit_for(refusals)
 
 
@@ -246,7 +251,8 @@ def import_persona4rec(
     """Import the files of the paper's public code (books and restaurants flavours)."""
     from indexer.artifacts.lines import Refusals
     from indexer.datasets.persona4rec import convert
-    from indexer.terminal.console import ProgressBar, print_counts
+    from indexer.terminal.progress import ProgressBar
+    from indexer.terminal.tables import print_counts
 
     refusals = Refusals()
     with ProgressBar() as bar:

@@ -30,7 +30,8 @@ def demo(
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.demo import bookshop as demonstration
-    from indexer.terminal.console import err, out, print_ranking
+    from indexer.terminal.console import err, out
+    from indexer.terminal.ranking import print_ranking
     from p4r_qdrant.resources import resource
 
     folder = ArtifactFolder(artifacts or resource("examples/bookshop"))
@@ -64,7 +65,7 @@ def demo(
                     if (found := items.get(one.item_id))
                 },
                 reranked.history,
-                told=None,
+                reasons=None,
             )
     exit_for(refusals)
 
@@ -86,7 +87,10 @@ def demo_llm(
     from indexer.demo import bookshop as demo
     from indexer.demo import raw_reviews as demo_llm
     from indexer.demo.local_llm import LocalLLM
-    from indexer.terminal.console import ReasoningProgress, err, out, print_ranking, print_reasoned
+    from indexer.terminal.artifacts import print_reasoned
+    from indexer.terminal.console import err, out
+    from indexer.terminal.ranking import print_ranking
+    from indexer.terminal.reasoning import ReasoningProgress
     from p4r_qdrant.encoder.local import BUNDLED_MODEL, PersonaEncoder
     from p4r_qdrant.resources import resource
 
@@ -119,7 +123,7 @@ def demo_llm(
         with written.items(Refusals()) as items:
             ids = [one.item_id for one in reranked.ranking.items]
             titles = {item_id: item.title for item_id in ids if (item := items.get(item_id))}
-        print_ranking(reranked.user_id, reranked.ranking, titles, reranked.history, told=None)
+        print_ranking(reranked.user_id, reranked.ranking, titles, reranked.history, reasons=None)
     exit_for(refusals)
 
 

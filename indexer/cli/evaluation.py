@@ -37,7 +37,8 @@ def candidates(
     """
     from indexer.artifacts.lines import Refusals
     from indexer.evaluation.candidates import provenance_path, write_candidates
-    from indexer.terminal.console import ProgressBar, out
+    from indexer.terminal.console import out
+    from indexer.terminal.progress import ProgressBar
 
     refusals = Refusals()
     with ProgressBar() as bar:
@@ -53,12 +54,9 @@ def candidates(
         )
     chosen = ", ".join(f"{name} {value}" for name, value in made.settings.items()) or "no settings"
     best = max(one["value"] for one in made.tried)
-    out.print(
+    out.say(
         f"{made.users} lists by {made.model} ({chosen}; {made.tuned_by}: {best:.4f}, best of "
         f"{len(made.tried)}): {output}, {provenance_path(output).name}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
     exit_for(refusals)
 
@@ -98,7 +96,8 @@ def evaluate(
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.writing import written_whole
     from indexer.evaluation.evaluate import evaluate_files
-    from indexer.terminal.console import ProgressBar, print_evaluation
+    from indexer.terminal.evaluation import print_evaluation
+    from indexer.terminal.progress import ProgressBar
 
     if on not in ("test", "valid"):
         raise InputError(f"--on is test or valid, not {on!r}")
@@ -146,7 +145,9 @@ def experiment(
     from indexer.evaluation.experiment.config import load_config
     from indexer.evaluation.experiment.report import check_drawing, write_report
     from indexer.evaluation.experiment.run import run_experiment
-    from indexer.terminal.console import ProgressBar, out, print_experiment
+    from indexer.terminal.console import out
+    from indexer.terminal.evaluation import print_experiment
+    from indexer.terminal.progress import ProgressBar
 
     check_drawing()
     wanted = load_config(config, artifacts=artifacts, adapter=adapter)
@@ -155,5 +156,5 @@ def experiment(
         results = run_experiment(wanted, output, refusals, bar)
     page = write_report(results, output)
     print_experiment(results)
-    out.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
+    out.say(f"report: {page}")
     exit_for(refusals)

@@ -33,7 +33,8 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     from indexer.artifacts.names import PERSONAS
     from indexer.indexing.items import index_artifacts
     from indexer.indexing.mean_user import note_typical_user
-    from indexer.terminal.console import ProgressBar, out
+    from indexer.terminal.console import out
+    from indexer.terminal.progress import ProgressBar
     from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.index.opening import open_index
     from p4r_qdrant.settings import Settings
@@ -55,12 +56,9 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
         )
         note_typical_user(folder, encoder, opened, settings)
         where = opened.location
-    out.print(
+    out.say(
         f"{report.written} items written, {report.unchanged} unchanged, "
         f"{report.refused} records refused: {where}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
     exit_for(refusals)
 
@@ -107,7 +105,7 @@ def publish(
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.indexing import vector_files
-    from indexer.terminal.console import print_dropped, print_published
+    from indexer.terminal.index import print_dropped, print_published
     from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.index.opening import open_versions
     from p4r_qdrant.settings import Settings
@@ -168,7 +166,9 @@ def rerank(
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.writing import written_whole
     from indexer.reranking import output_record, rerank_file
-    from indexer.terminal.console import ProgressBar, print_ranking, print_refusals
+    from indexer.terminal.console import print_refusals
+    from indexer.terminal.progress import ProgressBar
+    from indexer.terminal.ranking import print_ranking
     from p4r_qdrant.rerank.reranker import PersonaReranker
     from p4r_qdrant.settings import Settings
 
@@ -206,7 +206,7 @@ def rerank(
 @group.command(epilog="Example:  p4r show salt-orchard")
 def show(item: Annotated[str, typer.Argument(help="An item id.")]) -> None:
     """Print an item's personas."""
-    from indexer.terminal.console import print_personas
+    from indexer.terminal.index import print_personas
     from p4r_qdrant.index.payload import check_item_id
 
     with _opened() as opened:
@@ -219,7 +219,7 @@ def show(item: Annotated[str, typer.Argument(help="An item id.")]) -> None:
 @group.command(epilog="Example:  P4R_QDRANT__URL=http://localhost:6333 p4r status")
 def status() -> None:
     """Print where the index is, what it holds, which encoder made it, and its other versions."""
-    from indexer.terminal.console import print_stats
+    from indexer.terminal.index import print_stats
     from p4r_qdrant.index.opening import open_versions
     from p4r_qdrant.settings import Settings
 
@@ -240,7 +240,7 @@ def remove(
         missing = [item for item in distinct if not opened.delete_item(item)]
         where = opened.location
     removed = len(distinct) - len(missing)
-    out.print(f"{removed} of {len(distinct)} items removed", highlight=False)
+    out.say(f"{removed} of {len(distinct)} items removed")
     if missing:
         names = ", ".join(repr(item) for item in missing)
         raise InputError(f"not in {where}: {names}")

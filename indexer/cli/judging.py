@@ -160,12 +160,9 @@ def _judge(
     from indexer.judging.run import Run, unfit
     from indexer.ledger import Ledger
     from indexer.llm import BatchesUnderWay, BatchFolder
-    from indexer.terminal.console import (
-        ReasoningProgress,
-        print_estimates,
-        print_judged,
-        print_refusals,
-    )
+    from indexer.terminal.console import print_refusals
+    from indexer.terminal.judging import print_judged
+    from indexer.terminal.reasoning import ReasoningProgress, print_estimates
 
     sources = llm_sources(output, domain, settings)
     progress = ReasoningProgress()

@@ -74,7 +74,7 @@ def reason(
     from indexer.reasoning import run
     from indexer.reasoning.alignment_targets import AlignmentOptions
     from indexer.reasoning.step import Sources
-    from indexer.terminal.console import ReasoningProgress, print_estimates
+    from indexer.terminal.reasoning import ReasoningProgress, print_estimates
     from p4r_qdrant.encoder.local import PersonaEncoder
     from p4r_qdrant.settings import Settings
 
@@ -158,7 +158,9 @@ def add(
     from indexer.prompts import Domain
     from indexer.reasoning.run import made
     from indexer.reasoning.step import Sources
-    from indexer.terminal.console import err, print_added, print_counts
+    from indexer.terminal.console import err
+    from indexer.terminal.reasoning import print_added
+    from indexer.terminal.tables import print_counts
     from indexer.updates.add import StreamingIndexer
     from indexer.updates.inbox import incoming
     from indexer.updates.item_reasoning import ItemReasoner

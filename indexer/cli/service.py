@@ -86,7 +86,7 @@ def work(
 
     from indexer.ledger import Ledger
     from indexer.llm import LLM
-    from indexer.terminal.console import print_counts
+    from indexer.terminal.tables import print_counts
     from indexer.updates.worker import Worker
     from indexer.updates.worker_metrics import publish_metrics
     from p4r_qdrant.service import logs

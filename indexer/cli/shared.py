@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from indexer.ledger import Ledger
     from indexer.llm import LLM
     from indexer.reasoning.step import Sources
-    from indexer.terminal.console import ReasoningProgress
+    from indexer.terminal.reasoning import ReasoningProgress
     from p4r_qdrant.settings import Settings
 
 Artifacts = Annotated[
@@ -57,7 +57,8 @@ def publish_folder(
     """Publish an artifact folder, with a progress bar, and say what came of it."""
     from indexer.indexing.publish import PublishOptions
     from indexer.indexing.publish import publish as publish_artifacts
-    from indexer.terminal.console import ProgressBar, print_published
+    from indexer.terminal.index import print_published
+    from indexer.terminal.progress import ProgressBar
 
     with ProgressBar() as bar:
         report = publish_artifacts(

@@ -42,7 +42,7 @@ def train(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
-    from indexer.terminal.console import print_training
+    from indexer.terminal.training import print_training
     from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.errors import MissingExtraError, VerificationError
     from p4r_qdrant.index.opening import open_versions
@@ -52,7 +52,7 @@ def train(
     for name in [*needed, "tensorboard"] if tensorboard else needed:
         if find_spec(name) is None:
             raise MissingExtraError(f"training needs {name}: pip install 'p4r-qdrant[train]'")
-    from indexer.terminal.training import TrainingProgress
+    from indexer.terminal.training_progress import TrainingProgress
     from indexer.training import run
 
     settings = Settings.load()
@@ -94,7 +94,7 @@ def tune(
     """Pick history length and decay on the validation items, and record them with the adapter."""
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
-    from indexer.terminal.console import print_tuning
+    from indexer.terminal.training import print_tuning
     from indexer.training.tune import tune_history
     from p4r_qdrant.settings import Settings
 

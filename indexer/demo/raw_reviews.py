@@ -19,7 +19,7 @@ from indexer.prompts import Domain
 from indexer.reasoning import run
 from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.step import Sources
-from indexer.terminal.console import ReasoningProgress
+from indexer.terminal.reasoning import ReasoningProgress
 from p4r_qdrant.settings import LLMSettings
 
 READER = "norm-t"

@@ -1,97 +1,57 @@
-"""What people see of training: epochs and steps, loss, learning rate, validation, time left."""
+"""What `p4r train` and `p4r tune` print at the end."""
 
 from __future__ import annotations
 
-from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from indexer.terminal.console import err, out
+from indexer.terminal.tables import Table, number
 
-from indexer.terminal.console import err
+if TYPE_CHECKING:
+    from indexer.training.run import Trained
+    from indexer.training.tune import Tuning
 
 
-class TrainingProgress(TrainerCallback):
-    """A bar over the steps on standard error; a line an epoch where that is no terminal."""
-
-    def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
+def print_training(trained: Trained) -> None:
+    """Print how the adapter reranks the validation items, beside the untrained encoder."""
+    record = trained.record
+    metrics = record.metrics
+    table = Table("validation items", number("NDCG@10"), number("MRR"))
+    history = f"{record.history.length} interactions, decay {record.history.decay:g}"
+    for name, prefix in (("untrained", "untrained_"), ("trained", ""), (history, "tuned_")):
+        table.add(name, *(f"{metrics[prefix + one]:.4f}" for one in ("ndcg", "mrr")))
+    table.print()
+    for what, count in trained.left_out.items():
+        out.say(f"left out: {count:,} {what}")
+    if not trained.is_better:
+        err.say(
+            "This adapter reranks the validation items no better than the untrained encoder.",
+            style="yellow",
         )
-        self._task = self._bar.add_task("")
-        self._told: dict[str, float] = {}
-        self._losses: list[float] = []
+    done = "trained on" if trained.fresh else "was trained before on"
+    out.say(
+        f"{trained.adapter} {done} {record.examples:,} examples ({record.validation}); readers get "
+        f"it by p4r publish --adapter {trained.adapter}"
+    )
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
-        """Show the bar, from where training goes on."""
-        if state.is_world_process_zero:
-            self._bar.update(self._task, total=state.max_steps, completed=state.global_step)
-            self._bar.start()
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
-        """One more step."""
-        self._bar.update(self._task, completed=state.global_step)
-
-    def on_log(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        """Show what was logged."""
-        self._told |= logs or {}
-        if logs and "loss" in logs:
-            self._losses.append(logs["loss"])
-        ends_epoch = bool(logs and "eval_ndcg" in logs)
-        if ends_epoch and self._losses:
-            self._told["loss"] = fmean(self._losses)
-            self._losses.clear()
-        names = {
-            "loss": "loss {:.3f}",
-            "learning_rate": "rate {:.1e}",
-            "eval_ndcg": "NDCG@10 {:.4f}",
-            "eval_mrr": "MRR {:.4f}",
-        }
-        told = [form.format(self._told[name]) for name, form in names.items() if name in self._told]
-        self._bar.update(self._task, description=", ".join(told))
-        if state.is_world_process_zero and ends_epoch:
-            err.print(f"epoch {state.epoch or 0:g}: {', '.join(told)}", highlight=False)
-
-    def on_train_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
-        """Take the bar away."""
-        self._bar.stop()
+def print_tuning(tuning: Tuning, shown: int = 10) -> None:
+    """Print the best settings of the history that `p4r tune` found."""
+    table = Table(number("length"), number("decay"), number("NDCG@10"), number("MRR"))
+    for one in tuning.tried[:shown]:
+        table.add(
+            str(one.history.length),
+            f"{one.history.decay:g}",
+            f"{one.metrics.ndcg:.4f}",
+            f"{one.metrics.mrr:.4f}",
+        )
+    table.print()
+    best = tuning.tried[0].history
+    out.say(
+        f"best of {len(tuning.tried)} on {tuning.validation}; "
+        + (
+            f"recorded in {tuning.recorded}"
+            if tuning.recorded
+            else f"set P4R_HISTORY__LENGTH={best.length} P4R_HISTORY__DECAY={best.decay:g}"
+        )
+    )

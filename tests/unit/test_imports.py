@@ -120,7 +120,7 @@ HEAVY = {
         ("import indexer.cli", {*HEAVY, "numpy"}),
         ("from p4r_qdrant import Settings, Interaction", {*HEAVY, "numpy"}),
         ("from p4r_qdrant import PersonaReranker, PersonaEncoder, open_index", HEAVY),
-        ("import indexer.terminal.console, indexer.indexing.publish, indexer.reranking", HEAVY),
+        ("import indexer.terminal.ranking, indexer.indexing.publish, indexer.reranking", HEAVY),
         ("import indexer.evaluation.evaluate", {*HEAVY, "scipy", "implicit", "matplotlib"}),
         ("import p4r_qdrant.index.edge.engine", {"torch", "qdrant_client", "grpc"}),
     ],

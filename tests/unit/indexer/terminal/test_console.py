@@ -4,7 +4,11 @@ import pytest
 from rich.console import Console
 
 from indexer.artifacts.lines import Refusals
-from indexer.terminal import console as display
+from indexer.terminal.console import err, print_refusals
+from indexer.terminal.index import print_personas, print_stats
+from indexer.terminal.progress import ProgressBar
+from indexer.terminal.ranking import print_ranking
+from indexer.terminal.tables import print_counts
 from p4r_qdrant.index.engine import IndexStats
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, StoredPersona
@@ -28,10 +32,10 @@ def test_wild_texts_are_printed_to_the_letter(capsys: pytest.CaptureFixture[str]
             RankedItem("plain", 2, None, generator_rank=1),
         )
     )
-    display.print_ranking(WILD, ranking, {"plain": WILD}, [Interaction(WILD, 0)])
-    display.print_personas(WILD, [persona(WILD)])
-    display.print_stats(IndexStats(WILD, WILD, 1, 1, IndexMetadata("f", 3, WILD), {"detail": WILD}))
-    display.print_counts(WILD, {WILD: 3})
+    print_ranking(WILD, ranking, {"plain": WILD}, [Interaction(WILD, 0)])
+    print_personas(WILD, [persona(WILD)])
+    print_stats(IndexStats(WILD, WILD, 1, 1, IndexMetadata("f", 3, WILD), {"detail": WILD}))
+    print_counts(WILD, {WILD: 3})
     printed = capsys.readouterr().out
     assert printed.count(WILD) >= 19
     assert "📖" not in printed
@@ -41,7 +45,7 @@ def test_wild_texts_are_printed_to_the_letter(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_user_without_a_history_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    display.print_ranking("u", Ranking((RankedItem("a", 1, None, generator_rank=1),), False), {})
+    print_ranking("u", Ranking((RankedItem("a", 1, None, generator_rank=1),), False), {})
     printed = capsys.readouterr().out
     assert "No history: the generator's order was kept." in printed
     assert "·" in printed
@@ -51,8 +55,8 @@ def test_refusals_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> No
     refusals = Refusals(keep=2)
     for number in range(5):
         refusals.add(f"{WILD}:{number}: {'long ' * 100}end", f"reason {number % 2}")
-    display.print_refusals(refusals)
-    display.print_refusals(Refusals())
+    print_refusals(refusals)
+    print_refusals(Refusals())
     printed = capsys.readouterr()
     assert printed.out == ""
     lines = printed.err.splitlines()
@@ -61,8 +65,8 @@ def test_refusals_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
-    assert isinstance(display.err, Console)
-    with display.ProgressBar() as bar:
+    assert isinstance(err, Console)
+    with ProgressBar() as bar:
         bar.start("indexing", total=3)
         bar.advance()
     printed = capsys.readouterr()

@@ -1,0 +1,87 @@
+"""The index: its state, its versions, the personas of an item, what a publish did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.text import Text
+
+from indexer.terminal.console import out
+from indexer.terminal.tables import print_fields
+from p4r_qdrant.index.engine import IndexStats
+from p4r_qdrant.records import StoredPersona
+
+if TYPE_CHECKING:
+    from indexer.indexing.publish import Published
+    from p4r_qdrant.index.versions import Version
+
+
+def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str = "") -> None:
+    """Print what `p4r status` shows; `versions` are all versions, `live` is the one in use."""
+    fields = {
+        "engine": stats.engine,
+        "where": stats.location,
+        "items": f"{stats.items:,}",
+        "personas": f"{stats.personas:,}",
+        "encoder": stats.metadata.encoder,
+        "fingerprint": stats.metadata.fingerprint,
+        "dimension": str(stats.metadata.dimension),
+        "created": stats.metadata.created_at,
+        "version": live,
+        "published": stats.metadata.published_at,
+        "previous": stats.metadata.previous,
+        "typical user": "noted, for a persona prior" if stats.metadata.typical_user else "",
+        "others": ", ".join(one.name for one in versions if one.name != live),
+        **stats.details,
+    }
+    adapter = stats.metadata.adapter
+    if adapter and not Path(adapter).is_dir():
+        fields["adapter"] = (
+            f"{adapter} is not on this machine: histories of users need it, or P4R_ENCODER__ADAPTER"
+        )
+    print_fields(fields)
+
+
+def print_personas(item_id: str, personas: Sequence[StoredPersona]) -> None:
+    """Print an item's personas with their texts."""
+    first = personas[0]
+    out.say(f"{item_id}  {first.fields.get('item_title', '')}", style="bold")
+    if summary := first.fields.get("summary"):
+        out.paragraph(str(summary), style="dim")
+    for one in personas:
+        panel = Panel(
+            Group(Text(one.description), Text(one.preference_rationale, style="italic")),
+            title=Text(f"{one.persona_id}  {one.name}", style="bold cyan"),
+            subtitle=Text(f"evidence: {one.fields.get('evidence_count', 0)}", style="dim"),
+            title_align="left",
+            subtitle_align="right",
+        )
+        out.print(panel, highlight=False)
+
+
+def print_published(version: str, location: str, report: Published | None = None) -> None:
+    """Print what `p4r publish` did; without a report, it only switched."""
+    if report is not None:
+        out.say(
+            f"{report.written} items written, {report.unchanged} unchanged, {report.removed} "
+            f"removed, {report.refused} records refused"
+        )
+        if report.users:
+            out.say(f"{report.users} users of the service encoded")
+        if report.kept_because:
+            out.say(report.kept_because)
+    out.say(f"live: {version}, {location}")
+    if report is not None and report.previous:
+        out.say(f"before: {report.previous} (p4r publish --rollback switches back)")
+
+
+def print_dropped(dropped: Sequence[str], in_use: Sequence[str]) -> None:
+    """Print what `p4r publish --drop-old` deleted."""
+    nothing = "nothing, there are no others than the live and the previous one"
+    out.say(f"deleted: {', '.join(dropped) or nothing}")
+    for name in in_use:
+        out.say(f"in use, and kept: {name}")

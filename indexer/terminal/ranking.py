@@ -1,0 +1,87 @@
+"""Rankings: an item's place before and after, and why it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.text import Text
+
+from indexer.terminal.console import out
+from indexer.terminal.tables import Column, Table, number
+from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking
+
+REASONS_SHOWN = 3
+
+
+def print_ranking(
+    user_id: str,
+    ranking: Ranking,
+    titles: Mapping[str, str],
+    history: Sequence[Interaction] = (),
+    reasons: int | None = REASONS_SHOWN,
+) -> None:
+    """Print a user's candidates before and after, and why the first `reasons` items are there."""
+    print_reader(user_id, history, personalized=ranking.personalized)
+    table = Table(
+        number("now"), number("was"), "item", number("score"), Column("persona", style="cyan")
+    )
+    for item in ranking.items:
+        table.add(
+            str(item.rank),
+            Text.assemble(f"{item.generator_rank} ", moved(item)),
+            title_of(item, titles),
+            "-" if item.score is None else f"{item.score:.3f}",
+            item.persona.name if item.persona else "",
+        )
+    table.print()
+    for item in ranking.items[:reasons]:
+        if item.persona is not None:
+            out.print(_why(item, titles), highlight=False)
+
+
+def print_reader(user_id: str, history: Sequence[Interaction], *, personalized: bool) -> None:
+    """Print who the ranking is for, and the history it comes from."""
+    out.print()
+    out.rule(Text(user_id, style="bold"))
+    if history:
+        recent = ", ".join(one.title or one.item_id for one in history)
+        out.paragraph(f"has read or used, newest first: {recent}", style="dim")
+    if not personalized:
+        out.paragraph("No history: the generator's order was kept.", style="yellow")
+
+
+def moved(item: RankedItem) -> Text:
+    """By how many places an item has moved, and whether up or down."""
+    up, down, same = ("^", "v", "=") if out.ascii_only else ("▲", "▼", "·")
+    by = item.generator_rank - item.rank
+    if by == 0:
+        return Text(same, style="dim")
+    return Text(f"{up}{by}", style="green") if by > 0 else Text(f"{down}{-by}", style="red")
+
+
+def title_of(item: RankedItem, titles: Mapping[str, str]) -> str:
+    """The title of an item, or its id."""
+    return titles.get(item.item_id) or item.item_id
+
+
+def because(reasons: Sequence[Because]) -> str:
+    """The interactions that a score comes from, with their shares."""
+    return ", ".join(
+        f"{one.title or one.item_id} {one.share:.0%}" for one in reasons[:REASONS_SHOWN]
+    )
+
+
+def _why(item: RankedItem, titles: Mapping[str, str]) -> Panel:
+    persona = item.persona
+    assert persona is not None  # noqa: S101 - the caller has looked
+    lines = [Text(persona.preference_rationale)]
+    if item.because:
+        lines.append(Text.assemble(("because of  ", "bold"), because(item.because)))
+    return Panel(
+        Group(*lines),
+        title=Text(f"{item.rank}. {title_of(item, titles)} - {persona.name}"),
+        title_align="left",
+        border_style="cyan",
+    )
