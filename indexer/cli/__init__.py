@@ -1,7 +1,7 @@
-"""The `p4r` command: parsing, progress, exit codes. What a command does is written elsewhere.
+"""The `p4r` command: arguments, progress, exit codes. The work is done elsewhere.
 
-Modules are imported inside the commands: `p4r --help` must not wait for an encoder, and serving
-commands must run where the offline parts are not installed.
+Modules are imported inside the commands: `p4r --help` must not load an encoder, and the commands
+for serving must run without the offline parts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -22,22 +23,25 @@ from indexer.cli import (
     judging,
     reasoning,
     service,
+    setup,
     training,
 )
 from p4r_qdrant.errors import P4RError
 
+HELP = "Persona-profiled item indexing on Qdrant: rerank candidates, and say why."
+
 app = typer.Typer(
     name="p4r",
-    help="Persona-profiled item indexing on Qdrant: rerank candidates, and say why.",
+    help=HELP,
     epilog="Settings come from P4R_* environment variables and p4r.toml. "
     "Exit codes: 0 done, 1 something failed, 2 something in the input to put right.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _title, _group in (
     ("See it", demonstration.group),
+    ("Set up", setup.group),
     ("Index and rerank", index.group),
     ("Artifacts", artifacts.group),
     ("Artifacts", reasoning.group),
@@ -51,10 +55,28 @@ for _title, _group in (
     app.add_typer(_group)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"p4r-qdrant {version('p4r-qdrant')}")
+        raise typer.Exit
+
+
+@app.callback(help=HELP)
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
 def main() -> None:
-    """The entry point: runs the command and turns our errors into sentences and exit codes."""
+    """Run the command; turn errors into one sentence and an exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a letter
+        sys.stdout.reconfigure(errors="replace")  # for a terminal that lacks a letter
     try:
         _run()
     except P4RError as error:
@@ -63,16 +85,16 @@ def main() -> None:
         _fail("interrupted; run it again to go on", 130)
     except BrokenPipeError:
         _silence_output()
-        sys.exit(0)  # whoever read our output has seen enough
+        sys.exit(0)  # the reader of the pipe has seen enough
     except OSError as error:
         _silence_output()
         _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1)
 
 
 def _run() -> None:
-    """The command itself. Typer leaves by SystemExit, after Ctrl-C and a closed pipe too."""
+    """Run Typer, which leaves by SystemExit, also after Ctrl-C and a closed pipe."""
     try:
-        app()
+        app(prog_name="p4r")
     except SystemExit as leaving:
         if leaving.code == 130:
             raise KeyboardInterrupt from None
@@ -83,7 +105,7 @@ def _run() -> None:
 
 
 def _silence_output() -> None:
-    """Drop what could not be written: Python would complain of it once more at exit."""
+    """Drop unwritten output, or Python reports it once more at exit."""
     with suppress(OSError):  # not every standard output is a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -6,15 +6,20 @@ import json
 import shlex
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from indexer.cli.shared import Artifacts, exit_for
+from indexer.cli.shared import Artifacts, AsJson, JsonCommand, JsonFile, exit_for, print_json
 from p4r_qdrant.errors import InputError
 
+if TYPE_CHECKING:
+    from indexer.terminal.progress import ProgressBar
+    from p4r_qdrant.encoder.base import Encoder
+    from p4r_qdrant.settings import EncoderSettings
+
 group = typer.Typer()
-imports = typer.Typer(help="Turn other people's files into our artifacts.", no_args_is_help=True)
+imports = typer.Typer(help="Import artifacts that other programs made.", no_args_is_help=True)
 group.add_typer(imports, name="import", rich_help_panel="Artifacts")
 
 
@@ -37,7 +42,7 @@ def prepare(
         ),
     ],
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="The artifact folder, made if it is not there.")
+        Path, typer.Option(metavar="DIR", help="The artifact folder; created if missing.")
     ],
     items: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="The metadata; can be repeated.")
@@ -52,11 +57,15 @@ def prepare(
         bool, typer.Option("--unknown-items", help="Keep reviews of items without metadata.")
     ] = False,
     k_core: Annotated[
-        int, typer.Option(min=1, help="Each user and item has so many interactions.")
+        int, typer.Option(min=1, help="Keep users and items with at least so many interactions.")
     ] = 1,
-    users: Annotated[int | None, typer.Option(min=1, help="A sample of so many users.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed, another sample.")] = 0,
-    min_interactions: Annotated[int, typer.Option(min=2, help="Split users who have so many.")] = 3,
+    users: Annotated[
+        int | None, typer.Option(min=1, help="Keep a random sample of so many users.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the sample.")] = 0,
+    min_interactions: Annotated[
+        int, typer.Option(min=2, help="Split users with at least so many interactions.")
+    ] = 3,
     file_order_ties: Annotated[
         bool,
         typer.Option(
@@ -72,7 +81,10 @@ def prepare(
     ] = None,
     parquet: Annotated[bool, typer.Option("--parquet", help="Write Parquet files too.")] = False,
 ) -> None:
-    """Turn a public review data set into items.jsonl, reviews.jsonl and splits.jsonl."""
+    """Turn a review data set (Amazon, Yelp, your own) into an artifact folder.
+
+    Writes items.jsonl, reviews.jsonl and splits.jsonl.
+    """
     from indexer.artifacts.lines import Refusals
     from indexer.datasets.formats import format_named
     from indexer.datasets.prepare import Dataset
@@ -113,13 +125,14 @@ def stats(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw it too, as a .png file.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Print what a data set is like: interactions, users, items, sparsity, ratings."""
+    """Count the users, items, ratings and sparsity of a data set."""
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.datasets.plot import check_plot
     from indexer.datasets.plot import plot as draw
-    from indexer.datasets.stats import dataset_stats
+    from indexer.datasets.stats import dataset_record, dataset_stats
     from indexer.terminal.artifacts import print_dataset
     from indexer.terminal.progress import ProgressBar
 
@@ -129,34 +142,38 @@ def stats(
     refusals = Refusals()
     with ProgressBar() as bar:
         found = dataset_stats(folder, refusals, bar)
-    print_dataset(found)
+    if as_json:
+        print_json(dataset_record(found))
+    else:
+        print_dataset(found)
     if plot is not None:
         draw(found, plot, folder.path.resolve().name)
     exit_for(refusals)
 
 
-@group.command(epilog="Example:  p4r audit --artifacts examples/bookshop --html bookshop.html")
+@group.command(
+    cls=JsonCommand, epilog="Example:  p4r audit --artifacts examples/bookshop --html bookshop.html"
+)
 def audit(
     artifacts: Artifacts,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a page with plots too: one file, no scripts."),
+        typer.Option(
+            metavar="FILE", help="Also write a page with plots: one file without scripts."
+        ),
     ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the figures (- for standard output)."),
-    ] = None,
+    json_file: JsonFile = None,
     sample: Annotated[
-        int, typer.Option(min=1, help="Items that are encoded, drawn by the seed.")
+        int, typer.Option(min=1, help="Items that are encoded, a random sample.")
     ] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another sample.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the sample.")] = 0,
     no_encoder: Annotated[
-        bool, typer.Option("--no-encoder", help="Leave out what needs an encoder.")
+        bool, typer.Option("--no-encoder", help="Skip the figures that need an encoder.")
     ] = False,
 ) -> None:
-    """Tell how good an artifact folder is, whoever made it: gaps, leaks, grounding, bias.
+    """Measure the quality of an artifact folder: gaps, leaks, grounding, bias.
 
-    Exit code 2 where held-out interactions have leaked into personas or alignments.
+    Exit code 2 if held-out interactions have leaked into personas or alignments.
     """
     from dataclasses import asdict
     from functools import partial
@@ -170,7 +187,6 @@ def audit(
     from indexer.terminal.artifacts import print_audit
     from indexer.terminal.console import print_refusals
     from indexer.terminal.progress import ProgressBar
-    from p4r_qdrant.encoder.local import PersonaEncoder
     from p4r_qdrant.settings import Settings
 
     folder = ArtifactFolder(artifacts)
@@ -182,7 +198,7 @@ def audit(
         with ProgressBar() as bar:
             found = examine(
                 folder,
-                None if no_encoder else partial(PersonaEncoder.from_settings, settings),
+                None if no_encoder else partial(_load_encoder, settings, bar),
                 refusals,
                 sample=sample,
                 seed=seed,
@@ -201,14 +217,21 @@ def audit(
     exit_for(refusals)
 
 
+def _load_encoder(settings: EncoderSettings, progress: ProgressBar) -> Encoder:
+    from p4r_qdrant.encoder.local import PersonaEncoder
+
+    progress.start("loading the encoder")
+    return PersonaEncoder.from_settings(settings)
+
+
 @group.command(epilog="Example:  p4r erase maren-o --artifacts books")
 def erase(
     users: Annotated[list[str], typer.Argument(help="User ids.", metavar="USER...")],
     artifacts: Artifacts,
 ) -> None:
-    """Remove all that came from a user: lines, answers of the LLM, evidence.
+    """Erase users from an artifact folder and its ledger of LLM answers.
 
-    Prints the items whose personas the user had a part in, one a line: reason on them again.
+    Prints the items whose personas cite a user, one on each line: reason on them again.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
@@ -222,7 +245,7 @@ def erase(
     refusals = Refusals()
     with Ledger(folder.path / "ledger") as ledger:
         batches = BatchFolder(ledger.folder)
-        batches.check_none("nobody can be erased from them")
+        batches.check_none("users cannot be erased from them")
         batches.tidy()
         erased = erase_users(folder, ledger, users, refusals)
     print_counts("removed", {what: count for what, count in erased.removed.items() if count}, err)
@@ -245,10 +268,10 @@ def erase(
 def import_persona4rec(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the paper's files.")],
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Our artifact folder, made if it is not there.")
+        Path, typer.Option(metavar="DIR", help="The artifact folder; created if missing.")
     ],
 ) -> None:
-    """Import the files of the paper's public code (books and restaurants flavours)."""
+    """Import the files of the paper's public code (books and restaurants)."""
     from indexer.artifacts.lines import Refusals
     from indexer.datasets.persona4rec import convert
     from indexer.terminal.progress import ProgressBar

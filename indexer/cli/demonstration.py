@@ -1,4 +1,4 @@
-"""`p4r demo`, `demo-llm` and `local-llm`: everything at work on this machine."""
+"""`p4r demo`, `demo-llm` and `local-llm`: demonstrations that need only this machine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from indexer.cli.shared import exit_for
+
+if TYPE_CHECKING:
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.reranking import Reranked
 
 group = typer.Typer()
 
@@ -20,67 +24,67 @@ group = typer.Typer()
 def demo(
     artifacts: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Another catalogue than the bookshop that comes with it."),
+        typer.Option(metavar="DIR", help="Another catalogue than the bundled bookshop."),
     ] = None,
     user: Annotated[
         list[str] | None, typer.Option(help="Show this reader instead; can be repeated.")
     ] = None,
 ) -> None:
-    """Index an example catalogue in a temporary folder and rerank for three readers."""
+    """Rerank an example catalogue for three readers, and say why.
+
+    It is indexed in a temporary folder. The reasons are those of the first items whose persona
+    speaks for the item: the reviews behind it rate the item 4 of 5 or better.
+    """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
-    from indexer.demo import bookshop as demonstration
-    from indexer.terminal.console import err, out
-    from indexer.terminal.ranking import print_ranking
+    from indexer.demo import bookshop
+    from indexer.terminal.console import out
+    from indexer.terminal.progress import ProgressBar
+    from indexer.terminal.ranking import print_before_and_after
     from p4r_qdrant.resources import resource
 
     folder = ArtifactFolder(artifacts or resource("examples/bookshop"))
     refusals = Refusals()
-    out.print(
-        f"Catalogue: {folder.path}. Encoder: all-MiniLM-L6-v2, untrained. "
-        "Index: embedded, in a temporary folder.",
-        highlight=False,
-        markup=False,
-    )
+    readers = user or bookshop.READERS
     with (
-        tempfile.TemporaryDirectory(prefix="p4r-demo-") as index_folder,
-        err.status("encoding the personas ..."),
+        tempfile.TemporaryDirectory(prefix="p4r-demo-") as temporary,
+        ProgressBar() as bar,
     ):
-        shown = list(
-            demonstration.run(
-                folder.path,
-                Path(index_folder) / "index",
-                user or demonstration.READERS,
-                refusals=refusals,
-            )
-        )
-    with folder.items(Refusals()) as items:
-        for reranked in shown:
-            print_ranking(
-                reranked.user_id,
-                reranked.ranking,
-                {
-                    one.item_id: found.title
-                    for one in reranked.ranking.items
-                    if (found := items.get(one.item_id))
-                },
-                reranked.history,
-                reasons=None,
-            )
+        index = Path(temporary) / "index"
+        shown = list(bookshop.run(folder.path, index, readers, refusals=refusals, progress=bar))
+    chosen = bookshop.speaking_for(folder)
+    for reranked in shown:
+        titles = _titles(folder, reranked)
+        print_before_and_after(reranked.user_id, reranked.ranking, titles, reranked.history, chosen)
+    out.print()
+    out.paragraph(
+        f"Catalogue: {folder.path}. Encoder: all-MiniLM-L6-v2, untrained. Index: embedded, in a "
+        "temporary folder. p4r rerank shows whole lists.",
+        style="dim",
+    )
     exit_for(refusals)
+
+
+def _titles(folder: ArtifactFolder, reranked: Reranked) -> dict[str, str]:
+    """The titles of the ranked items."""
+    from indexer.artifacts.lines import Refusals
+
+    with folder.items(Refusals()) as items:
+        ids = [one.item_id for one in reranked.ranking.items]
+        return {item_id: item.title for item_id in ids if (item := items.get(item_id))}
 
 
 @group.command("demo-llm", epilog="Example:  p4r demo-llm")
 def demo_llm(
     model: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Another GGUF model than the small bundled one."),
+        typer.Option(metavar="FILE", help="Another GGUF model than the bundled one."),
     ] = None,
 ) -> None:
-    """Let a small LLM on this machine write personas from reviews, and rerank with them.
+    """Let a small LLM on this machine write personas, and rerank with them.
 
-    No key, no server, no model hub; a minute or two. The bundled model has 135 million
-    parameters: its wording is poor, the way it goes is the real one.
+    It needs no key, no server and no model hub, and takes a minute or two. The bundled model has
+    135 million parameters: its wording is poor, but the steps are the real ones.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
@@ -88,41 +92,39 @@ def demo_llm(
     from indexer.demo import raw_reviews as demo_llm
     from indexer.demo.local_llm import LocalLLM
     from indexer.terminal.artifacts import print_reasoned
-    from indexer.terminal.console import err, out
+    from indexer.terminal.console import out
+    from indexer.terminal.progress import ProgressBar, loading
     from indexer.terminal.ranking import print_ranking
     from indexer.terminal.reasoning import ReasoningProgress
     from p4r_qdrant.encoder.local import BUNDLED_MODEL, PersonaEncoder
     from p4r_qdrant.resources import resource
 
     refusals = Refusals()
-    encoder = PersonaEncoder(BUNDLED_MODEL)  # now, not after minutes of asking
+    with loading("the encoder"):  # now, not after minutes of asking
+        encoder = PersonaEncoder(BUNDLED_MODEL)
     with tempfile.TemporaryDirectory(prefix="p4r-demo-") as temporary:
         folder = Path(temporary) / "books"
         demo_llm.write_part(resource("examples/bookshop"), folder)
         with LocalLLM(model) as llm:
-            out.print(
+            out.paragraph(
                 f"A part of the bookshop, reasoned by {llm.model.stem} on this machine. "
-                "Small models write poorly: look at the form, the evidence and the chain, not at "
-                "the wording.",
-                highlight=False,
-                markup=False,
+                "Small models write poorly: look at the form and the evidence, not at the wording."
             )
             progress = ReasoningProgress()
             demo_llm.reason(folder, llm.settings(), progress, refusals)
         progress.print()
         written = ArtifactFolder(folder)
         print_reasoned(written)
-        with err.status("encoding the personas ..."):
+        with ProgressBar() as bar:
             [reranked] = demo.run(
                 folder,
                 Path(temporary) / "index",
                 [demo_llm.READER],
                 encoder=encoder,
                 refusals=refusals,
+                progress=bar,
             )
-        with written.items(Refusals()) as items:
-            ids = [one.item_id for one in reranked.ranking.items]
-            titles = {item_id: item.title for item_id in ids if (item := items.get(item_id))}
+        titles = _titles(written, reranked)
         print_ranking(reranked.user_id, reranked.ranking, titles, reranked.history, reasons=None)
     exit_for(refusals)
 
@@ -131,15 +133,13 @@ def demo_llm(
 def local_llm(
     model: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Another GGUF model than the small bundled one."),
+        typer.Option(metavar="FILE", help="Another GGUF model than the bundled one."),
     ] = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of this machine; 0: a free one.")
-    ] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 0,
 ) -> None:
-    """Serve an LLM on this machine behind the OpenAI protocol, until Ctrl-C.
+    """Serve a small LLM on this machine with an OpenAI-compatible API.
 
-    What it prints is to be pasted into the shell that runs `p4r reason`.
+    Paste what it prints into the shell that runs `p4r reason`. Ctrl-C stops it.
     """
     from indexer.demo.local_llm import LocalLLM
 
@@ -147,7 +147,9 @@ def local_llm(
         settings = " ".join(
             f"{name}={shlex.quote(value)}" for name, value in llm.environment().items()
         )
-        sys.stderr.write(f"{llm.model.name} answers at {llm.url} until Ctrl-C; elsewhere say\n")
+        sys.stderr.write(
+            f"{llm.model.name} answers at {llm.url} until Ctrl-C; in another shell run:\n"
+        )
         sys.stdout.write(f"export {settings}\n")
         sys.stdout.flush()
         llm.wait()

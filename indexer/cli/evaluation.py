@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from indexer.cli.shared import exit_for
+from indexer.cli.shared import JsonCommand, JsonFile, exit_for
 from p4r_qdrant.errors import InputError
 
 group = typer.Typer()
@@ -23,17 +23,18 @@ def candidates(
     splits: Annotated[Path, typer.Option(metavar="FILE", help="splits.jsonl")],
     output: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="The lists; how they came about is written beside it."),
+        typer.Option(metavar="FILE", help="The lists; their provenance is written beside them."),
     ],
     model: Annotated[
         str, typer.Option(help="bpr, lightgcn, itemknn, ease or popularity.")
     ] = "ease",
     top: Annotated[int, typer.Option(min=1, help="Items in a list.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another bpr or lightgcn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of bpr and lightgcn.")] = 0,
 ) -> None:
-    """Write first-stage candidates: a generator fitted to training, tuned on validation items.
+    """Generate first-stage candidates with a classic recommender.
 
-    Test items are never seen. Items a user has in training are left out; scores are kept.
+    It is fitted to training interactions, tuned on validation items, and never sees a test item.
+    Items that a user has in training are left out; scores are kept.
     """
     from indexer.artifacts.lines import Refusals
     from indexer.evaluation.candidates import provenance_path, write_candidates
@@ -62,36 +63,35 @@ def candidates(
 
 
 @group.command(
+    cls=JsonCommand,
     epilog="Example:  p4r evaluate --candidates examples/bookshop/candidates.jsonl "
-    "--truth examples/bookshop/splits.jsonl --segments examples/bookshop/reviews.jsonl"
+    "--truth examples/bookshop/splits.jsonl --segments examples/bookshop/reviews.jsonl",
 )
 def evaluate(
     candidates: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="Lists: a generator's, or the output of p4r rerank."),
+        typer.Option(metavar="FILE", help="Lists of a generator, or the output of p4r rerank."),
     ],
     truth: Annotated[
         Path,
         typer.Option(metavar="FILE", help="splits.jsonl, or lines of user_id and item_id."),
     ],
-    on: Annotated[str, typer.Option(help="Of splits.jsonl: test or valid.")] = "test",
+    on: Annotated[str, typer.Option(help="Which item of splits.jsonl: test or valid.")] = "test",
     segments: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="reviews.jsonl: warm and cold users, head and tail items too."
+            metavar="FILE", help="reviews.jsonl; adds warm and cold users, head and tail items."
         ),
     ] = None,
     against: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Other lists, compared with these user by user."),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there too.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
-    """Print HR, MRR and NDCG at 5, 10, 20 with their intervals; compare two runs.
+    """Measure candidate lists: HR, MRR and NDCG with intervals; compare two lists.
 
-    Every user of the truth counts; one whose item is not in the list is a miss.
+    Every user of the truth counts; a user whose item is not in the list is a miss.
     """
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.writing import written_whole
@@ -100,7 +100,7 @@ def evaluate(
     from indexer.terminal.progress import ProgressBar
 
     if on not in ("test", "valid"):
-        raise InputError(f"--on is test or valid, not {on!r}")
+        raise InputError(f"--on must be test or valid, not {on!r}")
     refusals = Refusals()
     with ProgressBar() as bar:
         found = evaluate_files(
@@ -115,7 +115,8 @@ def evaluate(
     names = [candidates.stem, against.stem if against else ""]
     if against is not None and names[0] == names[1]:
         names = [str(candidates), str(against)]
-    print_evaluation(found, *names)
+    if str(json_file) != "-":
+        print_evaluation(found, *names)
     if json_file is not None:
         with written_whole(json_file) as write:
             write(json.dumps(found.record(), ensure_ascii=False, indent=2))
@@ -124,9 +125,12 @@ def evaluate(
 
 @group.command(epilog="Example:  p4r experiment examples/bookshop.toml --output results/bookshop")
 def experiment(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What is compared.")],
+    config: Annotated[
+        Path,
+        typer.Argument(metavar="CONFIG.toml", help="The experiment: see examples/bookshop.toml."),
+    ],
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Results, report and caches; made if not there.")
+        Path, typer.Option(metavar="DIR", help="Results, report and caches; created if missing.")
     ],
     artifacts: Annotated[
         Path | None,
@@ -137,9 +141,10 @@ def experiment(
         typer.Option(metavar="DIR", help="A trained adapter, instead of the file's."),
     ] = None,
 ) -> None:
-    """Compare generators, persona reranking and its parts on held-out items; write a report.
+    """Run a whole experiment on held-out items and write a report.
 
-    Killed and run again it goes on. Nothing is scored where held-out data leak into what is made.
+    It compares generators, persona reranking and its parts. Killed and run again it goes on. It
+    scores nothing if held-out data leak into the artifacts.
     """
     from indexer.artifacts.lines import Refusals
     from indexer.evaluation.experiment.config import load_config

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from indexer.cli.shared import Artifacts, Domain, exit_for, publish_folder
+from indexer.cli.shared import Artifacts, AsJson, Domain, exit_for, print_json, publish_folder
 from p4r_qdrant.errors import InputError
 
 if TYPE_CHECKING:
+    from p4r_qdrant.encoder.base import Encoder
     from p4r_qdrant.index.index import PersonaIndex
+    from p4r_qdrant.settings import Settings
 
 group = typer.Typer()
 
@@ -26,7 +28,7 @@ group = typer.Typer()
 def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     """Encode the personas of an artifact folder and write them to the index.
 
-    Items that did not change are skipped: killed and run again, it does what is missing.
+    Unchanged items are skipped: killed and run again, it does the rest.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
@@ -34,7 +36,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     from indexer.indexing.items import index_artifacts
     from indexer.indexing.mean_user import note_typical_user
     from indexer.terminal.console import out
-    from indexer.terminal.progress import ProgressBar
+    from indexer.terminal.progress import ProgressBar, loading
     from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.index.opening import open_index
     from p4r_qdrant.settings import Settings
@@ -43,7 +45,8 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     folder = ArtifactFolder(artifacts)
     total = folder.estimated_lines(PERSONAS)
     refusals = Refusals()
-    encoder = load_encoder(settings.encoder)
+    with loading("the encoder"):
+        encoder = load_encoder(settings.encoder)
     with open_index(settings, encoder=encoder, create=True) as opened, ProgressBar() as bar:
         bar.start("indexing items", total)
         report = index_artifacts(
@@ -81,13 +84,14 @@ def publish(
         typer.Option(metavar="FILE", help="Vectors encoded elsewhere: .npy or .parquet."),
     ] = None,
     fingerprint: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which encoder those vectors are of.")
+        str | None,
+        typer.Option(metavar="NAME", help="Fingerprint of the encoder of those vectors."),
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Encode everything, also what did not change.")
+        bool, typer.Option("--again", help="Encode everything, unchanged items too.")
     ] = False,
     shrink: Annotated[
-        bool, typer.Option("--shrink", help="Even if more than half of the live items go.")
+        bool, typer.Option("--shrink", help="Allow that more than half of the live items go.")
     ] = False,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Only switch back to the previous version.")
@@ -97,16 +101,15 @@ def publish(
         typer.Option("--drop-old", help="Delete all versions but the live and the previous one."),
     ] = False,
 ) -> None:
-    """Encode all personas into a version of their own, verify it, and switch readers to it.
+    """Build a new version of the index, verify it, and switch to it in one step.
 
-    Items that did not change are skipped: killed and run again, it goes on. With the encoder that
-    is live already, its version is brought up to date item by item.
+    Unchanged items are skipped: killed and run again, it goes on. With the encoder of the live
+    version, that version is updated item by item.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.indexing import vector_files
     from indexer.terminal.index import print_dropped, print_published
-    from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.index.opening import open_versions
     from p4r_qdrant.settings import Settings
     from p4r_qdrant.users.versions import drop_old as drop_old_versions
@@ -127,7 +130,7 @@ def publish(
         with (
             vector_files.opened(vectors, folder, fingerprint)
             if vectors is not None and fingerprint is not None
-            else nullcontext(load_encoder(settings.encoder)) as source
+            else _loaded(settings) as source
         ):
             publish_folder(folder, source, settings, domain, refusals, again=again, shrink=shrink)
     if drop_old:
@@ -147,27 +150,29 @@ def rerank(
         typer.Option(metavar="FILE", help='JSON Lines {"user_id", "results": [{"item_id", ...}]}'),
     ],
     user: Annotated[str | None, typer.Option(help="Only this user.")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Keep so many items a user.")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Keep so many items for each user.")
+    ] = None,
     interests: Annotated[
         float | None,
-        typer.Option(help="Share of single interactions, the nearest of which counts: 0 to 1."),
+        typer.Option(help="Share of the single nearest interaction in the score: 0 to 1."),
     ] = None,
     prior: Annotated[
         float | None,
-        typer.Option(help="How much of a persona's mean similarity to all users is taken off."),
+        typer.Option(help="Penalty for personas that are similar to everyone (0 = off)."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write JSON Lines there (- for standard output)."),
+        typer.Option(metavar="FILE", help="Write JSON Lines to this file (- for standard output)."),
     ] = None,
 ) -> None:
-    """Rerank candidate lists by the histories of an artifact folder, and say why."""
+    """Rerank candidate lists by users' histories, and say why."""
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.writing import written_whole
     from indexer.reranking import output_record, rerank_file
     from indexer.terminal.console import print_refusals
-    from indexer.terminal.progress import ProgressBar
+    from indexer.terminal.progress import ProgressBar, loading
     from indexer.terminal.ranking import print_ranking
     from p4r_qdrant.rerank.reranker import PersonaReranker
     from p4r_qdrant.settings import Settings
@@ -176,9 +181,12 @@ def rerank(
     refusals = Refusals()
     given = {"interests": interests, "prior": prior}
     options = {name: value for name, value in given.items() if value is not None}
+    settings = Settings.load(rerank=options)
+    with loading("the encoder"):
+        opened = PersonaReranker.from_settings(settings)
     with (
-        PersonaReranker.from_settings(Settings.load(rerank=options)) as reranker,
-        folder.items(Refusals()) as items,  # rerank_file tells what is wrong in it
+        opened as reranker,
+        folder.items(Refusals()) as items,  # rerank_file reports its broken lines
         ProgressBar() as bar,
     ):
         bar.start("reranking users")
@@ -204,8 +212,10 @@ def rerank(
 
 
 @group.command(epilog="Example:  p4r show salt-orchard")
-def show(item: Annotated[str, typer.Argument(help="An item id.")]) -> None:
-    """Print an item's personas."""
+def show(item: Annotated[str, typer.Argument(help="An item id.")], as_json: AsJson = False) -> None:
+    """Print the personas of an item."""
+    from dataclasses import asdict
+
     from indexer.terminal.index import print_personas
     from p4r_qdrant.index.payload import check_item_id
 
@@ -213,26 +223,49 @@ def show(item: Annotated[str, typer.Argument(help="An item id.")]) -> None:
         personas = opened.get(check_item_id(item))
         if not personas:
             raise InputError(f"item {item!r} is not in {opened.location}")
-    print_personas(item, personas)
+    if as_json:
+        texts = [asdict(one) | {"fields": dict(one.fields)} for one in personas]
+        print_json({"item_id": item, "personas": texts})
+    else:
+        print_personas(item, personas)
 
 
 @group.command(epilog="Example:  P4R_QDRANT__URL=http://localhost:6333 p4r status")
-def status() -> None:
-    """Print where the index is, what it holds, which encoder made it, and its other versions."""
+def status(as_json: AsJson = False) -> None:
+    """Print the state of the index: where it is, its size, encoder and versions."""
+    from dataclasses import asdict
+
     from indexer.terminal.index import print_stats
     from p4r_qdrant.index.opening import open_versions
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
     with open_versions(settings) as versions, versions.open_live() as opened:
-        print_stats(opened.stats(), versions.all(), opened.version)
+        stats, found, live = opened.stats(), versions.all(), opened.version
+    if not as_json:
+        print_stats(stats, found, live)
+        return
+    metadata = asdict(stats.metadata)
+    metadata["typical_user"] = bool(metadata["typical_user"])  # a whole vector
+    print_json(
+        {
+            "engine": stats.engine,
+            "location": stats.location,
+            "items": stats.items,
+            "personas": stats.personas,
+            "version": live,
+            "metadata": metadata,
+            "versions": [one.name for one in found],
+            "details": dict(stats.details),
+        }
+    )
 
 
 @group.command(epilog="Example:  p4r remove salt-orchard")
 def remove(
     items: Annotated[list[str], typer.Argument(help="Item ids.", metavar="ITEM...")],
 ) -> None:
-    """Take items out of the index."""
+    """Remove items from the index."""
     from indexer.terminal.console import out
 
     distinct = list(dict.fromkeys(items))
@@ -244,6 +277,16 @@ def remove(
     if missing:
         names = ", ".join(repr(item) for item in missing)
         raise InputError(f"not in {where}: {names}")
+
+
+@contextmanager
+def _loaded(settings: Settings) -> Iterator[Encoder]:
+    from indexer.terminal.progress import loading
+    from p4r_qdrant.encoder.loading import load_encoder
+
+    with loading("the encoder"):
+        encoder = load_encoder(settings.encoder)
+    yield encoder
 
 
 @contextmanager

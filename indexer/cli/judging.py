@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 group = typer.Typer()
 judges = typer.Typer(
-    help="Compare explanations, or personas, by an LLM that passes its controls first.",
+    help="Compare explanations or personas with an LLM as judge.",
     no_args_is_help=True,
 )
 group.add_typer(judges, name="judge", rich_help_panel="Evaluate")
 
 Results = Annotated[
-    Path, typer.Option("--output", metavar="DIR", help="The folder of results; made if not there.")
+    Path, typer.Option("--output", metavar="DIR", help="The folder of results; created if missing.")
 ]
-Sample = Annotated[int, typer.Option(min=1, help="Comparisons, drawn by the seed.")]
+Sample = Annotated[int, typer.Option(min=1, help="Comparisons, a random sample.")]
 Controls = Annotated[
-    int, typer.Option(min=5, help="Comparisons of each control, whose outcome is known.")
+    int, typer.Option(min=5, help="Comparisons for each control, whose outcome is known.")
 ]
-JudgeSeed = Annotated[int, typer.Option(help="Another seed, another sample.")]
+JudgeSeed = Annotated[int, typer.Option(help="Random seed of the sample.")]
 
 
 @judges.command(
@@ -59,10 +59,14 @@ def judge_explanations(
     output: Results,
     against: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Others, alike; without it the items' summaries."),
+        typer.Option(
+            metavar="FILE", help="Others, in the same form; default: the summaries of the items."
+        ),
     ] = None,
     domain: PromptDomain = "products",
-    top: Annotated[int, typer.Option(min=1, help="One of a reader's first so many items.")] = 5,
+    top: Annotated[
+        int, typer.Option(min=1, help="Take an item among a reader's first so many.")
+    ] = 5,
     sample: Sample = 100,
     controls: Controls = 30,
     seed: JudgeSeed = 0,
@@ -70,10 +74,13 @@ def judge_explanations(
     batch: InBatches = False,
     no_wait: NoWait = False,
 ) -> None:
-    """Let an LLM compare what readers are told of an item, on five criteria, in both orders.
+    """Let an LLM compare two explanations of an item.
 
-    It must first be right where the outcome is known. Where it is not, it is asked no more, no win
-    rate is given, and the exit code is 1. Killed and run again, it goes on and pays for none twice.
+    It compares on five criteria, in both orders.
+
+    The LLM must first pass controls whose outcome is known. If it fails, it is asked no more, no
+    win rate is given, and the exit code is 1. Killed and run again, it goes on and pays for none
+    twice.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
@@ -108,7 +115,7 @@ def judge_personas(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Another personas.jsonl; without it a single persona that the LLM writes.",
+            help="Another personas.jsonl; default: a single persona that the LLM writes.",
         ),
     ] = None,
     domain: PromptDomain = "products",
@@ -119,10 +126,13 @@ def judge_personas(
     batch: InBatches = False,
     no_wait: NoWait = False,
 ) -> None:
-    """Let an LLM compare the several personas of an item with a single one, on five criteria.
+    """Let an LLM compare the personas of an item with a single one.
 
-    It must first be right where the outcome is known. Where it is not, it is asked no more, no win
-    rate is given, and the exit code is 1. Killed and run again, it goes on and pays for none twice.
+    It compares on five criteria, in both orders.
+
+    The LLM must first pass controls whose outcome is known. If it fails, it is asked no more, no
+    win rate is given, and the exit code is 1. Killed and run again, it goes on and pays for none
+    twice.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
@@ -154,7 +164,7 @@ def _judge(
     batch: bool,
     no_wait: bool,
 ) -> None:
-    """Run a study, print what it found; fail where the judge does."""
+    """Run a study and print its result; fail if the judge fails its controls."""
     import asyncio
 
     from indexer.judging.run import Run, unfit

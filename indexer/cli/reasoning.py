@@ -36,34 +36,33 @@ def reason(
     artifacts: MadeArtifacts,
     domain: PromptDomain = "products",
     splits: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Held-out interactions; never reasoned on.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Held-out interactions; they are never used."),
     ] = None,
     steps: Annotated[
         str, typer.Option(help="Some of summaries,aspects,personas,alignments.")
     ] = "summaries,aspects,personas,alignments",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")] = None,
-    per_user: Annotated[int, typer.Option(min=1, help="Alignments of a user.")] = 3,
+    per_user: Annotated[int, typer.Option(min=1, help="Alignments for each user.")] = 3,
     profile: Annotated[
-        str, typer.Option(help="What the judge sees: before (that interaction) or others.")
+        str, typer.Option(help="History that the LLM sees: before (that interaction) or others.")
     ] = "before",
-    seed: Annotated[int, typer.Option(help="Shuffles the judge's options.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the order of the options.")] = 0,
     strategy: Annotated[
         str,
-        typer.Option(
-            help="Alignments by an LLM as judge, or by similarity: free, by the encoder alone."
-        ),
+        typer.Option(help="Alignments by judge (an LLM), or by similarity (the encoder; free)."),
     ] = "judge",
     dry_run: DryRun = False,
     batch: InBatches = False,
     no_wait: NoWait = False,
 ) -> None:
-    """Turn metadata and reviews into summaries, aspects, personas and alignments, with an LLM.
+    """Let an LLM write summaries, aspects, personas and alignments from reviews.
 
-    Every answer is kept in DIR/ledger: killed and run again, it goes on and pays for none twice.
+    DIR/ledger keeps every answer: killed and run again, it goes on and pays for none twice.
 
-    With --batch the steps still wait for each other, and answers that cannot be used are asked
-    for in a next round: with --no-wait it takes several runs until none says that batches are
-    under way. The first request of each step is a live call.
+    With --batch the steps still wait for each other, and unusable answers are asked for in a next
+    round: with --no-wait, run it until it no longer says that batches are under way. The first
+    request of each step is a live call.
     """
     import asyncio
 
@@ -74,6 +73,7 @@ def reason(
     from indexer.reasoning import run
     from indexer.reasoning.alignment_targets import AlignmentOptions
     from indexer.reasoning.step import Sources
+    from indexer.terminal.progress import loading
     from indexer.terminal.reasoning import ReasoningProgress, print_estimates
     from p4r_qdrant.encoder.local import PersonaEncoder
     from p4r_qdrant.settings import Settings
@@ -91,7 +91,8 @@ def reason(
     names = [name.strip() for name in steps.split(",")]
     encoder = None
     if strategy == "similarity" and "alignments" in names and not dry_run:
-        encoder = PersonaEncoder.from_settings(settings.encoder)  # now, not after hours of asking
+        with loading("the encoder"):  # now, not after hours of asking
+            encoder = PersonaEncoder.from_settings(settings.encoder)
     chosen = run.steps(
         names,
         Sources(folder, Domain.load(domain), settings.llm, limit),
@@ -132,20 +133,24 @@ def add(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="[FILE]", help="JSON Lines; what has a user_id is a review, else an item."
+            metavar="[FILE]",
+            help="JSON Lines; a line with a user_id is a review, another one an item.",
         ),
     ] = Path("-"),
     domain: PromptDomain = "products",
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on reading as FILE grows, until Ctrl-C.")
+        bool, typer.Option("--follow", help="Keep reading as FILE grows, until Ctrl-C.")
     ] = False,
     settle: Annotated[
-        float, typer.Option(min=0, help="Seconds without news of an item before it is reasoned on.")
+        float,
+        typer.Option(
+            min=0, help="Seconds to wait for more reviews of an item before reasoning on it."
+        ),
     ] = 1.0,
 ) -> None:
-    """Reason on items and reviews as they arrive, and keep the index up to date.
+    """Reason on new items and reviews as they arrive, and update the index.
 
-    Prints a line for each item. Killed and run again, it goes on and pays for nothing twice.
+    Prints one line for each item. Killed and run again, it goes on and pays for nothing twice.
     """
     import asyncio
 
@@ -159,6 +164,7 @@ def add(
     from indexer.reasoning.run import made
     from indexer.reasoning.step import Sources
     from indexer.terminal.console import err
+    from indexer.terminal.progress import loading
     from indexer.terminal.reasoning import print_added
     from indexer.terminal.tables import print_counts
     from indexer.updates.add import StreamingIndexer
@@ -177,7 +183,8 @@ def add(
 
         async def go() -> None:
             async with LLM(settings.llm, ledger) as llm:
-                encoder = load_encoder(settings.encoder)
+                with loading("the encoder"):
+                    encoder = load_encoder(settings.encoder)
                 with open_index(settings, encoder=encoder, create=True) as opened:
                     indexer = StreamingIndexer(
                         ItemReasoner(sources, journal, ledger, llm, refusals),

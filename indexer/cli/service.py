@@ -15,24 +15,26 @@ group = typer.Typer()
 @group.command(epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r serve --anonymous")
 def serve(
     host: Annotated[
-        str | None, typer.Option(help="Where to listen, instead of P4R_SERVICE__HOST.")
+        str | None, typer.Option(help="Address to listen on, instead of P4R_SERVICE__HOST.")
     ] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")
+    ] = None,
     anonymous: Annotated[
-        bool, typer.Option("--anonymous", help="Ask for no key; on this machine only.")
+        bool, typer.Option("--anonymous", help="Require no key; on this machine only.")
     ] = False,
     artifacts: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Do the work of `p4r work` in this process, too."),
+        typer.Option(metavar="DIR", help="Also do the work of `p4r work` in this process."),
     ] = None,
     domain: Annotated[
         str, typer.Option(help="With --artifacts: books, restaurants, products, or a folder.")
     ] = "products",
 ) -> None:
-    """Serve reranking over HTTP; its document is at /docs.
+    """Serve reranking over HTTP; /docs describes the API.
 
-    The embedded index can be open in one process alone: with it, --artifacts has new interactions
-    and items reasoned on here.
+    Only one process can open the embedded index: with it, --artifacts does the work of `p4r work`
+    here.
     """
     import importlib.util
 
@@ -43,8 +45,8 @@ def serve(
         raise MissingExtraError("serving needs FastAPI: pip install 'p4r-qdrant[service]'")
     from p4r_qdrant.service.run import serve as run_service
 
-    told = {"host": host, "port": port, "allow_anonymous": anonymous or None}
-    given = {name: value for name, value in told.items() if value is not None}
+    options = {"host": host, "port": port, "allow_anonymous": anonymous or None}
+    given = {name: value for name, value in options.items() if value is not None}
     settings = Settings.load(service=given) if given else Settings.load()
     if artifacts is None:
         run_service(settings)
@@ -66,17 +68,15 @@ def serve(
 def work(
     artifacts: MadeArtifacts,
     domain: PromptDomain = "products",
-    once: Annotated[
-        bool, typer.Option("--once", help="End when no job is left whose time has come.")
-    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Exit when no job is due.")] = False,
     metrics_port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65535, help="Answer Prometheus there, on P4R_SERVICE__HOST; 0: a free one."
+            min=0, max=65535, help="Port for Prometheus, on P4R_SERVICE__HOST; 0 picks a free one."
         ),
     ] = None,
 ) -> None:
-    """Do the jobs that `p4r serve` enqueued: read reviews, make personas, erase users.
+    """Do the jobs that `p4r serve` queued: read reviews, write personas, erase users.
 
     Killed and run again, it goes on and pays for nothing twice.
     """
@@ -100,7 +100,7 @@ def work(
         signal.signal(sign, lambda *_: stop.set())
     backend = Backend(settings)
     with Ledger(artifacts / "ledger") as ledger:
-        LLM(settings.llm, ledger)  # without an endpoint there is nothing to be done
+        LLM(settings.llm, ledger)  # raises without an endpoint
         logs.configure()
         worker = Worker(backend, sources, ledger)
         if metrics_port is not None:

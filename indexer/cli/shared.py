@@ -1,11 +1,13 @@
-"""What several commands share: options, and how they end."""
+"""Options that several commands share, and how commands end."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from p4r_qdrant.errors import InputError
 
@@ -27,23 +29,58 @@ Domain = Annotated[
 ]
 MadeArtifacts = Annotated[
     Path,
-    typer.Option(
-        "--artifacts", metavar="DIR", help="The artifact folder, made if it is not there."
-    ),
+    typer.Option("--artifacts", metavar="DIR", help="The artifact folder; created if missing."),
 ]
 PromptDomain = Annotated[
-    str, typer.Option("--domain", help="books, restaurants, products, or the folder of your own.")
+    str,
+    typer.Option(
+        "--domain", help="books, restaurants, products, or a folder with prompts of your own."
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Count requests, tokens and cost; ask nothing.")
 ]
 InBatches = Annotated[
     bool,
-    typer.Option("--batch", help="Through the Batch API: half the price, within a day a round."),
+    typer.Option("--batch", help="Use the Batch API: half the price, up to a day for a round."),
 ]
 NoWait = Annotated[
-    bool, typer.Option("--no-wait", help="Submit batches and leave; run it again to collect.")
+    bool,
+    typer.Option("--no-wait", help="Submit batches and exit; run it again to collect the answers."),
 ]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
+]
+
+
+class JsonCommand(TyperCommand):
+    """A command whose option --json takes a file, or nothing for standard output."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the "-" of standard output behind a --json without a value."""
+        given = []
+        for at, one in enumerate(args):
+            given.append(one)
+            following = args[at + 1] if at + 1 < len(args) else "--"
+            if one == "--json" and following.startswith("-") and following != "-":
+                given.append("-")
+        return super().parse_args(ctx, given)
+
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", metavar="[FILE]", help="Write JSON to FILE; without one, to standard output."
+    ),
+]
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
+    from indexer.artifacts.writing import written_whole
+
+    with written_whole(Path("-")) as write:
+        write(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def publish_folder(
@@ -54,7 +91,7 @@ def publish_folder(
     refusals: Refusals,
     **options: bool,
 ) -> None:
-    """Publish an artifact folder, with a progress bar, and say what came of it."""
+    """Publish an artifact folder with a progress bar, and print the result."""
     from indexer.indexing.publish import PublishOptions
     from indexer.indexing.publish import publish as publish_artifacts
     from indexer.terminal.index import print_published
@@ -73,7 +110,7 @@ def publish_folder(
 
 
 def exit_for(refusals: Refusals) -> None:
-    """Say what was refused; some input has to be put right, and the exit code says so."""
+    """Print what was refused; exit with 2 if anything was."""
     from indexer.terminal.console import print_refusals
 
     print_refusals(refusals)
@@ -82,7 +119,7 @@ def exit_for(refusals: Refusals) -> None:
 
 
 def llm_sources(artifacts: Path, domain: str, settings: Settings) -> Sources:
-    """What the LLM steps of an artifact folder are asked with."""
+    """The sources of the LLM steps of an artifact folder."""
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.prompts import Domain
     from indexer.reasoning.run import made
@@ -94,12 +131,12 @@ def llm_sources(artifacts: Path, domain: str, settings: Settings) -> Sources:
 def llm_of(
     settings: Settings, ledger: Ledger, progress: ReasoningProgress, *, batch: bool, no_wait: bool
 ) -> LLM:
-    """Whom to ask: with a call each, or in batches."""
+    """The LLM of the settings: one call for each question, or batches."""
     from indexer.llm import LLM, BatchFolder, BatchLLM
 
     if batch:
         return BatchLLM(settings.llm, ledger, wait=not no_wait, watch=progress.watch)
     if no_wait:
-        raise InputError("--no-wait is for --batch alone")
+        raise InputError("--no-wait needs --batch")
     BatchFolder(ledger.folder).check_none("live calls would pay for them once more")
     return LLM(settings.llm, ledger)

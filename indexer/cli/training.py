@@ -19,18 +19,16 @@ group = typer.Typer()
 )
 def train(
     artifacts: Artifacts,
-    output: Annotated[
-        Path, typer.Option(metavar="ADAPTER", help="The adapter's folder; must not be there yet.")
-    ],
+    output: Annotated[Path, typer.Option(metavar="ADAPTER", help="The new folder of the adapter.")],
     tensorboard: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Log for TensorBoard there.")
+        Path | None, typer.Option(metavar="DIR", help="Write logs for TensorBoard to this folder.")
     ] = None,
     publish: Annotated[
-        bool, typer.Option("--publish", help="Then do as p4r publish, if reranking got better.")
+        bool, typer.Option("--publish", help="Publish the adapter if it reranks better.")
     ] = False,
     domain: Domain = "products",
 ) -> None:
-    """Train a LoRA adapter for the encoder on the alignments of an artifact folder.
+    """Train a LoRA adapter for the encoder on alignments.
 
     Settings: P4R_TRAINING__*, P4R_HISTORY__*, P4R_ENCODER__MODEL. Checkpoints are in
     ADAPTER.training: killed and run again, it goes on. Several GPUs: torchrun --no-python p4r train
@@ -38,7 +36,7 @@ def train(
     import warnings
     from importlib.util import find_spec
 
-    warnings.simplefilter("ignore")  # what the libraries below have to say to their developers
+    warnings.simplefilter("ignore")  # the libraries below warn their own developers
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
@@ -57,17 +55,13 @@ def train(
 
     settings = Settings.load()
     folder, refusals = ArtifactFolder(artifacts), Refusals()
-    if publish:  # what would keep the adapter from readers is better known before training
+    if publish:  # report an obstacle before hours of training
         with open_versions(settings) as versions:
             versions.check_switch(versions.named(str(output)))
-    trained = run.train(
-        folder,
-        output,
-        settings,
-        refusals,
-        callbacks=[TrainingProgress()],
-        tensorboard=tensorboard,
-    )
+    with TrainingProgress() as progress:
+        trained = run.train(
+            folder, output, settings, refusals, callbacks=[progress], tensorboard=tensorboard
+        )
     if trained is None:  # not the first process of torchrun
         return
     print_training(trained)
@@ -91,15 +85,17 @@ def tune(
         str | None, typer.Option(metavar="ADAPTER", help="Instead of P4R_ENCODER__ADAPTER.")
     ] = None,
 ) -> None:
-    """Pick history length and decay on the validation items, and record them with the adapter."""
+    """Choose history length and decay on the validation items."""
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
+    from indexer.terminal.progress import loading
     from indexer.terminal.training import print_tuning
     from indexer.training.tune import tune_history
     from p4r_qdrant.settings import Settings
 
     refusals = Refusals()
     settings = Settings.load(encoder={"adapter": adapter}) if adapter else Settings.load()
-    tuned = tune_history(ArtifactFolder(artifacts), settings, refusals)
+    with loading("the encoder, and trying the settings"):
+        tuned = tune_history(ArtifactFolder(artifacts), settings, refusals)
     print_tuning(tuned)
     exit_for(refusals)

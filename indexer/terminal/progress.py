@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 from rich.progress import (
@@ -74,3 +76,11 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Show a spinner while something loads, on a terminal only."""
+    with ProgressBar() as bar:
+        bar.start(f"loading {what}")
+        yield

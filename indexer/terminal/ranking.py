@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 
 from rich.console import Group
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.text import Text
 
@@ -13,6 +15,9 @@ from indexer.terminal.tables import Column, Table, number
 from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking
 
 REASONS_SHOWN = 3
+SHOWN = 5
+"""Items before and after, beside each other."""
+HISTORY_SHOWN = 6
 
 
 def print_ranking(
@@ -41,13 +46,48 @@ def print_ranking(
             out.print(_why(item, titles), highlight=False)
 
 
+def print_before_and_after(
+    user_id: str,
+    ranking: Ranking,
+    titles: Mapping[str, str],
+    history: Sequence[Interaction],
+    chosen: Collection[str],
+) -> None:
+    """Print one screen: the first items before and after, and why some of them are there.
+
+    The reasons are those of the first items whose persona is among the `chosen` persona ids.
+    """
+    print_reader(user_id, history, personalized=ranking.personalized)
+    before = sorted(ranking.items, key=lambda item: item.generator_rank)
+    table = Table(number(""), "before", "after", number("was"))
+    for old, new in list(zip(before, ranking.items, strict=True))[:SHOWN]:
+        was = Text.assemble(f"{new.generator_rank} ", moved(new))
+        table.add(str(new.rank), title_of(old, titles), title_of(new, titles), was)
+    table.print()
+    good = (one for one in ranking.items if one.persona and one.persona.persona_id in chosen)
+    for item in islice(good, REASONS_SHOWN):
+        assert item.persona is not None  # noqa: S101 - for the type checker
+        title = f"{item.rank}. {title_of(item, titles)}"
+        out.print()
+        out.print(Text.assemble((title, "bold"), "  ", (item.persona.name, "cyan")))
+        _indented(Text(item.persona.preference_rationale))
+        if item.because:
+            _indented(Text(f"because of {because(item.because)}", style="dim"))
+
+
+def _indented(text: Text) -> None:
+    out.print(Padding(text, (0, 0, 0, 3)), highlight=False)
+
+
 def print_reader(user_id: str, history: Sequence[Interaction], *, personalized: bool) -> None:
     """Print who the ranking is for, and the history it comes from."""
     out.print()
     out.rule(Text(user_id, style="bold"))
     if history:
-        recent = ", ".join(one.title or one.item_id for one in history)
-        out.paragraph(f"has read or used, newest first: {recent}", style="dim")
+        recent = "; ".join(one.title or one.item_id for one in history[:HISTORY_SHOWN])
+        others = len(history) - HISTORY_SHOWN
+        more = f"; {others} more" if others > 0 else ""
+        out.paragraph(f"has read or used, newest first: {recent}{more}", style="dim")
     if not personalized:
         out.paragraph("No history: the generator's order was kept.", style="yellow")
 
@@ -68,7 +108,7 @@ def title_of(item: RankedItem, titles: Mapping[str, str]) -> str:
 
 def because(reasons: Sequence[Because]) -> str:
     """The interactions that a score comes from, with their shares."""
-    return ", ".join(
+    return "; ".join(
         f"{one.title or one.item_id} {one.share:.0%}" for one in reasons[:REASONS_SHOWN]
     )
 

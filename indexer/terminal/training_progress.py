@@ -1,9 +1,9 @@
-"""What people see of training: epochs and steps, loss, learning rate, validation, time left."""
+"""Progress of training: epochs and steps, loss, learning rate, validation, time left."""
 
 from __future__ import annotations
 
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 from rich.progress import (
     BarColumn,
@@ -19,7 +19,7 @@ from indexer.terminal.console import err
 
 
 class TrainingProgress(TrainerCallback):
-    """A bar over the steps on standard error; a line an epoch where that is no terminal."""
+    """A bar over the steps on standard error, and a line for each epoch; a context manager."""
 
     def __init__(self) -> None:
         self._bar = Progress(
@@ -33,8 +33,8 @@ class TrainingProgress(TrainerCallback):
             transient=True,
             disable=not err.is_terminal,
         )
-        self._task = self._bar.add_task("")
-        self._told: dict[str, float] = {}
+        self._task = self._bar.add_task("loading the encoder", total=None)
+        self._logged: dict[str, float] = {}
         self._losses: list[float] = []
 
     def on_train_begin(
@@ -44,10 +44,10 @@ class TrainingProgress(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **_: Any,
     ) -> None:
-        """Show the bar, from where training goes on."""
+        """Show the steps, from where training goes on."""
         if state.is_world_process_zero:
-            self._bar.update(self._task, total=state.max_steps, completed=state.global_step)
-            self._bar.start()
+            self._bar.reset(self._task, total=state.max_steps, completed=state.global_step)
+            self._bar.update(self._task, description="")
 
     def on_step_end(
         self,
@@ -56,7 +56,7 @@ class TrainingProgress(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **_: Any,
     ) -> None:
-        """One more step."""
+        """Move the bar."""
         self._bar.update(self._task, completed=state.global_step)
 
     def on_log(
@@ -67,13 +67,13 @@ class TrainingProgress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Show what was logged."""
-        self._told |= logs or {}
+        """Show the last figures; print them at the end of an epoch."""
+        self._logged |= logs or {}
         if logs and "loss" in logs:
             self._losses.append(logs["loss"])
         ends_epoch = bool(logs and "eval_ndcg" in logs)
         if ends_epoch and self._losses:
-            self._told["loss"] = fmean(self._losses)
+            self._logged["loss"] = fmean(self._losses)
             self._losses.clear()
         names = {
             "loss": "loss {:.3f}",
@@ -81,17 +81,16 @@ class TrainingProgress(TrainerCallback):
             "eval_ndcg": "NDCG@10 {:.4f}",
             "eval_mrr": "MRR {:.4f}",
         }
-        told = [form.format(self._told[name]) for name, form in names.items() if name in self._told]
-        self._bar.update(self._task, description=", ".join(told))
+        shown = [
+            form.format(self._logged[name]) for name, form in names.items() if name in self._logged
+        ]
+        self._bar.update(self._task, description=", ".join(shown))
         if state.is_world_process_zero and ends_epoch:
-            err.print(f"epoch {state.epoch or 0:g}: {', '.join(told)}", highlight=False)
+            err.print(f"epoch {state.epoch or 0:g}: {', '.join(shown)}", highlight=False)
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
-        """Take the bar away."""
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()

@@ -71,7 +71,7 @@ def _results(context: Context, stack: ExitStack) -> dict[str, Any]:
     _check_leaks(context, elsewhere=list(config.lists.values())).require_clean()
     lists = write_lists(context)
     all_encoded = [
-        stack.enter_context(encoded(name, load_encoder(settings), context))
+        stack.enter_context(encoded(name, _loaded(name, settings, context), context))
         for name, settings in _encoders(config.encoder)
     ]
     leaks = _check_made(context, list(lists.values()), all_encoded)
@@ -130,6 +130,11 @@ def _encoders(settings: EncoderSettings) -> list[tuple[EncoderName, EncoderSetti
     if settings.adapter:
         found.append(("trained", settings))
     return found
+
+
+def _loaded(name: EncoderName, settings: EncoderSettings, context: Context) -> Encoder:
+    context.progress.start(f"loading the encoder, {name}")
+    return load_encoder(settings)
 
 
 def _check_made(context: Context, lists: Sequence[Path], made: Sequence[Encoded]) -> LeakReport:

@@ -52,7 +52,7 @@ def test_a_file_that_is_no_model(content: bytes, installed: set[str], tmp_path: 
     installed.add("xllamacpp")
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"model\.gguf is no GGUF file"):
+    with pytest.raises(InputError, match=r"model\.gguf is not a GGUF file"):
         LocalLLM(path)
 
 
@@ -68,7 +68,7 @@ def test_a_port_that_is_taken(installed: set[str], gguf: Path) -> None:
         other.bind((HOST, 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(InputError, match=f"port {port} cannot be had"):
+        with pytest.raises(InputError, match=f"Port {port} is in use. Omit --port"):
             LocalLLM(gguf, port=port)
 
 
