@@ -42,8 +42,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from p4r_qdrant.index import PersonaIndex, open_index
-from p4r_qdrant.index.index import now
 from p4r_qdrant.index.payload import ITEM_ID, Point, make_points, point_prefix
+from p4r_qdrant.index.replacing import now
 from p4r_qdrant.records import Persona, PersonaMatch
 from p4r_qdrant.settings import Settings
 

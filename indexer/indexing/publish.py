@@ -19,9 +19,10 @@ from indexer.indexing.vector_files import VectorFile
 from indexer.indexing.verifying import Expected, verify_scores, verify_written
 from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import IndexLockedError, InputError, VerificationError
-from p4r_qdrant.index.index import PersonaIndex, now
+from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata, today
 from p4r_qdrant.index.opening import open_versions
+from p4r_qdrant.index.replacing import now
 from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.live.loading import history_for_index
 from p4r_qdrant.settings import Settings

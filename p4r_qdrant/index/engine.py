@@ -1,16 +1,30 @@
-"""What an engine gives: the primitives under PersonaIndex."""
+"""The contract of an engine: how points are stored, found and scored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.index.payload import Point
+
+BestPoints = dict[str, tuple[float, str]]
+"""Item id -> (score, point id) of the item's best persona. Items without personas are missing."""
+
+NearPoint = tuple[float, str, str]
+"""(score, point id, item id) of a point that a search over the whole catalogue found."""
+
+StoredPoints = dict[str, tuple[dict[str, Any], Floats | None]]
+"""Point id -> its payload and, if it was requested, its vector, (dim,) float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredVector:
-    """A vector that a Qdrant server holds: a query names it instead of carrying it."""
+    """A vector on a Qdrant server that a query names instead of carrying it."""
 
     collection: str
     point_id: str
@@ -19,7 +33,10 @@ class StoredVector:
 
 @dataclass(frozen=True, slots=True)
 class IndexStats:
-    """What `p4r status` shows. `details` are the engine's own words, for people."""
+    """Counts and settings of an index, as `p4r status` shows them.
+
+    details: what this engine alone has, as texts for people.
+    """
 
     engine: str
     location: str
@@ -27,3 +44,90 @@ class IndexStats:
     items: int
     metadata: IndexMetadata
     details: Mapping[str, str]
+
+
+class Engine(Protocol):
+    """Stores the points of one version of an index. Thread-safe.
+
+    location: where that is, for people. datatype: number format of the stored vectors.
+    max_personas: personas that an item is expected to have at most.
+    """
+
+    metadata: IndexMetadata
+    location: str
+    datatype: str
+    max_personas: int
+
+    def best_points(
+        self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
+    ) -> list[BestPoints]:
+        """The best point of each candidate for each user, by exact scoring.
+
+        vectors: (n_users, dim) float32, normalised; candidates: distinct, up to 10,000 each.
+        """
+
+    def best_points_of(
+        self, user: StoredVector, candidates: list[str], conditions: list[Condition]
+    ) -> BestPoints:
+        """`best_points` of one user whose vector is on the server.
+
+        Raises IndexMismatchError if there is no such vector, or no such place.
+        """
+
+    def nearest_points(
+        self, vector: Floats, limit: int, conditions: list[Condition]
+    ) -> list[NearPoint]:
+        """The nearest points of the whole catalogue, best first.
+
+        vector: (dim,) float32, normalised.
+        """
+
+    def points(self, point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
+        """Read points by id; ids that do not exist are missing in the answer."""
+
+    def payloads(
+        self, item_ids: Sequence[str], fields: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Payloads of the items' points, ordered by item as in `item_ids`, then by position.
+
+        fields: the payload fields to read; None: all.
+        """
+
+    def item_ids(self) -> Iterator[str]:
+        """The ids of all items, streamed, in no particular order."""
+
+    def unsettled(self) -> list[str]:
+        """The ids of items with points that carry the mark UNSETTLED."""
+
+    def upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
+        """Write points durably.
+
+        older_than: overwrite an existing point only if its generation is older than this.
+        """
+
+    def delete(self, item_ids: Sequence[str], older_than: int | None = None) -> None:
+        """Delete the items' points; with `older_than` only those of older generations."""
+
+    def clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
+        """Remove the mark UNSETTLED from the items' points of this generation."""
+
+    def write_metadata(self, metadata: IndexMetadata) -> None:
+        """Store `metadata` with the index."""
+
+    def replacing(self) -> AbstractContextManager[object]:
+        """Context manager for replacing items: one thread at a time if the engine needs that."""
+
+    def discard_derived(self) -> None:
+        """Forget what is derived from the points. Called after a repair changed them."""
+
+    def sole_writer(self) -> AbstractContextManager[None]:
+        """See `PersonaIndex.sole_writer`."""
+
+    def optimize(self) -> None:
+        """See `PersonaIndex.optimize`."""
+
+    def stats(self) -> IndexStats:
+        """Counts and settings, for people."""
+
+    def close(self) -> None:
+        """Release the connection or the folder. Closing twice is fine."""

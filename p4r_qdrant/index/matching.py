@@ -1,34 +1,114 @@
-"""From scored points to ranked matches."""
+"""Ranks items by their best persona for a user, and adds the personas' texts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.errors import InputError, VectorError
-from p4r_qdrant.index.payload import (
-    SHORTEST,
-    check_rows,
-    check_vectors,
-)
+from p4r_qdrant.index.batching import batches
+from p4r_qdrant.index.engine import BestPoints, Engine, StoredPoints, StoredVector
+from p4r_qdrant.index.filters import Condition
+from p4r_qdrant.index.payload import stored_persona
+from p4r_qdrant.index.query import Query, unit_directions
 from p4r_qdrant.records import PersonaMatch
 
-MAX_CANDIDATES = 10_000
-"""Candidates one user may have in one call."""
+EXPLAINED_AT_ONCE = 1000
+"""Points whose texts (and vectors) one request reads."""
+
+ATTEMPTS = 5
+"""How often one call scores again because a persona was replaced before its texts were read."""
 
 
-ROUNDING = 1e-6
-"""How far a unit vector's length may be from 1."""
+def best_personas(
+    engine: Engine, query: Query, attempts: int = ATTEMPTS
+) -> list[list[PersonaMatch]]:
+    """Score, rank and explain; again for users whose persona went away in between."""
+    found = _best_of_directions(engine, query)
+    rankings = [
+        rank(best, item_ids) for best, item_ids in zip(found, query.candidates, strict=True)
+    ]
+    if query.explain == 0:
+        return rankings
+    firsts = [ranking[: query.explain] for ranking in rankings]
+    explained = iter(
+        explain(engine, [match for first in firsts for match in first], query.with_vectors)
+    )
+    gone = []
+    for user, first in enumerate(firsts):
+        shown = list(islice(explained, len(first)))
+        rankings[user][: len(first)] = shown
+        if _is_gone(shown):
+            gone.append(user)
+    if gone and attempts > 1:
+        again = best_personas(engine, query.of_users(gone), attempts - 1)
+        for user, ranking in zip(gone, again, strict=True):
+            rankings[user] = ranking
+    return rankings
 
 
-def rank_matches(
-    best: Mapping[str, tuple[float, str]], item_ids: Sequence[str]
+def best_personas_of(
+    engine: Engine,
+    user: StoredVector,
+    item_ids: list[str],
+    conditions: list[Condition],
+    first: int | None,
 ) -> list[PersonaMatch]:
-    """Every candidate as a match: best score first, ties by item id, then those without."""
+    """`best_personas` of one user whose vector is on the server, with the personas' vectors."""
+    for attempt in range(1, ATTEMPTS + 1):
+        ranking = rank(engine.best_points_of(user, item_ids, conditions), item_ids)
+        shown = explain(engine, ranking[:first], with_vectors=True)
+        ranking[: len(shown)] = shown
+        if attempt == ATTEMPTS or not _is_gone(shown):
+            break
+    return ranking
+
+
+def nearest_items(
+    engine: Engine, directions: Floats, limit: int, conditions: list[Condition]
+) -> list[PersonaMatch]:
+    """The `limit` items of the whole catalogue that are nearest to a user, without texts.
+
+    directions: (k, dim) float32, of any length; the best one counts.
+    """
+    best: BestPoints = {}
+    # An item among the first by its best direction is among the first of that direction.
+    for vector, length in zip(*unit_directions(directions), strict=True):
+        for item_id, (score, point) in _nearest(engine, vector, limit, conditions).items():
+            _keep_better(best, item_id, float(length) * score, point)
+    return rank(best, list(best))[:limit]
+
+
+def explain(
+    engine: Engine, matches: Sequence[PersonaMatch], with_vectors: bool
+) -> list[PersonaMatch]:
+    """The same matches with their personas' texts (and vectors).
+
+    A persona that was replaced in between comes back as it is now. A match whose persona was
+    deleted in between comes back without one.
+    """
+    wanted = list({match.point_id for match in matches if match.point_id is not None})
+    found: StoredPoints = {}
+    for some in batches(wanted, EXPLAINED_AT_ONCE):
+        found |= engine.points(some, with_vectors)
+    return [
+        PersonaMatch(
+            match.item_id,
+            match.score,
+            match.point_id,
+            stored_persona(found[match.point_id][0]),
+            found[match.point_id][1],
+        )
+        if match.point_id in found
+        else match
+        for match in matches
+    ]
+
+
+def rank(best: BestPoints, item_ids: Sequence[str]) -> list[PersonaMatch]:
+    """Every candidate as a match: best score first, ties by item id, then those without score."""
     scored = sorted(best.items(), key=lambda one: (-one[1][0], one[0]))
     matches = [PersonaMatch(item_id, score, point) for item_id, (score, point) in scored]
     if len(matches) < len(item_ids):
@@ -36,62 +116,43 @@ def rank_matches(
     return matches
 
 
-def keep_better(best: dict[str, tuple[float, str]], item_id: str, score: float, point: str) -> None:
-    """Of equal scores the lower slot."""
+def _best_of_directions(engine: Engine, query: Query) -> list[BestPoints]:
+    """The best points of users with one or more directions (k, dim) of any length."""
+    if not query.users:
+        return []
+    unit, lengths = unit_directions(np.concatenate(query.users))
+    owners = [user for user, rows in enumerate(query.users) for _ in rows]
+    found = engine.best_points(unit, [query.candidates[user] for user in owners], query.conditions)
+    if len(owners) == len(query.users) and (lengths == 1).all():
+        return found
+    merged: list[BestPoints] = [{} for _ in query.users]
+    for user, length, scores in zip(owners, lengths.tolist(), found, strict=True):
+        best = merged[user]
+        for item_id, (score, point) in scores.items():
+            _keep_better(best, item_id, length * score, point)
+    return merged
+
+
+def _nearest(engine: Engine, vector: Floats, limit: int, conditions: list[Condition]) -> BestPoints:
+    """The best points of at least the `limit` nearest items, if there are so many."""
+    best: BestPoints = {}
+    requested = 2 * limit  # an item may have several personas among the nearest
+    while True:
+        points = engine.nearest_points(vector, requested, conditions)
+        for score, point, item_id in points:
+            best.setdefault(item_id, (score, point))
+        if len(best) >= limit or len(points) < requested:
+            return best
+        requested *= 4
+
+
+def _keep_better(best: BestPoints, item_id: str, score: float, point: str) -> None:
+    """Keep the better point of an item; of equal scores the one at the lower position."""
     held = best.get(item_id)
     if held is None or score > held[0] or (score == held[0] and point < held[1]):
         best[item_id] = (score, point)
 
 
-def unit_directions(rows: Floats) -> tuple[Floats, npt.NDArray[np.float64]]:
-    """Rows (n, dim) as unit vectors and lengths (n,); one of no length may point anywhere."""
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
-    lengths[np.abs(lengths - 1) < ROUNDING] = 1
-    unit = (rows / np.maximum(lengths, SHORTEST)[:, None]).astype(np.float32)
-    unit[lengths < SHORTEST] = np.eye(1, rows.shape[1], dtype=np.float32)
-    return unit, np.where(lengths < SHORTEST, 0.0, lengths)
-
-
-def is_gone(explained: Sequence[PersonaMatch]) -> bool:
+def _is_gone(explained: Sequence[PersonaMatch]) -> bool:
     """Whether a persona was scored but no longer exists."""
     return any(match.point_id is not None and match.persona is None for match in explained)
-
-
-def check_query(
-    user_vectors: npt.ArrayLike, candidate_ids: Sequence[Sequence[str]], dimension: int
-) -> tuple[list[Floats], list[list[str]]]:
-    """Each user's directions (k, dim), and distinct candidates in their order.
-
-    A user given as one vector (dim,) has one direction, of unit length.
-    """
-    if isinstance(candidate_ids, str) or any(isinstance(ids, str) for ids in candidate_ids):
-        raise InputError("candidate_ids must hold one list of item ids for each user")
-    given: Any = user_vectors
-    if not len(candidate_ids):
-        return [], []
-    first = next(iter(given), None) if isinstance(given, Sequence | np.ndarray) else None
-    if isinstance(first, np.ndarray) and first.ndim == 2:
-        users = [check_rows(one, dimension, f"user {n}")[0] for n, one in enumerate(given)]
-        if not all(map(len, users)):
-            raise VectorError("each user needs at least one direction")
-    else:
-        users = list(check_vectors(given, dimension, "the users")[:, None])
-    if len(users) != len(candidate_ids):
-        raise InputError(f"{len(users)} user vectors but {len(candidate_ids)} candidate lists")
-    distinct = [list(dict.fromkeys(ids)) for ids in candidate_ids]
-    for ids in distinct:
-        if len(ids) > MAX_CANDIDATES:
-            raise InputError(
-                f"a user has {len(ids)} candidates, at most {MAX_CANDIDATES} can be reranked"
-            )
-        try:
-            "".join(ids).encode()
-        except (TypeError, UnicodeEncodeError):
-            wrong = next(one for one in ids if not is_text(one))
-            raise InputError(f"the candidate {wrong!r} is no text that can be an item id") from None
-    return users, distinct
-
-
-def is_text(value: Any) -> bool:
-    """Whether this is a string without lone surrogates."""
-    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)

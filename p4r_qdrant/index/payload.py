@@ -60,7 +60,8 @@ PERSONA_ID = "persona_id"
 EVIDENCE_COUNT = "evidence_count"
 
 
-SLOT = "slot"
+POSITION = "slot"
+"""The place of a persona among those of its item, from 0. Stored under its first name."""
 
 
 GENERATION = "generation"
@@ -82,7 +83,7 @@ MOST_PER_ITEM = 256
 
 OWN_FIELDS = frozenset(
     {NAME, RATIONALE, DESCRIPTION, ITEM_ID, PERSONA_ID, EVIDENCE_COUNT}
-    | {SLOT, GENERATION, UPDATED_AT, CONTENT_HASH, UNSETTLED}
+    | {POSITION, GENERATION, UPDATED_AT, CONTENT_HASH, UNSETTLED}
 )
 """Fields the index fills in; a caller's own fields may have any other name."""
 
@@ -122,13 +123,13 @@ def point_prefix(item_id: str) -> str:
     return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-8{digest[17:20]}-{digest[20:]}"
 
 
-def point_id(item_id: str, slot: int) -> str:
-    """The item's UUIDv8 with the slot (0..255) as its last byte.
+def point_id(item_id: str, position: int) -> str:
+    """The item's UUIDv8 with the persona's position (0..255) as its last byte.
 
-    The same persona slot is always the same point, and a point's id tells whose it is: a query
-    needs no payload to be understood.
+    The same item and position always give the same id. A point's id tells its item, so that a
+    query can be read without payloads.
     """
-    return f"{point_prefix(item_id)}{slot:02x}"
+    return f"{point_prefix(item_id)}{position:02x}"
 
 
 def content_hash(
@@ -178,8 +179,8 @@ def make_points(
     rest = {name: value for name, value in fields.items() if name not in FIRST_FIELDS}
     return [
         Point(
-            point_id(item_id, slot),
-            matrix[slot],
+            point_id(item_id, position),
+            matrix[position],
             # In this order a person meets them in the dashboard; values are cut there after
             # some 45 characters, so the rationale opens with the reason itself.
             {
@@ -191,13 +192,13 @@ def make_points(
                 ITEM_ID: item_id,
                 PERSONA_ID: persona.persona_id,
                 EVIDENCE_COUNT: len(persona.evidence),
-                SLOT: slot,
+                POSITION: position,
                 GENERATION: generation,
                 UPDATED_AT: updated_at,
                 CONTENT_HASH: digest,
             },
         )
-        for slot, persona in enumerate(personas)
+        for position, persona in enumerate(personas)
     ]
 
 

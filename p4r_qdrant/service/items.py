@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Response
 
 from p4r_qdrant import texts
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.index import now
 from p4r_qdrant.index.payload import FIRST_FIELDS, OWN_FIELDS, payload_fields
+from p4r_qdrant.index.replacing import now
 from p4r_qdrant.records import Item, Review
 from p4r_qdrant.schemas.items import DeletedAnswer, ItemBody, ItemPersonasAnswer, PutItemAnswer
 from p4r_qdrant.schemas.reranking import PersonaAnswer

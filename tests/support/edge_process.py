@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from p4r_qdrant.errors import P4RError
-from p4r_qdrant.index.edge.engine import EdgeIndex
 from p4r_qdrant.index.index import ItemVectors, PersonaIndex
 from tests.support.engines import embedded, opened
 from tests.support.oracle import DIMENSION, Floats, persona
@@ -59,7 +58,6 @@ def optimize(index: PersonaIndex, first: int) -> None:
     index.load(load_once)
     for item in load_once:
         emit("done", item.item_id, first)
-    assert isinstance(index, EdgeIndex)
     while True:
         emit("optimizing")
         index.optimize()

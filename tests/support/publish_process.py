@@ -15,19 +15,20 @@ from typing import Any
 
 from indexer.indexing import items, publish
 from p4r_qdrant import Settings
-from p4r_qdrant.index.edge.engine import EdgeIndex
+from p4r_qdrant.index import replacing
+from p4r_qdrant.index.edge.engine import EdgeEngine
 from p4r_qdrant.index.edge.versions import EdgeVersions
 from p4r_qdrant.index.index import PersonaIndex
-from p4r_qdrant.index.server.engine import ServerIndex
+from p4r_qdrant.index.server.engine import ServerEngine
 from p4r_qdrant.index.server.versions import ServerVersions
 from tests.support import publishing
 from tests.support.hash_encoder import HashEncoder
 
 STEPS: dict[str, list[tuple[Any, str]]] = {
     "encode": [(HashEncoder, "encode_texts")],
-    "upsert": [(EdgeIndex, "_upsert"), (ServerIndex, "_upsert")],
-    "settle": [(PersonaIndex, "_settle")],
-    "delete": [(EdgeIndex, "_delete"), (ServerIndex, "_delete")],
+    "upsert": [(EdgeEngine, "upsert"), (ServerEngine, "upsert")],
+    "settle": [(replacing, "settle")],
+    "delete": [(EdgeEngine, "delete"), (ServerEngine, "delete")],
     "verify": [(publish, "verify_scores")],
     "record": [(PersonaIndex, "record")],
     "switch": [(EdgeVersions, "switch"), (ServerVersions, "switch")],

@@ -27,7 +27,7 @@ FIRST_ROWS = 1024
 Rows = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 
 
-class ScoreRows:
+class ScoreMatrix:
     """A memory-mapped (capacity, dim) matrix and the rows of each item in it.
 
     One writer at a time (the caller's lock); readers need none: a replaced item's rows are
@@ -106,9 +106,9 @@ class ScoreRows:
         """Whether more rows belong to nobody any more than to somebody."""
         return self._used > 2 * self._live + FIRST_ROWS
 
-    def compacted(self) -> ScoreRows:
+    def compacted(self) -> ScoreMatrix:
         """The living rows in a file of their own; who reads from this one can go on."""
-        compact = ScoreRows(self._matrix_path.parent, self._dimension, self._dtype.name)
+        compact = ScoreMatrix(self._matrix_path.parent, self._dimension, self._dtype.name)
         self.begin_write()
         compact.reserve(self._live)
         for item_id, (start, count) in self._places.items():

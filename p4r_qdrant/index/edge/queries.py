@@ -14,6 +14,7 @@ import qdrant_edge as edge
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.batching import batches
+from p4r_qdrant.index.engine import BestPoints, NearPoint
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import MOST_PER_ITEM, point_prefix
 
@@ -29,7 +30,7 @@ def best_points(
     item_ids: list[str],
     conditions: list[Condition],
     per_item: int,
-) -> dict[str, tuple[float, str]]:
+) -> BestPoints:
     """(score, point id) of the best persona of each candidate that has any: flat, exact searches.
 
     vector: (dim,) float32. `per_item`: personas an item is expected to have at most.
@@ -37,7 +38,7 @@ def best_points(
     # Qdrant Edge 0.9 takes True for 1 and so never matches it: truth values are checked here.
     truths = [one for one in conditions if one.any_of and isinstance(one.any_of[0], bool)]
     others = [condition(one) for one in conditions if one not in truths]
-    best: dict[str, tuple[float, str]] = {}
+    best: BestPoints = {}
     for some in batches(item_ids, CANDIDATES_A_CALL):
         owner = {point_prefix(item_id): item_id for item_id in some}
         wanted = edge.Filter(must=[any_item(some), *others])
@@ -54,7 +55,7 @@ def best_points(
 
 def nearest_points(
     shard: edge.EdgeShard, vector: Floats, limit: int, conditions: list[Condition]
-) -> list[tuple[float, str, str]]:
+) -> list[NearPoint]:
     """(score, point id, item id) of the points nearest to a user, best first.
 
     vector: (dim,) float32.

@@ -4,8 +4,8 @@
     PATH/version-FINGERPRINT/     the others
     PATH/current.json             {"personas": the live one}; not there: the first
 
-Each is a whole index (see `edge.py`) with a lock of its own: a version can be filled by one process
-while another serves from the next.
+Each is a whole index (see `folder.py`) with its own lock: one process can fill a version
+while another process serves from another version.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from p4r_qdrant.errors import IndexMismatchError
-from p4r_qdrant.index.edge.engine import MANIFEST, VERSION, EdgeIndex, failure
+from p4r_qdrant.index.edge.engine import EdgeEngine
+from p4r_qdrant.index.edge.folder import MANIFEST, VERSION, failure
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.versions import Version, Versions, name_part
@@ -74,9 +75,8 @@ class EdgeVersions(Versions):
 
     def open(self, name: str, made_with: IndexMetadata | None = None) -> PersonaIndex:
         """See `Versions`."""
-        index = EdgeIndex(self._settings, self._path(name), made_with)
-        index.version = name
-        return index
+        engine = EdgeEngine(self._settings.index, self._path(name), made_with)
+        return PersonaIndex.repaired(engine, name)
 
     def switch(self, live: Mapping[str, str]) -> None:
         """See `Versions`. The file is written whole and renamed."""

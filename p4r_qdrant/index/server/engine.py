@@ -1,13 +1,13 @@
 """The persona index on a Qdrant server or cluster.
 
-Queries go over gRPC on raw stubs (`query.py` builds and reads the messages). Points are written
+Queries go over gRPC on raw stubs (`queries.py` builds and reads the messages). Points are written
 over REST: only there a payload keeps the order of its keys, in which people read it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import grpc
@@ -18,13 +18,17 @@ from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.batching import whole_items
-from p4r_qdrant.index.engine import IndexStats, StoredVector
+from p4r_qdrant.index.engine import (
+    BestPoints,
+    IndexStats,
+    NearPoint,
+    StoredPoints,
+    StoredVector,
+)
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point
-from p4r_qdrant.index.server import lease
-from p4r_qdrant.index.server import queries as query
+from p4r_qdrant.index.server import lease, queries
 from p4r_qdrant.index.server.connection import Connection, channel
 from p4r_qdrant.settings import IndexSettings, Settings
 
@@ -38,18 +42,18 @@ NUMBERS_A_REQUEST = 500_000
 """Vector elements one request writes: 11 MB of JSON, beside the payloads; a server takes 32 MB."""
 
 
-class ServerIndex(PersonaIndex):
-    """The collection `name` of a Qdrant server: see `PersonaIndex` for what it does.
+class ServerEngine:
+    """An engine in one collection of a Qdrant server; see `Engine`.
 
-    Raises IndexUnavailableError where the server does not answer, AuthenticationError where it
-    refuses the key, IndexMismatchError where the collection is not there or not ours.
+    Raises IndexUnavailableError if the server does not answer, AuthenticationError if it refuses
+    the key, IndexMismatchError if the collection does not exist or is not of this project.
     """
 
     def __init__(
         self, settings: Settings, name: str, made_with: IndexMetadata | None = None
     ) -> None:
-        super().__init__(settings.index.max_personas)
-        self.version = name
+        """made_with: metadata of a new index, which is made if the collection does not exist."""
+        self.max_personas = settings.index.max_personas
         self._collection = name
         self.location = f"the collection {name!r} on {settings.qdrant.url}"
         self._connection = Connection(settings.qdrant, self.location)
@@ -57,7 +61,7 @@ class ServerIndex(PersonaIndex):
         # A channel of its own: qdrant-client runs every call of its channels through Python twice.
         self._channel = channel(settings.qdrant)
         key = settings.qdrant.api_key
-        self._endpoint = query.Endpoint(
+        self._endpoint = queries.Endpoint(
             PointsStub(self._channel),  # type: ignore[no-untyped-call]
             self._collection,
             (("api-key", key.get_secret_value()),) if key else (),
@@ -70,17 +74,16 @@ class ServerIndex(PersonaIndex):
                 self.metadata, self.datatype, indexed = self._read_collection()
                 if made_with is not None:
                     self._index_fields(settings.index, indexed)
-                    self.repair()
         except BaseException:
             self.close()
             raise
 
     def stats(self) -> IndexStats:
-        """Counts and settings, for people."""
+        """See `Engine`."""
         with self._connection.translated():
             info = self._client.get_collection(self._collection)
             items = self._client.count(
-                self._collection, models.Filter(must=[_equals(names.SLOT, 0)]), exact=True
+                self._collection, models.Filter(must=[_equals(names.POSITION, 0)]), exact=True
             ).count
             personas = self._client.count(self._collection, exact=True).count
         vectors = info.config.params.vectors
@@ -101,7 +104,7 @@ class ServerIndex(PersonaIndex):
         return IndexStats("server", self.location, personas, items, self.metadata, details)
 
     def sole_writer(self) -> AbstractContextManager[None]:
-        """See `PersonaIndex`. Who is at work is noted in the collection's metadata."""
+        """See `PersonaIndex`. The collection's metadata names the writer."""
         return lease.held(self._read_writer, self._write_writer, self.location)
 
     def _read_writer(self) -> str:
@@ -163,7 +166,7 @@ class ServerIndex(PersonaIndex):
             names.DOMAIN: keyword,
             names.NAME: word,
             names.ITEM_TITLE: word,
-            names.SLOT: number,
+            names.POSITION: number,
             names.UNSETTLED: number,
         }
         for field in schema.keys() - set(indexed):
@@ -184,39 +187,54 @@ class ServerIndex(PersonaIndex):
 
     # -- what the engine gives ----------------------------------------------------------------
 
-    def _best_points(
+    def best_points(
         self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
-    ) -> list[dict[str, tuple[float, str]]]:
+    ) -> list[BestPoints]:
+        """See `Engine`."""
         with self._connection.translated():
-            return query.best_points(
+            return queries.best_points(
                 self._endpoint, vectors, candidates, conditions, per_item=self.max_personas
             )
 
-    def _best_points_of(
+    def best_points_of(
         self, user: StoredVector, candidates: list[str], conditions: list[Condition]
-    ) -> dict[str, tuple[float, str]]:
+    ) -> BestPoints:
+        """See `Engine`."""
         with self._connection.translated():
-            return query.best_points(
+            return queries.best_points(
                 self._endpoint, [user], [candidates], conditions, per_item=self.max_personas
             )[0]
 
-    def _nearest_points(
+    def nearest_points(
         self, vector: Floats, limit: int, conditions: list[Condition]
-    ) -> list[tuple[float, str, str]]:
+    ) -> list[NearPoint]:
+        """See `Engine`."""
         with self._connection.translated():
-            return query.nearest_points(self._endpoint, vector, limit, conditions)
+            return queries.nearest_points(self._endpoint, vector, limit, conditions)
 
-    def _points(
-        self, point_ids: Sequence[str], with_vectors: bool
-    ) -> dict[str, tuple[dict[str, Any], Floats | None]]:
+    def points(self, point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
+        """See `Engine`."""
         with self._connection.translated():
-            return query.points(self._endpoint, point_ids, with_vectors)
+            return queries.points(self._endpoint, point_ids, with_vectors)
 
-    def _write_metadata(self) -> None:
+    def write_metadata(self, metadata: IndexMetadata) -> None:
+        """See `Engine`."""
         with self._connection.translated():
-            self._client.update_collection(self._collection, metadata=self.metadata.to_json())
+            self._client.update_collection(self._collection, metadata=metadata.to_json())
+        self.metadata = metadata
 
-    def _upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
+    def replacing(self) -> AbstractContextManager[object]:
+        """See `Engine`. Other processes write too, so a lock would not help."""
+        return nullcontext()
+
+    def discard_derived(self) -> None:
+        """See `Engine`. Nothing is derived."""
+
+    def optimize(self) -> None:
+        """See `Engine`. The server does so by itself."""
+
+    def upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
+        """See `Engine`."""
         for some in whole_items(points, NUMBERS_A_REQUEST // self.metadata.dimension):
             with self._connection.translated():
                 self._client.http.points_api.upsert_points(
@@ -232,7 +250,8 @@ class ServerIndex(PersonaIndex):
                     ),
                 )
 
-    def _delete(self, item_ids: Sequence[str], older_than: int | None = None) -> None:
+    def delete(self, item_ids: Sequence[str], older_than: int | None = None) -> None:
+        """See `Engine`."""
         older = _older(older_than)
         with self._connection.translated():
             self._client.delete(
@@ -241,25 +260,29 @@ class ServerIndex(PersonaIndex):
                 wait=True,
             )
 
-    def _clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
+    def clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
+        """See `Engine`."""
         own = [_of_items(item_ids), _equals(names.GENERATION, generation)]
         marked = models.Filter(must=[*own, _equals(names.UNSETTLED, 1)])
         with self._connection.translated():
             self._client.delete_payload(self._collection, [names.UNSETTLED], marked, wait=True)
 
-    def _payloads(
+    def payloads(
         self, item_ids: Sequence[str], fields: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
+        """See `Engine`."""
         place = {item_id: position for position, item_id in enumerate(item_ids)}
         found = self._scroll(models.Filter(must=[_of_items(item_ids)]), fields)
-        return sorted(found, key=lambda one: (place[one[names.ITEM_ID]], one[names.SLOT]))
+        return sorted(found, key=lambda one: (place[one[names.ITEM_ID]], one[names.POSITION]))
 
-    def _item_ids(self) -> Iterator[str]:
-        first = models.Filter(must=[_equals(names.SLOT, 0)])
+    def item_ids(self) -> Iterator[str]:
+        """See `Engine`."""
+        first = models.Filter(must=[_equals(names.POSITION, 0)])
         for found in self._scroll(first, [names.ITEM_ID]):
             yield found[names.ITEM_ID]
 
-    def _unsettled(self) -> list[str]:
+    def unsettled(self) -> list[str]:
+        """See `Engine`."""
         marked = models.Filter(must=[_equals(names.UNSETTLED, 1)])
         return sorted({one[names.ITEM_ID] for one in self._scroll(marked, [names.ITEM_ID])})
 

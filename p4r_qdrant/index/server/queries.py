@@ -18,7 +18,7 @@ from qdrant_client import grpc
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import IndexMismatchError
-from p4r_qdrant.index.engine import StoredVector
+from p4r_qdrant.index.engine import BestPoints, NearPoint, StoredPoints, StoredVector
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import ITEM_ID, MOST_PER_ITEM, point_prefix
 
@@ -55,13 +55,13 @@ def best_points(
     conditions: Sequence[Condition],
     *,
     per_item: int,
-) -> list[dict[str, tuple[float, str]]]:
+) -> list[BestPoints]:
     """For each user, (score, point id) of the best persona of each candidate that has any.
 
     vectors: (n_users, dim) float32, or where each of them is. `per_item`: personas an item is
     expected to have at most. Raises grpc.RpcError.
     """
-    best: list[dict[str, tuple[float, str]]] = [{} for _ in candidates]
+    best: list[BestPoints] = [{} for _ in candidates]
     shared = [condition_message(condition) for condition in conditions]
     queries = [
         (user, item_ids[start : start + CANDIDATES_A_QUERY])
@@ -94,7 +94,7 @@ def best_points(
 
 def nearest_points(
     endpoint: Endpoint, vector: Floats, limit: int, conditions: Sequence[Condition]
-) -> list[tuple[float, str, str]]:
+) -> list[NearPoint]:
     """(score, point id, item id) of the points nearest to a user, best first.
 
     vector: (dim,) float32. Raises grpc.RpcError.
@@ -112,9 +112,7 @@ def nearest_points(
     ]
 
 
-def points(
-    endpoint: Endpoint, point_ids: Sequence[str], with_vectors: bool
-) -> dict[str, tuple[dict[str, Any], Floats | None]]:
+def points(endpoint: Endpoint, point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
     """Payload and vector ((dim,) float32, where asked for) of the points that are there."""
     message = grpc.GetPoints(
         collection_name=endpoint.collection,
@@ -208,7 +206,7 @@ def _send(
 def _collect(
     result: Sequence[grpc.ScoredPoint],
     item_ids: Sequence[str],
-    best: dict[str, tuple[float, str]],
+    best: BestPoints,
 ) -> None:
     """Keep the best point of each item (the lower slot of equals); points come best first."""
     owner = {point_prefix(item_id): item_id for item_id in item_ids}

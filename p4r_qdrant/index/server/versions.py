@@ -10,7 +10,7 @@ from p4r_qdrant.errors import AuthenticationError, IndexLockedError, IndexMismat
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.server.connection import Connection
-from p4r_qdrant.index.server.engine import ServerIndex
+from p4r_qdrant.index.server.engine import ServerEngine
 from p4r_qdrant.index.versions import Version, Versions, name_part
 from p4r_qdrant.settings import Settings
 
@@ -61,7 +61,10 @@ class ServerVersions(Versions):
 
     def open(self, name: str, made_with: IndexMetadata | None = None) -> PersonaIndex:
         """See `Versions`."""
-        return ServerIndex(self._settings, name, made_with)
+        engine = ServerEngine(self._settings, name, made_with)
+        if made_with is None:
+            return PersonaIndex(engine, name)
+        return PersonaIndex.repaired(engine, name)
 
     def switch(self, live: Mapping[str, str]) -> None:
         """See `Versions`. One operation an alias: deleted and then made, it could get lost."""

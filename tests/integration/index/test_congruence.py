@@ -110,7 +110,7 @@ def take_the_mean(right: Scoring) -> Scoring:
 def test_a_broken_engine_fails_the_same_suite(
     index: PersonaIndex, fault: Callable[[Scoring], Scoring], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "_best_points", fault(index._best_points))
+    monkeypatch.setattr(index.engine, "best_points", fault(index.engine.best_points))
 
     @settings(SUITE, report_multiple_bugs=False, database=None, phases=[Phase.generate])
     @given(data=st.data())
@@ -297,9 +297,9 @@ def test_an_item_with_more_personas_than_the_settings_allow_is_still_whole(
         for number in range(3)
     }
     catalogue = Catalogue(many)
-    monkeypatch.setattr(index, "max_personas", 256)
+    monkeypatch.setattr(index.engine, "max_personas", 256)
     index.load(catalogue.rows())
-    monkeypatch.setattr(index, "max_personas", 7)
+    monkeypatch.setattr(index.engine, "max_personas", 7)
     assert_congruent(index, catalogue, np.ones((1, DIMENSION)), [list(many)])
     assert_congruent(index, catalogue, np.ones((1, DIMENSION)), [list(many)], {"stock": {"not": 1}})
 
@@ -309,10 +309,10 @@ def test_an_item_with_as_many_personas_as_there_can_be(
 ) -> None:
     random = np.random.default_rng(4)
     catalogue = Catalogue({"full": random.standard_normal((256, DIMENSION))})
-    monkeypatch.setattr(index, "max_personas", 256)
+    monkeypatch.setattr(index.engine, "max_personas", 256)
     index.load(catalogue.rows())
     for allowed in (256, 7):
-        monkeypatch.setattr(index, "max_personas", allowed)
+        monkeypatch.setattr(index.engine, "max_personas", allowed)
         assert_congruent(index, catalogue, np.ones((1, DIMENSION)), [["full", "missing"]])
 
 

@@ -26,9 +26,9 @@ from p4r_qdrant.errors import (
     SettingsError,
     StorageFullError,
 )
+from p4r_qdrant.index import replacing
 from p4r_qdrant.index.edge import engine
-from p4r_qdrant.index.edge.engine import EdgeIndex
-from p4r_qdrant.index.edge.matrix import FIRST_ROWS, ScoreRows
+from p4r_qdrant.index.edge.matrix import FIRST_ROWS, ScoreMatrix
 from tests.support.background import in_background
 from tests.support.edge_process import ITEMS, vectors_of, version
 from tests.support.edge_runner import process
@@ -127,7 +127,7 @@ def test_a_kill_while_the_folder_is_being_made_can_be_made_good(tmp_path: Path) 
 def test_an_item_in_between_is_settled_when_the_folder_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_are_there: bool
 ) -> None:
-    for step in ("_delete", "_settle", "_clear_mark"):
+    for step in ("delete", "settle", "clear_mark"):
         folder = tmp_path / step
         with opened(embedded(folder)) as index:
             index.replace_item("a", personas("old", 5), rows(1, 5))
@@ -136,7 +136,7 @@ def test_an_item_in_between_is_settled_when_the_folder_is_opened(
                 raise KeyboardInterrupt
 
             with monkeypatch.context() as patch:
-                patch.setattr(index, step, killed)
+                patch.setattr(replacing if step == "settle" else index.engine, step, killed)
                 with pytest.raises(KeyboardInterrupt):
                     index.replace_item("a", personas("a", 2), rows(2, 2))
             assert index.get("a")
@@ -262,7 +262,6 @@ def test_scores_are_exact_however_the_vectors_are_stored(
         for wanted in (None, {"n": {"lt": 200}}):
             assert_congruent(index, catalogue, USERS, asked, wanted, tolerance)
     with open_index(settings) as index:
-        assert isinstance(index, EdgeIndex)
         assert_congruent(index, catalogue, USERS, asked, None, tolerance)
         index.optimize()
         for wanted in (None, {"n": {"lt": 200}}):
@@ -288,7 +287,6 @@ def test_optimizing_disturbs_neither_readers_nor_writers(tmp_path: Path) -> None
     steady = Catalogue({f"steady-{n}": rows(n, 1 + n % 7) for n in range(400)})
     written: dict[str, int] = {}
     with opened(embedded(folder)) as index:
-        assert isinstance(index, EdgeIndex)
         index.load(steady.rows())
         number = 0
 
@@ -330,17 +328,16 @@ def test_optimizing_disturbs_neither_readers_nor_writers(tmp_path: Path) -> None
 
 def test_one_optimizer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(embedded(tmp_path / "index")) as index:
-        assert isinstance(index, EdgeIndex)
         index.load(Catalogue({f"i{n}": rows(n, 3) for n in range(50)}).rows())
         begun, go = threading.Event(), threading.Event()
-        optimize = engine._optimize_elsewhere
+        optimize = engine.optimize_shard
 
         def slow(folder: Path) -> None:
             begun.set()
             assert go.wait(30)
             optimize(folder)
 
-        monkeypatch.setattr(engine, "_optimize_elsewhere", slow)
+        monkeypatch.setattr(engine, "optimize_shard", slow)
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(index.optimize)
             assert begun.wait(30)
@@ -358,7 +355,6 @@ def test_an_optimizer_that_fails_leaves_all_as_it_was(
     folder = tmp_path / "index"
     catalogue = Catalogue({f"i{n}": rows(n, 3) for n in range(50)})
     with opened(embedded(folder)) as index:
-        assert isinstance(index, EdgeIndex)
         index.load(catalogue.rows())
         with monkeypatch.context() as patch:
             patch.setattr(sys, "executable", "/bin/false")
@@ -381,15 +377,14 @@ def test_closing_while_optimizing_releases_the_folder(
     folder = tmp_path / "index"
     catalogue = Catalogue({f"i{n}": rows(n, 3) for n in range(50)})
     index = opened(embedded(folder))
-    assert isinstance(index, EdgeIndex)
     index.load(catalogue.rows())
-    optimize = engine._optimize_elsewhere
+    optimize = engine.optimize_shard
 
     def closes(copy: Path) -> None:
         optimize(copy)
         index.close()
 
-    monkeypatch.setattr(engine, "_optimize_elsewhere", closes)
+    monkeypatch.setattr(engine, "optimize_shard", closes)
     index.optimize()
     with open_index(embedded(folder)) as again:
         assert_congruent(again, catalogue, USERS, [list(catalogue.vectors)] * 3)
@@ -406,7 +401,6 @@ def test_kill_9_while_optimizing_loses_nothing(tmp_path: Path) -> None:
             # Once the optimizing process is left alone with its copy.
             optimizer.kill(with_children=turn != 1)
         with open_index(embedded(folder)) as index:
-            assert isinstance(index, EdgeIndex)
             check_versions(index, {}, optimizer.done)
             index.optimize()
             check_versions(index, {}, optimizer.done)
@@ -432,7 +426,6 @@ def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) 
             assert reader.end() == 0
         disk.free()
         with open_index(embedded(folder)) as index:
-            assert isinstance(index, EdgeIndex)
             last = list(writer.done.items())[-ITEMS:]
             for item_id, number in last:
                 names = [one.persona_id for one in version(item_id, number).personas]
@@ -561,15 +554,15 @@ def test_the_rows_are_saved_before_the_folder_is_let_go(
     index = opened(embedded(tmp_path / "index"))
     index.replace_item("a", personas("v", 2), rows(1, 2))
     order: list[str] = []
-    save = ScoreRows.save
+    save = ScoreMatrix.save
 
-    def saved(self: ScoreRows) -> None:
+    def saved(self: ScoreMatrix) -> None:
         order.append("saved")
         with pytest.raises(IndexLockedError):
             open_index(embedded(tmp_path / "index"))
         save(self)
 
-    monkeypatch.setattr(ScoreRows, "save", saved)
+    monkeypatch.setattr(ScoreMatrix, "save", saved)
     index.close()
     assert order == ["saved"]
     with open_index(embedded(tmp_path / "index")) as again:

@@ -21,6 +21,7 @@ from p4r_qdrant.errors import (
     SettingsError,
     StorageFullError,
 )
+from p4r_qdrant.index import replacing
 from tests.support.engines import on_server, opened
 from tests.support.index_data import USER, personas, rows
 from tests.support.messages import sentence
@@ -326,7 +327,7 @@ def killing(qdrant: PrivateQdrant, step: Callable[..., Any]) -> Callable[..., An
     return dies
 
 
-@pytest.mark.parametrize("steps", [["_upsert", "_delete"], ["_settle", "_clear_mark"]])
+@pytest.mark.parametrize("steps", [["upsert", "delete"], ["settle", "clear_mark"]])
 def test_a_server_killed_between_the_steps_of_a_replacement(
     private_qdrant: PrivateQdrant, monkeypatch: pytest.MonkeyPatch, steps: list[str]
 ) -> None:
@@ -337,7 +338,8 @@ def test_a_server_killed_between_the_steps_of_a_replacement(
         with opened(settings) as index:
             index.replace_item("a", personas("v1", 5), rows(1, 5))
 
-            monkeypatch.setattr(index, step, killing(private_qdrant, getattr(index, step)))
+            owner = replacing if step == "settle" else index.engine
+            monkeypatch.setattr(owner, step, killing(private_qdrant, getattr(owner, step)))
             count = versions[f"v{number + 2}"]
             with pytest.raises(IndexUnavailableError) as caught:
                 index.replace_item("a", personas(f"v{number + 2}", count), rows(2, count))
@@ -346,7 +348,7 @@ def test_a_server_killed_between_the_steps_of_a_replacement(
         with opened(settings) as index:
             version = whole(index, "a")
             assert len(index.get("a")) == versions[version]
-            assert version == ("v1" if step == "_upsert" else f"v{number + 2}")
+            assert version == ("v1" if step == "upsert" else f"v{number + 2}")
             assert index.repair() == 0
 
 

@@ -87,7 +87,7 @@ def candidates(folder: Path, *rows: Any) -> Path:
 
 def run(folder: Path, path: Path, **options: Any) -> tuple[list[Reranked], Refusals]:
     encoder, index, refusals = HashEncoder(64), MemoryIndex(64), Refusals()
-    index.metadata = type(index.metadata)(encoder.fingerprint, 64)
+    index.engine.metadata = type(index.metadata)(encoder.fingerprint, 64)
     index_artifacts(ArtifactFolder(folder), encoder, index, domain="x", refusals=Refusals())
     reranker = PersonaReranker(index, encoder)
     return list(rerank_file(ArtifactFolder(folder), path, reranker, refusals, **options)), refusals

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p4r_qdrant import ItemVectors
-from p4r_qdrant.index import index as base
+from p4r_qdrant.index import replacing
 from p4r_qdrant.index.batching import whole_items
 from p4r_qdrant.index.payload import Point
 from tests.support.memory_index import MemoryIndex
@@ -107,7 +107,7 @@ def test_a_kill_before_any_step_is_put_right(before: int, after: int, step: int,
         assert write(index, "next", 3)
         assert names(index) == expected("next", 3)
     else:
-        rows = base.ItemVectors("item", [persona("next0")], np.ones((1, DIMENSION)))
+        rows = ItemVectors("item", [persona("next0")], np.ones((1, DIMENSION)))
         assert index.load([rows]) == 1
         assert names(index) == ["next0"]
     assert len(generations(index)) <= 1
@@ -129,15 +129,14 @@ def test_an_item_in_between_has_no_hash_so_that_it_is_written_again(step: str) -
 def test_a_kill_amid_a_load_leaves_every_item_old_or_new() -> None:
     index = KilledAt()
     items = [
-        base.ItemVectors(f"item{one}", [persona("old0"), persona("old1")], np.ones((2, DIMENSION)))
+        ItemVectors(f"item{one}", [persona("old0"), persona("old1")], np.ones((2, DIMENSION)))
         for one in range(20)
     ]
     index.load(items)
     index.fatal = 4
     with pytest.raises(KeyboardInterrupt):
         index.load(
-            base.ItemVectors(one.item_id, [persona("new0")], np.ones((1, DIMENSION)))
-            for one in items
+            ItemVectors(one.item_id, [persona("new0")], np.ones((1, DIMENSION))) for one in items
         )
     assert index.repair() == 20
     assert all([one.persona_id for one in found] == ["new0"] for found in index.items())
@@ -178,9 +177,9 @@ def test_an_item_is_never_written_by_two_requests(sizes: list[int], size: int) -
 
 def test_a_lagging_clock_does_not_lose_a_later_write(monkeypatch: pytest.MonkeyPatch) -> None:
     index = MemoryIndex()
-    monkeypatch.setattr(base, "now", lambda: 2_000_000)
+    monkeypatch.setattr(replacing, "now", lambda: 2_000_000)
     assert write(index, "old", 5)
-    monkeypatch.setattr(base, "now", lambda: 1_000_000)
+    monkeypatch.setattr(replacing, "now", lambda: 1_000_000)
     assert write(index, "new", 2)
     assert names(index) == expected("new", 2)
     assert generations(index) == {2_000_001}
@@ -190,7 +189,7 @@ def test_a_clock_that_stands_still_does_not_lose_a_later_write(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     index = MemoryIndex()
-    monkeypatch.setattr(base, "now", lambda: 1_000_000)
+    monkeypatch.setattr(replacing, "now", lambda: 1_000_000)
     for personas in (3, 1, 7):
         assert write(index, f"v{personas}-", personas)
         assert names(index) == expected(f"v{personas}-", personas)
@@ -300,7 +299,7 @@ def test_two_writers_settle_on_the_later_whatever_the_interleaving(
     counts: tuple[int, int], clock: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if clock == "stands still":  # the same generation for both, unless one sees the other's
-        monkeypatch.setattr(base, "now", lambda: 1_000_000)
+        monkeypatch.setattr(replacing, "now", lambda: 1_000_000)
     for turns_of_a in combinations(range(2 * OWN_STEPS), OWN_STEPS):
         index = Gated()
         write(index, "old", 3)
@@ -313,7 +312,7 @@ def test_two_writers_settle_on_the_later_whatever_the_interleaving(
 
 def test_the_overtaken_writer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = count(1)
-    monkeypatch.setattr(base, "now", lambda: next(clock))
+    monkeypatch.setattr(replacing, "now", lambda: next(clock))
     index = Gated()
     write(index, "old", 3)
     slow, fast = Writer(index, "slow", 5), Writer(index, "fast", 2)
@@ -345,7 +344,7 @@ def test_writers_kills_and_clocks_in_any_order_leave_one_generation_after_repair
             clock["at"] += 1
             return readings[clock["at"] % len(readings)]
 
-        patch.setattr(base, "now", now)
+        patch.setattr(replacing, "now", now)
         index = Gated()
         write(index, "old", 3)
         writers = [
@@ -365,7 +364,7 @@ def test_writers_kills_and_clocks_in_any_order_leave_one_generation_after_repair
 def test_a_load_that_meets_another_writer_leaves_one_generation() -> None:
     """Between its look whether the item is there and its write, somebody else brings it."""
     index = MemoryIndex(dimension=2)
-    upsert = index._upsert
+    upsert = index.engine.upsert
     met: list[str] = []
 
     def meanwhile(points: Sequence[Point], older_than: int | None = None) -> None:
@@ -375,7 +374,7 @@ def test_a_load_that_meets_another_writer_leaves_one_generation() -> None:
             index.replace_item("a", three, np.eye(3, 2) + 1)
         upsert(points, older_than)
 
-    index._upsert = meanwhile  # type: ignore[method-assign]
+    index.engine.upsert = meanwhile  # type: ignore[method-assign]
     index.load([ItemVectors("a", [persona("mine_P0")], np.ones((1, 2)))])
     assert [one.persona_id for one in index.get("a")] == ["mine_P0"]
     assert index.repair() == 0

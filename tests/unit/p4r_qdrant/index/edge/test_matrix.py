@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.index.edge import matrix as module
-from p4r_qdrant.index.edge.matrix import FIRST_ROWS, ScoreRows
+from p4r_qdrant.index.edge.matrix import FIRST_ROWS, ScoreMatrix
 
 DIMENSION = 5
 
@@ -31,7 +31,7 @@ def truth(items: dict[str, Floats], vector: Floats, asked: list[str]) -> dict[st
     return {one: float((items[one] @ vector).max()) for one in asked if one in items}
 
 
-def assert_same(rows: ScoreRows, items: dict[str, Floats], tolerance: float = 1e-6) -> None:
+def assert_same(rows: ScoreMatrix, items: dict[str, Floats], tolerance: float = 1e-6) -> None:
     vector = random_rows(1, seed=99)[0]
     asked = ["missing", *items, "\x00nobody"]
     best = rows.best(vector, asked)
@@ -61,7 +61,7 @@ def test_whatever_is_done_the_scores_are_those_of_a_brute_force(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("rows")
-    rows = ScoreRows(folder, DIMENSION, datatype)
+    rows = ScoreMatrix(folder, DIMENSION, datatype)
     items: dict[str, Floats] = {}
     for action, *details in actions:
         if action == "put":
@@ -76,7 +76,7 @@ def test_whatever_is_done_the_scores_are_those_of_a_brute_force(
         else:
             if action == "reopen":
                 rows.save()
-            rows = ScoreRows(folder, DIMENSION, datatype)
+            rows = ScoreMatrix(folder, DIMENSION, datatype)
             if not rows.load():
                 for item_id, vectors in items.items():
                     rows.put(item_id, vectors)
@@ -89,7 +89,7 @@ def test_many_rows_are_multiplied_in_parts(
     gathered: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "GATHERED", gathered)
-    rows = ScoreRows(tmp_path, DIMENSION, "float32")
+    rows = ScoreMatrix(tmp_path, DIMENSION, "float32")
     items = {f"item-{number}": random_rows(1 + number % 7, number) for number in range(50)}
     for item_id, vectors in items.items():
         rows.put(item_id, vectors)
@@ -97,19 +97,19 @@ def test_many_rows_are_multiplied_in_parts(
 
 
 def test_more_rows_than_the_file_had_room_for(tmp_path: Path) -> None:
-    rows = ScoreRows(tmp_path, DIMENSION, "float32")
+    rows = ScoreMatrix(tmp_path, DIMENSION, "float32")
     items = {str(number): random_rows(7, number) for number in range(2 * FIRST_ROWS // 7)}
     for item_id, vectors in items.items():
         rows.put(item_id, vectors)
     assert_same(rows, items)
     rows.save()
-    again = ScoreRows(tmp_path, DIMENSION, "float32")
+    again = ScoreMatrix(tmp_path, DIMENSION, "float32")
     assert again.load()
     assert_same(again, items)
 
 
 def test_of_equals_the_lower_slot_wins(tmp_path: Path) -> None:
-    rows = ScoreRows(tmp_path, DIMENSION, "float32")
+    rows = ScoreMatrix(tmp_path, DIMENSION, "float32")
     same = [0.0, 1.0, 0.0, 0.0, 0.0]
     rows.put("first", unit([1, 0, 0, 0, 0]))
     rows.put("twins", unit([1, 0, 0, 0, 0], same, same, same))
@@ -118,22 +118,22 @@ def test_of_equals_the_lower_slot_wins(tmp_path: Path) -> None:
 
 
 def test_negative_scores_have_a_best_too(tmp_path: Path) -> None:
-    rows = ScoreRows(tmp_path, DIMENSION, "float32")
+    rows = ScoreMatrix(tmp_path, DIMENSION, "float32")
     rows.put("a", unit([-1, 0, 0, 0, 0], [-0.6, 0.8, 0, 0, 0]))
     [(score, slot)] = rows.best(unit([1, 0, 0, 0, 0])[0], ["a"]).values()
     assert (round(score, 6), slot) == (-0.6, 1)
 
 
 def test_an_empty_matrix(tmp_path: Path) -> None:
-    rows = ScoreRows(tmp_path, DIMENSION, "float32")
+    rows = ScoreMatrix(tmp_path, DIMENSION, "float32")
     assert rows.best(random_rows(1)[0], ["a"]) == {}
     rows.save()
-    assert ScoreRows(tmp_path, DIMENSION, "float32").load()
+    assert ScoreMatrix(tmp_path, DIMENSION, "float32").load()
 
 
 def test_a_reader_keeps_its_rows_while_others_are_written(tmp_path: Path) -> None:
     """A mapping that is in use stays valid when the file grows."""
-    rows = ScoreRows(tmp_path, DIMENSION, "float32")
+    rows = ScoreMatrix(tmp_path, DIMENSION, "float32")
     rows.put("a", random_rows(3))
     held = rows._matrix
     before = held[:3].copy()
@@ -148,7 +148,7 @@ def test_a_reader_keeps_its_rows_while_others_are_written(tmp_path: Path) -> Non
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    rows = ScoreRows(tmp_path, DIMENSION, "float32")
+    rows = ScoreMatrix(tmp_path, DIMENSION, "float32")
     rows.begin_write()
     rows.put("a", random_rows(3))
     rows.put("b", random_rows(2, 1))
@@ -157,7 +157,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_what_was_saved_is_loaded(saved: Path) -> None:
-    rows = ScoreRows(saved, DIMENSION, "float32")
+    rows = ScoreMatrix(saved, DIMENSION, "float32")
     assert rows.load()
     assert_same(rows, {"a": random_rows(3), "b": random_rows(2, 1)})
     rows.put("c", random_rows(1, 2))
@@ -165,11 +165,11 @@ def test_what_was_saved_is_loaded(saved: Path) -> None:
 
 
 def test_from_the_first_write_to_the_next_save_there_is_no_directory(saved: Path) -> None:
-    rows = ScoreRows(saved, DIMENSION, "float32")
+    rows = ScoreMatrix(saved, DIMENSION, "float32")
     assert rows.load()
     rows.begin_write()
     assert not (saved / "rows.json").exists()
-    assert not ScoreRows(saved, DIMENSION, "float32").load()  # as after kill -9
+    assert not ScoreMatrix(saved, DIMENSION, "float32").load()  # as after kill -9
     rows.put("a", random_rows(1, 5))
     rows.save()
     assert (saved / "rows.json").exists()
@@ -178,12 +178,12 @@ def test_from_the_first_write_to_the_next_save_there_is_no_directory(saved: Path
 
 
 def test_begin_write_counts_without_load(saved: Path) -> None:
-    ScoreRows(saved, DIMENSION, "float32").begin_write()
+    ScoreMatrix(saved, DIMENSION, "float32").begin_write()
     assert not (saved / "rows.json").exists()
 
 
 def test_saving_twice_writes_once(saved: Path) -> None:
-    rows = ScoreRows(saved, DIMENSION, "float32")
+    rows = ScoreMatrix(saved, DIMENSION, "float32")
     rows.load()
     (saved / "rows.json").unlink()
     rows.save()
@@ -224,7 +224,7 @@ def test_a_directory_that_does_not_fit_is_refused_for_good(
 ) -> None:
     assert json.loads((saved / "rows.json").read_text()) == DIRECTORY
     (saved / "rows.json").write_text(json.dumps(DIRECTORY | change))
-    rows = ScoreRows(saved, DIMENSION, "float32")
+    rows = ScoreMatrix(saved, DIMENSION, "float32")
     assert not rows.load()
     assert rows.best(random_rows(1)[0], ["a", "b"]) == {}
     assert not (saved / "rows.json").exists()
@@ -233,14 +233,14 @@ def test_a_directory_that_does_not_fit_is_refused_for_good(
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"5", b"\xff\xfe", b'{"used": 5}'])
 def test_a_directory_that_is_none(content: bytes, saved: Path) -> None:
     (saved / "rows.json").write_bytes(content)
-    assert not ScoreRows(saved, DIMENSION, "float32").load()
+    assert not ScoreMatrix(saved, DIMENSION, "float32").load()
 
 
 @pytest.mark.parametrize("cut", [1, 4, 20])
 def test_a_truncated_directory(cut: int, saved: Path) -> None:
     content = (saved / "rows.json").read_bytes()
     (saved / "rows.json").write_bytes(content[:-cut])
-    assert not ScoreRows(saved, DIMENSION, "float32").load()
+    assert not ScoreMatrix(saved, DIMENSION, "float32").load()
 
 
 @pytest.mark.parametrize("size", [None, 0, 5 * DIMENSION * 4 - 1])
@@ -252,35 +252,35 @@ def test_a_matrix_that_is_gone_or_truncated_is_not_read_as_zeros(
     else:
         with (saved / "rows.bin").open("r+b") as file:
             file.truncate(size)
-    assert not ScoreRows(saved, DIMENSION, "float32").load()
+    assert not ScoreMatrix(saved, DIMENSION, "float32").load()
 
 
 def test_a_refused_directory_never_meets_the_rows_that_follow_it(saved: Path) -> None:
     """Truncated matrix, made anew in another order, and killed before it was saved."""
     with (saved / "rows.bin").open("r+b") as file:
         file.truncate(8)
-    rows = ScoreRows(saved, DIMENSION, "float32")
+    rows = ScoreMatrix(saved, DIMENSION, "float32")
     assert not rows.load()
     rows.put("b", random_rows(2, 1))
     rows.put("a", random_rows(3))
-    assert not ScoreRows(saved, DIMENSION, "float32").load()
+    assert not ScoreMatrix(saved, DIMENSION, "float32").load()
 
 
 def test_with_more_dead_rows_than_live_ones_nothing_is_saved(tmp_path: Path) -> None:
-    rows = ScoreRows(tmp_path, DIMENSION, "float32")
+    rows = ScoreMatrix(tmp_path, DIMENSION, "float32")
     rows.begin_write()
     for number in range(FIRST_ROWS + 4):
         rows.put("a", random_rows(1, number))
     rows.save()
     assert not (tmp_path / "rows.json").exists()
     assert_same(rows, {"a": random_rows(1, FIRST_ROWS + 3)})
-    assert not ScoreRows(tmp_path, DIMENSION, "float32").load()
+    assert not ScoreMatrix(tmp_path, DIMENSION, "float32").load()
 
 
 def test_a_save_that_fails_leaves_no_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = ScoreRows(tmp_path, DIMENSION, "float32")
+    rows = ScoreMatrix(tmp_path, DIMENSION, "float32")
     rows.begin_write()
     rows.put("a", random_rows(1))
 

@@ -1,0 +1,268 @@
+"""The folder of an embedded index: its manifest, its shards, and the disk space they take.
+
+FOLDER/manifest.json   the metadata of the index, and the name of the current shard
+FOLDER/shard-N/        the Qdrant Edge shard: the record of everything
+FOLDER/rows.*          the vectors as a matrix for scoring, derived (`matrix.py`)
+FOLDER/version-*/      further versions of the index, each such a folder (`versions.py`)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import qdrant_edge as edge
+
+from p4r_qdrant.errors import (
+    IndexLockedError,
+    IndexMismatchError,
+    IndexUnavailableError,
+    InputError,
+    StorageFullError,
+)
+from p4r_qdrant.index import payload as names
+from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.settings import IndexSettings
+from p4r_qdrant.whole_files import is_unfinished, write_whole
+
+MANIFEST = "manifest.json"
+FIRST_SHARD = "shard-1"
+"""The shard of a new folder. Without a manifest, a killed `create` left it."""
+VERSION = "version-"
+"""Prefix of the folders of further versions."""
+SPACE_TO_GROW = 48 << 20
+"""Free bytes on the disk that adding points needs. Qdrant Edge writes through sparse memory maps:
+on a full disk that ends in SIGBUS, which kills the process, and not in an error."""
+SPACE_TO_TIDY = 4 << 20
+"""Free bytes that writes which add little need: deletions and the end of a replacement."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What manifest.json holds. datatype: number format of the vectors as the shard was made."""
+
+    metadata: IndexMetadata
+    shard: str
+    datatype: str
+
+
+class EdgeFolder:
+    """The files of one embedded index. Methods raise the project's errors where noted.
+
+    Others raise OSError, or Exception from Qdrant Edge: call them inside `translated`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.location = f"the folder {path}"
+
+    def read_manifest(self) -> Manifest | None:
+        """Read manifest.json; None if there is no index here yet.
+
+        Raises IndexMismatchError if the folder holds something else or the manifest is broken.
+        """
+        path = self.path / MANIFEST
+        with self.translated():
+            if not path.exists():
+                self._check_no_other_files()
+                return None
+            text = path.read_bytes()
+        try:
+            manifest = json.loads(text)
+            stored, shard = manifest["metadata"], manifest["shard"]
+            datatype = np.dtype(manifest["datatype"]).name
+            if Path(shard).name != shard or not (self.path / shard).is_dir():
+                raise ValueError(f"there is no {shard} beside it")
+        except (ValueError, KeyError, TypeError) as error:
+            raise IndexMismatchError(f"{path} is broken ({error}); index again elsewhere") from None
+        return Manifest(IndexMetadata.from_json(stored, self.location), str(shard), datatype)
+
+    def _check_no_other_files(self) -> None:
+        found = self.path.iterdir() if self.path.exists() else ()
+        if not all(_may_precede_manifest(one.name) for one in found):
+            raise IndexMismatchError(
+                f"{self.location} holds something else than a persona index; "
+                "choose another one with P4R_QDRANT__PATH"
+            )
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace manifest.json in one step."""
+        stored = {
+            "metadata": manifest.metadata.to_json(),
+            "shard": manifest.shard,
+            "datatype": manifest.datatype,
+        }
+        write_whole(self.path / MANIFEST, json.dumps(stored, indent=1))
+
+    def create(self, metadata: IndexMetadata, settings: IndexSettings) -> Manifest:
+        """Make a new index; it counts as one once its manifest is written.
+
+        Raises IndexLockedError if another process is doing the same.
+        """
+        manifest = Manifest(metadata, FIRST_SHARD, settings.datatype)
+        with self.translated():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.check_space(SPACE_TO_GROW)
+            self._remove_unfinished()
+            shard = edge.EdgeShard.create(
+                str(self.path / FIRST_SHARD), _shard_config(metadata.dimension, settings)
+            )
+            for field, kind in (
+                (names.ITEM_ID, edge.PayloadSchemaType.Keyword),
+                (names.POSITION, edge.PayloadSchemaType.Integer),
+                (names.UNSETTLED, edge.PayloadSchemaType.Integer),
+            ):
+                shard.update(edge.UpdateOperation.create_field_index(field, kind))
+            shard.flush()
+            shard.close()
+            self.write_manifest(manifest)
+        return manifest
+
+    def _remove_unfinished(self) -> None:
+        """Delete the shards that a killed `create` left; raise if one is open elsewhere."""
+        for path in self._shards():
+            try:
+                edge.EdgeShard.load(str(path)).close()
+            except Exception as error:
+                if "WouldBlock" in str(error):
+                    raise
+            shutil.rmtree(path)
+
+    def load_shard(self, name: str) -> edge.EdgeShard:
+        """Open a shard. Raises StorageFullError if the disk has no room for its sparse files."""
+        self.check_space(_holes(self.path / name))
+        return edge.EdgeShard.load(str(self.path / name))
+
+    def next_shard(self) -> Path:
+        """A path for a new shard."""
+        return self.path / f"shard-{1 + max(map(_number, self._shards()))}"
+
+    def remove_other_shards(self, kept: str) -> None:
+        """Delete all shards but `kept`: those that a crash or a swap left."""
+        for path in self._shards():
+            if path.name != kept:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _shards(self) -> list[Path]:
+        return [path for path in self.path.glob("shard-*") if path.is_dir()]
+
+    def check_space(self, needed: int) -> None:
+        """Raise StorageFullError unless the disk has `needed` free bytes."""
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise StorageFullError(
+                f"{self.location} has {free / 1e6:.1f} MB of disk space left, this needs "
+                f"{needed / 1e6:.1f} MB; free some and run it again"
+            )
+
+    def size(self) -> int:
+        """Bytes of this version on the disk. Sparse files count as the blocks that they have."""
+        return sum(
+            _blocks(path)
+            for path in self.path.rglob("*")
+            if not path.relative_to(self.path).parts[0].startswith(VERSION)
+        )
+
+    def shard_size(self, name: str) -> int:
+        """Bytes of a shard on the disk."""
+        return sum(map(_blocks, (self.path / name).rglob("*")))
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn the plain exceptions of Qdrant Edge and the file system into the project's."""
+        try:
+            yield
+        except OSError as error:
+            raise failure(self.location, str(error)) from None
+        except Exception as error:
+            if type(error) is not Exception:  # the project's already, or a bug
+                raise
+            raise failure(self.location, str(error)) from None
+
+
+def _may_precede_manifest(name: str) -> bool:
+    """Whether a file of this name may be in a folder in which no index was made yet."""
+    return name == FIRST_SHARD or name.startswith(VERSION) or is_unfinished(name)
+
+
+def failure(location: str, message: str) -> Exception:
+    """An error of Qdrant Edge or the file system at `location` as one of the project's."""
+    _log.debug("%s: %s", location, message)
+    if "WouldBlock" in message:
+        return IndexLockedError(
+            f"{location} is open in another process; close that one, or give this one another "
+            "folder (P4R_QDRANT__PATH) or a server (P4R_QDRANT__URL)"
+        )
+    if any(one in message for one in ("Permission denied", "Read-only", "not permitted")):
+        return InputError(
+            f"{location} cannot be written to by this user; change that, or set P4R_QDRANT__PATH "
+            "to another one"
+        )
+    if any(one in message for one in ("Not a directory", "File exists")):
+        return InputError(f"{location} is not a folder; set P4R_QDRANT__PATH to another one")
+    if "No space left" in message:
+        return StorageFullError(f"{location} has no disk space left; free some, run again")
+    return IndexUnavailableError(f"{location} failed: {' '.join(message.split())[:300]}")
+
+
+def optimize_shard(shard: Path) -> None:
+    """Optimize a shard that no process has open, in a process of its own: it holds the GIL."""
+    code = (
+        "import qdrant_edge, sys; "
+        "shard = qdrant_edge.EdgeShard.load(sys.argv[1]); shard.optimize(); shard.close()"
+    )
+    command = [sys.executable, "-c", code, str(shard)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise IndexUnavailableError(f"optimizing {shard} failed: {done.stderr.strip()[-300:]}")
+
+
+def _shard_config(dimension: int, settings: IndexSettings) -> edge.EdgeConfig:
+    datatype = {
+        "float32": edge.VectorStorageDatatype.Float32,
+        "float16": edge.VectorStorageDatatype.Float16,
+    }[settings.datatype]
+    return edge.EdgeConfig(
+        vectors=edge.EdgeVectorParams(
+            size=dimension,
+            distance=edge.Distance.Cosine,
+            memory=edge.Memory.Cold if settings.on_disk_vectors else edge.Memory.Cached,
+            datatype=datatype,
+        ),
+        hnsw_config=edge.HnswIndexConfig(
+            m=16 if settings.hnsw else 0,
+            ef_construct=100,
+            full_scan_threshold=10_000,
+            payload_m=0,
+        ),
+        payload_memory=edge.Memory.Cold if settings.on_disk_payload else edge.Memory.Cached,
+    )
+
+
+def _blocks(path: Path) -> int:
+    """Bytes that a file takes on the disk; 0 if it was deleted meanwhile."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_blocks * 512
+    return 0
+
+
+def _number(shard: Path) -> int:
+    """N of a folder shard-N."""
+    number = shard.name.removeprefix("shard-")
+    return int(number) if number.isdecimal() else 0
+
+
+def _holes(shard: Path) -> int:
+    """Bytes that opening a shard may take: it touches every page of its chunks of vectors."""
+    chunks = [path.stat() for path in shard.glob("segments/*/vector_storage/**/chunk_*.mmap")]
+    return sum(max(0, one.st_size - one.st_blocks * 512) for one in chunks)

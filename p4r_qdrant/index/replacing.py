@@ -1,0 +1,128 @@
+"""Replaces the personas of an item without a gap, and repairs what a crash interrupted.
+
+New points are written first, marked unsettled, over older ones only; then older points are
+deleted; then the mark is removed. A reader sees an item's old personas or its new ones, for an
+instant both, never none. Of two writers of one item the later one wins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from p4r_qdrant.index.batching import batches
+from p4r_qdrant.index.engine import Engine
+from p4r_qdrant.index.payload import (
+    CONTENT_HASH,
+    GENERATION,
+    ITEM_ID,
+    POSITION,
+    UNSETTLED,
+    Point,
+)
+
+WRITE_BATCH = 256
+"""Items that one request writes or settles."""
+
+
+def now() -> int:
+    """A generation: the time in microseconds (exact in JSON readers that know only doubles)."""
+    return time.time_ns() // 1000
+
+
+def write(engine: Engine, items: Mapping[str, list[Point]]) -> set[str]:
+    """Write items, whether the index has them or not: item id -> its points.
+
+    Items that the index does not have skip the bookkeeping between writers, unless another writer
+    adds them at the same time. Returns the ids of items where a newer write stays.
+    """
+    held = generations(engine, list(items))
+    fresh = [one for item_id, own in items.items() if item_id not in held for one in own]
+    known = [one for item_id, own in items.items() if item_id in held for one in own]
+    if fresh:
+        engine.upsert(fresh)
+        known += _contested(engine, fresh)
+    return replace(engine, known) if known else set()
+
+
+def replace(engine: Engine, points: list[Point]) -> set[str]:
+    """Replace the points of items; returns the ids of items where a newer write stays.
+
+    A writer that finds a newer generation deletes its own points. A writer that finds another
+    writer's points under its own generation writes again, under the next one. The mark is removed
+    last, so that `repair` finds every item that a crash left in between.
+    """
+    with engine.replacing():
+        own = {point.payload[ITEM_ID]: point.payload[CONTENT_HASH] for point in points}
+        item_ids = list(own)
+        held = generations(engine, item_ids).values()
+        newest = max((one for found in held for one in found), default=0)
+        generation = max(now(), newest + 1)  # a slow clock must not lose a later write
+        for point in points:
+            point.payload[GENERATION] = generation
+            point.payload[UNSETTLED] = 1
+        engine.upsert(points, older_than=generation)
+        engine.delete(item_ids, older_than=generation)
+        newer = settle(engine, item_ids, own, generation)
+        tied = {item_id for item_id, found in newer.items() if found == generation}
+        again = [point for point in points if point.payload[ITEM_ID] in tied]
+        return (set(newer) - tied) | (replace(engine, again) if again else set())
+
+
+def settle(
+    engine: Engine,
+    item_ids: Sequence[str],
+    own: Mapping[str, str] | None = None,
+    generation: int = 0,
+) -> dict[str, int]:
+    """Leave each item with its newest generation, without the mark.
+
+    own: item id -> content hash that the calling writer wrote under `generation`; None: the caller
+    is no writer. Returns the newest generation of those items where it is not the writer's alone;
+    these keep their mark.
+    """
+    newer: dict[str, int] = {}
+    settled: dict[int, list[str]] = {}
+    for item_id, found in generations(engine, item_ids).items():
+        newest = max(found)
+        if len(found) > 1:
+            engine.delete([item_id], older_than=newest)
+        tied = own and newest == generation and found[newest] != {own[item_id]}
+        if own and (tied or newest > generation):
+            newer[item_id] = newest
+        else:
+            settled.setdefault(newest, []).append(item_id)
+    for newest, kept in settled.items():
+        engine.clear_mark(kept, newest)
+    return newer
+
+
+def repair(engine: Engine) -> int:
+    """Finish the replacements that a crash interrupted; returns the number of items."""
+    with engine.replacing():
+        unsettled = engine.unsettled()
+        for batch in batches(unsettled, WRITE_BATCH):
+            settle(engine, batch)
+        if unsettled:
+            engine.discard_derived()
+        return len(unsettled)
+
+
+def generations(engine: Engine, item_ids: Sequence[str]) -> dict[str, dict[int, set[str]]]:
+    """Item id -> generation -> content hashes of its points. Missing items are left out."""
+    found: dict[str, dict[int, set[str]]] = {}
+    for payload in engine.payloads(item_ids, [ITEM_ID, GENERATION, CONTENT_HASH, POSITION]):
+        of_item = found.setdefault(payload[ITEM_ID], {})
+        of_item.setdefault(payload[GENERATION], set()).add(payload[CONTENT_HASH])
+    return found
+
+
+def _contested(engine: Engine, fresh: Sequence[Point]) -> list[Point]:
+    """Of points just written as new, those whose item another writer has written too."""
+    own = {point.payload[ITEM_ID]: point.payload[GENERATION] for point in fresh}
+    contested = {
+        item_id
+        for item_id, found in generations(engine, list(own)).items()
+        if set(found) != {own[item_id]}
+    }
+    return [point for point in fresh if point.payload[ITEM_ID] in contested]
