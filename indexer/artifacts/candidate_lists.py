@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from indexer.artifacts.lines import Refusals, read_lines
-from p4r_qdrant.index.matching import MAX_CANDIDATES
+from p4r_qdrant.index.query import MAX_CANDIDATES
 from p4r_qdrant.records import (
     CandidateList,
 )

@@ -16,7 +16,7 @@ from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import InputError, VectorError
 from p4r_qdrant.index import index as index_module
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.matching import unit_directions
+from p4r_qdrant.index.query import unit_directions
 from p4r_qdrant.records import Because, Interaction
 from p4r_qdrant.settings import HistorySettings, RerankSettings
 from tests.support.engines import opened

@@ -20,8 +20,8 @@ from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.splits import read_splits
 from indexer.artifacts.writing import written_whole
 from p4r_qdrant.errors import InputError, RecordError, StorageFullError
-from p4r_qdrant.index.matching import MAX_CANDIDATES
 from p4r_qdrant.index.payload import plain_text, slug
+from p4r_qdrant.index.query import MAX_CANDIDATES
 from p4r_qdrant.records import Summary
 from tests.support.artifact_rows import aspects, review
 from tests.support.jsonl import write
