@@ -37,6 +37,8 @@ class ServerVersions(Versions):
                 return None
             if self.alias in self._collections():
                 return self.alias
+            if target := self._aliases().get(self.alias):  # made between the calls above
+                return target
         # A key for single collections sees an alias only along with what it stands for.
         raise AuthenticationError(
             f"{self.location} is an alias, and the API key may not see of which collection; let it "
