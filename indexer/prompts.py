@@ -1,7 +1,7 @@
-"""The prompt texts: found by domain and rendered. Their wording lies in prompts/<domain>/.
+"""Find and render the prompt templates of a domain, in prompts/<domain>/.
 
-A template is a system and a user part, divided by a line of three hyphens. Texts from outside
-are put into the user part between two marks that they cannot contain.
+A template has a system and a user part, separated by a line of three hyphens. Texts from outside
+go into the user part, between two marks that they cannot contain.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from p4r_qdrant.errors import InputError
 from p4r_qdrant.resources import resource
 
 GENERIC = "products"
-"""The domain whose templates serve all that have none of their own."""
+"""The domain whose templates are used if a domain has none of its own."""
 
 _DIVIDER = "\n---\n"
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One slot of an aspect tuple: its name in the artifacts, and what the prompt asks for."""
+    """An aspect slot: its name in the artifacts, and what the prompt asks for."""
 
     name: str
     asks: str
@@ -34,7 +34,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt. Outside texts are only in `user`."""
+    """A rendered prompt. Texts from outside are only in `user`."""
 
     system: str
     user: str
@@ -63,7 +63,7 @@ class LazyPrompt:
 
 @dataclass(frozen=True)
 class Domain:
-    """One domain's words and templates. Raises InputError where the folder is not complete."""
+    """The words and templates of a domain. Raises InputError if the folder is incomplete."""
 
     name: str
     item: str
@@ -101,18 +101,18 @@ class Domain:
         raise InputError(f"neither {self.folder} nor the generic domain has a {step}.md")
 
     def version(self, step: str) -> str:
-        """A hash of a step's template: another wording, another version."""
+        """The version of a step's template: a hash of its text."""
         return hashlib.sha256(self.template(step).encode()).hexdigest()[:12]
 
     def render(self, step: str, *, material: str, language: str, **values: Any) -> Prompt:
-        """The prompt of a step; `material` is all from outside, and stands between marks.
+        """The prompt of a step; `material` holds all text from outside, between marks.
 
-        Raises InputError where the template names a value that is not there.
+        Raises InputError if the template names an unknown value.
         """
         system, divided, user = self.template(step).partition(_DIVIDER)
         if not divided:
             raise InputError(f"the template {step}.md has no line of three hyphens")
-        # The marks follow from the material, which therefore cannot contain them.
+        # The marks are a hash of the material, so the material cannot contain them.
         mark = hashlib.sha256(material.encode()).hexdigest()[:12]
         known = {
             "item": self.item,

@@ -1,4 +1,4 @@
-"""a_ui: what a review tells about its author, slot by slot (Eq. 2)."""
+"""a_ui: the aspects that a review says of its author, slot by slot (Eq. 2)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WORD = re.compile(r"\w")
 
 
 class ReviewAspects(Step):
-    """One tuple a review that is not held out; long reviews are asked about in parts."""
+    """One aspect tuple per review that is not held out; long reviews are asked in parts."""
 
     name = "aspects"
     artifact = ASPECTS
@@ -33,7 +33,7 @@ class ReviewAspects(Step):
     answer_tokens = 110
 
     def questions(self) -> Iterator[Question]:
-        """One request a review, or one for each part of a long one."""
+        """One request per review, or per part of a long review."""
         sources = self.sources
         wanted = sources.wanted_items()
         with sources.folder.items(Refusals()) as items:
@@ -53,7 +53,7 @@ class ReviewAspects(Step):
                     yield question
 
     def question(self, item: Item, review: Review) -> Question | None:
-        """What is asked about a review; None where it has no text."""
+        """The question about a review; None if it has no text."""
         text = cleaned(f"{review.title}\n{review.text}")
         self.left_out["sentences that address a model"] += text.removed
         pieces = parts(text.text)
@@ -103,7 +103,7 @@ class ReviewAspects(Step):
 
 
 def _phrase(text: str | None) -> str:
-    """A slot's text; "" where it holds no word ("...", "-"): that is a model's null."""
+    """A slot's text; "" if it holds no word ("...", "-"), as some models write null."""
     return text.strip() if text and _WORD.search(text) else ""
 
 

@@ -1,4 +1,4 @@
-"""P_i: who an item is for, grounded in what its reviewers said (Eq. 3)."""
+"""P_i: the personas of an item, grounded in its reviews (Eq. 3)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona
 
 MOST_PERSONAS = 7
 MOST_NOTES = 80
-"""Reviewers whose notes one prompt holds; of more, those are chosen that differ most."""
+"""Reviewers whose notes one prompt holds; of more, the most different ones are chosen."""
 ALIKE = 0.6
-"""Share of words two personas of an item may have in common (Jaccard) before they are one."""
+"""Two personas of an item with a larger word overlap (Jaccard) count as duplicates."""
 
 _WORD = re.compile(r"\w{3,}")
 
@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Personas(Step):
-    """Two to seven personas an item; one or two from a single review, or from metadata alone."""
+    """Two to seven personas per item; one or two from a single review or from metadata alone."""
 
     name = "personas"
     artifact = PERSONAS
@@ -40,7 +40,7 @@ class Personas(Step):
     reads: tuple[str, ...] = (ASPECTS,)
 
     def questions(self) -> Iterator[Question]:
-        """One request an item, the most telling notes in it."""
+        """One request per item, with its most informative notes."""
         sources = self.sources
         with (
             sources.folder.summaries(Refusals()) as summaries,
@@ -55,7 +55,7 @@ class Personas(Step):
                     yield question
 
     def question(self, item_id: str, summary: str, notes: Sequence[Aspects]) -> Question | None:
-        """What is asked about an item with these notes; None where nothing is known of it."""
+        """The question about an item with these notes; None if nothing is known of it."""
         if not notes and not summary:
             self.left_out["items of which nothing is known"] += 1
             return None
@@ -87,13 +87,13 @@ class Personas(Step):
         return Question((item_id, labels), [request])
 
     def wanted(self, notes: Sequence[Aspects]) -> tuple[str, int, int]:
-        """(template, least, most): how personas are asked for, and how many."""
+        """(template, fewest, most personas)."""
         if not notes:
             return "personas_unseen", 1, 2
         return "personas", *((1, 2) if len(notes) < 2 else (2, min(MOST_PERSONAS, len(notes) + 1)))
 
     def record(self, about: tuple[str, dict[str, str]], values: list[Any]) -> ItemPersonas:
-        """A line of personas.jsonl; labels become the users they stand for."""
+        """A line of personas.jsonl; labels are replaced by the ids of users."""
         item_id, labels = about
         return ItemPersonas(
             item_id=item_id,
@@ -113,7 +113,7 @@ class Personas(Step):
 
 
 class Notes:
-    """The aspect tuples of each item, held-out ones left out; a context manager.
+    """The aspect tuples of each item, without held-out ones; a context manager.
 
     Holds ids and places in the file, never texts.
     """
@@ -126,7 +126,7 @@ class Notes:
                 self._offsets.setdefault(aspects.item_id, []).append(offset)
 
     def get(self, item_id: str) -> list[Aspects]:
-        """Those of one item, in the order of the file."""
+        """The aspect tuples of one item, in the order of the file."""
         return [self._aspects.at(offset) for offset in self._offsets.get(item_id, ())]
 
     def __enter__(self) -> Self:
@@ -138,11 +138,11 @@ class Notes:
 
 
 def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:
-    """At most `most` notes that stand for all, rare voices among them, in their own order.
+    """At most `most` notes that represent all, rare opinions included, in their own order.
 
-    Farthest first: from the one nearest to the average, each next note is the one that differs
-    most from all chosen so far, by the words that few use. An outlier is thus chosen early, the
-    hundredth repetition of a common opinion never.
+    Farthest-first selection on weighted words: it starts with the note nearest to the average, and
+    each next note differs most from all chosen ones. Rare words weigh more. So an outlier is
+    chosen early, and a repeated opinion only once.
     """
     if len(notes) <= most:
         return list(notes)
@@ -177,7 +177,7 @@ def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:
 
 
 def note_text(note: Aspects) -> str:
-    """An aspect tuple as a prompt holds it."""
+    """An aspect tuple as text for a prompt."""
     slots = note.aspects.items()
     return "; ".join(f"{slot.replace('_', ' ')}: {text}" for slot, text in slots if text)
 
@@ -211,7 +211,7 @@ def _problem(
 
 
 def _in_common(first: dict[str, Any], second: dict[str, Any]) -> float:
-    """The share of words that two personas' texts have in common (Jaccard)."""
+    """The word overlap of two personas' texts (Jaccard)."""
     words = [
         set(_WORD.findall(f"{one['description']} {one['preference_rationale']}".lower()))
         for one in (first, second)

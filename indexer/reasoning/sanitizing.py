@@ -16,7 +16,7 @@ from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.records import Item
 
 PART_LENGTH = 6000
-"""Characters of a review that one prompt holds; longer ones are asked about in parts."""
+"""Characters of a review in one prompt; longer reviews are asked in parts."""
 MOST_PARTS = 12
 METADATA_LENGTH = 6000
 
@@ -53,17 +53,17 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Cleaned:
-    """A text that may go into a prompt, and how many sentences were taken out."""
+    """A text that is safe for a prompt, and how many sentences were removed."""
 
     text: str
     removed: int = 0
 
 
 def cleaned(text: str, *, judged: bool = False) -> Cleaned:
-    """Outside text without what is invisible, up to where it begins to address a model.
+    """A text from outside without invisible characters, cut where it starts to address a model.
 
-    What follows such a sentence is not trusted either: an order is often given in two. Where
-    texts are `judged`, one that asks for a verdict addresses a model too.
+    The rest is cut as well, since an order often has several sentences. If the text is `judged`,
+    a sentence that asks for a verdict also counts.
     """
     seen = "".join(
         one
@@ -83,8 +83,8 @@ def cleaned(text: str, *, judged: bool = False) -> Cleaned:
 def parts(text: str, length: int = PART_LENGTH, most: int = MOST_PARTS) -> list[str]:
     """A long text in parts of at most `length` characters, cut between sentences.
 
-    Of more than `most` parts the first, the last and evenly spaced ones between are kept: people
-    open with what it is and close with what they make of it.
+    Of more than `most` parts the first, the last and evenly spaced ones between are kept: reviews
+    open with what the item is and close with a conclusion.
     """
     pieces: list[str] = []
     for sentence in _sentences(text, length):
@@ -99,7 +99,7 @@ def parts(text: str, length: int = PART_LENGTH, most: int = MOST_PARTS) -> list[
 
 
 def _sentences(text: str, length: int) -> Iterator[str]:
-    """Sentences; one that is longer than `length` is cut between words, or anywhere."""
+    """Sentences; a sentence longer than `length` is cut between words if possible."""
     for found in _SENTENCE.finditer(text):
         sentence = found.group()
         while len(sentence) > length:
@@ -111,7 +111,7 @@ def _sentences(text: str, length: int) -> Iterator[str]:
 
 
 def metadata(item: Item) -> Cleaned:
-    """What is known of an item, a line a field, without HTML; empty where nothing is known."""
+    """The metadata of an item, one field per line, without HTML; empty if there is none."""
     known = {
         "title": item.title,
         "by": item.brand,
@@ -130,9 +130,9 @@ def metadata(item: Item) -> Cleaned:
 
 
 def problem_with(text: str, prompt: str, *, most_words: int) -> str | None:
-    """Why a text of an answer cannot be taken, in words that its author can act on.
+    """What is wrong with a text of an answer, for the model to correct; None if nothing is.
 
-    `prompt` is the system part of what was asked: eight of its words in a row are a leak.
+    prompt: the system message; eight of its words in a row are a leak.
     """
     words = _WORD.findall(text.lower())
     if not words:

@@ -1,4 +1,4 @@
-"""What the four steps have in common: questions in, one artifact out, both in input order."""
+"""The base of all steps: questions in, one artifact out, both in input order."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from p4r_qdrant.settings import LLMSettings
 
 @dataclass(frozen=True)
 class Sources:
-    """What reasoning reads and writes, and how it asks.
+    """What reasoning reads and writes, and which LLM it asks.
 
-    The folder holds items.jsonl and reviews.jsonl; what its splits.jsonl holds out feeds neither
-    aspects nor personas nor alignments. `limit` keeps the first so many items.
+    folder: holds items.jsonl and reviews.jsonl. Interactions that its splits.jsonl holds out are
+        used in no aspects, personas or alignments.
+    limit: use only the first `limit` items.
     """
 
     folder: ArtifactFolder
@@ -42,7 +43,7 @@ class Sources:
         return self.folder.held_out()
 
     def wanted_items(self) -> set[str] | None:
-        """The items that `limit` keeps, None where it keeps all."""
+        """The ids of the first `limit` items; None without a limit."""
         if self.limit is None:
             return None
         lines = read_lines(self.folder.file(ITEMS), Item, Refusals())
@@ -50,13 +51,13 @@ class Sources:
 
     @property
     def language(self) -> str:
-        """As the prompts say it."""
+        """The language of the answers, as the prompts name it."""
         return self.llm.language or "the language of the material"
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about one record of the input; its answers become one line, or none."""
+    """All requests about one input record; their answers become one line, or none."""
 
     about: Any
     requests: Sequence[Request]
@@ -76,7 +77,7 @@ class AnswerForm:
 
 @dataclass
 class StepReport:
-    """Lines written, inputs whose answers are missing, and what was left out, by reason."""
+    """Lines written, inputs with missing answers, and what was left out, by reason."""
 
     written: int = 0
     unanswered: int = 0
@@ -84,44 +85,44 @@ class StepReport:
 
 
 class Step(ABC):
-    """One step of reasoning. `name` is its ledger file and settings section."""
+    """One step of reasoning. `name` is the name of its ledger file and settings section."""
 
     name: ClassVar[str]
     artifact: str
     templates: tuple[str, ...]
-    """The prompts it asks with."""
+    """The names of its prompt templates."""
     reads: tuple[str, ...] = ()
-    """Artifacts of earlier steps that it cannot do without."""
+    """Artifacts of earlier steps that it needs."""
     answer_tokens: ClassVar[int]
-    """What an answer takes, for estimates: measured on the bookshop with a large model."""
+    """Tokens of an answer, for estimates; measured on the bookshop with a large model."""
     asks: ClassVar[bool] = True
-    """False where the step needs no LLM: it has no requests."""
+    """False if the step needs no LLM and has no requests."""
 
     def __init__(self, sources: Sources, refusals: Refusals) -> None:
         self.sources = sources
         self.refusals = refusals
         self.left_out: Counter[str] = Counter()
         self.keys: dict[bytes, bytes] | None = None
-        """Ledger keys by what the requests are made of; a dict here spares rendering again."""
+        """A cache: the content of each request -> its ledger key. None: no cache."""
 
     @abstractmethod
     def questions(self) -> Iterator[Question]:
-        """Every question, in input order, the same each time it is called; streamed.
+        """Stream all questions in input order, the same ones on each call.
 
-        What needs no question has one without requests.
+        A record that becomes a line without an LLM has a question without requests.
         """
 
     @abstractmethod
     def record(self, about: Any, values: list[Any]) -> BaseModel | None:
-        """The artifact's line from the answers' values; None where there is nothing to say."""
+        """The artifact's line from the answers; None if it has no content."""
 
     @cached_property
     def versions(self) -> dict[str, str]:
-        """The version of each of its templates, by name."""
+        """The version of each template, by name."""
         return {name: self.sources.domain.version(name) for name in self.templates}
 
     def values(self, question: Question, ledger: Ledger) -> list[Any] | None:
-        """What the ledger has for a question; None where an answer is missing."""
+        """The answers to a question in the ledger; None if one is missing."""
         answers = [ledger.get(self.name, request.key) for request in question.requests]
         values = [answer["answer"] for answer in answers if answer is not None]
         return values if len(values) == len(answers) else None

@@ -1,4 +1,4 @@
-"""s_i: what an item is, from its metadata (Eq. 1)."""
+"""s_i: the summary of an item from its metadata (Eq. 1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_WORDS = 120
 
 
 class Summaries(Step):
-    """One summary an item; an item of which nothing is known has none."""
+    """One summary per item; an item without metadata has none."""
 
     name = "summaries"
     artifact = SUMMARIES
@@ -24,7 +24,7 @@ class Summaries(Step):
     answer_tokens = 90
 
     def questions(self) -> Iterator[Question]:
-        """One request an item."""
+        """One request per item."""
         lines = read_lines(self.sources.folder.file(ITEMS), Item, self.refusals)
         for _, _, item in islice(lines, self.sources.limit):
             question = self.question(item)
@@ -32,7 +32,7 @@ class Summaries(Step):
                 yield question
 
     def question(self, item: Item) -> Question | None:
-        """What is asked about an item; None where nothing is known of it."""
+        """The question about an item; None if it has no metadata."""
         known = metadata(item)
         self.left_out["sentences that address a model"] += known.removed
         if not known.text:
