@@ -72,6 +72,8 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     delay_s: float = 0.0
+    after: int = 0
+    """Sent once so many completions have gone out."""
     cut: str = ""
     """"reset": the connection is reset; "hang": silence; "half": reset in the middle of the body;
     "drip": one byte every 50 ms."""
@@ -189,6 +191,8 @@ class ScriptedLLM:
             await asyncio.sleep(3600)
         if delay := self._latency_s + reply.delay_s:
             await asyncio.sleep(delay)
+        while self.answered < reply.after:
+            await asyncio.sleep(0.005)
         if reply.cut == "reset":
             _reset(writer)
             return False

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_two_alike_are_asked_once(ledger: Ledger) -> None:
 
 def test_answers_come_as_they_are_ready_and_permits_stay_used(ledger: Ledger) -> None:
     def script(call: Call) -> Reply:
-        return GOOD.slowly(0.5 if "review 1:" in call.user else 0.02)
+        return replace(GOOD, after=39) if "review 1:" in call.user else GOOD.slowly(0.02)
 
     with ScriptedLLM(script) as server:
         outcome = reason(server, ledger, requests(40), concurrency=4)
@@ -320,10 +321,10 @@ def test_nobody_asks_earlier_than_told(ledger: Ledger) -> None:
     assert [a.problems for a in outcome.answers if not a.ok] == [("no answer came: HTTP 429",)]
 
 
-def test_waiting_requests_keep_no_slot_empty(ledger: Ledger) -> None:
+def test_waiting_requests_leave_no_permit_unused(ledger: Ledger) -> None:
     def script(call: Call) -> Reply:
         first = not any(seen.user == call.user for seen in server.calls[:-1])
-        return fails(429, retry_after="1") if call.user < "review 12" and first else GOOD
+        return fails(429, retry_after="4") if call.user < "review 12" and first else GOOD
 
     with ScriptedLLM(script) as server:
         server.replies.append(GOOD)
@@ -593,7 +594,7 @@ def test_an_endpoint_that_does_not_count(ledger: Ledger) -> None:
 def test_the_form_is_found_out_once(
     rejects: list[str], form: str, refused: int, ledger: Ledger
 ) -> None:
-    with ScriptedLLM(GOOD.slowly(0.02), rejects=rejects) as server:
+    with ScriptedLLM(GOOD.slowly(0.3), rejects=rejects) as server:
         outcome = reason(server, ledger, requests(60), concurrency=16)
     assert outcome.error is None
     assert all(answer.ok for answer in outcome.answers)
