@@ -18,13 +18,12 @@ from indexer.reasoning import run
 from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.questions import Questions
 from indexer.reasoning.step import Question, Sources
-from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings
 from tests.support.obliging_llm import obliging
+from tests.support.paths import BOOKSHOP
 from tests.support.progress import RecordedProgress
 from tests.support.scripted_llm import ScriptedLLM
 
-BOOKSHOP = resource("examples/bookshop")
 ARTIFACTS = ("summaries", "aspects", "personas", "alignments")
 
 
