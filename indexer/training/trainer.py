@@ -52,6 +52,8 @@ class TrainingError(P4RError):
 class PersonaTrainer(Trainer):
     """Trains a tower on pairs, and validates it each epoch by reranking."""
 
+    control: TrainerControl
+
     def __init__(
         self,
         tower: Tower,

@@ -35,7 +35,7 @@ def save_tiny_model(folder: Path, words: str, *, seed: int = 0) -> Path:
     )
     parts = folder / "parts"
     bert.save_pretrained(parts)
-    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",

