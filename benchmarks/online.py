@@ -422,7 +422,7 @@ def _server(folder: Path, stack: ExitStack) -> Settings | None:
     settings = Settings.load()
     if settings.qdrant.url is not None:
         return settings
-    from tests.support.qdrant_process import PrivateQdrant, binary
+    from devtools.qdrant_process import PrivateQdrant, binary
 
     path = binary()
     if path is None:

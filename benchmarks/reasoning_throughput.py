@@ -3,7 +3,7 @@
     python -m benchmarks.reasoning_throughput                    # some minutes
     python -m benchmarks.reasoning_throughput --requests 3000 --repeat 1
 
-The endpoint is `tests/support/scripted_llm.py` in a process of its own: 64 slots, 200 ms an answer.
+The endpoint is `devtools/scripted_llm.py` in a process of its own: 64 slots, 200 ms an answer.
 Its own maximum is slots / latency, 320 answers a second; what is measured is the share of it from
 the first request to the last answer on disk, with as many calls at once as it has slots, and with
 an eighth more (an endpoint that queues has no gap then between one answer and the next call).
@@ -57,7 +57,7 @@ def requests(count: int) -> Iterator[Request]:
 
 @contextmanager
 def endpoint(slots: int, latency_s: float) -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.support.scripted_llm"]
+    command = [sys.executable, "-m", "devtools.scripted_llm"]
     command += ["--slots", str(slots), "--latency", str(latency_s)]
     server = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT

@@ -38,12 +38,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.online import DIMENSION, Catalogue, Floats
+from devtools.qdrant_process import PrivateQdrant, binary
 from p4r_qdrant import PersonaReranker, Settings, open_index
 from p4r_qdrant.users.opening import open_store
 from p4r_qdrant.users.records import StoredInteraction
 from p4r_qdrant.users.sqlite import file_of
 from p4r_qdrant.users.store import UserStore
-from tests.support.qdrant_process import PrivateQdrant, binary
 
 USERS = 50
 HISTORY = 10

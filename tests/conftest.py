@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from devtools.qdrant_process import QdrantServer
 from tests.support.not_run import NOT_RUN, TO_RUN_THEM, not_run
-from tests.support.qdrant_process import QdrantServer
 
 # One thread for each worker. torch, numpy and tokenizers read this when they are imported.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):

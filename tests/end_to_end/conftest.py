@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from devtools.scripted_llm import ScriptedLLM
 from p4r_qdrant.encoder.base import Encoder
 from tests.support.command_line import Result, Run, in_process
 from tests.support.environment import clear_settings
@@ -15,7 +16,6 @@ from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP
 from tests.support.reasoning import Reason
 from tests.support.reasoning import p4r as run_p4r
-from tests.support.scripted_llm import ScriptedLLM
 
 if TYPE_CHECKING:
     from p4r_qdrant import PersonaEncoder

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from devtools.qdrant_process import PrivateQdrant
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
 from p4r_qdrant.client import Client
 from tests.support.engines import embedded, on_server, opened
-from tests.support.qdrant_process import PrivateQdrant, private_servers
+from tests.support.private_qdrant import private_servers
 
 
 @pytest.fixture

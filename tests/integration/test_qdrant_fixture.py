@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from qdrant_client import QdrantClient, models
 
+from devtools.qdrant_process import PrivateQdrant, QdrantServer
 from tests.support.polling import wait_until
-from tests.support.qdrant_process import PrivateQdrant, QdrantServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from devtools.qdrant_process import QdrantServer
 from p4r_qdrant import PersonaIndex, Settings, open_index
 from tests.support.oracle import DIMENSION
-from tests.support.qdrant_process import QdrantServer
 
 
 def embedded(path: Path, **index: Any) -> Settings:

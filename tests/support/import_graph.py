@@ -150,8 +150,8 @@ def breaches(imports: Iterable[Import]) -> list[str]:
 
 
 def _broken_rule(one: Import) -> str:
-    if _within(one.target, "tests") or _within(one.target, "benchmarks"):
-        return "the packages never import tests or benchmarks"
+    if any(_within(one.target, part) for part in ("tests", "benchmarks", "devtools")):
+        return "the packages never import tests, benchmarks or devtools"
     if _within(one.source, "p4r_qdrant") and _within(one.target, "indexer"):
         return "p4r_qdrant never imports indexer"
     source, target = layer(one.source), layer(one.target)

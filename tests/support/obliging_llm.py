@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.support.scripted_llm import Call, Reply, says
+from devtools.scripted_llm import Call, Reply, says
 
 _OBEY = re.compile(r"<<(.*?)>>", re.DOTALL)
 _MATERIAL = re.compile(r"<material-\w+>\n(.*)\n</material-\w+>", re.DOTALL)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.scripted_llm import Call, Reply, Script, ScriptedLLM, completion, fails
+from devtools.scripted_llm import Call, Reply, Script, ScriptedLLM, completion, fails
 
 Lines = list[dict[str, Any]]
 

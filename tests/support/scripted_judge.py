@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from devtools.scripted_llm import Call, Reply, says
 from indexer.judging.comparing import Study
 from tests.support.obliging_llm import material, obliging
-from tests.support.scripted_llm import Call, Reply, says
 
 _ASKED = re.compile(r"(.*)\n\n(Explanation|Personas) A:\n(.*)\n\n\2 B:\n(.*)", re.DOTALL)
 

@@ -7,12 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.import_graph import breaches, cycles, graph, layer, module_paths
+from tests.support.import_graph import breaches, cycles, graph, imported, layer, module_paths
 from tests.support.paths import ROOT
 
 
 def test_the_rules_hold() -> None:
     assert breaches(graph()) == []
+
+
+def test_benchmarks_import_nothing_of_the_tests() -> None:
+    for folder in ("benchmarks", "devtools"):
+        for path in (ROOT / folder).rglob("*.py"):
+            modules = {module.partition(".")[0] for _, module, _ in imported(path)}
+            assert "tests" not in modules, path
+            assert '"tests.' not in path.read_text(), path
 
 
 def test_every_module_of_p4r_qdrant_is_in_a_layer() -> None:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from devtools.scripted_llm import ScriptedLLM
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.demo.local_llm import LocalLLM
@@ -40,7 +41,6 @@ from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP, ROOT
 from tests.support.polling import wait_until
 from tests.support.reasoning import ARTIFACTS, owned
-from tests.support.scripted_llm import ScriptedLLM
 
 PROGRAM = "from indexer.cli import main; main()"
 

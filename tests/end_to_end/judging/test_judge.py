@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from devtools.scripted_llm import Call, Reply, ScriptedLLM, says
 from indexer import cli
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
@@ -39,7 +40,6 @@ from tests.support.scripted_judge import (
     longer,
     nothing,
 )
-from tests.support.scripted_llm import Call, Reply, ScriptedLLM, says
 
 pytest.importorskip("scipy")
 

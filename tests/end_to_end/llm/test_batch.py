@@ -16,6 +16,17 @@ from typing import Any
 
 import pytest
 
+from devtools.scripted_llm import (
+    HANG,
+    REFUSED,
+    RESET,
+    TRUNCATED,
+    Call,
+    Reply,
+    ScriptedLLM,
+    fails,
+    says,
+)
 from indexer.ledger import Ledger
 from indexer.llm import (
     LLM,
@@ -39,17 +50,6 @@ from p4r_qdrant.settings import LLMSettings
 from tests.support.llm_requests import KEY, SCHEMA, SECRET_TEXT, requests
 from tests.support.paths import ROOT
 from tests.support.scripted_batches import ScriptedBatches
-from tests.support.scripted_llm import (
-    HANG,
-    REFUSED,
-    RESET,
-    TRUNCATED,
-    Call,
-    Reply,
-    ScriptedLLM,
-    fails,
-    says,
-)
 
 
 def number_of(call: Call) -> int:

@@ -24,6 +24,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from devtools.scripted_llm import (
+    EMPTY_BODY,
+    FILTERED,
+    HALF,
+    HANG,
+    HUGE,
+    NO_CHOICES,
+    NO_JSON,
+    OTHER_JSON,
+    REFUSED,
+    RESET,
+    TRUNCATED,
+    Call,
+    Reply,
+    ScriptedLLM,
+    fails,
+    says,
+)
 from indexer.ledger import Ledger
 from indexer.llm import (
     LLM,
@@ -42,24 +60,6 @@ from p4r_qdrant.errors import SettingsError, StorageFullError
 from p4r_qdrant.settings import LLMSettings
 from tests.support.llm_requests import KEY, SCHEMA, SECRET_TEXT, request, requests
 from tests.support.paths import ROOT
-from tests.support.scripted_llm import (
-    EMPTY_BODY,
-    FILTERED,
-    HALF,
-    HANG,
-    HUGE,
-    NO_CHOICES,
-    NO_JSON,
-    OTHER_JSON,
-    REFUSED,
-    RESET,
-    TRUNCATED,
-    Call,
-    Reply,
-    ScriptedLLM,
-    fails,
-    says,
-)
 
 GOOD = says({"x": 1})
 

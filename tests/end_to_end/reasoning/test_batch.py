@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from devtools.scripted_llm import ScriptedLLM, fails
 from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP
 from tests.support.scripted_batches import ScriptedBatches
-from tests.support.scripted_llm import ScriptedLLM, fails
 
 ARTIFACTS = ("summaries", "aspects", "personas", "alignments")
 P4R = [sys.executable, "-W", "error", "-c", "from indexer.cli import main; main()"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from devtools.scripted_llm import Call, Reply, ScriptedLLM, fails, says
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.audit.run import audit
@@ -29,7 +30,6 @@ from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP
 from tests.support.progress import RecordedProgress
 from tests.support.reasoning import ARTIFACTS, Reason, owned, p4r
-from tests.support.scripted_llm import Call, Reply, ScriptedLLM, fails, says
 
 
 def held_out() -> set[tuple[str, str]]:

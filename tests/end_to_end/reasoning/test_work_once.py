@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from devtools.scripted_llm import ScriptedLLM
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.ledger import Ledger, request_key
@@ -22,7 +23,6 @@ from p4r_qdrant.settings import LLMSettings
 from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP
 from tests.support.progress import RecordedProgress
-from tests.support.scripted_llm import ScriptedLLM
 
 ARTIFACTS = ("summaries", "aspects", "personas", "alignments")
 

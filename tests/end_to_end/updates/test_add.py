@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from devtools.scripted_llm import Call, Reply, ScriptedLLM, fails, says
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.journal import Journal
 from indexer.artifacts.lines import Refusals
@@ -37,7 +38,6 @@ from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP, ROOT
 from tests.support.polling import wait_until
 from tests.support.progress import RecordedProgress
-from tests.support.scripted_llm import Call, Reply, ScriptedLLM, fails, says
 
 MADE = ("summaries", "aspects", "personas")
 

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from devtools.scripted_llm import Call, Reply, ScriptedLLM, says
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.ledger import Ledger
 from indexer.prompts import Domain
@@ -29,7 +30,6 @@ from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
 from tests.support.obliging_llm import obliging
 from tests.support.polling import wait_until
-from tests.support.scripted_llm import Call, Reply, ScriptedLLM, says
 from tests.support.serving import AS_ADMIN, DIMENSION, make_index, running, with_service
 
 REVIEW = "I read about tall ships every winter evening by the stove, and my father did so too."

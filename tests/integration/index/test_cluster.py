@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from devtools.qdrant_process import PrivateQdrant, free_ports
 from p4r_qdrant.errors import IndexUnavailableError
 from tests.support.engines import on_server, opened
 from tests.support.index_data import personas, rows
 from tests.support.oracle import Catalogue, assert_congruent
 from tests.support.polling import retry, wait_until
-from tests.support.qdrant_process import PrivateQdrant, free_ports, private_servers
+from tests.support.private_qdrant import private_servers
 
 NODES = 3
 

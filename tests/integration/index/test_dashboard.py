@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from devtools.qdrant_process import QdrantServer
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.indexing.items import index_artifacts
@@ -11,7 +12,6 @@ from p4r_qdrant import open_index
 from tests.support.engines import on_server
 from tests.support.hash_encoder import HashEncoder
 from tests.support.paths import BOOKSHOP
-from tests.support.qdrant_process import QdrantServer
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from devtools.qdrant_process import QdrantServer
 from p4r_qdrant import Persona, PersonaIndex, Settings, open_index
 from p4r_qdrant.errors import (
     IndexMismatchError,
@@ -28,7 +29,6 @@ from tests.support.oracle import (
     brute_force,
     persona,
 )
-from tests.support.qdrant_process import QdrantServer
 
 # --- one item after another ----------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from devtools.qdrant_process import PrivateQdrant, QdrantServer
 from p4r_qdrant import PersonaIndex, Settings, open_index
 from p4r_qdrant.errors import (
     AuthenticationError,
@@ -27,7 +28,6 @@ from tests.support.index_data import USER, personas, rows
 from tests.support.messages import sentence
 from tests.support.oracle import DIMENSION, Catalogue, assert_congruent, persona
 from tests.support.polling import retry
-from tests.support.qdrant_process import PrivateQdrant, QdrantServer
 from tests.support.small_disk import full_disk
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
+from devtools.qdrant_process import PrivateQdrant, QdrantServer
 from indexer.artifacts import lines
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
@@ -49,7 +50,6 @@ from tests.support.oracle import Catalogue, assert_congruent
 from tests.support.paths import ROOT
 from tests.support.polling import wait_until
 from tests.support.publishing import Truths, catalogue_at, live, run, truth
-from tests.support.qdrant_process import PrivateQdrant, QdrantServer
 
 PUBLISHES = 10
 

@@ -12,6 +12,7 @@ import httpx2
 import numpy as np
 import pytest
 
+from devtools.qdrant_process import QdrantServer
 from p4r_qdrant import Encoder, Settings, open_index
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_versions
@@ -27,7 +28,6 @@ from tests.support.hash_encoder import HashEncoder
 from tests.support.oracle import brute_force
 from tests.support.polling import wait_until
 from tests.support.publishing import WORDS, Truths, catalogue_at, live, run, truth
-from tests.support.qdrant_process import QdrantServer
 from tests.support.serving import AS_ADMIN, AS_READER, running, with_service
 
 PUBLISHES = 4

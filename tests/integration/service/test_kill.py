@@ -16,12 +16,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from devtools.qdrant_process import PrivateQdrant
+from devtools.scripted_llm import ScriptedLLM
 from p4r_qdrant import Settings
 from tests.support.engines import on_server
 from tests.support.obliging_llm import obliging
 from tests.support.polling import wait_until
-from tests.support.qdrant_process import PrivateQdrant
-from tests.support.scripted_llm import ScriptedLLM
 from tests.support.service_process import address_of, wait_until_ready
 from tests.support.service_process import served as started
 from tests.support.serving import (

@@ -9,10 +9,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from devtools.qdrant_process import PrivateQdrant
 from p4r_qdrant import Settings
 from tests.support.engines import embedded, on_server
 from tests.support.polling import wait_until
-from tests.support.qdrant_process import PrivateQdrant
 from tests.support.service_process import address_of, rerank, served, wait_until_ready
 from tests.support.serving import (
     AS_ADMIN,

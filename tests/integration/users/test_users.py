@@ -11,6 +11,7 @@ import httpx2
 import numpy as np
 import pytest
 
+from devtools.qdrant_process import QdrantServer
 from p4r_qdrant import Settings
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.user_vector import user_vector
@@ -28,7 +29,6 @@ from p4r_qdrant.users.versions import drop_version
 from tests.support.engines import on_server
 from tests.support.grpc_calls import grpc_calls
 from tests.support.hash_encoder import HashEncoder
-from tests.support.qdrant_process import QdrantServer
 from tests.support.serving import (
     AS_ADMIN,
     AS_READER,

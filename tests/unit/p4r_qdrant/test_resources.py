@@ -87,7 +87,8 @@ def test_a_wheel_carries_what_a_checkout_has_and_nothing_else(installed: Path) -
         assert "py.typed" in own
     bookshop = installed / "p4r_qdrant" / "_resources" / "examples" / "bookshop"
     assert below(bookshop) == below(ROOT / "examples" / "bookshop")
-    assert not {"tests", "benchmarks", "docker"} & {path.name for path in installed.iterdir()}
+    unwanted = {"tests", "benchmarks", "devtools", "docker"}
+    assert not unwanted & {path.name for path in installed.iterdir()}
     assert list(installed.glob("p4r_qdrant-*.dist-info/licenses/LICENSE"))
 
 

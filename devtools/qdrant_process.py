@@ -8,15 +8,11 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.not_run import not_run
-
-FETCHED_BINARY = Path(__file__).parents[2] / "docker" / ".cache" / "qdrant"
+FETCHED_BINARY = Path(__file__).parents[1] / "docker" / ".cache" / "qdrant"
 
 
 def binary() -> Path | None:
@@ -138,24 +134,3 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
-
-
-@contextmanager
-def private_servers(folder: Path, count: int) -> Iterator[list[PrivateQdrant]]:
-    """Servers that are not started yet; they are killed at the end.
-
-    The binary is P4R_TEST_QDRANT_BINARY or the one that docker/fetch-qdrant.sh fetches.
-    """
-    path = binary()
-    if path is None:
-        not_run("there is no Qdrant binary (P4R_TEST_QDRANT_BINARY or docker/.cache/qdrant)")
-    servers = []
-    for number in range(count):
-        own = folder / f"qdrant-{number}"
-        own.mkdir()
-        servers.append(PrivateQdrant(path, own))
-    try:
-        yield servers
-    finally:
-        for server in servers:
-            server.kill()

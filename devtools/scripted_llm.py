@@ -6,7 +6,7 @@
 
 Written over asyncio streams, in its own thread: it resets connections, stops half way, and answers
 hundreds of calls a second beside the client under test.
-`python -m tests.support.scripted_llm` runs one alone.
+`python -m devtools.scripted_llm` runs one alone.
 """
 
 from __future__ import annotations
