@@ -36,6 +36,7 @@ from transformers.trainer_utils import SaveStrategy
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
+from indexer.metrics import gains
 from indexer.training.pairs import Catalogue, Example, read_pairs
 from indexer.training.tower import HEAD, HeadTower, TowerEncoder, tower
 from indexer.training.trainer import PersonaTrainer, training_arguments
@@ -166,7 +167,7 @@ class Study:
         everything = encoded.measure(history.length, history.decay)
         found = {
             **{f"persona, of {what}": 1 / of_each for what, of_each in ranks.items()},
-            "catalogue NDCG@10": everything.ndcg_of_users,
+            "catalogue NDCG@10": gains(everything.ranks),
             "catalogue MRR": 1 / everything.ranks,
         }
         lists = [self.lists[case.user_id] for case in self.validation.cases]
@@ -179,7 +180,7 @@ class Study:
         )
         ranked = replace(encoded, validation=cut).measure(history.length, history.decay)
         held = np.array([c.target in one for c, one in zip(cut.cases, lists, strict=True)])
-        found["item-CF NDCG@10"] = np.where(held, ranked.ndcg_of_users, 0.0)
+        found["item-CF NDCG@10"] = np.where(held, gains(ranked.ranks), 0.0)
         found["item-CF MRR"] = np.where(held, 1 / ranked.ranks, 0.0)
         return found
 

@@ -16,9 +16,9 @@ from indexer.artifacts.lines import Refusals
 from indexer.artifacts.writing import written_whole
 from indexer.evaluation.generators.base import Fitted, Floats, generator_named, matrix
 from indexer.evaluation.interactions import Indexes, Interactions, read_interactions
-from indexer.evaluation.metrics import Ranks, ndcg
 from indexer.evaluation.truth import read_truth
 from indexer.evaluation.versions import installed_versions
+from indexer.metrics import Ranks, ndcg
 from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import InputError
 

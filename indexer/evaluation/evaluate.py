@@ -11,9 +11,9 @@ from indexer.artifacts.lines import Refusals
 from indexer.evaluation import significance
 from indexer.evaluation.interactions import Interactions, read_interactions
 from indexer.evaluation.lists import JudgedLists, judge_lists
-from indexer.evaluation.metrics import Ranks, ceiling, metric_names, metric_values
 from indexer.evaluation.segments import segments
 from indexer.evaluation.truth import On, Truth, read_truth
+from indexer.metrics import Ranks, ceiling, metric_names, metric_values
 from indexer.progress import SILENT, Progress
 
 

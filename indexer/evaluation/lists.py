@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypedDict
 
 from indexer.artifacts.lines import Refusals, read_lines
-from indexer.evaluation.metrics import Ranks
 from indexer.evaluation.truth import Truth
+from indexer.metrics import Ranks
 from indexer.progress import SILENT, Progress, track
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Id

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from indexer.evaluation.metrics import CUTOFFS, Floats, Ranks, metric_values
+from indexer.metrics import CUTOFFS, Floats, Ranks, metric_values
 
 RESAMPLES = 10_000
 CHUNK = 2_000

@@ -38,7 +38,7 @@ def tune(
     Of equal ones the shorter history comes first, then the smaller decay. Lengths beyond the
     longest history among the users are the same as that one, and left out.
     """
-    longest = max(len(history) for history in encoded.histories)
+    longest = max(len(history) for history in encoded.users.histories)
     told = [one for one in lengths if one <= longest] or [min(lengths)]
     if max(told) < longest and max(told) < max(lengths):
         told.append(min(one for one in lengths if one > longest))

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from indexer.artifacts.candidate_lists import read_candidates
 from indexer.artifacts.folder import ArtifactFolder
@@ -18,10 +17,11 @@ from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import CANDIDATES, SPLITS
 from indexer.artifacts.splits import read_splits
+from indexer.metrics import Ranks, ndcg, reciprocal_ranks
 from indexer.training.pairs import Catalogue
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
-from p4r_qdrant.encoder.user_vector import history_texts, user_vector
+from p4r_qdrant.encoder.user_vector import EncodedHistories, history_texts, rows_of_texts
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Interaction, Split
 
@@ -38,29 +38,20 @@ LONGEST_HISTORY = 50
 class Metrics:
     """Means over users of reranking; each user has one relevant item.
 
-    ranks: (n_users,) int64, from 1. mrr: of 1 / rank. ndcg: NDCG@10, hence of 1 / log2(1 + rank)
-    where the rank is at most 10, else of 0.
+    ranks: (n_users,) int64, from 1.
     """
 
-    ranks: npt.NDArray[np.int64]
+    ranks: Ranks
 
     @property
     def mrr(self) -> float:
-        """Mean reciprocal rank."""
-        return float((1 / self.ranks).mean())
+        """Mean reciprocal rank, without a cutoff."""
+        return float(reciprocal_ranks(self.ranks).mean())
 
     @property
     def ndcg(self) -> float:
         """NDCG@10."""
-        return float(self.ndcg_of_users.mean())
-
-    @property
-    def ndcg_of_users(self) -> npt.NDArray[np.float64]:
-        """NDCG@10 of each user: (n_users,)."""
-        gains: npt.NDArray[np.float64] = np.where(
-            self.ranks <= 10, 1 / np.log2(1 + self.ranks), 0.0
-        )
-        return gains
+        return ndcg(self.ranks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +133,12 @@ class Validation:
         personas = [one for item in items for one in self.catalogue.personas_of(item)]
         rows = {persona: row for row, persona in enumerate(personas)}
         histories = [history_texts(case.history, length) for case in self.cases]
-        texts = dict.fromkeys(text for history in histories for _, text in history)
-        vectors = encoder.encode_texts([*texts, *(self.catalogue.texts[one] for one in personas)])
+        row_of = rows_of_texts(histories)
+        vectors = encoder.encode_texts([*row_of, *(self.catalogue.texts[one] for one in personas)])
         return Encoded(
             self,
-            histories,
-            dict(zip(texts, vectors[: len(texts)], strict=True)),
-            vectors[len(texts) :],
+            EncodedHistories(histories, row_of, vectors[: len(row_of)]),
+            vectors[len(row_of) :],
             {item: rows[self.catalogue.starts[item]] for item in items},
         )
 
@@ -158,8 +148,7 @@ class Encoded:
     """A validation with its vectors. personas: (n, dim), item by item from `starts` on."""
 
     validation: Validation
-    histories: Sequence[Sequence[tuple[Interaction, str]]]
-    texts: Mapping[str, Floats]
+    users: EncodedHistories
     personas: Floats
     starts: Mapping[int, int]
 
@@ -168,10 +157,8 @@ class Encoded:
         places = {item: place for place, item in enumerate(self.starts)}
         names = list(self.validation.catalogue.items)
         ranks = []
-        for case, history in zip(self.validation.cases, self.histories, strict=True):
-            recent = history[:length]
-            vectors = np.stack([self.texts[text] for _, text in recent])
-            user = user_vector([one for one, _ in recent], vectors, decay)
+        users = self.users.user_vectors(length, decay)
+        for case, user in zip(self.validation.cases, users, strict=True):
             if user is None:
                 ranks.append(len(case.candidates))
                 continue

@@ -10,7 +10,12 @@ import numpy as np
 
 from p4r_qdrant import texts
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.encoder.user_vector import UserVector, history_texts, user_vector
+from p4r_qdrant.encoder.user_vector import (
+    EncodedHistories,
+    UserVector,
+    history_texts,
+    rows_of_texts,
+)
 from p4r_qdrant.records import Interaction, Persona
 
 MODEL, ENDPOINT, VECTORS = "model", "endpoint", "vectors"
@@ -62,15 +67,10 @@ class Encoder(ABC):
         distinct text once.
         """
         users = [history_texts(history, length) for history in histories]
-        texts_once = dict.fromkeys(text for user in users for _, text in user)
-        distinct = {text: position for position, text in enumerate(texts_once)}
+        row_of = rows_of_texts(users)
         embeddings = (
-            self.encode_texts(list(distinct))
-            if distinct
+            self.encode_texts(list(row_of))
+            if row_of
             else np.zeros((0, self.dimension), dtype=np.float32)
         )
-        vectors = []
-        for user in users:
-            rows = embeddings[[distinct[text] for _, text in user]] if user else embeddings[:0]
-            vectors.append(user_vector([one for one, _ in user], rows, decay))
-        return vectors
+        return EncodedHistories(users, row_of, embeddings).user_vectors(length, decay)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -81,24 +82,64 @@ def decay_weights(length: int, decay: float) -> npt.NDArray[np.float64]:
     return weights
 
 
-def user_vector(
-    interactions: Sequence[Interaction], embeddings: Floats, decay: float
-) -> UserVector | None:
-    """The decayed mean of interaction embeddings, L2-normalised (Eq. 7).
+def rows_of_texts(histories: Iterable[Sequence[tuple[Interaction, str]]]) -> dict[str, int]:
+    """The distinct texts of histories as `history_texts` returns them, numbered in order."""
+    texts_once = dict.fromkeys(text for history in histories for _, text in history)
+    return {text: row for row, text in enumerate(texts_once)}
 
-    interactions: newest first. embeddings: (L, dim) float32, in the same order. Returns None
-    where there is no direction to speak of: no interactions, or embeddings that cancel out.
+
+@dataclass(frozen=True, slots=True)
+class EncodedHistories:
+    """Histories whose texts are encoded: user vectors of any length and decay (Eq. 7).
+
+    histories: newest first, as `history_texts` returns them. row_of: the row of each text in
+    embeddings, (n_texts, dim) float32.
     """
-    if not interactions:
+
+    histories: Sequence[Sequence[tuple[Interaction, str]]]
+    row_of: Mapping[str, int]
+    embeddings: Floats
+
+    def user_vectors(self, length: int, decay: float) -> list[UserVector | None]:
+        """h_u of the `length` newest interactions of each history, None where there is none."""
+        vectors = []
+        for history in self.histories:
+            recent = history[:length]
+            rows = np.array([self.row_of[text] for _, text in recent], dtype=np.intp)
+            vectors.append(user_vector([one for one, _ in recent], self.embeddings[rows], decay))
+        return vectors
+
+
+class DecayedMean(NamedTuple):
+    """vector: (dim,) float32, L2-normalised. weights: (L,) float32, of each embedding in it."""
+
+    vector: Floats
+    weights: Floats
+
+
+def decayed_mean(embeddings: Floats, decay: float) -> DecayedMean | None:
+    """The decayed mean of embeddings, (L, dim) float32, newest first, L2-normalised (Eq. 7).
+
+    Returns None if there is no embedding, or if they cancel out.
+    """
+    if not len(embeddings):
         return None
-    weights = decay_weights(len(interactions), decay)
+    weights = decay_weights(len(embeddings), decay)
     mean = weights @ embeddings.astype(np.float64)
     norm = float(np.linalg.norm(mean))
     if norm < 1e-9 * float(weights.sum()):
         return None
-    return UserVector(
-        (mean / norm).astype(np.float32),
-        tuple(interactions),
-        embeddings,
-        (weights / norm).astype(np.float32),
-    )
+    return DecayedMean((mean / norm).astype(np.float32), (weights / norm).astype(np.float32))
+
+
+def user_vector(
+    interactions: Sequence[Interaction], embeddings: Floats, decay: float
+) -> UserVector | None:
+    """h_u of interactions, newest first, from their embeddings, (L, dim) float32 (Eq. 7).
+
+    Returns None if there is no interaction, or if the embeddings cancel out.
+    """
+    mean = decayed_mean(embeddings, decay)
+    if mean is None:
+        return None
+    return UserVector(mean.vector, tuple(interactions), embeddings, mean.weights)

@@ -13,7 +13,7 @@ from indexer.evaluation.experiment.encoding import Material
 from indexer.evaluation.experiment.pool import NOBODY
 from indexer.evaluation.experiment.scoring import Scorer
 from indexer.evaluation.experiment.selection import Judged, fusion_weight, valid_ndcg
-from indexer.evaluation.metrics import Ranks, metric_names, ndcg
+from indexer.metrics import Ranks, metric_names, ndcg
 
 if TYPE_CHECKING:
     from indexer.evaluation.experiment.config import ExperimentConfig

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from indexer.artifacts.histories import Histories
 from indexer.evaluation.experiment.pool import Indexes
-from indexer.evaluation.metrics import Floats
+from indexer.metrics import Floats
 from p4r_qdrant.encoder.base import Encoder
-from p4r_qdrant.encoder.user_vector import newest_first
+from p4r_qdrant.encoder.user_vector import decay_weights, decayed_mean, newest_first
 from p4r_qdrant.records import Interaction
 
 Vectors = npt.NDArray[np.float32]
@@ -113,22 +113,18 @@ class Profiles:
         return replace(self, rows=np.where(liked.rows >= 0, -1, self.rows))
 
     def weights(self, decay: float) -> Floats:
-        """g^(j-1) of the j-th interaction that says something (Eq. 7); 0 for the others."""
+        """The weight of each interaction (Eq. 7), (n_users, longest); 0 without a text."""
         there = self.rows >= 0
-        place = np.cumsum(there, axis=1) - 1
-        return np.where(there, decay ** place.astype(np.float64), 0.0)
+        place = np.maximum(np.cumsum(there, axis=1) - 1, 0)
+        return np.where(there, decay_weights(self.rows.shape[1], decay)[place], 0.0)
 
     def means(self, decay: float) -> Vectors:
-        """h_u (Eq. 7): (n_users, dim) float32; NaN for users without a direction."""
-        there = self.rows >= 0
-        weights = self.weights(decay)
+        """h_u (Eq. 7): (n_users, dim) float32; NaN for users without a user vector."""
         result = np.full((len(self.rows), self.vectors.shape[1]), np.nan, dtype=np.float32)
-        for user in np.flatnonzero(there.any(axis=1)):
-            own = self.vectors[self.rows[user, there[user]]].astype(np.float64)
-            mean = weights[user, there[user]] @ own
-            norm = float(np.linalg.norm(mean))
-            if norm >= 1e-9 * float(weights[user].sum()):
-                result[user] = mean / norm
+        for user, rows in enumerate(self.rows):
+            mean = decayed_mean(self.vectors[rows[rows >= 0]], decay)
+            if mean is not None:
+                result[user] = mean.vector
         return result
 
 

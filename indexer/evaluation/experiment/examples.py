@@ -14,7 +14,7 @@ from indexer.evaluation.experiment.context import Context
 from indexer.evaluation.experiment.encoding import Encoded
 from indexer.evaluation.experiment.reranked_lines import served
 from indexer.evaluation.experiment.selection import Choice, Judged
-from indexer.evaluation.metrics import Floats, metric_values
+from indexer.metrics import Floats, metric_values
 from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.records import Interaction, Item, RankedItem, Ranking, Summary

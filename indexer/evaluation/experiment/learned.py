@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.evaluation.experiment.pool import NOBODY, Indexes, Pool
-from indexer.evaluation.metrics import Floats, Ranks
+from indexer.metrics import Floats, Ranks
 
 L2 = 1.0
 FOLDS = 5

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from indexer.evaluation.experiment.embedded import Personas, Profiles
-from indexer.evaluation.metrics import Floats
+from indexer.metrics import Floats
 
 
 class LexicalSimilarities:

@@ -8,8 +8,8 @@ from typing import Any
 
 from indexer.evaluation import significance
 from indexer.evaluation.evaluate import estimates
-from indexer.evaluation.metrics import Ranks, ceiling, metric_names, ndcg
 from indexer.evaluation.segments import Segment
+from indexer.metrics import Ranks, ceiling, metric_names, ndcg
 
 
 @dataclass(frozen=True)

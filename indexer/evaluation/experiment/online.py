@@ -15,8 +15,8 @@ from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.evaluation.experiment.pool import Pool
 from indexer.evaluation.experiment.scoring import Scorer
-from indexer.evaluation.metrics import Ranks
 from indexer.indexing.items import index_artifacts
+from indexer.metrics import Ranks
 from indexer.progress import SILENT, Progress
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.index.batching import batches

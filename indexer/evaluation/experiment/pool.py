@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from indexer.artifacts.candidate_lists import read_candidates
 from indexer.artifacts.lines import Refusals
-from indexer.evaluation.metrics import Floats, Ranks
+from indexer.metrics import Floats, Ranks
 
 Indexes = npt.NDArray[np.int64]
 Known = npt.NDArray[np.bool_]

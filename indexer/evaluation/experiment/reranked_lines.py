@@ -16,7 +16,7 @@ from indexer.evaluation.experiment.embedded import typical_user
 from indexer.evaluation.experiment.encoding import Encoded
 from indexer.evaluation.experiment.online import Through
 from indexer.evaluation.experiment.selection import Choice, Judged, Weighed
-from indexer.evaluation.metrics import Ranks
+from indexer.metrics import Ranks
 from p4r_qdrant.errors import P4RError
 
 DISAGREEMENT = 0.01

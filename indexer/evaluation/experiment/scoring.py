@@ -15,7 +15,7 @@ import numpy as np
 from indexer.evaluation.experiment.embedded import Personas, Profiles, Vectors, typical_user
 from indexer.evaluation.experiment.lexical import LexicalSimilarities
 from indexer.evaluation.experiment.pool import Indexes, Pool
-from indexer.evaluation.metrics import Floats
+from indexer.metrics import Floats
 
 USERS_AT_ONCE = 128
 

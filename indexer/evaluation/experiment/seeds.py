@@ -10,7 +10,7 @@ from indexer.evaluation.experiment.context import Context
 from indexer.evaluation.experiment.encoding import Encoded
 from indexer.evaluation.experiment.generating import SEEDED, Generated
 from indexer.evaluation.experiment.selection import Choice, fusion_weight, read_judged
-from indexer.evaluation.metrics import ndcg
+from indexer.metrics import ndcg
 
 
 def seed_table(

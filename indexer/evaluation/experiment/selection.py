@@ -14,7 +14,7 @@ from indexer.evaluation.experiment.embedded import Personas, Profiles
 from indexer.evaluation.experiment.encoding import Encoded
 from indexer.evaluation.experiment.pool import NOBODY, Indexes, Pool, read_pool
 from indexer.evaluation.experiment.scoring import Scorer
-from indexer.evaluation.metrics import Floats, ndcg
+from indexer.metrics import Floats, ndcg
 from p4r_qdrant.errors import InputError
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.evaluation.metrics import metric_names, metric_values
 from indexer.evaluation.significance import compare, holm, interval
+from indexer.metrics import metric_names, metric_values
 
 NDCG_10 = metric_names().index("NDCG@10")
 

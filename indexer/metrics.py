@@ -29,10 +29,20 @@ def metric_values(ranks: Ranks, cutoffs: Sequence[int] = CUTOFFS) -> Floats:
     """Each user's metrics: (n_users, n_metrics) float64, columns as `metric_names`."""
     columns = []
     for cutoff in cutoffs:
-        hit = (ranks >= 1) & (ranks <= cutoff)
-        rank = np.where(hit, ranks, 1)
-        columns += [hit.astype(np.float64), hit / rank, hit / np.log2(rank + 1)]
+        hits = (_hits(ranks) & (ranks <= cutoff)).astype(np.float64)
+        columns += [hits, hits * reciprocal_ranks(ranks), gains(ranks, cutoff)]
     return np.stack(columns, axis=-1)
+
+
+def reciprocal_ranks(ranks: Ranks) -> Floats:
+    """1 / rank of each user, 0 for a miss: (n_users,). Their mean is the MRR without a cutoff."""
+    return _hits(ranks) / np.maximum(ranks, 1)
+
+
+def gains(ranks: Ranks, cutoff: int = 10) -> Floats:
+    """NDCG@cutoff of each user: (n_users,)."""
+    hits: Floats = (_hits(ranks) & (ranks <= cutoff)) / np.log2(np.maximum(ranks, 1) + 1)
+    return hits
 
 
 def mean_metrics(ranks: Ranks, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
@@ -42,10 +52,14 @@ def mean_metrics(ranks: Ranks, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, fl
 
 
 def ndcg(ranks: Ranks, cutoff: int = 10) -> float:
-    """Mean NDCG at one cutoff: what generators and settings are chosen by, on validation items."""
-    return mean_metrics(ranks, (cutoff,))[f"NDCG@{cutoff}"]
+    """Mean NDCG at one cutoff. Generators and settings are chosen by it, on validation items."""
+    return float(gains(ranks, cutoff).mean())
 
 
 def ceiling(ranks: Ranks) -> float:
     """The share of users whose item is in the list at all: no reordering can reach more."""
     return float(np.mean(ranks > 0))
+
+
+def _hits(ranks: Ranks) -> npt.NDArray[np.bool_]:
+    return ranks >= 1

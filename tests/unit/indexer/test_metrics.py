@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import RR, Success, nDCG
 
-from indexer.evaluation.metrics import ceiling, mean_metrics, metric_names, metric_values, ndcg
+from indexer.metrics import ceiling, mean_metrics, metric_names, metric_values, ndcg
 
 RANKS = np.array([1, 3, 5, 6, 10, 11, 20, 21, 0, 0])
 
