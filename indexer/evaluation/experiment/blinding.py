@@ -11,7 +11,7 @@ from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.names import REVIEWS, SPLITS
 from indexer.artifacts.writing import written_whole
 from indexer.evaluation.experiment.data import Data
-from indexer.evaluation.leaks import marker
+from indexer.evaluation.leaks.poison import marker
 
 
 class _Line(BaseModel):

@@ -29,7 +29,9 @@ from indexer.evaluation.experiment.main_table import Line, main_table, segment_t
 from indexer.evaluation.experiment.seeds import seed_table
 from indexer.evaluation.experiment.selection import Choice, Judged, read_judged
 from indexer.evaluation.experiment.stages import Stages, locked
-from indexer.evaluation.leaks import LeakReport, check_adapter, check_leaks
+from indexer.evaluation.leaks.check import LeakFiles, check_leaks
+from indexer.evaluation.leaks.identity import check_adapter
+from indexer.evaluation.leaks.report import LeakReport
 from indexer.evaluation.segments import segments
 from indexer.progress import Progress
 from p4r_qdrant.encoder.base import Encoder
@@ -157,17 +159,14 @@ def _check_leaks(
     elsewhere: Sequence[Path] = (),
 ) -> LeakReport:
     """The leak checks on the files of the catalogue and on these."""
-    folder, progress = context.data.folder, context.progress
+    folder = context.data.folder
     report = check_leaks(
-        folder.path, candidates=lists, elsewhere=elsewhere, made=made, progress=progress
+        LeakFiles(folder.path, candidates=lists, elsewhere=elsewhere, made=made), context.progress
     )
-    if context.config.aggregated is not None:
-        report = report + check_leaks(
-            context.config.aggregated,
-            reviews=folder.file(REVIEWS),
-            splits=folder.file(SPLITS),
-            progress=progress,
-        )
+    aggregated = context.config.aggregated
+    if aggregated is not None:
+        files = LeakFiles(aggregated, folder.file(REVIEWS), folder.file(SPLITS))
+        report = report + check_leaks(files, context.progress)
     return report
 
 

@@ -23,7 +23,8 @@ from indexer.evaluation.experiment.config import ExperimentConfig, load_config
 from indexer.evaluation.experiment.report import write_report
 from indexer.evaluation.experiment.run import run_experiment
 from indexer.evaluation.experiment.stages import locked
-from indexer.evaluation.leaks import MARKER, LeakError
+from indexer.evaluation.leaks.poison import MARKER
+from indexer.evaluation.leaks.report import LeakError
 from indexer.training.pairs import Catalogue, read_pairs
 from p4r_qdrant.encoder.adapter import AdapterRecord
 from p4r_qdrant.errors import InputError, P4RError
@@ -381,7 +382,7 @@ def test_an_adapter_of_other_data_is_refused(
     with pytest.raises(LeakError, match=r"leaking was trained on other data than the training"):
         ran(config(shop, encoder=encoder), tmp_path / "out")
     (leaking / "p4r.json").unlink()
-    with pytest.raises(LeakError, match=r"leaking does not say what it was trained on"):
+    with pytest.raises(LeakError, match=r"leaking has no record of what it was trained on"):
         ran(config(shop, encoder=encoder), tmp_path / "out")
     assert not (tmp_path / "out" / "results.json").exists()
 
@@ -444,7 +445,7 @@ def test_lists_made_elsewhere(model: HashEncoder, shop: Path, tmp_path: Path) ->
     write(tmp_path, "mine.jsonl", rows)
     with pytest.raises(InputError, match=r"mine.jsonl holds its user's validation item"):
         ran(config(shop, lists={"mine": mine}), tmp_path / "out")
-    with pytest.raises(InputError, match=r"nothing.jsonl is not there"):
+    with pytest.raises(InputError, match=r"nothing.jsonl does not exist"):
         ran(config(shop, lists={"mine": tmp_path / "nothing.jsonl"}), tmp_path / "out")
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from indexer.artifacts.lines import Refusals
 from indexer.evaluation.candidates import write_candidates
-from indexer.evaluation.leaks import LeakError, check_leaks, poison
+from indexer.evaluation.leaks.check import LeakFiles, check_leaks
+from indexer.evaluation.leaks.poison import poison
+from indexer.evaluation.leaks.report import LeakError
 from indexer.evaluation.truth import read_truth
 from tests.support.paths import BOOKSHOP
 from tests.support.reasoning import Reason
@@ -37,7 +39,7 @@ def test_nothing_that_is_made_holds_a_marker(
     reviews, splits = poisoned / "reviews.jsonl", poisoned / "splits.jsonl"
     lists = tmp_path / "out" / "lists.jsonl"
     write_candidates(reviews, splits, lists, Refusals(), model="itemknn")
-    report = check_leaks(tmp_path / "out", candidates=[lists], reviews=reviews, splits=splits)
+    report = check_leaks(LeakFiles(tmp_path / "out", reviews, splits, candidates=[lists]))
     report.require_clean()
     assert next(check for check in report.checks if "markers" in check.name).looked_at > 400
 
@@ -52,7 +54,7 @@ def test_reasoning_that_sees_all_reviews_is_found_out(
     [first, *_] = (poisoned / "splits.jsonl").read_text().splitlines()
     (poisoned / "splits.jsonl").write_text(first + "\n")
     assert reason(source=poisoned).returncode == 0
-    report = check_leaks(tmp_path / "out", reviews=poisoned / "reviews.jsonl", splits=honest)
+    report = check_leaks(LeakFiles(tmp_path / "out", poisoned / "reviews.jsonl", honest))
     found = {check.name: check.leaks for check in report.checks}
     assert found["aspects"] > 30
     assert found["evidence of personas"] >= 1

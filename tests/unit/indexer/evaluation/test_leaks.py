@@ -10,8 +10,11 @@ import pytest
 
 from indexer.artifacts.lines import Refusals
 from indexer.evaluation.candidates import provenance_path, write_candidates
-from indexer.evaluation.leaks import MARKER, LeakError, LeakReport, check_leaks, marker, poison
+from indexer.evaluation.leaks.check import LeakFiles, check_leaks
+from indexer.evaluation.leaks.poison import MARKER, marker, poison
+from indexer.evaluation.leaks.report import LeakError, LeakReport
 from indexer.evaluation.truth import read_truth
+from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import InputError
 from tests.support.jsonl import read, write
 from tests.support.paths import BOOKSHOP, ROOT
@@ -38,8 +41,8 @@ def shop(tmp_path: Path) -> Path:
     return folder
 
 
-def checked(shop: Path, **more: Any) -> LeakReport:
-    return check_leaks(shop, candidates=[shop / "candidates.jsonl"], **more)
+def checked(shop: Path, progress: Progress = SILENT, **more: Any) -> LeakReport:
+    return check_leaks(LeakFiles(shop, candidates=[shop / "candidates.jsonl"], **more), progress)
 
 
 def held_out_review(shop: Path) -> dict[str, Any]:
@@ -164,7 +167,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
         (tuned_on_test_items, r"candidates.jsonl was not tuned on the validation items"),
         (
             other_lists_under_the_same_provenance,
-            r"is not the file that candidates.jsonl.provenance.json tells of",
+            r"is not the file that candidates.jsonl.provenance.json describes",
         ),
         (lists_of_no_known_origin, r"has no candidates.jsonl.provenance.json, so that nobody can"),
         (aspects_of_a_held_out_review, r"aspects.jsonl:107 is of user 'bea-k', item 'winter-inter"),
@@ -215,7 +218,7 @@ def test_training_pairs_and_other_files(shop: Path) -> None:
 
 def test_what_is_to_be_searched_must_be_there(shop: Path) -> None:
     for more in ({"pairs": [shop / "no.jsonl"]}, {"made": [shop / "no"]}):
-        with pytest.raises(InputError, match="is not there, so that it cannot be searched"):
+        with pytest.raises(InputError, match="does not exist, so that it cannot be searched"):
             checked(shop, **more)
 
 
@@ -254,7 +257,7 @@ def test_poison(shop: Path) -> None:
 
 @pytest.mark.skipif(not MAGAZINES.is_dir(), reason=f"the data are not there: {MAGAZINES}")
 def test_the_magazines_are_clean() -> None:
-    report = check_leaks(MAGAZINES)
+    report = check_leaks(LeakFiles(MAGAZINES))
     report.require_clean()
     looked_at = {check.name: check.looked_at for check in report.checks}
     assert looked_at["aspects"] == 1467

@@ -1,0 +1,1 @@
+"""Does a held-out interaction reach anything that is made before scoring?"""
