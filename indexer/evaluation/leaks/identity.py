@@ -82,8 +82,8 @@ def check_adapter(folder: ArtifactFolder, adapter: Path, base: Encoder) -> Check
     record = AdapterRecord.read(adapter)
     if record is None:
         problem = (
-            f"{adapter} has no record of what it was trained on; make it with `p4r train --artifacts "
-            f"{folder.path}`"
+            f"{adapter} has no record of what it was trained on; make it with "
+            f"`p4r train --artifacts {folder.path}`"
         )
         return Check(name, 0, unproven=problem)
     training = TrainingSettings.model_validate(record.settings["training"])

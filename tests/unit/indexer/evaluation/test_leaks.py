@@ -169,7 +169,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
             other_lists_under_the_same_provenance,
             r"is not the file that candidates.jsonl.provenance.json describes",
         ),
-        (lists_of_no_known_origin, r"has no candidates.jsonl.provenance.json, so that nobody can"),
+        (lists_of_no_known_origin, r"has no candidates.jsonl.provenance.json, so that what it"),
         (aspects_of_a_held_out_review, r"aspects.jsonl:107 is of user 'bea-k', item 'winter-inter"),
         (
             a_persona_resting_on_a_held_out_review,
