@@ -79,12 +79,12 @@ class Pool:
         A candidate without a score gets the generator's. Users who are not `known`, (n_users,)
         bool, keep the generator's order; by default those without any score.
         """
-        if known is None:
-            known = ~np.isnan(scores).all(axis=1)
         there = self.candidates >= 0
         generator = _min_max(np.where(there, self.scores, np.nan))
         own = _min_max(np.where(there, scores, np.nan))
         mixed = weight * np.where(np.isnan(own), generator, own) + (1 - weight) * generator
+        if known is None:
+            known = np.asarray(np.isfinite(scores).any(axis=1))
         return np.where(known[:, None], mixed, np.nan)
 
     def _columns(self, targets: Indexes) -> tuple[npt.NDArray[np.bool_], Indexes]:

@@ -38,7 +38,7 @@ def reranked_lines(
     """
     rows = []
     profiles = encoded.material.full.newest(choice.length)
-    known = ~np.isnan(profiles.means(choice.plain.decay)).any(axis=1)
+    known = np.asarray(np.isfinite(profiles.means(choice.plain.decay)).all(axis=1))
     with served(encoded, choice, context) as through:
         for scorer, (name, widest), count in product(
             choice.scorers, judged.items(), context.config.candidates

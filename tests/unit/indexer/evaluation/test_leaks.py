@@ -217,7 +217,8 @@ def test_training_pairs_and_other_files(shop: Path) -> None:
 
 
 def test_what_is_to_be_searched_must_be_there(shop: Path) -> None:
-    for more in ({"pairs": [shop / "no.jsonl"]}, {"made": [shop / "no"]}):
+    missing: tuple[dict[str, Any], ...] = ({"pairs": [shop / "no.jsonl"]}, {"made": [shop / "no"]})
+    for more in missing:
         with pytest.raises(InputError, match="does not exist, so that it cannot be searched"):
             checked(shop, **more)
 
