@@ -1,4 +1,4 @@
-"""Everything this project raises on purpose.
+"""The errors of this project.
 
 P4RError                        exit code 1: our fault, or the world's
 ├── InputError                  exit code 2: something the caller can put right
@@ -24,7 +24,7 @@ P4RError                        exit code 1: our fault, or the world's
 └── IndexUnavailableError       Qdrant cannot be reached, timed out, or failed
     └── StorageFullError        no space left where the index lives
 
-Every message says what was wrong, where, and what to do, in one sentence.
+Every message is one sentence: what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class P4RError(Exception):
 
 
 class InputError(P4RError):
-    """The caller's mistake: input, arguments or configuration to put right."""
+    """The caller's mistake: wrong input, arguments or configuration."""
 
     exit_code = 2
 
@@ -79,7 +79,7 @@ class EncoderError(P4RError):
 
 
 class VerificationError(P4RError):
-    """What was published is not what the artifacts hold, or not what the encoder says of it."""
+    """The published index differs from the artifacts or from the encoder's vectors."""
 
 
 class IndexUnavailableError(P4RError):

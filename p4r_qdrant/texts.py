@@ -1,7 +1,7 @@
 """The texts the encoder reads: the inputs of Eq. 6 and Eq. 8.
 
-Training and serving both import this module; nothing else builds these texts. Whatever changes
-here changes `fingerprint()`, and with it the fingerprint of every encoder.
+Training and serving both use this module; nothing else builds these texts. A change here changes
+`fingerprint()`, and with it the fingerprint of every encoder.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ _FORMULA = re.compile(
 
 
 def interaction_text(interaction: Interaction) -> str:
-    """text(s_i, a_ui): the item's summary, then what the user said of each slot (Eq. 6).
+    """text(s_i, a_ui): the item's summary, then the text of each aspect slot (Eq. 6).
 
-    Empty slots are left out; with none left it is the summary alone, and the title where there
-    is no summary either.
+    Empty slots are skipped. Without a summary, the title takes its place.
     """
     aspects = [
         f"{slot.replace('_', ' ')}: {text}" for slot, text in interaction.aspects.items() if text

@@ -1,4 +1,4 @@
-"""What is recorded beside a trained adapter, in `p4r.json`; serving reads it.
+"""The record of a trained adapter in `p4r.json`, which serving reads.
 
 An adapter's folder holds what peft saved (`adapter_config.json`, `adapter_model.safetensors`)
 and, where `p4r train` made it, this record, a model card and the loss curves.
@@ -18,7 +18,7 @@ RECORD = "p4r.json"
 
 
 class AdapterRecord(BaseModel):
-    """One adapter: what it was trained on, from what, how, and how good it is.
+    """The data, base model, settings and metrics of one trained adapter.
 
     base_fingerprint is that of the encoder without the adapter. history: the length and decay
     that validation picked. metrics: by name, of the base (`untrained_...`) and of the adapter.
@@ -40,9 +40,9 @@ class AdapterRecord(BaseModel):
 
     @classmethod
     def read(cls, adapter: Path) -> AdapterRecord | None:
-        """The record in an adapter's folder, None where there is none.
+        """The record in an adapter's folder; None if there is none.
 
-        Raises EncoderError where it cannot be read.
+        Raises EncoderError if it cannot be read.
         """
         path = adapter / RECORD
         try:
@@ -57,10 +57,7 @@ class AdapterRecord(BaseModel):
 
 
 def tuned_history(history: HistorySettings, adapter: str | Path | None) -> HistorySettings:
-    """History length and decay to serve with: what was set, else what the adapter records.
-
-    What `P4R_HISTORY__*` or p4r.toml set explicitly wins, each of the two by itself.
-    """
+    """History length and decay: each from the settings if set there, else from the adapter."""
     record = AdapterRecord.read(Path(adapter)) if adapter else None
     if record is None:
         return history

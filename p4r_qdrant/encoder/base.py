@@ -19,7 +19,7 @@ from p4r_qdrant.encoder.user_vector import (
 from p4r_qdrant.records import Interaction, Persona
 
 MODEL, ENDPOINT, VECTORS = "model", "endpoint", "vectors"
-"""Kinds of encoders: a model in this process, one behind an address, or somebody else's vectors."""
+"""Kinds of encoders: a model in this process, a model behind an endpoint, given vectors."""
 
 
 class Encoder(ABC):
@@ -28,9 +28,9 @@ class Encoder(ABC):
     `name` is for people; `fingerprint` tells two encoders apart: vectors made under different
     fingerprints must never be compared. `dimension` is the width of the vectors.
 
-    `kind`, `model` and `adapter` are noted with an index, so that another process can load the
-    same encoder; one of a kind of its own has to be handed to whoever needs it. The cosine of
-    two vectors of one text, encoded at different times, is at least 1 - `tolerance`.
+    An index stores `kind`, `model` and `adapter`, so that another process can load the same
+    encoder. An encoder with another `kind` must be passed to each process. The cosine of two
+    vectors of one text, encoded at different times, is at least 1 - `tolerance`.
     """
 
     name: str
@@ -41,14 +41,14 @@ class Encoder(ABC):
     adapter: str = ""
     tolerance: float = 1e-3
     workers: int = 1
-    """How many large batches are worked on at once: with more of them, hand over more texts."""
+    """Number of large batches that are encoded at the same time."""
 
     @abstractmethod
     def encode_texts(self, batch: Sequence[str]) -> Floats:
         """(n, dim) float32, L2-normalised, in the order of `batch`. Thread-safe."""
 
     def on_all_devices(self) -> AbstractContextManager[None]:
-        """A context in which large batches are spread over all devices there are."""
+        """Context manager that spreads large batches over all devices."""
         return nullcontext()
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
@@ -61,7 +61,7 @@ class Encoder(ABC):
     def user_vectors(
         self, histories: Sequence[Sequence[Interaction]], *, length: int, decay: float
     ) -> list[UserVector | None]:
-        """h_u of each history (Eq. 6 and 7), None for one without interactions.
+        """h_u of each history (Eq. 6 and 7); None for a history without interactions.
 
         Histories may come in any order. All texts of all users are encoded as one batch, each
         distinct text once.

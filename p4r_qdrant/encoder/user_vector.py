@@ -16,7 +16,7 @@ from p4r_qdrant.records import Because, Interaction
 
 @dataclass(frozen=True, slots=True)
 class UserVector:
-    """h_u and what it is made of.
+    """h_u and the interactions that it is made of.
 
     vector: (dim,) float32, L2-normalised. interactions: newest first. embeddings: (L, dim)
     float32, their e_uj. weights: (L,) float32 such that `weights @ embeddings == vector`.
@@ -28,9 +28,9 @@ class UserVector:
     weights: Floats
 
     def directions(self, interests: float) -> Floats:
-        """What personas are compared with, the best of which counts: (k, dim) float32.
+        """The query vectors of the user, of which the best counts: (k, dim) float32.
 
-        h_u alone; with a share of single `interests` (0..1) one for each interaction,
+        Without `interests` h_u alone; else (0..1) one for each interaction:
         (1 - interests) h_u + interests e_uj.
         """
         if not interests:
@@ -41,8 +41,8 @@ class UserVector:
     def because(self, persona_vector: Floats, interests: float = 0.0) -> tuple[Because, ...]:
         """What each interaction contributes to the score of a persona, largest first.
 
-        With `interests` the first is the one whose direction won; with nothing but interests
-        there is no other.
+        With `interests` the first one is the interaction whose direction won; with interests at 1
+        it is the only one.
         """
         similarities = self.embeddings @ persona_vector
         weights = (1 - interests) * self.weights
@@ -71,7 +71,7 @@ def newest_first(history: Sequence[Interaction], length: int) -> tuple[Interacti
 
 
 def history_texts(history: Sequence[Interaction], length: int) -> list[tuple[Interaction, str]]:
-    """H_u with the texts that stand for it (Eq. 6), newest first; left out is what has no text."""
+    """H_u with the texts of its interactions (Eq. 6), newest first; those without are skipped."""
     pairs = ((one, texts.interaction_text(one)) for one in newest_first(history, length))
     return [(one, text) for one, text in pairs if text]
 
