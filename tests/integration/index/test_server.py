@@ -339,10 +339,11 @@ def test_a_server_killed_between_the_steps_of_a_replacement(
             index.replace_item("a", personas("v1", 5), rows(1, 5))
 
             owner = replacing if step == "settle" else index.engine
-            monkeypatch.setattr(owner, step, killing(private_qdrant, getattr(owner, step)))
             count = versions[f"v{number + 2}"]
-            with pytest.raises(IndexUnavailableError) as caught:
-                index.replace_item("a", personas(f"v{number + 2}", count), rows(2, count))
+            with monkeypatch.context() as patch:
+                patch.setattr(owner, step, killing(private_qdrant, getattr(owner, step)))
+                with pytest.raises(IndexUnavailableError) as caught:
+                    index.replace_item("a", personas(f"v{number + 2}", count), rows(2, count))
             sentence(caught)
         private_qdrant.start()
         with opened(settings) as index:
