@@ -456,8 +456,8 @@ PersonaEncoder.from_settings = classmethod(lambda *_: HashEncoder(64))
 SLOW = """
 import time
 from pathlib import Path
-from indexer import publish
-publish.CHUNK = 1
+from indexer.indexing import items
+items.CHUNK = 1
 class Slow(HashEncoder):
     def encode_texts(self, batch):
         if self.calls >= 3:

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import ASPECTS
 from indexer.demo import bookshop as demo
 from indexer.reranking import Reranked
+from indexer.terminal.ranking import print_before_and_after
 from p4r_qdrant import Encoder
 from tests.support.jsonl import read, write
 from tests.support.paths import BOOKSHOP, ROOT
@@ -98,6 +101,36 @@ def test_a_broken_line_is_told_once(run: Callable[..., list[Reranked]], tmp_path
     refusals = Refusals()
     assert len(run(catalogue, refusals=refusals)) == 3
     assert refusals.counts == {"broken record": 1}
+
+
+def test_reasons_come_from_personas_that_speak_for_their_item() -> None:
+    chosen = demo.speaking_for(ArtifactFolder(BOOKSHOP))
+    ratings = {(row["user_id"], row["item_id"]): row["rating"] for row in read(BOOKSHOP / ASPECTS)}
+    for row in read(BOOKSHOP / "personas.jsonl"):
+        for one in row["personas"]:
+            cited = [ratings[user, row["item_id"]] for user in one["evidence"]]
+            speaks = not cited or sum(cited) / len(cited) >= 4
+            assert (one["persona_id"] in chosen) == speaks
+    assert 0 < len(chosen) < sum(len(row["personas"]) for row in read(BOOKSHOP / "personas.jsonl"))
+
+
+def test_one_screen_for_each_reader(
+    run: Callable[..., list[Reranked]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    chosen = demo.speaking_for(ArtifactFolder(BOOKSHOP))
+    for one in run():
+        capsys.readouterr()
+        print_before_and_after(one.user_id, one.ranking, {}, one.history, chosen)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) <= 45
+        assert max(map(len, lines)) <= 80
+        assert sum("because of" in line for line in lines) == 3
+        before = min(one.ranking.items, key=lambda item: item.generator_rank)
+        first = next(line for line in lines if line.startswith("1 "))
+        assert first.split()[1:3] == [before.item_id, one.ranking.items[0].item_id]
 
 
 def test_the_command_needs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
