@@ -1,6 +1,6 @@
-"""Searches of a Qdrant Edge shard and their filters: what `query.py` is to a server.
+"""Searches of a Qdrant Edge shard, and their filters.
 
-Without a filter the embedded engine scores with its matrix (`rows.py`); these are the searches
+Without a filter the embedded engine scores with its matrix (`matrix.py`); these are the searches
 with one, and those without when there is no room for a matrix.
 """
 

@@ -28,6 +28,7 @@ from p4r_qdrant.errors import (
 )
 from p4r_qdrant.index import replacing
 from p4r_qdrant.index.edge import engine
+from p4r_qdrant.index.edge import folder as folder_module
 from p4r_qdrant.index.edge.matrix import FIRST_ROWS, ScoreMatrix
 from tests.support.background import in_background
 from tests.support.edge_process import ITEMS, vectors_of, version
@@ -330,7 +331,7 @@ def test_one_optimizer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with opened(embedded(tmp_path / "index")) as index:
         index.load(Catalogue({f"i{n}": rows(n, 3) for n in range(50)}).rows())
         begun, go = threading.Event(), threading.Event()
-        optimize = engine.optimize_shard
+        optimize = folder_module.optimize_shard
 
         def slow(folder: Path) -> None:
             begun.set()
@@ -378,7 +379,7 @@ def test_closing_while_optimizing_releases_the_folder(
     catalogue = Catalogue({f"i{n}": rows(n, 3) for n in range(50)})
     index = opened(embedded(folder))
     index.load(catalogue.rows())
-    optimize = engine.optimize_shard
+    optimize = folder_module.optimize_shard
 
     def closes(copy: Path) -> None:
         optimize(copy)
