@@ -62,13 +62,12 @@ def display_math(source: str, *_: Any, **__: Any) -> str:
 def command_line() -> str:
     """Every command with its options, from the command line itself."""
     import typer.main
-    from typer._click import Context
     from typer.cli import get_docs_for_click
 
     from indexer.cli import app
 
     command = typer.main.get_command(app)
-    text = get_docs_for_click(obj=command, ctx=Context(command, info_name="p4r"), name="p4r")
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="p4r"), name="p4r")
     text = re.sub(r"^# `p4r`\n", "", text)
     text = re.sub(r"^\*\*Commands\*\*:\n\n(?:\* .*\n)+", "", text, count=1, flags=re.M)
     # What comes last in a command are its examples, one a line.
@@ -161,7 +160,7 @@ def artifacts() -> str:
     """The fields of each file's records, from the records themselves."""
     from p4r_qdrant import records
 
-    files = {
+    files: dict[str, type[BaseModel]] = {
         "items.jsonl": records.Item,
         "reviews.jsonl": records.Review,
         "splits.jsonl": records.Split,

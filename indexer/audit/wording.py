@@ -105,26 +105,29 @@ def sections(audit: Audit) -> list[Section]:
         _section(
             "aspects",
             "Aspects: what reviews say, slot by slot",
-            audit.aspects and (aspect_rows(audit.aspects), _aspects(audit.aspects)),
+            (aspect_rows(audit.aspects), _aspects(audit.aspects)) if audit.aspects else None,
             no_aspects,
         ),
         _section(
             "personas",
             "Personas: how many per item, and their names",
-            audit.personas and (persona_rows(audit.personas), _personas(audit.personas)),
+            (persona_rows(audit.personas), _personas(audit.personas)) if audit.personas else None,
             no_personas,
         ),
         _section(
             "evidence",
             "Evidence: which users the personas cite",
-            audit.evidence
-            and (evidence_rows(audit.evidence, has_splits=has_splits), _evidence(audit.evidence)),
+            (evidence_rows(audit.evidence, has_splits=has_splits), _evidence(audit.evidence))
+            if audit.evidence
+            else None,
             no_personas,
         ),
         _section(
             "distinctness",
             "Distinctness: do the personas of an item differ?",
-            distinctness and (distinctness_rows(distinctness), _distinctness(distinctness)),
+            (distinctness_rows(distinctness), _distinctness(distinctness))
+            if distinctness
+            else None,
             no_similarity,
         ),
         _section(
@@ -136,17 +139,18 @@ def sections(audit: Audit) -> list[Section]:
         _section(
             "alignments",
             "Alignments: which persona explains a choice",
-            audit.alignments
-            and (
+            (
                 alignment_rows(audit.alignments, has_splits=has_splits),
                 _alignments(audit.alignments),
-            ),
+            )
+            if audit.alignments
+            else None,
             no_alignments,
         ),
         _section(
             "agreement",
             "Agreement: do alignments choose the nearest persona?",
-            agreement and (agreement_rows(agreement), _agreement(agreement)),
+            (agreement_rows(agreement), _agreement(agreement)) if agreement else None,
             no_similarity if audit.alignments else no_alignments,
         ),
     ]
@@ -242,7 +246,9 @@ def _distinctness(figures: Distinctness) -> Conclusion:
 
 def _grounding(measured: Iterable[tuple[str, Grounding]]) -> Conclusion:
     """A text is grounded where the interval of the difference lies above 0."""
-    grounded, groundless, unsure = [], [], []
+    grounded: list[str] = []
+    groundless: list[str] = []
+    unsure: list[str] = []
     for text, one in measured:
         low = one.difference.low
         (unsure if low is None else grounded if low > 0 else groundless).append(f"{text}s")
