@@ -63,6 +63,10 @@ def files_of(folder: Path | None, given: dict[str, Path | None]) -> dict[str, Pa
     found = {}
     if folder is not None:
         if not folder.is_dir():
+            if folder.is_file():
+                raise InputError(
+                    f"{folder} is a file; name its folder, or give the file as --items {folder}"
+                )
             raise InputError(f"there is no folder {folder}; name one with JSON Lines files")
         found = {name: folder / name for name in FILES if (folder / name).is_file()}
     found |= {name: path for name, path in given.items() if path is not None}

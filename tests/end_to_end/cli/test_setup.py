@@ -395,6 +395,11 @@ def test_check_of_single_files(p4r: Run, tmp_path: Path) -> None:
     assert done.code == 2
     assert f"{splits}:1: user 'u' has no review of the held-out 'b'" in done.err
     assert p4r("check", "--reviews", str(reviews)).code == 0
+    named_as_a_folder = p4r("check", str(reviews))
+    assert named_as_a_folder.code == 2
+    assert f"{reviews} is a file; name its folder, or give the file as --items" in (
+        named_as_a_folder.err
+    )
 
 
 @pytest.mark.parametrize(
