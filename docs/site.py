@@ -211,7 +211,7 @@ def _type(annotation: Any) -> str:
 ERROR_MODULES = (
     "p4r_qdrant.errors",
     "p4r_qdrant.client",
-    "indexer.evaluation.leaks",
+    "indexer.evaluation.leaks.report",
     "indexer.ledger",
     "indexer.llm.errors",
     "indexer.judging.run",

@@ -9,7 +9,7 @@ P4RError                        exit code 1: our fault, or the world's
 │   ├── IndexMismatchError      the index was made by another encoder, dimension or project
 │   ├── AuthenticationError     Qdrant, or the encoder's endpoint, refused the key
 │   ├── IndexLockedError        another process has the embedded index open
-│   ├── LeakError               held-out data reached what is built (indexer/evaluation/leaks.py)
+│   ├── LeakError               held-out data reached what is built (indexer/evaluation/leaks/)
 │   ├── LedgerLockedError       another process writes the ledger (indexer/ledger.py)
 │   ├── LLMRefusedError         the LLM's endpoint takes no such requests (indexer/llm)
 │   ├── BudgetReachedError      the ceiling of cost or tokens is reached (indexer/llm)
