@@ -53,7 +53,7 @@ def test_against_itself_reversed(p4r: Run, tmp_path: Path) -> None:
         ({"candidates": "nowhere.jsonl"}, "nowhere.jsonl cannot be read: No such file"),
         ({"truth": "nowhere.jsonl"}, "nowhere.jsonl cannot be read: No such file"),
         ({"truth": str(BOOKSHOP / "items.jsonl")}, "items.jsonl holds no test item; give a split"),
-        ({"on": "train"}, "--on is test or valid, not 'train'"),
+        ({"on": "train"}, "--on must be test or valid, not 'train'"),
     ],
 )
 def test_one_sentence_for_a_mistake(p4r: Run, other: dict[str, str], sentence: str) -> None:

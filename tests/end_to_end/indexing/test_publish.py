@@ -182,7 +182,7 @@ def test_all_of_it_with_an_encoder_behind_an_address_and_no_torch(tmp_path: Path
         address["P4R_ENCODER__ADAPTER"] = "nightly"
         wrong = finished(spawn(tmp_path, *PUBLISH, before=WITHOUT, environment=address))
         assert wrong.code == 2
-        assert "an adapter is for a model in this process" in wrong.sentence
+        assert "an adapter needs a model in this process: unset base_url" in wrong.sentence
 
 
 # --- a real model, with adapters -----------------------------------------------------------------

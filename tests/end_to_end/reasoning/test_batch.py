@@ -95,7 +95,7 @@ def test_nobody_waits(
     # Aspects do not wait for summaries; personas wait for aspects.
     assert set(server.batches) == {"batch_1", "batch_2"}
     assert "aspects: batch_2 submitted, 0 of 108 answered" in first.stdout
-    assert "run the same command again to collect it" in first.stdout
+    assert "batches are under way: run the same command again to collect them" in first.stdout
 
     dry = run(command(folder, "--batch", "--dry-run"), server, tmp_path)
     assert "summaries: 23 more are under way in batches" in dry.stdout
@@ -150,7 +150,7 @@ def test_ctrl_c_leaves_batches_to_the_endpoint(
     said, complaint = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "summaries: batch_1 in_progress, 0 of 23 answered" in said
-    assert "what is under way goes on: run the same command again to collect it" in said
+    assert "batches are under way: run the same command again to collect them" in said
     assert complaint == "p4r: interrupted; run it again to go on\n"
     server.looks = 1
     assert run(command(folder, "--batch"), server, tmp_path).returncode == 0
@@ -164,14 +164,14 @@ def test_nobody_is_erased_while_batches_are_under_way(
     before = (folder / "reviews.jsonl").read_bytes()
     erased = run(["erase", "maren-o", "--artifacts", str(folder)], server, tmp_path)
     assert erased.returncode == 2
-    assert "nobody can be erased from them" in erased.stderr
+    assert "users cannot be erased from them" in erased.stderr
     assert (folder / "reviews.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("more", "settings", "sentence"),
     [
-        (["--no-wait"], {}, "--no-wait is for --batch alone"),
+        (["--no-wait"], {}, "--no-wait needs --batch"),
         (["--batch"], {"P4R_LLM__BATCH_REQUESTS": "0"}, "P4R_LLM__BATCH_REQUESTS"),
         (["--batch"], {"P4R_LLM__BASE_URL": "https://api.openai.com/v1"}, "no key for OpenAI"),
     ],

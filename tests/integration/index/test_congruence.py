@@ -14,7 +14,7 @@ from p4r_qdrant.arrays import Floats, normalised
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import InputError, VectorError
-from p4r_qdrant.index import index as index_module
+from p4r_qdrant.index import matching
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.query import unit_directions
 from p4r_qdrant.records import Because, Interaction
@@ -182,7 +182,7 @@ def test_options_give_the_brute_force_answers(index: PersonaIndex, data: st.Data
 def forget_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Directions of different lengths are all taken for unit vectors."""
     monkeypatch.setattr(
-        index_module,
+        matching,
         "unit_directions",
         lambda rows: (unit_directions(rows)[0], np.ones(len(rows))),
     )
