@@ -25,7 +25,7 @@ def check_id(value: str) -> str:
 
     Emoji, quotes, slashes and spaces inside are fine. Empty ids, ids over `MAX_ID_LENGTH`
     characters, control characters (newlines too), lone surrogates and surrounding white space
-    are not: they cannot be told apart, typed, or sent.
+    are not: they cannot be distinguished, typed, or sent.
     """
     if not value:
         raise ValueError("an id must not be empty")

@@ -193,7 +193,7 @@ def _serve(model: str, port: int) -> None:
     sys.stdout.flush()
     with suppress(OSError):
         sys.stdin.read()
-    os._exit(0)  # nobody waits for an answer under way
+    os._exit(0)  # no client waits for a running answer
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from indexer.terminal.reasoning import ReasoningProgress
 from p4r_qdrant.settings import LLMSettings
 
 READER = "norm-t"
-"""The reader of the bookshop for whom it reranks."""
+"""The reader whose candidates are reranked."""
 CANDIDATES_SHOWN = 4
 OTHER_REVIEWS = 2
 """Other users' reviews that are read of each candidate."""

@@ -69,7 +69,7 @@ def publish(
 ) -> Published:
     """Make the personas of an artifact folder, encoded by `source`, the ones that readers get.
 
-    The vectors of a new encoder go to a version that nobody reads. It is compared with the
+    The vectors of a new encoder go to a version that no process reads. It is compared with the
     artifacts and the encoder, and then becomes the live version in one step. If the encoder is the
     live one, its version is updated item by item. If it is killed and run again, it goes on.
 

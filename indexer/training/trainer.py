@@ -150,7 +150,7 @@ class PersonaTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Metrics on the validation items, measured by the first process, known to all."""
-        told: list[dict[str, float] | None] = [None]
+        measured: list[dict[str, float] | None] = [None]
         if self.is_world_process_zero():
             history = self._settings.history
             with torch.autocast(
@@ -158,9 +158,9 @@ class PersonaTrainer(Trainer):
             ):
                 encoder = TowerEncoder(self._tower)
                 found = self._validation.measure(encoder, history.length, history.decay)
-            told = [{"eval_ndcg": found.ndcg, "eval_mrr": found.mrr}]
-        broadcast_object_list(told)
-        metrics = told[0] or {}
+            measured = [{"eval_ndcg": found.ndcg, "eval_mrr": found.mrr}]
+        broadcast_object_list(measured)
+        metrics = measured[0] or {}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -231,7 +231,7 @@ def training_arguments(
     half = settings.encoder.dtype
     on_gpu = device == "cuda"
     if tensorboard is not None:
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(tensorboard)  # the callback asks nobody else
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(tensorboard)  # the callback reads nothing else
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=training.epochs,

@@ -39,12 +39,12 @@ def tune(
     longest history among the users are the same as that one, and left out.
     """
     longest = max(len(history) for history in encoded.users.histories)
-    told = [one for one in lengths if one <= longest] or [min(lengths)]
-    if max(told) < longest and max(told) < max(lengths):
-        told.append(min(one for one in lengths if one > longest))
+    distinct = [one for one in lengths if one <= longest] or [min(lengths)]
+    if max(distinct) < longest and max(distinct) < max(lengths):
+        distinct.append(min(one for one in lengths if one > longest))
     tried = [
         Tried(HistorySettings(length=length, decay=decay), encoded.measure(length, decay))
-        for length in told
+        for length in distinct
         for decay in decays
     ]
     return sorted(

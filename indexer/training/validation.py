@@ -88,7 +88,7 @@ class Validation:
         Candidates are those of candidates.jsonl, where lists hold the validation item, else the
         catalogue (a sample of a large one) without what is in the user's history.
 
-        Raises InputError where there is nobody to validate on.
+        Raises InputError if no user has a validation item.
         """
         splits = list(_splits(folder, refusals, seed))
         lists: Mapping[str, Sequence[str]] = {}

@@ -173,7 +173,7 @@ def _load(path: str, model: str) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # it prints even where nobody watches
+    transformers_logging.disable_progress_bar()  # it prints without a terminal too
     try:
         return SentenceTransformer(path, device="cpu", model_kwargs={"dtype": "float32"})
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:

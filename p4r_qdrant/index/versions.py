@@ -1,7 +1,7 @@
 """The versions of an index: one for each encoder, side by side, and one of them live.
 
 A version is a collection `ALIAS-FINGERPRINT` on a server, where ALIAS is an alias of the live one,
-or a folder of the embedded engine. `p4r publish` fills a version that nobody reads and then
+or a folder of the embedded engine. `p4r publish` fills a version that no process reads and then
 switches. Whoever reads asks once which version is live, and stays with it.
 """
 
@@ -99,7 +99,7 @@ class Versions(ABC):
             raise
         if name in (None, index.version):
             return index
-        index.close()  # somebody else was faster, with another encoder
+        index.close()  # another process was faster, with another encoder
         return self.open(name, made_with)
 
     def of(self, fingerprint: str) -> str:

@@ -81,7 +81,7 @@ class UserVectors(ABC):
 
     @abstractmethod
     def get(self, user_ids: Sequence[str]) -> dict[str, UserVector]:
-        """h_u of those users for whom it is stored."""
+        """h_u of the users that have one stored."""
 
     @abstractmethod
     def stored(self, user_id: str) -> StoredUser | None:

@@ -103,7 +103,7 @@ class ScoreMatrix:
 
     @property
     def is_mostly_dead(self) -> bool:
-        """Whether more rows belong to nobody any more than to somebody."""
+        """Whether more rows are unused than used."""
         return self._used > 2 * self._live + FIRST_ROWS
 
     def compacted(self) -> ScoreMatrix:
@@ -176,7 +176,7 @@ class ScoreMatrix:
             return
         size = self._bytes(capacity)
         if not keep and not len(self._matrix):
-            # Of no more use, and perhaps large; somebody may still read it: it is not truncated.
+            # No longer needed, perhaps large. A reader may have it open, so it is not truncated.
             self._matrix_path.unlink(missing_ok=True)
         with self._matrix_path.open("ab") as file:
             if file.tell() < size:

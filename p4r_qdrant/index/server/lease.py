@@ -30,7 +30,7 @@ SETTLE_S = 0.3
 def held(read: Callable[[], str], write: Callable[[str], None], what: str) -> Iterator[None]:
     """Be the only one; `what` is the thing that there is to hold, for people.
 
-    Raises IndexLockedError where somebody else is at work.
+    Raises IndexLockedError if another process holds the lease.
     """
     _wait_for_nobody(read, what)
     name = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
