@@ -35,10 +35,10 @@ class Personas:
     @classmethod
     def of(cls, texts: Iterable[tuple[str, Sequence[str]]], encoder: Encoder) -> Personas:
         """Encode (item id, texts); items without a text are left out."""
-        told = [(item, own) for item, own in texts if own]
-        flat = [text for _, own in told for text in own]
-        starts = np.cumsum([0, *(len(own) for _, own in told)])
-        return cls([item for item, _ in told], encoder.encode_texts(flat), starts, flat)
+        with_texts = [(item, own) for item, own in texts if own]
+        flat = [text for _, own in with_texts for text in own]
+        starts = np.cumsum([0, *(len(own) for _, own in with_texts)])
+        return cls([item for item, _ in with_texts], encoder.encode_texts(flat), starts, flat)
 
     def truncated(self, most: int) -> Personas:
         """Only the first `most` personas of each item."""
@@ -82,11 +82,11 @@ class Profiles:
         longest: int,
     ) -> Profiles:
         """Encode the texts of these users' `longest` newest interactions."""
-        told = [newest_first(histories.get(user), longest) for user in users]
+        ordered = [newest_first(histories.get(user), longest) for user in users]
         distinct: dict[str, int] = {}
         rows = np.full((len(users), longest), -1, dtype=np.int64)
         ratings = np.full((len(users), longest), np.nan)
-        for user, history in enumerate(told):
+        for user, history in enumerate(ordered):
             for place, one in enumerate(history):
                 said = text(one)
                 if said:

@@ -23,12 +23,12 @@ class LexicalSimilarities:
 
         counts = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")  # noqa: S106 - no secret
         self._personas = counts.fit_transform(personas.texts)
-        told = counts.transform(profiles.texts)
+        words = counts.transform(profiles.texts)
         users, places = np.nonzero(profiles.rows >= 0)
         weights = profiles.weights(decay)[users, places]
         mixing = (weights, (users, profiles.rows[users, places]))
-        shape = (len(profiles.rows), told.shape[0])
-        self._users = normalize(csr_matrix(mixing, shape=shape) @ told)
+        shape = (len(profiles.rows), words.shape[0])
+        self._users = normalize(csr_matrix(mixing, shape=shape) @ words)
 
     def of(self, block: slice) -> Floats:
         """(n, n_personas) float64 for some users; 0 where they share no word."""

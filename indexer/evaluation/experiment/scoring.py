@@ -1,7 +1,7 @@
 """Persona scores of candidates in NumPy, from cached vectors: what the ablations vary.
 
-The online reranker computes Eq. 10, with `interests` and `prior` where it is told to; the other
-forms here are experiments.
+The online reranker computes Eq. 10, with `interests` and `prior` if the settings ask for them; the
+other forms here are experiments.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ class Scorer:
         if self.interests:
             near *= 1 - self.interests
             for user, own in enumerate(profiles.rows[block]):
-                told = own[own >= 0]
-                if len(told):
-                    each = profiles.vectors[told] @ personas.vectors.T
+                known = own[own >= 0]
+                if len(known):
+                    each = profiles.vectors[known] @ personas.vectors.T
                     near[user] += self.interests * each.max(axis=0)
         return near
 
