@@ -18,6 +18,7 @@ from indexer.artifacts.names import (
     SPLITS,
     SUMMARIES,
 )
+from indexer.artifacts.opening import as_stored
 from indexer.evaluation.truth import read_truth
 from indexer.progress import SILENT, Progress, T, track
 from p4r_qdrant.errors import InputError, PersonaError
@@ -68,7 +69,8 @@ def files_of(folder: Path | None, given: dict[str, Path | None]) -> dict[str, Pa
                     f"{folder} is a file; name its folder, or give the file as --items {folder}"
                 )
             raise InputError(f"there is no folder {folder}; name one with JSON Lines files")
-        found = {name: folder / name for name in FILES if (folder / name).is_file()}
+        stored = {name: as_stored(folder / name) for name in FILES}
+        found = {name: path for name, path in stored.items() if path.is_file()}
     found |= {name: path for name, path in given.items() if path is not None}
     if not found:
         where = f"the folder {folder} holds" if folder is not None else "the command line names"

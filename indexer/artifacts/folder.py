@@ -9,6 +9,7 @@ from indexer.artifacts.index_rows import IndexRows
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.lookup import Lookup
 from indexer.artifacts.names import ITEMS, PERSONAS, SPLITS, SUMMARIES
+from indexer.artifacts.opening import as_stored, opened_lines
 from indexer.artifacts.splits import read_splits
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import (
@@ -28,25 +29,29 @@ class ArtifactFolder:
         if not os.path.isdir(path):  # noqa: PTH112 - never raises
             raise InputError(f"there is no artifact folder {path}; name one that holds {PERSONAS}")
 
+    def at(self, name: str) -> Path:
+        """Where an artifact is or would be: `name`, or `name`.gz if only that is there."""
+        return as_stored(self.path / name)
+
     def file(self, name: str) -> Path:
         """The path of an artifact. Raises InputError if it does not exist."""
-        path = self.path / name
+        path = self.at(name)
         if not path.is_file():
             raise InputError(f"the artifact folder {self.path} holds no {name}")
         return path
 
     def has(self, name: str) -> bool:
         """Whether an artifact exists."""
-        return (self.path / name).is_file()
+        return self.at(name).is_file()
 
     def estimated_lines(self, name: str) -> int:
         """About how many lines an artifact has, for a progress bar; exact for a small file."""
         path = self.file(name)
-        with path.open("rb") as file:
-            sample = file.read(SAMPLE)
-        lines = sample.count(b"\n")
-        size = path.stat().st_size
-        return lines if size <= SAMPLE else round(lines * size / SAMPLE)
+        with path.open("rb") as stored, opened_lines(path, stored) as file:
+            lines = file.read(SAMPLE).count(b"\n")
+            is_whole = not file.read(1)
+            read = stored.tell()
+        return lines if is_whole else round(lines * path.stat().st_size / read)
 
     def index_rows(self, domain: str, refusals: Refusals) -> IndexRows:
         """The items to index, to be iterated over once. Raises InputError without personas."""
@@ -64,7 +69,7 @@ class ArtifactFolder:
         broken = Refusals(keep=1)
         held_out = {
             (split.user_id, item_id)
-            for _, split in read_splits(self.path / SPLITS, broken)
+            for _, split in read_splits(self.at(SPLITS), broken)
             for item_id in (split.test_item, split.valid_item)
             if item_id is not None
         }
@@ -74,8 +79,8 @@ class ArtifactFolder:
 
     def summaries(self, refusals: Refusals) -> Lookup[Summary]:
         """Summaries by item id."""
-        return Lookup(self.path / SUMMARIES, Summary, refusals)
+        return Lookup(self.at(SUMMARIES), Summary, refusals)
 
     def items(self, refusals: Refusals) -> Lookup[Item]:
         """Metadata by item id."""
-        return Lookup(self.path / ITEMS, Item, refusals)
+        return Lookup(self.at(ITEMS), Item, refusals)

@@ -32,7 +32,7 @@ class Histories:
         held_out = folder.held_out()
         self._summaries = folder.summaries(refusals)
         self._items = folder.items(refusals)
-        self._aspects = RecordFile(folder.path / ASPECTS, Aspects)
+        self._aspects = RecordFile(folder.at(ASPECTS), Aspects)
         self._users: dict[str, dict[str, tuple[int, float, int | None]]] = {}
         sources: list[tuple[str, type[Review] | type[Aspects]]] = [
             (REVIEWS, Review),
@@ -41,7 +41,7 @@ class Histories:
         for name, model in sources:
             if not folder.has(name):
                 continue
-            for _, offset, record in read_lines(folder.path / name, model, refusals):
+            for _, offset, record in read_lines(folder.at(name), model, refusals):
                 if (record.user_id, record.item_id) in held_out:
                     continue
                 items = self._users.setdefault(record.user_id, {})

@@ -153,7 +153,7 @@ class Journal:
         The journal keeps the records of items that still wait.
         Raises: StorageFullError or InputError; nothing is lost then.
         """
-        path, reasoned = self._folder.path, self._reasoned
+        folder, reasoned = self._folder, self._reasoned
         personas = {one: it.personas for one, it in reasoned.items() if it.personas}
         new_reviews: dict[_Key, Review | None] = {
             (item_id, user_id): review
@@ -165,16 +165,16 @@ class Journal:
             for item_id, made in reasoned.items()
             for user_id, aspects in made.aspects.items()
         }
-        _merge(path / REVIEWS, Review, new_reviews)
-        _merge(path / ITEMS, Item, {(one,): item for one, item in self._new_items.items()})
+        _merge(folder.at(REVIEWS), Review, new_reviews)
+        _merge(folder.at(ITEMS), Item, {(one,): item for one, item in self._new_items.items()})
         _merge(
-            path / SUMMARIES,
+            folder.at(SUMMARIES),
             Summary,
             {(one,): it.summary for one, it in reasoned.items() if it.summary},
         )
-        _merge(path / ASPECTS, Aspects, new_aspects)
+        _merge(folder.at(ASPECTS), Aspects, new_aspects)
         dropped = self._drop_alignments(personas)
-        _merge(path / PERSONAS, ItemPersonas, {(one,): it for one, it in personas.items()})
+        _merge(folder.at(PERSONAS), ItemPersonas, {(one,): it for one, it in personas.items()})
         self._forget_merged()
         return dropped
 
@@ -196,10 +196,9 @@ class Journal:
 
     def _drop_alignments(self, personas: Mapping[str, ItemPersonas]) -> int:
         """Drop the alignments of items whose personas change: they name personas by number."""
-        path = self._folder.path
         if not personas or not self._folder.has(ALIGNMENTS) or not self._folder.has(PERSONAS):
             return 0
-        lines = read_lines(path / PERSONAS, ItemPersonas, Refusals())
+        lines = read_lines(self._folder.at(PERSONAS), ItemPersonas, Refusals())
         changed = {one.item_id for _, _, one in lines if personas.get(one.item_id, one) != one}
         dropped = 0
 
@@ -211,7 +210,7 @@ class Journal:
             return None
 
         if changed:
-            rewrite(path / ALIGNMENTS, Alignment, kept)
+            rewrite(self._folder.at(ALIGNMENTS), Alignment, kept)
         return dropped
 
     # -- the file -----------------------------------------------------------------------------
@@ -240,12 +239,12 @@ class Journal:
             self.waiting.add(record.item_id)
 
     def _open(self) -> None:
-        path = self._folder.path
+        folder = self._folder
         with ExitStack() as files:
             self._items = files.enter_context(self._folder.items(Refusals()))
             self._summaries = files.enter_context(self._folder.summaries(Refusals()))
-            self._reviews = files.enter_context(ReviewLookup(path / REVIEWS, Review))
-            self._aspects = files.enter_context(ReviewLookup(path / ASPECTS, Aspects))
+            self._reviews = files.enter_context(ReviewLookup(folder.at(REVIEWS), Review))
+            self._aspects = files.enter_context(ReviewLookup(folder.at(ASPECTS), Aspects))
             self._file = files.enter_context(self._path.open("ab", buffering=0))
             self._files = files.pop_all()
 

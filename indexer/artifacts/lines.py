@@ -11,12 +11,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from p4r_qdrant.errors import InputError, RecordError
+from indexer.artifacts.opening import BOM, opened_lines
+from p4r_qdrant.errors import RecordError
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-BOM = b"\xef\xbb\xbf"
 
 
 @dataclass
@@ -48,16 +46,13 @@ class Refusals:
 def read_lines(
     path: Path, model: type[Model], refusals: Refusals
 ) -> Iterator[tuple[int, int, Model]]:
-    """Stream (line number, byte offset, record) of a JSON Lines file; blank lines are skipped.
+    """Stream (line number, byte offset, record) of a JSON Lines file, packed with gzip or not.
 
-    A line that is not UTF-8, not JSON or not a valid record goes to `refusals`.
-    Raises: InputError if the file cannot be opened.
+    Offsets are those of the unpacked file. Blank lines are skipped; a line that is not UTF-8, not
+    JSON or not a valid record goes to `refusals`.
+    Raises: InputError if the file cannot be read, or is no JSON Lines as a whole.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    with file:
+    with opened_lines(path) as file:
         offset = 0
         for number, line in enumerate(file, start=1):
             start, offset = offset, offset + len(line)

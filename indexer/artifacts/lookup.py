@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Generic, Self
 
 from indexer.artifacts.lines import Model, Refusals, parse_line, read_lines
+from indexer.artifacts.opening import opened_at_offsets
 
 
 class RecordFile(Generic[Model]):
@@ -28,7 +29,7 @@ class RecordFile(Generic[Model]):
 
     def __enter__(self) -> Self:
         if self.path.is_file():  # no record has an offset in a missing file
-            self._file = self.path.open("rb")
+            self._file = opened_at_offsets(self.path)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import io
 import os
 import sys
@@ -14,7 +15,8 @@ from typing import BinaryIO
 
 from pydantic import BaseModel
 
-from indexer.artifacts.lines import BOM, Model, Refusals, as_line, parse_line
+from indexer.artifacts.lines import Model, Refusals, as_line, parse_line
+from indexer.artifacts.opening import BOM, is_packed, opened_lines
 from p4r_qdrant.errors import InputError, RecordError, StorageFullError
 from p4r_qdrant.whole_files import whole_file
 
@@ -53,9 +55,10 @@ def written_bytes(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Callable[[str], None]]:
+def written_whole(path: Path, *, packed: bool = False) -> Iterator[Callable[[str], None]]:
     """Write text lines to a file that gets them all at the end of the block, or none.
 
+    packed: with gzip.
     Yields: a function that writes one line, as UTF-8. The path "-" is standard output.
     Raises: InputError if the file cannot be written, StorageFullError if the disk is full.
     """
@@ -64,7 +67,10 @@ def written_whole(path: Path) -> Iterator[Callable[[str], None]]:
             sys.stdout.reconfigure(encoding="utf-8")  # whatever encoding the terminal has
         yield lambda line: print(line)  # noqa: T201 - this is where output is asked for
         return
-    with written_bytes(path) as file:
+    with contextlib.ExitStack() as stack:
+        file: BinaryIO | gzip.GzipFile = stack.enter_context(written_bytes(path))
+        if packed:
+            file = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", mtime=0))
 
         def write(line: str) -> None:
             file.write(line.encode(errors="surrogateescape") + b"\n")
@@ -88,9 +94,10 @@ def rewrite(
     Raises: InputError if the file cannot be written, StorageFullError if the disk is full.
     """
     with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(path.open("rb")) if path.is_file() else ()
-        write = stack.enter_context(written_whole(path))
-        for number, line in enumerate(lines, start=1):
+        lines = stack.enter_context(opened_lines(path)) if path.is_file() else None
+        packed = lines is not None and is_packed(lines)
+        write = stack.enter_context(written_whole(path, packed=packed))
+        for number, line in enumerate(lines or (), start=1):
             if not line.removeprefix(BOM).strip():
                 continue
             try:

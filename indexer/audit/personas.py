@@ -78,7 +78,7 @@ def _known_items(
     """Each item of items.jsonl, aspects.jsonl and personas.jsonl once, in this order."""
     known: dict[str, None] = {}
     if source.folder.has(ITEMS):
-        lines = read_lines(source.folder.path / ITEMS, Item, source.refusals)
+        lines = read_lines(source.folder.at(ITEMS), Item, source.refusals)
         known.update((item.item_id, None) for _, _, item in lines)
     known.update(dict.fromkeys(aspects.offsets if aspects else ()))
     known.update(dict.fromkeys(with_personas))

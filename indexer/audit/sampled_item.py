@@ -67,7 +67,7 @@ class ItemReader(ExitStack):
         self._seed = source.seed
         folder = source.folder
         self._persona_lines = self.enter_context(RecordFile(folder.file(PERSONAS), ItemPersonas))
-        self._aspect_lines = self.enter_context(RecordFile(folder.path / ASPECTS, Aspects))
+        self._aspect_lines = self.enter_context(RecordFile(folder.at(ASPECTS), Aspects))
         self._items = self.enter_context(folder.items(Refusals()))
 
     def item(self, item_id: str) -> SampledItem:

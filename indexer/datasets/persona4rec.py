@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from indexer.artifacts import names
 from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.opening import as_stored
 from indexer.artifacts.writing import written_whole
 from indexer.datasets.output_folder import move_all, output_folder
 from indexer.datasets.persona4rec_files import Importer, ImportReport
@@ -70,7 +71,7 @@ def convert(
 
     Raises: InputError if `source` holds none of the files, or `output` holds artifacts already.
     """
-    if not source.is_dir() or not any((source / name).is_file() for name in _READERS):
+    if not source.is_dir() or not any(as_stored(source / name).is_file() for name in _READERS):
         raise InputError(
             f"{source} holds none of the files of the paper's code ({', '.join(_READERS)})"
         )
@@ -79,7 +80,7 @@ def convert(
         raise InputError(f"{output} holds {there} already; name a folder without artifacts")
     report = ImportReport()
     with output_folder(output, move_all) as folder, ExitStack() as stack:
-        has_personas = (source / "3_personas.jsonl").is_file()
+        has_personas = as_stored(source / "3_personas.jsonl").is_file()
         importer = Importer(report, refusals, has_personas=has_personas)
         for name in _FILES:
             importer.write[name] = stack.enter_context(written_whole(folder / name))
@@ -89,7 +90,7 @@ def convert(
 
 def _read(source: Path, importer: Importer, refusals: Refusals, progress: Progress) -> None:
     for name, reader in _READERS.items():
-        path = source / name
+        path = as_stored(source / name)
         if not path.is_file():
             continue
         lines = read_lines(path, _Line, refusals)

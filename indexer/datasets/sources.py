@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import ast
 import csv
-import gzip
 import io
 import json
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.opening import BOM, opened
 from indexer.datasets import tables
 from p4r_qdrant.errors import InputError
 
@@ -31,8 +29,6 @@ MAX_LINE = 16 * 1024 * 1024
 """Most bytes of a line: it limits memory on a file that is not text."""
 
 BROKEN_LINE = "broken line"
-_BOM = b"\xef\xbb\xbf"
-_GZIP = b"\x1f\x8b"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -60,27 +56,11 @@ def read_rows(
     if kind.suffix == ".parquet":
         yield from tables.parquet_rows(source)
         return
-    with _opened(source) as file:
+    with opened(source) as file:
         if kind.suffix in _DELIMITERS:
             yield from _csv_rows(file, source, refusals, _DELIMITERS[kind.suffix])
         else:
             yield from _json_rows(file, source, refusals, python_literals)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(path.open("rb"))
-            if file.peek(len(_GZIP)).startswith(_GZIP):
-                unpacked = stack.enter_context(gzip.GzipFile(fileobj=file, mode="rb"))
-                yield io.BufferedReader(cast("io.RawIOBase", unpacked), 1024 * 1024)
-            else:
-                yield file
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"{path} is damaged or cut short ({error}); fetch it again") from None
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _json_rows(
@@ -110,12 +90,12 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
         rest = line
         while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
             rest = file.readline(MAX_LINE + 1)
-        if line.removeprefix(_BOM).strip():
+        if line.removeprefix(BOM).strip():
             yield number, line
 
 
 def _parsed(line: bytes, python_literals: bool) -> Any:
-    decoded = line.removeprefix(_BOM).decode("utf-8")
+    decoded = line.removeprefix(BOM).decode("utf-8")
     try:
         return json.loads(decoded)
     except json.JSONDecodeError:

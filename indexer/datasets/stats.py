@@ -126,11 +126,11 @@ def dataset_stats(
     if folder.has(ITEMS):
         described = sum(
             item.item_id in items and bool(item.title or item.description)
-            for _, _, item in read_lines(folder.path / ITEMS, Item, refusals)
+            for _, _, item in read_lines(folder.at(ITEMS), Item, refusals)
         )
     ties: list[bool] = []
     if folder.has(SPLITS):
-        ties = [split.tie for _, split in read_splits(folder.path / SPLITS, refusals)]
+        ties = [split.tie for _, split in read_splits(folder.at(SPLITS), refusals)]
     return DatasetStats(
         interactions=users.total(),
         users=len(users),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.opening import opened
 from indexer.artifacts.writing import written_whole
 from indexer.evaluation.generators.base import Fitted, Floats, generator_named, matrix
 from indexer.evaluation.interactions import Indexes, Interactions, read_interactions
@@ -73,8 +74,8 @@ def training_hash(training: Interactions) -> str:
 
 
 def lists_hash(path: Path) -> str:
-    """A hash of a file."""
-    with path.open("rb") as file:
+    """A hash of a file, unpacked."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -186,7 +186,7 @@ def _arriving(folder: ArtifactFolder) -> set[str]:
     """The items that `p4r add` may have indexed before they are in the artifacts."""
     if not folder.has(ARRIVALS):
         return set()
-    records = read_lines(folder.path / ARRIVALS, JournalRecord, Refusals())
+    records = read_lines(folder.at(ARRIVALS), JournalRecord, Refusals())
     return {record.item_id for _, _, record in records}
 
 

@@ -75,7 +75,7 @@ class ExplanationStudy(Study):
         self._histories = Histories(folder, refusals)
         self._summaries = folder.summaries(refusals)
         self._items = folder.items(refusals)
-        self._personas = Lookup(folder.path / PERSONAS, ItemPersonas, refusals)
+        self._personas = Lookup(folder.at(PERSONAS), ItemPersonas, refusals)
         files = (self._ours, self._histories, self._summaries, self._items, self._personas)
         self.files = (*files, self._theirs) if self._theirs else files
         self.about = {

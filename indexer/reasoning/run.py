@@ -12,6 +12,7 @@ from typing import Protocol
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
+from indexer.artifacts.opening import opened_lines
 from indexer.artifacts.writing import written_bytes
 from indexer.ledger import Ledger
 from indexer.llm import LLM, BatchesUnderWay, Requests, estimate_tokens
@@ -45,8 +46,9 @@ def made(folder: Path) -> Path:
 
 
 def gather(items: Path, reviews: Path, splits: Path | None, output: Path) -> ArtifactFolder:
-    """Copy the sources into an artifact folder, created if it is missing; each copy is atomic.
+    """Copy the sources into an artifact folder, created if it is missing.
 
+    Each copy is atomic, and unpacked.
     Raises InputError if a source cannot be read or the folder cannot be created.
     """
     made(output)
@@ -58,7 +60,7 @@ def gather(items: Path, reviews: Path, splits: Path | None, output: Path) -> Art
             raise InputError(f"there is no file {source}")
         if target.exists() and target.samefile(source):
             continue
-        with source.open("rb") as original, written_bytes(target) as copy:
+        with opened_lines(source) as original, written_bytes(target) as copy:
             shutil.copyfileobj(original, copy)
     return ArtifactFolder(output)
 

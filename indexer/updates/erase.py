@@ -85,13 +85,13 @@ def erase_users(
         return record.user_id in gone or (record.item_id, record.persona_id) in lost
 
     # Alignments before personas.jsonl, from which a second run finds the lost personas.
-    _drop(folder.path / ALIGNMENTS, Alignment, theirs_or_lost, erased.removed, refusals)
-    _strip_evidence(folder.path / PERSONAS, gone, lost, erased, refusals)
-    _drop(folder.path / ASPECTS, Aspects, theirs, erased.removed, refusals)
-    _drop(folder.path / CANDIDATES, CandidateList, theirs, erased.removed, refusals)
-    _drop(folder.path / SPLITS, SplitLine, theirs, erased.removed, refusals)
-    _drop(folder.path / ARRIVALS, JournalRecord, theirs_arrived, erased.removed, refusals)
-    _drop(folder.path / REVIEWS, Review, theirs, erased.removed, refusals)
+    _drop(folder.at(ALIGNMENTS), Alignment, theirs_or_lost, erased.removed, refusals)
+    _strip_evidence(folder.at(PERSONAS), gone, lost, erased, refusals)
+    _drop(folder.at(ASPECTS), Aspects, theirs, erased.removed, refusals)
+    _drop(folder.at(CANDIDATES), CandidateList, theirs, erased.removed, refusals)
+    _drop(folder.at(SPLITS), SplitLine, theirs, erased.removed, refusals)
+    _drop(folder.at(ARRIVALS), JournalRecord, theirs_arrived, erased.removed, refusals)
+    _drop(folder.at(REVIEWS), Review, theirs, erased.removed, refusals)
     return erased
 
 

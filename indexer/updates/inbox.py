@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import queue
 import sys
@@ -9,8 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
+from indexer.artifacts.opening import GZIP, check_json_lines, opened_lines
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Item, Review
 
@@ -31,7 +32,7 @@ def incoming(source: Path, *, follow: bool) -> Iterator[bytes]:
     Raises: InputError if the file cannot be read.
     """
     follow = follow and str(source) != "-"
-    file = _opened(source)
+    file = _opened(source, follow)
     part, skipped = b"", False
     try:
         while True:
@@ -40,7 +41,7 @@ def incoming(source: Path, *, follow: bool) -> Iterator[bytes]:
                 break
             if not piece and _is_another(source, file):
                 file.close()
-                file = _opened(source)
+                file = _opened(source, follow)
                 part, skipped = b"", False
             elif not piece:
                 time.sleep(POLL_S)
@@ -59,16 +60,27 @@ def incoming(source: Path, *, follow: bool) -> Iterator[bytes]:
         file.close()
 
 
-def _opened(source: Path) -> BinaryIO:
-    if str(source) == "-":
-        return open(sys.stdin.fileno(), "rb", closefd=False)
+def _opened(source: Path, follow: bool) -> io.BufferedReader:
+    name = source
     try:
-        return source.open("rb")
+        if str(source) == "-":
+            name = Path("standard input")
+            file = open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115
+        else:
+            file = source.open("rb")
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror}") from None
+    if not follow:
+        return opened_lines(name, file)
+    head = file.peek()
+    if head.startswith(GZIP):
+        file.close()
+        raise InputError(f"{source} is packed with gzip and cannot be followed; unpack it")
+    check_json_lines(source, head)
+    return file
 
 
-def _is_another(source: Path, file: BinaryIO) -> bool:
+def _is_another(source: Path, file: io.BufferedReader) -> bool:
     """Whether the path names another file now, or the file was truncated."""
     try:
         now = source.stat()

@@ -51,7 +51,7 @@ class Data:
 
     def hash(self) -> str:
         """A hash of all files that an experiment reads."""
-        return files_hash(self.folder.path / name for name in _READ)
+        return files_hash(self.folder.at(name) for name in _READ)
 
 
 def files_hash(paths: Iterable[Path]) -> str:

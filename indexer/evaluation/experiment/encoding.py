@@ -70,7 +70,7 @@ def encoded(name: EncoderName, model: Encoder, context: Context) -> Iterator[Enc
             if config.leaking is not None:
                 texts = persona_texts(ArtifactFolder(config.leaking).file(PERSONAS), summaries)
                 others["leaking"] = Personas.of(texts, cached("vectors-leaking"))
-        items = summary_texts(catalogue.path / SUMMARIES)
+        items = summary_texts(catalogue.at(SUMMARIES))
         missing = encoder.missing([*_texts(personas, items), *_history_texts(context)])
         context.progress.start(f"encoding texts, {name}", len(missing))
         full, alone = (

@@ -14,6 +14,7 @@ import numpy as np
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import PERSONAS, REVIEWS, SPLITS, SUMMARIES
+from indexer.artifacts.opening import as_stored
 from indexer.artifacts.writing import written_whole
 from indexer.evaluation.candidates import lists_hash, provenance_path
 from indexer.evaluation.evaluate import outside_notes
@@ -205,7 +206,7 @@ class _Steps:
         self.options: dict[EncoderName, list[dict[str, Any]]] = {}
         config = context.config
         extras = [
-            files_hash([extra / PERSONAS, extra / SUMMARIES]) if extra else None
+            files_hash(as_stored(extra / name) for name in (PERSONAS, SUMMARIES)) if extra else None
             for extra in (config.aggregated, config.leaking)
         ]
         settings = config.model_dump(mode="json", exclude={"name"})

@@ -74,14 +74,14 @@ def check_leaks(files: LeakFiles, progress: Progress = SILENT) -> LeakReport:
     checks = [
         *candidate_checks(files.candidates, reviews, splits, truth),
         *(vouched_check(path) for path in files.elsewhere),
-        pairs_check("aspects", [folder.path / ASPECTS], held_out, progress),
-        evidence_check(folder.path / PERSONAS, held_out, progress),
-        pairs_check("alignments", [folder.path / ALIGNMENTS], held_out, progress),
+        pairs_check("aspects", [folder.at(ASPECTS)], held_out, progress),
+        evidence_check(folder.at(PERSONAS), held_out, progress),
+        pairs_check("alignments", [folder.at(ALIGNMENTS)], held_out, progress),
     ]
     if files.pairs:
         checks.append(pairs_check("training pairs", files.pairs, held_out, progress))
     searched = [
-        *(folder.path / name for name in (SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS)),
+        *(folder.at(name) for name in (SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS)),
         folder.path / "ledger",
         *files.candidates,
         *files.elsewhere,
@@ -89,6 +89,6 @@ def check_leaks(files: LeakFiles, progress: Progress = SILENT) -> LeakReport:
         *files.pairs,
         *files.made,
     ]
-    runs = HeldOutRuns.read(reviews, folder.path / ITEMS, held_out, progress)
+    runs = HeldOutRuns.read(reviews, folder.at(ITEMS), held_out, progress)
     checks += text_checks(list(text_files(searched)), runs, progress)
     return LeakReport(checks)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 
 from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.opening import opened
 from indexer.evaluation.leaks.poison import MARKER
 from indexer.evaluation.leaks.report import Check, Findings
 from indexer.progress import Progress
@@ -106,7 +107,7 @@ def text_checks(files: Sequence[Path], runs: HeldOutRuns, progress: Progress) ->
     """Search files line by line for markers and for words of held-out reviews."""
     lines, markers, repeated = 0, Findings(), Findings()
     for path in files:
-        with path.open("rb") as file:
+        with opened(path) as file:
             for number, line in enumerate(file, start=1):
                 progress.advance()
                 lines += 1
@@ -166,6 +167,7 @@ def text_files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         for one in inside:
-            if one.is_file() and one.suffix in _TEXTS and one.resolve() not in seen:
+            kind = Path(one.name.removesuffix(".gz")).suffix
+            if one.is_file() and kind in _TEXTS and one.resolve() not in seen:
                 seen.add(one.resolve())
                 yield one

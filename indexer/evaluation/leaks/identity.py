@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.opening import opened
 from indexer.evaluation.candidates import (
     Provenance,
     lists_hash,
@@ -62,7 +63,7 @@ def candidate_checks(
 
 def vouched_check(path: Path) -> Check:
     """A note that lists made elsewhere cannot be checked."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         lists = sum(1 for _ in file)
     return Check(
         f"lists {path.name}",

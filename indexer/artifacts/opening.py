@@ -1,0 +1,212 @@
+"""Open a file of records, packed with gzip or not, and tell what else it may be.
+
+People give UTF-16, archives, pretty-printed JSON or CSV where JSON Lines are wanted. Such a file is
+refused as a whole, in one sentence that names what it is and what to do.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import shlex
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from typing_extensions import Buffer
+
+from p4r_qdrant.errors import InputError
+
+BOM = b"\xef\xbb\xbf"
+
+GZIP = b"\x1f\x8b"
+_BUFFER = 1024 * 1024
+_HEAD = 64 * 1024
+"""Bytes from which the kind of a file is told."""
+_SEPARATORS = ",;\t|"
+_UNPACK = "unpack it, or pack it with gzip"
+_OTHERS: dict[bytes, tuple[str, str]] = {
+    b"PK\x03\x04": ("a zip archive or an Excel workbook", "give the file inside it as CSV"),
+    b"\xd0\xcf\x11\xe0": ("an Excel workbook", "save it as CSV in UTF-8"),
+    b"BZh": ("packed with bzip2", _UNPACK),
+    b"\xfd7zXZ\x00": ("packed with xz", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("packed with zstd", _UNPACK),
+    b"PAR1": ("a Parquet file", "name it .parquet for p4r prepare"),
+    b"ARROW1": ("an Arrow file", "write it as Parquet"),
+    b"SQLite format 3": ("an SQLite database", "export its tables as CSV"),
+    b"%PDF": ("a PDF file", "give the data as CSV or JSON Lines"),
+    b"version https://git-lfs": ("a pointer of Git LFS, not the data", "run git lfs pull"),
+    b"<!doctype html": ("a web page, not the data", "download the file itself"),
+    b"<html": ("a web page, not the data", "download the file itself"),
+    b"<?xml": ("XML", "convert it to JSON Lines"),
+}
+
+
+class _Raw(io.RawIOBase):
+    """The bytes of a file, unpacked; reading raises InputError and no other error."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path = path
+        self._file = cast("io.BufferedReader", file)
+        self.packed = self._file.peek(len(GZIP)).startswith(GZIP)
+        self._source: io.BufferedReader | gzip.GzipFile = self._file
+        if self.packed:
+            self._source = gzip.GzipFile(fileobj=self._file, mode="rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        try:
+            return self._source.readinto1(buffer)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise InputError(
+                f"{self._path} is damaged or cut short ({error}); fetch it again"
+            ) from None
+        except OSError as error:
+            raise InputError(f"{self._path} cannot be read: {error.strerror}") from None
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def is_packed(file: io.BufferedReader) -> bool:
+    """Whether a file that `opened` returned is packed with gzip."""
+    return isinstance(file.raw, _Raw) and file.raw.packed
+
+
+def as_stored(path: Path) -> Path:
+    """The path itself, or with .gz behind it where only that file exists."""
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if packed.is_file() and not path.exists() else path
+
+
+def opened(path: Path, file: IO[bytes] | None = None) -> io.BufferedReader:
+    """Open a file to read its bytes; gzip is seen from the first bytes and unpacked.
+
+    file: the same file, where it is open already.
+    Raises: InputError if it cannot be read, now or while it is read.
+    """
+    try:
+        raw = _Raw(path, file or path.open("rb"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    return io.BufferedReader(raw, _BUFFER)
+
+
+def opened_lines(path: Path, file: IO[bytes] | None = None) -> io.BufferedReader:
+    """Open a file of JSON Lines, as `opened`. Raises InputError if it is something else."""
+    file = opened(path, file)
+    try:
+        check_json_lines(path, file.peek(_HEAD))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def opened_at_offsets(path: Path) -> BinaryIO:
+    """Open a file to read at byte offsets of its unpacked content. Raises InputError."""
+    file = opened(path)
+    if not is_packed(file):
+        file.close()
+        return path.open("rb")
+    with file:
+        unpacked = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - the caller closes it
+        shutil.copyfileobj(file, unpacked)
+    return unpacked
+
+
+def check_json_lines(path: Path, head: bytes) -> None:
+    """Raise InputError where a file that begins with `head` is no JSON Lines."""
+    check_text(path, head)
+    if what := _json_kind(head):
+        kind, fix = what
+        raise InputError(f"{path} is {kind}, not JSON Lines: {fix.format(shlex.quote(str(path)))}")
+    if line := _delimited(head):
+        raise InputError(
+            f"{path} is CSV or the like (its first line: {line[:60]!r}), not JSON Lines; "
+            "name it .csv or .tsv for p4r prepare, which makes JSON Lines of it"
+        )
+
+
+def check_delimited(path: Path, head: bytes) -> None:
+    """Raise InputError where a file that begins with `head` is no text with separators."""
+    check_text(path, head)
+    start = head.removeprefix(BOM).lstrip()
+    if start[:1] in (b"{", b"["):
+        kind, fix = _json_kind(head) or ("JSON Lines", "name it .jsonl")
+        raise InputError(f"{path} is {kind}, not CSV: {fix.format(shlex.quote(str(path)))}")
+
+
+def check_text(path: Path, head: bytes) -> None:
+    """Raise InputError where a file that begins with `head` is no UTF-8 text."""
+    if encoding := _wide(head):
+        name = shlex.quote(str(path))
+        raise InputError(
+            f"{path} is {encoding} text: write it as UTF-8 "
+            f"(iconv -f {encoding} -t UTF-8 {name} > new_file)"
+        )
+    start = head.removeprefix(BOM).lstrip()[:32]
+    for magic, (kind, fix) in _OTHERS.items():
+        if start.startswith(magic) or (magic[:1] == b"<" and start.lower().startswith(magic)):
+            raise InputError(f"{path} is {kind}: {fix}")
+
+
+def _wide(head: bytes) -> str:
+    if head.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
+        return "UTF-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    if re.match(rb"[^\0]\0[^\0]\0", head):
+        return "UTF-16LE"
+    return "UTF-16BE" if re.match(rb"\0[^\0]\0[^\0]", head) else ""
+
+
+def _json_kind(head: bytes) -> tuple[str, str] | None:
+    """What JSON it is that is no JSON Lines, and how to convert the file `{}`; else None."""
+    text = head.removeprefix(BOM).decode(errors="replace").lstrip()
+    first, _, rest = text.partition("\n")
+    if text.startswith("["):
+        is_whole = _is_json(first)
+        if (is_whole and not rest.strip()) or (not is_whole and first[1:].strip()[:1] in ("", "{")):
+            return "one JSON array", "write a line for each record (jq -c '.[]' {} > new_file)"
+    elif text.startswith("{") and not _is_json(first):
+        if first.strip() == "{":
+            pretty = rest.lstrip().startswith('"')
+        else:
+            pretty = _ends_later(text, len(first))
+        if pretty:
+            return "pretty-printed JSON", "write each record on one line (jq -c . {} > new_file)"
+    return None
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _ends_later(text: str, end: int) -> bool:
+    """Whether the object that begins a text ends after `end`."""
+    try:
+        return json.JSONDecoder().raw_decode(text)[1] > end
+    except (ValueError, RecursionError, MemoryError):
+        return False
+
+
+def _delimited(head: bytes) -> str:
+    """The first line, where the first lines look like text with separators; else ""."""
+    lines = head.removeprefix(BOM).decode(errors="replace").split("\n")[:50]
+    lines = [line.rstrip("\r") for line in lines if line.strip()]
+    if not lines or any(line.lstrip()[:1] in ("{", "[") for line in lines[:2]):
+        return ""
+    is_text = lines[0].replace("\t", " ").isprintable() and "\ufffd" not in lines[0]
+    return lines[0] if is_text and any(mark in lines[0] for mark in _SEPARATORS) else ""
