@@ -61,14 +61,17 @@ class _Raw(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer)
         try:
-            return self._source.readinto1(buffer)
+            found = self._source.read1(len(view))  # what is there: a pipe is not waited for
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(
                 f"{self._path} is damaged or cut short ({error}); fetch it again"
             ) from None
         except OSError as error:
             raise InputError(f"{self._path} cannot be read: {error.strerror}") from None
+        view[: len(found)] = found
+        return len(found)
 
     def close(self) -> None:
         self._file.close()

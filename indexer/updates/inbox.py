@@ -72,11 +72,14 @@ def _opened(source: Path, follow: bool) -> io.BufferedReader:
         raise InputError(f"{source} cannot be read: {error.strerror}") from None
     if not follow:
         return opened_lines(name, file)
-    head = file.peek()
-    if head.startswith(GZIP):
+    try:
+        head = file.peek()
+        if head.startswith(GZIP):
+            raise InputError(f"{source} is packed with gzip and cannot be followed; unpack it")
+        check_json_lines(source, head)
+    except InputError:
         file.close()
-        raise InputError(f"{source} is packed with gzip and cannot be followed; unpack it")
-    check_json_lines(source, head)
+        raise
     return file
 
 

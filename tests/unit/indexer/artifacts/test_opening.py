@@ -83,8 +83,8 @@ def test_a_rewritten_file_stays_packed(packed_shop: Path) -> None:
 
 
 def test_sources_are_unpacked_when_they_are_copied(packed_shop: Path, tmp_path: Path) -> None:
-    sources = [packed_shop / f"{name}.jsonl.gz" for name in ("items", "reviews")]
-    gather(*sources, None, tmp_path / "out")
+    items_file, reviews = (packed_shop / f"{name}.jsonl.gz" for name in ("items", "reviews"))
+    gather(items_file, reviews, None, tmp_path / "out")
     for name in ("items.jsonl", "reviews.jsonl"):
         assert (tmp_path / "out" / name).read_bytes() == (BOOKSHOP / name).read_bytes()
 
@@ -168,5 +168,5 @@ def test_a_pipe_is_read_as_it_comes() -> None:
         end.write(b'{"user_id": "u", "item_id": "a", "rating": 5, "timestamp": 1}\n')
         lines = read_lines(Path(f"/dev/fd/{reader}"), Review, Refusals())
         assert next(lines)[2].user_id == "u"  # although the writer has not closed it
-    lines.close()
+    del lines
     os.close(reader)
