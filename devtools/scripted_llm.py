@@ -62,9 +62,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer. `body` is sent instead of a completion; `delay_s` before anything is sent."""
+    """One answer. `body` is sent instead of a completion; `delay_s` before anything is sent.
 
-    content: str | None = None
+    `message`: further fields of the completion's message, such as its reasoning.
+    """
+
+    content: Any = None
     finish_reason: str = "stop"
     refusal: str | None = None
     usage: tuple[int, int] | None = (100, 20)
@@ -74,6 +77,7 @@ class Reply:
     delay_s: float = 0.0
     after: int = 0
     """Sent once so many completions have gone out."""
+    message: Mapping[str, Any] = field(default_factory=dict)
     cut: str = ""
     """"reset": the connection is reset; "hang": silence; "half": reset in the middle of the body;
     "drip": one byte every 50 ms."""
@@ -255,6 +259,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 def completion(call: Call, reply: Reply) -> bytes:
     message = {"role": "assistant", "content": reply.content, "refusal": reply.refusal}
+    message |= reply.message
     whole: dict[str, Any] = {
         "id": "scripted",
         "object": "chat.completion",

@@ -252,16 +252,13 @@ def _llm(settings: Settings, probe_s: float) -> Finding:
     if llm.api_key is None and "base_url" not in llm.model_fields_set:
         advice = "not configured; p4r reason needs P4R_LLM__BASE_URL or P4R_LLM__API_KEY"
         return Finding("llm", "off", advice)
-    headers = {}
-    if llm.api_key is not None:
-        headers["Authorization"] = f"Bearer {llm.api_key.get_secret_value()}"
-    url = llm.base_url.rstrip("/")
+    url, query = llm.address
     started = time.monotonic()
     try:
         with httpx.Client(
-            headers=headers, timeout=probe_s, trust_env=url.startswith("https:")
+            headers=llm.key_headers, timeout=probe_s, trust_env=url.startswith("https:")
         ) as client:
-            answer = client.get(f"{url}/models")
+            answer = client.get(f"{url}/models", params=query)
     except httpx.HTTPError:
         advice = f"{url} does not answer: start it, or mend P4R_LLM__BASE_URL"
         return Finding("llm", "failed", advice)

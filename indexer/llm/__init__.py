@@ -6,17 +6,20 @@
 
 Three levels, from the inside out:
 
-- A *call* (`caller.py`) is one HTTP exchange (`endpoint.py`). After 408, 409, 429, 5xx, a timeout
-  or a broken connection it is retried (`retrying.py`), never earlier than Retry-After says. An
-  error that a retry cannot help (no credit, a wrong key or model) stops the run.
+- A *call* (`caller.py`) is one HTTP exchange (`endpoint.py`). After 408, 409, 429, 5xx, a timeout,
+  a broken connection, or any error that names a time to wait, it is retried (`retrying.py`), never
+  earlier than that time. Codes decide what a retry cannot help, never sentences: no credit or a
+  wrong key stops the run. A request that is refused fails alone, once the model has answered
+  another one.
 - A *request* is asked until an answer is usable: complete, not refused, JSON that fits the schema
-  and passes the request's check (`answers.py`). Each retry says what was wrong. After `attempts`
-  attempts the request is recorded as failed; one bad record never stops a run.
+  and passes the request's check (`answers.py`). It is found wherever it stands: content, parts,
+  tool calls, the end of a thought (`wire.py`, `parsing.py`). Each retry says what was wrong. After
+  `attempts` attempts the request is recorded as failed.
 - A *run* (`live.py`) keeps `concurrency` calls open, within the ceilings (`budget.py`). An answer
   is in the ledger before it is yielded.
 
 The first call of each model and step finds out what the endpoint supports (JSON schemas, JSON
-mode, which parameters) while the other calls wait: `capabilities.py`.
+mode, which parameters) while the other calls wait, and whether the model thinks: `capabilities.py`.
 
 `batch/` sends the same requests through the Batch API: half the price, within a day.
 

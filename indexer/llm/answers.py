@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 from indexer.llm.capabilities import Capabilities, RetryPrompt
 from indexer.llm.parsing import OFF_SCHEMA, parse_answer, schema_problem, shortened
@@ -18,60 +18,103 @@ _DO_ANSWER = (
     "You gave no answer the last time. Nobody asks for an opinion, only for the JSON object "
     "described above; where there is nothing to say, leave its fields as empty as it allows."
 )
+_IN_THOUGHT = "the answer was cut off in its thought"
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One request and all answers to it so far; `retry` is how it is asked next."""
+    """One request and all answers to it so far; `retry` is how it is asked next.
+
+    hopeless: it would fail again, however it is asked next.
+    final: its last problem would come again in another run.
+    """
 
     request: Request
     retry: RetryPrompt
     usage: Usage = field(default_factory=Usage)
     problems: tuple[str, ...] = ()
     completion: str = ""
-
-    @classmethod
-    def first(cls, request: Request) -> Self:
-        """A request that was not asked yet."""
-        return cls(request, RetryPrompt(request.max_tokens))
+    finish_reason: str = ""
+    refusals: tuple[str, ...] = ()
+    hopeless: bool = False
+    final: bool = True
 
     def validate(
         self, completion: Completion, spent: Usage, capabilities: Capabilities
     ) -> Answer | None:
         """The answer if the completion is usable; else None, and `retry` says why not."""
         self.usage += spent
-        self.completion = clean_text(completion.text[:KEPT_CHARACTERS])
-        value, problem, again = _validate(self.request, completion, self.retry.max_tokens)
+        self.completion = clean_text((completion.text or completion.thought)[:KEPT_CHARACTERS])
+        self.finish_reason = completion.finish_reason
+        had_room = capabilities.thought_tokens is not None
+        thinks = capabilities.notice(completion)
+        if completion.cut_off and thinks and not _is_whole(completion):
+            self._cut_off_in_thought(completion, capabilities, had_room=had_room)
+            return None
+        value, problem, again = _validate(self.request, completion, self.retry)
         if again is None:
-            return Answer(self.request, value, self.usage, self.problems)
+            if self.retry.max_tokens > self.request.max_tokens:  # the next ones need it as well
+                known = capabilities.answer_tokens or 0
+                capabilities.answer_tokens = max(known, self.retry.max_tokens)
+            return self._answer(value)
         self.problems += (problem,)
         self.retry = again
-        if problem.startswith(OFF_SCHEMA) and completion.finish_reason != "length":
+        if problem.startswith(OFF_SCHEMA) and not completion.cut_off:
             capabilities.spelled_out = True
         return None
 
     def failed(self) -> Answer:
         """The failed answer, with all problems."""
-        return Answer(self.request, None, self.usage, self.problems, self.completion)
+        return replace(self._answer(None), completion=self.completion, final=self.final)
+
+    def give_up(self, problem: str, *, final: bool) -> None:
+        """Record a problem that no retry in this run can help."""
+        self.problems += (problem,)
+        self.hopeless, self.final = True, final
+
+    def _answer(self, value: Any) -> Answer:
+        return Answer(
+            self.request,
+            value,
+            self.usage,
+            self.problems,
+            finish_reason=self.finish_reason,
+            refusals=self.refusals,
+        )
+
+    def _cut_off_in_thought(
+        self, completion: Completion, capabilities: Capabilities, *, had_room: bool
+    ) -> None:
+        """Ask once more with room for the thought; if it had that, more of the same is in vain."""
+        used = completion.tokens[1] if completion.tokens else 0
+        repeated = any(problem.startswith(_IN_THOUGHT) for problem in self.problems)
+        if repeated or (had_room and used > self.retry.max_tokens):
+            limit = capabilities.limit(self.request, self.retry)
+            setting = f"P4R_LLM__{self.request.step.upper()}__THOUGHT_TOKENS"
+            self.give_up(f"{_IN_THOUGHT} after {limit} tokens: raise {setting}", final=True)
+        else:
+            self.problems += (_IN_THOUGHT,)
 
 
 def _validate(
-    request: Request, completion: Completion, max_tokens: int
+    request: Request, completion: Completion, sent: RetryPrompt
 ) -> tuple[Any, str, RetryPrompt | None]:
     """(value, "", None) if the completion is usable, else (None, problem, retry prompt)."""
-    retry = RetryPrompt(max_tokens)
-    if completion.refusal or completion.finish_reason == "content_filter":
+    limit = sent.max_tokens
+    retry = RetryPrompt(limit, room=sent.room)
+    if completion.refusal or completion.filtered:
         reason = completion.refusal and f": {shortened(completion.refusal)}"
         return None, f"the model refused to answer{reason}", replace(retry, rule=_DO_ANSWER)
-    if completion.finish_reason == "length" and not _is_json(completion.text):
-        rule = f"Your last answer was cut off after {max_tokens} tokens: keep this one shorter."
-        problem = f"the answer was cut off after {max_tokens} tokens"
-        return None, problem, RetryPrompt(min(2 * max_tokens, 4 * request.max_tokens), rule)
-    if not completion.text.strip():
-        return None, "the answer was empty", replace(retry, rule=_DO_ANSWER)
-    value, problem = _read_answer(request, completion.text)
+    if completion.cut_off and not _is_whole(completion):
+        rule = f"Your last answer was cut off after {limit} tokens: keep this one shorter."
+        problem = f"the answer was cut off after {limit} tokens"
+        more = max(limit, min(2 * limit, 4 * request.max_tokens))
+        return None, problem, replace(retry, max_tokens=more, rule=rule)
+    value, problem = _read_answer(request, completion)
     if not problem:
         return value, "", None
+    if not completion.text.strip():
+        return None, problem, replace(retry, rule=_DO_ANSWER)
     correction = (
         f"This answer cannot be used: {problem}. Answer again, with one corrected JSON object "
         "and nothing else."
@@ -80,16 +123,36 @@ def _validate(
     return None, problem, replace(retry, completion=shown, correction=correction)
 
 
-def _read_answer(request: Request, text: str) -> tuple[Any, str]:
-    """(value, problem); the problem is "" if the value is usable."""
+def _read_answer(request: Request, completion: Completion) -> tuple[Any, str]:
+    """(value, problem); the problem is "" if the value is usable.
+
+    The answer stands in the content or in the arguments of a tool call. Without either it may be
+    the end of the thought, where an endpoint takes the whole answer for one.
+    """
+    problem = ""
+    texts = [text for text in completion.texts if text.strip()]
+    for text in texts or [completion.thought]:
+        value, wrong = _read_text(request, text, at_end=not texts)
+        if not wrong:
+            return value, ""
+        problem = problem or wrong
+    return None, problem if texts else "the answer was empty"
+
+
+def _read_text(request: Request, text: str, *, at_end: bool) -> tuple[Any, str]:
     try:
-        value = parse_answer(text)
+        value = parse_answer(text, request.schema, at_end=at_end)
     except ValueError as error:
         return None, str(error)
     problem = schema_problem(value, request.schema)
     if problem is None and request.check is not None:
         problem = request.check(value)
     return value, problem or ""
+
+
+def _is_whole(completion: Completion) -> bool:
+    """Whether one of the texts is JSON as it is, whatever the finish reason says."""
+    return any(map(_is_json, completion.texts))
 
 
 def _is_json(text: str) -> bool:

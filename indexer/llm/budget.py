@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from indexer.llm.capabilities import RetryPrompt
+from indexer.llm.capabilities import Capabilities, RetryPrompt
 from indexer.llm.errors import BudgetReachedError
 from indexer.llm.request import Request, Tally, Usage, estimate_tokens
 from indexer.llm.wire import Completion
@@ -36,17 +36,23 @@ class Budget:
         """
         tokens = completion.tokens or (
             estimate_tokens(request.system + request.user),
-            estimate_tokens(completion.text),
+            estimate_tokens(completion.thought + completion.text),
         )
         spent = self._used(request, 1, tokens, factor)
         tally = self.tally(request.step)
         tally.usage = tally.usage + spent
         return spent
 
-    def worst(self, request: Request, retry: RetryPrompt, factor: float = 1.0) -> Usage:
+    def worst(
+        self,
+        request: Request,
+        retry: RetryPrompt,
+        capabilities: Capabilities,
+        factor: float = 1.0,
+    ) -> Usage:
         """The most that one call can use."""
         text = f"{request.system}{request.user}{json.dumps(request.schema)}{retry.completion}"
-        tokens = estimate_tokens(text) + 100, retry.max_tokens
+        tokens = estimate_tokens(text) + 100, capabilities.limit(request, retry)
         return self._used(request, 0, tokens, factor)
 
     def exceeded(self, worst: Usage) -> str:

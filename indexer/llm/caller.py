@@ -6,19 +6,21 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TypeVar
 
+from indexer.llm.answers import Attempt
 from indexer.llm.budget import Budget
-from indexer.llm.capabilities import Capabilities, RequestFormat, RetryPrompt
+from indexer.llm.capabilities import Capabilities, RequestFormat, RetryPrompt, room_in
 from indexer.llm.endpoint import Endpoint
 from indexer.llm.errors import (
     NO_ANSWER,
     EndpointDownError,
     LLMRefusedError,
+    RefusedRequestError,
     StoppedError,
     TransientError,
     UnanswerableError,
-    UnknownParameterError,
 )
 from indexer.llm.request import Request, Usage
 from indexer.llm.retrying import with_retries
@@ -45,11 +47,14 @@ class Caller:
         self.endpoint = Endpoint(settings)
         self.stopped: Exception | None = None
         self.stopping = asyncio.Event()
+        self.attempts = settings.attempts
         self._settings = settings
         self._permits = asyncio.Semaphore(settings.concurrency)
         self._capabilities: dict[tuple[str, str], Capabilities] = {}
         self.served = False
         """The endpoint has answered at least once."""
+        self._models: set[str] = set()
+        """The models that have answered at least once."""
         self._unanswered = 0
         """Requests in a row that got no answer at all."""
         self._in_flight = 0
@@ -65,24 +70,28 @@ class Caller:
 
     def capabilities_of(self, request: Request) -> Capabilities:
         """What is known of the request's model for the request's step."""
-        form = self._settings.answer_form
+        form, step = self._settings.answer_form, self._settings.of(request.step)
         first = Capabilities(
-            RequestFormat("json_schema" if form == "auto" else form), fixed_form=form != "auto"
+            RequestFormat("json_schema" if form == "auto" else form),
+            fixed_form=form != "auto",
+            answer_tokens=step.answer_tokens,
+            thought_tokens=step.thought_tokens,
         )
         return self._capabilities.setdefault((request.model, request.step), first)
 
-    async def call(self, request: Request, retry: RetryPrompt) -> tuple[Completion, Usage]:
-        """The completion and what it cost.
+    async def call(self, attempt: Attempt) -> tuple[Completion, Usage]:
+        """The completion and what it cost; what the endpoint refuses is added to the attempt.
 
         Raises UnanswerableError if this request fails, StoppedError if the run has to stop.
         """
+        step = attempt.request.step
         try:
-            return await self.with_retries(request.step, lambda: self._call_once(request, retry))
+            return await self.with_retries(step, lambda: self._call_once(attempt))
         except TransientError as error:
             self._unanswered += 1
             reached = self.served or error.heard
             if reached and self._unanswered < DOWN_AFTER:
-                raise UnanswerableError(f"{NO_ANSWER}: {error}") from None
+                raise UnanswerableError(f"{NO_ANSWER}: {error}", final=False) from None
             advice = "all answers are kept" if self.served else "check P4R_LLM__BASE_URL"
             raise self.halt(
                 EndpointDownError(
@@ -109,30 +118,52 @@ class Caller:
         with suppress(TimeoutError):
             await asyncio.wait_for(self.stopping.wait(), seconds)
 
-    def answered(self) -> None:
+    def answered(self, model: str) -> None:
         """Record that the endpoint has answered."""
         self.served = True
+        self.has_answered(model)
         self._unanswered = 0
+
+    def has_answered(self, model: str) -> None:
+        """Record that a model has answered a request, now or in an earlier run."""
+        self._models.add(model)
+
+    def refused(self, request: Request, error: RefusedRequestError) -> Exception:
+        """The error for a request that is refused as it is.
+
+        It fails alone if the model has answered another request. If it never has, or if requests
+        in a row are refused for another reason than what they say, the run stops.
+        """
+        problem = UnanswerableError(f"the endpoint refused: {error}", final=error.about_record)
+        if request.model in self._models:
+            if error.about_record:
+                return problem
+            self._unanswered += 1
+            if self._unanswered < DOWN_AFTER:
+                return problem
+        return self.endpoint.refusal(error.status, error.text, request.model)
 
     def _retry_for_s(self, error: TransientError) -> float:
         if self.served or error.heard:
             return self._settings.retry_for_s
         return min(self._settings.retry_for_s, START_RETRY_FOR_S)
 
-    async def _call_once(self, request: Request, retry: RetryPrompt) -> tuple[Completion, Usage]:
-        capabilities = self.capabilities_of(request)
-        async with self._permits, self._within_budget(request, retry):
+    async def _call_once(self, attempt: Attempt) -> tuple[Completion, Usage]:
+        capabilities = self.capabilities_of(attempt.request)
+        async with self._permits, self._within_budget(attempt):
             if not capabilities.proved:
                 async with capabilities.probing:  # the first call finds out while the others wait
                     if not capabilities.proved:
-                        return await self._exchange(request, retry, capabilities)
-            return await self._exchange(request, retry, capabilities)
+                        return await self._exchange(attempt, capabilities)
+            return await self._exchange(attempt, capabilities)
 
     @asynccontextmanager
-    async def _within_budget(self, request: Request, retry: RetryPrompt) -> AsyncIterator[None]:
+    async def _within_budget(self, attempt: Attempt) -> AsyncIterator[None]:
         """Reserve what the call costs at most; wait while open calls might use up the budget."""
-        budget = self.budget
-        worst = budget.worst(request, retry) if budget.has_ceiling else Usage()
+        budget, request = self.budget, attempt.request
+        worst = Usage()
+        if budget.has_ceiling:
+            worst = budget.worst(request, attempt.retry, self.capabilities_of(request))
         while self.stopped is None and (ceiling := budget.exceeded(worst)):
             if not self._in_flight:
                 raise self.halt(budget.reached(ceiling))
@@ -150,29 +181,61 @@ class Caller:
             self._released = asyncio.Event()
 
     async def _exchange(
-        self, request: Request, retry: RetryPrompt, capabilities: Capabilities
+        self, attempt: Attempt, capabilities: Capabilities
     ) -> tuple[Completion, Usage]:
-        """Send; if the endpoint rejects a parameter, simplify the request and send again."""
+        """Send; if the endpoint refuses a parameter or a limit, change it and send again.
+
+        A format that has worked is only replaced by one that works.
+        """
+        request = attempt.request
+        request_format = capabilities.request_format
         while True:
             if self.stopped is not None:
                 raise StoppedError
-            sent = capabilities.request_format
+            body = capabilities.body(request, attempt.retry, request_format)
             try:
-                body = capabilities.body(request, retry)
                 completion = await self.endpoint.complete(request, body)
                 break
-            except UnknownParameterError as error:
-                # Another call may have simplified the format in the meantime.
-                if capabilities.request_format == sent and not capabilities.simplify(error.message):
-                    if retry != RetryPrompt(request.max_tokens):  # the first attempt was accepted
-                        raise UnanswerableError(f"the endpoint refused: {error}") from None
-                    raise self.endpoint.refusal(400, str(error), request.model) from None
-                _log.warning(
-                    "%s accepts a simpler request for %s: %s",
-                    request.model,
-                    request.step,
-                    capabilities.request_format,
-                )
+            except RefusedRequestError as error:
+                attempt.refusals += (str(error),)
+                limit = int(body.get(request_format.limit_name, 0))
+                if error.too_long:
+                    attempt.retry = self.with_less_room(attempt, error, limit)
+                    continue
+                request_format = self._without(attempt, error, request_format, limit)
+                if not capabilities.proved:
+                    capabilities.request_format = request_format
+        capabilities.request_format = request_format
         capabilities.proved = True
-        self.answered()
+        self.answered(request.model)
         return completion, self.budget.spend(request, completion)
+
+    def with_less_room(
+        self, attempt: Attempt, error: RefusedRequestError, limit: int
+    ) -> RetryPrompt:
+        """How to ask again, once, with the limit that the context allows.
+
+        Raises UnanswerableError if the prompt itself is too long.
+        """
+        request, retry = attempt.request, attempt.retry
+        room = room_in(error.body.message, request, limit)
+        if room is None or retry.room is not None:
+            raise UnanswerableError(f"the prompt is too long for the model: {error}")
+        self.capabilities_of(request).room = room
+        return replace(retry, room=room.left)
+
+    def _without(
+        self, attempt: Attempt, error: RefusedRequestError, sent: RequestFormat, limit: int
+    ) -> RequestFormat:
+        """The format without what the endpoint refuses; raises if it refuses the request itself."""
+        request = attempt.request
+        fixed_form = self.capabilities_of(request).fixed_form
+        simpler = sent.without(error.body.searched, request, limit, fixed_form=fixed_form)
+        if simpler is not None:
+            _log.warning(
+                "%s takes a simpler request for %s: %s", request.model, request.step, simpler
+            )
+            return simpler
+        if attempt.retry.is_first:
+            raise self.refused(request, error)
+        raise UnanswerableError(f"the endpoint refused: {error}")

@@ -12,10 +12,11 @@ import httpx2
 import openai
 
 from indexer.llm.errors import (
+    ErrorBody,
     LLMRefusedError,
+    RefusedRequestError,
     TransientError,
     UnanswerableError,
-    UnknownParameterError,
 )
 from indexer.llm.parsing import shortened
 from indexer.llm.request import Request
@@ -24,19 +25,33 @@ from indexer.llm.wire import (
     Completion,
     TooLargeError,
     Transport,
-    error_message,
-    read_completion,
+    completion_of,
+    error_body,
+    read_json,
 )
 from p4r_qdrant.errors import SettingsError
 from p4r_qdrant.retry_after import retry_after_s
 from p4r_qdrant.settings import OPENAI_HOST, LLMSettings
 
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
+_RETRY_AFTER = frozenset({"retry-after", "retry-after-ms"})
 _TOO_LONG = re.compile(
-    r"context.{0,3}(length|size|window)|maximum context|prompt is too long|too many tokens", re.I
+    r"context.{0,3}(length|size|window|limit)|maximum context|prompt is too long|too many tokens"
+    r"|max_new_tokens|sequence length",
+    re.I,
 )
-_FILTERED = re.compile(r"content.?(filter|policy|management)|invalid_prompt|safety", re.I)
-_NO_CREDIT = re.compile(r"insufficient.?(quota|credit|balance)|billing", re.I)
+_FILTERED = re.compile(
+    r"content.?(filter|policy|management|exists.risk)|invalid_prompt|safety|moderation|flagged"
+    r"|data_inspection|inappropriate",
+    re.I,
+)
+_NO_CREDIT = re.compile(
+    r"(insufficient|exceeded|no)\w*(quota|credit|balance|funds|budget)|billing|budget_exceeded"
+    r"|arrear|overdue",
+    re.I,
+)
+"""Codes, never sentences: what an endpoint says of a busy minute may mention billing."""
+_OF_THE_ACCOUNT = frozenset({401, 402, 407})
 _ECHO = 24
 """A match of so many characters between an error message and a prompt is no coincidence."""
 
@@ -57,8 +72,11 @@ class Endpoint:
     def connect(self, most: float = MAX_RESPONSE_BYTES) -> openai.AsyncOpenAI:
         """A new client that reads at most `most` bytes of a response."""
         timeout_s = self._settings.timeout_s
+        url, query = self._settings.address
         return openai.AsyncOpenAI(
-            base_url=self._settings.base_url,
+            base_url=url,
+            default_query=query,
+            default_headers=self._settings.key_headers,
             api_key=self._secret or "none",
             max_retries=0,
             http_client=httpx2.AsyncClient(
@@ -74,16 +92,27 @@ class Endpoint:
         await self.client.close()
 
     async def complete(self, request: Request, body: dict[str, Any]) -> Completion:
-        """Raises TransientError, UnanswerableError, UnknownParameterError, LLMRefusedError."""
+        """Raises TransientError, UnanswerableError, RefusedRequestError, LLMRefusedError."""
         try:
             with self.connection():
                 async with asyncio.timeout(self._settings.timeout_s):
                     response = await self.client.post(
                         "/chat/completions", body=body, cast_to=httpx2.Response
                     )
-            return read_completion(response.content)
         except openai.APIStatusError as error:
             raise self.failure(error.status_code, error.body, request, error.response) from None
+        return self.completion(read_json(response.content), request)
+
+    def completion(self, data: Any, request: Request) -> Completion:
+        """Read the body of a response with status 200; raises as `complete` does."""
+        match data:
+            case {"choices": [_, *_]}:
+                pass
+            case {"error": dict() as error}:  # some routers answer 200 and put the status here
+                code = str(error.get("code") or "")
+                status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
+                raise self.failure(status, error, request)
+        return completion_of(data)
 
     @contextmanager
     def connection(self) -> Iterator[None]:
@@ -107,42 +136,51 @@ class Endpoint:
         self, status: int, body: object, request: Request, response: httpx2.Response | None = None
     ) -> Exception:
         """The error for a status other than 200; `body` is the parsed body of the response."""
-        message, with_codes = error_message(body)
-        shown = self.shown(message, [f"{request.system} {request.user}"])
-        if transient := self.transient(status, with_codes, response):
+        error = error_body(body)
+        shown = self.shown(error.message, [f"{request.system} {request.user}"])
+        if transient := self.transient(status, error, response):
             return transient
-        if status == 429:
+        if _NO_CREDIT.search(error.codes):
+            return self.refusal(status, shown, request.model, advice=429)
+        if status in _OF_THE_ACCOUNT:
             return self.refusal(status, shown, request.model)
-        if status == 413 or (status in (400, 422) and _TOO_LONG.search(with_codes)):
-            return UnanswerableError(f"the prompt is too long for the model: {shown}")
-        if status in (400, 422) and _FILTERED.search(with_codes):
+        if _FILTERED.search(error.searched):
             return UnanswerableError(f"the endpoint's content filter refused the prompt: {shown}")
-        if status in (400, 422):
-            return UnknownParameterError(shown, with_codes)
-        return self.refusal(status, shown, request.model)
+        too_long = status == 413 or bool(_TOO_LONG.search(error.searched))
+        return RefusedRequestError(status, shown, error, too_long=too_long)
 
     def transient(
-        self, status: int, message: str, response: httpx2.Response | None
+        self, status: int, error: ErrorBody, response: httpx2.Response | None
     ) -> TransientError | None:
-        """The error if a retry may help, else None."""
-        no_credit = status == 429 and _NO_CREDIT.search(message)
-        if no_credit or not (status in _TRY_AGAIN or status >= 500):
-            return None
-        wait_s = retry_after_s(response.headers) if response is not None else 0.0
-        return TransientError(f"HTTP {status}", wait_s, heard=True)
+        """The error if a retry may help, else None.
 
-    def refusal(self, status: int, message: str, model: str) -> LLMRefusedError:
-        """The error that stops a run: the next request would fail as well."""
+        It helps if the endpoint says when, or if the status says so and no code speaks of credit.
+        """
+        wait_s = error.wait_s
+        if response is not None and _RETRY_AFTER & response.headers.keys():
+            wait_s = retry_after_s(response.headers)
+        passes = (status in _TRY_AGAIN or status >= 500) and not _NO_CREDIT.search(error.codes)
+        if not passes and (wait_s is None or status in _OF_THE_ACCOUNT or status < 400):
+            return None
+        return TransientError(f"HTTP {status}", wait_s or 0.0, heard=True)
+
+    def refusal(
+        self, status: int, message: str, model: str, advice: int | None = None
+    ) -> LLMRefusedError:
+        """The error that stops a run: the next request would fail as well.
+
+        `advice`: the status whose advice fits; by default `status`.
+        """
         url = self._settings.base_url
-        advice = {
+        sentence = {
             400: f"{url} rejects such requests",
             401: f"{url} rejects the key: set P4R_LLM__API_KEY",
             403: f"{url} forbids this request: check the rights of the key and the model's name",
             404: f"{url} has no model {model}, or is not a chat-completions endpoint: check "
             "P4R_LLM__MODEL and P4R_LLM__BASE_URL",
             429: f"the account at {url} has no credit left",
-        }.get(status, f"{url} rejects such requests: check P4R_LLM__BASE_URL")
-        return LLMRefusedError(f"{advice} (HTTP {status}: {message or 'no reason given'})")
+        }.get(advice or status, f"{url} rejects such requests: check P4R_LLM__BASE_URL")
+        return LLMRefusedError(f"{sentence} (HTTP {status}: {message or 'no reason given'})")
 
     def shown(self, message: str, prompts: Iterable[str]) -> str:
         """The endpoint's message, fit to be shown: short, without the key and without a prompt."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from p4r_qdrant.errors import InputError, P4RError
 
 NO_ANSWER = "no answer came"
@@ -27,6 +29,24 @@ class BatchesUnderWay(Exception):  # noqa: N818 - not an error
 # The errors below stay inside this package.
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """An error of an endpoint, in OpenAI's form, FastAPI's, a list, or plain text.
+
+    message: its sentence. codes: its codes and types. wait_s: the seconds that it asks to wait;
+    None if it names none.
+    """
+
+    message: str
+    codes: str
+    wait_s: float | None
+
+    @property
+    def searched(self) -> str:
+        """The message with its codes, to be searched for names of parameters."""
+        return f"{self.message} {self.codes}"
+
+
 class TransientError(Exception):
     """Worth a retry, after `wait_s` seconds if the endpoint asked for that."""
 
@@ -38,21 +58,38 @@ class TransientError(Exception):
 
 
 class UnanswerableError(Exception):
-    """The request will never be answered; others may be."""
+    """The request is not answered; others may be.
+
+    `final`: asked again as it is, it would not be answered either.
+    """
+
+    def __init__(self, reason: str, *, final: bool = True) -> None:
+        super().__init__(reason)
+        self.final = final
 
 
-class UnknownParameterError(Exception):
-    """HTTP 400 or 422: perhaps the endpoint does not know a parameter; `message` names it.
+class RefusedRequestError(Exception):
+    """The endpoint refuses this request: a parameter of it, its length, or what it says.
 
     Args:
+        status: the HTTP status.
         text: the endpoint's message, fit to be shown.
-        message: the endpoint's message with its codes, to be searched.
+        body: the endpoint's message and codes, to be searched.
+        too_long: prompt and answer do not fit into the model's context.
 
     """
 
-    def __init__(self, text: str, message: str) -> None:
-        super().__init__(text)
-        self.message = message
+    def __init__(self, status: int, text: str, body: ErrorBody, *, too_long: bool) -> None:
+        super().__init__(f"HTTP {status}: {text or 'no reason given'}")
+        self.status = status
+        self.text = text
+        self.body = body
+        self.too_long = too_long
+
+    @property
+    def about_record(self) -> bool:
+        """The status is one for a request as it is, not for an address, a model or a right."""
+        return self.status in (400, 413, 422, 451)
 
 
 class StoppedError(Exception):

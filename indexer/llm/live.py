@@ -17,7 +17,7 @@ from indexer.ledger import Ledger
 from indexer.llm.answers import Attempt
 from indexer.llm.caller import Caller
 from indexer.llm.errors import StoppedError, UnanswerableError
-from indexer.llm.request import Answer, Request, Tally, Usage, from_record, to_record
+from indexer.llm.request import Answer, Request, Tally, Usage, from_record, given_up, to_record
 from p4r_qdrant.errors import P4RError
 from p4r_qdrant.settings import LLMSettings
 
@@ -27,6 +27,8 @@ SYNC_EVERY_S = 1.0
 class LLM:
     """One endpoint, one ledger, the budget of one run; an async context manager.
 
+    repeat_failed: also ask what has failed for good in an earlier run, in the same circumstances.
+
     Raises SettingsError if OpenAI is called without a key. A run stops at a ceiling, a refusal or
     a full disk, and then stays stopped: `stopped` says why.
     """
@@ -34,7 +36,10 @@ class LLM:
     price_factor = 1.0
     """The price of an answer of `run`, as a share of the settings' prices."""
 
-    def __init__(self, settings: LLMSettings, ledger: Ledger) -> None:
+    def __init__(
+        self, settings: LLMSettings, ledger: Ledger, *, repeat_failed: bool = True
+    ) -> None:
+        self.repeat_failed = repeat_failed
         self._settings = settings
         self._ledger = ledger
         self._caller = Caller(settings)
@@ -161,11 +166,15 @@ class LLM:
         tally = self._caller.budget.tally(request.step)
         if (record := self._ledger.get(*place)) is not None:
             tally.known += 1
+            self._caller.has_answered(request.model)
             return from_record(request, record)
+        if not self.repeat_failed and (failure := given_up(self._ledger, request, self._settings)):
+            tally.given_up += 1
+            return failure
         done = self._being_asked[place] = asyncio.Event()
         try:
             answer = await self._attempt(request)
-            self._ledger.put(*place, to_record(answer), ok=answer.ok)
+            self._ledger.put(*place, to_record(answer, self._settings), ok=answer.ok)
         finally:
             del self._being_asked[place]
             done.set()
@@ -178,11 +187,11 @@ class LLM:
     async def _attempt(self, request: Request) -> Answer:
         """Ask until an answer is usable. There is no await after the last call has ended."""
         attempt = self._attempt_at(request)
-        while len(attempt.problems) < self._settings.attempts:
+        while len(attempt.problems) < self._settings.attempts and not attempt.hopeless:
             try:
-                completion, spent = await self._caller.call(request, attempt.retry)
+                completion, spent = await self._caller.call(attempt)
             except UnanswerableError as error:
-                attempt.problems += (str(error),)
+                attempt.give_up(str(error), final=error.final)
                 break
             capabilities = self._caller.capabilities_of(request)
             answer = attempt.validate(completion, spent, capabilities)
@@ -191,4 +200,4 @@ class LLM:
         return attempt.failed()
 
     def _attempt_at(self, request: Request) -> Attempt:
-        return Attempt.first(request)
+        return Attempt(request, self._caller.capabilities_of(request).first_prompt(request))

@@ -5,63 +5,148 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jsonschema
 
 from p4r_qdrant.records import clean_text
 
-_THOUGHT = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.S)
+THOUGHT_MARK = re.compile(
+    r"[<\[◁⟨【][^<>\[\]◁▷⟨⟩【】\"\n]{0,40}?"
+    r"(?:think|thought|reason|reflect|analysis|scratch)"
+    r"[^<>\[\]◁▷⟨⟩【】\"\n]{0,40}[>\]▷⟩】]",
+    re.I,
+)
+"""A mark at the begin or end of a thought, in any brackets."""
+_CLOSING = re.compile(r"/|end|close", re.I)
 _LEXEME = re.compile(
     r'"(?:\\.|[^"\\])*+(?:"|\\?\Z)'  # a string, left alone; one without an end too
     r"|,(?=\s*[}\]])"  # a comma before a closing bracket
     r"|\b(?:None|True|False)\b",
     re.S,
 )
-_REPAIRED = {",": "", "None": "null", "True": "true", "False": "false"}
-_STARTS = 64
-"""Places where an object may begin that are tried; a page of braces would take minutes."""
+_REPAIRED = {",": " ", "None": "null", "True": "true", "False": "false"}
+"""Each replacement is as long as the original, so that places in the text stay the same."""
+_STARTS = 256
+"""The last places where an object may begin that are tried; a page of braces would take minutes."""
+_REPAIRS = 64, 200_000
+"""The last of these places at which a broken object is repaired, and characters of it."""
+_DEPTH = 3
+"""How deep in other objects an answer is looked for."""
 
 
-def parse_answer(text: str) -> dict[str, Any]:
+class _Found(NamedTuple):
+    value: dict[str, Any]
+    start: int
+    end: int
+
+
+def parse_answer(
+    text: str, schema: Mapping[str, Any] | None = None, *, at_end: bool = False
+) -> dict[str, Any]:
     """The JSON object in a model's answer: whole, in a code fence, or with prose around it.
 
-    Accepts reasoning before it (`<think>`), trailing commas, Python's None, True and False, and
-    raw line breaks in strings. Of several objects the longest one counts. Control characters and
-    lone surrogates are removed from all texts. Raises ValueError with one sentence.
+    After a thought, whatever its marks, the last object counts that fits the schema; if none fits,
+    the last one. An object may stand inside another one (of a tool call, say), also as text.
+
+    Accepts trailing commas, Python's None, True and False, and raw line breaks in strings. Control
+    characters and lone surrogates are removed from all texts.
+
+    at_end: for a thought without an answer: only an object counts that ends the text.
+    Raises ValueError with one sentence.
     """
-    text = _THOUGHT.sub("", text).strip().removeprefix("\ufeff")
+    text = _unquoted(text.strip().removeprefix("\ufeff"))
     if not text:
         raise ValueError("the answer was empty")
     found = _objects_in(text)
-    if not found or found[0][0] < len(text):  # the rest is prose, or part of a broken object
-        found += _objects_in(_LEXEME.sub(_repair, text))
-    if not found:
+    if not found or (at_end and any(map(str.isalnum, text[found[-1].end :]))):
         raise ValueError("the answer was not a JSON object")
-    value: dict[str, Any] = _clean(max(found, key=lambda one: one[0])[1])
-    return value
+    found = _after_thought(text, found)
+    if not found:
+        raise ValueError("the answer was empty after its thought")
+    if schema is None:
+        return _cleaned(found[-1].value)
+
+    def fits(value: dict[str, Any]) -> bool:
+        return schema_problem(value, schema) is None
+
+    fitting = (_fitting(_cleaned(one.value), fits) for one in reversed(found))
+    value: dict[str, Any] | None = next((one for one in fitting if one is not None), None)
+    return value if value is not None else _cleaned(found[-1].value)
 
 
-def _objects_in(text: str) -> list[tuple[int, dict[str, Any]]]:
-    """(length, object) of the JSON objects in a text that are not inside one another."""
-    found, place = [], 0
-    for _ in range(_STARTS):
-        start = text.find("{", place)
-        if start < 0:
-            break
-        try:
-            value, end = _DECODER.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            place = start + 1
-        else:
-            found.append((end - start, value))
-            place = end
+def _unquoted(text: str) -> str:
+    """The text in an answer that is one JSON string."""
+    try:
+        inner = json.loads(text) if text.startswith('"') else text
+    except ValueError:
+        return text
+    return inner.strip() if isinstance(inner, str) else text
+
+
+def _objects_in(text: str) -> list[_Found]:
+    """The JSON objects in a text that are not inside one another, in order."""
+    places = [match.start() for match in re.finditer("{", text)]
+    repaired_from = places[-_REPAIRS[0] :][:1]
+    found: list[_Found] = []
+    for start in [*places[:1], *places[1:][-_STARTS:]]:
+        if found and start < found[-1].end:
+            continue
+        one = _object_at(text, start)
+        if one is None and start >= repaired_from[0]:
+            repaired = _LEXEME.sub(_repair, text[start : start + _REPAIRS[1]])
+            if (inner := _object_at(repaired, 0)) is not None:
+                one = _Found(inner.value, start, start + inner.end)
+        if one is not None:
+            found.append(one)
     return found
+
+
+def _object_at(text: str, start: int) -> _Found | None:
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
+    return _Found(value, start, end)
 
 
 def _repair(lexeme: re.Match[str]) -> str:
     return _REPAIRED.get(lexeme[0], lexeme[0])
+
+
+def _after_thought(text: str, found: list[_Found]) -> list[_Found]:
+    """The objects after the last end of a thought; marks inside an object do not count."""
+    starts = [*(one.start for one in found[1:]), len(text)]
+    for count, (one, start) in enumerate(zip(reversed(found), reversed(starts), strict=True)):
+        if _ends_thought(text[one.end : start]):
+            return found[len(found) - count :]
+    return found
+
+
+def _ends_thought(text: str) -> bool:
+    """Whether a text closes a thought that it has not opened."""
+    opened = 0
+    for mark in THOUGHT_MARK.findall(text):
+        opened += -1 if _CLOSING.search(mark) else 1
+        if opened < 0:
+            return True
+    return False
+
+
+def _fitting(value: Any, fits: Callable[[dict[str, Any]], bool], depth: int = _DEPTH) -> Any:
+    """The object that fits: the value itself, or the last one inside it; None if there is none."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        found = _object_at(value, value.index("{"))
+        value = found.value if found is not None else None
+    if isinstance(value, dict):
+        if fits(value):
+            return value
+        value = list(value.values())
+    if not isinstance(value, list) or not depth:
+        return None
+    inside = (_fitting(one, fits, depth - 1) for one in reversed(value))
+    return next((one for one in inside if one is not None), None)
 
 
 def _finite(text: str) -> float:
@@ -74,14 +159,17 @@ def _finite(text: str) -> float:
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_finite, parse_float=_finite)
 
 
+def _cleaned(value: dict[str, Any]) -> dict[str, Any]:
+    """The object with all its texts cleaned."""
+    return {clean_text(name): _clean(one) for name, one in value.items()}
+
+
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, list):
         return [_clean(one) for one in value]
-    if isinstance(value, dict):
-        return {clean_text(name): _clean(one) for name, one in value.items()}
-    return value
+    return _cleaned(value) if isinstance(value, dict) else value
 
 
 OFF_SCHEMA = "it does not fit the schema at"

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from indexer.ledger import request_key
+from indexer.ledger import Ledger, request_key
+from p4r_qdrant import __version__
 from p4r_qdrant.records import clean_text
+from p4r_qdrant.settings import LLMSettings
 
 
 class Prompt(Protocol):
@@ -25,8 +27,16 @@ class Prompt(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One request to the LLM.
+class Texts:
+    """The two messages of a prompt, as they are."""
+
+    system: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFields:
+    """The fields of a request.
 
     schema: a JSON schema whose root is an object. For the endpoints' strict mode every object in
         it lists all its properties as required and has `additionalProperties: false`.
@@ -35,7 +45,8 @@ class Request:
     about: the ids of the records that the prompt is made of (item_id, user_id). They are stored
         with the answer, so that a user's answers can be erased.
     template: the hash of the prompt template; stored with the answer.
-    max_tokens: the limit of the answer; a truncated answer is asked again with twice as many.
+    max_tokens: the limit of the answer, without thought, where the settings have none; a truncated
+        answer is asked again with twice as many.
     key: the ledger key; made of everything that is sent if it is not given.
     """
 
@@ -69,6 +80,23 @@ class Request:
     def user(self) -> str:
         """The user message."""
         return self.prompt.user
+
+
+class Request(RequestFields):
+    """One request to the LLM. Its prompt is `prompt`, or else the texts `system` and `user`."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        step: str,
+        prompt: Prompt | None = None,
+        *fields: Any,
+        system: str = "",
+        user: str = "",
+        **more: Any,
+    ) -> None:
+        super().__init__(step, prompt or Texts(system, user), *fields, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +141,10 @@ class Answer:
     usage: what it cost; for a `known` answer, what it cost when it was asked.
     problems: what was wrong, one sentence for each attempt.
     completion: the model's last text, if the request failed.
-    known: the ledger held the answer already.
+    known: the ledger held the answer, or the failure, already.
+    finish_reason: of the last completion, as the endpoint names it.
+    refusals: what the endpoint refused on the way: parameters, limits, the request itself.
+    final: the request has failed and would fail again, asked as it is.
     """
 
     request: Request
@@ -122,6 +153,9 @@ class Answer:
     problems: tuple[str, ...] = field(default=(), repr=False)
     completion: str = field(default="", repr=False)
     known: bool = False
+    finish_reason: str = ""
+    refusals: tuple[str, ...] = field(default=(), repr=False)
+    final: bool = False
 
     @property
     def ok(self) -> bool:
@@ -131,11 +165,15 @@ class Answer:
 
 @dataclass(slots=True)
 class Tally:
-    """Live counts of one step. `known` answers came from the ledger and cost nothing now."""
+    """Live counts of one step. `known` answers came from the ledger and cost nothing now.
+
+    given_up: requests that failed for good in an earlier run, and were not asked now.
+    """
 
     answered: int = 0
     failed: int = 0
     known: int = 0
+    given_up: int = 0
     retries: int = 0
     usage: Usage = Usage()
 
@@ -145,7 +183,17 @@ def estimate_tokens(text: str) -> int:
     return math.ceil(len(text.encode("utf-8", "replace")) / 3)
 
 
-def to_record(answer: Answer) -> dict[str, Any]:
+def circumstances(settings: LLMSettings, step: str) -> str:
+    """All that decides a request's answer and is not in its key, as a hash.
+
+    A request that has failed for good is worth asking again once these have changed.
+    """
+    one = settings.of(step)
+    limits = one.answer_tokens, one.thought_tokens, settings.attempts, settings.answer_form
+    return request_key(template=__version__, content=[settings.base_url, *limits], model=one.model)
+
+
+def to_record(answer: Answer, settings: LLMSettings) -> dict[str, Any]:
     """The ledger record of an answer."""
     request, usage = answer.request, answer.usage
     record: dict[str, Any] = {"about": dict(request.about), "template": request.template}
@@ -153,8 +201,11 @@ def to_record(answer: Answer) -> dict[str, Any]:
         record["answer"] = answer.value
     else:
         record["completion"] = answer.completion
+        record["final"] = circumstances(settings, request.step) if answer.final else None
     return record | {
         "problems": [clean_text(problem) for problem in answer.problems],
+        "refusals": [clean_text(refusal) for refusal in answer.refusals],
+        "finish_reason": clean_text(answer.finish_reason),
         "model": request.model,
         "calls": usage.calls,
         "prompt_tokens": usage.prompt_tokens,
@@ -165,9 +216,19 @@ def to_record(answer: Answer) -> dict[str, Any]:
 
 
 def from_record(request: Request, record: Mapping[str, Any]) -> Answer:
-    """The answer in a ledger record."""
+    """The answer, or the failure, in a ledger record."""
     usage = usage_of(record)
-    return Answer(request, record["answer"], usage, tuple(record["problems"]), known=True)
+    problems = tuple(record["problems"])
+    value, completion = record.get("answer"), record.get("completion", "")
+    return Answer(request, value, usage, problems, completion, known=True)
+
+
+def given_up(ledger: Ledger, request: Request, settings: LLMSettings) -> Answer | None:
+    """The failure of a request that would fail again; None if it is worth asking."""
+    record = ledger.failure(request.step, request.key)
+    if record is None or record.get("final") != circumstances(settings, request.step):
+        return None
+    return from_record(request, record)
 
 
 def usage_of(record: Mapping[str, Any]) -> Usage:

@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx2
 import openai
 
-from indexer.llm.errors import TransientError
+from indexer.llm.errors import ErrorBody, TransientError
 from p4r_qdrant.settings import LLMSettings
 
 MAX_RESPONSE_BYTES = 4 << 20
@@ -53,6 +53,7 @@ class Transport(httpx2.AsyncBaseTransport):
 
     def __init__(self, settings: LLMSettings, most: float = MAX_RESPONSE_BYTES) -> None:
         self._most = most
+        self._only_api_key = settings.key_headers.keys() == {"api-key"}
         parts = urlsplit(settings.base_url)
         proxied = not settings.is_local and not proxy_bypass(parts.netloc)
         options: dict[str, Any] = {
@@ -66,6 +67,8 @@ class Transport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request through the next pool."""
+        if self._only_api_key:  # openai always sends the key as a token, too, which Azure refuses
+            del request.headers["Authorization"]
         response = await next(self._turns).handle_async_request(request)
         stream = cast("httpx2.AsyncByteStream", response.stream)
         response.stream = _BoundedStream(stream, self._most)
@@ -79,23 +82,54 @@ class Transport(httpx2.AsyncBaseTransport):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The fields of a chat completion that are used."""
+    """What a chat completion says.
 
-    text: str
+    texts: where an answer may stand: the content, then the arguments of tool calls.
+    thought: the model's thought, where the endpoint keeps it apart from the content.
+    finish_reason: as the endpoint names it; `cut_off` and `filtered` read it.
+    tokens: (prompt, completion) tokens; None if the endpoint does not report them.
+    thought_tokens: the part of the completion that was thought, if it is reported.
+    """
+
+    texts: tuple[str, ...]
+    thought: str
     finish_reason: str
     refusal: str
     tokens: tuple[int, int] | None
-    """(prompt, completion) tokens; None if the endpoint does not report them."""
+    thought_tokens: int
+
+    @property
+    def text(self) -> str:
+        """The first text that is not blank; "" if there is none."""
+        return next((text for text in self.texts if text.strip()), "")
+
+    @property
+    def cut_off(self) -> bool:
+        """The limit of tokens ended the answer."""
+        return self.finish_reason.lower() in _CUT_OFF
+
+    @property
+    def filtered(self) -> bool:
+        """A content filter ended the answer."""
+        return self.finish_reason.lower() in _FILTERED
 
 
-def read_completion(body: bytes) -> Completion:
-    """Parse a response; raises TransientError if it is no chat completion (from a proxy, say)."""
+_CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "incomplete"})
+_FILTERED = frozenset(
+    {"content_filter", "safety", "sensitive", "recitation", "blocklist", "prohibited_content"}
+)
+_BROKEN_OFF = frozenset({"error", "insufficient_system_resource", "abort"})
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+_PART_TEXTS = ("thinking", "reasoning", "text", "summary")
+
+
+def read_json(body: bytes) -> Any:
+    """Parse a response; raises TransientError if it is no JSON (from a proxy, say)."""
     try:
-        data = json.loads(body.decode(errors="replace"))
+        return json.loads(body.decode(errors="replace"))
     except (ValueError, RecursionError):
         what = "an empty body" if not body.strip() else NO_COMPLETION
         raise TransientError(f"the endpoint sent {what}") from None
-    return completion_of(data)
 
 
 def completion_of(data: Any) -> Completion:
@@ -105,14 +139,40 @@ def completion_of(data: Any) -> Completion:
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
         finish_reason = choice.get("finish_reason")
+        calls = [*(message.get("tool_calls") or ()), {"function": message.get("function_call")}]
+        arguments = [(call.get("function") or {}).get("arguments") for call in calls]
+        usage = data.get("usage")
     except (LookupError, TypeError, AttributeError):
         raise TransientError(f"the endpoint sent {NO_COMPLETION}") from None
+    finish_reason = finish_reason if isinstance(finish_reason, str) else ""
+    if finish_reason in _BROKEN_OFF:
+        raise TransientError(f"the endpoint broke the answer off: {finish_reason}")
+    text, thought = _parts(content)
+    beside = ("".join(_parts(message.get(name))) for name in _THOUGHTS)
     return Completion(
-        content if isinstance(content, str) else "",
-        finish_reason if isinstance(finish_reason, str) else "",
+        (text, *("".join(_parts(one)) for one in arguments)),
+        next(filter(None, (thought, *beside)), ""),
+        finish_reason,
         refusal if isinstance(refusal, str) else "",
-        _counted(data.get("usage")),
+        _counted(usage),
+        _thought_tokens(usage),
     )
+
+
+def _parts(content: Any) -> tuple[str, str]:
+    """(text, thought) of a content: a string, a list of parts, or an object."""
+    if isinstance(content, list):
+        both = [_parts(part) for part in content]
+        return "".join(text for text, _ in both), "".join(thought for _, thought in both)
+    if not isinstance(content, dict):
+        return content if isinstance(content, str) else "", ""
+    kind = str(content.get("type") or "")
+    if "think" in kind or "reason" in kind:
+        return "", "".join(part for name in _PART_TEXTS for part in _parts(content.get(name)))
+    text = content.get("text")
+    if isinstance(text, dict):
+        text = text.get("value")
+    return text if isinstance(text, str) else json.dumps(content, ensure_ascii=False), ""
 
 
 def _counted(usage: Any) -> tuple[int, int] | None:
@@ -122,12 +182,48 @@ def _counted(usage: Any) -> tuple[int, int] | None:
     return None
 
 
-def error_message(body: object) -> tuple[str, str]:
-    """(the error message, the message with its codes) of an error in OpenAI's form, FastAPI's
-    form or plain text.
-    """
+def _thought_tokens(usage: Any) -> int:
+    match usage:
+        case {"completion_tokens_details": {"reasoning_tokens": int(tokens)}}:
+            return tokens
+        case {"reasoning_tokens": int(tokens)}:
+            return tokens
+    return 0
+
+
+_CODES = ("code", "type", "param", "status")
+_WAITS = ("retryDelay", "retry_after", "retry_after_seconds", "retryAfter")
+
+
+def error_body(body: object) -> ErrorBody:
+    """Read the body of an error response, as JSON or as text."""
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]
+    if isinstance(body, dict) and isinstance(body.get("error"), dict | str):
+        body = body["error"]
     if not isinstance(body, dict):
-        return str(body or ""), str(body or "")
-    message = str(body.get("message") or body.get("detail") or "")
-    codes = (str(body.get(name) or "") for name in ("code", "type", "param"))
-    return message, " ".join((message, *codes))
+        return ErrorBody(str(body or ""), "", None)
+    named = (body.get(name) for name in ("message", "detail", "msg", "error_message", "error_msg"))
+    message = next((one for one in named if one), None)
+    if message is None:
+        message = body
+    text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
+    match body.get("metadata"):
+        case {"raw": str(raw)}:  # a router repeats what its provider said
+            text = f"{text}: {raw}"
+    codes = " ".join(str(body.get(name) or "") for name in _CODES)
+    return ErrorBody(text if body else "", codes, _named_wait_s(body))
+
+
+def _named_wait_s(body: dict[str, Any]) -> float | None:
+    """The seconds to wait that an error names in a field of its own or of its details."""
+    details = body.get("details")
+    for one in (body, *(details if isinstance(details, list) else ())):
+        for value in (one.get(name) for name in _WAITS) if isinstance(one, dict) else ():
+            try:
+                seconds = float(str(value).removesuffix("s"))
+            except ValueError:
+                continue
+            if 0 <= seconds < math.inf:
+                return seconds
+    return None

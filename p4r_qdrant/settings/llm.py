@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from pydantic import Field, model_validator
 
@@ -17,9 +18,18 @@ from p4r_qdrant.settings.section import (
     is_this_machine,
 )
 
+_SECRET = re.compile("key|token|secret|pass|sig|auth|code", re.I)
+"""Names of a query's fields that may hold a secret."""
+
+_OF_ENTRA = "eyJ"
+"""How a token of Azure's Entra begins, which is no key."""
+
 OPENAI_HOST = "api.openai.com"
 KNOWN_PRICES = {"gpt-4o-mini": (0.15, 0.60)}
 """OpenAI's own prices: US dollars per million tokens, input and output. Settings override them."""
+
+THOUGHT_TOKENS = 8192
+"""Tokens for the thought before an answer, once a model has shown that it thinks."""
 
 STEPS = ("summaries", "aspects", "personas", "alignments", "judgments")
 """Sections of `LLMSettings` that override the model, temperature or prices of one step."""
@@ -27,12 +37,18 @@ STEPS = ("summaries", "aspects", "personas", "alignments", "judgments")
 
 @dataclass(frozen=True, slots=True)
 class StepModel:
-    """The model of one step. Prices in US dollars per million tokens; None: not known."""
+    """The model of one step. Prices in US dollars per million tokens; None: not known.
+
+    answer_tokens, thought_tokens: the limits of an answer and of the thought before it; None: the
+    step's own limit, and the default for a model that thinks.
+    """
 
     model: str
     temperature: float
     price_input: float | None
     price_output: float | None
+    answer_tokens: int | None
+    thought_tokens: int | None
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """Cost in US dollars; None if a price is not known."""
@@ -43,11 +59,20 @@ class StepModel:
 
 
 class LLMStepSettings(Section):
-    """Model, temperature and prices of one step. Unset: those of the section `llm`."""
+    """Model, temperature, limits and prices of one step. Unset: those of the section `llm`."""
 
     model: OptionalText = Field(None, description="Model of this step.")
     temperature: float | None = Field(
         None, ge=0, le=2, description="Sampling temperature of this step."
+    )
+    answer_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Largest number of tokens of an answer of this step, without thought. Unset: "
+        "400 (summaries), 500 (aspects, judgments), 1600 (personas), 300 (alignments).",
+    )
+    thought_tokens: int | None = Field(
+        None, ge=0, description="Largest number of tokens of the thought before an answer."
     )
     price_input: float | None = Field(
         None, ge=0, description="US dollars per million prompt tokens of this step's model."
@@ -62,7 +87,9 @@ class LLMSettings(Section):
 
     base_url: str = Field(
         f"https://{OPENAI_HOST}/v1",
-        description="Address of an OpenAI-compatible endpoint, such as http://localhost:8000/v1.",
+        description="Address of an OpenAI-compatible endpoint, such as http://localhost:8000/v1. "
+        "A query is sent with each call: "
+        "https://NAME.openai.azure.com/openai/deployments/NAME?api-version=2024-10-21.",
     )
     api_key: OptionalSecret = Field(None, description="API key of the LLM's endpoint.")
     model: str = Field("gpt-4o-mini", min_length=1, description="Name of the model.")
@@ -87,6 +114,13 @@ class LLMSettings(Section):
         ge=1,
         le=10,
         description="Largest number of answers that are requested if answers are unusable.",
+    )
+    thought_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="Largest number of tokens of the thought before an answer. It is added to the "
+        f"limit of the answer. Unset: 0, and {THOUGHT_TOKENS:,} for a step in which the model "
+        "shows that it thinks.",
     )
     answer_form: Literal["auto", "json_schema", "json_object", "text"] = Field(
         "auto",
@@ -152,6 +186,25 @@ class LLMSettings(Section):
     )
 
     @property
+    def address(self) -> tuple[str, dict[str, str]]:
+        """The address without its query and without /chat/completions, and the query."""
+        parts = urlsplit(self.base_url)
+        path = parts.path.rstrip("/").removesuffix("/chat/completions")
+        plain = urlunsplit(parts._replace(path=path, query=""))
+        return plain, dict(parse_qsl(parts.query, keep_blank_values=True))
+
+    @property
+    def key_headers(self) -> dict[str, str]:
+        """The headers that hold the key: Azure's own beside or in place of the usual one."""
+        key = self.api_key.get_secret_value() if self.api_key else ""
+        if not key:
+            return {}
+        bearer = {"Authorization": f"Bearer {key}"}
+        if "api-version" not in self.address[1] or key.startswith(_OF_ENTRA):
+            return bearer
+        return {"api-key": key} | ({} if self.host.endswith(".azure.com") else bearer)
+
+    @property
     def host(self) -> str:
         """The endpoint's host name."""
         return urlsplit(self.base_url).hostname or ""
@@ -174,12 +227,16 @@ class LLMSettings(Section):
             for prices in zip((own.price_input, own.price_output), shared, known, strict=True)
         )
         temperature = self.temperature if own.temperature is None else own.temperature
-        return StepModel(model, temperature, price_input, price_output)
+        thought = self.thought_tokens if own.thought_tokens is None else own.thought_tokens
+        return StepModel(model, temperature, price_input, price_output, own.answer_tokens, thought)
 
     @model_validator(mode="after")
     def _check_url(self) -> LLMSettings:
+        plain, _, query = self.base_url.partition("?")
+        if any(_SECRET.search(name) for name, _ in parse_qsl(query, keep_blank_values=True)):
+            raise ValueError("base_url must not contain a key; set P4R_LLM__API_KEY instead")
         check_address(
-            self.base_url,
+            plain,
             "base_url",
             "https://host/v1 or http://localhost:8000/v1",
             "LLM",

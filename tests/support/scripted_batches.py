@@ -68,7 +68,7 @@ class ScriptedBatches(ScriptedLLM):
         return [
             f"{call.method} {call.path.partition('?')[0]}"
             for call in self.calls
-            if not call.path.endswith("/chat/completions")
+            if not call.path.partition("?")[0].endswith("/chat/completions")
         ]
 
     def create(self, call: Call) -> Ran:
@@ -84,7 +84,7 @@ class ScriptedBatches(ScriptedLLM):
         return ran
 
     def _reply(self, call: Call) -> Reply:
-        if call.path.endswith("/chat/completions"):
+        if call.path.partition("?")[0].endswith("/chat/completions"):
             reply = super()._reply(call)
             if reply.status == 200 and not reply.cut:
                 self.paid[_identity(call)] += 1

@@ -16,7 +16,7 @@ from openai.types import Batch as TheirBatch
 
 from indexer.llm.endpoint import Endpoint
 from indexer.llm.errors import LLMRefusedError, TransientError, UnanswerableError
-from indexer.llm.wire import error_message
+from indexer.llm.wire import error_body
 from p4r_qdrant.settings import LLMSettings
 
 MARK = "p4r_batch"
@@ -165,16 +165,16 @@ class BatchEndpoint:
             raise TransientError(str(error)) from None
 
     def _failure(self, error: openai.APIStatusError, path: Path | None, *, gone: bool) -> Exception:
-        status, (message, with_codes) = error.status_code, error_message(error.body)
+        status, body = error.status_code, error_body(error.body)
         if status == 404 and gone:
             return GoneError("HTTP 404", heard=True)
         if status in _NO_BATCHES:
             return LLMRefusedError(
                 f"{self._url} has no batch API (HTTP {status}): run without --batch"
             )
-        if transient := self._endpoint.transient(status, with_codes, error.response):
+        if transient := self._endpoint.transient(status, body, error.response):
             return transient
-        shown = self._endpoint.shown(message, _prompts(path) if path else ())
+        shown = self._endpoint.shown(body.message, _prompts(path) if path else ())
         if status == 413:
             return LLMRefusedError(
                 f"{self._url} rejects a batch of this size: lower P4R_LLM__BATCH_REQUESTS "

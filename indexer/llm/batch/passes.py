@@ -13,13 +13,13 @@ The first request of each step and model is a live call: it finds out what the e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from indexer.llm.batch.files import MAX_INPUT_BYTES, BatchInput, line_of, tokens_of
 from indexer.llm.batch.queue import BatchQueue
 from indexer.llm.batch.results import Results
-from indexer.llm.capabilities import RetryPrompt
-from indexer.llm.request import Answer, Request, from_record
+from indexer.llm.live import LLM
+from indexer.llm.request import Answer, Request, from_record, given_up
 
 
 class Pass:
@@ -29,7 +29,7 @@ class Pass:
         requests: all requests of the run.
         results: what ended batches brought back.
         queue: takes the next batches.
-        ask: makes a live call.
+        live: makes live calls.
         with_known: also yield the answers that the ledger held before this pass.
 
     """
@@ -39,7 +39,7 @@ class Pass:
         requests: Iterable[Request],
         results: Results,
         queue: BatchQueue,
-        ask: Callable[[Request], Awaitable[Answer]],
+        live: LLM,
         *,
         with_known: bool,
     ) -> None:
@@ -47,7 +47,7 @@ class Pass:
         self._requests = requests
         self._results = results
         self._queue = queue
-        self._ask = ask
+        self._live = live
         self._with_known = with_known
         self._settings, self._ledger = results.settings, results.ledger
         self._folder, self._caller = results.folder, results.caller
@@ -87,6 +87,7 @@ class Pass:
             if not self._with_known and key not in self._answered:
                 return None
             self._caller.budget.tally(step).known += 1
+            self._caller.has_answered(request.model)
             return from_record(request, record)
         if result is not None:
             answer = self._results.validate(request, result)
@@ -95,6 +96,11 @@ class Pass:
                 return answer
         if self._caller.stopped is not None or self._results.is_given_up(step, key):
             return None
+        if not self._live.repeat_failed:
+            failure = given_up(self._ledger, request, self._settings)
+            if failure is not None:
+                self._caller.budget.tally(step).given_up += self._with_known
+                return failure if self._with_known else None
         if key not in self._under_way and not self._full:
             if not self._caller.capabilities_of(request).proved and self._can_pay(request):
                 return await self._ask_live(request)
@@ -105,13 +111,14 @@ class Pass:
 
     def _can_pay(self, request: Request) -> bool:
         """Whether the budget allows a live call; batches under way may release some of it later."""
-        budget = self._caller.budget
-        self._ceiling = budget.exceeded(budget.worst(request, RetryPrompt(request.max_tokens)))
+        budget, capabilities = self._caller.budget, self._caller.capabilities_of(request)
+        first = capabilities.first_prompt(request)
+        self._ceiling = budget.exceeded(budget.worst(request, first, capabilities))
         self._full = bool(self._ceiling)
         return not self._full
 
     async def _ask_live(self, request: Request) -> Answer:
-        answer = await self._ask(request)
+        answer = await self._live.ask(request)
         if not answer.ok:
             self._results.record_failure(answer)
         self._answered.add(request.key)
@@ -120,8 +127,9 @@ class Pass:
     async def _put_into_batch(self, request: Request) -> None:
         """Add the request to the next batch, if there is room and budget."""
         budget, retry = self._caller.budget, self._results.attempt_at(request).retry
-        line = line_of(request.key, self._caller.capabilities_of(request).body(request, retry))
-        worst = budget.worst(request, retry, self._settings.batch_price_factor)
+        capabilities = self._caller.capabilities_of(request)
+        line = line_of(request.key, capabilities.body(request, retry))
+        worst = budget.worst(request, retry, capabilities, self._settings.batch_price_factor)
         if self._made is not None and self._is_apart(self._made, request, line):
             await self._submit()
         tokens, reserved = tokens_of(line), worst

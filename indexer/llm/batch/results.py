@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from indexer.ledger import Ledger
@@ -13,13 +13,13 @@ from indexer.llm.capabilities import RetryPrompt
 from indexer.llm.errors import (
     NO_ANSWER,
     LLMRefusedError,
+    RefusedRequestError,
     TransientError,
     UnanswerableError,
-    UnknownParameterError,
 )
 from indexer.llm.parsing import shortened
 from indexer.llm.request import Answer, Request, to_record, usage_of
-from indexer.llm.wire import Completion, completion_of
+from indexer.llm.wire import Completion
 from p4r_qdrant.records import clean_text
 from p4r_qdrant.settings import LLMSettings
 
@@ -37,14 +37,20 @@ class _NotAskedError(Exception):
     """The batch ended before this request was asked."""
 
 
-def attempt_at(request: Request, ledger: Ledger, attempts: int) -> Attempt:
+def attempt_at(request: Request, ledger: Ledger, caller: Caller) -> Attempt:
     """The request, with the answers that earlier batches brought."""
     record = ledger.failure(request.step, request.key) or {}
     problems = tuple(record.get("problems", ()))
-    if "again" not in record or len(problems) >= attempts:
-        return Attempt.first(request)
-    again = RetryPrompt(**record["again"])
-    return Attempt(request, again, usage_of(record), problems, record["completion"])
+    if "again" not in record or len(problems) >= caller.attempts:
+        return Attempt(request, caller.capabilities_of(request).first_prompt(request))
+    return Attempt(
+        request,
+        RetryPrompt(**record["again"]),
+        usage_of(record),
+        problems,
+        record["completion"],
+        refusals=tuple(record.get("refusals", ())),
+    )
 
 
 class Results:
@@ -80,10 +86,11 @@ class Results:
     def validate(self, request: Request, result: Result) -> Answer | None:
         """The answer as the ledger now holds it; None if the request must be asked again."""
         caller, attempt = self.caller, self.attempt_at(request)
-        unanswerable, answer = False, None
+        answer = None
         try:
             completion = self._completion(request, result)
             spent = caller.budget.spend(request, completion, self.settings.batch_price_factor)
+            caller.answered(request.model)
             answer = attempt.validate(completion, spent, caller.capabilities_of(request))
         except _NotAskedError:
             return None
@@ -92,21 +99,43 @@ class Results:
             return None
         except TransientError as error:
             attempt.problems += (f"{NO_ANSWER}: {error}",)
-        except (UnanswerableError, UnknownParameterError) as error:
-            attempt.problems += (str(error),)
-            unanswerable = True
-        if answer is None and (unanswerable or len(attempt.problems) >= self.settings.attempts):
+            attempt.final = False
+        except RefusedRequestError as error:
+            if (stop := self._refused(attempt, error)) is not None:
+                caller.halt(stop)
+                return None
+        except UnanswerableError as error:
+            attempt.give_up(str(error), final=error.final)
+        if answer is None and (attempt.hopeless or len(attempt.problems) >= caller.attempts):
             answer = attempt.failed()
         self._record(answer, attempt, result.batch)
         return answer
 
+    def _refused(self, attempt: Attempt, error: RefusedRequestError) -> Exception | None:
+        """Record a refusal as the attempt's problem, or return the error that stops the run."""
+        attempt.refusals += (str(error),)
+        problem = self.caller.refused(attempt.request, error)
+        if error.too_long:
+            capabilities = self.caller.capabilities_of(attempt.request)
+            limit = capabilities.wanted(attempt.retry)
+            try:
+                attempt.retry = self.caller.with_less_room(attempt, error, limit)
+                attempt.problems += (f"the answer does not fit into the context: {error}",)
+                return None
+            except UnanswerableError as too_long:
+                problem = too_long
+        if not isinstance(problem, UnanswerableError):
+            return problem
+        attempt.give_up(str(problem), final=problem.final)
+        return None
+
     def attempt_at(self, request: Request) -> Attempt:
         """The request, with the answers that earlier batches brought."""
-        return attempt_at(request, self.ledger, self.settings.attempts)
+        return attempt_at(request, self.ledger, self.caller)
 
     def record_failure(self, answer: Answer) -> None:
         """Record that a live call failed in this campaign."""
-        record = to_record(answer) | {"campaign": self.folder.campaign}
+        record = to_record(answer, self.settings) | {"campaign": self.folder.campaign}
         self.ledger.put(answer.request.step, answer.request.key, record, ok=False)
 
     def is_given_up(self, step: str, key: str) -> bool:
@@ -128,7 +157,8 @@ class Results:
     def _record(self, answer: Answer | None, attempt: Attempt, batch: Batch) -> None:
         """Record an answer or a failure; a failure names its batches, so each counts once."""
         step, key = attempt.request.step, attempt.request.key
-        record, ok = to_record(answer or attempt.failed()), answer is not None and answer.ok
+        so_far = answer or replace(attempt.failed(), final=False)
+        record, ok = to_record(so_far, self.settings), so_far.ok
         if not ok:
             record["campaign"] = self.folder.campaign
             record["batches"] = [*self._failure(step, key).get("batches", ()), batch.name]
@@ -157,10 +187,9 @@ class Results:
             raise TransientError("the batch holds no result for it")
         match self.folder.result(result.batch, result.place):
             case {"response": {"status_code": 200, "body": body}}:
-                return completion_of(body)
+                return self.caller.endpoint.completion(body, request)
             case {"response": {"status_code": int(status), "body": body}}:
-                detail = body.get("error", body) if isinstance(body, dict) else body
-                raise self.caller.endpoint.failure(status, detail, request)
+                raise self.caller.endpoint.failure(status, body, request)
             case {"error": {"code": str(code)}}:
                 if code in _NEVER_ASKED:
                     raise _NotAskedError

@@ -39,10 +39,11 @@ class BatchLLM(LLM):
         settings: LLMSettings,
         ledger: Ledger,
         *,
+        repeat_failed: bool = True,
         wait: bool = True,
         watch: Callable[[BatchProgress], None] = lambda _: None,
     ) -> None:
-        super().__init__(settings, ledger)
+        super().__init__(settings, ledger, repeat_failed=repeat_failed)
         self.price_factor = settings.batch_price_factor
         self._wait = wait
         self._folder = BatchFolder(ledger.folder)
@@ -74,7 +75,7 @@ class BatchLLM(LLM):
         while True:
             await self._queue.look()
             results = Results(self._settings, self._ledger, self._folder, self._caller)
-            one = Pass(requests, results, self._queue, self.ask, with_known=first)
+            one = Pass(requests, results, self._queue, self, with_known=first)
             first = False
             async for answer in one.answers():
                 yield answer
@@ -88,4 +89,4 @@ class BatchLLM(LLM):
                 await self._caller.pause(self._settings.batch_poll_s)
 
     def _attempt_at(self, request: Request) -> Attempt:
-        return attempt_at(request, self._ledger, self._settings.attempts)
+        return attempt_at(request, self._ledger, self._caller)
