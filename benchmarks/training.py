@@ -139,7 +139,7 @@ class Study:
         set_seed(seed)
         is_head = training.target_modules == HEAD
         model = self.base if is_head else PersonaEncoder(settings.encoder.model, device="cpu")
-        learning = tower(model.sentence_transformer, training, "base")
+        learning = tower(model, training)
         if isinstance(learning, HeadTower):
             learning.known = self._known  # the base is the same for all runs
         with tempfile.TemporaryDirectory() as checkpoints:

@@ -5,6 +5,7 @@ P4RError                        exit code 1: our fault, or the world's
 │   ├── SettingsError           a setting is unknown, malformed or contradicts another
 │   ├── RecordError             a record in a file is broken (names file and line)
 │   ├── VectorError             a vector has the wrong width, or is zero, NaN or infinite
+│   ├── TextsRefusedError       the encoder makes no vectors of some texts
 │   ├── PersonaError            an item's personas cannot be indexed (none, too many, no text ...)
 │   ├── IndexMismatchError      the index was made by another encoder, dimension or project
 │   ├── AuthenticationError     Qdrant, or the encoder's endpoint, refused the key
@@ -29,6 +30,9 @@ Every message is one sentence: what is wrong, where, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class P4RError(Exception):
     """Root of the tree. `exit_code` is what the command line returns for it."""
@@ -52,6 +56,24 @@ class RecordError(InputError):
 
 class VectorError(InputError):
     """A vector has the wrong width, or is zero, NaN or infinite."""
+
+
+class TextsRefusedError(InputError):
+    """The encoder makes no vectors of some texts of a batch.
+
+    reasons: why not, by position in the batch. vectors: (n, dim) float32 of all texts, in order;
+    NaN where there is none.
+    """
+
+    def __init__(self, batch: Sequence[str], reasons: Mapping[int, str], vectors: Any) -> None:
+        self.reasons = reasons
+        self.vectors = vectors
+        first = min(reasons)
+        others = f" ({len(reasons) - 1} other texts fail too)" if len(reasons) > 1 else ""
+        super().__init__(
+            f"the text {batch[first][:60]!r} of {len(batch[first])} characters cannot be encoded: "
+            f"{reasons[first]}{others}"
+        )
 
 
 class PersonaError(InputError):

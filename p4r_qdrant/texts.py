@@ -24,12 +24,34 @@ _FORMULA = re.compile(
 def interaction_text(interaction: Interaction) -> str:
     """text(s_i, a_ui): the item's summary, then the text of each aspect slot (Eq. 6).
 
-    Empty slots are skipped. Without a summary, the title takes its place.
+    Empty slots are skipped. Without a summary, the title takes its place. It stands in one line:
+    `with_shorter_summary` finds it there.
     """
     aspects = [
         f"{slot.replace('_', ' ')}: {text}" for slot, text in interaction.aspects.items() if text
     ]
-    return "\n".join([interaction.summary or interaction.title, *aspects]).strip()
+    item = (interaction.summary or interaction.title).replace("\n", " ")
+    return "\n".join([item, *aspects]).strip()
+
+
+def has_summary(text: str) -> bool:
+    """Whether a text of Eq. 6 has a summary, or a title, before its aspects."""
+    return text.find("\n") > 0
+
+
+def with_shorter_summary(text: str, *, by: int) -> str:
+    r"""A text of Eq. 6 whose summary is shorter, by at least so many characters, or gone.
+
+    It ends with a whole word. The aspects stay: they are what the user said.
+
+    >>> with_shorter_summary("A long novel.\nquality: maps", by=3)
+    'A long\nquality: maps'
+    """
+    end = text.find("\n")
+    kept = text[: max(0, end - by)]
+    if kept and not text[len(kept)].isspace():
+        kept = kept.rpartition(" ")[0]
+    return kept.rstrip() + text[end:]
 
 
 def persona_text(persona: Persona, summary: str = "") -> str:

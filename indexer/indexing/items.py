@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from tempfile import SpooledTemporaryFile
@@ -18,7 +18,8 @@ from indexer.indexing.vector_files import VectorFile
 from indexer.progress import SILENT, Progress
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
-from p4r_qdrant.errors import InputError
+from p4r_qdrant.encoder.salvage import encoded_where_possible
+from p4r_qdrant.errors import InputError, TextsRefusedError
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.index import ItemVectors, PersonaIndex
 from p4r_qdrant.index.payload import check_personas, content_hash
@@ -141,8 +142,9 @@ class ItemIndexer:
 
         encodable = list(self._encodable(rows))
         if encodable:
-            written.update(row.item.item_id for row in encodable)
-            self.index.load(self._with_vectors(encodable), refuse)
+            items = list(self._with_vectors(encodable))
+            written.update(item.item_id for item in items)
+            self.index.load(items, refuse)
         return written
 
     def _encodable(self, rows: Iterable[IndexRow]) -> Iterator[IndexRow]:
@@ -156,10 +158,18 @@ class ItemIndexer:
                 yield row
 
     def _with_vectors(self, rows: Sequence[IndexRow]) -> Iterator[ItemVectors]:
-        vectors = row_vectors(rows, self.source)
-        start = 0
+        """The items whose texts can be encoded, with the vectors of their personas."""
+        vectors, reasons = row_vectors(rows, self.source)
+        end = 0
         for row in rows:
-            end = start + len(row.item.personas)
+            start, end = end, end + len(row.item.personas)
+            refused = {
+                place - start: reasons[place] for place in range(start, end) if place in reasons
+            }
+            if refused:
+                error = TextsRefusedError(row.texts(), refused, vectors[start:end])
+                self.refusals.add(f"{row.where}: {error}", "item refused")
+                continue
             yield ItemVectors(
                 row.item.item_id,
                 row.item.personas,
@@ -167,18 +177,21 @@ class ItemIndexer:
                 row.fields,
                 self._vectors_hash(row),
             )
-            start = end
 
     def _vectors_hash(self, row: IndexRow) -> str:
         """The hash of vectors from a file; "" for those of an encoder, which the texts define."""
         return self.source.hash_of(row.item) if isinstance(self.source, VectorFile) else ""
 
 
-def row_vectors(rows: Sequence[IndexRow], source: Source) -> Floats:
-    """The vectors of all personas of the items, in order: (n_personas, dim) float32."""
+def row_vectors(rows: Sequence[IndexRow], source: Source) -> tuple[Floats, Mapping[int, str]]:
+    """The vectors of all personas of the items, in order, and why there is none, by position.
+
+    (n_personas, dim) float32; NaN where there is none.
+    """
     if isinstance(source, VectorFile):
-        return np.concatenate([source.of(row.item) for row in rows])
-    return source.encode_texts([text for row in rows for text in row.texts()])
+        return np.concatenate([source.of(row.item) for row in rows]), {}
+    texts = [text for row in rows for text in row.texts()]
+    return encoded_where_possible(source.encode_documents, texts)
 
 
 @dataclass

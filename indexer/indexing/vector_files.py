@@ -13,9 +13,10 @@ import hashlib
 import importlib.util
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class VectorFile:
     kind = VECTORS
     model = ""
     adapter = ""
+    options: Mapping[str, Any] = MappingProxyType({})
     tolerance = 1e-5
     workers = 1
 

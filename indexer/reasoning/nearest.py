@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.base import Encoder, EncoderOver
 from p4r_qdrant.records import Interaction, Persona
 from p4r_qdrant.texts import interaction_text, persona_text
 
@@ -79,13 +79,11 @@ def nearest_personas(encoder: Encoder, cases: Sequence[Case]) -> list[Nearest]:
     return found
 
 
-class Remembering(Encoder):
+class Remembering(EncoderOver):
     """An encoder with a cache of at most `most` vectors."""
 
     def __init__(self, encoder: Encoder, most: int = 20_000) -> None:
-        self.name = encoder.name
-        self.dimension = encoder.dimension
-        self.fingerprint = encoder.fingerprint
+        super().__init__(encoder)
         self._encoder = encoder
         self._most = most
         self._known: dict[str, Floats] = {}

@@ -9,15 +9,26 @@ from torch import Tensor
 
 from indexer.training.loss import NOTHING, Batch
 from indexer.training.pairs import Catalogue, Example
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.user_vector import decay_weights
 
 
 class Collator:
     """Makes a batch of examples. The personas of a batch are the positives of all its examples
     and their hard negatives; with `siblings`, all personas of the target items too.
+
+    encoder: the base, which knows what the model reads of a text; None: the texts as they are.
     """
 
-    def __init__(self, catalogue: Catalogue, decay: float, *, siblings: bool) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        decay: float,
+        *,
+        siblings: bool,
+        encoder: Encoder | None = None,
+    ) -> None:
+        self._encoder = encoder
         self._catalogue = catalogue
         self._decay = decay
         self._siblings = siblings
@@ -26,20 +37,24 @@ class Collator:
         """The batch, on the CPU."""
         catalogue = self._catalogue
         personas = list(dict.fromkeys(one for example in examples for one in self._of(example)))
+        said = [one for example in examples for one in example.texts]
+        described = [catalogue.texts[persona] for persona in personas]
+        if self._encoder is not None:
+            said = self._encoder.query_inputs(said)
+            described = self._encoder.document_inputs(described)
         texts: dict[str, int] = {}
-        for text in (one for example in examples for one in example.texts):
+        for text in (*said, *described):
             texts.setdefault(text, len(texts))
-        for persona in personas:
-            texts.setdefault(catalogue.texts[persona], len(texts))
+        columns_of = iter(said)
         user_weights = torch.zeros(len(examples), len(texts))
         for row, example in enumerate(examples):
-            columns = torch.tensor([texts[one] for one in example.texts])
+            columns = torch.tensor([texts[next(columns_of)] for _ in example.texts])
             weights = torch.from_numpy(decay_weights(len(columns), self._decay)).float()
             user_weights[row].index_add_(0, columns, weights)  # a text may be there twice
         return Batch(
             texts=list(texts),
             user_weights=user_weights,
-            persona_rows=torch.tensor([texts[catalogue.texts[one]] for one in personas]),
+            persona_rows=torch.tensor([texts[one] for one in described]),
             personas=torch.tensor(personas),
             persona_items=torch.tensor([catalogue.item_of[one] for one in personas]),
             items=torch.tensor([example.item for example in examples]),

@@ -256,7 +256,7 @@ def _align(
     """Give these examples the one persona of their item that is nearest to their user."""
     wanted = sorted({one for place, _ in similar for one in pairs.examples[place].positives})
     rows = {persona: row for row, persona in enumerate(wanted)}
-    personas = encoder.encode_texts([pairs.catalogue.texts[one] for one in wanted])
+    personas = encoder.encode_documents([pairs.catalogue.texts[one] for one in wanted])
     users = encoder.user_vectors(
         [seen for _, seen in similar], length=history.length, decay=history.decay
     )

@@ -76,7 +76,7 @@ def train(
     Raises InputError for what is wrong with data, settings or `output`; TrainingError where the
     loss is no number or memory does not suffice; StorageFullError.
     """
-    base = PersonaEncoder(settings.encoder.model, device=settings.encoder.device, dtype="float32")
+    base = _encoder(settings)
     pairs, validation = _read(folder, settings, refusals, base)
     run = _identity(base, pairs, validation, settings)
     if (finished := _finished(output, run)) is not None:
@@ -108,6 +108,12 @@ def train(
             ) from None
         raise
     return Trained(output, record, pairs.left_out)
+
+
+def _encoder(settings: Settings, adapter: Path | None = None) -> PersonaEncoder:
+    """The base in float32, alone or with an adapter."""
+    changed = {"adapter": None if adapter is None else str(adapter), "dtype": "float32"}
+    return PersonaEncoder.from_settings(settings.encoder.model_copy(update=changed))
 
 
 def _read(
@@ -218,7 +224,7 @@ def _fit(
         return
     set_seed(training.seed)  # LoRA begins with random numbers
     trainer = PersonaTrainer(
-        tower(base.sentence_transformer, training, base.name),
+        tower(base, training),
         pairs,
         validation,
         arguments,
@@ -244,12 +250,7 @@ def _write_adapter(
         {name: record.metrics[f"untrained_{name}"] for name in ("ndcg", "mrr")},
         unfinished / CURVES,
     )
-    encoder = PersonaEncoder(
-        settings.encoder.model,
-        adapter=str(unfinished),
-        device=settings.encoder.device,
-        dtype="float32",
-    )
+    encoder = _encoder(settings, unfinished)
     encoded = validation.encoded(encoder)
     found = encoded.measure(settings.history.length, settings.history.decay)
     epochs = [one for one in history if "eval_ndcg" in one]

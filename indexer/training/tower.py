@@ -18,7 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from p4r_qdrant.arrays import Floats, normalised
 from p4r_qdrant.encoder.adapter import ADAPTER_WEIGHTS
-from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.base import EncoderOver
+from p4r_qdrant.encoder.border import translated
+from p4r_qdrant.encoder.local import PersonaEncoder
 from p4r_qdrant.encoder.lora import identity_head
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import TrainingSettings
@@ -36,16 +38,16 @@ class Tower(torch.nn.Module):
     (gradient caching, arXiv 2101.06983, by way of activation checkpoints).
     """
 
-    def __init__(
-        self, model: SentenceTransformer, training: TrainingSettings, name: str = ""
-    ) -> None:
-        """Put LoRA layers into a model of this name; nothing else of it learns from then on.
+    def __init__(self, base: PersonaEncoder, training: TrainingSettings) -> None:
+        """Put LoRA layers into the model of an encoder; nothing else of it learns from then on.
 
         Raises InputError where the model has no layer of the names in `target_modules`.
         """
         super().__init__()
+        model = base.sentence_transformer
         model.requires_grad_(requires_grad=False)
-        self.adapter = _add_lora(self._adapted(model), training, name)
+        self.base = base
+        self.adapter = _add_lora(self._adapted(model), training, base.name)
         self.model = model
         self.micro_batch_size = training.micro_batch_size
 
@@ -64,7 +66,10 @@ class Tower(torch.nn.Module):
         pieces = [order[start : start + size] for start in range(0, len(order), size)]
         embeddings = []
         for piece in pieces:
-            features = self.model.preprocess([batch[place] for place in piece])
+            features = self.model.preprocess(
+                [batch[place] for place in piece],
+                prompt=self.model.prompts.get(self.model.default_prompt_name or ""),
+            )
             tensors = {
                 name: value.to(self.device) if isinstance(value, Tensor) else value
                 for name, value in features.items()
@@ -102,10 +107,8 @@ class HeadTower(Tower):
     known: what the base makes of each text, (dim,); a text is encoded once, and kept.
     """
 
-    def __init__(
-        self, model: SentenceTransformer, training: TrainingSettings, name: str = ""
-    ) -> None:
-        super().__init__(model, training, name)
+    def __init__(self, base: PersonaEncoder, training: TrainingSettings) -> None:
+        super().__init__(base, training)
         self.known: dict[str, Tensor] = {}
 
     def _adapted(self, model: SentenceTransformer) -> Any:
@@ -124,13 +127,13 @@ class HeadTower(Tower):
         )
 
 
-class TowerEncoder(Encoder):
+class TowerEncoder(EncoderOver):
     """The tower as the rest of the project knows encoders: Eq. 7 and 8 in the serving code."""
 
     def __init__(self, tower: Tower) -> None:
+        super().__init__(tower.base)
         self.name = "in training"
         self.fingerprint = ""
-        self.dimension = int(tower.model.get_embedding_dimension() or 0)
         self._tower = tower
 
     def encode_texts(self, batch: Sequence[str]) -> Floats:
@@ -140,14 +143,24 @@ class TowerEncoder(Encoder):
             return normalised(self._tower(batch).float().cpu().numpy())
 
 
-def tower(model: SentenceTransformer, training: TrainingSettings, name: str) -> Tower:
+def tower(base: PersonaEncoder, training: TrainingSettings) -> Tower:
     """The tower that the settings ask for; see `Tower`."""
     kind = HeadTower if training.target_modules == HEAD else Tower
-    return kind(model, training, name)
+    return kind(base, training)
 
 
 def _add_lora(adapted: Any, training: TrainingSettings, name: str) -> Any:
     """LoRA layers put into a module, in place; the peft model around it."""
+    with translated(
+        lambda reason: InputError(
+            f"LoRA does not fit the model ({reason}); set "
+            "P4R_TRAINING__TARGET_MODULES to names of its layers"
+        )
+    ):
+        return _with_lora(adapted, training, name)
+
+
+def _with_lora(adapted: Any, training: TrainingSettings, name: str) -> Any:
     from peft import LoraConfig, get_peft_model
 
     names: str | list[str] | None = training.target_modules
@@ -159,24 +172,17 @@ def _add_lora(adapted: Any, training: TrainingSettings, name: str) -> Any:
     if training.lora_layers is not None and training.target_modules != HEAD:
         depth = adapted.config.num_hidden_layers
         layers = list(range(max(0, depth - training.lora_layers), depth))
-    try:
-        config = LoraConfig(
-            r=training.lora_r,
-            lora_alpha=training.lora_alpha,
-            lora_dropout=training.lora_dropout,
-            target_modules=names,
-            layers_to_transform=layers,
-            # A pooler is not in a sentence embedding's way: it would not learn.
-            exclude_modules=None if training.target_modules == HEAD else r".*pooler.*",
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of transformers to peft; a model without a pooler
-            peft = get_peft_model(adapted, config)
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"LoRA does not fit the model ({reason.rstrip('.')}); set "
-            "P4R_TRAINING__TARGET_MODULES to names of its layers"
-        ) from None
+    config = LoraConfig(
+        r=training.lora_r,
+        lora_alpha=training.lora_alpha,
+        lora_dropout=training.lora_dropout,
+        target_modules=names,
+        layers_to_transform=layers,
+        # A pooler is not in a sentence embedding's way: it would not learn.
+        exclude_modules=None if training.target_modules == HEAD else r".*pooler.*",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of transformers to peft; a model without a pooler
+        peft = get_peft_model(adapted, config)
     config.base_model_name_or_path = name  # a path of this machine says nothing elsewhere
     return peft

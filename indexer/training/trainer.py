@@ -69,7 +69,9 @@ class PersonaTrainer(Trainer):
         self._settings = settings
         training = settings.training
         siblings = training.sibling_weight > 0
-        collator: Any = Collator(pairs.catalogue, settings.history.decay, siblings=siblings)
+        collator: Any = Collator(
+            pairs.catalogue, settings.history.decay, siblings=siblings, encoder=tower.base
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of transformers, to itself
             super().__init__(

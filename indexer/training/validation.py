@@ -134,11 +134,10 @@ class Validation:
         rows = {persona: row for row, persona in enumerate(personas)}
         histories = [history_texts(case.history, length) for case in self.cases]
         row_of = rows_of_texts(histories)
-        vectors = encoder.encode_texts([*row_of, *(self.catalogue.texts[one] for one in personas)])
         return Encoded(
             self,
-            EncodedHistories(histories, row_of, vectors[: len(row_of)]),
-            vectors[len(row_of) :],
+            EncodedHistories(histories, row_of, encoder.encode_queries(list(row_of))),
+            encoder.encode_documents([self.catalogue.texts[one] for one in personas]),
             {item: rows[self.catalogue.starts[item]] for item in items},
         )
 

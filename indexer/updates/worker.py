@@ -240,7 +240,7 @@ class Worker:
 
 
 def _settle(live: Live, one: StoredInteraction) -> None:
-    vector = live.encoder.encode_texts([one.text])[0] if one.text else None
+    vector = live.encoder.encode_queries([one.text])[0] if one.text else None
     live.users.settle(one.encoded(vector))
 
 

@@ -66,6 +66,4 @@ def tuned_history(history: HistorySettings, adapter: str | Path | None) -> Histo
 
 
 ADAPTER_CONFIG = "adapter_config.json"
-
-
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -1,16 +1,13 @@
 """An encoder behind an OpenAI-compatible /v1/embeddings address: text-embeddings-inference, vLLM.
 
-torch is not needed here. The weights cannot be seen from here either, so the fingerprint holds a
-probe of them: what the endpoint makes of a few fixed texts, in coarse steps, which `same_encoder`
-compares with a step of leave. A model that was replaced under its name is found out by it; one that
-was only retouched (cosines above some 0.99) may not be: give it a name of its own.
+torch is not needed here. The weights cannot be seen from here either: the probe in the fingerprint
+tells models apart (see `fingerprint.py`).
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
-import hashlib
+import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -23,25 +20,20 @@ import numpy as np
 from p4r_qdrant import texts
 from p4r_qdrant.arrays import Floats, normalised
 from p4r_qdrant.encoder.base import ENDPOINT, Encoder
-from p4r_qdrant.encoder.fingerprint import PROBE_LEVELS
-from p4r_qdrant.errors import AuthenticationError, EncoderError, InputError, SettingsError
+from p4r_qdrant.encoder.border import reason_of, translated
+from p4r_qdrant.encoder.fingerprint import PROBES, TWIN, alike, made_of
+from p4r_qdrant.encoder.lengths import Lengths, guessed_tokens
+from p4r_qdrant.encoder.salvage import encoded_or_refused
+from p4r_qdrant.errors import AuthenticationError, EncoderError, SettingsError, TextsRefusedError
 from p4r_qdrant.retry_after import retry_after_s
 from p4r_qdrant.settings import EncoderSettings
 
-PROBES = (
-    "A novel about three sisters and a flooded orchard.",
-    "Nurses on night shifts who cook for a whole week at once.",
-    "category preference: sea voyages; quality criteria: maps that can be read.",
-)
-"""Texts whose vectors tell one model from another."""
-DIRECTIONS = 8
-"""Onto how many fixed directions each of those vectors is projected."""
-STEP = 0.12
-"""Of the projections, scaled to a variance of 1. The same model, served in another precision, moves
-them by some 0.03; another model by more than 1."""
-
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 8.0
+MAY_PASS = frozenset({429, 502, 503, 504})
+"""What servers answer while they start, are busy or overloaded."""
+QUICK_TRIES = 3
+"""How often a batch is sent that the server fails on, before it is seen as the batch's fault."""
 TOO_LARGE = frozenset({400, 413, 422})
 """What servers answer to more texts at once, or longer ones, than they take."""
 
@@ -50,9 +42,12 @@ class EndpointEncoder(Encoder):
     """The model `settings.model` at `settings.base_url`: see `Encoder` for what it does.
 
     Thread-safe. A batch is sent again after 429, 5xx and broken connections, as the answer's
-    Retry-After says, until `settings.timeout_s` are over. Raises SettingsError where the address
-    has no such model, AuthenticationError where it refuses the key, EncoderError where it fails or
-    answers something else than vectors.
+    Retry-After says, until `settings.timeout_s` are over. A batch that the server fails on, while
+    it encodes others, is halved, down to the text that it cannot encode.
+
+    Raises SettingsError where the address has no such model, AuthenticationError where it refuses
+    the key, TextsRefusedError for single texts, EncoderError where the server fails, cannot be
+    reached, answers something else than vectors, or does not tell texts apart.
     """
 
     kind = ENDPOINT
@@ -76,12 +71,35 @@ class EndpointEncoder(Encoder):
         self._pool = ThreadPoolExecutor(settings.concurrency, "p4r-encoder")
         self._dimension_lock = threading.Lock()
         self.dimension = 0
+        self.query_prompt, self.document_prompt = settings.query_prompt, settings.document_prompt
+        self.options = settings.model_dump(
+            include={"query_prompt", "document_prompt", "max_tokens"}, exclude_defaults=True
+        )
+        if settings.max_tokens is not None:
+            self.lengths = Lengths(settings.max_tokens, guessed_tokens)
         try:
-            probes = self._first(list(PROBES))
+            self.fingerprint = self._probed()
         except BaseException:
             self.close()
             raise
-        self.fingerprint = _fingerprint(settings.model, probes)
+
+    def _probed(self) -> str:
+        """The fingerprint, from the first answer, which also tells the width and the form."""
+        *inputs, twin = (self.document_prompt + text for text in (*PROBES, TWIN))
+        response = self._post(inputs)
+        if response.status_code in TOO_LARGE:  # it may know numbers only
+            self._form = "float"
+            response = self._post(inputs)
+        probes = self._vectors(response, inputs)
+        probes = np.concatenate([probes, self._vectors(self._post([twin]), [twin])])
+        if (same := alike(probes)) is not None:
+            one, other = ((*PROBES, TWIN)[row] for row in same)
+            raise EncoderError(
+                f"the encoder at {self._url} gives different texts the same vector ({one[:20]!r}"
+                f"..., {other[:20]!r}...): check the model that it serves"
+            )
+        exact = [self.model, self.dimension, texts.fingerprint()]
+        return made_of([*exact, *([self.options] if self.options else [])], probes[: len(PROBES)])
 
     def encode_texts(self, batch: Sequence[str]) -> Floats:
         """(n, dim) float32, L2-normalised, in the order of `batch`. Thread-safe."""
@@ -95,12 +113,19 @@ class EndpointEncoder(Encoder):
         ]
         vectors = np.zeros((len(batch), self.dimension), dtype=np.float32)
         answers = [self._pool.submit(self._encode, [batch[one] for one in part]) for part in parts]
+        refused: dict[int, str] = {}
         try:
             for part, answer in zip(parts, answers, strict=True):
-                vectors[part] = answer.result()
+                try:
+                    vectors[part] = answer.result()
+                except TextsRefusedError as error:
+                    vectors[part] = error.vectors
+                    refused |= {part[place]: reason for place, reason in error.reasons.items()}
         finally:
             for answer in answers:
                 answer.cancel()
+        if refused:
+            raise TextsRefusedError(batch, refused, vectors)
         return vectors
 
     def close(self) -> None:
@@ -109,40 +134,41 @@ class EndpointEncoder(Encoder):
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._client.close()
 
-    def _first(self, batch: list[str]) -> Floats:
-        """The first answer, from which the width and the form of all others follow."""
-        response = self._post(batch)
-        if response.status_code in TOO_LARGE:  # it may know numbers only
-            self._form = "float"
-            response = self._post(batch)
-        return self._vectors(response, batch)
-
     def _encode(self, batch: list[str]) -> Floats:
-        """One batch; in halves where the server takes no more at once."""
-        response = self._post(batch)
-        if response.status_code in TOO_LARGE and len(batch) > 1:
-            half = len(batch) // 2
-            self._batch_size = min(self._batch_size, max(1, half))
-            return np.concatenate([self._encode(batch[:half]), self._encode(batch[half:])])
-        return self._vectors(response, batch)
+        """One batch; in halves where the server takes no more at once, or fails on a text."""
+        return encoded_or_refused(
+            batch,
+            lambda part: self._vectors(self._post(part), part),
+            self.dimension,
+            self._is_of_the_texts,
+        )
 
-    def _post(self, batch: list[str]) -> httpx.Response:
+    def _is_of_the_texts(self, error: EncoderError) -> bool:
+        return isinstance(error, _TextsError)
+
+    def _post(self, batch: Sequence[str]) -> httpx.Response:
         """The answer to a batch, which is sent again while it may still succeed."""
-        body = {"model": self._settings.model, "input": batch, "encoding_format": self._form}
         deadline = time.monotonic() + self._settings.timeout_s
         wait = FIRST_WAIT_S
-        while True:
-            left = deadline - time.monotonic()
+        for tries in itertools.count(1):
             asked = wait
             try:
-                response = self._client.post(self._url, json=body, timeout=max(left, 0.001))
-            except httpx.HTTPError as error:
-                problem = str(error) or type(error).__name__
+                response = self._send(batch, deadline - time.monotonic())
+            except httpx.TransportError as error:
+                problem = reason_of(error)
+                if isinstance(error, httpx.ConnectError) and not self.dimension:
+                    raise EncoderError(
+                        f"the encoder at {self._url} gave no answer ({problem}); check that it "
+                        "runs, and P4R_ENCODER__BASE_URL"
+                    ) from None
             else:
-                if response.status_code != 429 and response.status_code < 500:
+                code = response.status_code
+                if code < 500 and code not in MAY_PASS:
                     return response
-                problem = f"{response.status_code} {response.reason_phrase}"
+                problem = f"{code} {response.reason_phrase}: {_said(response)}".rstrip(": ")
                 asked = max(wait, retry_after_s(response.headers))
+                if code not in MAY_PASS and tries >= QUICK_TRIES and self._still_works(deadline):
+                    return response
             if time.monotonic() + asked >= deadline:
                 raise EncoderError(
                     f"the encoder at {self._url} gave no answer within "
@@ -151,21 +177,43 @@ class EndpointEncoder(Encoder):
                 )
             time.sleep(asked)
             wait = min(2 * wait, LONGEST_WAIT_S)
+        raise AssertionError  # it counts for ever
 
-    def _vectors(self, response: httpx.Response, batch: list[str]) -> Floats:
+    def _send(self, batch: Sequence[str], seconds: float) -> httpx.Response:
+        """One request. Raises httpx.TransportError, which may pass, or EncoderError."""
+        body = {"model": self.model, "input": list(batch), "encoding_format": self._form}
+        with translated(
+            lambda reason: EncoderError(f"the encoder at {self._url} cannot be asked ({reason})")
+        ):
+            try:
+                return self._client.post(self._url, json=body, timeout=max(seconds, 0.001))
+            except httpx.TransportError as error:
+                problem = error
+        raise problem
+
+    def _still_works(self, deadline: float) -> bool:
+        """Whether the server encodes a text that it has encoded before."""
+        if not self.dimension:
+            return False
+        try:
+            return self._send(PROBES[:1], deadline - time.monotonic()).status_code == 200
+        except (httpx.TransportError, EncoderError):
+            return False
+
+    def _vectors(self, response: httpx.Response, batch: Sequence[str]) -> Floats:
         """What an answer says of each text, checked: (n, dim) float32, normalised."""
         self._check_status(response, batch)
-        try:
+        with translated(
+            lambda _: EncoderError(
+                f"the encoder at {self._url} answers something else than embeddings; "
+                "P4R_ENCODER__BASE_URL must be that of an OpenAI-compatible server"
+            )
+        ):
             rows: list[Any] = [None] * len(batch)
             data = response.json()["data"]
             for place, one in enumerate(data):
                 rows[_place(one, place, len(batch))] = _numbers(one["embedding"])
             is_whole = len(data) == len(batch) and all(row is not None for row in rows)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, binascii.Error):
-            raise EncoderError(
-                f"the encoder at {self._url} answers something else than embeddings; "
-                "P4R_ENCODER__BASE_URL must be that of an OpenAI-compatible server"
-            ) from None
         if not is_whole:
             raise EncoderError(
                 f"the encoder at {self._url} answers {len(data)} vectors to {len(batch)} texts, "
@@ -184,17 +232,16 @@ class EndpointEncoder(Encoder):
         wrong = ~np.isfinite(norms) | (norms < 1e-12)
         if wrong.any():
             text = batch[int(np.argmax(wrong))]
-            raise EncoderError(
+            raise _TextsError(
                 f"the encoder at {self._url} answers a vector that is zero, NaN or infinite to "
                 f"the text {text[:60]!r}"
             )
         return normalised(matrix)
 
-    def _check_status(self, response: httpx.Response, batch: list[str]) -> None:
-        code = response.status_code
+    def _check_status(self, response: httpx.Response, batch: Sequence[str]) -> None:
+        code, said = response.status_code, _said(response)
         if code == 200:
             return
-        said = " ".join(response.text.split())[:200]
         if code in (401, 403):
             raise AuthenticationError(
                 f"the encoder at {self._url} refused the API key; check P4R_ENCODER__API_KEY"
@@ -204,12 +251,31 @@ class EndpointEncoder(Encoder):
                 f"there is no model {self.model!r} at {self._url} ({said or code}); check "
                 "P4R_ENCODER__MODEL, and that P4R_ENCODER__BASE_URL ends as in http://host:8080/v1"
             )
+        answer = f"the encoder at {self._url} answers {code}: {said or response.reason_phrase}"
         if code in TOO_LARGE and self.dimension:
-            raise InputError(
-                f"the encoder at {self._url} does not take the text {batch[0][:60]!r} of "
-                f"{len(batch[0])} characters ({said}); let it truncate, or shorten the text"
-            )
-        raise EncoderError(f"the encoder at {self._url} answers {code}: {said}")
+            if len(batch) > 1:
+                self._batch_size = min(self._batch_size, max(1, len(batch) // 2))
+            raise _TextsError(f"{answer}; let it truncate, or set P4R_ENCODER__MAX_TOKENS")
+        raise _TextsError(answer) if self.dimension and code >= 500 else EncoderError(answer)
+
+
+class _TextsError(EncoderError):
+    """The server fails on these texts, while it encodes others."""
+
+
+def _said(response: httpx.Response) -> str:
+    """The server's own reason, wherever it stands in its answer."""
+    try:
+        found = response.json()
+    except ValueError:
+        found = response.text
+    while isinstance(found, dict):
+        found = next((found[key] for key in _REASONS if found.get(key)), response.text)
+    return " ".join(str(found).split())[:200]
+
+
+_REASONS = ("error", "message", "detail", "errors")
+"""Where servers say why, the outer key first."""
 
 
 def _place(one: dict[str, Any], place: int, count: int) -> int:
@@ -228,20 +294,3 @@ def _numbers(embedding: Any) -> Floats:
     if numbers.ndim != 1:
         raise ValueError
     return numbers
-
-
-def _fingerprint(model: str, probes: Floats) -> str:
-    """Model, width and text templates as a hash, and the probe, a character each projection."""
-    width = probes.shape[1]
-    # Directions that every machine makes alike: the bits of hashes.
-    bits = b"".join(
-        hashlib.sha256(f"{direction} {block}".encode()).digest()
-        for direction in range(DIRECTIONS)
-        for block in range(-(-width // 256))
-    )
-    signs = np.unpackbits(np.frombuffer(bits, np.uint8)).reshape(DIRECTIONS, -1)[:, :width]
-    scaled = probes.astype(np.float64) @ (2.0 * signs.T - 1.0)
-    middle = len(PROBE_LEVELS) // 2
-    levels = np.clip(np.floor(scaled / STEP).astype(int) + middle, 0, len(PROBE_LEVELS) - 1)
-    named = hashlib.sha256(repr([model, width, texts.fingerprint()]).encode()).hexdigest()[:16]
-    return f"{named}.{''.join(PROBE_LEVELS[one] for one in levels.ravel())}"

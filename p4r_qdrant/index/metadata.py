@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.encoder.fingerprint import same_encoder
+from p4r_qdrant.encoder.fingerprint import is_of_earlier_version, same_encoder
 from p4r_qdrant.errors import IndexMismatchError
 
 PROJECT = "p4r-qdrant"
@@ -30,16 +31,17 @@ class MadeWith(Protocol):
     kind: str
     model: str
     adapter: str
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class IndexMetadata:
     """What an index remembers of its making; kept with the collection.
 
-    `encoder` is the encoder's name, for people; `kind`, `model` and `adapter` are what it can be
-    loaded again from (see `Encoder`). `previous` is the version that was live before this one;
-    `began_at` is when `p4r publish` began to read what it holds. `typical_user`: the mean h_u of
-    known users (see `typical`), for the persona prior.
+    `encoder` is the encoder's name, for people; `kind`, `model`, `adapter` and `options` (as JSON)
+    are what it can be loaded again from (see `Encoder`). `previous` is the version that was live
+    before this one; `began_at` is when `p4r publish` began to read what it holds. `typical_user`:
+    the mean h_u of known users (see `typical`), for the persona prior.
     """
 
     fingerprint: str
@@ -53,6 +55,7 @@ class IndexMetadata:
     previous: str = ""
     typical_user: str = ""
     began_at: str = ""
+    options: str = ""
 
     @classmethod
     def of(cls, encoder: MadeWith) -> IndexMetadata:
@@ -65,6 +68,7 @@ class IndexMetadata:
             encoder.kind,
             encoder.model,
             encoder.adapter,
+            options=json.dumps(dict(encoder.options), sort_keys=True) if encoder.options else "",
         )
 
     @property
@@ -104,6 +108,16 @@ class IndexMetadata:
         same_width = dimension is None or dimension == self.dimension
         if same_width and (fingerprint is None or same_encoder(fingerprint, self.fingerprint)):
             return
+        if (
+            fingerprint is not None
+            and is_of_earlier_version(self.fingerprint)
+            and "." in fingerprint
+        ):
+            raise IndexMismatchError(
+                f"{where} was made by an earlier version of {PROJECT}, whose fingerprint "
+                f"{self.fingerprint} does not cover tokenizer, prompts and activation of the "
+                f"encoder {self.encoder or '(unnamed)'}; `p4r publish` the artifacts again"
+            )
         raise IndexMismatchError(
             f"{where} was made with the encoder {self.encoder or '(unnamed)'} "
             f"(fingerprint {self.fingerprint}, {self.dimension} dimensions), not with the one in "

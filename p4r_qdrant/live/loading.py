@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from p4r_qdrant.encoder.adapter import tuned_history
 from p4r_qdrant.encoder.base import ENDPOINT, VECTORS, Encoder
 from p4r_qdrant.encoder.loading import load_encoder
-from p4r_qdrant.errors import EncoderError, IndexMismatchError
+from p4r_qdrant.errors import EncoderError, IndexMismatchError, SettingsError
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.settings import EncoderSettings, HistorySettings, Settings
 
@@ -35,10 +36,15 @@ def encoder_for_index(settings: EncoderSettings, made_with: IndexMetadata) -> En
             "P4R_ENCODER__BASE_URL to its address"
         )
     noted = {"model": made_with.model, "adapter": made_with.adapter}
-    missing = {name: value for name, value in noted.items() if value and name not in given}
+    noted |= json.loads(made_with.options or "{}")
+    missing = {
+        name: value
+        for name, value in noted.items()
+        if value and name in EncoderSettings.model_fields and name not in settings.model_fields_set
+    }
     try:
         encoder = load_encoder(settings.model_copy(update=missing))
-    except EncoderError as error:
+    except (EncoderError, SettingsError) as error:
         if not missing or not given:
             raise
         names = " and ".join(f"P4R_ENCODER__{name.upper()}" for name in sorted(given))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.salvage import encoded_where_possible
+from p4r_qdrant.errors import TextsRefusedError
 from p4r_qdrant.service.metrics import Metrics
 
 BATCH_CHARACTERS = 50_000
@@ -37,6 +39,7 @@ class HasEncoder(Protocol):
 class _Waiting:
     live: HasEncoder
     texts: Sequence[str]
+    of_users: bool
     done: asyncio.Future[Floats] = field(repr=False)
     characters: int
 
@@ -44,7 +47,8 @@ class _Waiting:
 class Batcher:
     """Encodes the texts of many requests, batch by batch. Use it on one event loop.
 
-    A batch has one encoder. If it raises, all requests of the batch get the error.
+    A batch has one encoder. If it raises, all requests of the batch get the error; if it refuses
+    single texts, only their requests do.
     """
 
     def __init__(
@@ -76,12 +80,15 @@ class Batcher:
             one.done.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def encode(self, live: HasEncoder, batch: Sequence[str]) -> Floats:
-        """(n, dim) float32, L2-normalised. Raises BusyError, and what the encoder raises."""
+    async def encode(self, live: HasEncoder, batch: Sequence[str], *, of_users: bool) -> Floats:
+        """(n, dim) float32, L2-normalised. Raises BusyError, and what the encoder raises.
+
+        of_users: they are texts of histories, not of personas.
+        """
         if self._texts_waiting and self._texts_waiting + len(batch) > self._most:
             raise BusyError
         done = asyncio.get_running_loop().create_future()
-        one = _Waiting(live, batch, done, sum(map(len, batch)))
+        one = _Waiting(live, batch, of_users, done, sum(map(len, batch)))
         self._waiting.append(one)
         self._count(len(batch))
         self._wake.set()
@@ -116,13 +123,13 @@ class Batcher:
         return taken
 
     async def _encode(self, batch: list[_Waiting]) -> None:
-        distinct = {text: row for row, text in enumerate(dict.fromkeys(_all(batch)))}
+        distinct = {key: row for row, key in enumerate(dict.fromkeys(_all(batch)))}
         if not distinct:
             return
         self._metrics.batch_texts.observe(len(distinct))
         try:
-            rows = await asyncio.get_running_loop().run_in_executor(
-                self._thread, lambda: batch[0].live.encoder.encode_texts(list(distinct))
+            rows, refused = await asyncio.get_running_loop().run_in_executor(
+                self._thread, lambda: _encoded(batch[0].live.encoder, list(distinct))
             )
         except Exception as error:  # all requests of the batch get it
             for one in batch:
@@ -130,11 +137,28 @@ class Batcher:
                     one.done.set_exception(error)
         else:
             for one in batch:
-                if not one.done.done():
-                    one.done.set_result(rows[[distinct[text] for text in one.texts]])
+                if one.done.done():
+                    continue
+                own = [distinct[one.of_users, text] for text in one.texts]
+                wrong = {place: refused[row] for place, row in enumerate(own) if row in refused}
+                if wrong:
+                    one.done.set_exception(TextsRefusedError(one.texts, wrong, rows[own]))
+                else:
+                    one.done.set_result(rows[own])
         finally:
             self._count(-sum(len(one.texts) for one in batch))
 
 
-def _all(batch: Sequence[_Waiting]) -> list[str]:
-    return [text for one in batch for text in one.texts]
+def _all(batch: Sequence[_Waiting]) -> list[tuple[bool, str]]:
+    return [(one.of_users, text) for one in batch for text in one.texts]
+
+
+def _encoded(
+    encoder: Encoder, texts: Sequence[tuple[bool, str]]
+) -> tuple[Floats, Mapping[int, str]]:
+    """(n, dim) float32, and why there is no vector of some rows."""
+    queries = encoder.query_inputs([text for of_users, text in texts if of_users])
+    documents = encoder.document_inputs([text for of_users, text in texts if not of_users])
+    left = {True: iter(queries), False: iter(documents)}
+    inputs = [next(left[of_users]) for of_users, _ in texts]
+    return encoded_where_possible(encoder.encode_texts, inputs)

@@ -87,7 +87,8 @@ async def put(item_id: ItemId, body: ItemBody, served: Served, response: Respons
     async def write(live: Live) -> bool:
         vectors: Any = body.vectors
         if vectors is None:
-            vectors = await served.encode(live, texts.persona_texts(personas, body.summary))
+            own = texts.persona_texts(personas, body.summary)
+            vectors = await served.encode(live, own, of_users=False)
         written = await served.in_thread(
             lambda: live.writer.replace_item(item_id, personas, vectors, fields)
         )

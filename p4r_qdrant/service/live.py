@@ -130,7 +130,7 @@ class Live:
             persona_texts = [
                 text for _, one in put for text in texts.persona_texts(one.personas, one.summary)
             ]
-            vectors = iter(self.encoder.encode_texts(persona_texts))
+            vectors = iter(self.encoder.encode_documents(persona_texts))
             for item_id, one in put:
                 own = np.stack(list(islice(vectors, len(one.personas))))
                 self.writer.replace_item(item_id, one.personas, own, one.fields)

@@ -60,10 +60,10 @@ async def _vector(user_id: str, served: Service, live: Live) -> UserVector | Non
     if not recent:
         raise problems.ProblemError(404, "unknown_user", f"user {user_id!r} is unknown")
     pairs = history_texts([one.record for one in recent], live.history.length)
-    rows = await served.encode(live, [text for _, text in pairs]) if pairs else None
-    return (
-        None if rows is None else user_vector([one for one, _ in pairs], rows, live.history.decay)
-    )
+    if not pairs:
+        return None
+    rows = await served.encode(live, [text for _, text in pairs], of_users=True)
+    return user_vector([one for one, _ in pairs], rows, live.history.decay)
 
 
 def _parsed(text: str | None) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from p4r_qdrant.encoder.user_vector import UserVector, history_texts, user_vector
-from p4r_qdrant.errors import IndexUnavailableError, P4RError
+from p4r_qdrant.errors import IndexUnavailableError, P4RError, TextsRefusedError
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.schemas.operations import EncoderState
 from p4r_qdrant.service import problems
@@ -102,7 +102,10 @@ class Resolver:
         try:
             with self._metrics.stage("encode"):
                 async with asyncio.timeout(request.seconds_left):
-                    rows = await self._batcher.encode(request.live, texts)
+                    rows = await self._batcher.encode(request.live, texts, of_users=True)
+        except TextsRefusedError as error:
+            log_failure(error)
+            rows = error.vectors
         except BusyError:
             raise problems.busy(
                 "too many histories are waiting for the encoder "
@@ -110,17 +113,22 @@ class Resolver:
             ) from None
         except TimeoutError:
             request.degrade(positions, "deadline")
+            return
         except IndexUnavailableError:
             request.degrade(positions, "index_unavailable")
+            return
         except Exception as error:
             log_failure(error)
             request.degrade(positions, "encoder_unavailable")
-        else:
-            start = 0
-            for position, pairs in zip(positions, users, strict=True):
-                own = rows[start : start + len(pairs)]
-                start += len(pairs)
+            return
+        start = 0
+        for position, pairs in zip(positions, users, strict=True):
+            own = rows[start : start + len(pairs)]
+            start += len(pairs)
+            if np.isfinite(own).all():
                 request.users[position] = user_vector([one for one, _ in pairs], own, history.decay)
+            else:  # one of the texts was refused
+                request.degrade([position], "encoder_unavailable")
 
     def _remember(
         self, store: UserStore, recent: Sequence[StoredInteraction], made: UserVector

@@ -121,13 +121,16 @@ class Service:
         """Run blocking work on the threads that are not for rankings."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def encode(self, live: Live, texts: Sequence[str]) -> Floats:
-        """Encode texts that will be stored: (n, dim) float32. Raises ProblemError (429, 503)."""
+    async def encode(self, live: Live, texts: Sequence[str], *, of_users: bool) -> Floats:
+        """Encode texts that will be stored: (n, dim) float32. Raises ProblemError (429, 503).
+
+        of_users: they are texts of histories, not of personas.
+        """
         if self.backend.encoder_state != EncoderState.READY:
             raise problems.unavailable("no encoder is ready: send vectors, or try again later")
         try:
             with self.span("encode"):
-                return await self.batcher.encode(live, texts)
+                return await self.batcher.encode(live, texts, of_users=of_users)
         except BusyError:
             raise problems.busy(
                 "too many texts are waiting for the encoder (P4R_SERVICE__MAX_WAITING_TEXTS); "

@@ -158,7 +158,7 @@ async def _encoded(served: Service, live: Live, one: StoredInteraction) -> Store
         return one
     try:
         async with asyncio.timeout(served.backend.settings.service.deadline_ms / 1000):
-            rows = await served.encode(live, [one.text])
+            rows = await served.encode(live, [one.text], of_users=True)
     except (problems.ProblemError, TimeoutError, P4RError, RuntimeError):
         return one
     return one.encoded(rows[0])

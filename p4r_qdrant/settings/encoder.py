@@ -25,6 +25,29 @@ class EncoderSettings(Section):
         "all-MiniLM-L6-v2 (bundled); with `base_url`, the name of the model there.",
     )
     adapter: OptionalText = Field(None, description="Folder of a LoRA adapter for the model.")
+    query_prompt: str = Field(
+        "",
+        description="Text before each text of a history, as asymmetric models want it: "
+        "'query: ' for e5. It is a part of the fingerprint.",
+    )
+    document_prompt: str = Field(
+        "",
+        description="Text before each text of a persona: 'passage: ' for e5. If one of both is "
+        "set, a default prompt of the model's own does not count.",
+    )
+    max_tokens: int | None = Field(
+        None,
+        ge=16,
+        description="Tokens that the encoder reads of a text, its prompt included; longer texts of "
+        "histories lose a part of the item's summary. Unset: as many as the model says; behind an "
+        "endpoint this is not known, and the server cuts. There, tokens are guessed: one for "
+        "three bytes.",
+    )
+    allow_model_code: bool = Field(
+        False,
+        description="Let the model run Python code of its own, with all rights of this process "
+        "(trust_remote_code). Only for code that you have read.",
+    )
     device: str = Field(
         "auto",
         description="Device of the model: auto, cpu, cuda, mps, cuda:1. Several, separated by "

@@ -10,17 +10,21 @@ erasing a user reaches the jobs too.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.salvage import encoded_where_possible
 from p4r_qdrant.encoder.user_vector import UserVector, user_vector
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.settings import HistorySettings
 from p4r_qdrant.users.contracts import Interactions, Jobs, UserVectors
 from p4r_qdrant.users.records import Job, OtherVersion, StoredInteraction
+
+_log = logging.getLogger(__name__)
 
 UPKEEP_ATTEMPTS = 5
 """How often a user vector is made again if other writers change the history meanwhile."""
@@ -163,8 +167,16 @@ class UserStore:
             ]
             distinct = {text: row for row, text in enumerate(dict.fromkeys(o.text for o in bare))}
             if distinct:
-                rows = encoder.encode_texts(list(distinct))
-                self.vectors.put([one.encoded(rows[distinct[one.text]]) for one in bare])
+                rows, refused = encoded_where_possible(encoder.encode_queries, list(distinct))
+                for reason in refused.values():
+                    _log.warning("a text of a user has no vector: %s", reason)
+                self.vectors.put(
+                    [
+                        one.encoded(rows[distinct[one.text]])
+                        for one in bare
+                        if distinct[one.text] not in refused
+                    ]
+                )
             for user_id in user_ids:
                 self._make_user(user_id)
             count += len(user_ids)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from p4r_qdrant.arrays import Floats, normalised
-from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.base import Encoder, EncoderOver
 
 _WORD = re.compile(r"\w+")
 
@@ -59,13 +59,11 @@ class HashEncoder(Encoder):
         return row
 
 
-class RememberingEncoder(Encoder):
+class RememberingEncoder(EncoderOver):
     """An encoder that caches the vector of each text."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.name = encoder.name
-        self.dimension = encoder.dimension
-        self.fingerprint = encoder.fingerprint
+        super().__init__(encoder)
         self._encoder = encoder
         self._known: dict[str, Floats] = {}
 

@@ -9,11 +9,15 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from p4r_qdrant.encoder.fingerprint import PROBES, TWIN
+
 
 def save_tiny_model(folder: Path, words: str, *, seed: int = 0) -> Path:
-    """A BERT of two layers, 32 wide, that knows these words; mean pooling."""
+    """A BERT of two layers, 32 wide, that knows these words, and those that tell encoders apart."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    known = special + sorted(set(re.findall(r"\w+|[^\w\s]", words.lower())))
+    known = special + sorted(
+        set(re.findall(r"\w+|[^\w\s]", " ".join([words, *PROBES, TWIN]).lower()))
+    )
     vocabulary = {word: number for number, word in enumerate(known)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()

@@ -38,7 +38,7 @@ class Personas:
         with_texts = [(item, own) for item, own in texts if own]
         flat = [text for _, own in with_texts for text in own]
         starts = np.cumsum([0, *(len(own) for _, own in with_texts)])
-        return cls([item for item, _ in with_texts], encoder.encode_texts(flat), starts, flat)
+        return cls([item for item, _ in with_texts], encoder.encode_documents(flat), starts, flat)
 
     def truncated(self, most: int) -> Personas:
         """Only the first `most` personas of each item."""
@@ -94,7 +94,7 @@ class Profiles:
                 if one.rating is not None:
                     ratings[user, place] = one.rating
         texts = list(distinct)
-        return cls(list(users), encoder.encode_texts(texts), rows, ratings, texts)
+        return cls(list(users), encoder.encode_queries(texts), rows, ratings, texts)
 
     def newest(self, length: int) -> Profiles:
         """Only the `length` newest interactions."""

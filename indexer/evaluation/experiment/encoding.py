@@ -71,7 +71,9 @@ def encoded(name: EncoderName, model: Encoder, context: Context) -> Iterator[Enc
                 texts = persona_texts(ArtifactFolder(config.leaking).file(PERSONAS), summaries)
                 others["leaking"] = Personas.of(texts, cached("vectors-leaking"))
         items = summary_texts(catalogue.at(SUMMARIES))
-        missing = encoder.missing([*_texts(personas, items), *_history_texts(context)])
+        inputs = encoder.document_inputs(list(_texts(personas, items)))
+        inputs += encoder.query_inputs(list(dict.fromkeys(_history_texts(context))))
+        missing = encoder.missing(inputs)
         context.progress.start(f"encoding texts, {name}", len(missing))
         full, alone = (
             Profiles.of(context.histories, context.data.users, encoder, text, max(config.lengths))

@@ -10,14 +10,14 @@ import numpy as np
 
 from indexer.progress import SILENT, Progress
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.base import Encoder, EncoderOver
 from p4r_qdrant.errors import InputError
 
 CHUNK = 256
 """Texts that are encoded, and kept, at once: what a kill may cost."""
 
 
-class CachedEncoder(Encoder):
+class CachedEncoder(EncoderOver):
     """Another encoder whose vectors are kept in a folder, by its fingerprint.
 
     FINGERPRINT.texts.jsonl holds the texts, one JSON string a line; FINGERPRINT.f32 their vectors
@@ -25,9 +25,7 @@ class CachedEncoder(Encoder):
     """
 
     def __init__(self, encoder: Encoder, folder: Path, progress: Progress = SILENT) -> None:
-        self.name = encoder.name
-        self.dimension = encoder.dimension
-        self.fingerprint = encoder.fingerprint
+        super().__init__(encoder)
         self._encoder = encoder
         self._progress = progress
         self.texts_path = folder / f"{encoder.fingerprint}.texts.jsonl"

@@ -7,7 +7,7 @@ import pytest
 
 from p4r_qdrant import Interaction, PersonaEncoder, texts
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
-from p4r_qdrant.errors import EncoderError
+from p4r_qdrant.errors import EncoderError, SettingsError
 from tests.support.adapters import saved_adapter
 from tests.support.oracle import persona
 
@@ -89,7 +89,7 @@ def test_an_adapter_for_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_device_is_one_sentence() -> None:
-    with pytest.raises(EncoderError, match=r"'nope'.*P4R_ENCODER__DEVICE"):
+    with pytest.raises(SettingsError, match=r"'nope'.*P4R_ENCODER__DEVICE"):
         PersonaEncoder(BUNDLED_MODEL, device="nope")
 
 
@@ -111,7 +111,7 @@ def test_a_pool_of_two_devices_gives_the_same_vectors(
 
 
 def test_missing_models_and_adapters_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match=r"no adapter_config.json.*P4R_ENCODER__ADAPTER"):
+    with pytest.raises(SettingsError, match=r"no adapter_config.json.*P4R_ENCODER__ADAPTER"):
         PersonaEncoder(BUNDLED_MODEL, adapter=str(tmp_path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(EncoderError, match=r"cannot be loaded.*P4R_ENCODER__MODEL"):

@@ -32,9 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def tower(model: str, **training: Any) -> Tower:
     torch.manual_seed(1)
-    found = module.tower(
-        PersonaEncoder(model).sentence_transformer, TrainingSettings(**training), "tiny"
-    )
+    found = module.tower(PersonaEncoder(model), TrainingSettings(**training))
     for name, one in found.named_parameters():
         if "lora_B" in name:  # they begin with zeros, and then nothing reaches lora_A
             torch.nn.init.normal_(one, std=0.3)
@@ -126,9 +124,7 @@ def test_training_and_serving_have_the_same_user_vector(model: str) -> None:
         for history in histories
     ]
     one = Collator(catalogue, 0.6, siblings=False)(examples)
-    untrained = Tower(
-        PersonaEncoder(model).sentence_transformer, TrainingSettings(micro_batch_size=4)
-    ).eval()
+    untrained = Tower(PersonaEncoder(model), TrainingSettings(micro_batch_size=4)).eval()
     embeddings = untrained(one["texts"])
     users = torch.nn.functional.normalize(one["user_weights"] @ embeddings, dim=-1)
     expected = np.stack([user.vector for user in served if user is not None])
@@ -136,7 +132,7 @@ def test_training_and_serving_have_the_same_user_vector(model: str) -> None:
 
 
 def test_the_tower_is_an_encoder(model: str) -> None:
-    encoder = TowerEncoder(Tower(PersonaEncoder(model).sentence_transformer, TrainingSettings()))
+    encoder = TowerEncoder(Tower(PersonaEncoder(model), TrainingSettings()))
     served = PersonaEncoder(model)
     texts = ["tea and toast", "rain"]
     assert encoder.encode_texts(texts) == pytest.approx(served.encode_texts(texts), abs=1e-6)
@@ -145,7 +141,7 @@ def test_the_tower_is_an_encoder(model: str) -> None:
 
 def test_only_the_last_layers_learn(model: str) -> None:
     trained = Tower(
-        PersonaEncoder(model).sentence_transformer,
+        PersonaEncoder(model),
         TrainingSettings(lora_layers=1, target_modules="query, dense"),
     )
     learning = [name for name, one in trained.named_parameters() if one.requires_grad]
@@ -157,7 +153,7 @@ def test_only_the_last_layers_learn(model: str) -> None:
 def test_layers_that_are_not_there_are_one_sentence(model: str) -> None:
     with pytest.raises(InputError, match="P4R_TRAINING__TARGET_MODULES"):
         Tower(
-            PersonaEncoder(model).sentence_transformer,
+            PersonaEncoder(model),
             TrainingSettings(target_modules="nope, neither"),
         )
 
@@ -169,7 +165,7 @@ def test_an_adapter_goes_to_disk_and_back(
     trained = tower(model, target_modules=target_modules)
     trained.save_adapter(tmp_path)
     training = TrainingSettings(target_modules=target_modules)
-    other = module.tower(PersonaEncoder(model).sentence_transformer, training, "tiny")
+    other = module.tower(PersonaEncoder(model), training)
     other.load_adapter(tmp_path)
     served = PersonaEncoder(model, adapter=str(tmp_path))
     expected = trained.eval()(["salt sea"]).detach().numpy()
@@ -200,9 +196,7 @@ def test_with_a_head_each_text_is_encoded_once(model: str, monkeypatch: pytest.M
 
 
 def test_a_head_that_was_not_trained_is_refused(model: str, tmp_path: Path) -> None:
-    untrained = module.tower(
-        PersonaEncoder(model).sentence_transformer, TrainingSettings(target_modules="head"), "tiny"
-    )
+    untrained = module.tower(PersonaEncoder(model), TrainingSettings(target_modules="head"))
     untrained.save_adapter(tmp_path)
     with pytest.raises(EncoderError, match="changes nothing"):
         PersonaEncoder(model, adapter=str(tmp_path))

@@ -207,7 +207,9 @@ def test_a_batch_is_of_one_encoder() -> None:
         batcher.start()
         lives = [SimpleNamespace(encoder=HashEncoder(wide)) for wide in (24, 32, 24)]
         try:
-            return await asyncio.gather(*(batcher.encode(live, ["a", "b"]) for live in lives))
+            return await asyncio.gather(
+                *(batcher.encode(live, ["a", "b"], of_users=True) for live in lives)
+            )
         finally:
             await batcher.close()
 
