@@ -218,7 +218,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class SimilarityFigures:
-    """Figures that need an encoder, from `items` sampled items of `of_items` with personas."""
+    """Figures that need an encoder, from `items` sampled items of `of_items` with personas.
+
+    too_long: sentences on texts that the encoder cannot read whole.
+    """
 
     encoder: str
     items: int
@@ -230,6 +233,7 @@ class SimilarityFigures:
     best_grounded: Sequence[Grounded]
     worst_grounded: Sequence[Grounded]
     agreement: Agreement | None
+    too_long: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

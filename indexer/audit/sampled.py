@@ -31,6 +31,7 @@ def measure(
 ) -> SimilarityFigures:
     """The figures of the sampled items, which all have personas."""
     remembering = Remembering(encoder)
+    lengths = encoder.lengths.fresh() if encoder.lengths is not None else None
     distinct = DistinctnessMeter(encoder.dimension)
     grounded = GroundingMeter()
     agreed: list[list[tuple[float, float]]] = []
@@ -41,6 +42,8 @@ def measure(
         for block in _blocks(items, _BLOCK):
             remembering.encode_texts([text for item in block for text in texts_of(item)])
             for item in block:
+                if lengths is not None:
+                    lengths.of_personas([encoder.document_prompt + text for text in item.indexed])
                 distinct.add(item, remembering)
                 grounded.add(item, remembering, pool)
                 agreed.append(agreements_of(item, remembering))
@@ -54,6 +57,7 @@ def measure(
         descriptions=grounding(grounded.descriptions, source.seed),
         best_grounded=grounded.best,
         worst_grounded=grounded.worst,
+        too_long=lengths.said() if lengths is not None else (),
         agreement=agreement([one for one in agreed if one], source.seed),
     )
 

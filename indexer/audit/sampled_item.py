@@ -18,7 +18,7 @@ from indexer.audit.source import Source
 from indexer.reasoning.nearest import aspects_text
 from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.records import Aspects, ItemPersonas, Persona
-from p4r_qdrant.texts import persona_text, plain_rationale
+from p4r_qdrant.texts import persona_text, persona_texts, plain_rationale
 
 T = TypeVar("T")
 
@@ -30,13 +30,15 @@ MOST_CITED = 10
 class SampledItem:
     """One sampled item with the texts that are compared.
 
-    cited: the aspect texts that each persona cites. aligned: (a user's aspects, position of the
-    persona that the user is aligned with).
+    indexed: the text of each persona as an index holds it. cited: the aspect texts that each
+    persona cites. aligned: (a user's aspects, position of the persona that the user is aligned
+    with).
     """
 
     item_id: str
     title: str
     personas: Sequence[Persona]
+    indexed: Sequence[str]
     cited: Sequence[Sequence[str]]
     aligned: Sequence[tuple[Mapping[str, str | None], int]]
 
@@ -69,6 +71,7 @@ class ItemReader(ExitStack):
         self._persona_lines = self.enter_context(RecordFile(folder.file(PERSONAS), ItemPersonas))
         self._aspect_lines = self.enter_context(RecordFile(folder.at(ASPECTS), Aspects))
         self._items = self.enter_context(folder.items(Refusals()))
+        self._summaries = self.enter_context(folder.summaries(Refusals()))
 
     def item(self, item_id: str) -> SampledItem:
         """An item that has personas."""
@@ -86,11 +89,12 @@ class ItemReader(ExitStack):
         ]
         sampled = self._alignments.sampled.get(item_id, []) if self._alignments else []
         known = [(user, choice) for user, choice in sampled if user in own and len(personas) > 1]
-        item = self._items.get(item_id)
+        item, summary = self._items.get(item_id), self._summaries.get(item_id)
         return SampledItem(
             item_id=item_id,
             title=(plain_text(item.title) if item else "") or item_id,
             personas=personas,
+            indexed=persona_texts(personas, summary.summary if summary else ""),
             cited=cited,
             aligned=[(self._read(own[user]), choice) for user, choice in _some(known, chance)],
         )

@@ -73,17 +73,18 @@ def leak_sentence(audit: Audit) -> str:
 
 
 def sampled(audit: Audit) -> str:
-    """The sample and encoder that similarities were measured with; empty without an encoder."""
+    """The sample and encoder of similarities, and texts that it cannot read whole; else empty."""
     figures = audit.similarity
     if figures is None:
         return ""
-    return (
+    measured = (
         f"Distinctness, grounding and agreement are measured on {figures.items:,} of "
         f"{figures.of_items:,} items with personas (seed {figures.seed}), encoder "
         f"{figures.encoder}. Similarity is the cosine of two text vectors: 1 means the same, near "
         "0 means nothing in common. It depends on the encoder, so compare folders with the same "
         "encoder only."
     )
+    return " ".join([measured, *(f"{one}." for one in figures.too_long)])
 
 
 def sections(audit: Audit) -> list[Section]:

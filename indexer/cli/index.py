@@ -36,6 +36,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     from indexer.indexing.items import index_artifacts
     from indexer.indexing.mean_user import note_typical_user
     from indexer.terminal.console import out
+    from indexer.terminal.index import print_too_long
     from indexer.terminal.progress import ProgressBar, loading
     from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.index.opening import open_index
@@ -63,6 +64,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
         f"{report.written} items written, {report.unchanged} unchanged, "
         f"{report.refused} records refused: {where}",
     )
+    print_too_long(encoder)
     exit_for(refusals)
 
 

@@ -164,6 +164,7 @@ def add(
     from indexer.reasoning.run import made
     from indexer.reasoning.step import Sources
     from indexer.terminal.console import err
+    from indexer.terminal.index import print_too_long
     from indexer.terminal.progress import loading
     from indexer.terminal.reasoning import print_added
     from indexer.terminal.tables import print_counts
@@ -195,6 +196,7 @@ def add(
                     try:
                         await indexer.run(lines)
                     finally:
+                        print_too_long(encoder)
                         if indexer.lost_alignments:
                             lost = {"alignments: their personas changed": indexer.lost_alignments}
                             print_counts("left out", lost, err)

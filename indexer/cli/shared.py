@@ -94,7 +94,7 @@ def publish_folder(
     """Publish an artifact folder with a progress bar, and print the result."""
     from indexer.indexing.publish import PublishOptions
     from indexer.indexing.publish import publish as publish_artifacts
-    from indexer.terminal.index import print_published
+    from indexer.terminal.index import print_published, print_too_long
     from indexer.terminal.progress import ProgressBar
 
     with ProgressBar() as bar:
@@ -107,6 +107,7 @@ def publish_folder(
             bar,
         )
     print_published(report.version, report.location, report)
+    print_too_long(source)
 
 
 def exit_for(refusals: Refusals) -> None:

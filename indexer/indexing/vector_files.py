@@ -47,6 +47,7 @@ class VectorFile:
     model = ""
     adapter = ""
     options: Mapping[str, Any] = MappingProxyType({})
+    lengths = None
     tolerance = 1e-5
     workers = 1
 

@@ -65,7 +65,10 @@ def verify_scores(
     if isinstance(source, VectorFile):
         fresh = np.stack([source.of(row.item)[position_of(row, one)] for row, one in sample])
     else:
-        fresh = source.encode_documents([row.texts()[position_of(row, one)] for row, one in sample])
+        prompt = source.document_prompt
+        fresh = source.encode_texts(
+            [prompt + row.texts()[position_of(row, one)] for row, one in sample]
+        )
     least = 1 - source.tolerance - (STORED_FLOAT16 if index.datatype == "float16" else 0)
     asked = [[row.item.item_id] for row, _ in sample]
     answers = index.best_personas(fresh, asked, explain=0)

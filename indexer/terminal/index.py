@@ -10,12 +10,13 @@ from rich.console import Group
 from rich.panel import Panel
 from rich.text import Text
 
-from indexer.terminal.console import out
+from indexer.terminal.console import err, out
 from indexer.terminal.tables import print_fields
 from p4r_qdrant.index.engine import IndexStats
 from p4r_qdrant.records import StoredPersona
 
 if TYPE_CHECKING:
+    from indexer.indexing.items import Source
     from indexer.indexing.publish import Published
     from p4r_qdrant.index.versions import Version
 
@@ -77,6 +78,12 @@ def print_published(version: str, location: str, report: Published | None = None
     out.say(f"live: {version}, {location}")
     if report is not None and report.previous:
         out.say(f"before: {report.previous} (p4r publish --rollback switches back)")
+
+
+def print_too_long(source: Source) -> None:
+    """Print how many of the texts that were encoded are longer than the encoder reads."""
+    for sentence in source.lengths.said() if source.lengths else ():
+        err.say(sentence, style="yellow")
 
 
 def print_dropped(dropped: Sequence[str], in_use: Sequence[str]) -> None:

@@ -23,6 +23,8 @@ def print_training(trained: Trained) -> None:
     table.print()
     for what, count in trained.left_out.items():
         out.say(f"left out: {count:,} {what}")
+    for sentence in trained.too_long:
+        err.say(sentence, style="yellow")
     if not trained.is_better:
         err.say(
             "This adapter reranks the validation items no better than the untrained encoder.",

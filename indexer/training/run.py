@@ -46,11 +46,15 @@ _NOT_OF_THE_RESULT = {"micro_batch_size", "checkpoint_steps"}
 
 @dataclass(frozen=True)
 class Trained:
-    """What `train` made. `fresh` is False where the same run had been finished before."""
+    """What `train` made. `fresh` is False where the same run had been finished before.
+
+    too_long: sentences on texts that the encoder cannot read whole.
+    """
 
     adapter: Path
     record: AdapterRecord
     left_out: Mapping[str, int]
+    too_long: Sequence[str] = ()
     fresh: bool = True
 
     @property
@@ -80,7 +84,7 @@ def train(
     pairs, validation = _read(folder, settings, refusals, base)
     run = _identity(base, pairs, validation, settings)
     if (finished := _finished(output, run)) is not None:
-        return Trained(output, finished, pairs.left_out, fresh=False)
+        return Trained(output, finished, pairs.left_out, _too_long(base, pairs), fresh=False)
     work = output.with_name(f"{output.name}.training")
     arguments = training_arguments(work, len(pairs.examples), settings, tensorboard=tensorboard)
     with arguments.main_process_first(local=False):
@@ -107,7 +111,7 @@ def train(
                 f"no space left for {output}; make room and run it again"
             ) from None
         raise
-    return Trained(output, record, pairs.left_out)
+    return Trained(output, record, pairs.left_out, _too_long(base, pairs))
 
 
 def _encoder(settings: Settings, adapter: Path | None = None) -> PersonaEncoder:
@@ -137,6 +141,17 @@ def _read(
             folder, catalogue, histories, Refusals(), settings.training.seed
         )
     return pairs, validation
+
+
+def _too_long(base: PersonaEncoder, pairs: Pairs) -> list[str]:
+    """Sentences on the texts of the examples, each counted once."""
+    if base.lengths is None:
+        return []
+    lengths = base.lengths.fresh()
+    said = {text for example in pairs.examples for text in example.texts}
+    lengths.of_histories(base.query_prompt, list(said))
+    lengths.of_personas([base.document_prompt + text for text in set(pairs.catalogue.texts)])
+    return lengths.said()
 
 
 def _settings(settings: Settings) -> dict[str, Any]:

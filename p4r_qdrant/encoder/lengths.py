@@ -35,6 +35,10 @@ class Lengths:
     personas: Counted = field(default_factory=Counted)
     histories: Counted = field(default_factory=Counted)
 
+    def fresh(self) -> Lengths:
+        """The same limit, with nothing counted."""
+        return Lengths(self.limit, self.tokens_of)
+
     def of_personas(self, inputs: list[str]) -> list[str]:
         """The inputs as they are; those that are too long are counted."""
         self.personas.texts += len(inputs)

@@ -26,7 +26,8 @@ MODEL = "hashes"
 class EmbeddingServer:
     """`fail` holds the answers to the next requests: (status, headers); then it serves.
 
-    Before an answer is sent, `change` is applied to its vectors and `answer` to the whole of it.
+    A request with a text that contains `cannot` gets `cannot_code`. Before an answer is sent,
+    `change` is applied to its vectors and `answer` to the whole of it.
     """
 
     url: str = ""
@@ -34,6 +35,8 @@ class EmbeddingServer:
     key: str | None = None
     most: int = 32
     longest: int = 10_000
+    cannot: str | None = None
+    cannot_code: int = 500
     knows_base64: bool = True
     latency_s: float = 0.0
     fail: list[tuple[int, dict[str, str]]] = field(default_factory=list)
@@ -51,6 +54,8 @@ class EmbeddingServer:
             return 404
         if request["encoding_format"] == "base64" and not self.knows_base64:
             return 422
+        if self.cannot is not None and any(self.cannot in text for text in request["input"]):
+            return self.cannot_code
         too_long = any(len(text) > self.longest for text in request["input"])
         return 413 if len(request["input"]) > self.most or too_long else 200
 

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.indexing.items import ItemIndexer
 from p4r_qdrant import PersonaReranker, Settings
 from p4r_qdrant.encoder.endpoint import EndpointEncoder
 from p4r_qdrant.encoder.fingerprint import same_encoder
@@ -19,10 +22,12 @@ from p4r_qdrant.errors import (
     IndexMismatchError,
     InputError,
     SettingsError,
+    TextsRefusedError,
 )
 from p4r_qdrant.settings import EncoderSettings
 from tests.support.embedding_server import MODEL, EmbeddingServer, running
 from tests.support.hash_encoder import HashEncoder
+from tests.support.memory_index import MemoryIndex
 from tests.support.publishing import Truths, catalogue_at, run
 
 KEY = "s3cr3t-k3y"
@@ -150,6 +155,52 @@ def test_one_that_never_answers_is_given_up(server: EmbeddingServer) -> None:
 def test_nobody_there() -> None:
     with pytest.raises(EncoderError, match=r"http://127.0.0.1:1/v1/embeddings gave no answer"):
         EndpointEncoder(EncoderSettings(base_url="http://127.0.0.1:1/v1", timeout_s=1))
+
+
+def test_refused_connections_are_said_at_once() -> None:
+    begin = time.monotonic()
+    with pytest.raises(EncoderError, match="refused"):
+        EndpointEncoder(EncoderSettings(base_url="http://127.0.0.1:1/v1", timeout_s=60))
+    assert time.monotonic() - begin < 30, "it did not wait for the end of its patience"
+
+
+# --- it cannot encode one text -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [500, 400])
+def test_one_text_that_fails_does_not_cost_the_others(server: EmbeddingServer, code: int) -> None:
+    server.cannot, server.cannot_code = "text 77", code
+    with connected(server, batch_size=32) as encoder:
+        with pytest.raises(TextsRefusedError) as caught:
+            encoder.encode_texts(TEXTS)
+        assert encoder.encode_texts(TEXTS[:3]).shape == (3, 32)
+    assert list(caught.value.reasons) == [77]
+    assert f"{code}: no: {code}" in sentence(caught, server)
+    assert repr(TEXTS[77][:60]) in str(caught.value)
+    others = [row for row in range(len(TEXTS)) if row != 77]
+    expected = HashEncoder().encode_texts(TEXTS)
+    np.testing.assert_allclose(caught.value.vectors[others], expected[others], atol=1e-6)
+
+
+def test_a_server_that_fails_on_everything_is_not_the_texts_fault(server: EmbeddingServer) -> None:
+    with connected(server, timeout_s=2) as encoder:
+        server.cannot = ""
+        with pytest.raises(EncoderError, match=r"within 2 s \(500 .*: no: 500\)"):
+            encoder.encode_texts(TEXTS)
+
+
+def test_an_item_whose_text_fails_is_refused_and_the_others_are_written(
+    server: EmbeddingServer, tmp_path: Path
+) -> None:
+    folder = ArtifactFolder(catalogue_at(tmp_path / "catalogue", 6))
+    rows = list(folder.index_rows("books", Refusals()))
+    server.cannot = rows[2].texts()[0]
+    index, refusals = MemoryIndex(32), Refusals()
+    with connected(server) as encoder:
+        report = ItemIndexer(encoder, index, refusals).index_all(iter(rows))
+    assert (report.written, report.refused) == (5, 1)
+    assert "500: no: 500" in refusals.sentences[0]
+    assert rows[2].item.item_id not in index.item_ids()
 
 
 # --- it answers wrong ----------------------------------------------------------------------------
