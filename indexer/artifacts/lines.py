@@ -21,13 +21,15 @@ Model = TypeVar("Model", bound=BaseModel)
 class Refusals:
     """Refused records: their number by reason, and the first `keep` sentences.
 
-    parent: gets every refusal too.
+    parent: gets every refusal too. notes: what is odd and was read all the same: its number, and
+    where it was met first.
     """
 
     keep: int = 20
     counts: Counter[str] = field(default_factory=Counter)
     sentences: list[str] = field(default_factory=list)
     parent: Refusals | None = None
+    notes: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def add(self, sentence: str, reason: str = "broken record") -> None:
         """Count one refused record under `reason`."""
@@ -36,6 +38,11 @@ class Refusals:
             self.sentences.append(sentence)
         if self.parent is not None:
             self.parent.add(sentence, reason)
+
+    def note(self, what: str, where: str = "") -> None:
+        """Count something odd that is read all the same."""
+        count, first = self.notes.get(what, (0, where))
+        self.notes[what] = (count + 1, first)
 
     @property
     def total(self) -> int:

@@ -25,7 +25,7 @@ BOM = b"\xef\xbb\xbf"
 
 GZIP = b"\x1f\x8b"
 _BUFFER = 1024 * 1024
-_HEAD = 64 * 1024
+HEAD = 64 * 1024
 """Bytes from which the kind of a file is told."""
 _SEPARATORS = ",;\t|"
 _UNPACK = "unpack it, or pack it with gzip"
@@ -106,7 +106,7 @@ def opened_lines(path: Path, file: IO[bytes] | None = None) -> io.BufferedReader
     """Open a file of JSON Lines, as `opened`. Raises InputError if it is something else."""
     file = opened(path, file)
     try:
-        check_json_lines(path, file.peek(_HEAD))
+        check_json_lines(path, file.peek(HEAD))
     except BaseException:
         file.close()
         raise
@@ -131,10 +131,17 @@ def check_json_lines(path: Path, head: bytes) -> None:
     if what := _json_kind(head):
         kind, fix = what
         raise InputError(f"{path} is {kind}, not JSON Lines: {fix.format(shlex.quote(str(path)))}")
-    if line := _delimited(head):
+    if not (lines := _lines_without_json(head)):
+        return
+    if _has_separators(lines):
         raise InputError(
-            f"{path} is CSV or the like (its first line: {line[:60]!r}), not JSON Lines; "
+            f"{path} is CSV or the like (its first line: {lines[0][:60]!r}), not JSON Lines; "
             "name it .csv or .tsv for p4r prepare, which makes JSON Lines of it"
+        )
+    if len(lines) > 2:
+        raise InputError(
+            f"{path} is no JSON Lines, whose lines are objects (its first line: "
+            f"{lines[0][:60]!r}); p4r prepare reads text with separators too (--delimiter)"
         )
 
 
@@ -205,11 +212,20 @@ def _ends_later(text: str, end: int) -> bool:
         return False
 
 
-def _delimited(head: bytes) -> str:
-    """The first line, where the first lines look like text with separators; else ""."""
-    lines = head.removeprefix(BOM).decode(errors="replace").split("\n")[:50]
+def is_delimited(head: bytes) -> bool:
+    """Whether the first lines of a file look like text with separators."""
+    return _has_separators(_lines_without_json(head))
+
+
+def _has_separators(lines: list[str]) -> bool:
+    return bool(lines) and any(mark in lines[0] for mark in _SEPARATORS)
+
+
+def _lines_without_json(head: bytes) -> list[str]:
+    """The first lines of a text, where none of them may be JSON; else none."""
+    lines = head.removeprefix(BOM).decode(errors="replace").split("\n")[:20]
     lines = [line.rstrip("\r") for line in lines if line.strip()]
-    if not lines or any(line.lstrip()[:1] in ("{", "[") for line in lines[:2]):
-        return ""
+    if not lines or any(line.lstrip()[:1] in ("{", "[") for line in lines):
+        return []
     is_text = lines[0].replace("\t", " ").isprintable() and "\ufffd" not in lines[0]
-    return lines[0] if is_text and any(mark in lines[0] for mark in _SEPARATORS) else ""
+    return lines if is_text else []

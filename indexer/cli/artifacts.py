@@ -76,9 +76,20 @@ def prepare(
     column: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="OURS=THEIRS", help="plain: the source's name of a field; can be repeated."
+            metavar="OURS=THEIRS",
+            help="plain: the source's name of a field, as item_id=sku, or items.title=name for one "
+            "kind of file; can be repeated.",
         ),
     ] = None,
+    delimiter: Annotated[
+        str, typer.Option(help="What separates columns: ;, :: or tab; else the header tells.")
+    ] = "",
+    columns: Annotated[
+        str, typer.Option(metavar="A,B,...", help="The columns of reviews without a header line.")
+    ] = "",
+    item_columns: Annotated[
+        str, typer.Option(metavar="A,B,...", help="The columns of items without a header line.")
+    ] = "",
     parquet: Annotated[bool, typer.Option("--parquet", help="Write Parquet files too.")] = False,
 ) -> None:
     """Turn a review data set (Amazon, Yelp, your own) into an artifact folder.
@@ -86,6 +97,7 @@ def prepare(
     Writes items.jsonl, reviews.jsonl and splits.jsonl.
     """
     from indexer.artifacts.lines import Refusals
+    from indexer.datasets.delimited import Layout, names_of
     from indexer.datasets.formats import format_named
     from indexer.datasets.prepare import Dataset
     from indexer.datasets.prepare import prepare as prepare_dataset
@@ -106,7 +118,13 @@ def prepare(
     refusals = Refusals()
     with ProgressBar() as bar:
         report = prepare_dataset(
-            Dataset(format_named(form, column or ()), reviews, items or []),
+            Dataset(
+                format_named(form, column or ()),
+                reviews,
+                items or [],
+                Layout(delimiter, names_of(columns)),
+                Layout(delimiter, names_of(item_columns)),
+            ),
             output,
             refusals,
             selection=selection,

@@ -88,6 +88,12 @@ def _object(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-AMAZON_2023 = Format(_item_2023, _review_2023)
-AMAZON_2018 = Format(_item_2018, _review_2018)
-AMAZON_2014 = Format(_item_2018, _review_2018, python_literals=True)
+_COLUMNS_2018 = (("reviewerID",), ("asin",), ("overall",), ("unixReviewTime", "reviewTime"))
+_COLUMNS_2023 = (
+    *(("user_id",), ("parent_asin", "asin")),
+    *(("rating",), ("timestamp", "sort_timestamp")),
+)
+
+AMAZON_2023 = Format(_item_2023, _review_2023, (("parent_asin", "asin"),), _COLUMNS_2023)
+AMAZON_2018 = Format(_item_2018, _review_2018, (("asin",),), _COLUMNS_2018)
+AMAZON_2014 = Format(_item_2018, _review_2018, (("asin",),), _COLUMNS_2018, python_literals=True)

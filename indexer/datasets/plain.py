@@ -10,26 +10,48 @@ from collections.abc import Mapping
 from typing import Any
 
 from indexer.datasets import values
-from indexer.datasets.sources import Format, Row
+from indexer.datasets.sources import Format, Kind, NamedColumn, Row
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Item, Review
+
+_FIELDS: Mapping[Kind, Mapping[str, object]] = {
+    "items": Item.model_fields,
+    "reviews": Review.model_fields,
+}
+_NEEDED = ("user_id", "item_id", "rating", "timestamp")
 
 
 def plain(columns: Mapping[str, str] | None = None) -> Format:
     """The format. columns: our field name -> the column of the source.
 
+    A name such as "items.title" is for the files of items alone, one such as "title" for both.
     Raises: InputError for an unknown field name.
     """
-    columns = columns or {}
-    known = {*Item.model_fields, *Review.model_fields}
-    for ours in columns:
-        if ours not in known:
-            raise InputError(
-                f"there is no field {ours!r}; the fields are {', '.join(sorted(known))}"
-            )
-    return Format(
-        lambda row: _item(_renamed(row, columns)), lambda row: _review(_renamed(row, columns))
+    named = tuple(_named(ours, theirs) for ours, theirs in (columns or {}).items())
+    # A name for one kind of file wins over a name for both.
+    ordered = sorted(named, key=lambda one: -len(one.kinds))
+    items, reviews = (
+        {one.ours: one.theirs for one in ordered if kind in one.kinds} for kind in _FIELDS
     )
+    return Format(
+        lambda row: _item(_renamed(row, items)),
+        lambda row: _review(_renamed(row, reviews)),
+        ((items.get("item_id", "item_id"),),),
+        tuple((reviews.get(field, field),) for field in _NEEDED),
+        named=named,
+    )
+
+
+def _named(given: str, theirs: str) -> NamedColumn:
+    kind, dot, ours = given.rpartition(".")
+    kinds = [one for one, fields in _FIELDS.items() if ours in fields and kind in ("", one)]
+    if not kinds or (dot and not kind):
+        known = {*Item.model_fields, *Review.model_fields}
+        raise InputError(
+            f"there is no field {given!r}; the fields are {', '.join(sorted(known))}, with items. "
+            "or reviews. before them for one kind of file"
+        )
+    return NamedColumn(ours, theirs, tuple(kinds), f"{given}={theirs}")
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:

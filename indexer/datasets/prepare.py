@@ -13,9 +13,12 @@ from indexer.artifacts.lines import Refusals, validation_sentence
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.artifacts.writing import written_whole
 from indexer.datasets import tables
+from indexer.datasets.columns import NamedColumns, checked_columns
+from indexer.datasets.delimited import Layout, TextRow
 from indexer.datasets.output_folder import output_folder
+from indexer.datasets.own_fields import OwnFields
 from indexer.datasets.selection import Selection
-from indexer.datasets.sources import Format, Row, Source, read_rows
+from indexer.datasets.sources import Format, Kind, LeftOut, Row, Source, read_rows
 from indexer.datasets.store import Store
 from indexer.datasets.values import storable
 from indexer.progress import SILENT, Progress
@@ -35,11 +38,22 @@ class PrepareReport:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The files or data frames of a data set, in one format. `items` may be empty."""
+    """The files or data frames of a data set, in one format. `items` may be empty.
+
+    review_layout, item_layout: of files with separators.
+    """
 
     form: Format
     reviews: Sequence[Source]
     items: Sequence[Source] = ()
+    review_layout: Layout = field(default_factory=Layout)
+    item_layout: Layout = field(default_factory=Layout)
+
+    def sources(self, kind: Kind) -> tuple[Sequence[Source], Layout]:
+        """The files of items or of reviews, and their layout."""
+        if kind == "items":
+            return self.items, self.item_layout
+        return self.reviews, self.review_layout
 
 
 def prepare(
@@ -63,16 +77,18 @@ def prepare(
     if parquet:
         tables.check_installed()
     report = PrepareReport()
+    rows = _Rows(dataset, refusals, report, progress)
     with output_folder(output, _replace_files) as folder, Store(report.left_out) as store:
-        store.add_items(_items(dataset, refusals, progress), selection)
-        store.add_reviews(_reviews(dataset, refusals, progress))
+        store.add_items(rows.items(), selection)
+        store.add_reviews(rows.reviews())
+        rows.check()
         filtered = bool(selection.cities or selection.categories)
         store.relate(not filtered and (selection.unknown_items or not dataset.items))
         store.select(selection)
         if not store.count("kept"):
             raise InputError(_nothing_left(refusals, report))
         artifacts = {
-            ITEMS: store.items(),
+            ITEMS: rows.own_fields.typed(store.items()),
             REVIEWS: store.reviews(),
             SPLITS: store.splits(selection),
         }
@@ -92,41 +108,68 @@ def _nothing_left(refusals: Refusals, report: PrepareReport) -> str:
     return f"no interaction is left, nothing was written: {', '.join(why) or 'no rows'}{first}"
 
 
-def _items(dataset: Dataset, refusals: Refusals, progress: Progress) -> Iterator[Item]:
-    form = dataset.form
-    for where, row in _rows(form, dataset.items, refusals, progress):
-        try:
-            yield Item.model_validate(storable(form.item(row)))
-        except ValueError as error:
-            refusals.add(f"{where}: {_sentence(error)}", "broken item")
+class _Rows:
+    """Reads the sources of a data set as records; what is no record is refused."""
 
+    def __init__(
+        self, dataset: Dataset, refusals: Refusals, report: PrepareReport, progress: Progress
+    ) -> None:
+        self._dataset = dataset
+        self._refusals = refusals
+        self._left_out = report.left_out
+        self._progress = progress
+        self._columns = NamedColumns(dataset.form, refusals)
+        self.own_fields = OwnFields()
 
-def _reviews(dataset: Dataset, refusals: Refusals, progress: Progress) -> Iterator[Review]:
-    form = dataset.form
-    for where, row in _rows(form, dataset.reviews, refusals, progress):
-        try:
-            yield Review.model_validate(form.review(row))
-        except ValueError as error:
-            refusals.add(f"{where}: {_sentence(error)}", "broken review")
+    def items(self) -> Iterator[Item]:
+        form = self._dataset.form
+        for where, row in self._read("items"):
+            try:
+                item = Item.model_validate(storable(form.item(row)))
+            except ValueError as error:
+                self._refusals.add(f"{where}: {_sentence(error)}", "broken item")
+                continue
+            if isinstance(row, TextRow):
+                self.own_fields.see(where, item.model_extra or {})
+            yield item
+
+    def reviews(self) -> Iterator[Review]:
+        form = self._dataset.form
+        for where, row in self._read("reviews"):
+            try:
+                yield Review.model_validate(form.review(row))
+            except LeftOut as reason:
+                self._left_out[str(reason)] += 1
+            except ValueError as error:
+                self._refusals.add(f"{where}: {_sentence(error)}", "broken review")
+
+    def check(self) -> None:
+        """Raise InputError if a named column was in no row; note what became of own fields."""
+        self._columns.check()
+        self.own_fields.tell(self._refusals)
+
+    def _read(self, kind: Kind) -> Iterator[tuple[str, Row]]:
+        form = self._dataset.form
+        sources, layout = self._dataset.sources(kind)
+        unreported = 0
+        for source in sources:
+            name = f"reading {source.name}" if isinstance(source, Path) else "reading rows"
+            self._progress.start(name)
+            rows = read_rows(
+                source, self._refusals, python_literals=form.python_literals, layout=layout
+            )
+            for where, row in checked_columns(source, kind, form, rows):
+                unreported += 1
+                if unreported == _REPORT_EVERY:
+                    self._progress.advance(unreported)
+                    unreported = 0
+                self._columns.see(kind, row)
+                yield where, row
+        self._progress.advance(unreported)
 
 
 def _sentence(error: ValueError) -> str:
     return validation_sentence(error) if isinstance(error, ValidationError) else str(error)
-
-
-def _rows(
-    form: Format, sources: Sequence[Source], refusals: Refusals, progress: Progress
-) -> Iterator[tuple[str, Row]]:
-    unreported = 0
-    for source in sources:
-        progress.start(f"reading {source.name}" if isinstance(source, Path) else "reading rows")
-        for where, row in read_rows(source, refusals, python_literals=form.python_literals):
-            unreported += 1
-            if unreported == _REPORT_EVERY:
-                progress.advance(unreported)
-                unreported = 0
-            yield where, row
-    progress.advance(unreported)
 
 
 def _replace_files(written: Path, output: Path) -> None:

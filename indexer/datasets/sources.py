@@ -1,25 +1,31 @@
 """Stream the rows of published files: JSON Lines, CSV, Parquet, data frames.
 
-Compression is detected from the first bytes. A broken line goes to `refusals`, and reading goes on.
+Compression is detected from the first bytes; where a file's name does not say so, its first lines
+tell JSON Lines from text with separators. A broken line goes to `refusals`, and reading goes on.
 A truncated file raises an error, because half a data set would look like a whole one.
 """
 
 from __future__ import annotations
 
 import ast
-import csv
-import io
 import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.opening import BOM, opened
+from indexer.artifacts.opening import (
+    BOM,
+    HEAD,
+    check_delimited,
+    check_json_lines,
+    is_delimited,
+    opened,
+)
 from indexer.datasets import tables
-from p4r_qdrant.errors import InputError
+from indexer.datasets.delimited import BROKEN_LINE, SUFFIXES, Layout, delimited_rows
 
 Row = dict[str, Any]
 Source = Path | tables.Frame
@@ -28,38 +34,76 @@ Source = Path | tables.Frame
 MAX_LINE = 16 * 1024 * 1024
 """Most bytes of a line: it limits memory on a file that is not text."""
 
-BROKEN_LINE = "broken line"
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_JSON = {".json", ".jsonl", ".ndjson"}
+_FOUND = Layout()
+
+
+Kind = Literal["items", "reviews"]
+Columns = tuple[tuple[str, ...], ...]
+"""The columns that a file must have, each with the names it may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedColumn:
+    """A column that the caller named: for which field of which files; `given` is how."""
+
+    ours: str
+    theirs: str
+    kinds: tuple[Kind, ...]
+    given: str
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
     """How the rows of a data set become the fields of `Item` and `Review`.
 
-    The functions may raise ValueError for a row that makes no record. python_literals: a line that
-    is not JSON may be a Python dict literal.
+    The functions may raise ValueError for a row that makes no record, and LeftOut for one that is
+    none. python_literals: a line that is not JSON may be a Python dict literal.
     """
 
     item: Callable[[Row], Row]
     review: Callable[[Row], Row]
+    item_columns: Columns
+    review_columns: Columns
     python_literals: bool = False
+    named: tuple[NamedColumn, ...] = ()
+
+    def columns(self, kind: Kind) -> Columns:
+        """The columns that the files of items or of reviews must have."""
+        return self.item_columns if kind == "items" else self.review_columns
+
+
+class LeftOut(Exception):  # noqa: N818 - no error
+    """A row that is no record and no mistake either; the message is the reason."""
 
 
 def read_rows(
-    source: Source, refusals: Refusals, *, python_literals: bool = False
+    source: Source,
+    refusals: Refusals,
+    *,
+    python_literals: bool = False,
+    layout: Layout = _FOUND,
 ) -> Iterator[tuple[str, Row]]:
-    """Stream (where, row). Raises InputError if the source cannot be read to its end."""
+    """Stream (where, row).
+
+    layout: of a file with separators.
+    Raises: InputError if the source is of another kind, or cannot be read to its end.
+    """
     if not isinstance(source, Path):
         yield from tables.frame_rows(source)
         return
-    kind = source.with_suffix("") if source.suffix == ".gz" else source
-    if kind.suffix == ".parquet":
+    suffix = Path(source.name.removesuffix(".gz")).suffix.lower()
+    if suffix == ".parquet":
         yield from tables.parquet_rows(source)
         return
     with opened(source) as file:
-        if kind.suffix in _DELIMITERS:
-            yield from _csv_rows(file, source, refusals, _DELIMITERS[kind.suffix])
+        head = file.peek(HEAD)
+        is_text = suffix not in _JSON and (bool(layout.delimiter) or is_delimited(head))
+        if layout.columns or suffix in SUFFIXES or is_text:
+            check_delimited(source, head)
+            yield from delimited_rows(file, source, refusals, layout)
         else:
+            check_json_lines(source, head)
             yield from _json_rows(file, source, refusals, python_literals)
 
 
@@ -118,36 +162,3 @@ def _json_problem(error: Exception) -> str:
     if isinstance(error, (RecursionError, MemoryError)):
         return "is nested too deep"
     return str(error).splitlines()[0]
-
-
-def _csv_rows(
-    file: IO[bytes], path: Path, refusals: Refusals, delimiter: str
-) -> Iterator[tuple[str, Row]]:
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
-    # Invalid UTF-8 must survive the decoding, so that only its row is refused.
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.DictReader(text, delimiter=delimiter)
-    try:
-        _ = reader.fieldnames  # reads the header, so that the next row is on line 2
-    except csv.Error as error:
-        raise InputError(f"{path}:1: the header cannot be read: {error}") from None
-    while True:
-        where = f"{path}:{reader.line_num + 1}"
-        try:
-            row = next(reader)
-        except StopIteration:
-            text.detach()
-            return
-        except csv.Error as error:
-            refusals.add(f"{where}: {error}", BROKEN_LINE)
-            continue
-        if None in row:
-            refusals.add(f"{where}: has more fields than the header", BROKEN_LINE)
-        elif not all(_is_utf8(value) for value in row.values() if value):
-            refusals.add(f"{where}: is not UTF-8", BROKEN_LINE)
-        else:
-            yield where, row
-
-
-def _is_utf8(value: str) -> bool:
-    return value.isascii() or not any("\udc80" <= one <= "\udcff" for one in value)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from typing import Any
 
 from p4r_qdrant.index.payload import plain_text
@@ -78,7 +79,7 @@ def number(value: Any) -> float | None:
     if isinstance(value, str):
         found = _PRICE.fullmatch(value.strip())
         return float(found[1].replace(",", "")) if found else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         return None
     try:
         converted = float(value)
@@ -126,8 +127,8 @@ def storable(value: Any) -> Any:
         return {clean_text(str(key)): storable(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [storable(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    if isinstance(value, (float, Decimal)):
+        return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, (bool, int)):
         return value
     return clean_text(str(value))

@@ -81,4 +81,9 @@ def _literal(value: Any) -> Any:
         return value
 
 
-YELP = Format(_item, _review)
+YELP = Format(
+    _item,
+    _review,
+    (("business_id",),),
+    (("user_id",), ("business_id",), ("stars",), ("date",)),
+)

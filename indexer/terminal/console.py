@@ -58,7 +58,9 @@ err = Terminal(stderr=True)
 
 
 def print_refusals(refusals: Refusals) -> None:
-    """Print on standard error what was refused, and the count of each reason."""
+    """Print on standard error what is odd, what was refused, and the count of each reason."""
+    for what, (count, first) in refusals.notes.items():
+        err.say(f"note: {what}: {count:,} (the first: {first})" if first else f"note: {what}")
     for sentence in refusals.sentences:
         err.say(f"refused: {sentence}")
     if refusals.total > len(refusals.sentences):

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -122,6 +123,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
+
+
+def test_decimal_numbers_stay_numbers() -> None:
+    assert values.storable({"price": Decimal("12.50")}) == {"price": 12.5}
+    assert values.number(Decimal("12.50")) == 12.5
 
 
 @given(JSON)
