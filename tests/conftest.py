@@ -17,13 +17,24 @@ import pytest
 from hypothesis import settings
 
 from devtools.qdrant_process import QdrantServer
+from tests.support import warm
 from tests.support.not_run import NOT_RUN, TO_RUN_THEM, not_run
+from tests.support.paths import ROOT
 
 # One thread for each worker. torch, numpy and tokenizers read this when they are imported.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-COMPOSE_FILE = Path(__file__).parents[1] / "docker" / "compose.yaml"
+# Tests sync thousands of small files: in memory, if there is room, that takes no time.
+MEMORY = Path("/dev/shm")
+ROOM = 8 << 30
+if "TMPDIR" not in os.environ and MEMORY.exists() and shutil.disk_usage(MEMORY).free > ROOM:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+COMPOSE_FILES = [
+    str(ROOT / "docker" / "compose.yaml"),
+    str(ROOT / "tests" / "support" / "compose.memory.yaml"),
+]
 
 # A busy machine makes every example slow; benchmarks/ measures time.
 settings.register_profile("p4r", deadline=None)
@@ -70,12 +81,19 @@ def pytest_configure(config: pytest.Config) -> None:
         else Run(Path(tempfile.mkdtemp(prefix="p4r-test-")), secrets.token_hex(16))
     )
 
+    owner = int(given["p4r_pid"]) if given else os.getpid()
+    warm.Shared.folder, warm.Shared.owner = config.stash[RUN].folder, owner
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """pytest-xdist: tell a worker what it shares with the others."""
     run = node.config.stash[RUN]
-    node.workerinput |= {"p4r_folder": str(run.folder), "p4r_api_key": run.api_key}
+    node.workerinput |= {
+        "p4r_folder": str(run.folder),
+        "p4r_api_key": run.api_key,
+        "p4r_pid": os.getpid(),
+    }
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -166,8 +184,8 @@ def docker_compose_command(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.fixture(scope="session")
-def docker_compose_file() -> str:
-    return str(COMPOSE_FILE)
+def docker_compose_file() -> list[str]:
+    return COMPOSE_FILES
 
 
 @pytest.fixture(scope="session")
@@ -179,15 +197,16 @@ def docker_compose_project_name(pytestconfig: pytest.Config) -> str:
 def docker_setup(
     pytestconfig: pytest.Config,
     docker_compose_command: str,
-    docker_compose_file: str,
+    docker_compose_file: list[str],
     docker_compose_project_name: str,
 ) -> str:
     """Bring the services up; where they are up already, this changes nothing.
 
     The command that takes them down is written first: it also cleans up after an `up` that fails.
     """
+    files = " ".join(f'-f "{file}"' for file in docker_compose_file)
     pytestconfig.stash[RUN].take_down.write_text(
-        f'{docker_compose_command} -f "{docker_compose_file}" -p {docker_compose_project_name} '
+        f"{docker_compose_command} {files} -p {docker_compose_project_name} "
         "down --volumes --remove-orphans"
     )
     return "up -d"

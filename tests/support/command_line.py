@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from indexer import cli
+from tests.support import warm
 from tests.support.paths import BOOKSHOP, ROOT
 
 CANDIDATES = str(BOOKSHOP / "candidates.jsonl")
@@ -54,7 +55,9 @@ def spawn(cwd: Path, *arguments: str | bytes, before: str = "", **options: Any) 
     code = f"import sys; sys.argv[0] = 'p4r'\n{before}\nfrom indexer.cli import main; main()"
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.Popen(command, env=environment, cwd=cwd, **options)
+    # Missing packages and encodings are met by a new interpreter only.
+    start = subprocess if before == WITHOUT or "PYTHONIOENCODING" in environment else warm
+    return start.Popen(command, env=environment, cwd=cwd, **options)
 
 
 def finished(process: Any) -> Result:

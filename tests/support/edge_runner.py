@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support import warm
 from tests.support.paths import ROOT
 
 
@@ -16,7 +17,7 @@ class Process:
 
     def __init__(self, folder: Path, task: str, first: int = 0) -> None:
         command = [sys.executable, "-m", "tests.support.edge_process"]
-        self.popen = subprocess.Popen(
+        self.popen = warm.Popen(
             [*command, str(folder), task, str(first)],
             cwd=ROOT,
             stdin=subprocess.PIPE,

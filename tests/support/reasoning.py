@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support import warm
 from tests.support.injections import WANTED
 
 P4R = [sys.executable, "-W", "error", "-c", "from indexer.cli import main; main()"]
@@ -15,14 +16,8 @@ Reason = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def p4r(*command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*P4R, *command],
-        env={"PATH": os.environ["PATH"]} | settings,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {"PATH": os.environ["PATH"]} | settings
+    return warm.run([*P4R, *command], env=environment, cwd=cwd, text=True)
 
 
 def owned(folder: Path) -> list[str]:

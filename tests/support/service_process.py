@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 
+from tests.support import warm
 from tests.support.paths import ROOT
 from tests.support.polling import wait_until
 from tests.support.serving import AS_READER, CATALOGUE
@@ -23,7 +24,7 @@ def served(
     folder: Path, *options: str, command: str = "serve", **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
     """`p4r serve` (or another command), killed at the end."""
-    process = subprocess.Popen(
+    process = warm.Popen(
         [*P4R_WITHOUT_MODEL, command, *options],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
         cwd=folder,

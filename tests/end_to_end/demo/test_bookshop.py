@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from indexer.demo import bookshop as demo
 from indexer.reranking import Reranked
 from indexer.terminal.ranking import print_before_and_after
 from p4r_qdrant import Encoder
+from tests.support import warm
 from tests.support.jsonl import read, write
 from tests.support.paths import BOOKSHOP, ROOT
 
@@ -150,14 +150,8 @@ def test_the_command_needs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
         "PYTHONPATH": str(ROOT),
     }
     code = "import sys; from indexer.cli import main; sys.argv[0] = 'p4r'; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "demo", "--user", "norm-t", "--user", "jude-v"],
-        cwd=work,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", code, "demo", "--user", "norm-t", "--user", "jude-v"]
+    done = warm.run(command, cwd=work, env=environment, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "norm-t" in done.stdout
     assert "jude-v" in done.stdout

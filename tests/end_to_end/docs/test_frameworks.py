@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import warm
 from tests.support.paths import BOOKSHOP, ROOT
 from tests.support.service_process import wait_until_ready
 
@@ -37,15 +38,10 @@ def test_the_python_of_the_page(tmp_path: Path) -> None:
     catalogue = str(BOOKSHOP)
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
-    subprocess.run(
-        [*P4R, "index", "--artifacts", catalogue, "--domain", "books"],
-        cwd=here,
-        env=ENVIRONMENT,
-        check=True,
-        capture_output=True,
-    )
+    index = [*P4R, "index", "--artifacts", catalogue, "--domain", "books"]
+    warm.run(index, cwd=here, env=ENVIRONMENT, check=True)
     shutil.copytree(here, there)
-    service = subprocess.Popen(
+    service = warm.Popen(
         [*P4R, "serve", "--anonymous", "--port", "0"],
         cwd=there,
         env=ENVIRONMENT,
@@ -68,13 +64,7 @@ def test_the_python_of_the_page(tmp_path: Path) -> None:
 
 
 def run(program: str, folder: Path) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = warm.run(command, cwd=folder, env=ENVIRONMENT, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return str(done.stdout).splitlines()

@@ -1,12 +1,12 @@
 """The Python of the README and of docs/how-to/python.md runs as it stands there."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support import warm
 from tests.support.paths import BOOKSHOP, ROOT
 
 pytest.importorskip("sentence_transformers")
@@ -20,16 +20,14 @@ def blocks(page: str) -> list[str]:
 
 
 def run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-W", "error", *command],
         cwd=folder,
         env={**SETTINGS, "PATH": "", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
         text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return str(done.stdout)
 
 
 def test_the_python_of_the_pages(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from indexer.training.pairs import Catalogue, read_pairs
 from p4r_qdrant.encoder.adapter import AdapterRecord
 from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.settings import HistorySettings, TrainingSettings
+from tests.support import warm
 from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
 from tests.support.html_page import Page
@@ -221,9 +221,7 @@ def test_sigkill_again_and_again(tmp_path: Path) -> None:
 
     def process(output: str, *death: str) -> int:
         command = [sys.executable, "-m", "tests.support.experiment_process", str(EXAMPLE)]
-        return subprocess.run(
-            [*command, str(tmp_path / output), *death], cwd=ROOT, check=False, capture_output=True
-        ).returncode
+        return warm.run([*command, str(tmp_path / output), *death], cwd=ROOT).returncode
 
     assert process("whole") == 0
     for stage, steps in (("writing", 3), ("encoding", 1), ("reranking", 70), ("ablations", 0)):

@@ -24,6 +24,7 @@ from indexer.judging.comparing import Study
 from indexer.judging.explanations import ExplanationStudy
 from indexer.judging.personas import PersonaStudy
 from indexer.reasoning import sanitizing as material
+from tests.support import warm
 from tests.support.environment import clear_settings
 from tests.support.injections import VERDICT_ORDERS
 from tests.support.jsonl import read
@@ -378,7 +379,7 @@ def test_killed_it_pays_for_nothing_twice(
     settings = {"P4R_LLM__BASE_URL": llm.url, "P4R_LLM__CONCURRENCY": "2"}
     kills = 0
     for answers in (20, 125):
-        process = subprocess.Popen(
+        process = warm.Popen(
             [*P4R, *command_of("explanations"), "--explanations", str(explanations)],
             env={"PATH": os.environ["PATH"]} | settings,
             cwd=tmp_path,

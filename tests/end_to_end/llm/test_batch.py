@@ -47,6 +47,7 @@ from indexer.llm.batch import passes
 from indexer.prompts import Prompt
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import LLMSettings
+from tests.support import warm
 from tests.support.llm_requests import KEY, SCHEMA, SECRET_TEXT, requests
 from tests.support.paths import ROOT
 from tests.support.scripted_batches import ScriptedBatches
@@ -850,7 +851,7 @@ def test_killed_while_judging(heard: int, server: ScriptedBatches, tmp_path: Pat
 
 
 def start(server: ScriptedBatches, folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return warm.Popen(
         [sys.executable, "-c", RUN, server.url, str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

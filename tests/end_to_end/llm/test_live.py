@@ -59,6 +59,7 @@ from indexer.llm.parsing import parse_answer
 from indexer.prompts import Prompt
 from p4r_qdrant.errors import SettingsError, StorageFullError
 from p4r_qdrant.settings import LLMSettings
+from tests.support import warm
 from tests.support.llm_requests import KEY, SCHEMA, SECRET_TEXT, request, requests
 from tests.support.paths import ROOT
 
@@ -829,7 +830,7 @@ def test_killed_and_run_again(blow: signal.Signals, tmp_path: Path) -> None:
     with ScriptedLLM(script) as server:
         received: list[str] = []
         for _ in range(2):
-            run = subprocess.Popen(
+            run = warm.Popen(
                 [*command, server.url, str(tmp_path)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

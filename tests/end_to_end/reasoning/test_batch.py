@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from devtools.scripted_llm import ScriptedLLM, fails
+from tests.support import warm
 from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP
 from tests.support.scripted_batches import ScriptedBatches
@@ -58,14 +59,8 @@ def environment(server: ScriptedLLM, **settings: str) -> dict[str, str]:
 def run(
     arguments: list[str], server: ScriptedLLM, place: Path, **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*P4R, *arguments],
-        env=environment(server, **settings),
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = environment(server, **settings)
+    return warm.run([*P4R, *arguments], env=env, cwd=place, text=True)
 
 
 def test_they_write_what_live_calls_write(
@@ -134,7 +129,7 @@ def test_ctrl_c_leaves_batches_to_the_endpoint(
     server: ScriptedBatches, folder: Path, tmp_path: Path
 ) -> None:
     server.looks = 10**6
-    process = subprocess.Popen(
+    process = warm.Popen(
         [*P4R, *command(folder, "--batch")],
         env=environment(server),
         cwd=tmp_path,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support import warm
 from tests.support.paths import ROOT
 
 pytest.importorskip("sentence_transformers")
@@ -94,14 +95,8 @@ def environment(model: str, **training: Any) -> dict[str, str]:
 def process(
     arguments: list[str], env: dict[str, str], *, launcher: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *launcher, "tests.support.train_process", str(BOOKSHOP), *arguments],
-        env=env,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    program = [*launcher, "tests.support.train_process", str(BOOKSHOP)]
+    return warm.run([sys.executable, "-m", *program, *arguments], env=env, cwd=ROOT, text=True)
 
 
 # --- what comes out ----------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from indexer.updates.add import Added, StreamingIndexer
 from indexer.updates.inbox import MAX_LINE, incoming
 from indexer.updates.item_reasoning import ItemReasoner
 from p4r_qdrant.settings import LLMSettings
+from tests.support import warm
 from tests.support.engines import embedded, opened
 from tests.support.hash_encoder import HashEncoder
 from tests.support.jsonl import read
@@ -319,7 +320,7 @@ def test_a_torn_journal_is_taken_up_to_where_it_is_whole(shop: Shop) -> None:
 
 
 def started(folder: Path, llm: ScriptedLLM, *options: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    return warm.Popen(
         [
             *(sys.executable, "-W", "error", "-m", "tests.support.cli_without_model"),
             *("add", *options, "--artifacts", str(folder / "out")),

@@ -314,7 +314,8 @@ def test_what_was_acknowledged_outlives_kill_9_and_the_index_goes_on(
                     assert private_qdrant.url in sentence(caught)
             private_qdrant.start()
             retry(index.repair, IndexUnavailableError)
-            check_progress(index, progress)
+            # The gRPC channel finds the server again a moment later than REST does.
+            retry(lambda: check_progress(index, progress), IndexUnavailableError)
 
 
 def killing(qdrant: PrivateQdrant, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -378,7 +379,8 @@ def test_a_full_disk_is_named_and_leaves_every_item_whole(
             private_qdrant.kill()
             private_qdrant.start()
             retry(index.repair, IndexUnavailableError)
-            check_progress(index, progress)
+            # The gRPC channel finds the server again a moment later than REST does.
+            retry(lambda: check_progress(index, progress), IndexUnavailableError)
             assert index.replace_item("item-0", personas("last", 2), rows(1, 2))
             assert whole(index, "item-0") == "last"
 

@@ -6,7 +6,6 @@ import hmac
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -41,7 +40,7 @@ from p4r_qdrant.index.server import lease
 from p4r_qdrant.records import Interaction, ItemPersonas
 from p4r_qdrant.settings import RerankSettings
 from p4r_qdrant.users.versions import drop_old
-from tests.support import publishing
+from tests.support import publishing, warm
 from tests.support.edge_runner import process
 from tests.support.engines import embedded, on_server, opened
 from tests.support.hash_encoder import HashEncoder
@@ -149,12 +148,10 @@ def killed(settings: Settings, folder: Path, encoder: int, point: str) -> None:
     """Publish in a process that kills itself at a point."""
     key = settings.qdrant.api_key
     task = json.dumps([settings.model_dump_json(), str(folder), encoder, point])
-    process = subprocess.run(
+    process = warm.run(
         [sys.executable, "-m", "tests.support.publish_process", task],
         cwd=ROOT,
         env=os.environ | {"KEY": key.get_secret_value() if key else ""},
-        capture_output=True,
-        check=False,
         timeout=120,
     )
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()

@@ -1,0 +1,152 @@
+"""Forks Python commands from one process that has imported the slow libraries already.
+
+    python -P tests/support/warm_server.py SOCKET OWNER_PID
+
+tests/support/warm.py starts it and speaks to it. It ends when the process OWNER_PID does.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# Other people's modules only: the code under test is imported by each command for itself.
+SLOW = (
+    "accelerate",
+    "fastapi",
+    "grpc",
+    "httpx",
+    "jinja2",
+    "jsonschema",
+    "numpy",
+    "openai",
+    "peft",
+    "prometheus_client",
+    "pydantic_settings",
+    "qdrant_client",
+    "qdrant_edge",
+    "rich.console",
+    "sentence_transformers",
+    "tenacity",
+    "torch",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.bert.modeling_bert",
+    "transformers.trainer",
+    "typer",
+    "uvicorn",
+)
+
+
+def serve(listener: socket.socket, owner: int) -> dict[str, Any]:
+    """Fork a process for each request; return in each of these processes, with its request."""
+    running: dict[int, socket.socket] = {}
+    woken, wake = socket.socketpair()
+    for end in (woken, wake):
+        end.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    selector.register(woken, selectors.EVENT_READ)
+    while True:
+        ready = [key.fileobj for key, _ in selector.select(timeout=2)]
+        if woken in ready:
+            woken.recv(4096)
+            report_ended(running)
+        if listener in ready:
+            connection, _ = listener.accept()
+            request, files = received(connection)
+            pid = os.fork()
+            if not pid:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                selector.close()
+                for one in (listener, woken, wake, connection, *running.values()):
+                    one.close()
+                return request | {"files": files}
+            for file in files:
+                os.close(file)
+            running[pid] = connection
+            connection.sendall(f"{pid}\n".encode())
+        if not alive(owner):
+            os._exit(0)
+
+
+def received(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    text, files, _, _ = socket.recv_fds(connection, 1 << 16, 3)
+    while more := connection.recv(1 << 16):
+        text += more
+    return json.loads(text), files
+
+
+def report_ended(running: dict[int, socket.socket]) -> None:
+    """Tell whoever asked for a process how it ended."""
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        with running.pop(pid) as connection, contextlib.suppress(OSError):
+            connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def become(request: dict[str, Any]) -> None:
+    """Run what `python OPTIONS` would."""
+    if request["session"]:
+        os.setsid()
+    for number, file in enumerate(request["files"]):
+        os.dup2(file, number)
+        os.close(file)
+    # Those of the server believe that they can seek, as /dev/null can.
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(
+        2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
+    )
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    options = request["options"]
+    if options[0] == "-W":
+        warnings.resetwarnings()
+        warnings.simplefilter(options[1])
+        sys.warnoptions[:] = [options[1]]
+        options = options[2:]
+    kind, what, *arguments = options
+    searched = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:0] = ["" if kind == "-c" else str(Path.cwd()), *searched]
+    sys.argv = [kind, *arguments]
+    if kind == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        sys.modules["__main__"] = main = ModuleType("__main__")
+        exec(compile(what, "<string>", "exec"), vars(main))
+
+
+if __name__ == "__main__":
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(sys.argv[1])
+        listening.listen(64)
+        for name in SLOW:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+        gc.freeze()
+        command = serve(listening, int(sys.argv[2]))
+    become(command)
