@@ -128,7 +128,7 @@ PRETTY = json.dumps(ROWS[0], indent=2) + "\n" + json.dumps(ROWS[1], indent=2)
         (b"PAR1\x15\x04", "is a Parquet file"),
         (b"<!DOCTYPE html><html>", "is a web page, not the data"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
-        (gzip.compress(LINES.encode("utf-16")), "is UTF-16 text"),
+        (gzip.compress(LINES.encode("utf-16"), mtime=0), "is UTF-16 text"),
     ],
 )
 def test_what_is_no_json_lines_is_named_in_one_sentence(
