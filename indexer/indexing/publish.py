@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -18,7 +18,7 @@ from indexer.indexing.mean_user import note_typical_user
 from indexer.indexing.vector_files import VectorFile
 from indexer.indexing.verifying import Expected, verify_scores, verify_written
 from indexer.progress import SILENT, Progress
-from p4r_qdrant.errors import IndexLockedError, InputError, VerificationError
+from p4r_qdrant.errors import IndexLockedError, InputError, P4RError, VerificationError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata, today
 from p4r_qdrant.index.opening import open_versions
@@ -86,7 +86,9 @@ def publish(
     with open_versions(settings) as versions, source.on_all_devices():
         name = versions.of(source.fingerprint)
         versions.check_switch(name)
-        with versions.open(name, made) as index, index.sole_writer():
+        fresh = _FreshVersion(versions, name)
+        with fresh, versions.open(name, made) as index, index.sole_writer():
+            fresh.is_ours = True
             index.metadata.check(source.dimension, source.fingerprint, index.location)
             held = _live_items(versions, index)
             least = 0 if options.shrink else (held + 1) // 2
@@ -106,7 +108,8 @@ def publish(
             report = Published(done.written, done.unchanged, done.refused, name, index.location)
             note_typical_user(folder, source, index, settings)
             if len(expected.item_ids) < max(1, least):
-                raise VerificationError(
+                of_file = isinstance(source, VectorFile)
+                raise (InputError if of_file else VerificationError)(
                     f"only {len(expected.item_ids)} of {len(rows)} items could be written to "
                     f"{index.location} ({_first(refusals)}); the live version did not change"
                 )
@@ -130,6 +133,28 @@ def publish(
             report.users = _encode_users(settings, name, made, source)
             versions.switch({versions.alias: name})
     return report
+
+
+class _FreshVersion(AbstractContextManager["_FreshVersion"]):
+    """Context manager: a version that was made in it, and is empty at an error, is deleted.
+
+    `is_ours` is set once this process is its only writer.
+    """
+
+    def __init__(self, versions: Versions, name: str) -> None:
+        self._versions = versions
+        self._name = name
+        self._was_there = any(one.name == name for one in versions.all())
+        self.is_ours = False
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or self._was_there or not self.is_ours:
+            return
+        with suppress(P4RError):  # the error that is under way says more
+            with self._versions.open(self._name) as index:
+                holds = index.stats().items
+            if not holds:
+                self._versions.drop(self._name)
 
 
 def _encode_users(settings: Settings, name: str, made: IndexMetadata, source: Source) -> int:

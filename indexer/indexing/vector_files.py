@@ -62,7 +62,8 @@ class VectorFile:
     def of(self, item: ItemPersonas) -> Floats:
         """The vectors of an item's personas: (n, dim) float32."""
         start = self._starts[item.item_id]
-        return np.asarray(self._matrix[start : start + len(item.personas)], dtype=np.float32)
+        with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and refused
+            return np.asarray(self._matrix[start : start + len(item.personas)], dtype=np.float32)
 
     def hash_of(self, item: ItemPersonas) -> str:
         """A hash of the vectors of an item's personas."""
@@ -125,6 +126,11 @@ def _npy(path: Path, total: int, folder: ArtifactFolder) -> npt.NDArray[np.float
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        if "object" in str(error):  # NumPy advises to run what is in it
+            raise InputError(
+                f"{path} holds Python objects (a pickle), or no array at all: save the vectors by "
+                "numpy.save as one array of floats"
+            ) from None
         raise InputError(f"{path} is not an array that NumPy can map: {error}") from None
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind != "f":
         what = f"{matrix.dtype} {matrix.shape}" if isinstance(matrix, np.ndarray) else "several"

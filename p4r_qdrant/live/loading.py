@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from p4r_qdrant.encoder.adapter import tuned_history
 from p4r_qdrant.encoder.base import ENDPOINT, VECTORS, Encoder
@@ -42,6 +43,12 @@ def encoder_for_index(settings: EncoderSettings, made_with: IndexMetadata) -> En
         for name, value in noted.items()
         if value and name in EncoderSettings.model_fields and name not in settings.model_fields_set
     }
+    adapter = missing.get("adapter")
+    if adapter is not None and not Path(adapter).is_dir():
+        raise IndexMismatchError(
+            f"the index was made with the adapter {adapter}, which is not on this machine; copy "
+            "its folder, and set P4R_ENCODER__ADAPTER to it"
+        )
     try:
         encoder = load_encoder(settings.model_copy(update=missing))
     except (EncoderError, SettingsError) as error:

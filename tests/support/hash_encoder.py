@@ -8,6 +8,7 @@ import numpy as np
 
 from p4r_qdrant.arrays import Floats, normalised
 from p4r_qdrant.encoder.base import Encoder, EncoderOver
+from p4r_qdrant.errors import TextsRefusedError
 
 _WORD = re.compile(r"\w+")
 
@@ -19,7 +20,7 @@ class HashEncoder(Encoder):
     `encoded` holds every text that was encoded, in order; `calls` counts the batches.
 
     A different `salt` makes a different encoder. Encoding more than `fail_after` texts raises
-    KeyboardInterrupt.
+    KeyboardInterrupt. Texts that contain `cannot` are refused.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class HashEncoder(Encoder):
         fingerprint: str = "hash-encoder-1",
         salt: str = "",
         fail_after: int | None = None,
+        cannot: str | None = None,
     ) -> None:
         self.name = name
         self.dimension = dimension
@@ -38,6 +40,7 @@ class HashEncoder(Encoder):
         self.encoded: list[str] = []
         self.calls = 0
         self.fail_after = fail_after
+        self.cannot = cannot
 
     def encode_texts(self, batch: Sequence[str]) -> Floats:
         self.calls += 1
@@ -45,7 +48,12 @@ class HashEncoder(Encoder):
             raise KeyboardInterrupt(f"killed after {len(self.encoded)} texts")
         self.encoded += batch
         rows = [self._row(text) for text in batch]
-        return normalised(np.array(rows, dtype=np.float32).reshape(len(batch), self.dimension))
+        vectors = normalised(np.array(rows, dtype=np.float32).reshape(len(batch), self.dimension))
+        if self.cannot is not None and any(self.cannot in text for text in batch):
+            refused = {row: "no" for row, text in enumerate(batch) if self.cannot in text}
+            vectors[list(refused)] = np.nan
+            raise TextsRefusedError(batch, refused, vectors)
+        return vectors
 
     def _row(self, text: str) -> list[float]:
         row = [0.0] * self.dimension

@@ -109,6 +109,8 @@ class EdgeVersions(Versions):
                 shutil.rmtree(path)
         except OSError as error:
             raise failure(self.location, str(error)) from None
+        with suppress(OSError):  # something else is in it
+            self._folder.rmdir()
 
     def first(self, fingerprint: str) -> str:
         """See `Versions`."""

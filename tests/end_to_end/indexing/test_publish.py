@@ -15,7 +15,7 @@ from indexer.indexing.publish import PublishOptions, publish
 from p4r_qdrant import Interaction, PersonaEncoder, PersonaReranker, Settings, open_index
 from p4r_qdrant.encoder.fingerprint import same_encoder
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
-from p4r_qdrant.errors import EncoderError, IndexMismatchError
+from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.settings import HistorySettings
 from tests.support.adapters import saved_adapter
 from tests.support.command_line import RERANK, WITHOUT, Result, Run, finished, spawn
@@ -236,7 +236,7 @@ def test_adapters_follow_each_other_in_a_process_that_serves(
     shutil.rmtree(adapter)
     with (
         PersonaReranker.from_settings(settings) as reranker,
-        pytest.raises(EncoderError, match=r"nightly holds no adapter_config\.json"),
+        pytest.raises(IndexMismatchError, match=r"nightly, which is not on this machine"),
     ):
         reranker.rerank(history, item_ids)
 

@@ -51,6 +51,14 @@ def catalogue(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_an_item_whose_text_is_refused_does_not_stop_the_others(catalogue: Path) -> None:
+    index = MemoryIndex()
+    report, refusals, _ = run(catalogue, index, HashEncoder(8, cannot="text item-3"))
+    assert (report.written, report.refused) == (8, 1)
+    assert "personas.jsonl:4: the text 'Name 0. Description text item-3" in refusals.sentences[0]
+    assert "item-3" not in set(index.item_ids())
+
+
 def run(
     catalogue: Path,
     index: MemoryIndex,

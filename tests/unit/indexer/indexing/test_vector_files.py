@@ -1,5 +1,6 @@
 """Vectors encoded elsewhere: found by place or by name, refused where they do not fit."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,28 @@ def test_what_is_written_and_when_it_is_written_again(folder: ArtifactFolder) ->
     assert indexed(matrix) == (0, 9)
     matrix[3] += 1e-3
     assert indexed(matrix) == (1, 8), "a vector has changed, the texts have not"
+
+
+@pytest.mark.parametrize("content", [b"hello", pickle.dumps([1.0, 2.0])])
+def test_a_pickle_is_named_and_not_advised(folder: ArtifactFolder, content: bytes) -> None:
+    path = folder.path / "v.npy"
+    path.write_bytes(content)
+    said = refused(path, folder)
+    assert "v.npy holds Python objects (a pickle), or no array at all" in said
+    assert "allow_pickle" not in said
+
+
+@pytest.mark.parametrize("value", [np.nan, 0, 1e300])
+def test_vectors_of_which_none_can_be_used_leave_nothing_behind(
+    folder: ArtifactFolder, tmp_path: Path, value: float
+) -> None:
+    matrix = np.full(matrix_for(folder).shape, value, dtype=np.float64)
+    with (
+        opened(saved(folder, "npy", matrix), folder, "ours") as source,
+        pytest.raises(InputError, match="only 0 of 9 items"),
+    ):
+        run(folder.path, source, embedded(tmp_path / "index"))
+    assert not (tmp_path / "index").exists()
 
 
 def test_a_vector_that_points_nowhere_is_refused_and_the_others_go_on(

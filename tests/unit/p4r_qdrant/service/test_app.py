@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
@@ -22,6 +23,7 @@ from p4r_qdrant.errors import (
     EncoderError,
     IndexUnavailableError,
     SettingsError,
+    TextsRefusedError,
 )
 from p4r_qdrant.service import logs
 from p4r_qdrant.service.batching import Batcher
@@ -214,6 +216,45 @@ def test_a_batch_is_of_one_encoder() -> None:
             await batcher.close()
 
     assert [rows.shape for rows in asyncio.run(encoded())] == [(2, 24), (2, 32), (2, 24)]
+
+
+def test_a_text_that_is_refused_fails_its_own_request_only() -> None:
+    async def encoded() -> list[Any]:
+        batcher = Batcher(Metrics(), window_s=0.01, max_waiting_texts=100)
+        batcher.start()
+        live = SimpleNamespace(encoder=HashEncoder(cannot="bad"))
+        try:
+            return await asyncio.gather(
+                batcher.encode(live, ["a", "a bad one"], of_users=True),
+                batcher.encode(live, ["a", "b"], of_users=True),
+                return_exceptions=True,
+            )
+        finally:
+            await batcher.close()
+
+    refused, fine = asyncio.run(encoded())
+    assert isinstance(refused, TextsRefusedError)
+    assert list(refused.reasons) == [1]
+    np.testing.assert_array_equal(fine, HashEncoder().encode_texts(["a", "b"]))
+
+
+def test_histories_and_personas_of_one_batch_get_their_own_prompts() -> None:
+    async def encoded() -> list[Floats]:
+        batcher = Batcher(Metrics(), window_s=0.01, max_waiting_texts=100)
+        batcher.start()
+        encoder = HashEncoder()
+        encoder.query_prompt, encoder.document_prompt = "query ", "passage "
+        live = SimpleNamespace(encoder=encoder)
+        try:
+            return await asyncio.gather(
+                batcher.encode(live, ["salt"], of_users=True),
+                batcher.encode(live, ["salt"], of_users=False),
+            )
+        finally:
+            await batcher.close()
+
+    expected = HashEncoder().encode_texts(["query salt", "passage salt"])
+    np.testing.assert_array_equal(np.concatenate(asyncio.run(encoded())), expected)
 
 
 def waiting_texts(client: TestClient) -> float:
