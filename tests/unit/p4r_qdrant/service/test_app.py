@@ -219,7 +219,7 @@ def test_a_batch_is_of_one_encoder() -> None:
 
 
 def test_a_text_that_is_refused_fails_its_own_request_only() -> None:
-    async def encoded() -> list[Any]:
+    async def encoded() -> tuple[Any, Any]:
         batcher = Batcher(Metrics(), window_s=0.01, max_waiting_texts=100)
         batcher.start()
         live = SimpleNamespace(encoder=HashEncoder(cannot="bad"))
@@ -239,7 +239,7 @@ def test_a_text_that_is_refused_fails_its_own_request_only() -> None:
 
 
 def test_histories_and_personas_of_one_batch_get_their_own_prompts() -> None:
-    async def encoded() -> list[Floats]:
+    async def encoded() -> tuple[Floats, Floats]:
         batcher = Batcher(Metrics(), window_s=0.01, max_waiting_texts=100)
         batcher.start()
         encoder = HashEncoder()
