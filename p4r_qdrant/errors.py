@@ -22,7 +22,9 @@ P4RError                        exit code 1: our fault, or the world's
 ├── TrainingError               training went wrong (indexer/training/trainer.py)
 ├── EncoderError                the model or its adapter could not be loaded or changes nothing
 ├── VerificationError           what was published is not what the artifacts hold
+├── IndexRefusedError           Qdrant answers, and refuses a request (strict mode, a quota)
 └── IndexUnavailableError       Qdrant cannot be reached, timed out, or failed
+    ├── RateLimitedError        Qdrant takes no more requests for now
     └── StorageFullError        no space left where the index lives
 
 Every message is one sentence: what is wrong, where, and what to do.
@@ -106,6 +108,18 @@ class VerificationError(P4RError):
 
 class IndexUnavailableError(P4RError):
     """Qdrant cannot be reached, timed out, or failed."""
+
+
+class IndexRefusedError(P4RError):
+    """Qdrant answers, and refuses a request: its strict mode or a quota forbids it."""
+
+
+class RateLimitedError(IndexUnavailableError):
+    """Qdrant takes no more requests for now. `retry_after_s`: seconds until it takes the next."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StorageFullError(IndexUnavailableError):

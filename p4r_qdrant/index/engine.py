@@ -50,10 +50,12 @@ class Engine(Protocol):
     """Stores the points of one version of an index. Thread-safe.
 
     location: where that is, for people. datatype: number format of the stored vectors.
-    max_personas: personas that an item is expected to have at most.
+    max_personas: personas that an item is expected to have at most. fields: field -> type of its
+    payload index; these can be filtered on.
     """
 
     metadata: IndexMetadata
+    fields: Mapping[str, str]
     location: str
     datatype: str
     max_personas: int
@@ -122,6 +124,12 @@ class Engine(Protocol):
 
     def sole_writer(self) -> AbstractContextManager[None]:
         """See `PersonaIndex.sole_writer`."""
+
+    def complete(self) -> None:
+        """Make the payload indexes that are missing: of declared fields, or of older releases."""
+
+    def read_fields(self) -> Mapping[str, str]:
+        """`fields` as they are now; another process may have declared some."""
 
     def optimize(self) -> None:
         """See `PersonaIndex.optimize`."""

@@ -5,19 +5,22 @@
 A value must be equal; a list means any of these; `gt`, `gte`, `lt`, `lte` compare numbers; `not`
 excludes a value or any of a list. All conditions must hold. On a field that holds a list, one
 matching element is enough, as in Qdrant.
+
+A field can be filtered on if it has a payload index: `item_id`, `persona_id`, `category`, `domain`
+and those that P4R_INDEX__FIELDS declares. The type of the index and the condition have to match.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from p4r_qdrant.errors import InputError
+from p4r_qdrant.errors import InputError, PersonaError
+from p4r_qdrant.settings.index import FIELD_NAME
 
-_FIELD = re.compile(r"[\w-]+(\[\d*\])*(\.[\w-]+(\[\d*\])*)*")
 RANGE = ("gt", "gte", "lt", "lte")
 Scalar = str | int | bool
 
@@ -46,7 +49,7 @@ def parse(filter: Mapping[str, Any] | None) -> list[Condition]:  # noqa: A002
     if filter is not None and not isinstance(filter, Mapping):
         raise InputError(f"a filter names fields and what they must hold; {filter!r} does not")
     for field, wanted in (filter or {}).items():
-        if not isinstance(field, str) or not _FIELD.fullmatch(field):
+        if not isinstance(field, str) or not FIELD_NAME.fullmatch(field):
             raise InputError(
                 f"filter on {field!r}: a field to filter on has a name of letters, digits, _ and -"
             )
@@ -67,6 +70,89 @@ def parse(filter: Mapping[str, Any] | None) -> list[Condition]:  # noqa: A002
         if bounds:
             conditions.append(Condition(field, **bounds))
     return conditions
+
+
+def indexed(conditions: Sequence[Condition], fields: Mapping[str, str]) -> list[Condition]:
+    """The conditions, for the payload indexes `fields` (name -> type).
+
+    Raises InputError if a field has no payload index, or one of another type.
+    """
+    return [_indexed(one, fields) for one in conditions]
+
+
+def _indexed(one: Condition, fields: Mapping[str, str]) -> Condition:
+    fitting = _types_for(one)
+    kind = fields.get(one.field)
+    if kind in fitting:
+        return one
+    if kind == "float" and "integer" in fitting and len(one.any_of) == 1 and not one.negated:
+        return replace(one, any_of=(), gte=float(one.any_of[0]), lte=float(one.any_of[0]))
+    advice = f"declare it with P4R_INDEX__FIELDS={one.field}={fitting[0]} and run `p4r index`"
+    if kind is None or kind == "text":
+        known = ", ".join(sorted(name for name, held in fields.items() if held != "text"))
+        raise InputError(
+            f"filter on {one.field!r}: this field is not declared, so it has no payload index; "
+            f"{advice} (declared are {known})"
+        )
+    if kind == "float" and "integer" in fitting:
+        advice = "compare fractions with gte and lte"
+    raise InputError(
+        f"filter on {one.field!r}: the field is declared as {kind}, which {_said(one)} cannot "
+        f"match; {advice}"
+    )
+
+
+def _types_for(one: Condition) -> tuple[str, ...]:
+    """The types of payload indexes that answer a condition, the likeliest first."""
+    if one.is_range:
+        return "float", "integer"
+    first = one.any_of[0]
+    if isinstance(first, bool):
+        return ("bool",)
+    return ("integer",) if isinstance(first, int) else ("keyword", "uuid")
+
+
+def _said(one: Condition) -> str:
+    return "a comparison" if one.is_range else f"the value {one.any_of[0]!r}"
+
+
+_FITS = {
+    "keyword": lambda value: isinstance(value, str),
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "float": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    "bool": lambda value: isinstance(value, bool),
+}
+
+
+def check_types(item_id: str, payload: Mapping[str, Any], fields: Mapping[str, str]) -> None:
+    """Raise PersonaError if a field of an item has a value that its payload index cannot hold."""
+    for field, kind in fields.items():
+        fits = _FITS.get(kind)
+        if fits is None:
+            continue
+        for value in values_at(payload, field):
+            if value is not None and not fits(value):
+                raise PersonaError(
+                    f"the field {field!r} of item {item_id!r} is declared as {kind} "
+                    f"(P4R_INDEX__FIELDS), but holds {str(value)[:40]!r}"
+                )
+
+
+def values_at(payload: Mapping[str, Any], field: str) -> list[Any]:
+    """The values of a field such as `offers[].stock` or `flags[0]`, as Qdrant reads it."""
+    return _values_at(payload, field.split("."))
+
+
+def _values_at(value: Any, path: list[str]) -> list[Any]:
+    if not path:
+        return value if isinstance(value, list) else [value]
+    name, *brackets = path[0].split("[")
+    found = [value[name]] if isinstance(value, Mapping) and name in value else []
+    for bracket in brackets:  # "]" or "0]"
+        lists = [one for one in found if isinstance(one, list)]
+        place = slice(None) if bracket == "]" else slice(int(bracket[:-1]), int(bracket[:-1]) + 1)
+        found = [element for one in lists for element in one[place]]
+    return [inner for one in found for inner in _values_at(one, path[1:])]
 
 
 def _values(field: str, wanted: Any) -> tuple[Scalar, ...]:

@@ -18,7 +18,7 @@ from p4r_qdrant.errors import InputError, VectorError
 from p4r_qdrant.index import matching, replacing
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.engine import Engine, IndexStats, StoredVector
-from p4r_qdrant.index.filters import Condition, parse
+from p4r_qdrant.index.filters import Condition, check_types, indexed, parse
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import (
     CONTENT_HASH,
@@ -134,6 +134,7 @@ class PersonaIndex:
         return written
 
     def _points(self, item: ItemVectors) -> list[Point]:
+        check_types(item.item_id, item.fields, self.engine.fields)
         return make_points(
             item.item_id,
             item.personas,
@@ -148,8 +149,11 @@ class PersonaIndex:
     def repair(self) -> int:
         """Finish replacements that a crash interrupted; returns the number of items.
 
+        Payload indexes that are missing are made.
+
         Opening the index for writing does this.
         """
+        self.engine.complete()
         return replacing.repair(self.engine)
 
     def delete_item(self, item_id: str) -> bool:
@@ -250,7 +254,7 @@ class PersonaIndex:
         InputError.
         """
         users, candidates = check_query(user_vectors, candidate_ids, self.metadata.dimension)
-        query = Query(users, candidates, parse(filter), explain, with_vectors)
+        query = Query(users, candidates, self._conditions(filter), explain, with_vectors)
         return matching.best_personas(self.engine, query)
 
     def best_personas_of(
@@ -266,7 +270,8 @@ class PersonaIndex:
         Raises IndexMismatchError if the vector is not there, or if the index is embedded.
         """
         item_ids = list(dict.fromkeys(candidate_ids))
-        return matching.best_personas_of(self.engine, user, item_ids, parse(filter), explain)
+        conditions = self._conditions(filter)
+        return matching.best_personas_of(self.engine, user, item_ids, conditions, explain)
 
     def nearest_items(
         self,
@@ -288,12 +293,19 @@ class PersonaIndex:
             raise InputError(f"a limit must be at least 1, not {limit}")
         given: Any = [user_vector]
         [directions], _ = check_query(given, [[]], self.metadata.dimension)
-        conditions = parse(filter)
+        conditions = self._conditions(filter)
         unwanted = tuple(one for one in dict.fromkeys(exclude) if is_text(one))
         if unwanted:
             conditions.append(Condition(ITEM_ID, unwanted, negated=True))
         ranked = matching.nearest_items(self.engine, directions, limit, conditions)
         return self.explain(ranked, with_vectors=with_vectors)
+
+    def _conditions(self, filter: Mapping[str, Any] | None) -> list[Condition]:  # noqa: A002
+        conditions = parse(filter)
+        try:
+            return indexed(conditions, self.engine.fields)
+        except InputError:
+            return indexed(conditions, self.engine.read_fields())
 
     def explain(
         self, matches: Sequence[PersonaMatch], *, with_vectors: bool = False

@@ -88,6 +88,14 @@ OWN_FIELDS = frozenset(
 """Fields the index fills in; a caller's own fields may have any other name."""
 
 
+KEYWORDS = (PERSONA_ID, CATEGORY, DOMAIN)
+"""Fields beside the item id that can be filtered on without being declared."""
+
+
+BOOKKEEPING = frozenset({POSITION, GENERATION, UNSETTLED})
+"""Indexed fields that are no concern of a caller's filter."""
+
+
 _NOT_TOLD = OWN_FIELDS - {EVIDENCE_COUNT, UPDATED_AT}
 
 

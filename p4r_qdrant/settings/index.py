@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
 
 from p4r_qdrant.settings.section import (
     PLAINTEXT_KEY,
@@ -43,6 +45,11 @@ class QdrantSettings(Section):
         description="Seconds between two checks for a newly published index. 0: check only when "
         "`refresh()` is called; `p4r serve` and `p4r work` then use 5.",
     )
+    transport: Literal["auto", "grpc", "rest"] = Field(
+        "auto",
+        description="How queries reach the Qdrant server. auto: over gRPC, or over REST alone if "
+        "the gRPC port does not answer. REST is slower.",
+    )
     allow_plaintext_key: bool = Field(False, description=PLAINTEXT_KEY)
 
     @model_validator(mode="after")
@@ -59,11 +66,42 @@ class QdrantSettings(Section):
         return self
 
 
+FieldType = Literal["keyword", "integer", "float", "bool"]
+FIELD_NAME = re.compile(r"[\w-]+(\[\d*\])*(\.[\w-]+(\[\d*\])*)*")
+"""A field that can be filtered on; `a.b` is b inside a, `a[].b` in each element of the list a."""
+
+
+def _pairs(value: Any) -> Any:
+    """Fields from "price=float,genre=keyword", as an environment variable has them."""
+    if not isinstance(value, str):
+        return value
+    pairs = [one.strip().partition("=") for one in value.split(",") if one.strip()]
+    if wrong := next((name for name, sign, _ in pairs if not sign), None):
+        raise ValueError(f"{wrong!r} has no type; write it as in price=float,genre=keyword")
+    return {name.strip(): kind.strip() for name, _, kind in pairs}
+
+
+def _check_names(fields: dict[str, FieldType]) -> dict[str, FieldType]:
+    for name in fields:
+        if not FIELD_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no field: a name has letters, digits, _ and -")
+    return fields
+
+
 class IndexSettings(Section):
     """How a new index is made, and how many personas an item may have."""
 
     max_personas: int = Field(
         7, ge=1, le=256, description="Largest number of personas of one item."
+    )
+    fields: Annotated[
+        dict[str, FieldType], NoDecode, BeforeValidator(_pairs), AfterValidator(_check_names)
+    ] = Field(
+        default_factory=dict,
+        description="Your own fields to filter on and their types, as in "
+        "`price=float,genre=keyword`. Types are keyword, integer, float and bool. Each gets a "
+        "payload index when the index is next opened for writing; a filter on another field is "
+        "refused.",
     )
     datatype: Literal["float32", "float16"] = Field(
         "float32", description="Number format of the stored vectors. float16 halves their size."

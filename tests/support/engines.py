@@ -8,8 +8,19 @@ from p4r_qdrant import PersonaIndex, Settings, open_index
 from tests.support.oracle import DIMENSION
 
 
+DECLARED = {
+    **dict.fromkeys(("language", "tags", "shelf", "nobody"), "keyword"),
+    **dict.fromkeys(("sale", "even", "flags", "flags[0]", "flags[1]"), "bool"),
+    **dict.fromkeys((f"offers[{which}].stock" for which in ("", 0, 1)), "bool"),
+    **dict.fromkeys(("deep.inner", "deep.nothing"), "bool"),
+    "stock": "integer",
+    "price": "float",
+}
+"""The fields that tests filter on."""
+
+
 def embedded(path: Path, **index: Any) -> Settings:
-    return Settings.load(qdrant={"path": path}, index=index)
+    return Settings.load(qdrant={"path": path}, index={"fields": DECLARED} | index)
 
 
 def on_server(server: QdrantServer, collection: str, **index: Any) -> Settings:
@@ -21,7 +32,7 @@ def on_server(server: QdrantServer, collection: str, **index: Any) -> Settings:
             "collection": collection,
             "timeout_s": 30,
         },
-        index=index,
+        index={"fields": DECLARED} | index,
     )
 
 

@@ -4,7 +4,7 @@ For tests of the reranker, of publishing and of the replacement protocol. Any pr
 to fail.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -49,6 +49,7 @@ class MemoryIndex(PersonaIndex):
 class MemoryEngine:
     """See `Engine`. `step` is called with the name of each primitive before it does anything."""
 
+    fields: Mapping[str, str] = {"item_id": "keyword", "shelf": "keyword"}
     location = "the memory of a test"
     datatype = "float32"
 
@@ -57,6 +58,11 @@ class MemoryEngine:
         self.max_personas = max_personas
         self.stored: dict[str, Point] = {}
         self._step = step
+
+    def complete(self) -> None: ...
+
+    def read_fields(self) -> Mapping[str, str]:
+        return self.fields
 
     def best_points(
         self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]

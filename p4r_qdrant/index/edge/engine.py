@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,17 @@ from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point, point_id
 from p4r_qdrant.settings import IndexSettings
+from p4r_qdrant.settings.index import FieldType
 
 POINTS_A_CALL = 128
 """Points that one call into Qdrant Edge reads or writes: about 3 ms without other threads."""
 POINTS_A_FLUSH = 20_000
+_INDEX_TYPES: dict[FieldType, edge.PayloadSchemaType] = {
+    "keyword": edge.PayloadSchemaType.Keyword,
+    "integer": edge.PayloadSchemaType.Integer,
+    "float": edge.PayloadSchemaType.Float,
+    "bool": edge.PayloadSchemaType.Bool,
+}
 
 
 class EdgeEngine:
@@ -89,6 +96,44 @@ class EdgeEngine:
         with self._translated():
             self._shard = self._folder.load_shard(self._shard_name)
         self._folder.remove_other_shards(self._shard_name)
+        self._declared = settings.fields
+        self.fields: Mapping[str, str] = self.read_fields()
+
+    def complete(self) -> None:
+        """See `Engine`."""
+        wanted: dict[str, FieldType] = {
+            names.ITEM_ID: "keyword",
+            names.POSITION: "integer",
+            names.UNSETTLED: "integer",
+            **dict.fromkeys(names.KEYWORDS, "keyword"),
+            **self._declared,
+        }
+        with self._write_lock, self._translated():
+            held = self._indexes()
+            missing = {field: kind for field, kind in wanted.items() if held.get(field) != kind}
+            for field, kind in missing.items():
+                if field in held:
+                    self._shard.update(edge.UpdateOperation.delete_field_index(field))
+                made = edge.UpdateOperation.create_field_index(field, _INDEX_TYPES[kind])
+                self._shard.update(made)
+            if missing:
+                self._shard.flush()
+        self.read_fields()
+
+    def read_fields(self) -> Mapping[str, str]:
+        """See `Engine`."""
+        with self._translated():
+            self.fields = {
+                field: kind
+                for field, kind in self._indexes().items()
+                if field not in names.BOOKKEEPING
+            }
+        return self.fields
+
+    def _indexes(self) -> dict[str, str]:
+        names_of = {kind: name for name, kind in _INDEX_TYPES.items()}
+        schema = self._shard.info().payload_schema
+        return {field: names_of.get(one.data_type, "other") for field, one in schema.items()}
 
     def stats(self) -> IndexStats:
         """See `Engine`."""

@@ -28,7 +28,6 @@ from p4r_qdrant.errors import (
     InputError,
     StorageFullError,
 )
-from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.settings import IndexSettings
 from p4r_qdrant.whole_files import is_unfinished, write_whole
@@ -117,12 +116,6 @@ class EdgeFolder:
             shard = edge.EdgeShard.create(
                 str(self.path / FIRST_SHARD), _shard_config(metadata.dimension, settings)
             )
-            for field, kind in (
-                (names.ITEM_ID, edge.PayloadSchemaType.Keyword),
-                (names.POSITION, edge.PayloadSchemaType.Integer),
-                (names.UNSETTLED, edge.PayloadSchemaType.Integer),
-            ):
-                shard.update(edge.UpdateOperation.create_field_index(field, kind))
             shard.flush()
             shard.close()
             self.write_manifest(manifest)

@@ -15,7 +15,7 @@ from p4r_qdrant.arrays import Floats
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.engine import BestPoints, NearPoint
-from p4r_qdrant.index.filters import Condition
+from p4r_qdrant.index.filters import Condition, values_at
 from p4r_qdrant.index.payload import MOST_PER_ITEM, point_prefix
 
 CANDIDATES_A_CALL = 500
@@ -123,21 +123,8 @@ def older(generation: int) -> edge.FieldCondition:
 
 
 def _is_true_as_asked(payload: dict[str, Any], condition: Condition) -> bool:
-    values = _held(payload, condition.field.split("."))
+    values = values_at(payload, condition.field)
     return any(value is condition.any_of[0] for value in values) is not condition.negated
-
-
-def _held(value: Any, path: list[str]) -> list[Any]:
-    """The values at a path such as `offers[].stock` or `flags[0]`, as Qdrant reads it."""
-    if not path:
-        return value if isinstance(value, list) else [value]
-    name, *brackets = path[0].split("[")
-    found = [value[name]] if isinstance(value, dict) and name in value else []
-    for bracket in brackets:  # "]" or "0]"
-        lists = [one for one in found if isinstance(one, list)]
-        place = slice(None) if bracket == "]" else slice(int(bracket[:-1]), int(bracket[:-1]) + 1)
-        found = [element for one in lists for element in one[place]]
-    return [inner for one in found for inner in _held(one, path[1:])]
 
 
 def condition(one: Condition) -> Any:

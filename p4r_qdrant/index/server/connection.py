@@ -5,23 +5,40 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
 from qdrant_client import QdrantClient
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.grpc import HealthCheckRequest, PointsStub, QdrantStub
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from p4r_qdrant.errors import (
     AuthenticationError,
     IndexMismatchError,
+    IndexRefusedError,
     IndexUnavailableError,
+    RateLimitedError,
     StorageFullError,
 )
+from p4r_qdrant.index.server.rest import RestPoints
 from p4r_qdrant.settings import QdrantSettings
+
+PROBE_S = 2.0
+"""Seconds that the gRPC port may take to answer before REST is tried."""
+REST_FOR_S = 60.0
+"""How long a gRPC port that did not answer is not tried again."""
+DEFAULT_WAIT_S = 1.0
+"""Wait after a status 429 that does not say how long to wait."""
+
+Transport = Literal["grpc", "rest"]
+Result = TypeVar("Result")
 
 _RETRY = {
     "methodConfig": [
@@ -44,28 +61,144 @@ _CHANNEL = {
     # Unset, a server that was away for minutes is not found again for two more.
     "grpc.max_reconnect_backoff_ms": 1000,
 }
+_OF_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ALREADY_EXISTS",
+    413: "OUT_OF_RANGE",
+    422: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+"""HTTP status -> the gRPC code of the same meaning."""
+_REFUSED = frozenset(
+    {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE", "ALREADY_EXISTS"}
+    | {"RESOURCE_EXHAUSTED"}
+)
+_NO_GRPC = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "UNKNOWN", "INTERNAL"})
+"""What a port answers that is closed, or behind which something else than Qdrant listens."""
 _log = logging.getLogger(__name__)
+_rest_since: dict[tuple[str | None, int], float] = {}
+"""(address, gRPC port) -> when it was last found that only REST answers there."""
 
 
 class Connection:
     """A client of the server that the settings name; `location` is what is used there, for people.
 
-    Connects when it is first used.
+    Calls go over gRPC; over REST alone if only that answers, or if the settings say so. Raises
+    IndexUnavailableError if neither answers.
     """
 
     def __init__(self, settings: QdrantSettings, location: str) -> None:
         self._settings = settings
         self._location = location
         self._closed = False
-        self.client = _connect(settings)
+        self._channel = channel(settings)
+        try:
+            self.transport: Transport = self._find_transport()
+        except BaseException:
+            self._channel.close()
+            raise
+
+    @cached_property
+    def client(self) -> QdrantClient:
+        """The client for everything that is not urgent."""
+        return _client(self._settings, self.transport)
+
+    @cached_property
+    def points(self) -> Any:
+        """A `PointsStub` for queries: qdrant-client runs every call through Python twice."""
+        if self.transport == "rest":
+            return RestPoints(self.client)
+        return PointsStub(self._channel)  # type: ignore[no-untyped-call]
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What each call of `points` carries."""
+        key = self._settings.api_key
+        return (("api-key", key.get_secret_value()),) if key else ()
+
+    def server_version(self) -> str:
+        """The version of the server, as its REST port tells it. Raises IndexUnavailableError."""
+        return self.call(lambda: str(self.client.http.service_api.root().version))
 
     def close(self) -> None:
-        """Close the client. Closing twice is fine."""
+        """Close what was opened. Closing twice is fine."""
         self._closed = True
-        self.client.close()
+        self._channel.close()
+        if "client" in self.__dict__:
+            self.client.close()
+
+    def call(self, work: Callable[[], Result]) -> Result:
+        """The result of `work`, a request that may be sent again; its errors become ours.
+
+        While a rate limit refuses it, it waits as the server asks, up to the time-out. Raises
+        RateLimitedError if that is not enough.
+        """
+        deadline = time.monotonic() + self._settings.timeout_s
+        while True:
+            try:
+                with self._translated():
+                    return work()
+            except RateLimitedError as error:
+                if time.monotonic() + error.retry_after_s > deadline:
+                    raise
+                _log.debug("waiting %g s for the rate limit", error.retry_after_s)
+                time.sleep(error.retry_after_s)
+
+    def _find_transport(self) -> Transport:
+        if self._settings.transport != "auto":
+            return self._settings.transport
+        place = (self._settings.url, self._settings.grpc_port)
+        if time.monotonic() - _rest_since.get(place, -math.inf) < REST_FOR_S:
+            return "rest"
+        try:
+            with self._translated():
+                self._probe_grpc()
+        except IndexUnavailableError as error:
+            if not self._rest_answers():
+                raise
+            if place not in _rest_since:
+                _log.warning(
+                    "the gRPC port %s of Qdrant on %s does not answer; REST alone is used, which "
+                    "is slower: open that port, or set P4R_QDRANT__TRANSPORT=rest (%s)",
+                    place[1],
+                    place[0],
+                    error,
+                )
+            _rest_since[place] = time.monotonic()
+            return "rest"
+        _rest_since.pop(place, None)
+        return "grpc"
+
+    def _probe_grpc(self) -> None:
+        """Raise grpc.RpcError unless Qdrant listens on the gRPC port, whatever it thinks of us."""
+        seconds = min(self._settings.timeout_s, PROBE_S)
+        stub = QdrantStub(self._channel)  # type: ignore[no-untyped-call]
+        try:
+            stub.HealthCheck(HealthCheckRequest(), timeout=seconds, metadata=self.metadata)
+        except grpc.RpcError as error:
+            if not isinstance(error, grpc.Call) or error.code().name in _NO_GRPC:
+                raise
+
+    def _rest_answers(self) -> bool:
+        settings = self._settings.model_copy(
+            update={"timeout_s": min(self._settings.timeout_s, PROBE_S)}
+        )
+        client = _client(settings, "rest")
+        with suppress(ResponseHandlingException):
+            with suppress(UnexpectedResponse):  # a wrong key, say: that is told later
+                client.http.service_api.root()
+            client.close()
+            return True
+        client.close()
+        return False
 
     @contextmanager
-    def translated(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         """Whatever qdrant-client raises, as one of our errors in one sentence."""
         if self._closed:
             raise IndexUnavailableError(f"{self._location} is closed; open the index again")
@@ -74,19 +207,21 @@ class Connection:
         except grpc.RpcError as error:
             code = error.code().name if isinstance(error, grpc.Call) else "UNKNOWN"
             details = (error.details() or "") if isinstance(error, grpc.Call) else str(error)
-            raise self._error(code, details) from None
+            raise self._error(code, details, _retry_after(error)) from None
+        except ResourceExhaustedResponse as error:
+            raise self._error("RESOURCE_EXHAUSTED", str(error), error.retry_after_s) from None
         except UnexpectedResponse as error:
-            code = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND"}.get(
-                error.status_code or 0, str(error.status_code)
-            )
-            raise self._error(code, error.content.decode(errors="replace")) from None
+            code = _OF_STATUS.get(error.status_code or 0, str(error.status_code))
+            raise self._error(code, _sentence(error.content)) from None
         except ResponseHandlingException as error:
             timed_out = "timed out" in str(error)
             raise self._error(
-                "DEADLINE_EXCEEDED" if timed_out else "UNAVAILABLE", str(error)
+                "DEADLINE_EXCEEDED" if timed_out else "UNAVAILABLE", str(error), over="REST"
             ) from None
 
-    def _error(self, code: str, details: str) -> Exception:
+    def _error(
+        self, code: str, details: str, retry_after_s: float | None = None, over: str = ""
+    ) -> Exception:
         url = self._settings.url
         _log.debug("Qdrant answered %s: %s", code, details)
         details = " ".join(details.split())[:300]
@@ -102,16 +237,46 @@ class Connection:
                 "(P4R_QDRANT__TIMEOUT_S)"
             )
         if code == "UNAVAILABLE":
+            port = "its REST port" if over else f"gRPC port {self._settings.grpc_port}"
             return IndexUnavailableError(
-                f"Qdrant cannot be reached on {url} (gRPC port {self._settings.grpc_port}); "
+                f"Qdrant cannot be reached on {url} ({port}); "
                 "check that it runs and P4R_QDRANT__URL and P4R_QDRANT__GRPC_PORT"
             )
         if code == "NOT_FOUND":
             return IndexMismatchError(f"{self._location} is gone; make it again with `p4r index`")
+        if code == "RESOURCE_EXHAUSTED" and "split your request" not in details:
+            wait_s = retry_after_s or DEFAULT_WAIT_S
+            return RateLimitedError(
+                f"Qdrant on {url} takes the next request in {wait_s:g} s only (its rate limit), "
+                f"which is beyond the {self._settings.timeout_s:g} s of P4R_QDRANT__TIMEOUT_S: "
+                "run it again later, or raise one of them",
+                wait_s,
+            )
+        if code in _REFUSED:
+            return IndexRefusedError(
+                f"Qdrant on {url} refuses a request for {self._location}: {details} (its strict "
+                "mode or a quota; change it there)"
+            )
         return IndexUnavailableError(f"Qdrant on {url} failed ({code}): {details}")
 
 
-def _connect(settings: QdrantSettings) -> QdrantClient:
+def _retry_after(error: grpc.RpcError) -> float | None:
+    metadata = error.trailing_metadata() if isinstance(error, grpc.Call) else ()
+    for name, value in metadata or ():
+        if name == "retry-after" and str(value).isdecimal():
+            return float(value)
+    return None
+
+
+def _sentence(content: bytes) -> str:
+    """What an answer of the REST API says, without its JSON."""
+    text = content.decode(errors="replace")
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(text)["status"]["error"])
+    return text
+
+
+def _client(settings: QdrantSettings, transport: Transport) -> QdrantClient:
     with warnings.catch_warnings():
         # The settings have already refused a key that would travel unprotected.
         warnings.filterwarnings("ignore", "Api key is used with an insecure connection")
@@ -119,7 +284,7 @@ def _connect(settings: QdrantSettings) -> QdrantClient:
             url=settings.url,
             grpc_port=settings.grpc_port,
             api_key=settings.api_key.get_secret_value() if settings.api_key else None,
-            prefer_grpc=True,
+            prefer_grpc=transport == "grpc",
             timeout=math.ceil(settings.timeout_s),
             check_compatibility=False,
             grpc_options=_channel_options(settings),

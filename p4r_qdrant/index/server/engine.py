@@ -6,18 +6,21 @@ over REST: only there a payload keeps the order of its keys, in which people rea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import logging
+from collections.abc import Collection as Ids
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import grpc
 from qdrant_client import models
-from qdrant_client.grpc import PointsStub
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.errors import AuthenticationError, IndexMismatchError
 from p4r_qdrant.index import payload as names
-from p4r_qdrant.index.batching import whole_items
+from p4r_qdrant.index.batching import batches, whole_items
 from p4r_qdrant.index.engine import (
     BestPoints,
     IndexStats,
@@ -29,65 +32,56 @@ from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point
 from p4r_qdrant.index.server import lease, queries
-from p4r_qdrant.index.server.connection import Connection, channel
+from p4r_qdrant.index.server.collection import Collection
+from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.settings import IndexSettings, Settings
+from p4r_qdrant.settings.index import FieldType
 
 WRITER = "writer"
 """Where a collection's metadata names its sole writer."""
 
-SCROLL_PAGE = 1000
-"""Points one page of a scroll holds."""
-
 NUMBERS_A_REQUEST = 500_000
 """Vector elements one request writes: 11 MB of JSON, beside the payloads; a server takes 32 MB."""
+
+_log = logging.getLogger(__name__)
 
 
 class ServerEngine:
     """An engine in one collection of a Qdrant server; see `Engine`.
 
     Raises IndexUnavailableError if the server does not answer, AuthenticationError if it refuses
-    the key, IndexMismatchError if the collection does not exist or is not of this project.
+    the key, IndexMismatchError if the collection does not exist or is not of this project,
+    IndexRefusedError if its strict mode forbids what is asked.
     """
 
     def __init__(
         self, settings: Settings, name: str, made_with: IndexMetadata | None = None
     ) -> None:
         """made_with: metadata of a new index, which is made if the collection does not exist."""
+        self.fields: Mapping[str, str] = {}
         self.max_personas = settings.index.max_personas
-        self._collection = name
+        self._settings = settings.index
         self.location = f"the collection {name!r} on {settings.qdrant.url}"
         self._connection = Connection(settings.qdrant, self.location)
         self._client = self._connection.client
-        # A channel of its own: qdrant-client runs every call of its channels through Python twice.
-        self._channel = channel(settings.qdrant)
-        key = settings.qdrant.api_key
-        self._endpoint = queries.Endpoint(
-            PointsStub(self._channel),  # type: ignore[no-untyped-call]
-            self._collection,
-            (("api-key", key.get_secret_value()),) if key else (),
-            settings.qdrant.timeout_s,
-        )
+        self._collection = Collection(self._connection, name, settings.qdrant.timeout_s)
         try:
-            with self._connection.translated():
-                if made_with is not None:
-                    self._create(settings.index, made_with)
-                self.metadata, self.datatype, indexed = self._read_collection()
-                if made_with is not None:
-                    self._index_fields(settings.index, indexed)
+            if made_with is not None:
+                self._connection.call(partial(self._create, settings.index, made_with))
+            self.metadata, self.datatype = self._read_collection()
         except BaseException:
             self.close()
             raise
 
     def stats(self) -> IndexStats:
         """See `Engine`."""
-        with self._connection.translated():
-            info = self._client.get_collection(self._collection)
-            items = self._client.count(
-                self._collection, models.Filter(must=[_equals(names.POSITION, 0)]), exact=True
-            ).count
-            personas = self._client.count(self._collection, exact=True).count
+        info = self._collection.info()
+        items = self._collection.count(models.Filter(must=[_equals(names.POSITION, 0)]))
+        personas = self._collection.count()
         vectors = info.config.params.vectors
         details = {
+            "server": f"Qdrant {self._connection.server_version()}",  # over REST, as writes go
+            "transport": "gRPC" if self._connection.transport == "grpc" else "REST alone, slower",
             "status": str(info.status.value),
             "segments": str(info.segments_count),
             "shards": str(info.config.params.shard_number),
@@ -108,27 +102,30 @@ class ServerEngine:
         return lease.held(self._read_writer, self._write_writer, self.location)
 
     def _read_writer(self) -> str:
-        with self._connection.translated():
-            stored = self._client.get_collection(self._collection).config.metadata or {}
+        stored = self._collection.info().config.metadata or {}
         return str(stored.get(WRITER) or "")
 
     def _write_writer(self, writer: str) -> None:
-        with self._connection.translated():
-            self._client.update_collection(self._collection, metadata={WRITER: writer})
+        self._update({WRITER: writer})
+
+    def _update(self, metadata: dict[str, Any]) -> None:
+        self._connection.call(
+            partial(self._client.update_collection, self._collection.name, metadata=metadata)
+        )
 
     def close(self) -> None:
         """Close the connections. Closing twice is fine."""
         self._connection.close()
-        self._channel.close()
 
     # -- what the index is made of ------------------------------------------------------------
 
     def _create(self, settings: IndexSettings, made_with: IndexMetadata) -> None:
-        if self._client.collection_exists(self._collection):
+        name = self._collection.name
+        if self._client.collection_exists(name):
             return
         try:
             self._client.create_collection(
-                self._collection,
+                name,
                 vectors_config=models.VectorParams(
                     size=made_with.dimension,
                     distance=models.Distance.COSINE,
@@ -142,48 +139,55 @@ class ServerEngine:
                 on_disk_payload=settings.on_disk_payload,
                 metadata=made_with.to_json(),
             )
-        except grpc.RpcError as error:
-            if not self._client.collection_exists(self._collection):  # else: another was faster
-                raise error
+        except (grpc.RpcError, UnexpectedResponse):
+            if not self._client.collection_exists(name):  # else: another was faster
+                raise
 
-    def _index_fields(self, settings: IndexSettings, indexed: Collection[str]) -> None:
-        """Make the payload indexes that are not there: all, or what a crash left to be made."""
-        on_disk = settings.on_disk_vectors
-        keyword = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, on_disk=on_disk)
-        word = models.TextIndexParams(
-            type=models.TextIndexType.TEXT,
-            tokenizer=models.TokenizerType.WORD,
-            lowercase=True,
-            on_disk=on_disk,
-        )
-        number = models.IntegerIndexParams(
-            type=models.IntegerIndexType.INTEGER, lookup=True, range=False, on_disk=on_disk
-        )
-        schema: dict[str, Any] = {
-            names.ITEM_ID: keyword.model_copy(update={"is_tenant": True}),
-            names.PERSONA_ID: keyword,
-            names.CATEGORY: keyword,
-            names.DOMAIN: keyword,
-            names.NAME: word,
-            names.ITEM_TITLE: word,
-            names.POSITION: number,
-            names.UNSETTLED: number,
+    def complete(self) -> None:
+        """See `Engine`. Payload indexes that are missing, and HNSW links that are wanted now."""
+        info = self._collection.info()
+        held = {field: one.data_type.value for field, one in info.payload_schema.items()}
+        missing = {
+            field: params
+            for field, params in payload_indexes(self._settings).items()
+            if held.get(field) != self._settings.fields.get(field, held.get(field, "none"))
         }
-        for field in schema.keys() - set(indexed):
-            params = schema[field]
-            self._client.create_payload_index(self._collection, field, params, wait=True)
+        try:
+            self._collection.index_fields(missing)
+            if self._settings.hnsw and info.config.hnsw_config.m == 0:
+                links = models.HnswConfigDiff(m=16)
+                self._connection.call(
+                    partial(
+                        self._client.update_collection, self._collection.name, hnsw_config=links
+                    )
+                )
+        except AuthenticationError:
+            _log.warning(
+                "%s has no payload index on %s, and the API key may not make one: run `p4r index` "
+                "with a key that may",
+                self.location,
+                ", ".join(missing) or "vectors (HNSW)",
+            )
+        self.read_fields()
 
-    def _read_collection(self) -> tuple[IndexMetadata, str, Collection[str]]:
-        """What the index was made with, its datatype, and which fields have a payload index."""
-        if not self._client.collection_exists(self._collection):
+    def read_fields(self) -> Mapping[str, str]:
+        """See `Engine`. These are the fields with a payload index, whoever made it."""
+        self.fields = _filterable(self._collection.info())
+        return self.fields
+
+    def _read_collection(self) -> tuple[IndexMetadata, str]:
+        """What the index was made with, and its datatype."""
+        name = self._collection.name
+        if not self._connection.call(partial(self._client.collection_exists, name)):
             raise IndexMismatchError(
                 f"there is no persona index: {self.location} is missing; make it with `p4r index`"
             )
-        info = self._client.get_collection(self._collection)
+        info = self._collection.info()
         made = IndexMetadata.from_json(info.config.metadata, self.location)
         vectors = info.config.params.vectors
         datatype = vectors.datatype if isinstance(vectors, models.VectorParams) else None
-        return made, (datatype or models.Datatype.FLOAT32).value, info.payload_schema.keys()
+        self.fields = _filterable(info)
+        return made, (datatype or models.Datatype.FLOAT32).value
 
     # -- what the engine gives ----------------------------------------------------------------
 
@@ -191,36 +195,40 @@ class ServerEngine:
         self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
     ) -> list[BestPoints]:
         """See `Engine`."""
-        with self._connection.translated():
-            return queries.best_points(
-                self._endpoint, vectors, candidates, conditions, per_item=self.max_personas
-            )
+        return self._best_points(vectors, candidates, conditions)
 
     def best_points_of(
         self, user: StoredVector, candidates: list[str], conditions: list[Condition]
     ) -> BestPoints:
         """See `Engine`."""
-        with self._connection.translated():
-            return queries.best_points(
-                self._endpoint, [user], [candidates], conditions, per_item=self.max_personas
-            )[0]
+        return self._best_points([user], [candidates], conditions)[0]
+
+    def _best_points(
+        self,
+        users: Floats | list[StoredVector],
+        candidates: list[list[str]],
+        conditions: list[Condition],
+    ) -> list[BestPoints]:
+        search = partial(queries.best_points, self._collection, users, candidates, conditions)
+        return self._collection.within_limits(partial(search, per_item=self.max_personas))
 
     def nearest_points(
         self, vector: Floats, limit: int, conditions: list[Condition]
     ) -> list[NearPoint]:
         """See `Engine`."""
-        with self._connection.translated():
-            return queries.nearest_points(self._endpoint, vector, limit, conditions)
+        return self._collection.within_limits(
+            partial(queries.nearest_points, self._collection, vector, limit, conditions)
+        )
 
     def points(self, point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
         """See `Engine`."""
-        with self._connection.translated():
-            return queries.points(self._endpoint, point_ids, with_vectors)
+        return self._collection.within_limits(
+            partial(queries.points, self._collection, point_ids, with_vectors)
+        )
 
     def write_metadata(self, metadata: IndexMetadata) -> None:
         """See `Engine`."""
-        with self._connection.translated():
-            self._client.update_collection(self._collection, metadata=metadata.to_json())
+        self._update(metadata.to_json())
         self.metadata = metadata
 
     def replacing(self) -> AbstractContextManager[object]:
@@ -234,75 +242,120 @@ class ServerEngine:
         """See `Engine`. The server does so by itself."""
 
     def upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
-        """See `Engine`."""
-        for some in whole_items(points, NUMBERS_A_REQUEST // self.metadata.dimension):
-            with self._connection.translated():
-                self._client.http.points_api.upsert_points(
-                    self._collection,
-                    wait=True,
-                    point_insert_operations=models.PointsBatch(
-                        batch=models.Batch(
-                            ids=[point.id for point in some],
-                            vectors=[point.vector.tolist() for point in some],
-                            payloads=[point.payload for point in some],
-                        ),
-                        update_filter=_older(older_than),
-                    ),
-                )
+        """See `Engine`. An item is split only where the server takes no request so large."""
+        for some in whole_items(points, self._points_a_request()):
+            self._collection.within_limits(partial(self._upsert, some, older_than))
+
+    def _points_a_request(self) -> int:
+        return min(
+            max(1, NUMBERS_A_REQUEST // self.metadata.dimension), self._collection.limits.written
+        )
+
+    def _upsert(self, points: Sequence[Point], older_than: int | None) -> None:
+        for some in batches(points, max(self._points_a_request(), 1)):
+            write = partial(
+                self._client.http.points_api.upsert_points, self._collection.name, wait=True
+            )
+            operations = models.PointsBatch(
+                batch=models.Batch(
+                    ids=[point.id for point in some],
+                    vectors=[point.vector.tolist() for point in some],
+                    payloads=[point.payload for point in some],
+                ),
+                update_filter=_older(older_than),
+            )
+            self._connection.call(partial(write, point_insert_operations=operations))
 
     def delete(self, item_ids: Sequence[str], older_than: int | None = None) -> None:
         """See `Engine`."""
         older = _older(older_than)
-        with self._connection.translated():
-            self._client.delete(
-                self._collection,
-                models.Filter(must=[_of_items(item_ids), *([older] if older else [])]),
-                wait=True,
-            )
+        for of_items in self._of_items(item_ids):
+            self._collection.delete(models.Filter(must=[of_items, *([older] if older else [])]))
 
     def clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
         """See `Engine`."""
-        own = [_of_items(item_ids), _equals(names.GENERATION, generation)]
-        marked = models.Filter(must=[*own, _equals(names.UNSETTLED, 1)])
-        with self._connection.translated():
-            self._client.delete_payload(self._collection, [names.UNSETTLED], marked, wait=True)
+        marked = [_equals(names.GENERATION, generation), _equals(names.UNSETTLED, 1)]
+        for of_items in self._of_items(item_ids):
+            clear = partial(self._client.delete_payload, self._collection.name, [names.UNSETTLED])
+            self._connection.call(
+                partial(clear, models.Filter(must=[of_items, *marked]), wait=True)
+            )
 
     def payloads(
         self, item_ids: Sequence[str], fields: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
         """See `Engine`."""
         place = {item_id: position for position, item_id in enumerate(item_ids)}
-        found = self._scroll(models.Filter(must=[_of_items(item_ids)]), fields)
+        found = [
+            payload
+            for of_items in self._of_items(item_ids)
+            for payload in self._scroll([of_items], fields)
+        ]
         return sorted(found, key=lambda one: (place[one[names.ITEM_ID]], one[names.POSITION]))
 
     def item_ids(self) -> Iterator[str]:
         """See `Engine`."""
-        first = models.Filter(must=[_equals(names.POSITION, 0)])
-        for found in self._scroll(first, [names.ITEM_ID]):
+        for found in self._scroll([_equals(names.POSITION, 0)], [names.ITEM_ID]):
             yield found[names.ITEM_ID]
 
     def unsettled(self) -> list[str]:
         """See `Engine`."""
-        marked = models.Filter(must=[_equals(names.UNSETTLED, 1)])
-        return sorted({one[names.ITEM_ID] for one in self._scroll(marked, [names.ITEM_ID])})
+        marked = self._scroll([_equals(names.UNSETTLED, 1)], [names.ITEM_ID])
+        return sorted({one[names.ITEM_ID] for one in marked})
 
     def _scroll(
-        self, condition: models.Filter, fields: Sequence[str] | None
+        self, conditions: list[Any], fields: Sequence[str] | None
     ) -> Iterator[dict[str, Any]]:
-        offset = None
-        while True:
-            with self._connection.translated():
-                page, offset = self._client.scroll(
-                    self._collection,
-                    condition,
-                    limit=SCROLL_PAGE,
-                    offset=offset,
-                    with_payload=True if fields is None else list(fields),
-                )
-            for point in page:
-                yield point.payload or {}
-            if offset is None:
-                return
+        where = models.Filter(must=conditions)
+        return self._collection.scroll(where, True if fields is None else fields)
+
+    def _of_items(self, item_ids: Ids[str]) -> Iterator[models.FieldCondition]:
+        """Conditions that together hold for the items, each with as many ids as are allowed."""
+        for some in batches(item_ids, self._collection.limits.values):
+            yield models.FieldCondition(key=names.ITEM_ID, match=models.MatchAny(any=some))
+
+
+def payload_indexes(settings: IndexSettings) -> dict[str, Any]:
+    """The payload indexes of a collection: on all fields that are ever filtered on.
+
+    Those that this project cannot do without come first.
+    """
+    on_disk = settings.on_disk_vectors
+    keyword = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, on_disk=on_disk)
+    word = models.TextIndexParams(
+        type=models.TextIndexType.TEXT,
+        tokenizer=models.TokenizerType.WORD,
+        lowercase=True,
+        on_disk=on_disk,
+    )
+    whole = models.IntegerIndexParams(
+        type=models.IntegerIndexType.INTEGER, lookup=True, range=True, on_disk=on_disk
+    )
+    number = whole.model_copy(update={"range": False})
+    types: dict[FieldType, Any] = {
+        "keyword": keyword,
+        "integer": whole,
+        "float": models.FloatIndexParams(type=models.FloatIndexType.FLOAT, on_disk=on_disk),
+        "bool": models.BoolIndexParams(type=models.BoolIndexType.BOOL, on_disk=on_disk),
+    }
+    return {
+        names.ITEM_ID: keyword.model_copy(update={"is_tenant": True}),
+        names.POSITION: number,
+        names.UNSETTLED: number,
+        names.GENERATION: whole,
+        **dict.fromkeys(names.KEYWORDS, keyword),
+        **{field: types[kind] for field, kind in settings.fields.items()},
+        # To search for words in the dashboard.
+        **{field: word for field in (names.NAME, names.ITEM_TITLE) if field not in settings.fields},
+    }
+
+
+def _filterable(info: models.CollectionInfo) -> dict[str, str]:
+    return {
+        field: index.data_type.value
+        for field, index in info.payload_schema.items()
+        if field not in names.BOOKKEEPING
+    }
 
 
 def _quantization(settings: IndexSettings) -> models.QuantizationConfig | None:
@@ -321,10 +374,6 @@ def _quantization(settings: IndexSettings) -> models.QuantizationConfig | None:
 
 def _equals(field: str, value: int | bool) -> models.FieldCondition:
     return models.FieldCondition(key=field, match=models.MatchValue(value=value))
-
-
-def _of_items(item_ids: Sequence[str]) -> models.FieldCondition:
-    return models.FieldCondition(key=names.ITEM_ID, match=models.MatchAny(any=list(item_ids)))
 
 
 def _older(generation: int | None) -> models.Filter | None:

@@ -10,17 +10,19 @@ for those few points that are shown.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from qdrant_client import grpc
 
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.errors import IndexMismatchError, IndexRefusedError
+from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.engine import BestPoints, NearPoint, StoredPoints, StoredVector
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import ITEM_ID, MOST_PER_ITEM, point_prefix
+from p4r_qdrant.index.server.collection import Collection
 
 CANDIDATES_A_QUERY = 2000
 """Longer candidate lists are split into queries of so many, in one batch."""
@@ -28,28 +30,14 @@ POINTS_A_BATCH = 100_000
 """Points that the queries of one batch may bring back together."""
 
 _EXACT = grpc.SearchParams(exact=True)
+_ORIGINALS = grpc.SearchParams(quantization=grpc.QuantizationSearchParams(ignore=True))
 _NO_PAYLOAD = grpc.WithPayloadSelector(enable=False)
 _ITEM_ID = grpc.WithPayloadSelector(include=grpc.PayloadIncludeSelector(fields=[ITEM_ID]))
 _ALL_PAYLOAD = grpc.WithPayloadSelector(enable=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where queries go: a `PointsStub`, what each call carries, and how long it may take."""
-
-    stub: Any
-    collection: str
-    metadata: tuple[tuple[str, str], ...] = field(repr=False)
-    timeout_s: float
-
-    def call(self, method: str, message: Any) -> Any:
-        """The answer's result. Raises grpc.RpcError."""
-        rpc = getattr(self.stub, method)
-        return rpc(message, timeout=self.timeout_s, metadata=self.metadata).result
-
-
 def best_points(
-    endpoint: Endpoint,
+    collection: Collection,
     vectors: Floats | Sequence[StoredVector],
     candidates: Sequence[Sequence[str]],
     conditions: Sequence[Condition],
@@ -59,74 +47,123 @@ def best_points(
     """For each user, (score, point id) of the best persona of each candidate that has any.
 
     vectors: (n_users, dim) float32, or where each of them is. `per_item`: personas an item is
-    expected to have at most. Raises grpc.RpcError.
+    expected to have at most. Raises the errors of `Connection.call`.
     """
     best: list[BestPoints] = [{} for _ in candidates]
-    shared = [condition_message(condition) for condition in conditions]
-    queries = [
-        (user, item_ids[start : start + CANDIDATES_A_QUERY])
-        for user, item_ids in enumerate(candidates)
-        for start in range(0, len(item_ids), CANDIDATES_A_QUERY)
-    ]
+    limits = collection.limits
+    shared = condition_messages(conditions, limits.values)
     # One more than an item should have: reached, there may be more of them.
     expected = min(per_item + 1, MOST_PER_ITEM)
-    limits = [expected * len(item_ids) for _, item_ids in queries]
+    most = min(limits.points, limits.unranked)
+    length = max(1, min(CANDIDATES_A_QUERY, limits.values, most // expected))
+    queries = [
+        (user, item_ids[start : start + length])
+        for user, item_ids in enumerate(candidates)
+        for start in range(0, len(item_ids), length)
+    ]
+    asked = [min(expected * len(item_ids), most) for _, item_ids in queries]
     pending = list(range(len(queries)))
     while pending:
-        taken = _a_batch(pending, limits)
+        taken = _a_batch(pending, asked)
         messages = [
-            _query(
-                endpoint.collection, vectors[queries[one][0]], queries[one][1], shared, limits[one]
-            )
+            _query(collection, vectors[queries[one][0]], queries[one][1], shared, asked[one])
             for one in taken
         ]
         again = []
-        for one, result in zip(taken, _send(endpoint, messages), strict=True):
-            most = MOST_PER_ITEM * len(queries[one][1])
-            if len(result) >= limits[one] and limits[one] < most:
-                limits[one] = most
+        for one, result in zip(taken, _send(collection, messages), strict=True):
+            user, item_ids = queries[one]
+            if len(result) < asked[one] or asked[one] >= MOST_PER_ITEM * len(item_ids):
+                _collect(result, item_ids, best[user])
+            elif asked[one] < most:
+                asked[one] = min(MOST_PER_ITEM * len(item_ids), most)
                 again.append(one)
+            elif len(item_ids) > 1:  # as much as the server gives: ask for fewer items
+                half = len(item_ids) // 2
+                for some in (item_ids[:half], item_ids[half:]):
+                    queries.append((user, some))
+                    asked.append(most)
+                    again.append(len(queries) - 1)
+            elif limits.exact:  # best first: the others score less
+                _collect(result, item_ids, best[user])
             else:
-                _collect(result, queries[one][1], best[queries[one][0]])
+                raise IndexRefusedError(
+                    f"the item {item_ids[0]!r} has {most} personas or more, and a query of "
+                    f"{collection.name!r} brings back so many only (max_query_limit of its strict "
+                    "mode); raise that limit"
+                )
         pending = again + pending[len(taken) :]
     return best
 
 
 def nearest_points(
-    endpoint: Endpoint, vector: Floats, limit: int, conditions: Sequence[Condition]
+    collection: Collection, vector: Floats, limit: int, conditions: Sequence[Condition]
 ) -> list[NearPoint]:
     """(score, point id, item id) of the points nearest to a user, best first.
 
-    vector: (dim,) float32. Raises grpc.RpcError.
+    vector: (dim,) float32. Raises the errors of `Connection.call`.
     """
+    limits = collection.limits
+    where = grpc.Filter(must=condition_messages(conditions, limits.values))
     message = grpc.QueryPoints(
-        collection_name=endpoint.collection,
+        collection_name=collection.name,
         query=grpc.Query(nearest=grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist()))),
-        filter=grpc.Filter(must=[condition_message(one) for one in conditions]),
-        limit=limit,
+        filter=where,
         with_payload=_ITEM_ID,
     )
-    return [
-        (point.score, point.id.uuid, point.payload[ITEM_ID].string_value)
-        for point in endpoint.call("Query", message)
-    ]
+    if not limits.searchable:
+        count = collection.count()
+        if count > limits.points:
+            raise IndexRefusedError(
+                f"the strict mode of {collection.name!r} forbids exact searches, and a search over "
+                "the whole catalogue has no HNSW links there: run `p4r index` with "
+                "P4R_INDEX__HNSW=true"
+            )
+        message.prefetch.append(grpc.PrefetchQuery(filter=where, limit=max(1, count)))
+        message.params.CopyFrom(_ORIGINALS)
+    found: list[NearPoint] = []
+    while len(found) < limit:
+        message.offset, message.limit = len(found), min(limit - len(found), limits.points)
+        page = collection.ask("Query", message)
+        found += [(one.score, one.id.uuid, one.payload[ITEM_ID].string_value) for one in page]
+        if len(page) < message.limit:
+            break
+    return found
 
 
-def points(endpoint: Endpoint, point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
+def points(collection: Collection, point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
     """Payload and vector ((dim,) float32, where asked for) of the points that are there."""
-    message = grpc.GetPoints(
-        collection_name=endpoint.collection,
-        ids=[grpc.PointId(uuid=point_id) for point_id in point_ids],
-        with_payload=_ALL_PAYLOAD,
-        with_vectors=grpc.WithVectorsSelector(enable=with_vectors),
-    )
-    return {
-        point.id.uuid: (
-            {field: plain(value) for field, value in point.payload.items()},
-            np.array(_vector(point.vectors.vector), dtype=np.float32) if with_vectors else None,
+    found: StoredPoints = {}
+    for some in batches(point_ids, collection.limits.read):
+        message = grpc.GetPoints(
+            collection_name=collection.name,
+            ids=[grpc.PointId(uuid=point_id) for point_id in some],
+            with_payload=_ALL_PAYLOAD,
+            with_vectors=grpc.WithVectorsSelector(enable=with_vectors),
         )
-        for point in endpoint.call("Get", message)
-    }
+        for point in collection.ask("Get", message):
+            found[point.id.uuid] = (
+                {field: plain(value) for field, value in point.payload.items()},
+                np.array(_vector(point.vectors.vector), dtype=np.float32) if with_vectors else None,
+            )
+    return found
+
+
+def condition_messages(conditions: Sequence[Condition], values: int) -> list[grpc.Condition]:
+    """Filter conditions as Qdrant wants them; none has more than `values` values."""
+    messages = []
+    for one in conditions:
+        if len(one.any_of) <= values:
+            messages.append(condition_message(one))
+            continue
+        parts = [
+            condition_message(replace(one, any_of=tuple(some)))
+            for some in batches(one.any_of, values)
+        ]
+        if one.negated:
+            messages += parts
+        else:
+            messages.append(grpc.Condition(filter=grpc.Filter(should=parts)))
+    return messages
 
 
 def condition_message(condition: Condition) -> grpc.Condition:
@@ -155,7 +192,7 @@ def condition_message(condition: Condition) -> grpc.Condition:
 
 
 def _query(
-    collection: str,
+    collection: Collection,
     vector: Floats | StoredVector,
     item_ids: Sequence[str],
     conditions: Sequence[grpc.Condition],
@@ -171,15 +208,23 @@ def _query(
         place = grpc.LookupLocation(collection_name=vector.collection, vector_name=vector.name)
     else:
         wanted, place = grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist())), None
-    return grpc.QueryPoints(
-        collection_name=collection,
+    of_candidates = grpc.Filter(must=[candidates, *conditions])
+    query = grpc.QueryPoints(
+        collection_name=collection.name,
         query=grpc.Query(nearest=wanted),
         lookup_from=place,
-        filter=grpc.Filter(must=[candidates, *conditions]),
         limit=limit,
-        params=_EXACT,
         with_payload=_NO_PAYLOAD,
     )
+    if collection.limits.exact:
+        query.filter.CopyFrom(of_candidates)
+        query.params.CopyFrom(_EXACT)
+    else:
+        # Exact without saying so: first the candidates' points, then their scores. There are so
+        # few of them (`Limits.unranked`) that HNSW links are not used.
+        query.prefetch.append(grpc.PrefetchQuery(filter=of_candidates, limit=limit))
+        query.params.CopyFrom(_ORIGINALS)
+    return query
 
 
 def _a_batch(pending: Sequence[int], limits: Sequence[int]) -> list[int]:
@@ -195,12 +240,12 @@ def _a_batch(pending: Sequence[int], limits: Sequence[int]) -> list[int]:
 
 
 def _send(
-    endpoint: Endpoint, messages: Sequence[grpc.QueryPoints]
+    collection: Collection, messages: Sequence[grpc.QueryPoints]
 ) -> list[Sequence[grpc.ScoredPoint]]:
     if len(messages) == 1:
-        return [endpoint.call("Query", messages[0])]
-    batch = grpc.QueryBatchPoints(collection_name=endpoint.collection, query_points=messages)
-    return [one.result for one in endpoint.call("QueryBatch", batch)]
+        return [collection.ask("Query", messages[0])]
+    batch = grpc.QueryBatchPoints(collection_name=collection.name, query_points=messages)
+    return [one.result for one in collection.ask("QueryBatch", batch)]
 
 
 def _collect(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from qdrant_client import models
 
@@ -13,6 +17,9 @@ from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.index.server.engine import ServerEngine
 from p4r_qdrant.index.versions import Version, Versions, name_part
 from p4r_qdrant.settings import Settings
+
+PAUSES_S = (0.05, 0.1, 0.2, 0.4)
+"""Pauses after which views of the server that disagree are read again."""
 
 
 class ServerVersions(Versions):
@@ -30,15 +37,16 @@ class ServerVersions(Versions):
 
     def live(self) -> str | None:
         """See `Versions`. The alias is resolved, and a collection of its name is itself."""
-        with self._connection.translated():
+        for pause_s in (*PAUSES_S, None):
+            # Read one after the other, so they can disagree while somebody makes the index.
             if target := self._aliases().get(self.alias):
                 return target
-            if not self._client.collection_exists(self.alias):
+            if not self._exists(self.alias):
                 return None
             if self.alias in self._collections():
                 return self.alias
-            if target := self._aliases().get(self.alias):  # made between the calls above
-                return target
+            if pause_s is not None:
+                time.sleep(pause_s)
         # A key for single collections sees an alias only along with what it stands for.
         raise AuthenticationError(
             f"{self.location} is an alias, and the API key may not see of which collection; let it "
@@ -47,19 +55,21 @@ class ServerVersions(Versions):
 
     def all(self) -> list[Version]:
         """See `Versions`. Collections of another alias that begins alike are not among them."""
+        live = self._aliases().get(self.alias)
         found = []
-        with self._connection.translated():
-            for name in self._collections():
-                if name != self.alias and not name.startswith(f"{self.alias}-"):
-                    continue
-                stored = self._client.get_collection(name).config.metadata
-                try:
-                    metadata = IndexMetadata.from_json(stored, name)
-                except IndexMismatchError:  # not an index: a collection of user vectors, say
-                    continue
-                if name in (self.alias, self.named(metadata.fingerprint)):
+        for name in self._collections():
+            ours = name in (self.alias, live)
+            if not ours and not name.startswith(f"{self.alias}-"):
+                continue
+            with suppress(IndexMismatchError):  # no index: user vectors, say; or just dropped
+                metadata = self._metadata(name)
+                if ours or name == self.named(metadata.fingerprint):
                     found.append(Version(name, metadata))
         return sorted(found, key=lambda one: one.metadata.created_at)
+
+    def _metadata(self, name: str) -> IndexMetadata:
+        info = self._connection.call(partial(self._client.get_collection, name))
+        return IndexMetadata.from_json(info.config.metadata, f"the collection {name!r}")
 
     def open(self, name: str, made_with: IndexMetadata | None = None) -> PersonaIndex:
         """See `Versions`."""
@@ -70,37 +80,31 @@ class ServerVersions(Versions):
 
     def switch(self, live: Mapping[str, str]) -> None:
         """See `Versions`. One operation an alias: deleted and then made, it could get lost."""
-        with self._connection.translated():
-            if gone := set(live.values()) - set(self._collections()):
-                raise IndexMismatchError(
-                    f"there is no {min(gone)!r} in {self.location} to switch to"
-                )
-            self._client.update_collection_aliases(
-                [
-                    models.CreateAliasOperation(
-                        create_alias=models.CreateAlias(collection_name=name, alias_name=alias)
-                    )
-                    for alias, name in live.items()
-                    if alias != name
-                ]
+        if gone := set(live.values()) - set(self._collections()):
+            raise IndexMismatchError(f"there is no {min(gone)!r} in {self.location} to switch to")
+        operations: list[Any] = [
+            models.CreateAliasOperation(
+                create_alias=models.CreateAlias(collection_name=name, alias_name=alias)
             )
+            for alias, name in live.items()
+            if alias != name
+        ]
+        self._connection.call(partial(self._client.update_collection_aliases, operations))
 
     def check_switch(self, name: str) -> None:
         """See `Versions`. An alias cannot have the name of a collection."""
-        with self._connection.translated():
-            if name != self.alias and self.alias in self._collections():
-                raise InputError(
-                    f"{self.alias!r} on {self._settings.qdrant.url} is itself a collection, and "
-                    "its name cannot be switched to another encoder's: publish under another name "
-                    "(P4R_QDRANT__COLLECTION), or delete that collection first"
-                )
+        if name != self.alias and self.alias in self._collections():
+            raise InputError(
+                f"{self.alias!r} on {self._settings.qdrant.url} is itself a collection, and "
+                "its name cannot be switched to another encoder's: publish under another name "
+                "(P4R_QDRANT__COLLECTION), or delete that collection first"
+            )
 
     def drop(self, name: str) -> None:
         """See `Versions`. A version that an alias names is in use."""
-        with self._connection.translated():
-            if name in self._aliases().values():
-                raise IndexLockedError(f"the collection {name!r} is named by an alias; it stays")
-            self._client.delete_collection(name)
+        if name in self._aliases().values():
+            raise IndexLockedError(f"the collection {name!r} is named by an alias; it stays")
+        self._connection.call(partial(self._client.delete_collection, name))
 
     def first(self, fingerprint: str) -> str:
         """See `Versions`."""
@@ -118,9 +122,13 @@ class ServerVersions(Versions):
         """Close the connection. Closing twice is fine."""
         self._connection.close()
 
+    def _exists(self, name: str) -> bool:
+        return self._connection.call(partial(self._client.collection_exists, name))
+
     def _aliases(self) -> dict[str, str]:
-        found = self._client.get_aliases().aliases
+        found = self._connection.call(self._client.get_aliases).aliases
         return {one.alias_name: one.collection_name for one in found}
 
     def _collections(self) -> list[str]:
-        return [one.name for one in self._client.get_collections().collections]
+        found = self._connection.call(self._client.get_collections).collections
+        return [one.name for one in found]

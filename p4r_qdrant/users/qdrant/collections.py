@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError
+from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.settings import QdrantSettings, Settings
 from p4r_qdrant.users.records import OtherVersion
@@ -26,12 +28,15 @@ _SPACE = uuid.UUID("6d1f5c9e-3f0a-4a54-9e2c-0b8f5a7c2d11")
 _KEYWORD = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD)
 _TENANT = _KEYWORD.model_copy(update={"is_tenant": True})
 _NUMBER = models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=False, range=True)
-_RECORD_FIELDS: dict[str, Any] = {
+RECORD_INDEXES: dict[str, Any] = {
     "user_id": _TENANT,
     **dict.fromkeys(("kind", "state", "job", "version"), _KEYWORD),
     **dict.fromkeys(("timestamp", "number"), _NUMBER),
     "not_before": models.FloatIndexParams(type=models.FloatIndexType.FLOAT),
 }
+"""The payload indexes of the collection with interactions, jobs and versions."""
+VECTOR_INDEXES: dict[str, Any] = {"user_id": _TENANT}
+"""Those of a collection with user vectors."""
 IS_VERSION = models.Filter(
     must=[models.FieldCondition(key="kind", match=models.MatchValue(value="version"))]
 )
@@ -46,49 +51,63 @@ class Collections:
     def __init__(self, settings: Settings, version: str, dimension: int) -> None:
         """Makes what does not exist. Raises IndexMismatchError for vectors of another width."""
         self._settings = settings.qdrant
-        self.records = _records(settings.qdrant)
-        self.vectors = f"{version}{VECTORS_OF}"
+        timeout_s = settings.qdrant.timeout_s
         self.connection = Connection(
-            settings.qdrant, f"the collection {self.records!r} on {settings.qdrant.url}"
+            settings.qdrant, f"the collection {_records(settings.qdrant)!r} on {self._settings.url}"
         )
         self.client = self.connection.client
+        self.records = Collection(self.connection, _records(settings.qdrant), timeout_s)
+        self.vectors = Collection(self.connection, f"{version}{VECTORS_OF}", timeout_s)
         try:
-            with self.connection.translated():
-                self._make(dimension, settings)
-                self._register()
+            self._make(dimension, settings)
+            self._register()
         except BaseException:
             self.connection.close()
             raise
 
     def _make(self, dimension: int, settings: Settings) -> None:
         wide = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
-        for name, vectors, schema in (
-            (self.records, {}, _RECORD_FIELDS),
-            (self.vectors, {"text": wide}, {"user_id": _TENANT}),
-        ):
-            if not self.client.collection_exists(name):
-                try:
-                    self.client.create_collection(
-                        name,
-                        vectors_config=vectors,
-                        hnsw_config=models.HnswConfigDiff(m=0),  # looked up, never searched
-                        shard_number=settings.index.shards,
-                        replication_factor=settings.index.replication,
-                        on_disk_payload=True,
-                    )
-                except (UnexpectedResponse, grpc.RpcError):
-                    if not self.client.collection_exists(name):  # else another process made it
-                        raise
-            info = self.client.get_collection(name)
-            for field in schema.keys() - info.payload_schema.keys():
-                self.client.create_payload_index(name, field, schema[field], wait=True)
-        made = info.config.params.vectors  # of `vectors`
+        self._make_one(self.records, {}, RECORD_INDEXES, settings)
+        info = self._make_one(self.vectors, {"text": wide}, VECTOR_INDEXES, settings)
+        made = info.config.params.vectors
         width = made["text"].size if isinstance(made, Mapping) else None
         if width != dimension:
             raise IndexMismatchError(
-                f"the collection {self.vectors!r} on {self._settings.url} holds users for an "
+                f"the collection {self.vectors.name!r} on {self._settings.url} holds users for an "
                 f"encoder of {width} dimensions, not {dimension}; delete it, it is made again"
             )
+
+    def _make_one(
+        self,
+        collection: Collection,
+        vectors: dict[str, models.VectorParams],
+        schema: Mapping[str, Any],
+        settings: Settings,
+    ) -> models.CollectionInfo:
+        """Make a collection and its payload indexes, as far as they are missing."""
+        name = collection.name
+
+        def make() -> None:
+            if self.client.collection_exists(name):
+                return
+            try:
+                self.client.create_collection(
+                    name,
+                    vectors_config=vectors,
+                    hnsw_config=models.HnswConfigDiff(m=0),  # looked up, never searched
+                    shard_number=settings.index.shards,
+                    replication_factor=settings.index.replication,
+                    on_disk_payload=True,
+                )
+            except (UnexpectedResponse, grpc.RpcError):
+                if not self.client.collection_exists(name):  # else another process made it
+                    raise
+
+        self.connection.call(make)
+        info = collection.info()
+        missing = schema.keys() - info.payload_schema.keys()
+        collection.index_fields({field: schema[field] for field in sorted(missing)})
+        return info
 
     def _register(self) -> None:
         """Note which collections hold user vectors, so that a write finds them in one call.
@@ -97,10 +116,9 @@ class Collections:
         Whoever writes an interaction looks for versions afterwards. So either the writer finds
         the version, or the version finds the interaction.
         """
-        page, _ = self.client.scroll(self.records, IS_VERSION, limit=PAGE)
-        known = {(one.payload or {})["name"] for one in page}
+        known = {one["name"] for one in self.records.scroll(IS_VERSION)}
         # The others were made by releases that did not register them.
-        missing = {self.vectors, *self.elsewhere()} - known
+        missing = {self.vectors.name, *self.elsewhere()} - known
         points = [
             models.PointStruct(
                 id=_version_id(name),
@@ -110,26 +128,23 @@ class Collections:
             for name in sorted(missing)
         ]
         if points:
-            self.client.upsert(self.records, points, wait=True)
+            self.records.upsert(points)
 
     def unregister(self, version: OtherVersion) -> None:
         """Remove a version that is gone, unless it was made again meanwhile."""
-        with self.connection.translated():
-            self.client.delete(
-                self.records,
-                models.Filter(
-                    must=[
-                        models.HasIdCondition(has_id=[_version_id(version.name)]),
-                        equals("version", version.stamp),
-                    ]
-                ),
-                wait=True,
+        self.records.delete(
+            models.Filter(
+                must=[
+                    models.HasIdCondition(has_id=[_version_id(version.name)]),
+                    equals("version", version.stamp),
+                ]
             )
+        )
 
     def versions_in(self, points: Sequence[Any]) -> list[OtherVersion]:
         """The other versions among registered ones."""
         found = ((one.payload["name"], one.payload["version"]) for one in points)
-        return [OtherVersion(*one) for one in found if one[0] != self.vectors]
+        return [OtherVersion(*one) for one in found if one[0] != self.vectors.name]
 
     def elsewhere(self) -> list[str]:
         """The collections of other versions' user vectors that exist now.
@@ -137,28 +152,18 @@ class Collections:
         Those of an index whose name continues ours with a dash are among them. They lose a vector
         that is made again when it is needed.
         """
-        with self.connection.translated():
-            found = [one.name for one in self.client.get_collections().collections]
+        listed = self.connection.call(self.client.get_collections).collections
+        found = [one.name for one in listed]
         begin = f"{self._settings.collection}-"
         ours = (one for one in found if one.startswith(begin) and one.endswith(VECTORS_OF))
-        return [one for one in ours if one != self.vectors]
-
-    def upsert(self, name: str, points: Sequence[models.PointStruct]) -> None:
-        """Write points durably."""
-        with self.connection.translated():
-            self.client.upsert(name, list(points), wait=True)
-
-    def delete(self, name: str, points: Any) -> None:
-        """Delete points durably."""
-        with self.connection.translated():
-            self.client.delete(name, points, wait=True)
+        return [one for one in ours if one != self.vectors.name]
 
     def delete_elsewhere(self, name: str, points: Any) -> bool:
         """Delete from a collection that another process drops or makes. False if it is gone."""
         for pause_s in (*PAUSES_S, None):
             try:
                 with suppress(IndexMismatchError):
-                    self.delete(name, points)
+                    Collection(self.connection, name, self._settings.timeout_s).delete(points)
                     return True
                 return False
             except IndexUnavailableError:
@@ -167,31 +172,20 @@ class Collections:
                 time.sleep(pause_s)
         return False
 
-    def scroll(self, where: models.Filter) -> Iterator[dict[str, Any]]:
-        """The payloads of all records that match, streamed."""
-        offset = None
-        while True:
-            with self.connection.translated():
-                page, offset = self.client.scroll(self.records, where, limit=PAGE, offset=offset)
-            for one in page:
-                yield one.payload or {}
-            if offset is None:
-                return
-
 
 def is_there(settings: QdrantSettings) -> bool:
     """Whether users are stored on this server. Raises IndexUnavailableError."""
     server = Connection(settings, f"the index {settings.collection!r} on {settings.url}")
-    with closing(server), server.translated():
-        return server.client.collection_exists(_records(settings))
+    with closing(server):
+        return server.call(partial(server.client.collection_exists, _records(settings)))
 
 
 def drop_vectors(settings: QdrantSettings, version: str) -> None:
     """Delete the user vectors of a version of the index. Raises IndexUnavailableError."""
     name = f"{version}{VECTORS_OF}"
     server = Connection(settings, f"the collection {name!r} on {settings.url}")
-    with closing(server), server.translated():
-        server.client.delete_collection(name)
+    with closing(server):
+        server.call(partial(server.client.delete_collection, name))
 
 
 def _records(settings: QdrantSettings) -> str:

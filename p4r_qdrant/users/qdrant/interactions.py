@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from qdrant_client import models
@@ -21,6 +22,7 @@ class ServerInteractions(Interactions):
 
     def __init__(self, collections: Collections) -> None:
         self._collections = collections
+        self._records = collections.records
 
     def put(self, one: StoredInteraction, job: Job | None) -> None:
         """See `Interactions`."""
@@ -38,22 +40,17 @@ class ServerInteractions(Interactions):
         }
         point = models.PointStruct(id=interaction_id(one), payload=payload, vector={})
         points = [point, *([job_point(job)] if job else [])]
-        self._collections.upsert(self._collections.records, points)
+        self._records.upsert(points)
 
     def set_aspects(self, one: StoredInteraction) -> None:
         """See `Interactions`."""
         of_point = models.Filter(must=[models.HasIdCondition(has_id=[interaction_id(one)])])
-        with self._collections.connection.translated():
-            self._collections.client.set_payload(
-                self._collections.records, {"aspects": _aspects(one)}, points=of_point, wait=True
-            )
+        self._records.set_payload({"aspects": _aspects(one)}, of_point)
 
     def erase(self, user_id: str) -> int:
         """See `Interactions`."""
-        records = self._collections.records
-        with self._collections.connection.translated():
-            count = self._collections.client.count(records, _of_user(user_id), exact=True).count
-        self._collections.delete(records, models.Filter(must=[equals("user_id", user_id)]))
+        count = self._records.count(_of_user(user_id))
+        self._records.delete(models.Filter(must=[equals("user_id", user_id)]))
         return count
 
     def look_up(
@@ -79,11 +76,15 @@ class ServerInteractions(Interactions):
         return self._cut(newest, user_id, length), self._collections.versions_in(versions)
 
     def _read(self, *requests: models.QueryRequest) -> list[Sequence[Any]]:
-        with self._collections.connection.translated():
-            found = self._collections.client.query_batch_points(
-                self._collections.records, list(requests)
-            )
-        return [one.points for one in found]
+        return self._records.within_limits(partial(self._batch, requests))
+
+    def _batch(self, requests: Sequence[models.QueryRequest]) -> list[Sequence[Any]]:
+        most = self._records.limits.points
+        allowed = [
+            one.model_copy(update={"limit": min(one.limit or most, most)}) for one in requests
+        ]
+        ask = partial(self._collections.client.query_batch_points, self._records.name, allowed)
+        return [one.points for one in self._collections.connection.call(ask)]
 
     def _cut(self, points: Sequence[Any], user_id: str, length: int) -> list[StoredInteraction]:
         """The newest `length` of a page; reads on if equal times were cut off.
@@ -98,14 +99,14 @@ class ServerInteractions(Interactions):
                 reverse=True,
             )
             is_cut = len(found) == limit and found[-1].timestamp == found[length - 1].timestamp
-            if not is_cut or limit > length:
+            if not is_cut or limit > length or limit > self._records.limits.points:
                 return found[:length]
             limit += PAGE
             [points] = self._read(_newest(user_id, limit))
 
     def of(self, user_id: str) -> Iterator[StoredInteraction]:
         """See `Interactions`."""
-        return map(_stored, self._collections.scroll(_of_user(user_id)))
+        return map(_stored, self._records.scroll(_of_user(user_id), page=PAGE))
 
     def seen(self, user_id: str) -> set[str]:
         """See `Interactions`."""
@@ -114,9 +115,8 @@ class ServerInteractions(Interactions):
     def user_ids(self) -> Iterator[str]:
         """See `Interactions`. Keeps the ids in memory: some 100 bytes each."""
         known = set[str]()
-        for payload in self._collections.scroll(
-            models.Filter(must=[equals("kind", "interaction")])
-        ):
+        every = models.Filter(must=[equals("kind", "interaction")])
+        for payload in self._records.scroll(every, ["user_id"]):
             user_id = payload["user_id"]
             if user_id not in known:
                 known.add(user_id)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from qdrant_client import models
 
 from p4r_qdrant.users.contracts import Jobs
-from p4r_qdrant.users.qdrant.collections import Collections, equals, point_id
+from p4r_qdrant.users.qdrant.collections import PAGE, Collections, equals, point_id
 from p4r_qdrant.users.records import Job, JobCounts, JobState
 
 
@@ -18,22 +19,20 @@ class ServerJobs(Jobs):
     """See `Jobs`."""
 
     def __init__(self, collections: Collections) -> None:
-        self._collections = collections
+        self._client = collections.client
+        self._records = collections.records
 
     def add(self, job: Job) -> None:
         """See `Jobs`."""
-        self._collections.upsert(self._collections.records, [job_point(job)])
+        self._records.upsert([job_point(job)])
 
     def finish(self, job: Job) -> None:
         """See `Jobs`."""
-        self._collections.delete(self._collections.records, _same(job))
+        self._records.delete(_same(job))
 
     def update(self, job: Job) -> None:
         """See `Jobs`."""
-        with self._collections.connection.translated():
-            self._collections.client.set_payload(
-                self._collections.records, _state(job), points=_same(job), wait=True
-            )
+        self._records.set_payload(_state(job), _same(job))
 
     def due(self, limit: int) -> list[Job]:
         """See `Jobs`."""
@@ -46,27 +45,27 @@ class ServerJobs(Jobs):
 
     def _ordered(self, must: list[Any], limit: int, direction: models.Direction) -> list[Job]:
         order = models.OrderBy(key="number", direction=direction)
-        with self._collections.connection.translated():
-            page, _ = self._collections.client.scroll(
-                self._collections.records, models.Filter(must=must), limit=limit, order_by=order
-            )
-        return [_job(one.payload or {}) for one in page]
+        where = models.Filter(must=must)
+
+        def read() -> list[Job]:
+            most = min(limit, self._records.limits.points)
+            ask = partial(self._client.scroll, self._records.name, where, limit=most)
+            page, _ = self._records.connection.call(partial(ask, order_by=order))
+            return [_job(one.payload or {}) for one in page]
+
+        return self._records.within_limits(read)
 
     def counts(self) -> JobCounts:
         """See `Jobs`."""
         return {"waiting": self._count("waiting"), "failed": self._count("failed")}
 
     def _count(self, state: JobState) -> int:
-        with self._collections.connection.translated():
-            return self._collections.client.count(
-                self._collections.records,
-                models.Filter(must=[equals("state", state)]),
-                exact=True,
-            ).count
+        return self._records.count(models.Filter(must=[equals("state", state)]))
 
     def of_items(self) -> Iterator[Job]:
         """See `Jobs`."""
-        return map(_job, self._collections.scroll(models.Filter(must=[equals("job", "item")])))
+        of_items = models.Filter(must=[equals("job", "item")])
+        return map(_job, self._records.scroll(of_items, page=PAGE))
 
 
 def job_point(job: Job) -> models.PointStruct:

@@ -6,18 +6,21 @@ import threading
 from base64 import b64decode, b64encode
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from qdrant_client import models
-from qdrant_client.grpc import GetPoints, PointId, PointsStub
+from qdrant_client.grpc import GetPoints, PointId
 from qdrant_client.grpc import WithPayloadSelector as Payload
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.engine import StoredVector
-from p4r_qdrant.index.server.connection import channel
+from p4r_qdrant.index.server.collection import Collection
+from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.index.server.queries import plain
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.settings import Settings
@@ -37,28 +40,27 @@ class ServerVectors(UserVectors):
 
     def __init__(self, collections: Collections, settings: Settings) -> None:
         self._collections = collections
-        self._name = collections.vectors
+        self._vectors = collections.vectors
+        self._name = self._vectors.name
         self._cache = _Cache()
-        self._channel = channel(settings.qdrant)
-        self._stub: Any = PointsStub(self._channel)  # type: ignore[no-untyped-call]
-        # The stub reads for reranking: with its key, and within its deadline.
-        key = settings.service.qdrant_read_key or settings.qdrant.api_key
-        self._metadata = (("api-key", key.get_secret_value()),) if key else ()
+        # Reads for reranking have its key and its deadline.
         deadline_s = settings.service.deadline_ms / 1000
-        self._read_timeout_s = min(settings.qdrant.timeout_s, deadline_s)
+        reading = settings.qdrant.model_copy(
+            update={
+                "api_key": settings.service.qdrant_read_key or settings.qdrant.api_key,
+                "timeout_s": min(settings.qdrant.timeout_s, deadline_s),
+            }
+        )
+        self._reading = Connection(reading, f"the collection {self._name!r} on {reading.url}")
+        self._readable = Collection(self._reading, self._name, reading.timeout_s)
 
     def attach(self, some: Sequence[StoredInteraction]) -> list[StoredInteraction]:
         """See `UserVectors`. What was read or written lately is not read again."""
         known = {one.key: self._cache.get(one) for one in some if one.text}
         missing = [one for one in some if one.text and known[one.key] is None]
         if missing:
-            with self._collections.connection.translated():
-                points = self._collections.client.retrieve(
-                    self._name,
-                    [interaction_id(one) for one in missing],
-                    with_payload=["text"],
-                    with_vectors=["text"],
-                )
+            ids = [interaction_id(one) for one in missing]
+            points = self._vectors.retrieve(ids, ["text"], "text")
             held: dict[Any, Any] = {one.id: (one.payload, one.vector) for one in points}
             for one in missing:
                 payload, vectors = held.get(interaction_id(one), ({}, None))
@@ -71,7 +73,7 @@ class ServerVectors(UserVectors):
     def put(self, encoded: Sequence[StoredInteraction]) -> None:
         """See `UserVectors`."""
         if points := _interaction_points(encoded):
-            self._collections.upsert(self._name, points)
+            self._vectors.upsert(points)
             self._cache.add(encoded)
 
     def put_user(
@@ -80,25 +82,21 @@ class ServerVectors(UserVectors):
         """See `UserVectors`."""
         points = _interaction_points(encoded)
         if vector is not None:
-            self._collections.upsert(self._name, [*points, _user_point(user_id, vector)])
+            self._vectors.upsert([*points, _user_point(user_id, vector)])
         else:
-            gone = models.DeleteOperation(
-                delete=models.PointIdsList(points=[user_point_id(user_id)])
-            )
-            operations: list[Any] = [gone]
+            gone = models.PointIdsList(points=[user_point_id(user_id)])
+            operations: list[Any] = [models.DeleteOperation(delete=gone)]
             if points:
-                operations.insert(
-                    0, models.UpsertOperation(upsert=models.PointsList(points=points))
-                )
-            with self._collections.connection.translated():
-                self._collections.client.batch_update_points(self._name, operations, wait=True)
+                new = models.PointsList(points=points)
+                operations.insert(0, models.UpsertOperation(upsert=new))
+            update = partial(self._collections.client.batch_update_points, self._name, operations)
+            self._collections.connection.call(partial(update, wait=True))
         self._cache.add(encoded)
 
     def get(self, user_ids: Sequence[str]) -> dict[str, UserVector]:
         """See `UserVectors`. One read for all of them."""
         owner = {user_point_id(user_id): user_id for user_id in user_ids}
-        with self._collections.connection.translated():
-            points = self._read(list(owner))
+        points = self._read(list(owner))
         return {owner[one.id.uuid]: _user_vector(one) for one in points}
 
     def stored(self, user_id: str) -> StoredUser | None:
@@ -106,8 +104,7 @@ class ServerVectors(UserVectors):
         user = user_point_id(user_id)
 
         def load() -> UserVector:
-            with self._collections.connection.translated():
-                points = self._read([user])
+            points = self._read([user])
             if not points:
                 raise IndexMismatchError(f"{self._name!r} has no vector of the user")
             return _user_vector(points[0])
@@ -115,18 +112,20 @@ class ServerVectors(UserVectors):
         return StoredUser(StoredVector(self._name, user, "text"), load)
 
     def _read(self, point_ids: Sequence[str]) -> Sequence[Any]:
-        message = GetPoints(
-            collection_name=self._name,
-            ids=[PointId(uuid=one) for one in point_ids],
-            with_payload=Payload(enable=True),
-        )
-        answer = self._stub.Get(message, timeout=self._read_timeout_s, metadata=self._metadata)
-        return answer.result  # type: ignore[no-any-return]
+        found: list[Any] = []
+        for some in batches(point_ids, self._vectors.limits.read):
+            message = GetPoints(
+                collection_name=self._name,
+                ids=[PointId(uuid=one) for one in some],
+                with_payload=Payload(enable=True),
+            )
+            found += self._readable.ask("Get", message)
+        return found
 
     def erase(self, user_id: str) -> None:
         """See `UserVectors`."""
         self._cache.erase(user_id)
-        self._collections.delete(self._name, _of_user(user_id))
+        self._vectors.delete(_of_user(user_id))
 
     def invalidate(self, user_id: str, versions: Sequence[OtherVersion]) -> None:
         """See `UserVectors`."""
@@ -140,8 +139,8 @@ class ServerVectors(UserVectors):
             self._collections.delete_elsewhere(name, _of_user(user_id))
 
     def close(self) -> None:
-        """Close the channel. Closing twice is fine."""
-        self._channel.close()
+        """Close the connection for reading. Closing twice is fine."""
+        self._reading.close()
 
 
 class _Cache:

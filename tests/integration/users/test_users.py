@@ -18,7 +18,7 @@ from p4r_qdrant.encoder.user_vector import user_vector
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_versions
-from p4r_qdrant.index.server.queries import Endpoint
+from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.records import Ranking
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.settings import RerankSettings
@@ -395,13 +395,13 @@ def test_one_query_names_a_known_user(
     backend = Backend(settings, lambda _: ENCODER)
     assert backend.open()
     asked: list[Any] = []
-    right = Endpoint.call
+    right = Collection.ask
 
-    def call(endpoint: Endpoint, method: str, message: Any) -> Any:
+    def ask(collection: Collection, method: str, message: Any) -> Any:
         asked.append((method, message))
-        return right(endpoint, method, message)
+        return right(collection, method, message)
 
-    monkeypatch.setattr(Endpoint, "call", call)
+    monkeypatch.setattr(Collection, "ask", ask)
     with backend.in_use() as live:
         for number, item_id in enumerate(["ships", "roses"]):
             live.users.add(done(item_id, number))

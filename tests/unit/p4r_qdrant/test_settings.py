@@ -17,6 +17,7 @@ from tests.support.environment import clear_settings
 
 KEY = "s3cr3t-k3y"
 
+FIELDS = {"price": "float", "offers[].stock": "bool"}
 EVERY: dict[str, tuple[str, Any]] = {
     "P4R_QDRANT__URL": ("https://qdrant.example:6333", "https://qdrant.example:6333"),
     "P4R_QDRANT__API_KEY": (KEY, SecretStr(KEY)),
@@ -25,8 +26,10 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_QDRANT__COLLECTION": ("books-2.v1_x", "books-2.v1_x"),
     "P4R_QDRANT__TIMEOUT_S": ("2.5", 2.5),
     "P4R_QDRANT__REFRESH_S": ("0.5", 0.5),
+    "P4R_QDRANT__TRANSPORT": ("rest", "rest"),
     "P4R_QDRANT__ALLOW_PLAINTEXT_KEY": ("true", True),
     "P4R_INDEX__MAX_PERSONAS": ("12", 12),
+    "P4R_INDEX__FIELDS": ("price=float, offers[].stock=bool", FIELDS),
     "P4R_INDEX__DATATYPE": ("float16", "float16"),
     "P4R_INDEX__QUANTIZATION": ("scalar", "scalar"),
     "P4R_INDEX__ON_DISK_VECTORS": ("1", True),

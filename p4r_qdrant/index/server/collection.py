@@ -1,0 +1,172 @@
+"""One collection on a Qdrant server, in requests that its strict mode allows."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from qdrant_client import models
+
+from p4r_qdrant.errors import IndexRefusedError
+from p4r_qdrant.index.batching import batches
+from p4r_qdrant.index.server.connection import Connection
+
+UNLIMITED = sys.maxsize
+PAGE = 1000
+"""Points one page of a scroll holds, if so many are allowed."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The largest requests that a collection takes.
+
+    points: that a query or a page may ask for. written: that one upsert may hold. read: that may
+    be asked for by id. values: of one condition, such as the ids of candidates. exact: whether
+    exact searches and counts are allowed. unranked: points among which a search that does not ask
+    for it is exact all the same. searchable: whether the whole collection can be searched.
+    """
+
+    points: int = UNLIMITED
+    written: int = UNLIMITED
+    read: int = UNLIMITED
+    values: int = UNLIMITED
+    exact: bool = True
+    unranked: int = UNLIMITED
+    searchable: bool = True
+
+    @classmethod
+    def of(cls, info: models.CollectionInfo, timeout_s: float) -> Limits:
+        """Of a collection. A rate limit makes requests so small that none waits for `timeout_s`."""
+        strict = info.config.strict_mode_config
+        if strict is None or not strict.enabled:
+            return cls()
+        vectors, hnsw = info.config.params.vectors, info.config.hnsw_config
+        width = vectors.size if isinstance(vectors, models.VectorParams) else 1
+        exact, linked = strict.search_allow_exact is not False, hnsw.m > 0
+        return cls(
+            points=strict.max_query_limit or UNLIMITED,
+            written=min(
+                strict.upsert_max_batchsize or UNLIMITED, _at(strict.write_rate_limit, timeout_s)
+            ),
+            read=_at(strict.read_rate_limit, timeout_s),
+            values=strict.condition_max_size or UNLIMITED,
+            exact=exact,
+            # The threshold is in kilobytes of float32.
+            unranked=UNLIMITED
+            if exact or not linked
+            else max(1, hnsw.full_scan_threshold * 1024 // (4 * width)),
+            searchable=exact or linked,
+        )
+
+
+def _at(rate: int | None, timeout_s: float) -> int:
+    """Points that a limit of so many a minute lets through in half of the time-out."""
+    if not rate:
+        return UNLIMITED
+    return max(1, min(rate, math.floor(rate * timeout_s / 120)))
+
+
+class Collection:
+    """A collection of a connection. Its `limits` are those that `info` has read last.
+
+    Every method waits for rate limits, and raises the errors of `Connection.call`.
+    """
+
+    def __init__(self, connection: Connection, name: str, timeout_s: float) -> None:
+        self.connection = connection
+        self.client = connection.client
+        self.name = name
+        self.limits = Limits()
+        self._timeout_s = timeout_s
+
+    def info(self) -> models.CollectionInfo:
+        """The state of the collection."""
+        info = self.connection.call(lambda: self.client.get_collection(self.name))
+        self.limits = Limits.of(info, self._timeout_s)
+        return info
+
+    def within_limits(self, work: Callable[[], Result]) -> Result:
+        """The result of `work`, which minds `limits`; done again if they were changed meanwhile."""
+        known = self.limits
+        try:
+            return work()
+        except IndexRefusedError:
+            self.info()
+            if self.limits == known:
+                raise
+            return work()
+
+    def ask(self, method: str, message: Any) -> Any:
+        """The result of a call of `Connection.points`."""
+        rpc = getattr(self.connection.points, method)
+        metadata = self.connection.metadata
+        return self.connection.call(
+            partial(rpc, message, timeout=self._timeout_s, metadata=metadata)
+        ).result
+
+    def scroll(
+        self, where: models.Filter, fields: Sequence[str] | bool = True, page: int = PAGE
+    ) -> Iterator[dict[str, Any]]:
+        """The payloads of all points that match, streamed."""
+        offset: Any = None
+        while True:
+            points, offset = self.within_limits(partial(self._page, where, fields, page, offset))
+            for point in points:
+                yield point.payload or {}
+            if offset is None:
+                return
+
+    def _page(
+        self, where: models.Filter, fields: Sequence[str] | bool, page: int, offset: Any
+    ) -> tuple[list[models.Record], Any]:
+        read = partial(
+            self.client.scroll, self.name, where, limit=min(page, self.limits.points), offset=offset
+        )
+        return self.connection.call(
+            partial(read, with_payload=fields if isinstance(fields, bool) else list(fields))
+        )
+
+    def count(self, where: models.Filter | None = None) -> int:
+        """How many points match; where the server forbids to count them, they are read."""
+        return self.within_limits(partial(self._count, where or models.Filter()))
+
+    def _count(self, where: models.Filter) -> int:
+        if not self.limits.exact:
+            return sum(1 for _ in self.scroll(where, fields=False))
+        return self.connection.call(partial(self.client.count, self.name, where, exact=True)).count
+
+    def retrieve(self, ids: Sequence[Any], fields: Sequence[str], vector: str) -> list[Any]:
+        """Points by id, with these fields of their payload and this vector."""
+        found = []
+        for some in batches(ids, min(PAGE, self.limits.read)):
+            read = partial(self.client.retrieve, self.name, some, with_payload=list(fields))
+            found += self.connection.call(partial(read, with_vectors=[vector]))
+        return found
+
+    def delete(self, points: Any) -> None:
+        """Delete points durably."""
+        self.connection.call(partial(self.client.delete, self.name, points, wait=True))
+
+    def upsert(self, points: Sequence[models.PointStruct]) -> None:
+        """Write points durably, in one request if it may hold them."""
+        for some in batches(points, min(max(1, len(points)), self.limits.written)):
+            self.connection.call(partial(self.client.upsert, self.name, some, wait=True))
+
+    def set_payload(self, payload: dict[str, Any], points: models.Filter) -> None:
+        """Set fields of points durably."""
+        self.connection.call(
+            partial(self.client.set_payload, self.name, payload, points=points, wait=True)
+        )
+
+    def index_fields(self, schema: Mapping[str, Any]) -> None:
+        """Make payload indexes; one of another type is replaced."""
+        for field, params in schema.items():
+            self.connection.call(
+                partial(self.client.create_payload_index, self.name, field, params, wait=True)
+            )
