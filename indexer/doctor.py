@@ -71,7 +71,8 @@ def examine(probe_s: float = PROBE_S) -> Iterator[Finding]:
         yield grpc
         if server:
             yield _versions(server)
-        if "failed" in (rest.state, grpc.state):
+        alone = settings.qdrant.transport != "grpc"
+        if rest.state == "failed" or (grpc.state == "failed" and not alone):
             yield Finding("index", "off", "not looked at, because Qdrant does not answer")
             yield from _others(settings, probe_s)
             return
@@ -193,6 +194,8 @@ def _grpc(settings: QdrantSettings, probe_s: float) -> Finding:
     from p4r_qdrant.index.server.connection import channel
 
     where = f"port {settings.grpc_port}"
+    if settings.transport == "rest":
+        return Finding("qdrant gRPC", "off", "not used (P4R_QDRANT__TRANSPORT=rest)")
     with channel(settings) as opened:
         try:
             grpc.channel_ready_future(opened).result(timeout=probe_s)
@@ -201,7 +204,8 @@ def _grpc(settings: QdrantSettings, probe_s: float) -> Finding:
                 "qdrant gRPC",
                 "failed",
                 f"{where} does not answer: open it (6334 by default), or mend "
-                "P4R_QDRANT__GRPC_PORT",
+                "P4R_QDRANT__GRPC_PORT; with P4R_QDRANT__TRANSPORT=rest it is not needed, and "
+                "reranking is slower",
             )
     return Finding("qdrant gRPC", "ok", where)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, cast, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-from pydantic_settings import NoDecode
+from pydantic import AfterValidator, Field, model_validator
 
 from p4r_qdrant.settings.section import (
     PLAINTEXT_KEY,
@@ -67,25 +66,27 @@ class QdrantSettings(Section):
 
 
 FieldType = Literal["keyword", "integer", "float", "bool"]
+FIELD_TYPES = ", ".join(get_args(FieldType))
 FIELD_NAME = re.compile(r"[\w-]+(\[\d*\])*(\.[\w-]+(\[\d*\])*)*")
 """A field that can be filtered on; `a.b` is b inside a, `a[].b` in each element of the list a."""
 
 
-def _pairs(value: Any) -> Any:
-    """Fields from "price=float,genre=keyword", as an environment variable has them."""
-    if not isinstance(value, str):
-        return value
-    pairs = [one.strip().partition("=") for one in value.split(",") if one.strip()]
-    if wrong := next((name for name, sign, _ in pairs if not sign), None):
-        raise ValueError(f"{wrong!r} has no type; write it as in price=float,genre=keyword")
-    return {name.strip(): kind.strip() for name, _, kind in pairs}
+def _field_types(text: str) -> dict[str, FieldType]:
+    """Field -> type, of "price=float,genre=keyword". Raises ValueError."""
+    found: dict[str, FieldType] = {}
+    for pair in filter(None, map(str.strip, text.split(","))):
+        name, sign, kind = (part.strip() for part in pair.partition("="))
+        if not sign or not FIELD_NAME.fullmatch(name):
+            raise ValueError(f"{pair!r} is no field; write fields as in price=float,genre=keyword")
+        if kind not in get_args(FieldType):
+            raise ValueError(f"{pair!r} has no known type; known are {FIELD_TYPES}")
+        found[name] = cast("FieldType", kind)
+    return found
 
 
-def _check_names(fields: dict[str, FieldType]) -> dict[str, FieldType]:
-    for name in fields:
-        if not FIELD_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no field: a name has letters, digits, _ and -")
-    return fields
+def _check_fields(text: str) -> str:
+    _field_types(text)
+    return text
 
 
 class IndexSettings(Section):
@@ -94,14 +95,11 @@ class IndexSettings(Section):
     max_personas: int = Field(
         7, ge=1, le=256, description="Largest number of personas of one item."
     )
-    fields: Annotated[
-        dict[str, FieldType], NoDecode, BeforeValidator(_pairs), AfterValidator(_check_names)
-    ] = Field(
-        default_factory=dict,
+    fields: Annotated[str, AfterValidator(_check_fields)] = Field(
+        "",
         description="Your own fields to filter on and their types, as in "
-        "`price=float,genre=keyword`. Types are keyword, integer, float and bool. Each gets a "
-        "payload index when the index is next opened for writing; a filter on another field is "
-        "refused.",
+        f"price=float,genre=keyword. Types: {FIELD_TYPES}. Each field gets a payload index when "
+        "the index is next opened for writing. A filter on another field is refused.",
     )
     datatype: Literal["float32", "float16"] = Field(
         "float32", description="Number format of the stored vectors. float16 halves their size."
@@ -124,3 +122,8 @@ class IndexSettings(Section):
     replication: int = Field(
         1, ge=1, description="Replication factor of a new collection on a cluster."
     )
+
+    @property
+    def field_types(self) -> dict[str, FieldType]:
+        """`fields`: field -> type."""
+        return _field_types(self.fields)

@@ -7,8 +7,7 @@ from devtools.qdrant_process import QdrantServer
 from p4r_qdrant import PersonaIndex, Settings, open_index
 from tests.support.oracle import DIMENSION
 
-
-DECLARED = {
+_TYPES = {
     **dict.fromkeys(("language", "tags", "shelf", "nobody"), "keyword"),
     **dict.fromkeys(("sale", "even", "flags", "flags[0]", "flags[1]"), "bool"),
     **dict.fromkeys((f"offers[{which}].stock" for which in ("", 0, 1)), "bool"),
@@ -16,6 +15,7 @@ DECLARED = {
     "stock": "integer",
     "price": "float",
 }
+DECLARED = ",".join(f"{field}={kind}" for field, kind in _TYPES.items())
 """The fields that tests filter on."""
 
 

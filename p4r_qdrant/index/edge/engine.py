@@ -96,7 +96,7 @@ class EdgeEngine:
         with self._translated():
             self._shard = self._folder.load_shard(self._shard_name)
         self._folder.remove_other_shards(self._shard_name)
-        self._declared = settings.fields
+        self._declared = settings.field_types
         self.fields: Mapping[str, str] = self.read_fields()
 
     def complete(self) -> None:

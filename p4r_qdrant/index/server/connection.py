@@ -24,6 +24,7 @@ from p4r_qdrant.errors import (
     IndexMismatchError,
     IndexRefusedError,
     IndexUnavailableError,
+    P4RError,
     RateLimitedError,
     StorageFullError,
 )
@@ -217,6 +218,14 @@ class Connection:
             timed_out = "timed out" in str(error)
             raise self._error(
                 "DEADLINE_EXCEEDED" if timed_out else "UNAVAILABLE", str(error), over="REST"
+            ) from None
+        except P4RError:
+            raise
+        except Exception as error:  # qdrant-client asserts what it expects of an answer
+            _log.debug("qdrant-client failed", exc_info=True)
+            raise IndexUnavailableError(
+                f"{self._settings.url} does not answer as Qdrant does ({type(error).__name__}); "
+                "check P4R_QDRANT__URL, and that the server's version fits qdrant-client's"
             ) from None
 
     def _error(

@@ -147,10 +147,11 @@ class ServerEngine:
         """See `Engine`. Payload indexes that are missing, and HNSW links that are wanted now."""
         info = self._collection.info()
         held = {field: one.data_type.value for field, one in info.payload_schema.items()}
+        declared = self._settings.field_types
         missing = {
             field: params
             for field, params in payload_indexes(self._settings).items()
-            if held.get(field) != self._settings.fields.get(field, held.get(field, "none"))
+            if field not in held or held[field] != declared.get(field, held[field])
         }
         try:
             self._collection.index_fields(missing)
@@ -332,6 +333,7 @@ def payload_indexes(settings: IndexSettings) -> dict[str, Any]:
         type=models.IntegerIndexType.INTEGER, lookup=True, range=True, on_disk=on_disk
     )
     number = whole.model_copy(update={"range": False})
+    declared = settings.field_types
     types: dict[FieldType, Any] = {
         "keyword": keyword,
         "integer": whole,
@@ -344,9 +346,9 @@ def payload_indexes(settings: IndexSettings) -> dict[str, Any]:
         names.UNSETTLED: number,
         names.GENERATION: whole,
         **dict.fromkeys(names.KEYWORDS, keyword),
-        **{field: types[kind] for field, kind in settings.fields.items()},
+        **{field: types[kind] for field, kind in declared.items()},
         # To search for words in the dashboard.
-        **{field: word for field in (names.NAME, names.ITEM_TITLE) if field not in settings.fields},
+        **{field: word for field in (names.NAME, names.ITEM_TITLE) if field not in declared},
     }
 
 

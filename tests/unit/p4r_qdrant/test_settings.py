@@ -17,7 +17,7 @@ from tests.support.environment import clear_settings
 
 KEY = "s3cr3t-k3y"
 
-FIELDS = {"price": "float", "offers[].stock": "bool"}
+FIELDS = "price=float, offers[].stock=bool"
 EVERY: dict[str, tuple[str, Any]] = {
     "P4R_QDRANT__URL": ("https://qdrant.example:6333", "https://qdrant.example:6333"),
     "P4R_QDRANT__API_KEY": (KEY, SecretStr(KEY)),
@@ -29,7 +29,7 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_QDRANT__TRANSPORT": ("rest", "rest"),
     "P4R_QDRANT__ALLOW_PLAINTEXT_KEY": ("true", True),
     "P4R_INDEX__MAX_PERSONAS": ("12", 12),
-    "P4R_INDEX__FIELDS": ("price=float, offers[].stock=bool", FIELDS),
+    "P4R_INDEX__FIELDS": (FIELDS, FIELDS),
     "P4R_INDEX__DATATYPE": ("float16", "float16"),
     "P4R_INDEX__QUANTIZATION": ("scalar", "scalar"),
     "P4R_INDEX__ON_DISK_VECTORS": ("1", True),
@@ -230,6 +230,20 @@ def test_empty_texts_in_the_file_are_unset() -> None:
     settings = Settings.load()
     assert (settings.qdrant.url, settings.qdrant.api_key) == (None, None)
     assert settings.encoder.adapter is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("price", "'price' is no field; write fields as in price=float,genre=keyword"),
+        ("a b=float", "'a b=float' is no field"),
+        ("price=number", "known are keyword, integer, float, bool"),
+    ],
+)
+def test_fields_to_filter_on(fields: str, said: str) -> None:
+    assert said in complaint(index={"fields": fields})
+    given = Settings.load(index={"fields": FIELDS}).index
+    assert given.field_types == {"price": "float", "offers[].stock": "bool"}
 
 
 # --- names nobody knows ------------------------------------------------------------------------
