@@ -11,6 +11,7 @@ import os
 import sys
 from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -75,6 +76,7 @@ def _options(
 
 def main() -> None:
     """Run the command; turn errors into one sentence and an exit code."""
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for a terminal that lacks a letter
     try:
@@ -89,6 +91,17 @@ def main() -> None:
     except OSError as error:
         _silence_output()
         _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1)
+
+
+def _open_closed_streams() -> None:
+    """Give standard streams that the caller closed (`p4r status >&-`) to the null device.
+
+    Done first, or a file that a command opens gets their number, and what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - stays open
+            setattr(sys, name, stream)
 
 
 def _run() -> None:

@@ -89,11 +89,18 @@ def work(
     from indexer.terminal.tables import print_counts
     from indexer.updates.worker import Worker
     from indexer.updates.worker_metrics import publish_metrics
+    from p4r_qdrant.errors import InputError
     from p4r_qdrant.service import logs
     from p4r_qdrant.service.backend import Backend
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
+    if settings.qdrant.url is None and not once:
+        raise InputError(
+            "p4r work would keep the embedded index to itself and wait for jobs that no service "
+            "can add: run p4r serve --artifacts DIR, which does the work too, set P4R_QDRANT__URL "
+            "to a server, or stop the service and use p4r work --once"
+        )
     sources = llm_sources(artifacts, domain, settings)
     stop = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):

@@ -12,9 +12,15 @@ from p4r_qdrant.schemas.base import MAX_TIME, Answer, Body, BoundedText
 from p4r_qdrant.settings import RerankSettings
 
 Reason = Literal[
-    "deadline", "index_unavailable", "encoder_unavailable", "overloaded", "internal_error"
+    "deadline",
+    "index_unavailable",
+    "index_refused",
+    "encoder_unavailable",
+    "overloaded",
+    "internal_error",
 ]
-"""Why a ranking keeps the generator's order."""
+"""Why a ranking keeps the generator's order. index_refused: Qdrant answers and refuses the query;
+overloaded: so many requests wait, or Qdrant's rate limit is reached."""
 
 
 class InlineInteraction(Body):

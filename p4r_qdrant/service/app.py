@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic_core import to_json
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -44,6 +49,9 @@ def create_app(served: Service) -> FastAPI:
         version=__version__,
         description="Reranks candidates of a recommender by item personas, and explains the order.",
         lifespan=lifespan,
+        docs_url=None,  # those of FastAPI load their scripts from another server
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would name a scheme and host that a proxy has changed
         telemetry=served.tracing.of_requests if served.tracing else NO_TELEMETRY,
     )
     own = served.backend.settings.service
@@ -66,6 +74,7 @@ def create_app(served: Service) -> FastAPI:
     app.include_router(users.router)
     app.include_router(recommendations.router)
     _add_operations(app)
+    _add_documentation(app)
     return app
 
 
@@ -164,3 +173,29 @@ def _add_operations(app: FastAPI) -> None:
         """Metrics in the text format of Prometheus."""
         await served.measure_jobs()
         return Response(served.metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _add_documentation(app: FastAPI) -> None:
+    """The pages for people. Their addresses are relative, so they work behind a path prefix."""
+
+    @app.get("/", include_in_schema=False)
+    async def start() -> dict[str, str]:
+        pages = {"openapi": "openapi.json", "health": "healthz", "ready": "readyz"}
+        return {"service": "p4r", "version": __version__, **documentation, **pages}
+
+    documentation: dict[str, str] = {}
+    if importlib.util.find_spec("fastapi_offline") is None:
+        return
+    documentation["documentation"] = "docs"
+    assets = importlib.resources.files("fastapi_offline") / "static"
+    app.mount("/docs/assets", StaticFiles(directory=str(assets)))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title="p4r",
+            swagger_js_url="docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="docs/assets/swagger-ui.css",
+            swagger_favicon_url="docs/assets/favicon.png",
+        )

@@ -29,7 +29,7 @@ class Requests:
     """The one middleware, in plain ASGI.
 
     Routes are matched on the path as it was sent: a slash inside an id stays `%2F` until the
-    route decodes it.
+    route decodes it. A slash at the end does not count.
     """
 
     def __init__(
@@ -49,7 +49,8 @@ class Requests:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        scope["path"] = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+        path = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+        scope["path"] = path.removesuffix("/") or "/"
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 500

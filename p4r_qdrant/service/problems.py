@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,12 @@ from p4r_qdrant.errors import (
     AuthenticationError,
     IndexLockedError,
     IndexMismatchError,
+    IndexRefusedError,
     IndexUnavailableError,
     InputError,
     MissingExtraError,
     P4RError,
+    RateLimitedError,
     SettingsError,
 )
 from p4r_qdrant.schemas.base import ErrorBody
@@ -56,10 +59,14 @@ def unavailable(message: str) -> ProblemError:
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route for the OpenAPI document: `statuses`, and those of every route."""
+    """The errors of a route for the OpenAPI document: `statuses`, and those of every route.
+
+    A route for which Qdrant can be away (503) can also be refused by it (502).
+    """
+    of_qdrant = {502} if 503 in statuses else set[int]()
     return {
         status: {"model": ErrorBody, "description": _MEANING[status]}
-        for status in sorted({400, 401, 403, 413, 422, *statuses})
+        for status in sorted({400, 401, 403, 413, 422, *statuses} | of_qdrant)
     }
 
 
@@ -72,6 +79,7 @@ _MEANING = {
     413: "The body is too large",
     422: "The request is invalid; the message says what to change",
     429: "Too much work at once; try again after Retry-After seconds",
+    502: "Qdrant refuses the request: its strict mode or a quota forbids it",
     503: "Not possible now; try again after Retry-After seconds",
 }
 
@@ -101,15 +109,19 @@ def _of_problem(request: Request, error: Exception) -> JSONResponse:
 
 
 def _of_ours(request: Request, error: Exception) -> JSONResponse:
-    """Answer 422 for a mistake of the caller, else 503.
+    """Answer 422 for a mistake of the caller, 502 where Qdrant refuses a request, else 503.
 
     The messages of the latter name addresses and folders, so they are logged and not sent.
     """
     if isinstance(error, InputError) and not isinstance(error, OURS):
         return answer(request.state.request_id, 422, "invalid", str(error))
     request.state.problem = str(error)
+    if isinstance(error, IndexRefusedError):
+        message = "Qdrant refuses this request; the service's log says why"
+        return answer(request.state.request_id, 502, "refused", message)
+    wait_s = error.retry_after_s if isinstance(error, RateLimitedError) else RETRY_AFTER_S
     what = "the index" if isinstance(error, IndexUnavailableError) else "a part of the service"
-    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    headers = {"Retry-After": str(math.ceil(wait_s))}
     message = f"{what} is not available now; the service's log says why"
     return answer(request.state.request_id, 503, "unavailable", message, headers)
 

@@ -10,7 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from p4r_qdrant.errors import IndexUnavailableError, InputError, P4RError, VectorError
+from p4r_qdrant.errors import (
+    IndexRefusedError,
+    IndexUnavailableError,
+    InputError,
+    P4RError,
+    RateLimitedError,
+    VectorError,
+)
 from p4r_qdrant.rerank.candidates import User
 from p4r_qdrant.schemas.reranking import Reason, RerankBody
 from p4r_qdrant.service import problems
@@ -75,9 +82,9 @@ class RankThreads:
                 return await asyncio.wrap_future(job)
         except TimeoutError:
             raise FailedError("deadline") from None
-        except IndexUnavailableError as error:
+        except (IndexUnavailableError, IndexRefusedError) as error:
             log_failure(error)
-            raise FailedError("index_unavailable") from None
+            raise FailedError(_reason(error)) from None
         except InputError as error:
             if isinstance(error, (*problems.OURS, VectorError)):
                 log_failure(error)
@@ -99,6 +106,12 @@ class RankThreads:
     def close(self) -> None:
         """Wait for what is running."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _reason(error: P4RError) -> Reason:
+    if isinstance(error, IndexRefusedError):
+        return "index_refused"
+    return "overloaded" if isinstance(error, RateLimitedError) else "index_unavailable"
 
 
 def log_failure(error: Exception) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import uvicorn
 
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.edge.serving import noted
 from p4r_qdrant.service import logs
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
@@ -45,7 +46,9 @@ def serve(settings: Settings, make_background: MakeBackground | None = None) -> 
             proxy_headers=False,
             timeout_graceful_shutdown=DRAIN_S,
         )
-        with suppress(KeyboardInterrupt):  # Ctrl-C
+        folder = settings.qdrant.path
+        note = noted(folder, address) if settings.qdrant.url is None else nullcontext()
+        with note, suppress(KeyboardInterrupt):  # Ctrl-C
             uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()

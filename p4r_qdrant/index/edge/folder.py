@@ -28,6 +28,7 @@ from p4r_qdrant.errors import (
     InputError,
     StorageFullError,
 )
+from p4r_qdrant.index.edge.serving import SERVING, address_at
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.settings import IndexSettings
 from p4r_qdrant.whole_files import is_unfinished, write_whole
@@ -180,22 +181,31 @@ class EdgeFolder:
         except Exception as error:
             if type(error) is not Exception:  # the project's already, or a bug
                 raise
+            if "WouldBlock" in str(error):
+                raise self._locked() from None
             raise failure(self.location, str(error)) from None
+
+    def _locked(self) -> IndexLockedError:
+        is_version = self.path.name.startswith(VERSION)
+        if address := address_at(self.path.parent if is_version else self.path):
+            return IndexLockedError(
+                f"{self.location} is open in `p4r serve` at {address}: ask that one "
+                f"({address}/docs; GET /v1/items/ITEM/personas shows an item), or stop it"
+            )
+        return IndexLockedError(
+            f"{self.location} is open in another process; close that one, or give this one another "
+            "folder (P4R_QDRANT__PATH) or a server (P4R_QDRANT__URL)"
+        )
 
 
 def _may_precede_manifest(name: str) -> bool:
     """Whether a file of this name may be in a folder in which no index was made yet."""
-    return name == FIRST_SHARD or name.startswith(VERSION) or is_unfinished(name)
+    return name in (FIRST_SHARD, SERVING) or name.startswith(VERSION) or is_unfinished(name)
 
 
 def failure(location: str, message: str) -> Exception:
     """An error of Qdrant Edge or the file system at `location` as one of the project's."""
     _log.debug("%s: %s", location, message)
-    if "WouldBlock" in message:
-        return IndexLockedError(
-            f"{location} is open in another process; close that one, or give this one another "
-            "folder (P4R_QDRANT__PATH) or a server (P4R_QDRANT__URL)"
-        )
     if any(one in message for one in ("Permission denied", "Read-only", "not permitted")):
         return InputError(
             f"{location} cannot be written to by this user; change that, or set P4R_QDRANT__PATH "

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from p4r_qdrant.errors import IndexLockedError, P4RError
+from p4r_qdrant.index.processes import is_running
 
 BEAT_S = 3.0
 """How often a holder shows that it lives."""
@@ -75,15 +76,9 @@ def _wait_for_nobody(read: Callable[[], str], what: str) -> None:
 def _is_dead(holder: str) -> bool:
     """Whether the holder was a process of this machine that is no more."""
     host, pid, *_ = *holder.split(), "", ""
-    if os.name != "posix" or host != socket.gethostname() or not pid.isdecimal():
+    if host != socket.gethostname() or not pid.isdecimal():
         return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
-    return False
+    return not is_running(int(pid))
 
 
 def _locked(what: str, holder: str) -> IndexLockedError:
