@@ -234,8 +234,7 @@ def _index(settings: Settings, probe_s: float) -> Finding:
     with open_versions(settings.model_copy(update={"qdrant": qdrant})) as versions:
         live = versions.live()
         if live is None:
-            advice = f"{versions.missing()}; p4r index or p4r publish makes it"
-            return Finding("index", "off", advice)
+            return Finding("index", "off", str(versions.nothing_live()))
         found = {one.name: one.metadata for one in versions.all()}
     if live not in found:
         advice = f"{versions.location} names {live}, which is not an index of p4r: publish again"

@@ -98,6 +98,13 @@ def publish(
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Only switch back to the previous version.")
     ] = False,
+    live: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            help="Only make this version live, such as a collection restored from a snapshot.",
+        ),
+    ] = None,
     drop_old: Annotated[
         bool,
         typer.Option("--drop-old", help="Delete all versions but the live and the previous one."),
@@ -111,20 +118,30 @@ def publish(
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.indexing import vector_files
+    from indexer.terminal.console import out
     from indexer.terminal.index import print_dropped, print_published
     from p4r_qdrant.index.opening import open_versions
     from p4r_qdrant.settings import Settings
     from p4r_qdrant.users.versions import drop_old as drop_old_versions
 
-    given = [artifacts is not None, rollback, drop_old]
-    if not any(given) or (rollback and any([artifacts is not None, drop_old])):
-        raise InputError("publish needs --artifacts DIR, or one of --rollback and --drop-old")
+    alone = [rollback, live is not None]
+    if sum([*alone, artifacts is not None or drop_old]) != 1:
+        raise InputError(
+            "publish needs --artifacts DIR, or one of --rollback, --live VERSION and --drop-old"
+        )
     if (vectors is None) != (fingerprint is None) or (vectors is not None and adapter is not None):
         raise InputError("--vectors FILE and --fingerprint NAME go together, without --adapter")
     settings = Settings.load(**({} if adapter is None else {"encoder": {"adapter": str(adapter)}}))
     if rollback:
         with open_versions(settings) as versions:
             print_published(versions.roll_back(), f"of {versions.location}")
+        return
+    if live is not None:
+        with open_versions(settings) as versions:
+            before = versions.make_live(live)
+            print_published(live, f"of {versions.location}")
+            if before not in (None, live):
+                out.say(f"before: {before} (p4r publish --rollback switches back)")
         return
     refusals = Refusals()
     if artifacts is not None:

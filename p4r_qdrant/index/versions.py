@@ -18,7 +18,7 @@ from typing import Self
 from p4r_qdrant.encoder.fingerprint import same_encoder
 from p4r_qdrant.errors import IndexMismatchError, InputError
 from p4r_qdrant.index.index import PersonaIndex
-from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.index.metadata import IndexMetadata, today
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -86,7 +86,7 @@ class Versions(ABC):
         """Open the live version; where there is none yet `made_with` makes it."""
         name = self.live()
         if name is None and made_with is None:
-            raise IndexMismatchError(f"{self.missing()}; make it with `p4r index`")
+            raise self.nothing_live()
         if name is not None or made_with is None:
             return self.open(name or "", made_with)
         index = self.open(self.first(made_with.fingerprint), made_with)
@@ -125,6 +125,31 @@ class Versions(ABC):
             )
         self.switch({self.alias: previous})
         return previous
+
+    def make_live(self, name: str) -> str | None:
+        """Make a version live that is there, such as a collection restored from a snapshot.
+
+        Returns the version that was live before. Raises IndexMismatchError if it is no index of
+        this project, InputError if it cannot be made live.
+        """
+        self.check_switch(name)
+        before = self.live()
+        with self.open(name) as index:
+            index.repair()
+            if before not in (None, name):
+                index.record(previous=before, published_at=today())
+        self.switch({self.alias: name})
+        return before
+
+    def nothing_live(self) -> IndexMismatchError:
+        """The error of one who needs a live version where there is none."""
+        waiting = [one.name for one in self.all()]
+        if not waiting:
+            return IndexMismatchError(f"{self.missing()}; make it with `p4r index`")
+        return IndexMismatchError(
+            f"{self.missing()}, but there are versions that are not live ({', '.join(waiting)}): "
+            f"`p4r publish --live {waiting[-1]}` makes one live"
+        )
 
     def old(self) -> list[Version]:
         """All versions but the live and the previous one, the oldest first."""

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from p4r_qdrant.errors import (
-    IndexMismatchError,
     IndexUnavailableError,
     MissingExtraError,
     P4RError,
@@ -72,7 +71,7 @@ class Backend:
     def _open_live(self, versions: Versions) -> Live:
         name = versions.live()
         if name is None:
-            raise IndexMismatchError(f"{versions.missing()}; make it with `p4r index`")
+            raise versions.nothing_live()
         return Live.open(self.settings, versions, name, self._load_encoder)
 
     def _open_next(self, name: str, old: Live) -> Live:
