@@ -15,8 +15,9 @@ import pytest
 from typer.main import get_command
 
 from indexer import cli
-from p4r_qdrant import Encoder, PersonaEncoder
+from p4r_qdrant import Encoder, PersonaEncoder, Settings, open_index
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
+from p4r_qdrant.index.edge.serving import noted
 from tests.support.command_line import (
     CANDIDATES,
     RERANK,
@@ -581,6 +582,40 @@ sys.exit()
     assert "is open in another process; close that one, or give" in result.sentence
     assert finished(holder).code == 0
     assert finished(spawn(tmp_path, "status")).code == 0
+
+
+def test_an_index_that_a_service_has_open_names_its_address(bookshop: Path, p4r: Run) -> None:
+    address = "http://127.0.0.1:8123"
+    with open_index(Settings.load()), noted(bookshop, address):
+        for command in (("status",), ("show", "salt-orchard")):
+            result = p4r(*command)
+            assert result.code == 2
+            assert f"is open in `p4r serve` at {address}" in result.sentence
+    assert not (bookshop / "serving.json").exists()
+    assert p4r("status").code == 0
+
+
+def test_the_worker_refuses_an_index_that_it_would_keep_from_the_service(
+    p4r: Run, tmp_path: Path
+) -> None:
+    result = p4r("work", "--artifacts", "books", P4R_LLM__BASE_URL="http://127.0.0.1:1/v1")
+    assert result.code == 2
+    assert "p4r serve --artifacts DIR" in result.sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("closed", [(1,), (0, 1, 2)])
+@pytest.mark.parametrize(("arguments", "code"), [(("--help",), 0), (("show", "x"), 2)])
+def test_closed_streams(
+    arguments: tuple[str, ...], code: int, closed: tuple[int, ...], tmp_path: Path
+) -> None:
+    def close() -> None:
+        for number in closed:
+            os.close(number)
+
+    result = finished(spawn(tmp_path, *arguments, preexec_fn=close))
+    assert (result.code, result.out) == (code, "")
+    assert "Traceback" not in result.err
 
 
 # --- helpers -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 
@@ -23,6 +25,8 @@ from p4r_qdrant.errors import (
     StorageFullError,
 )
 from p4r_qdrant.index import replacing
+from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.index.opening import open_versions
 from tests.support.engines import on_server, opened
 from tests.support.index_data import USER, personas, rows
 from tests.support.messages import sentence
@@ -109,6 +113,95 @@ def test_a_write_that_is_never_answered_is_given_up_after_the_time_out(
                 index.replace_item("a", personas("a", 2), rows(1, 2))
             assert "within 1 s" in sentence(caught)
             assert index.get("a") == []
+
+
+def test_rest_alone_is_enough_and_said_once(
+    qdrant_server: QdrantServer, collection_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = on_server(qdrant_server, collection_name)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        blocked = right.qdrant.model_copy(update={"grpc_port": closed.getsockname()[1]})
+        settings = right.model_copy(update={"qdrant": blocked})
+        catalogue = Catalogue({f"i{n}": rows(n, 1 + n % 7) for n in range(20)})
+        catalogue.fields["i3"] = {"language": "en"}
+        for _ in range(2):
+            with opened(settings) as index:
+                index.load(catalogue.rows())
+                for wanted in (None, {"language": "en"}):
+                    ids = [*catalogue.vectors, "missing"]
+                    assert_congruent(index, catalogue, rows(7, 2), [ids, ids[:4]], wanted)
+                assert len(index.nearest_items(USER, 3)) == 3
+                with_vectors = index.best_personas([USER], [["i1"]], with_vectors=True)[0][0]
+                assert with_vectors.vector is not None
+                assert index.replace_item("i1", personas("a", 2), rows(1, 2))
+                assert index.stats().details["transport"].startswith("REST")
+    told = [one.getMessage() for one in caplog.records if "REST alone" in one.getMessage()]
+    assert len(told) == 1
+    assert "P4R_QDRANT__TRANSPORT=rest" in told[0]
+    with opened(right) as index:
+        assert index.stats().details["transport"] == "gRPC"
+
+
+def test_a_wrong_rest_port_is_found_by_the_statistics(
+    qdrant_server: QdrantServer, collection_name: str
+) -> None:
+    right = on_server(qdrant_server, collection_name)
+    opened(right).close()
+    wrong = right.qdrant.model_copy(update={"url": "http://127.0.0.1:1"})
+    with (
+        open_index(right.model_copy(update={"qdrant": wrong})) as index,
+        pytest.raises(IndexUnavailableError) as caught,
+    ):
+        index.stats()
+    assert "REST port" in sentence(caught)
+
+
+def test_an_index_from_a_snapshot_becomes_live(
+    qdrant_server: QdrantServer, collection_name: str
+) -> None:
+    settings = on_server(qdrant_server, collection_name)
+    with opened(settings) as index:
+        index.replace_item("a", personas("a", 2), rows(1, 2))
+        first = index.version
+    path = f"/collections/{first}/snapshots"
+    snapshot = qdrant_server.request("POST", path, timeout=60)["result"]["name"]
+    restored = f"{collection_name}-restored"
+    request = urllib.request.Request(
+        f"{qdrant_server.url}{path}/{snapshot}", headers={"api-key": qdrant_server.api_key or ""}
+    )
+    with urllib.request.urlopen(request) as answer:
+        files = {"snapshot": answer.read()}
+    httpx2.post(
+        f"{qdrant_server.url}/collections/{restored}/snapshots/upload?priority=snapshot",
+        files=files,
+        headers={"api-key": qdrant_server.api_key or ""},
+        timeout=60,
+    ).raise_for_status()
+    with open_versions(settings) as versions:
+        assert versions.make_live(restored) == first
+        assert versions.live() == restored
+    with open_index(settings) as index:
+        assert index.version == restored
+        assert len(index.get("a")) == 2
+    with open_versions(settings) as versions:
+        assert versions.roll_back() == first
+        with pytest.raises(IndexMismatchError):
+            versions.make_live(f"{collection_name}-nothing")
+
+
+def test_versions_that_are_not_live_are_named(
+    qdrant_server: QdrantServer, collection_name: str
+) -> None:
+    settings = on_server(qdrant_server, collection_name)
+    with open_versions(settings) as versions:
+        version = versions.named("test")
+        versions.open(version, IndexMetadata("test", DIMENSION)).close()
+        with pytest.raises(IndexMismatchError) as caught:
+            versions.open_live()
+        assert f"p4r publish --live {version}" in sentence(caught)
+        assert versions.make_live(version) is None
+        versions.open_live().close()
 
 
 # --- keys ----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,9 @@ from p4r_qdrant import Settings
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import (
     EncoderError,
+    IndexRefusedError,
     IndexUnavailableError,
+    RateLimitedError,
     SettingsError,
     TextsRefusedError,
 )
@@ -330,7 +333,12 @@ def test_an_encoder_that_fails(client: TestClient, encoder: SlowEncoder, error: 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(IndexUnavailableError("gone"), "index_unavailable"), (KeyError("?"), "internal_error")],
+    [
+        (IndexUnavailableError("gone"), "index_unavailable"),
+        (IndexRefusedError("no"), "index_refused"),
+        (RateLimitedError("later", 7), "overloaded"),
+        (KeyError("?"), "internal_error"),
+    ],
 )
 def test_an_index_that_fails(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
@@ -561,6 +569,75 @@ def test_items_that_cannot_be_indexed(client: TestClient, change: Any, said: str
 @pytest.mark.parametrize("path", ["/v1/items/%FF/personas", "/v1/items/%0A/personas"])
 def test_paths_that_are_no_ids(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "wait"),
+    [
+        (IndexRefusedError("no"), 502, "refused", None),
+        (RateLimitedError("later", 6.5), 503, "unavailable", "7"),
+        (IndexUnavailableError("gone"), 503, "unavailable", "1"),
+    ],
+)
+def test_writes_that_qdrant_does_not_take(
+    client: TestClient,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    code: str,
+    wait: str | None,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    app: Any = client.app
+    with app.state.service.backend.in_use() as live:
+        monkeypatch.setattr(live.writer, "replace_item", fail)
+    response = client.put("/v1/items/kettle", json=READY)
+    refusal(response, status, code)
+    assert response.headers.get("Retry-After") == wait
+
+
+def test_values_that_do_not_fit_a_declared_field(client: TestClient) -> None:
+    body = {**READY, "fields": {"stock": "many", "price": 3}}
+    said = refusal(client.put("/v1/items/kettle", json=body), 422, "invalid")
+    assert "'stock' of item 'kettle' is declared as integer" in said
+
+
+def test_a_field_that_is_not_declared_is_refused_and_not_degraded(client: TestClient) -> None:
+    for wanted, said in (
+        ({"colour": "red"}, "P4R_INDEX__FIELDS=colour=keyword"),
+        ({"shelf": {"lt": 3}}, "declared as keyword"),
+        ({"name": "x"}, "P4R_INDEX__FIELDS=name=keyword"),
+    ):
+        body = {"users": [GOOD], "filter": wanted}
+        assert said in refusal(client.post("/v1/rerank", json=body), 422, "invalid")
+
+
+# --- pages for people --------------------------------------------------------------------------
+
+
+def test_the_pages_need_no_other_server(client: TestClient) -> None:
+    start = client.get("/").json()
+    assert start["service"] == "p4r"
+    for name in ("documentation", "openapi", "health"):
+        assert client.get(f"/{start[name]}").status_code == 200
+    page = client.get("/docs").text
+    addresses = re.findall(r"""(?:src|href)=["']([^"']+)|url: ["']([^"']+)""", page)
+    found = [address for pair in addresses for address in pair if address]
+    assert len(found) >= 4
+    for address in found:
+        assert "//" not in address
+        assert client.get(f"/{address}").status_code == 200
+    assert client.get("/redoc").status_code == 404
+
+
+def test_a_slash_at_the_end_redirects_nowhere(client: TestClient) -> None:
+    for path in ("/v1/rerank", "/v1/rerank/"):
+        response = client.post(path, json={"users": [GOOD]}, follow_redirects=False)
+        assert response.status_code == 200, response.text
+    for path in ("/v1/nothing/", "/docs/", "/healthz/"):
+        assert not client.get(path, follow_redirects=False).is_redirect
 
 
 # --- keys --------------------------------------------------------------------------------------
