@@ -7,6 +7,7 @@ and returns is a frozen, slotted dataclass. Field names are those of the artifac
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
@@ -15,6 +16,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 MAX_ID_LENGTH = 512
 """Characters an item, user or persona id may have: it is a keyword in an index, not a text."""
+MAX_DOMAIN_LENGTH = 100
+AHEAD_S = 14 * 3600
+"""Seconds that a time stamp may be ahead of our clock: a local time that was taken for UTC."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NOT_TEXT = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -47,6 +51,31 @@ def _number_to_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def check_time(value: int) -> int:
+    """Return a time stamp; raise ValueError if it is in the future, as milliseconds are."""
+    now = time.time()
+    if value <= now + AHEAD_S:
+        return value
+    hint = "; it looks like milliseconds" if 0 < value // 1000 <= now + AHEAD_S else ""
+    raise ValueError(f"{str(value)[:30]} is in the future: give seconds since 1970{hint}")
+
+
+def check_domain(value: str) -> str:
+    """Return the name of a domain; raise ValueError if it cannot be one: empty, long, two lines."""
+    if not value.strip() or len(value) > MAX_DOMAIN_LENGTH or _CONTROL.search(value):
+        raise ValueError(
+            f"{value[:40]!r} is no name of a domain: it is one line of 1 to {MAX_DOMAIN_LENGTH} "
+            "characters"
+        )
+    return value.strip()
+
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is no number")
+    return value
+
+
 def clean_text(value: str) -> str:
     """Strip terminal sequences, control characters and lone surrogates; keep tabs and newlines."""
     return _NOT_TEXT.sub("", value).strip()
@@ -57,6 +86,14 @@ def _none_to_empty(value: Any) -> Any:
 
 
 Id = Annotated[str, BeforeValidator(_number_to_text), AfterValidator(check_id)]
+Timestamp = Annotated[
+    int, BeforeValidator(_no_truth_value), Field(ge=0), AfterValidator(check_time)
+]
+"""Seconds since 1970."""
+Rating = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, le=100)]
+"""A rating: 1 to 5 stars, 1 to 10, per cent."""
+Score = Annotated[float, BeforeValidator(_no_truth_value)]
+DomainName = Annotated[str, AfterValidator(check_domain)]
 Text = Annotated[str, BeforeValidator(_none_to_empty), AfterValidator(clean_text)]
 NonEmptyText = Annotated[Text, Field(min_length=1)]
 
@@ -82,8 +119,8 @@ class Review(_Record):
 
     user_id: Id
     item_id: Id
-    rating: float
-    timestamp: int
+    rating: Rating
+    timestamp: Timestamp
     title: Text = ""
     text: Text = ""
 
@@ -100,8 +137,8 @@ class Aspects(_Record):
 
     item_id: Id
     user_id: Id
-    timestamp: int
-    rating: float
+    timestamp: Timestamp
+    rating: Rating
     aspects: dict[str, Text | None]
 
 
@@ -146,7 +183,7 @@ class Candidate(_Record):
     """One entry of a candidate list; `score` is the generator's."""
 
     item_id: Id
-    score: float | None = None
+    score: Score | None = None
 
 
 class CandidateList(_Record):

@@ -11,8 +11,17 @@ from typing import Any
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.lookup import Lookup
 from p4r_qdrant import texts
+from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.payload import payload_fields
-from p4r_qdrant.records import Item, ItemPersonas, Summary
+from p4r_qdrant.records import Item, ItemPersonas, Summary, check_domain
+
+
+def named_domain(name: str) -> str:
+    """The name of a domain. Raises InputError if it cannot be one."""
+    try:
+        return check_domain(name)
+    except ValueError as error:
+        raise InputError(f"--domain: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ class IndexRows:
         self._first_lines: dict[str, int] = {}
         self._summaries = summaries
         self._items = items
-        self._domain = domain
+        self._domain = named_domain(domain)
         self._refusals = refusals
 
     @property

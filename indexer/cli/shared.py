@@ -24,8 +24,19 @@ if TYPE_CHECKING:
 Artifacts = Annotated[
     Path, typer.Option("--artifacts", metavar="DIR", help="The catalogue's artifact folder.")
 ]
+
+
+def _check_domain(name: str) -> str:
+    from indexer.artifacts.index_rows import named_domain
+
+    return named_domain(name)
+
+
 Domain = Annotated[
-    str, typer.Option(help="Stored with each persona: books, restaurants, products ...")
+    str,
+    typer.Option(
+        help="Stored with each persona: books, restaurants, products ...", callback=_check_domain
+    ),
 ]
 MadeArtifacts = Annotated[
     Path,
@@ -34,7 +45,9 @@ MadeArtifacts = Annotated[
 PromptDomain = Annotated[
     str,
     typer.Option(
-        "--domain", help="books, restaurants, products, or a folder with prompts of your own."
+        "--domain",
+        help="books, restaurants, products, or a folder with prompts of your own.",
+        callback=_check_domain,
     ),
 ]
 DryRun = Annotated[

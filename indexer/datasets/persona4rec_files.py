@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from indexer.artifacts import names
 from indexer.artifacts.aspect_tuples import is_informative
 from indexer.artifacts.lines import Refusals, as_line, validation_sentence
+from indexer.datasets.values import SECONDS_END, seconds
 from p4r_qdrant.records import (
     Alignment,
     Aspects,
@@ -30,11 +30,6 @@ Model = TypeVar("Model", bound=BaseModel)
 _EMPTY = {"", "null", "none", "n/a", "na", "unknown", "not mentioned", "not specified"}
 _NAMED_PERSONA = re.compile(r"\*\*Selection:?\*\*:?\s*(?:\d+\.\s*)?(\S+_P\d+)\b")
 _PADDING = "[PAD]"
-_DIGITS = re.compile(r"\s*-?\d+(\.\d+)?\s*")
-_MILLISECONDS = 100_000_000_000
-"""Larger time stamps are milliseconds; in seconds this is the year 5138."""
-_LATEST = 1000 * _MILLISECONDS
-"""Larger time stamps, and NaN, are invalid; their record is refused."""
 
 
 @dataclass
@@ -247,26 +242,16 @@ class Importer:
         return text
 
     def _seconds(self, value: Any) -> Any:
-        """A time stamp in seconds, from milliseconds, digits or ISO text; else unchanged."""
+        """A time stamp in seconds, as `seconds`; a value that is none stays unchanged."""
+        try:
+            found = seconds(value)
+        except ValueError:
+            return value
         if isinstance(value, str):
             self._report.repaired["time stamp read from text"] += 1
-            try:
-                value = float(value) if _DIGITS.fullmatch(value) else _from_iso(value)
-            except ValueError:
-                return value
-        if not isinstance(value, (int, float)):
-            return value
-        if not -_LATEST < value < _LATEST:
-            return None
-        if abs(value) > _MILLISECONDS:
+        elif value >= SECONDS_END:
             self._report.repaired["time stamp in milliseconds"] += 1
-            value /= 1000
-        return int(value)
-
-
-def _from_iso(value: str) -> float:
-    moment = datetime.fromisoformat(value)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return found
 
 
 def _item_id(row: Mapping[str, Any]) -> Any:

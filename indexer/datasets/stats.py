@@ -163,7 +163,4 @@ def _spread(counts: Mapping[int, int]) -> str:
 
 
 def _day(timestamp: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d}"
-    except (ValueError, OverflowError, OSError):
-        return str(timestamp)  # a year that datetime cannot hold
+    return f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d}"

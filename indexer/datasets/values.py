@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 
+from indexer.datasets.dates import is_compact, read_date
 from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.records import clean_text
 
@@ -21,7 +22,8 @@ SECONDS_END = 100_000_000_000
 
 _LATEST = SECONDS_END * 1_000_000_000
 _DIGITS = re.compile(r"-?\d{1,20}(\.\d{1,20})?")
-_MONTH_FIRST = re.compile(r"(\d{1,2}) (\d{1,2}), (\d{4})")
+_NEVER = frozenset({253402214400, 253402300799})
+"""The year 9999, which means "never"; as milliseconds it would be 1978."""
 _PRICE = re.compile(
     r"(?:from\s)?\s*(?:[a-z]{2,3}\s?)?[^\w\s.,-]?\s?"
     r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,15}(?:\.\d+)?)(?:\s*[-\u2013].*)?",
@@ -33,10 +35,12 @@ def seconds(value: Any) -> int:
     """Whole seconds since 1970, rounded down.
 
     Accepts seconds, milli-, micro- or nanoseconds (recognised by their size; numbers or digits),
-    ISO 8601, "MM DD, YYYY", and dates. Times without a zone are UTC.
+    ISO 8601, and what `read_date` reads. Times without a zone are UTC.
     Raises: ValueError for anything else.
     """
-    if isinstance(value, str):
+    if isinstance(value, int) and is_compact(str(value)):
+        value = str(value)
+    if isinstance(value, str) and value.strip():
         value = _from_text(value.strip())
     if isinstance(value, datetime):
         zoned = value if value.tzinfo else value.replace(tzinfo=UTC)
@@ -45,7 +49,7 @@ def seconds(value: Any) -> int:
         return seconds(datetime.combine(value, time()))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(_no_time(value))
-    if not -_LATEST < value < _LATEST:  # NaN too
+    if not -_LATEST < value < _LATEST or value in _NEVER:  # NaN too
         raise ValueError(_no_time(value))
     size: float = value
     while abs(size) >= SECONDS_END:
@@ -54,19 +58,16 @@ def seconds(value: Any) -> int:
 
 
 def _from_text(value: str) -> datetime | float:
-    if _DIGITS.fullmatch(value):
+    if _DIGITS.fullmatch(value) and not is_compact(value):
         return float(value) if "." in value else int(value)
     try:
-        if found := _MONTH_FIRST.fullmatch(value):
-            month, day, year = map(int, found.groups())
-            return datetime(year, month, day, tzinfo=UTC)
-        return datetime.fromisoformat(value)
-    except ValueError:
-        raise ValueError(_no_time(value)) from None
+        return read_date(value)
+    except ValueError as error:
+        raise ValueError(f"timestamp: {value[:40]!r} is not a time: {error}") from None
 
 
 def _no_time(value: Any) -> str:
-    if value is None:
+    if value is None or value == "":
         return "timestamp: is missing"
     return f"timestamp: {str(value)[:40]!r} is not a time; give seconds, milliseconds or ISO 8601"
 

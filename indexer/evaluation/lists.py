@@ -21,7 +21,7 @@ from indexer.evaluation.truth import Truth
 from indexer.metrics import Ranks
 from indexer.progress import SILENT, Progress, track
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.records import Id
+from p4r_qdrant.records import Id, Score
 
 PADDING = "[PAD]"
 """What the paper's lists hold in place of an item it does not know."""
@@ -32,11 +32,11 @@ NO_LIST = "users without a list, counted as misses"
 
 
 class _Entry(TypedDict, total=False):
-    # No validators in Python here: a file may hold ten million entries.
+    # Few validators in Python here: a file may hold ten million entries.
     __pydantic_config__ = ConfigDict(coerce_numbers_to_str=True)  # type: ignore[misc]
 
     item_id: str | None
-    score: float | None
+    score: Score | None
 
 
 class _List(BaseModel):

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from p4r_qdrant.records import Text
 
-MAX_TIME = 2**63 - 1
 MAX_TEXT = 100_000
 """Longest text, in characters."""
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from p4r_qdrant.records import Id, Persona
-from p4r_qdrant.schemas.base import MAX_TIME, Answer, Body, BoundedText
+from p4r_qdrant.records import DomainName, Id, Persona, Rating, Timestamp
+from p4r_qdrant.schemas.base import Answer, Body, BoundedText
 from p4r_qdrant.schemas.reranking import PersonaAnswer
 
 
@@ -16,8 +16,8 @@ class ReviewBody(Body):
     """A review to make personas from."""
 
     user_id: Id
-    rating: FiniteFloat
-    timestamp: int = Field(ge=0, le=MAX_TIME, description="Seconds since 1970.")
+    rating: Rating
+    timestamp: Timestamp = Field(description="Seconds since 1970.")
     title: BoundedText = ""
     text: BoundedText = ""
 
@@ -36,7 +36,7 @@ class ItemBody(Body):
     title: BoundedText = ""
     categories: list[BoundedText] = Field(default_factory=list, max_length=100)
     brand: BoundedText = ""
-    domain: BoundedText = "products"
+    domain: DomainName = "products"
     fields: dict[str, Any] = Field(
         default_factory=dict, description="Fields to filter on: price, language, stock ..."
     )

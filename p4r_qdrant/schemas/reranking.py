@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
 from p4r_qdrant.index.filters import parse
-from p4r_qdrant.records import Because, Id, Interaction, RankedItem, Ranking, StoredPersona
-from p4r_qdrant.schemas.base import MAX_TIME, Answer, Body, BoundedText
+from p4r_qdrant.records import (
+    Because,
+    Id,
+    Interaction,
+    RankedItem,
+    Ranking,
+    Score,
+    StoredPersona,
+    Timestamp,
+)
+from p4r_qdrant.schemas.base import Answer, Body, BoundedText
 from p4r_qdrant.settings import RerankSettings
 
 Reason = Literal[
@@ -21,14 +30,15 @@ Reason = Literal[
 ]
 """Why a ranking keeps the generator's order. index_refused: Qdrant answers and refuses the query;
 overloaded: so many requests wait, or Qdrant's rate limit is reached."""
+FiniteScore = Annotated[Score, Field(allow_inf_nan=False)]
 
 
 class InlineInteraction(Body):
     """A past interaction (Eq. 6). Send the item's summary, or at least its title."""
 
     item_id: Id
-    timestamp: int = Field(
-        ge=0, le=MAX_TIME, description="Seconds since 1970. The newest interaction counts most."
+    timestamp: Timestamp = Field(
+        description="Seconds since 1970. The newest interaction counts most."
     )
     summary: BoundedText = ""
     title: BoundedText = ""
@@ -43,7 +53,7 @@ class CandidateBody(Body):
     """A candidate with the generator's score."""
 
     item_id: Id
-    score: FiniteFloat | None = None
+    score: FiniteScore | None = None
 
 
 class UserBody(Body):
@@ -126,7 +136,7 @@ class RerankBody(Body):
         description='Keep only candidates that match: {"language": "en", "stock": {"gt": 0}}. '
         "Not applied if `degraded` is true.",
     )
-    min_score: FiniteFloat | None = Field(
+    min_score: FiniteScore | None = Field(
         None, description="Leave out items with a lower score or without a score."
     )
     fusion: FusionBody | None = None

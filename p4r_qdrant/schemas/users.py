@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
-from p4r_qdrant.records import Id
-from p4r_qdrant.schemas.base import MAX_TIME, Answer, Body, BoundedText
+from p4r_qdrant.records import Id, Rating, Timestamp
+from p4r_qdrant.schemas.base import Answer, Body, BoundedText
 
 
 class InteractionBody(Body):
     """An interaction. The same one sent twice (user, item, time and texts) counts once."""
 
     item_id: Id
-    timestamp: int = Field(ge=0, le=MAX_TIME, description="Seconds since 1970.")
-    rating: FiniteFloat | None = None
+    timestamp: Timestamp = Field(description="Seconds since 1970.")
+    rating: Rating | None = None
     title: BoundedText = Field("", description="Part of the review.")
     text: BoundedText = Field("", description="Part of the review.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 
-from p4r_qdrant.errors import InputError, P4RError
+from p4r_qdrant.errors import P4RError
 from p4r_qdrant.index.payload import ITEM_TITLE, SUMMARY
 from p4r_qdrant.schemas.users import (
     AcceptedAnswer,
@@ -29,9 +28,6 @@ from p4r_qdrant.service.state import Service, service
 from p4r_qdrant.users.records import Job, StoredInteraction
 from p4r_qdrant.users.store import Known
 
-CLOCKS_DIFFER_S = 300
-"""Seconds that a time stamp may be ahead of our clock."""
-
 router = APIRouter(prefix="/v1/users", tags=["users"], dependencies=[Depends(admin)])
 Served = Annotated[Service, Depends(service)]
 
@@ -47,7 +43,6 @@ async def interact(user_id: UserId, body: InteractionBody, served: Served) -> di
 
     The user vector includes it at once, by the item's summary; an LLM reads the review later.
     """
-    _check_time(body.timestamp)
     reads = bool(body.title or body.text)
     with served.backend.in_use() as live:
         one, known = await served.in_thread(lambda: _looked_up(live, user_id, body))
@@ -125,12 +120,6 @@ async def erase(user_id: UserId, served: Served) -> dict[str, Any]:
     with served.backend.in_use() as live:
         erased = await served.in_thread(lambda: live.users.erase(user_id))
     return {"user_id": user_id, "erased": erased}
-
-
-def _check_time(timestamp: int) -> None:
-    if timestamp > time.time() + CLOCKS_DIFFER_S:
-        hint = "; it looks like milliseconds" if timestamp > 10**11 else ""
-        raise InputError(f"timestamp: {timestamp} is in the future: send seconds since 1970{hint}")
 
 
 def _looked_up(live: Live, user_id: str, body: InteractionBody) -> tuple[StoredInteraction, Known]:

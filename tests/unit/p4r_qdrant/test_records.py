@@ -2,15 +2,18 @@
 
 import json
 import math
+import re
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from p4r_qdrant.records import (
     MAX_ID_LENGTH,
+    Aspects,
     Candidate,
     Item,
     ItemPersonas,
@@ -18,9 +21,13 @@ from p4r_qdrant.records import (
     Review,
     Split,
     Summary,
+    check_domain,
     check_id,
     clean_text,
 )
+from p4r_qdrant.schemas.items import ItemBody, ReviewBody
+from p4r_qdrant.schemas.reranking import CandidateBody, InlineInteraction
+from p4r_qdrant.schemas.users import InteractionBody
 
 ANYTHING = st.text(st.characters(codec=None), max_size=40)
 
@@ -166,6 +173,65 @@ def test_numbers_are_finite(number: Any) -> None:
     if number is not None:
         with pytest.raises(ValidationError):
             Candidate.model_validate({"item_id": "a", "score": number})
+
+
+NOW = int(time.time())
+ABOUT = {"user_id": "u", "item_id": "a", "rating": 4, "timestamp": NOW}
+OF_A_REVIEW: list[tuple[type[BaseModel], dict[str, Any]]] = [
+    (Review, ABOUT),
+    (Aspects, ABOUT | {"aspects": {"quality": "good"}}),
+    (InteractionBody, {"item_id": "a", "rating": 4, "timestamp": NOW}),
+    (ReviewBody, {"user_id": "u", "rating": 4, "timestamp": NOW}),
+]
+BAD_TIMES = {
+    "milliseconds": (1000 * NOW, "is in the future: give seconds since 1970; it looks like milli"),
+    "future": (NOW + 86_400, "is in the future: give seconds since 1970"),
+    "far future": (253_402_300_799, "is in the future"),
+    "huge": (10**400, "is in the future"),
+    "negative": (-1, "greater than or equal to 0"),
+    "true": (True, "true is no number"),
+    "fraction": (1.5, "valid integer"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "said"), BAD_TIMES.values(), ids=BAD_TIMES)
+def test_a_time_that_cannot_be_is_refused_everywhere(wrong: Any, said: str) -> None:
+    cases: list[tuple[type[BaseModel], dict[str, Any]]] = [
+        *OF_A_REVIEW,
+        (InlineInteraction, {"item_id": "a", "timestamp": NOW}),
+    ]
+    for model, row in cases:
+        model.model_validate(row)
+        model.model_validate(row | {"timestamp": NOW + 3600})  # a local time taken for UTC
+        with pytest.raises(ValidationError, match=re.escape(said)):
+            model.model_validate(row | {"timestamp": wrong})
+
+
+@pytest.mark.parametrize("wrong", [900, -1, True, 100.1, math.inf])
+def test_a_rating_that_cannot_be_is_refused_everywhere(wrong: float) -> None:
+    for model, row in OF_A_REVIEW:
+        model.model_validate(row | {"rating": 100})
+        with pytest.raises(ValidationError, match="rating"):
+            model.model_validate(row | {"rating": wrong})
+
+
+def test_a_score_is_a_number_everywhere() -> None:
+    models: list[type[BaseModel]] = [Candidate, CandidateBody]
+    for model in models:
+        for score in (-1.5, 900, "0.5", None):
+            model.model_validate({"item_id": "a", "score": score})
+        for wrong in (True, "high", math.nan, math.inf):
+            with pytest.raises(ValidationError, match="score"):
+                model.model_validate({"item_id": "a", "score": wrong})
+
+
+@pytest.mark.parametrize("wrong", ["", " ", "a\nb", "a\x00", "x" * 101])
+def test_a_domain_is_a_line(wrong: str) -> None:
+    assert check_domain(" board games ") == "board games"
+    with pytest.raises(ValueError, match="is no name of a domain"):
+        check_domain(wrong)
+    with pytest.raises(ValidationError, match="is no name of a domain"):
+        ItemBody(personas=None, domain=wrong)
 
 
 def test_records_do_not_change() -> None:

@@ -310,6 +310,11 @@ def test_an_item_to_index_is_joined_from_three_files(folder: Path) -> None:
     assert refusals.total == 0
 
 
+def test_a_domain_of_two_lines_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="is no name of a domain"):
+        ArtifactFolder(folder).index_rows("a\nb", Refusals())
+
+
 def test_items_and_summaries_are_optional(folder: Path) -> None:
     (folder / "items.jsonl").unlink()
     (folder / "summaries.jsonl").unlink()

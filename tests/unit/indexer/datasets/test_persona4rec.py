@@ -234,7 +234,8 @@ def test_grouped_reviews_and_personas_with_summaries(source: Path) -> None:
         ("2020-12-01", 1606780800),
         ("2020-12-01 00:02:27", 1606780947),
         ("2020-12-01T02:02:27+02:00", 1606780947),
-        ("1969-12-31T23:59:00Z", -60),
+        (1606780947726000, 1606780947),
+        ("Tue, 01 Dec 2020 00:02:27 GMT", 1606780947),
         (0, 0),
     ],
 )
@@ -248,8 +249,16 @@ def test_time_stamps(given: Any, seconds: int, source: Path) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        *("NaN", "Infinity", "-1e999", "1e300", "1606780947726000", "9" * 400, "null", "[1]"),
-        *('"yesterday"', '""', '"nan"', '"9e999"', f'"{"9" * 400}"', '"0000-00-00"'),
+        *("NaN", "Infinity", "-1e999", "1e300", "-60", "9" * 400, "null", "[1]"),
+        *(
+            '"yesterday"',
+            '"1969-12-31T23:59:00Z"',
+            '""',
+            '"nan"',
+            '"9e999"',
+            f'"{"9" * 400}"',
+            '"0000-00-00"',
+        ),
     ],
 )
 def test_time_stamps_that_are_none(given: str, source: Path) -> None:

@@ -79,14 +79,24 @@ def test_reviews_alone_are_enough_and_broken_lines_are_told(folder: ArtifactFold
 
 def test_many_ratings_are_put_into_classes(folder: ArtifactFolder) -> None:
     rows = [
-        {"user_id": f"u{n}", "item_id": "a", "rating": n / 10, "timestamp": 10**15 + n}
+        {"user_id": f"u{n}", "item_id": "a", "rating": n / 10, "timestamp": 10**9 + n}
         for n in range(101)
     ]
     lines(folder.path / "reviews.jsonl", rows)
     found = dataset_stats(folder, Refusals())
     assert list(found.histogram().values()) == [10] * 9 + [11]
     assert next(iter(found.histogram())) == "0 to 1"
-    assert "1000000000000000" in found.rows()["time"]
+    assert found.rows()["time"] == "2001-09-09 to 2001-09-09"
+
+
+@pytest.mark.parametrize("wrong", [{"timestamp": 1_700_000_000_000}, {"rating": 900}])
+def test_values_that_cannot_be_are_refused(wrong: dict[str, int], folder: ArtifactFolder) -> None:
+    row = {"user_id": "u", "item_id": "z", "rating": 5, "timestamp": 1} | wrong
+    with (folder.path / "reviews.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    refusals = Refusals()
+    assert dataset_stats(folder, refusals).interactions == 6
+    assert refusals.total == 1
 
 
 def test_no_reviews(folder: ArtifactFolder) -> None:
