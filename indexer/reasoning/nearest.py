@@ -57,17 +57,17 @@ def nearest_personas(encoder: Encoder, cases: Sequence[Case]) -> list[Nearest]:
         )
         for filled, case in zip(slots, cases, strict=True)
     ]
-    distinct = dict.fromkeys(
-        text for whole, parts, personas in wanted for text in (whole, *parts, *personas)
-    )
-    rows = {text: row for row, text in enumerate(distinct)}
-    vectors = encoder.encode_texts(list(distinct))
+    said = list(dict.fromkeys(text for whole, own, _ in wanted for text in (whole, *own)))
+    described = list(dict.fromkeys(text for _, _, personas in wanted for text in personas))
+    inputs = [*encoder.query_inputs(said), *encoder.document_inputs(described)]
+    rows = {text: row for row, text in enumerate(dict.fromkeys(inputs))}
+    vectors = encoder.encode_texts(list(rows))
+    input_of = dict(zip([*said, *described], inputs, strict=True))
 
     def nearest(whole: str, texts: Sequence[str]) -> tuple[int, float]:
+        own = vectors[[rows[input_of[text]] for text in texts]]
         # Summed row by row: equal rows then have equal sums; a matrix product does not ensure it.
-        similarities: Floats = (vectors[[rows[text] for text in texts]] * vectors[rows[whole]]).sum(
-            axis=1
-        )
+        similarities: Floats = (own * vectors[rows[input_of[whole]]]).sum(axis=1)
         position = int(np.argmax(similarities))
         return position, float(similarities[position])
 

@@ -50,7 +50,11 @@ class AdapterRecord(BaseModel):
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = (
+                error.errors(include_url=False, include_input=False)[0]["msg"]
+                if isinstance(error, ValidationError)
+                else error.strerror
+            )
             raise EncoderError(
                 f"{path} cannot be read ({reason}); train the adapter again, or remove that file"
             ) from None

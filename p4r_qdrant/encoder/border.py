@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from p4r_qdrant.errors import P4RError
 
 _log = logging.getLogger(__name__)
-_LONGEST = 300
+_LONGEST = 200
 
 
 @contextmanager
@@ -28,9 +29,12 @@ def translated(error_of: Callable[[str], P4RError]) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, as a part of a sentence: its first line, or its type."""
+    """What an error says, as a part of a sentence: its first sentence, or its type.
+
+    Later sentences advise to call the library in another way, which our user cannot.
+    """
     lines = [line.strip() for line in str(error).splitlines()]
-    said = next(filter(None, lines), "")
+    said = re.split(r"(?<=[.!?])\s", next(filter(None, lines), ""), maxsplit=1)[0]
     if isinstance(error, (LookupError, AttributeError, TypeError)) or not said:
         said = f"{type(error).__name__} {said}".rstrip()  # what it says is a mere name
     return said[:_LONGEST].rstrip(".:,; ")

@@ -42,7 +42,7 @@ BUNDLED_MODEL = "all-MiniLM-L6-v2"
 _UNLIMITED = 1_000_000
 """Tokenizers without a limit give a huge number."""
 
-_OWN_CODE = ("trust_remote_code", "custom code", "third-party code")
+_OWN_CODE = ("trust_remote_code", "custom code", "is not part of Sentence Transformers")
 """What the libraries say of a model that comes with code."""
 
 
@@ -109,7 +109,13 @@ class PersonaEncoder(Encoder):
         """
         model = self._model
         if settings.max_tokens is not None:
-            model.max_seq_length = min(model.max_seq_length or _UNLIMITED, settings.max_tokens)
+            with translated(
+                lambda _: SettingsError(
+                    f"the model {settings.model} reads texts of any length; unset "
+                    "P4R_ENCODER__MAX_TOKENS"
+                )
+            ):
+                model.max_seq_length = min(model.max_seq_length or _UNLIMITED, settings.max_tokens)
         if self.query_prompt or self.document_prompt:
             model.default_prompt_name = None
         default_prompt = model.prompts.get(model.default_prompt_name or "", "")
@@ -206,10 +212,9 @@ class PersonaEncoder(Encoder):
         return [len(tokens) for tokens in found["input_ids"]]
 
     def _failed(self, reason: str) -> EncoderError:
-        return EncoderError(
-            f"the encoder {self.name} failed on {self.device} ({reason}); if memory is short, set "
-            "a smaller P4R_ENCODER__BATCH_SIZE"
-        )
+        short = "memory" in reason.lower()
+        advice = "set a smaller P4R_ENCODER__BATCH_SIZE" if short else "check model and device"
+        return EncoderError(f"the encoder {self.name} failed on {self.device} ({reason}); {advice}")
 
     @contextmanager
     def on_all_devices(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p4r_qdrant.encoder.adapter import ADAPTER_CONFIG, AdapterRecord
+from p4r_qdrant.encoder.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterRecord
 from p4r_qdrant.encoder.border import translated
 from p4r_qdrant.encoder.fingerprint import adapter_hash, same_encoder, weights_hash
 from p4r_qdrant.errors import EncoderError, MissingExtraError, SettingsError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
+_OLD_WEIGHTS = "adapter_model.bin"
 _HEAD = "base_model.model.linear."  # what peft calls the layer of `identity_head`
 
 
@@ -27,11 +28,12 @@ def check_folder(adapter: Path) -> None:
             f"there is no adapter folder {adapter}; set P4R_ENCODER__ADAPTER to a folder that "
             "`p4r train` made or that `peft` saved"
         )
-    if not (adapter / ADAPTER_CONFIG).is_file():
-        raise SettingsError(
-            f"the adapter folder {adapter} holds no {ADAPTER_CONFIG}; set P4R_ENCODER__ADAPTER "
-            "to a folder that `p4r train` made or that `peft` saved"
-        )
+    for names in ((ADAPTER_CONFIG,), (ADAPTER_WEIGHTS, _OLD_WEIGHTS)):
+        if not any((adapter / name).is_file() for name in names):
+            raise SettingsError(
+                f"the adapter folder {adapter} holds no {names[0]}; set P4R_ENCODER__ADAPTER "
+                "to a folder that `p4r train` made or that `peft` saved"
+            )
 
 
 def check_base(fingerprints: Sequence[str], adapter: Path, base: str) -> None:

@@ -260,6 +260,44 @@ def test_an_adapter_folder_that_is_not_there_is_the_users_mistake(
         PersonaEncoder(str(tiny), adapter=str(tmp_path / "nothere"))
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("adapter_model.safetensors", None, "holds no adapter_model.safetensors"),
+        ("adapter_model.safetensors", b"xx", "does not fit"),
+        (ADAPTER_CONFIG, b"{", "does not fit"),
+        (ADAPTER_CONFIG, b"[]", "does not fit"),
+        (ADAPTER_CONFIG, b'{"peft_type": "NEWER"}', "does not fit"),
+        ("p4r.json", b"{", "p4r.json cannot be read (Invalid JSON"),
+    ],
+)
+def test_a_broken_adapter_is_one_sentence(
+    tiny: Path, tmp_path: Path, file: str, content: bytes | None, said: str
+) -> None:
+    from peft import LoraConfig
+
+    folder = adapter(tiny, tmp_path / "a", LoraConfig(r=4, target_modules=["query"]))
+    (folder / file).unlink(missing_ok=True)
+    if content is not None:
+        (folder / file).write_bytes(content)
+    with pytest.raises((EncoderError, SettingsError)) as caught:
+        PersonaEncoder(str(tiny), adapter=str(folder))
+    assert said in sentence(caught)
+
+
+def test_a_pickled_adapter_does_not_run(tiny: Path, tmp_path: Path) -> None:
+    import pickle
+
+    from peft import LoraConfig
+
+    folder = adapter(tiny, tmp_path / "a", LoraConfig(r=4, target_modules=["query"]))
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps(print))
+    with pytest.raises(EncoderError) as caught:
+        PersonaEncoder(str(tiny), adapter=str(folder))
+    assert "weights_only" not in sentence(caught), "advice that would run it"
+
+
 # --- lengths -------------------------------------------------------------------------------------
 
 
