@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from indexer.cli.outputs import (
+    AUDIT_PAGE,
+    AUDIT_RECORD,
+    PLOT,
+    Force,
+    check_output,
+    check_outputs,
+    new_file,
+)
 from indexer.cli.shared import Artifacts, AsJson, JsonCommand, JsonFile, exit_for, print_json
 from p4r_qdrant.errors import InputError
 
@@ -91,6 +100,7 @@ def prepare(
         str, typer.Option(metavar="A,B,...", help="The columns of items without a header line.")
     ] = "",
     parquet: Annotated[bool, typer.Option("--parquet", help="Write Parquet files too.")] = False,
+    force: Force = False,
 ) -> None:
     """Turn a review data set (Amazon, Yelp, your own) into an artifact folder.
 
@@ -99,7 +109,7 @@ def prepare(
     from indexer.artifacts.lines import Refusals
     from indexer.datasets.delimited import Layout, names_of
     from indexer.datasets.formats import format_named
-    from indexer.datasets.prepare import Dataset
+    from indexer.datasets.prepare import FILES, Dataset
     from indexer.datasets.prepare import prepare as prepare_dataset
     from indexer.datasets.selection import Selection
     from indexer.terminal.progress import ProgressBar
@@ -115,6 +125,7 @@ def prepare(
         ties="file" if file_order_ties else "item",
         min_interactions=min_interactions,
     )
+    check_outputs(output, FILES, [*reviews, *(items or [])], force=force)
     refusals = Refusals()
     with ProgressBar() as bar:
         report = prepare_dataset(
@@ -144,6 +155,7 @@ def stats(
         Path | None, typer.Option(metavar="FILE", help="Draw it too, as a .png file.")
     ] = None,
     as_json: AsJson = False,
+    force: Force = False,
 ) -> None:
     """Count the users, items, ratings and sparsity of a data set."""
     from indexer.artifacts.folder import ArtifactFolder
@@ -152,11 +164,13 @@ def stats(
     from indexer.datasets.plot import plot as draw
     from indexer.datasets.stats import dataset_record, dataset_stats
     from indexer.terminal.artifacts import print_dataset
+    from indexer.terminal.console import err
     from indexer.terminal.progress import ProgressBar
 
     folder = ArtifactFolder(artifacts)
     if plot is not None:
         check_plot(plot)
+        check_output(plot, [artifacts], force=force, ours=PLOT)
     refusals = Refusals()
     with ProgressBar() as bar:
         found = dataset_stats(folder, refusals, bar)
@@ -166,6 +180,7 @@ def stats(
         print_dataset(found)
     if plot is not None:
         draw(found, plot, folder.path.resolve().name)
+        err.say(f"written: {plot}")
     exit_for(refusals)
 
 
@@ -188,6 +203,7 @@ def audit(
     no_encoder: Annotated[
         bool, typer.Option("--no-encoder", help="Skip the figures that need an encoder.")
     ] = False,
+    force: Force = False,
 ) -> None:
     """Measure the quality of an artifact folder: gaps, leaks, grounding, bias.
 
@@ -198,7 +214,6 @@ def audit(
 
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
-    from indexer.artifacts.writing import written_whole
     from indexer.audit import page
     from indexer.audit import wording as words
     from indexer.audit.run import audit as examine
@@ -211,8 +226,10 @@ def audit(
     settings = Settings.load().encoder
     refusals = Refusals()
     with ExitStack() as files:  # opened first: what cannot be written is known at once
-        write_page = files.enter_context(written_whole(html)) if html else None
-        write_json = files.enter_context(written_whole(json_file)) if json_file else None
+        write_page, write_json = (
+            files.enter_context(new_file(path, ours, [artifacts], force=force)) if path else None
+            for path, ours in ((html, AUDIT_PAGE), (json_file, AUDIT_RECORD))
+        )
         with ProgressBar() as bar:
             found = examine(
                 folder,

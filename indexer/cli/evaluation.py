@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from indexer.cli.outputs import EVALUATION, Force, check_output, new_file
 from indexer.cli.shared import JsonCommand, JsonFile, exit_for
 from p4r_qdrant.errors import InputError
 
@@ -30,6 +32,7 @@ def candidates(
     ] = "ease",
     top: Annotated[int, typer.Option(min=1, help="Items in a list.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of bpr and lightgcn.")] = 0,
+    force: Force = False,
 ) -> None:
     """Generate first-stage candidates with a classic recommender.
 
@@ -41,6 +44,10 @@ def candidates(
     from indexer.terminal.console import out
     from indexer.terminal.progress import ProgressBar
 
+    provenance = provenance_path(output)
+    mine = provenance.exists()
+    for path in (output, provenance):
+        check_output(path, [reviews, splits], force=force or mine)
     refusals = Refusals()
     with ProgressBar() as bar:
         made = write_candidates(
@@ -57,7 +64,7 @@ def candidates(
     best = max(one["value"] for one in made.tried)
     out.say(
         f"{made.users} lists by {made.model} ({chosen}; {made.tuned_by}: {best:.4f}, best of "
-        f"{len(made.tried)}): {output}, {provenance_path(output).name}",
+        f"{len(made.tried)}): {output}, {provenance.name}",
     )
     exit_for(refusals)
 
@@ -88,13 +95,13 @@ def evaluate(
         typer.Option(metavar="FILE", help="Other lists, compared with these user by user."),
     ] = None,
     json_file: JsonFile = None,
+    force: Force = False,
 ) -> None:
     """Measure candidate lists: HR, MRR and NDCG with intervals; compare two lists.
 
     Every user of the truth counts; a user whose item is not in the list is a miss.
     """
     from indexer.artifacts.lines import Refusals
-    from indexer.artifacts.writing import written_whole
     from indexer.evaluation.evaluate import evaluate_files
     from indexer.terminal.evaluation import print_evaluation
     from indexer.terminal.progress import ProgressBar
@@ -102,24 +109,28 @@ def evaluate(
     if on not in ("test", "valid"):
         raise InputError(f"--on must be test or valid, not {on!r}")
     refusals = Refusals()
-    with ProgressBar() as bar:
-        found = evaluate_files(
-            candidates,
-            truth,
-            refusals,
-            on="valid" if on == "valid" else "test",
-            reviews=segments,
-            against=against,
-            progress=bar,
-        )
+    with ExitStack() as files:  # opened first: what cannot be written is known at once
+        write = None
+        if json_file is not None:
+            reads = [candidates, truth, segments, against]
+            write = files.enter_context(new_file(json_file, EVALUATION, reads, force=force))
+        with ProgressBar() as bar:
+            found = evaluate_files(
+                candidates,
+                truth,
+                refusals,
+                on="valid" if on == "valid" else "test",
+                reviews=segments,
+                against=against,
+                progress=bar,
+            )
+        if write is not None:
+            write(json.dumps(found.record(), ensure_ascii=False, indent=2))
     names = [candidates.stem, against.stem if against else ""]
     if against is not None and names[0] == names[1]:
         names = [str(candidates), str(against)]
     if str(json_file) != "-":
         print_evaluation(found, *names)
-    if json_file is not None:
-        with written_whole(json_file) as write:
-            write(json.dumps(found.record(), ensure_ascii=False, indent=2))
     exit_for(refusals)
 
 

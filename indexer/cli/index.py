@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from indexer.cli.outputs import RANKINGS, Force, new_file
 from indexer.cli.shared import Artifacts, AsJson, Domain, exit_for, print_json, publish_folder
 from p4r_qdrant.errors import InputError
 
@@ -184,11 +185,11 @@ def rerank(
         Path | None,
         typer.Option(metavar="FILE", help="Write JSON Lines to this file (- for standard output)."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Rerank candidate lists by users' histories, and say why."""
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
-    from indexer.artifacts.writing import written_whole
     from indexer.reranking import output_record, rerank_file
     from indexer.terminal.console import print_refusals
     from indexer.terminal.progress import ProgressBar, loading
@@ -201,29 +202,30 @@ def rerank(
     given = {"interests": interests, "prior": prior}
     options = {name: value for name, value in given.items() if value is not None}
     settings = Settings.load(rerank=options)
-    with loading("the encoder"):
-        opened = PersonaReranker.from_settings(settings)
-    with (
-        opened as reranker,
-        folder.items(Refusals()) as items,  # rerank_file reports its broken lines
-        ProgressBar() as bar,
-    ):
+    with ExitStack() as files:  # opened first: what cannot be written is known at once
+        write = None
+        if output is not None:
+            reads = [artifacts, candidates]
+            write = files.enter_context(new_file(output, RANKINGS, reads, force=force))
+        with loading("the encoder"):
+            reranker = files.enter_context(PersonaReranker.from_settings(settings))
+        # rerank_file reports the broken lines of items.jsonl.
+        items = files.enter_context(folder.items(Refusals()))
+        bar = files.enter_context(ProgressBar())
         bar.start("reranking users")
         rankings = rerank_file(
             folder, candidates, reranker, refusals, user=user, top=top, explain=None
         )
         try:
-            if output is not None:
-                with written_whole(output) as write:
-                    for reranked in rankings:
-                        write(json.dumps(output_record(reranked), ensure_ascii=False))
-                        bar.advance()
-            else:
-                for reranked in rankings:
-                    ids = [one.item_id for one in reranked.ranking.items]
-                    found = {item_id: items.get(item_id) for item_id in ids}
-                    titles = {item_id: item.title for item_id, item in found.items() if item}
-                    print_ranking(reranked.user_id, reranked.ranking, titles, reranked.history)
+            for reranked in rankings:
+                if write is not None:
+                    write(json.dumps(output_record(reranked), ensure_ascii=False))
+                    bar.advance()
+                    continue
+                ids = [one.item_id for one in reranked.ranking.items]
+                found = {item_id: items.get(item_id) for item_id in ids}
+                titles = {item_id: item.title for item_id, item in found.items() if item}
+                print_ranking(reranked.user_id, reranked.ranking, titles, reranked.history)
         except InputError:
             print_refusals(refusals)
             raise

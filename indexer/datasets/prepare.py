@@ -28,6 +28,15 @@ from p4r_qdrant.records import Item, Review
 _REPORT_EVERY = 1000
 
 
+def as_parquet(name: str) -> str:
+    """The name of an artifact's Parquet file."""
+    return Path(name).with_suffix(".parquet").name
+
+
+FILES = tuple(file for name in (ITEMS, REVIEWS, SPLITS) for file in (name, as_parquet(name)))
+"""What `prepare` writes."""
+
+
 @dataclass
 class PrepareReport:
     """Numbers of lines written, by file, and of records left out, by reason."""
@@ -98,7 +107,7 @@ def prepare(
                     write(line)
                     report.written[name] += 1
             if parquet:
-                tables.write_parquet(folder / name, (folder / name).with_suffix(".parquet"))
+                tables.write_parquet(folder / name, folder / as_parquet(name))
     return report
 
 
@@ -176,7 +185,7 @@ def _replace_files(written: Path, output: Path) -> None:
     """Replace the artifacts of a folder; reviews.jsonl is missing until all others are there."""
     (output / REVIEWS).unlink(missing_ok=True)
     for name in (ITEMS, SPLITS, REVIEWS):
-        for file in (Path(name).with_suffix(".parquet").name, name):
+        for file in (as_parquet(name), name):
             if (written / file).exists():
                 (written / file).replace(output / file)
             else:
