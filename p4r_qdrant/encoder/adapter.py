@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from p4r_qdrant.encoder.border import reason_of
 from p4r_qdrant.errors import EncoderError
 from p4r_qdrant.settings import HistorySettings
 
@@ -50,13 +51,9 @@ class AdapterRecord(BaseModel):
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            reason = (
-                error.errors(include_url=False, include_input=False)[0]["msg"]
-                if isinstance(error, ValidationError)
-                else error.strerror
-            )
             raise EncoderError(
-                f"{path} cannot be read ({reason}); train the adapter again, or remove that file"
+                f"{path} cannot be read ({reason_of(error)}); train the adapter again, or remove "
+                "that file"
             ) from None
 
 

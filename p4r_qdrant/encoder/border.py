@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pydantic import ValidationError
+
 from p4r_qdrant.errors import P4RError
 
 _log = logging.getLogger(__name__)
@@ -33,6 +35,9 @@ def reason_of(error: BaseException) -> str:
 
     Later sentences advise to call the library in another way, which our user cannot.
     """
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
     lines = [line.strip() for line in str(error).splitlines()]
     said = re.split(r"(?<=[.!?])\s", next(filter(None, lines), ""), maxsplit=1)[0]
     if isinstance(error, (LookupError, AttributeError, TypeError)) or not said:

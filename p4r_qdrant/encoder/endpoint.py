@@ -205,8 +205,9 @@ class EndpointEncoder(Encoder):
         self._check_status(response, batch)
         with translated(
             lambda _: EncoderError(
-                f"the encoder at {self._url} answers something else than embeddings; "
-                "P4R_ENCODER__BASE_URL must be that of an OpenAI-compatible server"
+                f"the encoder at {self._url} answers something else than embeddings "
+                f"({_said(response)[:80]}); P4R_ENCODER__BASE_URL must be that of an "
+                "OpenAI-compatible server"
             )
         ):
             rows: list[Any] = [None] * len(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from p4r_qdrant.settings import EncoderSettings
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
+
+_log = logging.getLogger(__name__)
 
 TOLERANCE = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
 """How far from 1 the cosine of a text's vectors may be, encoded in different batches and places."""
@@ -72,7 +75,8 @@ class PersonaEncoder(Encoder):
             raise MissingExtraError(
                 "encoding texts needs sentence-transformers: pip install 'p4r-qdrant[encoder]'"
             )
-        settings = EncoderSettings(model=model, **options)
+        with translated(lambda reason: SettingsError(f"the encoder {model!r}: {reason}")):
+            settings = EncoderSettings(model=model, **options)
         self.batch_size = settings.batch_size
         self._lock = threading.Lock()  # fast tokenizers refuse two threads at once
         self._pool: Any = None
@@ -91,7 +95,13 @@ class PersonaEncoder(Encoder):
         self.options = settings.model_dump(
             include={"query_prompt", "document_prompt", "max_tokens"}, exclude_defaults=True
         )
-        self.devices = _devices(settings.device)
+        with translated(
+            lambda reason: EncoderError(
+                f"torch cannot be used ({reason}); install it again: "
+                "pip install --force-reinstall 'p4r-qdrant[encoder]'"
+            )
+        ):
+            self.devices = _devices(settings.device)
         self.device = self.devices[0]
         self.workers = len(self.devices)
         self._model = _load(path, settings)
@@ -127,6 +137,14 @@ class PersonaEncoder(Encoder):
         if width is None:
             raise EncoderError(f"the model {settings.model} does not say how wide its vectors are")
         self.dimension = width
+        unused = [f"{name}={text!r}" for name, text in sorted(model.prompts.items()) if text]
+        if unused and not (self.query_prompt or self.document_prompt or default_prompt):
+            _log.warning(
+                "the encoder model %s has prompts, of which none is used: %s; see "
+                "P4R_ENCODER__QUERY_PROMPT and P4R_ENCODER__DOCUMENT_PROMPT",
+                settings.model,
+                ", ".join(unused[:3]),
+            )
         limit = model.max_seq_length
         if limit is not None and limit < _UNLIMITED and callable(model.tokenizer):
             self.lengths = Lengths(int(limit), self._tokens_of)
@@ -177,7 +195,10 @@ class PersonaEncoder(Encoder):
         with self._lock, translated(self._failed):
             vectors = self._encode(batch) if self._pool is None else self._encode_in_pool(batch)
         if not np.isfinite(vectors).all():
-            raise EncoderError(f"the encoder {self.name} answers NaN or infinite numbers")
+            raise EncoderError(
+                f"the encoder {self.name} makes vectors that are NaN or infinite; set "
+                "P4R_ENCODER__DTYPE=float32"
+            )
         return vectors
 
     def _still_works(self, error: EncoderError) -> bool:
@@ -222,7 +243,8 @@ class PersonaEncoder(Encoder):
         if len(self.devices) < 2:
             yield
             return
-        pool = self._model.start_multi_process_pool(self.devices)
+        with translated(self._failed):
+            pool = self._model.start_multi_process_pool(self.devices)
         with self._lock:
             self._pool = pool
         try:

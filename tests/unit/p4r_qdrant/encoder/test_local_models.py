@@ -318,3 +318,17 @@ def test_long_texts_keep_the_users_own_words_and_are_counted(
         "1 of 2 texts of histories",
     ]
     assert not same_encoder(limited.fingerprint, encoder.fingerprint)
+
+
+def test_prompts_that_a_model_has_and_nobody_uses_are_told(
+    copied: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit(
+        copied / "config_sentence_transformers.json",
+        lambda it: it.update(prompts={"query": "query: ", "document": ""}),
+    )
+    PersonaEncoder(str(copied))
+    assert "of which none is used: query='query: '; see P4R_ENCODER__QUERY_PROMPT" in caplog.text
+    caplog.clear()
+    PersonaEncoder(str(copied), query_prompt="query: ")
+    assert "none is used" not in caplog.text
