@@ -225,6 +225,8 @@ class _Checker:
             for persona in one.personas:
                 for user_id in persona.evidence:
                     self._check_evidence(where, persona.persona_id, user_id, one.item_id)
+        if not records:
+            self._refuse(str(path), "holds no item, so that nothing can be indexed", "no personas")
         return records
 
     def _check_evidence(self, where: str, persona_id: str, user_id: str, item_id: str) -> None:

@@ -9,7 +9,7 @@ from indexer.artifacts.index_rows import IndexRows
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.lookup import Lookup
 from indexer.artifacts.names import ITEMS, PERSONAS, SPLITS, SUMMARIES
-from indexer.artifacts.opening import as_stored, opened_lines
+from indexer.artifacts.opening import BOM, as_stored, opened_lines
 from indexer.artifacts.splits import read_splits
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import (
@@ -40,6 +40,17 @@ class ArtifactFolder:
             raise InputError(f"the artifact folder {self.path} holds no {name}")
         return path
 
+    def personas(self) -> Path:
+        """The path of personas.jsonl. Raises InputError if it is missing, or holds nothing."""
+        path = self.file(PERSONAS)
+        with opened_lines(path) as file:
+            if not any(line.removeprefix(BOM).strip() for line in file):
+                raise InputError(
+                    f"{path} is empty: no item has personas; make some with p4r reason, or restore "
+                    "the file"
+                )
+        return path
+
     def has(self, name: str) -> bool:
         """Whether an artifact exists."""
         return self.at(name).is_file()
@@ -56,7 +67,7 @@ class ArtifactFolder:
     def index_rows(self, domain: str, refusals: Refusals) -> IndexRows:
         """The items to index, to be iterated over once. Raises InputError without personas."""
         return IndexRows(
-            self.file(PERSONAS), self.summaries(refusals), self.items(refusals), domain, refusals
+            self.personas(), self.summaries(refusals), self.items(refusals), domain, refusals
         )
 
     def held_out(self) -> set[tuple[str, str]]:

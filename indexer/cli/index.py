@@ -45,6 +45,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
 
     settings = Settings.load()
     folder = ArtifactFolder(artifacts)
+    folder.personas()  # before the encoder is loaded
     total = folder.estimated_lines(PERSONAS)
     refusals = Refusals()
     with loading("the encoder"):

@@ -102,7 +102,7 @@ def opened(path: Path, folder: ArtifactFolder, fingerprint: str) -> Iterator[Vec
 def _records(folder: ArtifactFolder) -> Iterator[ItemPersonas]:
     """The lines of personas.jsonl. Raises InputError for a broken one: it would shift the rows."""
     broken = Refusals(keep=1)
-    for _, _, record in read_lines(folder.file(PERSONAS), ItemPersonas, broken):
+    for _, _, record in read_lines(folder.personas(), ItemPersonas, broken):
         if broken.total:
             break
         yield record

@@ -11,7 +11,6 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.lookup import Lookup
-from indexer.artifacts.names import PERSONAS
 from indexer.judging.comparing import (
     DEFAULT_SAMPLING,
     Comparison,
@@ -75,7 +74,7 @@ class ExplanationStudy(Study):
         self._histories = Histories(folder, refusals)
         self._summaries = folder.summaries(refusals)
         self._items = folder.items(refusals)
-        self._personas = Lookup(folder.at(PERSONAS), ItemPersonas, refusals)
+        self._personas = Lookup(folder.personas(), ItemPersonas, refusals)
         files = (self._ours, self._histories, self._summaries, self._items, self._personas)
         self.files = (*files, self._theirs) if self._theirs else files
         self.about = {

@@ -10,7 +10,6 @@ from pathlib import Path
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.lookup import Lookup
-from indexer.artifacts.names import PERSONAS
 from indexer.judging.comparing import (
     DEFAULT_SAMPLING,
     Comparison,
@@ -59,7 +58,7 @@ class PersonaStudy(Study):
         sampling: Sampling = DEFAULT_SAMPLING,
     ) -> None:
         super().__init__()
-        path = folder.file(PERSONAS)
+        path = folder.personas()
         self._personas = Lookup(path, ItemPersonas, refusals)
         self._notes = Notes(folder, folder.held_out())
         self._summaries = folder.summaries(refusals)

@@ -43,7 +43,7 @@ class Catalogue:
         """The personas of a folder with their items' summaries; of a repeated item the first."""
         found = cls()
         with folder.summaries(refusals) as summaries:
-            path = folder.file(PERSONAS)
+            path = folder.personas()
             for number, _, record in read_lines(path, ItemPersonas, refusals):
                 if record.item_id in found.items:
                     refusals.add(

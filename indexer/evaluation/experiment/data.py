@@ -38,7 +38,7 @@ class Data:
         """Read the splits and the training interactions of a folder."""
         folder = ArtifactFolder(path)
         splits = folder.file(SPLITS)
-        folder.file(PERSONAS)
+        folder.personas()
         test = read_truth(splits, refusals)
         valid = read_truth(splits, Refusals(), "valid")
         training = read_interactions(folder.file(REVIEWS), test.held_out, refusals)

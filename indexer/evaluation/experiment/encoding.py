@@ -9,7 +9,7 @@ from typing import Literal
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.names import PERSONAS, SUMMARIES
+from indexer.artifacts.names import SUMMARIES
 from indexer.evaluation.experiment.context import Context
 from indexer.evaluation.experiment.data import ItemTexts, persona_texts, summary_texts
 from indexer.evaluation.experiment.embedded import Personas, Profiles
@@ -63,12 +63,12 @@ def encoded(name: EncoderName, model: Encoder, context: Context) -> Iterator[Enc
         catalogue = context.data.folder
         others: dict[str, Personas] = {}
         with catalogue.summaries(Refusals()) as summaries:
-            personas = persona_texts(catalogue.file(PERSONAS), summaries)
+            personas = persona_texts(catalogue.personas(), summaries)
             if config.aggregated is not None:
-                texts = persona_texts(ArtifactFolder(config.aggregated).file(PERSONAS), summaries)
+                texts = persona_texts(ArtifactFolder(config.aggregated).personas(), summaries)
                 others["aggregated"] = Personas.of(texts, encoder)
             if config.leaking is not None:
-                texts = persona_texts(ArtifactFolder(config.leaking).file(PERSONAS), summaries)
+                texts = persona_texts(ArtifactFolder(config.leaking).personas(), summaries)
                 others["leaking"] = Personas.of(texts, cached("vectors-leaking"))
         items = summary_texts(catalogue.at(SUMMARIES))
         inputs = encoder.document_inputs(list(_texts(personas, items)))

@@ -1,6 +1,7 @@
 """Artifact files as people really leave them: broken lines, repeats, missing files, full disks."""
 
 import errno
+import gzip
 import json
 import os
 import sys
@@ -19,6 +20,9 @@ from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.splits import read_splits
 from indexer.artifacts.writing import written_whole
+from indexer.checking import check_files
+from indexer.evaluation.experiment.data import Data
+from indexer.training.pairs import Catalogue
 from p4r_qdrant.errors import InputError, RecordError, StorageFullError
 from p4r_qdrant.index.payload import plain_text, slug
 from p4r_qdrant.index.query import MAX_CANDIDATES
@@ -308,6 +312,24 @@ def test_an_item_to_index_is_joined_from_three_files(folder: Path) -> None:
     assert rows[2].fields == {"domain": "books"}
     assert rows[2].summary == ""
     assert refusals.total == 0
+
+
+@pytest.mark.parametrize("content", [b"", BOM, b"\n \n", gzip.compress(b"")])
+def test_an_empty_file_of_personas_is_refused(content: bytes, folder: Path) -> None:
+    path = folder / "personas.jsonl"
+    path.write_bytes(content)
+    (folder / "splits.jsonl").write_text("")
+    artifacts = ArtifactFolder(folder)
+    readers: list[Callable[[], object]] = [
+        lambda: artifacts.index_rows("books", Refusals()),  # p4r index, p4r publish
+        lambda: Catalogue.read(artifacts, Refusals()),  # p4r train, p4r tune
+        lambda: Data.read(folder, Refusals()),  # p4r experiment
+    ]
+    for read_personas in readers:
+        with pytest.raises(InputError, match=f"{path} is empty: no item has personas"):
+            read_personas()
+    [checked] = check_files({"personas.jsonl": path}, max_personas=9).files
+    assert checked.broken == 1
 
 
 def test_a_domain_of_two_lines_is_refused(folder: Path) -> None:
