@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any
 
 from indexer.datasets import values
 from indexer.datasets.sources import Format, Row
@@ -19,7 +17,7 @@ def _item_2023(row: Row) -> Row:
     Features go into the description, because half of the items have no other one. `details` is an
     object in the JSON Lines files and JSON text in the Parquet ones.
     """
-    details = _object(row.get("details"))
+    details = values.parsed_object(row.get("details")) or {}
     author = row.get("author")
     return {
         "item_id": row.get("parent_asin") or row.get("asin"),
@@ -77,15 +75,6 @@ def _review_2018(row: Row) -> Row:
         "title": values.text(row.get("summary")),
         "text": values.text(row.get("reviewText")),
     }
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return {}
-    return value if isinstance(value, Mapping) else {}
 
 
 _COLUMNS_2018 = (("reviewerID",), ("asin",), ("overall",), ("unixReviewTime", "reviewTime"))

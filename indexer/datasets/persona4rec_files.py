@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from indexer.artifacts import names
 from indexer.artifacts.aspect_tuples import is_informative
 from indexer.artifacts.lines import Refusals, as_line, validation_sentence
-from indexer.datasets.values import SECONDS_END, seconds
+from indexer.datasets.values import SECONDS_END, parsed_object, seconds, storable
+from indexer.datasets.yelp import business
 from p4r_qdrant.records import (
     Alignment,
     Aspects,
@@ -101,12 +102,16 @@ class Importer:
             self._report.left_out["aspects all null"] += 1
 
     def read_item(self, row: Mapping[str, Any]) -> None:
-        """2_summary, and the heads of 2.5_grouped and 3_personas: metadata and summary."""
-        item = {
-            "item_id": _item_id(row),
-            "title": row.get("item_title"),
-            "description": _joined(row.get("item_description")),
-        }
+        """2_summary, and the heads of 2.5_grouped and 3_personas: metadata and summary.
+
+        A restaurant's description is its Yelp record, as JSON text.
+        """
+        record = parsed_object(row.get("item_description"))
+        item: dict[str, Any] = {"description": _joined(row.get("item_description"))}
+        if record is not None and "categories" in record:
+            self._report.repaired["description read as a Yelp record"] += 1
+            item = storable(business(dict(record)))
+        item |= {"item_id": _item_id(row), "title": row.get("item_title") or item.get("title")}
         self._take(names.ITEMS, Item, item, "item_id")
         if row.get("item_summary"):
             summary = {"item_id": item["item_id"], "summary": row["item_summary"]}

@@ -6,6 +6,7 @@ missing time stamp is an error.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -118,6 +119,16 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(one)
     elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         yield str(value)
+
+
+def parsed_object(value: Any) -> Mapping[str, Any] | None:
+    """A JSON object, also from its text; None for anything else."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, Mapping) else None
 
 
 def storable(value: Any) -> Any:

@@ -12,15 +12,16 @@ from indexer.datasets.sources import Format, Row
 
 _WORD_BEGINS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|_")
 _NOTHING = {"", "no", "none"}
-_LONGEST = 1000
+_PRICE_RANGE = ("RestaurantsPriceRange2", "Price Range", "price_range")
+_LONGEST = 10_000
 """Longest attribute value, in characters, that is read as a Python literal."""
 
 
-def _item(row: Row) -> Row:
-    """A business. It has no description; its attributes become one."""
+def business(row: Row) -> Row:
+    """A business as an item. It has no description; its attributes become one."""
     categories = row.get("categories")  # a list until 2017, then text
-    attributes = row.get("attributes")
-    known = attributes if isinstance(attributes, Mapping) else {}
+    attributes = values.parsed_object(_literal(row.get("attributes")))
+    known = attributes or {}
     return {
         "item_id": row.get("business_id"),
         "title": values.name(row.get("name")),
@@ -32,7 +33,7 @@ def _item(row: Row) -> Row:
         "city": values.name(row.get("city")),
         "state": values.name(row.get("state")),
         "price_range": values.count(
-            _literal(known.get("RestaurantsPriceRange2", known.get("Price Range")))
+            _literal(next((known[name] for name in _PRICE_RANGE if name in known), None))
         ),
         "average_rating": values.number(row.get("stars")),
         "rating_number": values.count(row.get("review_count")),
@@ -82,7 +83,7 @@ def _literal(value: Any) -> Any:
 
 
 YELP = Format(
-    _item,
+    business,
     _review,
     (("business_id",),),
     (("user_id",), ("business_id",), ("stars",), ("date",)),

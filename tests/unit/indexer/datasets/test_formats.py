@@ -311,6 +311,10 @@ def test_yelp_of_other_years() -> None:
     assert old["categories"] == ["Diners", "Restaurants"]
     assert old["price_range"] == 1
     assert old["description"] == "take-out; price range: 1; ambience: casual"
+    for written in (repr, json.dumps):  # as tables of the data set have it
+        assert item(YELP, BUSINESS, attributes=written(BUSINESS["attributes"])) == (
+            item(YELP, BUSINESS)
+        )
     empty = item(YELP, BUSINESS, categories=None, attributes=None, hours=None)
     assert (empty["categories"], empty["description"], empty["price_range"]) == ([], "", None)
     assert review(YELP, YELP_REVIEW, date="2011-04-19")["timestamp"] == 1303171200

@@ -205,6 +205,47 @@ def test_restaurants(source: Path) -> None:
     assert refusals.total == 0
 
 
+def test_a_restaurants_description_is_its_yelp_record(source: Path) -> None:
+    record = {
+        "name": "Tern Diner",
+        "categories": "Diners, Breakfast & Brunch",
+        "city": "Tampa",
+        "state": "FL",
+        "attributes": {
+            "takeout": True,
+            "has_tv": False,
+            "wifi": "u'free'",
+            "price_range": "2",
+            "parking": "{'street': True, 'lot': False}",
+        },
+    }
+    head = {"item_id": "R1", "item_title": "Tern Diner", "item_summary": "A diner."}
+    told = head | {"item_description": json.dumps(record, indent=2)}
+    write(source, "2_summary.jsonl", [told])
+    rows, report, refusals = run(source)
+    assert rows["items.jsonl"][0] == {
+        "item_id": "R1",
+        "title": "Tern Diner",
+        "description": "takeout; wifi: free; price range: 2; parking: street",
+        "categories": ["Diners", "Breakfast & Brunch"],
+        "brand": "",
+        "city": "Tampa",
+        "state": "FL",
+        "price_range": 2,
+        "average_rating": None,
+        "rating_number": None,
+    }
+    assert report.repaired["description read as a Yelp record"] == 1
+    assert refusals.total == 0
+
+
+@pytest.mark.parametrize("text", ['{"not": "one"}', "{broken", "[1]", '"text"'])
+def test_other_descriptions_stay_as_they_are(text: str, source: Path) -> None:
+    write(source, "2_summary.jsonl", [{"item_id": "B1", "item_description": text}])
+    rows, _, _ = run(source)
+    assert rows["items.jsonl"][0]["description"] == text
+
+
 def test_grouped_reviews_and_personas_with_summaries(source: Path) -> None:
     reviews = [{name: value for name, value in BOOK_REVIEW.items() if name != "item_id"}]
     grouped = {**personas("B1"), "aspects": [*reviews, "odd"], "item_summary": "S1."}
