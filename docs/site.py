@@ -214,6 +214,7 @@ ERROR_MODULES = (
     "indexer.evaluation.leaks.report",
     "indexer.ledger",
     "indexer.llm.errors",
+    "indexer.reasoning.run",
     "indexer.judging.run",
     "indexer.training.trainer",
 )

@@ -18,6 +18,7 @@ P4RError                        exit code 1: our fault, or the world's
 │   └── ServiceRefusedError     the HTTP service refused a request (p4r_qdrant/client.py)
 ├── EndpointDownError           the LLM's endpoint cannot be reached (indexer/llm)
 ├── ServiceDownError            the HTTP service does not answer, or cannot now (client.py)
+├── NoUsableAnswerError         no request of a step has a usable answer (indexer/reasoning/run.py)
 ├── JudgeUnfitError             an LLM as judge fails its controls (indexer/judging/run.py)
 ├── TrainingError               training went wrong (indexer/training/trainer.py)
 ├── EncoderError                the model or its adapter could not be loaded or changes nothing

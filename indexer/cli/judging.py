@@ -10,12 +10,13 @@ import typer
 
 from indexer.cli.shared import (
     Artifacts,
+    Asking,
     DryRun,
     InBatches,
     NoWait,
     PromptDomain,
+    RetryFailed,
     exit_for,
-    llm_of,
     llm_sources,
 )
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from indexer.artifacts.lines import Refusals
     from indexer.judging.comparing import Study
     from indexer.judging.figures import Judged
+    from indexer.reasoning.step import Sources
     from p4r_qdrant.settings import Settings
 
 group = typer.Typer()
@@ -73,6 +75,7 @@ def judge_explanations(
     dry_run: DryRun = False,
     batch: InBatches = False,
     no_wait: NoWait = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Let an LLM compare two explanations of an item.
 
@@ -89,6 +92,7 @@ def judge_explanations(
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
+    asking = Asking(dry_run, batch, no_wait, retry_failed)
     refusals = Refusals()
     study = ExplanationStudy(
         ArtifactFolder(artifacts),
@@ -99,8 +103,7 @@ def judge_explanations(
         top=top,
         length=settings.history.length,
     )
-    asking = {"dry_run": dry_run, "batch": batch, "no_wait": no_wait}
-    _judge(study, output, domain, settings, refusals, **asking)
+    _judge(study, llm_sources(output, domain, settings), settings, refusals, asking)
 
 
 @judges.command(
@@ -125,6 +128,7 @@ def judge_personas(
     dry_run: DryRun = False,
     batch: InBatches = False,
     no_wait: NoWait = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Let an LLM compare the personas of an item with a single one.
 
@@ -141,6 +145,7 @@ def judge_personas(
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
+    asking = Asking(dry_run, batch, no_wait, retry_failed)
     refusals = Refusals()
     study = PersonaStudy(
         ArtifactFolder(artifacts),
@@ -149,20 +154,11 @@ def judge_personas(
         refusals,
         Sampling(sample, controls, seed),
     )
-    asking = {"dry_run": dry_run, "batch": batch, "no_wait": no_wait}
-    _judge(study, output, domain, settings, refusals, **asking)
+    _judge(study, llm_sources(output, domain, settings), settings, refusals, asking)
 
 
 def _judge(
-    study: Study,
-    output: Path,
-    domain: str,
-    settings: Settings,
-    refusals: Refusals,
-    *,
-    dry_run: bool,
-    batch: bool,
-    no_wait: bool,
+    study: Study, sources: Sources, settings: Settings, refusals: Refusals, asking: Asking
 ) -> None:
     """Run a study and print its result; fail if the judge fails its controls."""
     import asyncio
@@ -173,18 +169,19 @@ def _judge(
     from indexer.terminal.console import print_refusals
     from indexer.terminal.judging import print_judged
     from indexer.terminal.reasoning import ReasoningProgress, print_estimates
+    from p4r_qdrant.errors import P4RError
 
-    sources = llm_sources(output, domain, settings)
+    output = sources.folder.path
     progress = ReasoningProgress()
     found: Judged | None = None
-    with study, Ledger(output / "ledger", read_only=dry_run) as ledger:
+    with study, Ledger(output / "ledger", read_only=asking.dry_run) as ledger:
         run = Run(study, sources, refusals)
-        if dry_run:
-            price_factor = settings.llm.batch_price_factor if batch else 1.0
+        if asking.dry_run:
             waiting = BatchFolder(ledger.folder).waiting()
-            print_estimates(run.estimate(ledger, price_factor, waiting))
+            price_factor, again = asking.price_factor(settings), asking.retry_failed
+            print_estimates(run.estimate(ledger, price_factor, waiting, repeat_failed=again))
             return
-        llm = llm_of(settings, ledger, progress, batch=batch, no_wait=no_wait)
+        llm = asking.llm(settings, ledger, progress)
 
         async def go() -> Judged:
             async with llm as opened:
@@ -201,4 +198,9 @@ def _judge(
         if not found.passed:
             print_refusals(refusals)
             raise unfit(found, output)
+        if found.unanswered and not found.preferences:
+            raise P4RError(
+                f"none of {found.unanswered:,} comparisons has a usable answer: ask another model "
+                "with P4R_LLM__JUDGMENTS__MODEL"
+            )
     exit_for(refusals)

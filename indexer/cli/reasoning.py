@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from indexer.cli.shared import (
+    Asking,
     DryRun,
     InBatches,
     MadeArtifacts,
     NoWait,
     PromptDomain,
+    RetryFailed,
     exit_for,
-    llm_of,
 )
 
 if TYPE_CHECKING:
@@ -55,10 +56,12 @@ def reason(
     dry_run: DryRun = False,
     batch: InBatches = False,
     no_wait: NoWait = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Let an LLM write summaries, aspects, personas and alignments from reviews.
 
-    DIR/ledger keeps every answer: killed and run again, it goes on and pays for none twice.
+    DIR/ledger keeps every answer: killed and run again, it goes on and pays for none twice. What
+    has failed for good is not asked again with the same settings, unless with --retry-failed.
 
     With --batch the steps still wait for each other, and unusable answers are asked for in a next
     round: with --no-wait, run it until it no longer says that batches are under way. The first
@@ -79,6 +82,7 @@ def reason(
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
+    asking = Asking(dry_run, batch, no_wait, retry_failed)
     refusals = Refusals()
     options = AlignmentOptions(
         per_user=per_user,
@@ -103,13 +107,15 @@ def reason(
     )
     with Ledger(folder.path / "ledger", read_only=dry_run) as ledger:
         if dry_run:
-            price_factor = settings.llm.batch_price_factor if batch else 1.0
             waiting = BatchFolder(ledger.folder).waiting()
-            print_estimates(run.estimate(chosen, ledger, price_factor, waiting))
+            price_factor = asking.price_factor(settings)
+            print_estimates(
+                run.estimate(chosen, ledger, price_factor, waiting, repeat_failed=retry_failed)
+            )
             return
         llm: AbstractAsyncContextManager[LLM | None] = nullcontext()
         if any(step.asks for step in chosen):
-            llm = llm_of(settings, ledger, progress, batch=batch, no_wait=no_wait)
+            llm = asking.llm(settings, ledger, progress)
 
         async def go() -> None:
             async with llm as opened:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,13 @@ InBatches = Annotated[
 NoWait = Annotated[
     bool,
     typer.Option("--no-wait", help="Submit batches and exit; run it again to collect the answers."),
+]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed",
+        help="Ask again what has failed for good before, with the same settings.",
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
@@ -142,15 +150,34 @@ def llm_sources(artifacts: Path, domain: str, settings: Settings) -> Sources:
     return Sources(ArtifactFolder(made(artifacts)), Domain.load(domain), settings.llm)
 
 
-def llm_of(
-    settings: Settings, ledger: Ledger, progress: ReasoningProgress, *, batch: bool, no_wait: bool
-) -> LLM:
-    """The LLM of the settings: one call for each question, or batches."""
-    from indexer.llm import LLM, BatchFolder, BatchLLM
+@dataclass(frozen=True)
+class Asking:
+    """How an LLM is asked: the options that `p4r reason` and `p4r judge` share."""
 
-    if batch:
-        return BatchLLM(settings.llm, ledger, wait=not no_wait, watch=progress.watch)
-    if no_wait:
-        raise InputError("--no-wait needs --batch")
-    BatchFolder(ledger.folder).check_none("live calls would pay for them once more")
-    return LLM(settings.llm, ledger)
+    dry_run: bool
+    batch: bool
+    no_wait: bool
+    retry_failed: bool
+
+    def __post_init__(self) -> None:
+        if self.no_wait and not self.batch:
+            raise InputError("--no-wait needs --batch")
+
+    def price_factor(self, settings: Settings) -> float:
+        """The price of an answer as a share of the settings' prices."""
+        return settings.llm.batch_price_factor if self.batch else 1.0
+
+    def llm(self, settings: Settings, ledger: Ledger, progress: ReasoningProgress) -> LLM:
+        """The LLM of the settings: one call for each question, or batches."""
+        from indexer.llm import LLM, BatchFolder, BatchLLM
+
+        if self.batch:
+            return BatchLLM(
+                settings.llm,
+                ledger,
+                repeat_failed=self.retry_failed,
+                wait=not self.no_wait,
+                watch=progress.watch,
+            )
+        BatchFolder(ledger.folder).check_none("live calls would pay for them once more")
+        return LLM(settings.llm, ledger, repeat_failed=self.retry_failed)

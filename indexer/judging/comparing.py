@@ -151,6 +151,7 @@ class Judging(Step):
 
     name = "judgments"
     answer_tokens = 80  # the length of such an answer; not measured
+    needs_answers = False  # an unusable answer is a wrong one, and is counted as that
 
     def __init__(
         self,

@@ -83,12 +83,17 @@ class Run:
             )
 
     def estimate(
-        self, ledger: Ledger, price_factor: float, under_way: Collection[str]
+        self,
+        ledger: Ledger,
+        price_factor: float,
+        under_way: Collection[str],
+        *,
+        repeat_failed: bool = True,
     ) -> dict[str, Estimate]:
         """What controls and comparisons would cost; nothing is asked."""
         names = ["controls", *(f"{one.artifact.partition('.')[0]}" for one in self._rest)]
         return {
-            name: estimate_step(step, ledger, price_factor, under_way)
+            name: estimate_step(step, ledger, price_factor, under_way, repeat_failed=repeat_failed)
             for name, step in zip(names, [self._controls, *self._rest], strict=True)
         }
 
@@ -103,7 +108,12 @@ class Run:
         Killed at any moment and run again, it asks only what was not answered. Raises what
         `reason` does, before anything is counted.
         """
-        for name in (RESULTS, RATES, JUDGMENTS):  # what an earlier judge, or study, came to
+        for name in (
+            RESULTS,
+            RATES,
+            CONTROLS,
+            JUDGMENTS,
+        ):  # what an earlier judge, or study, came to
             (self._folder / name).unlink(missing_ok=True)
         reports = await reason([self._controls], llm, ledger, progress)
         judgments = self._read(CONTROLS)
@@ -131,7 +141,10 @@ class Run:
         return judged
 
     def _read(self, name: str) -> list[Judgment]:
-        return [one for _, _, one in read_lines(self._folder / name, Judgment, Refusals())]
+        path = self._folder / name
+        if not path.exists():  # there is no usable answer
+            return []
+        return [one for _, _, one in read_lines(path, Judgment, Refusals())]
 
     def _write(self, judged: Judged) -> None:
         """Write results.json, and rates.csv if there are preferences."""

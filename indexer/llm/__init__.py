@@ -51,7 +51,15 @@ from indexer.llm.errors import (
     LLMRefusedError,
 )
 from indexer.llm.live import LLM
-from indexer.llm.request import Answer, Request, Requests, Tally, Usage, estimate_tokens
+from indexer.llm.request import (
+    Answer,
+    Request,
+    Requests,
+    Tally,
+    Usage,
+    estimate_tokens,
+    given_up,
+)
 
 __all__ = [
     "LLM",
@@ -69,4 +77,5 @@ __all__ = [
     "Tally",
     "Usage",
     "estimate_tokens",
+    "given_up",
 ]

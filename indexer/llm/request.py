@@ -220,7 +220,8 @@ def from_record(request: Request, record: Mapping[str, Any]) -> Answer:
     usage = usage_of(record)
     problems = tuple(record["problems"])
     value, completion = record.get("answer"), record.get("completion", "")
-    return Answer(request, value, usage, problems, completion, known=True)
+    final = record.get("final") is not None
+    return Answer(request, value, usage, problems, completion, known=True, final=final)
 
 
 def given_up(ledger: Ledger, request: Request, settings: LLMSettings) -> Answer | None:

@@ -15,23 +15,28 @@ from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.artifacts.opening import opened_lines
 from indexer.artifacts.writing import written_bytes
 from indexer.ledger import Ledger
-from indexer.llm import LLM, BatchesUnderWay, Requests, estimate_tokens
+from indexer.llm import LLM, BatchesUnderWay, Requests, estimate_tokens, given_up
 from indexer.progress import SILENT, Progress
 from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.alignments import Alignments
 from indexer.reasoning.aspects import ReviewAspects
+from indexer.reasoning.failures import Failures
 from indexer.reasoning.nearest_alignments import NearestAlignments
 from indexer.reasoning.personas import Personas
 from indexer.reasoning.questions import Questions
 from indexer.reasoning.step import Sources, Step, StepReport
 from indexer.reasoning.summaries import Summaries
 from p4r_qdrant.encoder.base import Encoder
-from p4r_qdrant.errors import InputError
+from p4r_qdrant.errors import InputError, P4RError
 
 STEPS: dict[str, type[Step]] = {
     one.name: one for one in (Summaries, ReviewAspects, Personas, Alignments)
 }
 """Each after the steps whose artifacts it reads."""
+
+
+class NoUsableAnswerError(P4RError):
+    """An LLM has given no usable answer to any request of a step."""
 
 
 def made(folder: Path) -> Path:
@@ -115,32 +120,51 @@ async def reason(
     Killed at any moment and run again, it asks only what is not answered yet. If a run stops
     (budget, refusal, endpoint down), the artifact of that step is written from the answers that
     there are, and the error is raised. BatchesUnderWay is raised in the same way, after the steps
-    that do not read the artifact of the step under way.
+    that do not read the artifact of the step under way. NoUsableAnswerError is raised after the
+    first step without a usable answer: the steps after it are not asked.
     """
     price_factor, paid = (1.0, ()) if llm is None else (llm.price_factor, llm.under_way())
+    repeat_failed = llm is None or llm.repeat_failed
     under_way: BatchesUnderWay | None = None
     reports: list[StepReport] = []
     for step in steps:
         if under_way is not None and step.reads:
             break
         questions = Questions(step)
-        estimate = _estimate(questions, ledger, price_factor, paid)
+        estimate = _estimate(questions, ledger, price_factor, paid, repeat_failed=repeat_failed)
         progress.estimated(step, estimate)
         progress.start(step.name, estimate.total if step.asks else None)
+        failures, usable = Failures(), 0
         try:
             if llm is not None and step.asks:
                 async with aclosing(llm.run(Requests(questions.requests))) as answers:
-                    async for _ in answers:
+                    async for answer in answers:
                         progress.advance()
+                        usable += answer.ok
+                        if not answer.ok:
+                            failures.add(answer)
         except BatchesUnderWay as error:
             under_way = error
         finally:
             ledger.sync()
             reports.append(step.write(ledger, questions))
+            reports[-1].failures = failures
             progress.written(step, reports[-1])
+        if step.needs_answers and failures.total and not usable and under_way is None:
+            raise no_usable_answer(step, failures)
     if under_way is not None:
         raise under_way
     return reports
+
+
+def no_usable_answer(step: Step, failures: Failures) -> NoUsableAnswerError:
+    """The error for a step whose requests have all failed."""
+    path = step.sources.folder.path / "ledger" / f"{step.name}.jsonl"
+    return NoUsableAnswerError(
+        f"{step.name}: none of {failures.total:,} requests has a usable answer, "
+        f"{failures.sentence()}; {path} has what the model said: try another model or other "
+        "settings, or --retry-failed"
+    )
 
 
 @dataclass
@@ -148,12 +172,14 @@ class Estimate:
     """What a step would ask now, and its cost.
 
     under_way: requests in batches; they are paid for.
+    given_up: requests that failed for good in an earlier run, and are not asked again.
     outdated: answers in the ledger that are useless, since the template has changed.
     """
 
     requests: int = 0
     known: int = 0
     under_way: int = 0
+    given_up: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = None
@@ -164,7 +190,7 @@ class Estimate:
     @property
     def total(self) -> int:
         """Answers that the step needs."""
-        return self.requests + self.known + self.under_way
+        return self.requests + self.known + self.under_way + self.given_up
 
 
 def estimate(
@@ -172,23 +198,38 @@ def estimate(
     ledger: Ledger,
     price_factor: float = 1.0,
     under_way: Collection[str] = (),
+    *,
+    repeat_failed: bool = True,
 ) -> dict[str, Estimate]:
     """The cost of each step, from the requests it would send; nothing is sent."""
-    return {step.name: estimate_step(step, ledger, price_factor, under_way) for step in steps}
+    return {
+        step.name: estimate_step(step, ledger, price_factor, under_way, repeat_failed=repeat_failed)
+        for step in steps
+    }
 
 
 def estimate_step(
-    step: Step, ledger: Ledger, price_factor: float = 1.0, under_way: Collection[str] = ()
+    step: Step,
+    ledger: Ledger,
+    price_factor: float = 1.0,
+    under_way: Collection[str] = (),
+    *,
+    repeat_failed: bool = True,
 ) -> Estimate:
     """The cost of one step, at `price_factor` times the prices.
 
     `under_way`: keys of requests that are paid for and do not count.
     """
-    return _estimate(Questions(step), ledger, price_factor, under_way)
+    return _estimate(Questions(step), ledger, price_factor, under_way, repeat_failed=repeat_failed)
 
 
 def _estimate(
-    questions: Questions, ledger: Ledger, price_factor: float, under_way: Collection[str]
+    questions: Questions,
+    ledger: Ledger,
+    price_factor: float,
+    under_way: Collection[str],
+    *,
+    repeat_failed: bool,
 ) -> Estimate:
     step = questions.step
     if not step.asks:
@@ -200,6 +241,9 @@ def _estimate(
             continue
         if request.key in under_way:
             one.under_way += 1
+            continue
+        if not repeat_failed and given_up(ledger, request, step.sources.llm):
+            one.given_up += 1
             continue
         one.requests += 1
         one.prompt_tokens += estimate_tokens(request.system) + estimate_tokens(request.user)

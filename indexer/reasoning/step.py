@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
@@ -19,6 +20,7 @@ from indexer.artifacts.writing import written_whole
 from indexer.ledger import Ledger, request_key
 from indexer.llm import Request
 from indexer.prompts import Domain, LazyPrompt
+from indexer.reasoning.failures import Failures
 from p4r_qdrant.records import Item
 from p4r_qdrant.settings import LLMSettings
 
@@ -77,11 +79,19 @@ class AnswerForm:
 
 @dataclass
 class StepReport:
-    """Lines written, inputs with missing answers, and what was left out, by reason."""
+    """Lines written, inputs with missing answers, and what was left out, by reason.
+
+    failures: why requests have no usable answer. A step that has none at all writes no file.
+    """
 
     written: int = 0
     unanswered: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    failures: Failures = field(default_factory=Failures)
+
+
+class _NothingToWriteError(Exception):
+    """No line could be made of any input, because answers are missing."""
 
 
 class Step(ABC):
@@ -97,6 +107,8 @@ class Step(ABC):
     """Tokens of an answer, for estimates; measured on the bookshop with a large model."""
     asks: ClassVar[bool] = True
     """False if the step needs no LLM and has no requests."""
+    needs_answers: ClassVar[bool] = True
+    """A run fails if none of its requests has a usable answer."""
 
     def __init__(self, sources: Sources, refusals: Refusals) -> None:
         self.sources = sources
@@ -130,10 +142,12 @@ class Step(ABC):
     def write(self, ledger: Ledger, questions: Iterable[Question]) -> StepReport:
         """Write the artifact from the answers in the ledger, in input order.
 
-        The same answers make the same bytes, whatever the order in which they came.
+        The same answers make the same bytes, whatever the order in which they came. Where answers
+        are missing and not one line could be made, an earlier file is kept as it is.
         """
         report = StepReport(left_out=self.left_out)
-        with written_whole(self.sources.folder.path / self.artifact) as write:
+        path = self.sources.folder.path / self.artifact
+        with suppress(_NothingToWriteError), written_whole(path) as write:
             for question in questions:
                 values = self.values(question, ledger)
                 if values is None:
@@ -143,6 +157,8 @@ class Step(ABC):
                 if record is not None:
                     write(as_line(record))
                     report.written += 1
+            if report.unanswered and not report.written:
+                raise _NothingToWriteError
         return report
 
     def request(self, template: str, material: str, answer: AnswerForm, **values: Any) -> Request:

@@ -30,7 +30,7 @@ def print_judged(judged: Judged, folder: Path) -> None:
         out.say("Nothing could be compared.")
     print_counts("", judged.left_out)
     if judged.unanswered:
-        print_counts("", {"comparisons whose answer is missing: run it again": judged.unanswered})
+        print_counts("", {"comparisons whose answer is missing": judged.unanswered})
     out.say(f"results: {folder}")
 
 

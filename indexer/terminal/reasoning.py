@@ -102,28 +102,43 @@ class ReasoningProgress:
         for name, report in self._reports.items():
             tally = self._llm.tallies.get(name) if self._llm else None
             asked = tally.answered + tally.failed if tally else 0
+            failed = tally.failed + tally.given_up if tally else 0
             table.add(
                 name,
                 f"{report.written:,}",
                 f"{asked:,}",
                 f"{tally.known:,}" if tally else "0",
-                f"{tally.failed:,}" if tally else "0",
+                f"{failed:,}",
                 f"{tally.retries:,}" if tally else "0",
                 f"{tally.usage.tokens:,}" if tally else "0",
                 _dollars(tally.usage.cost_usd if tally else 0.0),
             )
         table.print()
         for name, report in self._reports.items():
-            left_out = {what: count for what, count in report.left_out.items() if count}
-            if report.unanswered:
-                left_out["inputs whose answer is missing: run it again"] = report.unanswered
-            for what, count in left_out.items():
-                out.paragraph(f"{name}: {count:,} {what}")
+            self._print_left_out(name, report)
+        if final := sum(report.failures.final for report in self._reports.values()):
+            out.paragraph(
+                f"{final:,} requests have failed for good: a run with the same settings does not "
+                "ask them again, unless with --retry-failed"
+            )
         under_way = [batch for batch in self._batches.values() if not batch.has_ended]
         for batch in under_way:
             out.say(_batch(batch))
         if under_way:
             out.say("batches are under way: run the same command again to collect them")
+
+    def _print_left_out(self, name: str, report: StepReport) -> None:
+        """Print what is missing in the artifact of a step, and why."""
+        for what, count in report.left_out.items():
+            if count:
+                out.paragraph(f"{name}: {count:,} {what}")
+        failures = report.failures
+        if report.unanswered:
+            again = "" if 0 < failures.total == failures.final else ": run it again"
+            out.paragraph(f"{name}: {report.unanswered:,} inputs whose answer is missing{again}")
+        for count, reason, place in failures.commonest():
+            such_as = f", such as for {place}" if place else ""
+            out.paragraph(f"{name}: {count:,} requests without a usable answer: {reason}{such_as}")
 
     def _spent(self, name: str) -> str:
         tally = self._llm.tallies.get(name) if self._llm else None
@@ -163,6 +178,8 @@ def print_estimates(estimates: Mapping[str, Estimate]) -> None:
     for name, one in estimates.items():
         if one.under_way:
             out.say(f"{name}: {one.under_way:,} more are under way in batches")
+        if one.given_up:
+            out.say(f"{name}: {one.given_up:,} have failed for good, and are not asked again")
         if one.outdated:
             out.say(f"{name}: {_outdated(one)}")
     complete = all(one.complete for one in estimates.values())
