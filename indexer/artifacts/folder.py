@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from indexer.artifacts.index_rows import IndexRows
@@ -22,16 +23,23 @@ SAMPLE = 1 << 20
 
 
 class ArtifactFolder:
-    """The artifacts of one catalogue. Raises InputError if the folder does not exist."""
+    """The artifacts of one catalogue. Raises InputError if the folder does not exist.
 
-    def __init__(self, path: Path) -> None:
+    elsewhere: by name, the files that stand elsewhere and count in place of those in the folder.
+        With it, also an empty one, the folder need not exist.
+    """
+
+    def __init__(self, path: Path, elsewhere: Mapping[str, Path] | None = None) -> None:
         self.path = path
+        self._elsewhere = elsewhere or {}
+        if elsewhere is not None and not path.exists():
+            return
         if not os.path.isdir(path):  # noqa: PTH112 - never raises
             raise InputError(f"there is no artifact folder {path}; name one that holds {PERSONAS}")
 
     def at(self, name: str) -> Path:
         """Where an artifact is or would be: `name`, or `name`.gz if only that is there."""
-        return as_stored(self.path / name)
+        return self._elsewhere.get(name) or as_stored(self.path / name)
 
     def file(self, name: str) -> Path:
         """The path of an artifact. Raises InputError if it does not exist."""

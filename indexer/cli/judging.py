@@ -164,8 +164,9 @@ def _judge(
     import asyncio
 
     from indexer.judging.run import Run, unfit
-    from indexer.ledger import Ledger
-    from indexer.llm import BatchesUnderWay, BatchFolder
+    from indexer.ledger import LEDGER, Ledger
+    from indexer.leftovers import undone_unless_paid
+    from indexer.llm import BatchesUnderWay, BatchFolder, check_key
     from indexer.terminal.console import print_refusals
     from indexer.terminal.judging import print_judged
     from indexer.terminal.reasoning import ReasoningProgress, print_estimates
@@ -174,25 +175,27 @@ def _judge(
     output = sources.folder.path
     progress = ReasoningProgress()
     found: Judged | None = None
-    with study, Ledger(output / "ledger", read_only=asking.dry_run) as ledger:
+
+    async def go(run: Run, ledger: Ledger) -> Judged:
+        async with asking.llm(settings, ledger, progress) as llm:
+            progress.follow(llm)
+            return await run.judge(llm, ledger, progress)
+
+    with study:
         run = Run(study, sources, refusals)
         if asking.dry_run:
-            waiting = BatchFolder(ledger.folder).waiting()
-            price_factor, again = asking.price_factor(settings), asking.retry_failed
-            print_estimates(run.estimate(ledger, price_factor, waiting, repeat_failed=again))
+            with Ledger(output / LEDGER, read_only=True) as ledger:
+                waiting = BatchFolder(ledger.folder).waiting()
+                price_factor, again = asking.price_factor(settings), asking.retry_failed
+                print_estimates(run.estimate(ledger, price_factor, waiting, repeat_failed=again))
             return
-        llm = asking.llm(settings, ledger, progress)
-
-        async def go() -> Judged:
-            async with llm as opened:
-                progress.follow(opened)
-                return await run.judge(opened, ledger, progress)
-
-        try:
-            with progress, suppress(BatchesUnderWay):
-                found = asyncio.run(go())
-        finally:
-            progress.print()
+        check_key(settings.llm)
+        with undone_unless_paid(output), Ledger(output / LEDGER) as ledger:
+            try:
+                with progress, suppress(BatchesUnderWay):
+                    found = asyncio.run(go(run, ledger))
+            finally:
+                progress.print()
     if found is not None:
         print_judged(found, output)
         if not found.passed:

@@ -17,6 +17,7 @@ from indexer.cli.shared import (
     PromptDomain,
     RetryFailed,
     exit_for,
+    llm_sources,
 )
 
 if TYPE_CHECKING:
@@ -69,12 +70,16 @@ def reason(
     """
     import asyncio
 
+    from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
-    from indexer.ledger import Ledger
-    from indexer.llm import BatchesUnderWay, BatchFolder
+    from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
+    from indexer.ledger import LEDGER, Ledger
+    from indexer.leftovers import undone_unless_paid
+    from indexer.llm import BatchesUnderWay, BatchFolder, check_key
     from indexer.prompts import Domain
     from indexer.reasoning import run
     from indexer.reasoning.alignment_targets import AlignmentOptions
+    from indexer.reasoning.inputs import check_inputs
     from indexer.reasoning.step import Sources
     from indexer.terminal.progress import loading
     from indexer.terminal.reasoning import ReasoningProgress, print_estimates
@@ -83,50 +88,55 @@ def reason(
 
     settings = Settings.load()
     asking = Asking(dry_run, batch, no_wait, retry_failed)
-    refusals = Refusals()
     options = AlignmentOptions(
         per_user=per_user,
         profile=cast("Profile", profile),  # AlignmentOptions checks both texts
         strategy=cast("Strategy", strategy),
         seed=seed,
     )
-    folder = run.gather(items, reviews, splits, artifacts)
-    progress = ReasoningProgress()
+    given = {ITEMS: items, REVIEWS: reviews} | ({SPLITS: splits} if splits is not None else {})
+    folder = ArtifactFolder(artifacts, given)
+    sources = Sources(folder, Domain.load(domain), settings.llm, limit)
     names = [name.strip() for name in steps.split(",")]
+    refusals, progress = Refusals(), ReasoningProgress()
+    if folder.has(SPLITS):  # given, or there already
+        given[SPLITS] = folder.at(SPLITS)
+    with loading("the input"):
+        check_inputs(given, refusals)
+    exit_for(refusals)  # before anything is written or paid for
     encoder = None
     if strategy == "similarity" and "alignments" in names and not dry_run:
         with loading("the encoder"):  # now, not after hours of asking
             encoder = PersonaEncoder.from_settings(settings.encoder)
-    chosen = run.steps(
-        names,
-        Sources(folder, Domain.load(domain), settings.llm, limit),
-        refusals,
-        options,
-        encoder,
-        progress,
-    )
-    with Ledger(folder.path / "ledger", read_only=dry_run) as ledger:
-        if dry_run:
+    chosen = run.steps(names, sources, refusals, options, encoder, progress)
+    asks = any(step.asks for step in chosen)
+    if dry_run:
+        with Ledger(artifacts / LEDGER, read_only=True) as ledger:
             waiting = BatchFolder(ledger.folder).waiting()
             price_factor = asking.price_factor(settings)
             print_estimates(
                 run.estimate(chosen, ledger, price_factor, waiting, repeat_failed=retry_failed)
             )
-            return
-        llm: AbstractAsyncContextManager[LLM | None] = nullcontext()
-        if any(step.asks for step in chosen):
-            llm = asking.llm(settings, ledger, progress)
+        return
+    if asks:
+        check_key(settings.llm)
 
-        async def go() -> None:
-            async with llm as opened:
-                progress.follow(opened)
-                await run.reason(chosen, opened, ledger, progress)
+    async def go(ledger: Ledger) -> None:
+        opened: AbstractAsyncContextManager[LLM | None] = nullcontext()
+        if asks:
+            opened = asking.llm(settings, ledger, progress)
+        async with opened as llm:
+            progress.follow(llm)
+            await run.reason(chosen, llm, ledger, progress)
 
-        try:
-            with progress, suppress(BatchesUnderWay):
-                asyncio.run(go())
-        finally:
-            progress.print()
+    with undone_unless_paid(artifacts):
+        run.gather(items, reviews, splits, artifacts)
+        with Ledger(artifacts / LEDGER) as ledger:
+            try:
+                with progress, suppress(BatchesUnderWay):
+                    asyncio.run(go(ledger))
+            finally:
+                progress.print()
     exit_for(refusals)
 
 
@@ -160,15 +170,11 @@ def add(
     """
     import asyncio
 
-    from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.journal import Journal
     from indexer.artifacts.lines import Refusals
     from indexer.indexing.items import ItemIndexer
-    from indexer.ledger import Ledger
-    from indexer.llm import LLM, BatchFolder
-    from indexer.prompts import Domain
-    from indexer.reasoning.run import made
-    from indexer.reasoning.step import Sources
+    from indexer.ledger import LEDGER, Ledger
+    from indexer.llm import LLM, BatchFolder, check_key
     from indexer.terminal.console import err
     from indexer.terminal.index import print_too_long
     from indexer.terminal.progress import loading
@@ -182,10 +188,11 @@ def add(
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
-    sources = Sources(ArtifactFolder(made(artifacts)), Domain.load(domain), settings.llm)
+    sources = llm_sources(artifacts, domain, settings)
+    check_key(settings.llm)
     lines = incoming(source, follow=follow)
     refusals = Refusals()
-    with Ledger(artifacts / "ledger") as ledger, Journal(sources.folder) as journal:
+    with Ledger(artifacts / LEDGER) as ledger, Journal(sources.folder) as journal:
         BatchFolder(ledger.folder).check_none("live calls would pay for them once more")
 
         async def go() -> None:

@@ -52,12 +52,12 @@ def serve(
         run_service(settings)
         return
 
-    from indexer.ledger import Ledger
+    from indexer.ledger import LEDGER, Ledger
     from indexer.updates.worker import Worker
     from indexer.updates.worker_thread import WorkerThread
 
     sources = llm_sources(artifacts, domain, settings)
-    with Ledger(artifacts / "ledger") as ledger:
+    with Ledger(artifacts / LEDGER) as ledger:
         run_service(settings, lambda backend: WorkerThread(Worker(backend, sources, ledger)))
 
 
@@ -84,8 +84,8 @@ def work(
     import signal
     import threading
 
-    from indexer.ledger import Ledger
-    from indexer.llm import LLM
+    from indexer.ledger import LEDGER, Ledger
+    from indexer.llm import check_key
     from indexer.terminal.tables import print_counts
     from indexer.updates.worker import Worker
     from indexer.updates.worker_metrics import publish_metrics
@@ -102,12 +102,12 @@ def work(
             "to a server, or stop the service and use p4r work --once"
         )
     sources = llm_sources(artifacts, domain, settings)
+    check_key(settings.llm)
     stop = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: stop.set())
     backend = Backend(settings)
-    with Ledger(artifacts / "ledger") as ledger:
-        LLM(settings.llm, ledger)  # raises without an endpoint
+    with Ledger(artifacts / LEDGER) as ledger:
         logs.configure()
         worker = Worker(backend, sources, ledger)
         if metrics_port is not None:

@@ -141,13 +141,12 @@ def exit_for(refusals: Refusals) -> None:
 
 
 def llm_sources(artifacts: Path, domain: str, settings: Settings) -> Sources:
-    """The sources of the LLM steps of an artifact folder."""
+    """The sources of the LLM steps of an artifact folder, which is not made here."""
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.prompts import Domain
-    from indexer.reasoning.run import made
     from indexer.reasoning.step import Sources
 
-    return Sources(ArtifactFolder(made(artifacts)), Domain.load(domain), settings.llm)
+    return Sources(ArtifactFolder(artifacts, {}), Domain.load(domain), settings.llm)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ except ModuleNotFoundError as missing:
 from indexer.llm.batch.files import BatchFolder
 from indexer.llm.batch.queue import BatchProgress
 from indexer.llm.batch.run import BatchLLM
+from indexer.llm.endpoint import check_key
 from indexer.llm.errors import (
     NO_ANSWER,
     BatchesUnderWay,
@@ -76,6 +77,7 @@ __all__ = [
     "Requests",
     "Tally",
     "Usage",
+    "check_key",
     "estimate_tokens",
     "given_up",
 ]

@@ -56,15 +56,20 @@ _ECHO = 24
 """A match of so many characters between an error message and a prompt is no coincidence."""
 
 
+def check_key(settings: LLMSettings) -> None:
+    """Raise SettingsError if OpenAI is called without a key."""
+    if settings.api_key is None and settings.host == OPENAI_HOST:
+        raise SettingsError(
+            "there is no key for OpenAI: set P4R_LLM__API_KEY, or set P4R_LLM__BASE_URL to "
+            "another endpoint"
+        )
+
+
 class Endpoint:
     """The endpoint of the settings. Raises SettingsError if OpenAI is called without a key."""
 
     def __init__(self, settings: LLMSettings) -> None:
-        if settings.api_key is None and settings.host == OPENAI_HOST:
-            raise SettingsError(
-                "there is no key for OpenAI: set P4R_LLM__API_KEY, or set P4R_LLM__BASE_URL to "
-                "another endpoint"
-            )
+        check_key(settings)
         self._settings = settings
         self._secret = settings.api_key.get_secret_value() if settings.api_key else ""
         self.client = self.connect()

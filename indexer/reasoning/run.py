@@ -78,7 +78,10 @@ def steps(
     encoder: Encoder | None = None,
     progress: Progress = SILENT,
 ) -> list[Step]:
-    """The named steps, each after the steps whose artifacts it reads. Raises InputError.
+    """The named steps, each after the steps whose artifacts it reads.
+
+    Raises InputError for an unknown step, and for one that reads what is neither there nor made by
+    another one.
 
     The `encoder` is needed for alignments by similarity, except to estimate them; each encoded
     interaction is one step of `progress`.
@@ -94,7 +97,16 @@ def steps(
             return NearestAlignments(sources, refusals, options, encoder, progress)
         return Alignments(sources, refusals, options)
 
-    return [made(kind) for name, kind in STEPS.items() if name in wanted]
+    chosen = [made(kind) for name, kind in STEPS.items() if name in wanted]
+    coming = {step.artifact for step in chosen}
+    for step in chosen:
+        for name in step.reads:
+            if name not in coming and not sources.folder.has(name):
+                raise InputError(
+                    f"the step {step.name} reads {name}, which {sources.folder.path} does not "
+                    f"hold: add {name.partition('.')[0]} to --steps"
+                )
+    return chosen
 
 
 class StepProgress(Progress, Protocol):

@@ -424,7 +424,7 @@ def test_a_dry_run_counts_what_is_asked_then(
     assert estimates["judgments"][:2] == ["44", "0"]
     assert "nothing was asked" in done.stdout
     assert not llm.calls
-    assert not list((tmp_path / "judged").iterdir())
+    assert not (tmp_path / "judged").exists()
     llm.script = judge(knowing(study))
     done = p4r_judge(P4R_LLM__MAX_TOKENS="6000")
     assert done.returncode == 2
