@@ -25,6 +25,7 @@ _IN_THOUGHT = "the answer was cut off in its thought"
 class Attempt:
     """One request and all answers to it so far; `retry` is how it is asked next.
 
+    sent: the limit of tokens of the last live call.
     hopeless: it would fail again, however it is asked next.
     final: its last problem would come again in another run.
     """
@@ -36,6 +37,7 @@ class Attempt:
     completion: str = ""
     finish_reason: str = ""
     refusals: tuple[str, ...] = ()
+    sent: int = 0
     hopeless: bool = False
     final: bool = True
 
@@ -46,10 +48,9 @@ class Attempt:
         self.usage += spent
         self.completion = clean_text((completion.text or completion.thought)[:KEPT_CHARACTERS])
         self.finish_reason = completion.finish_reason
-        had_room = capabilities.thought_tokens is not None
         thinks = capabilities.notice(completion)
         if completion.cut_off and thinks and not _is_whole(completion):
-            self._cut_off_in_thought(completion, capabilities, had_room=had_room)
+            self._cut_off_in_thought(completion, capabilities)
             return None
         value, problem, again = _validate(self.request, completion, self.retry)
         if again is None:
@@ -82,13 +83,11 @@ class Attempt:
             refusals=self.refusals,
         )
 
-    def _cut_off_in_thought(
-        self, completion: Completion, capabilities: Capabilities, *, had_room: bool
-    ) -> None:
+    def _cut_off_in_thought(self, completion: Completion, capabilities: Capabilities) -> None:
         """Ask once more with room for the thought; if it had that, more of the same is in vain."""
         used = completion.tokens[1] if completion.tokens else 0
         repeated = any(problem.startswith(_IN_THOUGHT) for problem in self.problems)
-        if repeated or (had_room and used > self.retry.max_tokens):
+        if repeated or max(self.sent, used) > self.retry.max_tokens:
             limit = capabilities.limit(self.request, self.retry)
             setting = f"P4R_LLM__{self.request.step.upper()}__THOUGHT_TOKENS"
             self.give_up(f"{_IN_THOUGHT} after {limit} tokens: raise {setting}", final=True)

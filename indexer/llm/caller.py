@@ -193,12 +193,12 @@ class Caller:
             if self.stopped is not None:
                 raise StoppedError
             body = capabilities.body(request, attempt.retry, request_format)
+            attempt.sent = limit = int(body.get(request_format.limit_name, 0))
             try:
                 completion = await self.endpoint.complete(request, body)
                 break
             except RefusedRequestError as error:
                 attempt.refusals += (str(error),)
-                limit = int(body.get(request_format.limit_name, 0))
                 if error.too_long:
                     attempt.retry = self.with_less_room(attempt, error, limit)
                     continue

@@ -164,7 +164,11 @@ class Endpoint:
         wait_s = error.wait_s
         if response is not None and _RETRY_AFTER & response.headers.keys():
             wait_s = retry_after_s(response.headers)
-        passes = (status in _TRY_AGAIN or status >= 500) and not _NO_CREDIT.search(error.codes)
+        passes = (
+            (status in _TRY_AGAIN or status >= 500)
+            and status != 501
+            and not _NO_CREDIT.search(error.codes)
+        )
         if not passes and (wait_s is None or status in _OF_THE_ACCOUNT or status < 400):
             return None
         return TransientError(f"HTTP {status}", wait_s or 0.0, heard=True)
