@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def command(items: str, reviews: str, *more: str) -> tuple[str, ...]:
     return ("reason", *files, "--domain", "books", "--artifacts", "deep/out", *more)
 
 
-def lines(*records: dict[str, object]) -> bytes:
+def lines(*records: Mapping[str, object]) -> bytes:
     return b"".join(json.dumps(one).encode() + b"\n" for one in records)
 
 
