@@ -103,8 +103,8 @@ def steps(
         for name in step.reads:
             if name not in coming and not sources.folder.has(name):
                 raise InputError(
-                    f"the step {step.name} reads {name}, which {sources.folder.path} does not "
-                    f"hold: add {name.partition('.')[0]} to --steps"
+                    f"the artifact folder {sources.folder.path} holds no {name}, which the step "
+                    f"{step.name} reads: add {name.partition('.')[0]} to --steps"
                 )
     return chosen
 
