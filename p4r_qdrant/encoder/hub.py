@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -38,9 +39,10 @@ def folder_of(model: str) -> Path | None:
     for name in (model, f"{_ORGANISATION}/{model}"):
         for file in ("modules.json", "config.json"):
             place = os.environ.get("SENTENCE_TRANSFORMERS_HOME")
-            found = try_to_load_from_cache(name, file, cache_dir=place)
-            if isinstance(found, str):
-                return Path(found).parent
+            with suppress(ValueError):  # no name of the hub
+                found = try_to_load_from_cache(name, file, cache_dir=place)
+                if isinstance(found, str):
+                    return Path(found).parent
         if "/" in model:
             break
     return None

@@ -101,7 +101,7 @@ class PersonaEncoder(Encoder):
                 "pip install --force-reinstall 'p4r-qdrant[encoder]'"
             )
         ):
-            self.devices = _devices(settings.device)
+            self.devices = devices_of(settings.device)
         self.device = self.devices[0]
         self.workers = len(self.devices)
         self._model = _load(path, settings)
@@ -326,7 +326,7 @@ def _unusable(settings: EncoderSettings, reason: str, unreachable: str = "") -> 
     )
 
 
-def _devices(device: str) -> list[str]:
+def devices_of(device: str) -> list[str]:
     """The devices that a setting names; the first one serves single texts.
 
     Raises SettingsError if one of them is not there.

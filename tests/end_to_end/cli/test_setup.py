@@ -298,7 +298,8 @@ def test_the_doctor_beside_a_server_whose_other_port_is_closed(p4r: Run, server:
         ({"P4R_LLM__BASE_URL": "http://127.0.0.1:1/v1"}, "llm", "does not answer: start it"),
         ({"P4R_QDRANT__URL": "http://127.0.0.1:1"}, "qdrant REST", "does not answer as Qdrant"),
         ({"P4R_ENCODER__BASE_URL": "http://127.0.0.1:1/v1"}, "encoder", "127.0.0.1:1"),
-        ({"P4R_ENCODER__ADAPTER": "nope"}, "encoder", "there is no adapter nope"),
+        ({"P4R_ENCODER__ADAPTER": "nope"}, "encoder", "there is no adapter folder nope"),
+        ({"P4R_ENCODER__DEVICE": "foo"}, "encoder", "cannot run on the device 'foo'"),
         ({"P4R_RERANK__WEIGHT": "much"}, "settings", "P4R_RERANK__WEIGHT"),
     ],
 )
