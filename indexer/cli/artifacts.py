@@ -40,14 +40,15 @@ def prepare(
     form: Annotated[
         str,
         typer.Argument(
-            metavar="FORMAT", help="amazon-2023, amazon-2018, amazon-2014, yelp or plain."
+            metavar="FORMAT",
+            help="amazon-2023, amazon-2018, amazon-2014, yelp, goodreads, plain or recbole.",
         ),
     ],
     reviews: Annotated[
         list[Path],
         typer.Option(
             metavar="FILE",
-            help="JSON Lines, CSV or Parquet, compressed or not; can be repeated.",
+            help="JSON Lines, CSV, TSV, .inter or Parquet, gzipped or not; can be repeated.",
         ),
     ],
     output: Annotated[
@@ -102,7 +103,7 @@ def prepare(
     parquet: Annotated[bool, typer.Option("--parquet", help="Write Parquet files too.")] = False,
     force: Force = False,
 ) -> None:
-    """Turn a review data set (Amazon, Yelp, your own) into an artifact folder.
+    """Turn a review data set (Amazon, Yelp, Goodreads, your own) into an artifact folder.
 
     Writes items.jsonl, reviews.jsonl and splits.jsonl.
     """

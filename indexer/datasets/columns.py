@@ -55,6 +55,8 @@ class NamedColumns:
 
     def __init__(self, form: Format, refusals: Refusals) -> None:
         self._named = form.named
+        self._read = form.review_fields
+        self._unread: dict[str, None] = {}
         self._refusals = refusals
         self._unseen: dict[Kind, set[str]] = {
             kind: {one.theirs for one in form.named if kind in one.kinds}
@@ -65,9 +67,11 @@ class NamedColumns:
         """Note the columns of a row."""
         if unseen := self._unseen[kind]:
             unseen.difference_update(row)
+        if kind == "reviews" and self._read and not self._read.issuperset(row):
+            self._unread.update((name, None) for name in row if name not in self._read)
 
     def check(self) -> None:
-        """Raise InputError for a column that no row has; note one that two files have."""
+        """Raise InputError for a column that no row has; note what is odd about the others."""
         for one in self._named:
             seen = [kind for kind in one.kinds if one.theirs not in self._unseen[kind]]
             if not seen:
@@ -78,6 +82,9 @@ class NamedColumns:
                     f"column {one.theirs!r} is the {one.ours} of items and of reviews: name it for "
                     f"one of them, as items.{one.ours}={one.theirs}"
                 )
+        if self._unread:
+            names = ", ".join(list(self._unread)[:_MOST_NAMES])
+            self._refusals.note(f"columns of reviews that are not read: {names}")
 
 
 def _missing(wanted: Columns, found: Mapping[str, None]) -> list[tuple[str, ...]]:

@@ -39,6 +39,7 @@ def plain(columns: Mapping[str, str] | None = None) -> Format:
         ((items.get("item_id", "item_id"),),),
         tuple((reviews.get(field, field),) for field in _NEEDED),
         named=named,
+        review_fields=frozenset({*Review.model_fields} - {*reviews}) | {*reviews.values()},
     )
 
 

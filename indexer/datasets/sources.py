@@ -58,7 +58,8 @@ class Format:
     """How the rows of a data set become the fields of `Item` and `Review`.
 
     The functions may raise ValueError for a row that makes no record, and LeftOut for one that is
-    none. python_literals: a line that is not JSON may be a Python dict literal.
+    none. python_literals: a line that is not JSON may be a Python dict literal. review_fields: the
+    columns of reviews that are read, where others are worth a note; items keep all of theirs.
     """
 
     item: Callable[[Row], Row]
@@ -67,6 +68,7 @@ class Format:
     review_columns: Columns
     python_literals: bool = False
     named: tuple[NamedColumn, ...] = ()
+    review_fields: frozenset[str] = frozenset()
 
     def columns(self, kind: Kind) -> Columns:
         """The columns that the files of items or of reviews must have."""

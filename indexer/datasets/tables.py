@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from indexer.artifacts.opening import BOM, opened_lines
 from p4r_qdrant.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -159,18 +160,17 @@ def _kind(value: Any) -> str:
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise InputError(f"{path}:{number}: is not JSON: {error}") from None
-                if not isinstance(record, dict):
-                    raise InputError(f"{path}:{number}: is not a JSON object")
-                yield record
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    with opened_lines(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.removeprefix(BOM).strip():
+                continue
+            try:
+                record = json.loads(line.removeprefix(BOM))
+            except ValueError as error:
+                raise InputError(f"{path}:{number}: is not JSON: {error}") from None
+            if not isinstance(record, dict):
+                raise InputError(f"{path}:{number}: is not a JSON object")
+            yield record
 
 
 def check_installed() -> None:

@@ -140,6 +140,15 @@ def test_a_column_can_be_named_for_one_file(
     )
 
 
+def test_columns_that_are_not_read_are_noted(case: Case) -> None:
+    reviews = "user_id,item_id,rating,timestamp,text,headline,votes\nu,a,5,1,T,H,3\n"
+    case.run(reviews, columns=("title=headline",))
+    assert [*case.refusals.notes] == ["columns of reviews that are not read: votes"]
+    case.refusals.notes.clear()
+    case.run(GOOD)
+    assert not case.refusals.notes
+
+
 def test_a_named_column_that_is_nowhere(case: Case) -> None:
     said = case.failure(GOOD, ITEMS_WITH_NAME, columns=("items.title=nam",))
     assert said == "no row of items has the column 'nam': items.title=nam"
