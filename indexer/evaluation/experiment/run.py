@@ -29,7 +29,7 @@ from indexer.evaluation.experiment.generating import write_lists
 from indexer.evaluation.experiment.main_table import Line, main_table, segment_table
 from indexer.evaluation.experiment.seeds import seed_table
 from indexer.evaluation.experiment.selection import Choice, Judged, read_judged
-from indexer.evaluation.experiment.stages import Stages, locked
+from indexer.evaluation.experiment.stages import RESULTS, Stages, locked
 from indexer.evaluation.leaks.check import LeakFiles, check_leaks
 from indexer.evaluation.leaks.identity import check_adapter
 from indexer.evaluation.leaks.report import LeakReport
@@ -38,8 +38,6 @@ from indexer.progress import Progress
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.local import PersonaEncoder
 from p4r_qdrant.settings import EncoderSettings
-
-RESULTS = "results.json"
 
 
 def load_encoder(settings: EncoderSettings) -> Encoder:
@@ -56,9 +54,9 @@ def run_experiment(
     is scored before the leak checks pass: raises LeakError. Lists are made from a copy of the data
     without test items; all settings are chosen on validation items.
     """
+    progress.start("reading the catalogue")
+    data = Data.read(config.artifacts, refusals)
     with locked(output), ExitStack() as stack:
-        progress.start("reading the catalogue")
-        data = Data.read(config.artifacts, refusals)
         histories = stack.enter_context(Histories(data.folder, Refusals()))
         context = Context(config, output, data, histories, progress)
         text = json.dumps(_results(context, stack), ensure_ascii=False, indent=1, allow_nan=False)

@@ -17,13 +17,21 @@ from indexer.artifacts.writing import written_whole
 from indexer.evaluation.experiment.dependencies import ROOT, code_hash
 from p4r_qdrant.errors import InputError
 
+RESULTS = "results.json"
+LOCK = ".lock"
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Create a folder and lock it. Raises InputError if another process holds the lock."""
+    """Create the folder of an experiment and lock it.
+
+    Raises: InputError if another process holds the lock, or if the folder holds other results.
+    """
     try:
+        if (folder / RESULTS).exists() and not (folder / LOCK).exists():
+            raise InputError(f"no experiment wrote {folder / RESULTS}; name another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
+        lock = (folder / LOCK).open("a")
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from None
     with lock:

@@ -530,3 +530,19 @@ def test_the_command_with_the_real_model(
         by_line.setdefault(row["line"], []).append(row["metrics"]["NDCG@10"]["mean"])
     assert sum(by_line["personas, untrained"]) > sum(by_line["generator alone"])
     assert load_config(EXAMPLE).name == results["name"]
+
+
+def test_a_folder_of_somebody_else_is_left_alone(p4r: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "results.json").write_text("mine")
+    result = p4r("experiment", str(EXAMPLE), "--output", str(folder))
+    assert (result.code, result.sentence.startswith("no experiment wrote")) == (2, True)
+    assert [path.name for path in folder.iterdir()] == ["results.json"]
+    assert (folder / "results.json").read_text() == "mine"
+
+
+def test_without_a_catalogue_nothing_is_made(p4r: Run, tmp_path: Path) -> None:
+    arguments = ("--artifacts", "nothere", "--output", "out")
+    assert p4r("experiment", str(EXAMPLE), *arguments).code == 2
+    assert not any(tmp_path.iterdir())
