@@ -162,6 +162,8 @@ def check_text(path: Path, head: bytes) -> None:
             f"{path} is {encoding} text: write it as UTF-8 "
             f"(iconv -f {encoding} -t UTF-8 {name} > new_file)"
         )
+    if head[257:262] == b"ustar":
+        raise InputError(f"{path} is a tar archive: unpack it, and give the file inside")
     start = head.removeprefix(BOM).lstrip()[:32]
     for magic, (kind, fix) in _OTHERS.items():
         if start.startswith(magic) or (magic[:1] == b"<" and start.lower().startswith(magic)):

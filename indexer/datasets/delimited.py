@@ -14,6 +14,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,7 @@ BROKEN_LINE = "broken line"
 SEVERAL_LINES = "fields that run across lines"
 STRAY_QUOTES = "rows with stray quotes, read as they are"
 ESCAPED_QUOTES = 'rows with \\" for a quote'
+EMPTY_END = "rows with a separator behind the last column"
 SHORT_ROW = "rows with fewer fields than the header"
 NO_NAME = "columns without a name, not read"
 
@@ -73,7 +75,8 @@ def names_of(columns: str) -> tuple[str, ...]:
 class TextRow(dict[str, Any]):
     """A row of a file that holds only texts. separator: what stands between its fields."""
 
-    separator = ""
+    __slots__ = ("separator",)
+    separator: str
 
 
 def delimited_rows(
@@ -134,9 +137,8 @@ class _Table:
         self._separator = layout.separator
         self._names = list(layout.columns)
         self._types: list[str] = []
-        self._numeric: set[int] = set()
-        """Columns that held a number in each row up to now."""
-        self._rows = 0
+        self._latest: deque[list[str]] = deque(maxlen=20)
+        """The rows read last, from which it is told which columns hold numbers."""
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         self._read_header()
@@ -151,7 +153,7 @@ class _Table:
             fields = self._fields(line, where)
             if fields is None:
                 continue
-            if not all(_is_utf8(one) for one in fields):
+            if not all(map(_is_utf8, fields)):
                 self._refusals.add(f"{where}: is not UTF-8", BROKEN_LINE)
                 continue
             if len(fields) < len(self._names):
@@ -212,11 +214,9 @@ class _Table:
                 name: _typed(kind, value)
                 for name, kind, value in zip(self._names, self._types, padded, strict=True)
             }
-        numeric = {at for at, value in enumerate(fields) if _NUMBER.fullmatch(value)}
-        self._numeric = self._numeric & numeric if self._rows else numeric
-        self._rows += 1
-        row = TextRow((name, None) for name in self._names if name)
-        row.update((name, one) for name, one in zip(self._names, fields, strict=False) if name)
+        self._latest.append(fields)
+        row = TextRow(zip_longest(self._names, fields))
+        row.pop("", None)
         row.separator = self._separator
         return row
 
@@ -225,8 +225,11 @@ class _Table:
         parsed = self._parsed(line)
         if parsed is not None and parsed.open:
             return self._several_lines(line, parsed, where)
-        if parsed is not None and len(parsed.fields) <= len(self._names):
-            return parsed.fields
+        expected = len(self._names)
+        if parsed is not None and not any(parsed.fields[expected:]):
+            if len(parsed.fields) > expected:
+                self._refusals.note(EMPTY_END, where)
+            return parsed.fields[:expected]
         if '"' not in line or self._literal:
             self._refusals.add(f"{where}: has more fields than the header", BROKEN_LINE)
             return None
@@ -283,9 +286,7 @@ class _Table:
             one.startswith(" ") for one in before
         ):
             return False, False  # in prose a space follows the comma
-        numeric = {at for at, value in enumerate(before) if _NUMBER.fullmatch(value)}
-        numeric = numeric or self._numeric
-        if numeric:
+        if numeric := _numeric(before) or self._numeric_columns():
             return all(_NUMBER.fullmatch(fields[at]) for at in numeric), True
         if self._separator not in (",", ";"):
             return True, True
@@ -293,6 +294,11 @@ class _Table:
             return False, False
         words = [bool(re.search(r"\s", one.strip())) for one in before]
         return words == [bool(re.search(r"\s", one.strip())) for one in fields[: len(words)]], False
+
+    def _numeric_columns(self) -> set[int]:
+        """The columns that held a number in each of the rows read last."""
+        found = [_numeric(fields) for fields in self._latest]
+        return set.intersection(*found) if found else set()
 
     # -- quotes -------------------------------------------------------------------------------
 
@@ -346,6 +352,10 @@ class _Table:
             if found.end() == len(line):
                 return fields
             at = found.end() + len(self._separator)
+
+
+def _numeric(fields: Sequence[str]) -> set[int]:
+    return {at for at, value in enumerate(fields) if _NUMBER.fullmatch(value)}
 
 
 def _unquoted(field: str) -> str:

@@ -121,7 +121,8 @@ def dataset_stats(
         if number % _REPORT_EVERY == 0:
             progress.advance(_REPORT_EVERY)
     if first is None or last is None:
-        raise InputError(f"{path} holds no review; prepare a data set first")
+        why = f" ({refusals.sentences[0]})" if refusals.sentences else ""
+        raise InputError(f"{path} holds no review{why}; prepare a data set first")
     described = 0
     if folder.has(ITEMS):
         described = sum(

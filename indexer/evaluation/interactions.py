@@ -14,16 +14,20 @@ from pydantic import BaseModel, ConfigDict
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.progress import SILENT, Progress, track
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.records import Id
+from p4r_qdrant.records import Id, Rating, Timestamp
 
 Indexes = npt.NDArray[np.int64]
 
 
 class _Pair(BaseModel):
+    """A review without its texts. Rating and time are not needed, but checked as everywhere."""
+
     model_config = ConfigDict(extra="ignore")
 
     user_id: Id
     item_id: Id
+    rating: Rating | None = None
+    timestamp: Timestamp | None = None
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,7 @@ PRETTY = json.dumps(ROWS[0], indent=2) + "\n" + json.dumps(ROWS[1], indent=2)
         (b'"item_id","title"\n"a","T"\n', "is CSV or the like"),
         (b"PK\x03\x04xyz", "is a zip archive or an Excel workbook: give the file"),
         (b"BZh91AY", "is packed with bzip2"),
+        (b"x".ljust(257, b"\0") + b"ustar\x0000", "is a tar archive: unpack it"),
         (b"PAR1\x15\x04", "is a Parquet file"),
         (b"<!DOCTYPE html><html>", "is a web page, not the data"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),

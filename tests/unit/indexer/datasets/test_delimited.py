@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from indexer.artifacts.lines import Refusals
 from indexer.datasets import delimited
 from indexer.datasets.delimited import (
+    EMPTY_END,
     ESCAPED_QUOTES,
     NO_NAME,
     SEVERAL_LINES,
@@ -204,6 +205,10 @@ def test_what_is_odd_and_read_is_noted(tmp_path: Path) -> None:
     assert found.rows == [{"a": "1", "b": "2"}, {"a": "3", "b": None}]
     assert found.noted == {NO_NAME: (1, "1"), SHORT_ROW: (1, "3")}
     assert Read(tmp_path / "r.csv", b"").rows == []
+    found = Read(tmp_path / "r.csv", "a,b\n0,1,\n0,1,,\n0,1,,2\n")
+    assert found.column("b") == ["1", "1"]
+    assert found.noted == {EMPTY_END: (2, "2")}
+    assert found.refused == ["4: has more fields than the header"]
 
 
 def test_typed_headers_make_typed_values(tmp_path: Path) -> None:

@@ -179,6 +179,8 @@ def test_training_interactions(tmp_path: Path) -> None:
             review("ann", "x"),
             review("ann", "a"),
             "{",
+            review("cleo", "a", timestamp=1_700_000_000_000),
+            review("cleo", "a", rating=900),
         ],
     )
     refusals = Refusals()
@@ -192,7 +194,7 @@ def test_training_interactions(tmp_path: Path) -> None:
     assert found.user_counts().tolist() == [1, 2]
     assert found.item_counts().tolist() == [2, 1]
     assert found.known_items == {"a", "b", "x"}
-    assert refusals.total == 1
+    assert refusals.total == 3
     with pytest.raises(InputError, match="no training interaction"):
         read_interactions(
             reviews, {("ann", "x"), ("ann", "a"), ("bob", "a"), ("bob", "b")}, refusals
