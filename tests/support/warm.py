@@ -10,6 +10,8 @@ import fcntl
 import json
 import os
 import select
+import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -108,6 +110,15 @@ class Popen(subprocess.Popen[Any]):
         self._connection.close()
 
 
+def install_p4r(folder: Path) -> None:
+    """Put a `p4r` for shell scripts into a folder; SIGTERM ends it and what it has started."""
+    path = folder / "p4r"
+    shared = shlex.join([str(Shared.folder), str(Shared.owner)])
+    python = f'PYTHONPATH={shlex.quote(str(ROOT))} "{sys.executable}" -m tests.support.warm'
+    path.write_text(f'#!/bin/sh\nGIVEN="$PYTHONPATH" exec env {python} {shared} "$@"\n')
+    path.chmod(0o755)
+
+
 def run(
     command: list[Any], *, check: bool = False, timeout: float | None = None, **options: Any
 ) -> subprocess.CompletedProcess[Any]:
@@ -122,3 +133,13 @@ def run(
     if check:
         done.check_returncode()
     return done
+
+
+if __name__ == "__main__":  # python -m tests.support.warm FOLDER OWNER ARGUMENTS-OF-P4R
+    Shared.folder, Shared.owner = Path(sys.argv[1]), int(sys.argv[2])
+    program = [sys.executable, "-c", "from indexer.cli import main; main()", *sys.argv[3:]]
+    own = dict(os.environ)
+    own["PYTHONPATH"] = own.pop("GIVEN")
+    process = Popen(program, env=own)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    sys.exit(process.wait())

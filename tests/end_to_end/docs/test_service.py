@@ -7,12 +7,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import warm
 from tests.support.paths import ROOT
 
 pytest.importorskip("fastapi")
@@ -46,11 +46,9 @@ def answered(path: Path, under: str, folder: Path) -> list[Any]:
         port = free.getsockname()[1]
     commands = folder / "bin"
     commands.mkdir()
-    program = f'#!/bin/sh\nexec "{sys.executable}" -c "from indexer.cli import main; main()" "$@"\n'
-    (commands / "p4r").write_text(program)
+    warm.install_p4r(commands)
     (commands / "pip").write_text("#!/bin/sh\n")  # everything is installed
-    for command in commands.iterdir():
-        command.chmod(0o755)
+    (commands / "pip").chmod(0o755)
     shell = subprocess.Popen(
         ["bash", "-c", f"set -e\n{script}\necho\necho {END}".replace(":8000", f":{port}")],
         cwd=folder,
@@ -73,7 +71,7 @@ def answered(path: Path, under: str, folder: Path) -> list[Any]:
                 break
             output += line
     finally:
-        os.killpg(shell.pid, signal.SIGKILL)
+        os.killpg(shell.pid, signal.SIGTERM)
         _, errors = shell.communicate()
     indexed, _, rest = output.partition("{")
     assert "written" in indexed, errors

@@ -2,11 +2,11 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support import warm
 from tests.support.paths import ROOT
 
 pytest.importorskip("openai")
@@ -23,9 +23,7 @@ def shell(under: str) -> str:
 def run(script: str, folder: Path) -> str:
     commands = folder / "bin"
     commands.mkdir(exist_ok=True)
-    program = f'#!/bin/sh\nexec "{sys.executable}" -c "from indexer.cli import main; main()" "$@"\n'
-    (commands / "p4r").write_text(program)
-    (commands / "p4r").chmod(0o755)
+    warm.install_p4r(commands)
     done = subprocess.run(
         ["bash", "-ec", script],
         cwd=folder,
