@@ -50,15 +50,17 @@ class Engine(Protocol):
     """Stores the points of one version of an index. Thread-safe.
 
     location: where that is, for people. datatype: number format of the stored vectors.
-    max_personas: personas that an item is expected to have at most. fields: field -> type of its
-    payload index; these can be filtered on.
+    max_personas: personas that an item is expected to have at most.
     """
 
     metadata: IndexMetadata
-    fields: Mapping[str, str]
     location: str
     datatype: str
     max_personas: int
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The fields that can be filtered on, and their types: keyword, integer, float, bool."""
 
     def best_points(
         self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
@@ -126,7 +128,7 @@ class Engine(Protocol):
         """See `PersonaIndex.sole_writer`."""
 
     def complete(self) -> None:
-        """Make the payload indexes that are missing: of declared fields, or of older releases."""
+        """Declare the fields of the settings; make payload indexes that older releases lack."""
 
     def read_fields(self) -> Mapping[str, str]:
         """`fields` as they are now; another process may have declared some."""

@@ -6,8 +6,9 @@ A value must be equal; a list means any of these; `gt`, `gte`, `lt`, `lte` compa
 excludes a value or any of a list. All conditions must hold. On a field that holds a list, one
 matching element is enough, as in Qdrant.
 
-A field can be filtered on if it has a payload index: `item_id`, `persona_id`, `category`, `domain`
-and those that P4R_INDEX__FIELDS declares. The type of the index and the condition have to match.
+Fields that can be filtered on are `item_id`, `persona_id`, `category`, `domain` and those that
+P4R_INDEX__FIELDS declares. On a server each has a payload index, which strict mode requires. Type
+and condition have to match.
 """
 
 from __future__ import annotations
@@ -73,9 +74,9 @@ def parse(filter: Mapping[str, Any] | None) -> list[Condition]:  # noqa: A002
 
 
 def indexed(conditions: Sequence[Condition], fields: Mapping[str, str]) -> list[Condition]:
-    """The conditions, for the payload indexes `fields` (name -> type).
+    """The conditions, for the declared `fields` (name -> type).
 
-    Raises InputError if a field has no payload index, or one of another type.
+    Raises InputError if a field is not declared, or with another type.
     """
     return [_indexed(one, fields) for one in conditions]
 
@@ -89,10 +90,9 @@ def _indexed(one: Condition, fields: Mapping[str, str]) -> Condition:
         return replace(one, any_of=(), gte=float(one.any_of[0]), lte=float(one.any_of[0]))
     advice = f"declare it with P4R_INDEX__FIELDS={one.field}={fitting[0]} and run `p4r index`"
     if kind is None or kind == "text":
-        known = ", ".join(sorted(name for name, held in fields.items() if held != "text"))
         raise InputError(
-            f"filter on {one.field!r}: this field is not declared, so it has no payload index; "
-            f"{advice} (declared are {known})"
+            f"filter on {one.field!r}: this field is not declared; "
+            f"{advice} (declared are {described(fields)})"
         )
     if kind == "float" and "integer" in fitting:
         advice = "compare fractions with gte and lte"
@@ -116,6 +116,14 @@ def _said(one: Condition) -> str:
     return "a comparison" if one.is_range else f"the value {one.any_of[0]!r}"
 
 
+def described(fields: Mapping[str, str]) -> str:
+    """The fields that can be filtered on, for people."""
+    usable = sorted(field for field, kind in fields.items() if kind != "text")
+    return ", ".join(
+        field if fields[field] == "keyword" else f"{field} ({fields[field]})" for field in usable
+    )
+
+
 _FITS = {
     "keyword": lambda value: isinstance(value, str),
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
@@ -125,7 +133,7 @@ _FITS = {
 
 
 def check_types(item_id: str, payload: Mapping[str, Any], fields: Mapping[str, str]) -> None:
-    """Raise PersonaError if a field of an item has a value that its payload index cannot hold."""
+    """Raise PersonaError if a field of an item has a value of another type than is declared."""
     for field, kind in fields.items():
         fits = _FITS.get(kind)
         if fits is None:

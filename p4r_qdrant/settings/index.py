@@ -98,8 +98,9 @@ class IndexSettings(Section):
     fields: Annotated[str, AfterValidator(_check_fields)] = Field(
         "",
         description="Your own fields to filter on and their types, as in "
-        f"price=float,genre=keyword. Types: {FIELD_TYPES}. Each field gets a payload index when "
-        "the index is next opened for writing. A filter on another field is refused.",
+        f"price=float,genre=keyword. Types: {FIELD_TYPES}. They are declared when the index is "
+        "next opened for writing; on a server each gets a payload index. A filter on another field "
+        "is refused.",
     )
     datatype: Literal["float32", "float16"] = Field(
         "float32", description="Number format of the stored vectors. float16 halves their size."

@@ -8,11 +8,12 @@ from p4r_qdrant import PersonaIndex, Settings, open_index
 from tests.support.oracle import DIMENSION
 
 _TYPES = {
-    **dict.fromkeys(("language", "tags", "shelf", "nobody"), "keyword"),
+    **dict.fromkeys(("language", "tags", "shelf", "nobody", "no"), "keyword"),
     **dict.fromkeys(("sale", "even", "flags", "flags[0]", "flags[1]"), "bool"),
     **dict.fromkeys((f"offers[{which}].stock" for which in ("", 0, 1)), "bool"),
     **dict.fromkeys(("deep.inner", "deep.nothing"), "bool"),
     "stock": "integer",
+    "n": "integer",
     "price": "float",
 }
 DECLARED = ",".join(f"{field}={kind}" for field, kind in _TYPES.items())

@@ -27,6 +27,7 @@ from p4r_qdrant.errors import (
     SettingsError,
     StorageFullError,
 )
+from p4r_qdrant.index import filters
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.batching import batches, whole_items
 from p4r_qdrant.index.edge import queries
@@ -49,17 +50,10 @@ from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point, point_id
 from p4r_qdrant.settings import IndexSettings
-from p4r_qdrant.settings.index import FieldType
 
 POINTS_A_CALL = 128
 """Points that one call into Qdrant Edge reads or writes: about 3 ms without other threads."""
 POINTS_A_FLUSH = 20_000
-_INDEX_TYPES: dict[FieldType, edge.PayloadSchemaType] = {
-    "keyword": edge.PayloadSchemaType.Keyword,
-    "integer": edge.PayloadSchemaType.Integer,
-    "float": edge.PayloadSchemaType.Float,
-    "bool": edge.PayloadSchemaType.Bool,
-}
 
 
 class EdgeEngine:
@@ -96,44 +90,25 @@ class EdgeEngine:
         with self._translated():
             self._shard = self._folder.load_shard(self._shard_name)
         self._folder.remove_other_shards(self._shard_name)
-        self._declared = settings.field_types
-        self.fields: Mapping[str, str] = self.read_fields()
+        self._wanted = settings.field_types
+        self._declared = manifest.fields
 
-    def complete(self) -> None:
+    @property
+    def fields(self) -> Mapping[str, str]:
         """See `Engine`."""
-        wanted: dict[str, FieldType] = {
-            names.ITEM_ID: "keyword",
-            names.POSITION: "integer",
-            names.UNSETTLED: "integer",
-            **dict.fromkeys(names.KEYWORDS, "keyword"),
-            **self._declared,
-        }
-        with self._write_lock, self._translated():
-            held = self._indexes()
-            missing = {field: kind for field, kind in wanted.items() if held.get(field) != kind}
-            for field, kind in missing.items():
-                if field in held:
-                    self._shard.update(edge.UpdateOperation.delete_field_index(field))
-                made = edge.UpdateOperation.create_field_index(field, _INDEX_TYPES[kind])
-                self._shard.update(made)
-            if missing:
-                self._shard.flush()
-        self.read_fields()
+        always = dict.fromkeys((names.ITEM_ID, *names.KEYWORDS), "keyword")
+        return {**always, **self._declared}
 
     def read_fields(self) -> Mapping[str, str]:
-        """See `Engine`."""
-        with self._translated():
-            self.fields = {
-                field: kind
-                for field, kind in self._indexes().items()
-                if field not in names.BOOKKEEPING
-            }
+        """See `Engine`. No other process can have the folder open."""
         return self.fields
 
-    def _indexes(self) -> dict[str, str]:
-        names_of = {kind: name for name, kind in _INDEX_TYPES.items()}
-        schema = self._shard.info().payload_schema
-        return {field: names_of.get(one.data_type, "other") for field, one in schema.items()}
+    def complete(self) -> None:
+        """See `Engine`. Fields are only declared here, in the manifest."""
+        declared = {**self._declared, **self._wanted}
+        if declared != self._declared:
+            self._declared = declared
+            self.write_metadata(self.metadata)
 
     def stats(self) -> IndexStats:
         """See `Engine`."""
@@ -143,6 +118,7 @@ class EdgeEngine:
             personas = self._shard.count(edge.CountRequest(exact=True))
             info = self._shard.info()
         details = {
+            "filters on": filters.described(self.fields),
             "segments": str(info.segments_count),
             "vectors": self.datatype,
             "size": f"{self._folder.size() / 1e6:,.1f} MB",
@@ -330,7 +306,9 @@ class EdgeEngine:
     def write_metadata(self, metadata: IndexMetadata) -> None:
         """See `Engine`."""
         with self._write_lock, self._translated():
-            self._folder.write_manifest(Manifest(metadata, self._shard_name, self.datatype))
+            self._folder.write_manifest(
+                Manifest(metadata, self._shard_name, self.datatype, self._declared)
+            )
             self.metadata = metadata
 
     def upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:

@@ -13,9 +13,9 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from p4r_qdrant.errors import (
     InputError,
     StorageFullError,
 )
+from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.edge.serving import SERVING, address_at
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.settings import IndexSettings
@@ -49,11 +50,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What manifest.json holds. datatype: number format of the vectors as the shard was made."""
+    """What manifest.json holds.
+
+    datatype: number format of the vectors as the shard was made. fields: those that the caller
+    declared to filter on, and their types. They have no payload index: each would be several files,
+    and candidates are found by their ids.
+    """
 
     metadata: IndexMetadata
     shard: str
     datatype: str
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 class EdgeFolder:
@@ -81,11 +88,13 @@ class EdgeFolder:
             manifest = json.loads(text)
             stored, shard = manifest["metadata"], manifest["shard"]
             datatype = np.dtype(manifest["datatype"]).name
+            fields = {str(one): str(kind) for one, kind in manifest.get("fields", {}).items()}
             if Path(shard).name != shard or not (self.path / shard).is_dir():
                 raise ValueError(f"there is no {shard} beside it")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IndexMismatchError(f"{path} is broken ({error}); index again elsewhere") from None
-        return Manifest(IndexMetadata.from_json(stored, self.location), str(shard), datatype)
+        metadata = IndexMetadata.from_json(stored, self.location)
+        return Manifest(metadata, str(shard), datatype, fields)
 
     def _check_no_other_files(self) -> None:
         found = self.path.iterdir() if self.path.exists() else ()
@@ -101,6 +110,7 @@ class EdgeFolder:
             "metadata": manifest.metadata.to_json(),
             "shard": manifest.shard,
             "datatype": manifest.datatype,
+            "fields": dict(manifest.fields),
         }
         write_whole(self.path / MANIFEST, json.dumps(stored, indent=1))
 
@@ -117,6 +127,12 @@ class EdgeFolder:
             shard = edge.EdgeShard.create(
                 str(self.path / FIRST_SHARD), _shard_config(metadata.dimension, settings)
             )
+            for field, kind in (
+                (names.ITEM_ID, edge.PayloadSchemaType.Keyword),
+                (names.POSITION, edge.PayloadSchemaType.Integer),
+                (names.UNSETTLED, edge.PayloadSchemaType.Integer),
+            ):
+                shard.update(edge.UpdateOperation.create_field_index(field, kind))
             shard.flush()
             shard.close()
             self.write_manifest(manifest)

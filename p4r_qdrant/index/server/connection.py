@@ -122,10 +122,6 @@ class Connection:
         key = self._settings.api_key
         return (("api-key", key.get_secret_value()),) if key else ()
 
-    def server_version(self) -> str:
-        """The version of the server, as its REST port tells it. Raises IndexUnavailableError."""
-        return self.call(lambda: str(self.client.http.service_api.root().version))
-
     def close(self) -> None:
         """Close what was opened. Closing twice is fine."""
         self._closed = True

@@ -19,6 +19,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import AuthenticationError, IndexMismatchError
+from p4r_qdrant.index import filters
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.batching import batches, whole_items
 from p4r_qdrant.index.engine import (
@@ -75,12 +76,15 @@ class ServerEngine:
 
     def stats(self) -> IndexStats:
         """See `Engine`."""
+        # Over REST, where points are written: who looks at the state wants to know of both ports.
+        over_rest = self._client.http.collections_api.get_collection
+        self._connection.call(partial(over_rest, self._collection.name))
         info = self._collection.info()
         items = self._collection.count(models.Filter(must=[_equals(names.POSITION, 0)]))
         personas = self._collection.count()
         vectors = info.config.params.vectors
         details = {
-            "server": f"Qdrant {self._connection.server_version()}",  # over REST, as writes go
+            "filters on": filters.described(self.fields),
             "transport": "gRPC" if self._connection.transport == "grpc" else "REST alone, slower",
             "status": str(info.status.value),
             "segments": str(info.segments_count),

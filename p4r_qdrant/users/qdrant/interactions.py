@@ -79,12 +79,25 @@ class ServerInteractions(Interactions):
         return self._records.within_limits(partial(self._batch, requests))
 
     def _batch(self, requests: Sequence[models.QueryRequest]) -> list[Sequence[Any]]:
-        most = self._records.limits.points
-        allowed = [
-            one.model_copy(update={"limit": min(one.limit or most, most)}) for one in requests
-        ]
-        ask = partial(self._collections.client.query_batch_points, self._records.name, allowed)
-        return [one.points for one in self._collections.connection.call(ask)]
+        """What each request finds; what one request may not bring back comes in further pages."""
+        found: list[list[Any]] = [[] for _ in requests]
+        unread = list(range(len(requests)))
+        while unread:
+            pages = [self._page(requests[one], len(found[one])) for one in unread]
+            ask = partial(self._collections.client.query_batch_points, self._records.name, pages)
+            answers = self._collections.connection.call(ask)
+            for one, answer in zip(unread, answers, strict=True):
+                found[one] += answer.points
+            unread = [
+                one
+                for one, page, answer in zip(unread, pages, answers, strict=True)
+                if len(answer.points) == page.limit and len(found[one]) < (requests[one].limit or 0)
+            ]
+        return [*found]
+
+    def _page(self, request: models.QueryRequest, read: int) -> models.QueryRequest:
+        limit = min((request.limit or 0) - read, self._records.limits.points)
+        return request.model_copy(update={"offset": read or None, "limit": limit})
 
     def _cut(self, points: Sequence[Any], user_id: str, length: int) -> list[StoredInteraction]:
         """The newest `length` of a page; reads on if equal times were cut off.
@@ -99,7 +112,7 @@ class ServerInteractions(Interactions):
                 reverse=True,
             )
             is_cut = len(found) == limit and found[-1].timestamp == found[length - 1].timestamp
-            if not is_cut or limit > length or limit > self._records.limits.points:
+            if not is_cut or limit > length:
                 return found[:length]
             limit += PAGE
             [points] = self._read(_newest(user_id, limit))

