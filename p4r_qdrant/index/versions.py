@@ -148,7 +148,7 @@ class Versions(ABC):
             return IndexMismatchError(f"{self.missing()}; make it with `p4r index`")
         return IndexMismatchError(
             f"{self.missing()}, but there are versions that are not live ({', '.join(waiting)}): "
-            f"`p4r publish --live {waiting[-1]}` makes one live"
+            f"`p4r publish --live {waiting[-1]}` makes one live, once no publish is filling it"
         )
 
     def old(self) -> list[Version]:

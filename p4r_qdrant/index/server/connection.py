@@ -155,16 +155,15 @@ class Connection:
         try:
             with self._translated():
                 self._probe_grpc()
-        except IndexUnavailableError as error:
+        except IndexUnavailableError:
             if not self._rest_answers():
                 raise
             if place not in _rest_since:
                 _log.warning(
                     "the gRPC port %s of Qdrant on %s does not answer; REST alone is used, which "
-                    "is slower: open that port, or set P4R_QDRANT__TRANSPORT=rest (%s)",
+                    "is slower: open that port, or set P4R_QDRANT__TRANSPORT=rest",
                     place[1],
                     place[0],
-                    error,
                 )
             _rest_since[place] = time.monotonic()
             return "rest"

@@ -252,6 +252,32 @@ def test_a_filter_keeps_candidates_and_leaves_the_others_without_a_score(
         assert {one.item_id for one in ranking if one.score is not None} == set(items), wanted
 
 
+def test_declared_fields_stay_with_the_index(index_settings: Settings) -> None:
+    """Who reads needs no setting; a field that nobody declared is refused, on both engines."""
+    declared = Settings.load(
+        qdrant=index_settings.qdrant.model_dump(), index={"fields": "year=integer,price=float"}
+    )
+    silent = Settings.load(qdrant=index_settings.qdrant.model_dump())
+    catalogue = Catalogue({"a": rows(1, 2), "b": rows(2, 1)}, {"a": {"year": 1999, "price": 3}})
+    with opened(silent) as index:
+        index.load(catalogue.rows())
+        with pytest.raises(InputError) as caught:
+            index.best_personas([USER], [["a"]], {"year": 1999})
+        assert "P4R_INDEX__FIELDS=year=integer" in sentence(caught)
+    opened(declared).close()
+    with open_index(silent) as index:
+        for wanted in ({"year": 1999}, {"price": 3}, {"price": {"gt": 2}}, {"year": {"lt": 1999}}):
+            assert_congruent(index, catalogue, [USER], [["a", "b"]], wanted)
+        for wanted in ({"yeer": 1999}, {"price": "3"}, {"year": "1999"}, {"price": [3, 4]}):
+            with pytest.raises(InputError) as caught:
+                index.best_personas([USER], [["a"]], wanted)
+            assert str(next(iter(wanted))) in sentence(caught)
+        assert "year (integer)" in index.stats().details["filters on"]
+        with pytest.raises(PersonaError) as refused:
+            index.replace_item("c", personas("c", 1), rows(3, 1), {"year": "soon"})
+        assert "'year' of item 'c' is declared as integer" in sentence(refused)
+
+
 def test_a_payload_opens_with_what_people_look_for(
     qdrant_server: QdrantServer, collection_name: str
 ) -> None:

@@ -130,6 +130,7 @@ def test_a_search_over_the_whole_catalogue(strict: PrivateQdrant) -> None:
         index.load(CATALOGUE.rows())
     linked = on_server(strict.server, "whole", hnsw=True)
     with opened(linked) as index:
+        assert_congruent(index, CATALOGUE, rows(3, 1), [list(CATALOGUE.vectors)])
         seen = [match.item_id for match in index.nearest_items(USER, 30)]
         assert len(set(seen)) == 30
         others = index.nearest_items(USER, 30, {"sale": True}, exclude=seen[:15])
