@@ -71,7 +71,7 @@ class EdgeVersions(Versions):
             with suppress(OSError, ValueError, KeyError, TypeError, IndexMismatchError):
                 stored = json.loads(path.read_bytes())["metadata"]
                 found.append(Version(name, IndexMetadata.from_json(stored, str(path))))
-        return sorted(found, key=lambda one: one.metadata.created_at)
+        return sorted(found, key=lambda one: (one.metadata.created_at, one.name))
 
     def open(self, name: str, made_with: IndexMetadata | None = None) -> PersonaIndex:
         """See `Versions`."""

@@ -81,9 +81,17 @@ _REFUSED = frozenset(
 )
 _NO_GRPC = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "UNKNOWN", "INTERNAL"})
 """What a port answers that is closed, or behind which something else than Qdrant listens."""
+HALF_MADE = "0 of 0 read operations failed"
+"""What Qdrant says of a collection that is being made."""
 _log = logging.getLogger(__name__)
 _rest_since: dict[tuple[str | None, int], float] = {}
 """(address, gRPC port) -> when it was last found that only REST answers there."""
+
+
+class _HalfMadeError(IndexUnavailableError):
+    """A collection that is being made: it has no shards yet that could be read."""
+
+    retry_after_s = 0.1
 
 
 class Connection:
@@ -132,18 +140,19 @@ class Connection:
     def call(self, work: Callable[[], Result]) -> Result:
         """The result of `work`, a request that may be sent again; its errors become ours.
 
-        While a rate limit refuses it, it waits as the server asks, up to the time-out. Raises
-        RateLimitedError if that is not enough.
+        While a rate limit refuses it, it waits as the server asks, up to the time-out; so it does
+        for a collection that another process is just making. Raises RateLimitedError if that is
+        not enough.
         """
         deadline = time.monotonic() + self._settings.timeout_s
         while True:
             try:
                 with self._translated():
                     return work()
-            except RateLimitedError as error:
+            except (RateLimitedError, _HalfMadeError) as error:
                 if time.monotonic() + error.retry_after_s > deadline:
                     raise
-                _log.debug("waiting %g s for the rate limit", error.retry_after_s)
+                _log.debug("sending it again in %g s: %s", error.retry_after_s, error)
                 time.sleep(error.retry_after_s)
 
     def _find_transport(self) -> Transport:
@@ -261,7 +270,8 @@ class Connection:
                 f"Qdrant on {url} refuses a request for {self._location}: {details} (its strict "
                 "mode or a quota; change it there)"
             )
-        return IndexUnavailableError(f"Qdrant on {url} failed ({code}): {details}")
+        kind = _HalfMadeError if HALF_MADE in details else IndexUnavailableError
+        return kind(f"Qdrant on {url} failed ({code}): {details}")
 
 
 def _retry_after(error: grpc.RpcError) -> float | None:

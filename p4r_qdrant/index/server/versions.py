@@ -65,7 +65,7 @@ class ServerVersions(Versions):
                 metadata = self._metadata(name)
                 if ours or name == self.named(metadata.fingerprint):
                     found.append(Version(name, metadata))
-        return sorted(found, key=lambda one: one.metadata.created_at)
+        return sorted(found, key=lambda one: (one.metadata.created_at, one.name))
 
     def _metadata(self, name: str) -> IndexMetadata:
         info = self._connection.call(partial(self._client.get_collection, name))

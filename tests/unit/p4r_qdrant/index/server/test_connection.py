@@ -83,9 +83,10 @@ BUSY = grpc.StatusCode.RESOURCE_EXHAUSTED
         (ResourceExhaustedResponse("Retry after 2s", 2), 2),
         (Answer(BUSY, "Rate limiting exceeded", retry_after="3"), 3),
         (rest(429), 1),
+        (Answer(grpc.StatusCode.INTERNAL, "0 of 0 read operations failed"), 0.1),
     ],
 )
-def test_a_rate_limit_is_waited_for_as_it_says(
+def test_what_passes_is_waited_for(
     connected: Connection, waits: list[float], refusal: Exception, waited: float
 ) -> None:
     assert connected.call(failing(refusal, refusal)) == "done"
