@@ -44,6 +44,7 @@ def measure(
             for item in block:
                 if lengths is not None:
                     lengths.of_personas([encoder.document_prompt + text for text in item.indexed])
+                    lengths.of_histories(encoder.query_prompt, item.told)
                 distinct.add(item, remembering)
                 grounded.add(item, remembering, pool)
                 agreed.append(agreements_of(item, remembering))

@@ -17,8 +17,8 @@ from indexer.audit.personas import PersonasRead
 from indexer.audit.source import Source
 from indexer.reasoning.nearest import aspects_text
 from p4r_qdrant.index.payload import plain_text
-from p4r_qdrant.records import Aspects, ItemPersonas, Persona
-from p4r_qdrant.texts import persona_text, persona_texts, plain_rationale
+from p4r_qdrant.records import Aspects, Interaction, ItemPersonas, Persona
+from p4r_qdrant.texts import interaction_text, persona_text, persona_texts, plain_rationale
 
 T = TypeVar("T")
 
@@ -30,8 +30,9 @@ MOST_CITED = 10
 class SampledItem:
     """One sampled item with the texts that are compared.
 
-    indexed: the text of each persona as an index holds it. cited: the aspect texts that each
-    persona cites. aligned: (a user's aspects, position of the persona that the user is aligned
+    indexed: the text of each persona as an index holds it. told: the texts of the item in the
+    histories of users whom its personas cite. cited: the aspect texts that each persona cites.
+    aligned: (a user's aspects, position of the persona that the user is aligned
     with).
     """
 
@@ -39,6 +40,7 @@ class SampledItem:
     title: str
     personas: Sequence[Persona]
     indexed: Sequence[str]
+    told: Sequence[str]
     cited: Sequence[Sequence[str]]
     aligned: Sequence[tuple[Mapping[str, str | None], int]]
 
@@ -80,7 +82,7 @@ class ItemReader(ExitStack):
         chance = random.Random(f"{self._seed}\x00{item_id}")  # noqa: S311 - a sample
         cited = [
             [
-                aspects_text(self._read(own[user]))
+                self._read(own[user])
                 for user in _some(
                     [user for user in dict.fromkeys(persona.evidence) if user in own], chance
                 )
@@ -90,12 +92,19 @@ class ItemReader(ExitStack):
         sampled = self._alignments.sampled.get(item_id, []) if self._alignments else []
         known = [(user, choice) for user, choice in sampled if user in own and len(personas) > 1]
         item, summary = self._items.get(item_id), self._summaries.get(item_id)
+        title = (plain_text(item.title) if item else "") or item_id
+        said = summary.summary if summary else ""
         return SampledItem(
             item_id=item_id,
-            title=(plain_text(item.title) if item else "") or item_id,
+            title=title,
             personas=personas,
-            indexed=persona_texts(personas, summary.summary if summary else ""),
-            cited=cited,
+            indexed=persona_texts(personas, said),
+            told=[
+                interaction_text(Interaction(item_id, 0, title=title, summary=said, aspects=one))
+                for some in cited
+                for one in some
+            ],
+            cited=[[aspects_text(one) for one in some] for some in cited],
             aligned=[(self._read(own[user]), choice) for user, choice in _some(known, chance)],
         )
 

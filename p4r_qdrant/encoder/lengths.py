@@ -52,12 +52,12 @@ class Lengths:
         self.histories.texts += len(inputs)
         self.histories.long += len(long)
         cut = list(batch)
-        while long:
+        while long := {row: long[row] for row in long if texts.has_summary(cut[row])}:
             for row, tokens in long.items():
                 excess = len(cut[row]) * (tokens - self.limit) / tokens
                 cut[row] = texts.with_shorter_summary(cut[row], by=int(1.1 * excess) + 1)
                 inputs[row] = prompt + cut[row]
-            rows = [row for row in long if texts.has_summary(cut[row])]
+            rows = list(long)
             still = self._too_long([inputs[row] for row in rows])
             long = {rows[place]: tokens for place, tokens in still.items()}
         return inputs

@@ -14,6 +14,7 @@ from indexer.indexing.mean_user import typical_user
 from indexer.indexing.publish import PublishOptions, publish
 from p4r_qdrant import Interaction, PersonaEncoder, PersonaReranker, Settings, open_index
 from p4r_qdrant.encoder.fingerprint import same_encoder
+from p4r_qdrant.encoder.lengths import Lengths, guessed_tokens
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.settings import HistorySettings
@@ -48,6 +49,20 @@ def rows(result: Result) -> dict[str, str]:
     assert (result.code, result.err) == (0, "")
     lines = (line.split(maxsplit=1) for line in result.out.splitlines() if line[:1].strip())
     return {line[0]: line[1].strip() for line in lines if len(line) == 2}
+
+
+def test_texts_that_are_too_long_are_told(
+    p4r: Run, encoders: dict[str | None, HashEncoder]
+) -> None:
+    assert p4r(*PUBLISH, "--again").err == ""
+    encoders[None].lengths = Lengths(150, guessed_tokens)
+    for command in (("index", *PUBLISH[1:]), (*PUBLISH, "--again")):
+        encoders[None].lengths = encoders[None].lengths.fresh()
+        said = p4r(*command).err.splitlines()
+        told = [one for one in said if "texts of personas are longer than the 150 tokens" in one]
+        assert told == (said if command[0] == "publish" else []), "index skips what is there"
+    assert len(said) == 1
+    assert " of 99 texts" in said[0]
 
 
 def test_publish_back_and_away(p4r: Run, encoders: dict[str | None, HashEncoder]) -> None:

@@ -18,6 +18,7 @@ from indexer.audit.bootstrap import interval
 from indexer.audit.figures import Audit
 from indexer.audit.run import audit
 from indexer.audit.wording import leak_sentence, sampled, sections
+from p4r_qdrant.encoder.lengths import Lengths, guessed_tokens
 from p4r_qdrant.errors import InputError
 from tests.support.artifact_rows import aligned, aspect_tuple, persona
 from tests.support.auditing import Files, catalogue, words
@@ -292,6 +293,15 @@ def test_agreement(audited: Callable[..., Audit]) -> None:
     assert better
     assert better.agreement
     assert better.agreement.agreement == 1
+
+
+def test_texts_that_the_encoder_cannot_read_whole_are_told(audited: Callable[..., Audit]) -> None:
+    encoder = words()
+    encoder.lengths = Lengths(4, guessed_tokens)
+    said = sampled(audited(catalogue(), encoder))
+    assert "texts of personas are longer than the 4 tokens that the encoder reads" in said
+    assert "texts of histories are longer than the 4 tokens" in said
+    assert "longer" not in sampled(audited(catalogue(), words()))
 
 
 def test_the_sample_is_seeded_and_stated(audited: Callable[..., Audit]) -> None:
