@@ -55,9 +55,8 @@ def test_texts_that_are_too_long_are_told(
     p4r: Run, encoders: dict[str | None, HashEncoder]
 ) -> None:
     assert p4r(*PUBLISH, "--again").err == ""
-    encoders[None].lengths = Lengths(150, guessed_tokens)
     for command in (("index", *PUBLISH[1:]), (*PUBLISH, "--again")):
-        encoders[None].lengths = encoders[None].lengths.fresh()
+        encoders[None].lengths = Lengths(150, guessed_tokens)
         said = p4r(*command).err.splitlines()
         told = [one for one in said if "texts of personas are longer than the 150 tokens" in one]
         assert told == (said if command[0] == "publish" else []), "index skips what is there"
