@@ -66,4 +66,4 @@ def test_views_that_never_agree_are_a_matter_of_the_key() -> None:
 def test_a_version_that_is_dropped_meanwhile_is_not_listed() -> None:
     names = ["personas-abc", "personas-gone", "other", "personas-b-users"]
     with Views([{ALIAS: "other"}], exists=True, names=names) as versions:
-        assert [one.name for one in versions.all()] == ["personas-abc", "other"]
+        assert [one.name for one in versions.all()] == ["other", "personas-abc"]
