@@ -138,6 +138,8 @@ class TowerEncoder(EncoderOver):
 
     def encode_texts(self, batch: Sequence[str]) -> Floats:
         """(n, dim) float32, L2-normalised, in the order of `batch`; without dropout."""
+        if not batch:
+            return np.zeros((0, self.dimension), dtype=np.float32)
         self._tower.eval()
         with torch.no_grad():
             return normalised(self._tower(batch).float().cpu().numpy())

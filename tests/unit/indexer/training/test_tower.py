@@ -1,5 +1,7 @@
 """Gradient caching: a batch in pieces has the gradients of one big batch."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,32 @@ def test_the_tower_is_an_encoder(model: str) -> None:
     texts = ["tea and toast", "rain"]
     assert encoder.encode_texts(texts) == pytest.approx(served.encode_texts(texts), abs=1e-6)
     assert encoder.dimension == served.dimension
+
+
+def test_training_reads_what_serving_reads(model: str, tmp_path: Path) -> None:
+    prompts = {"query_prompt": "tea ", "document_prompt": "rain ", "max_tokens": 16}
+    base = PersonaEncoder(model, **prompts)  # type: ignore[arg-type]
+    long = f"{'sea ' * 30}\nquality: salt"
+    catalogue = Catalogue({"a": 0}, ["p"], ["salt"], [0], [0, 1])
+    example = Example("u", 0, ("toast", long), (0,), (0,))
+    batch = Collator(catalogue, 0.6, siblings=False, encoder=base)([example])
+    assert batch["texts"] == [*base.query_inputs(["toast", long]), "rain salt"]
+    assert batch["texts"][1].endswith("\nquality: salt")
+    trained = TowerEncoder(Tower(PersonaEncoder(model, **prompts), TrainingSettings()))  # type: ignore[arg-type]
+    for one in ("encode_queries", "encode_documents"):
+        served = getattr(base, one)(["tea and toast", long])
+        assert getattr(trained, one)(["tea and toast", long]) == pytest.approx(served, abs=1e-6)
+    assert trained.encode_queries([]).shape == (0, 32)
+    # The default prompt of a model counts in training too.
+    shutil.copytree(model, tmp_path / "m")
+    config = tmp_path / "m" / "config_sentence_transformers.json"
+    said = json.loads(config.read_text()) | {"prompts": {"q": "tea "}, "default_prompt_name": "q"}
+    config.write_text(json.dumps(said))
+    prompted = PersonaEncoder(str(tmp_path / "m"))
+    tower = TowerEncoder(Tower(PersonaEncoder(str(tmp_path / "m")), TrainingSettings()))
+    served = prompted.encode_texts(["toast"])
+    assert tower.encode_texts(["toast"]) == pytest.approx(served, abs=1e-6)
+    assert np.abs(served - PersonaEncoder(model).encode_texts(["toast"])).max() > 1e-3
 
 
 def test_only_the_last_layers_learn(model: str) -> None:
