@@ -27,6 +27,8 @@ def check_inputs(files: Mapping[str, Path], refusals: Refusals) -> None:
     Raises: InputError if a file is missing, is no JSON Lines, or holds no such record at all.
     """
     for name, path in files.items():
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: give the file")
         if not path.is_file():
             raise InputError(f"there is no file {path}")
         model, what = _RECORDS[name]

@@ -11,6 +11,7 @@ import pytest
 from devtools.scripted_llm import ScriptedLLM, fails
 from tests.support.command_line import Run
 from tests.support.paths import BOOKSHOP
+from tests.support.small_disk import full_disk
 
 ITEMS, REVIEWS = str(BOOKSHOP / "items.jsonl"), str(BOOKSHOP / "reviews.jsonl")
 REVIEW = {"user_id": "u", "item_id": "i", "rating": 5, "timestamp": 1, "text": "Good soups."}
@@ -135,3 +136,20 @@ def test_what_is_paid_for_stays(p4r: Run, llm: ScriptedLLM) -> None:
     llm.script = lambda call: fails(401) if len(llm.calls) > 3 else answered(call)  # type: ignore[operator]
     assert p4r(*command(ITEMS, REVIEWS), P4R_LLM__BASE_URL=llm.url).code == 2
     assert Path("deep/out/ledger/summaries.jsonl").read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.parametrize(("leave", "kept"), [(30_000, False), (190_000, True)])
+def test_a_full_disk_leaves_no_debris(leave: int, kept: bool, p4r: Run, llm: ScriptedLLM) -> None:
+    """Full at the copies of the input, or among the answers."""
+    with full_disk(Path("disk"), 1) as disk:
+        disk.fill(leave)
+        arguments = command(ITEMS, REVIEWS)
+        arguments = (*arguments[:-1], "disk/out")
+        done = p4r(*arguments, P4R_LLM__BASE_URL=llm.url)
+        assert done.code == 1
+        assert "no space left to write disk/out/" in done.sentence
+        left = [str(path) for path in Path("disk").rglob("*")]
+        assert Path("disk/out").exists() == kept
+        assert not any(path.endswith((".unfinished", ".tmp")) for path in left), left
+        hidden = [path for path in left if Path(path).name.startswith(".")]
+        assert hidden == (["disk/out/ledger/.lock"] if kept else [])
