@@ -24,8 +24,10 @@ _NO_SYSTEM = re.compile(
     r"|roles must alternate",
     re.I,
 )
-_LIMIT = re.compile(r"max_(completion_|new_)?tokens|(output|completion) tokens", re.I)
-_POSITIVE = re.compile(r"positive|greater|larger|above|> ?0|non.?zero", re.I)
+_LIMIT = re.compile(
+    r"max_(completion_|output_|new_)?tokens|maxOutputTokens|(output|completion) tokens", re.I
+)
+_POSITIVE = re.compile(r"positive|greater|larger|above|> ?0|\(0|non.?zero", re.I)
 _NUMBER = re.compile(r"\d+(?:,\d{3})*")
 _CONTEXT = re.compile(r"context\D{0,40}(\d+(?:,\d{3})*)(?![\d,]*\s*\+)", re.I)
 LOW_TEMPERATURE = 0.01
@@ -72,6 +74,16 @@ class RequestFormat:
     temperature: Temperature = "as set"
     system: bool = True
     most_tokens: int | None = None
+
+    def __str__(self) -> str:
+        """What is sent, in words."""
+        sent = [
+            self.form,
+            self.limit_name and f"{self.limit_name} {self.most_tokens or ''}".strip(),
+        ]
+        sent += [self.temperature and f"temperature {self.temperature}"]
+        sent += ["a system message" if self.system else ""]
+        return ", ".join(filter(None, sent))
 
     def without(
         self, message: str, request: Request, limit: int, *, fixed_form: bool
