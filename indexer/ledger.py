@@ -20,6 +20,7 @@ import json
 import re
 import threading
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -31,6 +32,7 @@ from p4r_qdrant.errors import InputError
 from p4r_qdrant.whole_files import remove_unfinished
 
 LEDGER = "ledger"
+LOCK = ".lock"
 """The name of a ledger's folder in the folder of artifacts or results."""
 _STEP = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
@@ -65,8 +67,10 @@ class Ledger:
         self._files: dict[str, StepFile] = {}
         self._mutex = threading.RLock()
         self._lock: IO[Any] | None = None
+        self._made: list[Path] = []
         if read_only:
             return
+        self._made = [one for one in (folder, *folder.parents) if not one.exists()]
         with storage_errors(folder, cannot="be used"):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
@@ -150,8 +154,17 @@ class Ledger:
                     file.close()
                 self._files.clear()
                 if self._lock is not None:
+                    self._remove_if_unused()
                     self._lock.close()
                     self._lock = None
+
+    def _remove_if_unused(self) -> None:
+        """Leave no folder behind if this made it and nothing was written."""
+        if self._made and [path.name for path in self.folder.iterdir()] == [LOCK]:
+            with suppress(OSError):  # somebody else uses them
+                (self.folder / LOCK).unlink()
+                for path in self._made:
+                    path.rmdir()
 
     def _file(self, step: str) -> StepFile:
         file = self._files.get(step)
@@ -173,7 +186,7 @@ class Ledger:
 
 
 def _locked(folder: Path) -> IO[Any]:
-    path = folder / ".lock"
+    path = folder / LOCK
     lock = path.open("a")
     try:
         portalocker.lock(lock, portalocker.LOCK_EX | portalocker.LOCK_NB)

@@ -29,10 +29,16 @@ def incoming(source: Path, *, follow: bool) -> Iterator[bytes]:
     follow: wait for more lines at the end of the file, for ever. A file that is truncated or
         replaced is read again from its start. An incomplete line is waited for.
     A line over MAX_LINE bytes is yielded as b"".
-    Raises: InputError if the file cannot be read.
+    Raises: InputError if the file cannot be read: at once, and for standard input when the first
+    line is waited for.
     """
-    follow = follow and str(source) != "-"
-    file = _opened(source, follow)
+    if str(source) == "-":
+        return _lines(source, None, follow=False)
+    return _lines(source, _opened(source, follow), follow=follow)
+
+
+def _lines(source: Path, file: io.BufferedReader | None, *, follow: bool) -> Iterator[bytes]:
+    file = file or _opened(source, follow)
     part, skipped = b"", False
     try:
         while True:
