@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 
 import grpc
 from qdrant_client import QdrantClient
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.grpc import HealthCheckRequest, PointsStub, QdrantStub
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
@@ -29,6 +30,7 @@ from p4r_qdrant.errors import (
     StorageFullError,
 )
 from p4r_qdrant.index.server.rest import RestPoints
+from p4r_qdrant.retry_after import retry_after_s
 from p4r_qdrant.settings import QdrantSettings
 
 PROBE_S = 2.0
@@ -81,6 +83,8 @@ _REFUSED = frozenset(
 )
 _NO_GRPC = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "UNKNOWN", "INTERNAL"})
 """What a port answers that is closed, or behind which something else than Qdrant listens."""
+_NO_INTEGER = re.compile("not a valid integer: (.*)")
+"""How qdrant-client says that Retry-After is a date, or a fraction."""
 HALF_MADE = "0 of 0 read operations failed"
 """What Qdrant says of a collection that is being made."""
 _log = logging.getLogger(__name__)
@@ -217,7 +221,13 @@ class Connection:
             raise self._error("RESOURCE_EXHAUSTED", str(error), error.retry_after_s) from None
         except UnexpectedResponse as error:
             code = _OF_STATUS.get(error.status_code or 0, str(error.status_code))
-            raise self._error(code, _sentence(error.content)) from None
+            wait_s = DEFAULT_WAIT_S if error.status_code == 429 else None
+            raise self._error(code, _sentence(error.content), wait_s) from None
+        except QdrantException as error:
+            if (date := _NO_INTEGER.search(str(error))) is None:
+                raise self._foreign(error) from None
+            wait_s = retry_after_s({"retry-after": date[1]}) or DEFAULT_WAIT_S
+            raise self._error("RESOURCE_EXHAUSTED", str(error), wait_s) from None
         except ResponseHandlingException as error:
             timed_out = "timed out" in str(error)
             raise self._error(
@@ -226,14 +236,17 @@ class Connection:
         except P4RError:
             raise
         except Exception as error:  # qdrant-client asserts what it expects of an answer
-            _log.debug("qdrant-client failed", exc_info=True)
-            raise IndexUnavailableError(
-                f"{self._settings.url} does not answer as Qdrant does ({type(error).__name__}); "
-                "check P4R_QDRANT__URL, and that the server's version fits qdrant-client's"
-            ) from None
+            raise self._foreign(error) from None
+
+    def _foreign(self, error: Exception) -> IndexUnavailableError:
+        _log.debug("qdrant-client failed", exc_info=error)
+        return IndexUnavailableError(
+            f"{self._settings.url} does not answer as Qdrant does ({type(error).__name__}); "
+            "check P4R_QDRANT__URL, and that the server's version fits qdrant-client's"
+        )
 
     def _error(
-        self, code: str, details: str, retry_after_s: float | None = None, over: str = ""
+        self, code: str, details: str, wait_s: float | None = None, over: str = ""
     ) -> Exception:
         url = self._settings.url
         _log.debug("Qdrant answered %s: %s", code, details)
@@ -257,8 +270,7 @@ class Connection:
             )
         if code == "NOT_FOUND":
             return IndexMismatchError(f"{self._location} is gone; make it again with `p4r index`")
-        if code == "RESOURCE_EXHAUSTED" and "split your request" not in details:
-            wait_s = retry_after_s or DEFAULT_WAIT_S
+        if wait_s is not None and "split your request" not in details:
             return RateLimitedError(
                 f"Qdrant on {url} takes the next request in {wait_s:g} s only (its rate limit), "
                 f"which is beyond the {self._settings.timeout_s:g} s of P4R_QDRANT__TIMEOUT_S: "
@@ -275,11 +287,13 @@ class Connection:
 
 
 def _retry_after(error: grpc.RpcError) -> float | None:
-    metadata = error.trailing_metadata() if isinstance(error, grpc.Call) else ()
-    for name, value in metadata or ():
-        if name == "retry-after" and str(value).isdecimal():
-            return float(value)
-    return None
+    """Seconds to wait for a rate limit; None if the answer is about something else."""
+    if not isinstance(error, grpc.Call) or error.code().name != "RESOURCE_EXHAUSTED":
+        return None
+    trailing = {name: str(value) for name, value in error.trailing_metadata() or ()}
+    if "retry-after" in trailing or "rate limit" in (error.details() or "").lower():
+        return retry_after_s(trailing) or DEFAULT_WAIT_S
+    return None  # a message that is too large
 
 
 def _sentence(content: bytes) -> str:

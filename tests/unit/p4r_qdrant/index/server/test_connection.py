@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from p4r_qdrant.errors import (
@@ -83,6 +83,8 @@ BUSY = grpc.StatusCode.RESOURCE_EXHAUSTED
         (ResourceExhaustedResponse("Retry after 2s", 2), 2),
         (Answer(BUSY, "Rate limiting exceeded", retry_after="3"), 3),
         (rest(429), 1),
+        (QdrantException("Retry-After header value is not a valid integer: 1.5"), 1.5),
+        (Answer(BUSY, "Rate limit exceeded"), 1),
         (Answer(grpc.StatusCode.INTERNAL, "0 of 0 read operations failed"), 0.1),
     ],
 )
@@ -109,6 +111,8 @@ def test_a_wait_beyond_the_time_out_is_not_begun(connected: Connection, waits: l
         (rest(413), IndexRefusedError, "books"),
         (Answer(BUSY, "larger, please split your request"), IndexRefusedError, "split"),
         (Answer(grpc.StatusCode.INVALID_ARGUMENT, "Index required"), IndexRefusedError, "Index re"),
+        (Answer(BUSY, "Received message larger than max"), IndexRefusedError, "larger than max"),
+        (QdrantException("?"), IndexUnavailableError, "does not answer as Qdrant does"),
         (rest(403), AuthenticationError, "P4R_QDRANT__API_KEY"),
         (rest(404), IndexMismatchError, "is gone"),
         (rest(503), IndexUnavailableError, "cannot be reached"),
