@@ -17,7 +17,7 @@ from tests.support.paths import BOOKSHOP
 @pytest.fixture
 def collection(qdrant_server: QdrantServer, collection_name: str) -> str:
     encoder = HashEncoder()
-    settings = on_server(qdrant_server, collection_name)
+    settings = on_server(qdrant_server, collection_name, fields="")
     with open_index(
         settings, dimension=encoder.dimension, fingerprint=encoder.fingerprint, create=True
     ) as index:
@@ -101,4 +101,5 @@ def test_the_schema_names_the_indexed_fields(qdrant_server: QdrantServer, collec
         "item_title": "text",
         "slot": "integer",
         "unsettled": "integer",
+        "generation": "integer",
     }
