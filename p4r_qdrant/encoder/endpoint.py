@@ -32,6 +32,9 @@ FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 8.0
 MAY_PASS = frozenset({429, 502, 503, 504})
 """What servers answer while they start, are busy or overloaded."""
+HUNG_UP = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+"""What a server that dies of a batch does."""
+PROBE_S = 5.0
 QUICK_TRIES = 3
 """How often a batch is sent that the server fails on, before it is seen as the batch's fault."""
 TOO_LARGE = frozenset({400, 413, 422})
@@ -151,7 +154,7 @@ class EndpointEncoder(Encoder):
         deadline = time.monotonic() + self._settings.timeout_s
         wait = FIRST_WAIT_S
         for tries in itertools.count(1):
-            asked = wait
+            asked, response = wait, None
             try:
                 response = self._send(batch, deadline - time.monotonic())
             except httpx.TransportError as error:
@@ -161,15 +164,21 @@ class EndpointEncoder(Encoder):
                         f"the encoder at {self._url} gave no answer ({problem}); check that it "
                         "runs, and P4R_ENCODER__BASE_URL"
                     ) from None
+                may_pass = not isinstance(error, HUNG_UP)
             else:
                 code = response.status_code
-                if code < 500 and code not in MAY_PASS:
+                may_pass = code in MAY_PASS
+                if code < 500 and not may_pass:
                     return response
                 problem = f"{code} {response.reason_phrase}: {_said(response)}".rstrip(": ")
                 asked = max(wait, retry_after_s(response.headers))
-                if code not in MAY_PASS and tries >= QUICK_TRIES and self._still_works(deadline):
+            is_over = time.monotonic() + asked >= deadline
+            if (is_over or (tries >= QUICK_TRIES and not may_pass)) and self._still_works():
+                if response is not None and response.status_code >= 500:
                     return response
-            if time.monotonic() + asked >= deadline:
+                if response is None:
+                    raise _TextsError(f"the encoder at {self._url} gives no answer ({problem})")
+            if is_over:
                 raise EncoderError(
                     f"the encoder at {self._url} gave no answer within "
                     f"{self._settings.timeout_s:g} s ({problem}); check that it runs, or raise "
@@ -191,12 +200,12 @@ class EndpointEncoder(Encoder):
                 problem = error
         raise problem
 
-    def _still_works(self, deadline: float) -> bool:
+    def _still_works(self) -> bool:
         """Whether the server encodes a text that it has encoded before."""
         if not self.dimension:
             return False
         try:
-            return self._send(PROBES[:1], deadline - time.monotonic()).status_code == 200
+            return self._send(PROBES[:1], PROBE_S).status_code == 200
         except (httpx.TransportError, EncoderError):
             return False
 
