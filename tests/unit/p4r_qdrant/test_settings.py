@@ -84,6 +84,7 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_LLM__API_KEY": (KEY, SecretStr(KEY)),
     "P4R_LLM__MODEL": ("small", "small"),
     "P4R_LLM__TEMPERATURE": ("0.25", 0.25),
+    "P4R_LLM__THOUGHT_TOKENS": ("4000", 4000),
     "P4R_LLM__CONCURRENCY": ("3", 3),
     "P4R_LLM__TIMEOUT_S": ("7.5", 7.5),
     "P4R_LLM__RETRY_FOR_S": ("9.5", 9.5),
@@ -106,6 +107,8 @@ EVERY: dict[str, tuple[str, Any]] = {
         for field, value in {
             "MODEL": ("other", "other"),
             "TEMPERATURE": ("0.5", 0.5),
+            "ANSWER_TOKENS": ("900", 900),
+            "THOUGHT_TOKENS": ("0", 0),
             "PRICE_INPUT": ("1.5", 1.5),
             "PRICE_OUTPUT": ("2.5", 2.5),
         }.items()
