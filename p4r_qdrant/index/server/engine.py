@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection as Ids
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.errors import AuthenticationError, IndexMismatchError
+from p4r_qdrant.errors import AuthenticationError, IndexMismatchError, IndexRefusedError
 from p4r_qdrant.index import filters
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.batching import batches, whole_items
@@ -40,6 +40,9 @@ from p4r_qdrant.settings.index import FieldType
 
 WRITER = "writer"
 """Where a collection's metadata names its sole writer."""
+
+WORDS = (names.NAME, names.ITEM_TITLE)
+"""Fields whose words people search for in the dashboard."""
 
 NUMBERS_A_REQUEST = 500_000
 """Vector elements one request writes: 11 MB of JSON, beside the payloads; a server takes 32 MB."""
@@ -157,8 +160,11 @@ class ServerEngine:
             for field, params in payload_indexes(self._settings).items()
             if field not in held or held[field] != declared.get(field, held[field])
         }
+        words = {field: missing.pop(field) for field in missing.keys() & {*WORDS} - {*declared}}
         try:
             self._collection.index_fields(missing)
+            with suppress(IndexRefusedError):  # too many of them: the dashboard does without
+                self._collection.index_fields(words)
             if self._settings.hnsw and info.config.hnsw_config.m == 0:
                 links = models.HnswConfigDiff(m=16)
                 self._connection.call(
@@ -351,8 +357,7 @@ def payload_indexes(settings: IndexSettings) -> dict[str, Any]:
         names.GENERATION: whole,
         **dict.fromkeys(names.KEYWORDS, keyword),
         **{field: types[kind] for field, kind in declared.items()},
-        # To search for words in the dashboard.
-        **{field: word for field in (names.NAME, names.ITEM_TITLE) if field not in declared},
+        **{field: word for field in WORDS if field not in declared},
     }
 
 

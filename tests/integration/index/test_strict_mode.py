@@ -238,6 +238,21 @@ def test_what_the_server_refuses_is_no_outage(settings: Settings) -> None:
         assert "strict mode" in str(caught.value)
 
 
+def test_payload_indexes_that_are_too_many(strict: PrivateQdrant) -> None:
+    """The dashboard can do without words; a declared field cannot do without its index."""
+    few = on_server(strict.server, "few", fields="")
+    with opened(few) as index:
+        engine: Any = index.engine
+        for field in ("name", "item_title"):
+            strict.server.request("DELETE", f"/collections/{index.version}/index/{field}?wait=true")
+        own = models.StrictModeConfig(max_payload_index_count=7)
+        engine._client.update_collection(index.version, strict_mode_config=own)
+    with opened(few) as index:
+        assert index.replace_item("a", personas("a", 2), rows(1, 2))
+    with pytest.raises(IndexRefusedError):
+        opened(on_server(strict.server, "few", fields="year=integer"))
+
+
 def test_limits_that_change_under_an_open_index(settings: Settings) -> None:
     with opened(settings) as index:
         index.load(CATALOGUE.rows())
