@@ -130,7 +130,7 @@ def check_json_lines(path: Path, head: bytes) -> None:
     check_text(path, head)
     if what := _json_kind(head):
         kind, fix = what
-        raise InputError(f"{path} is {kind}, not JSON Lines: {fix.format(shlex.quote(str(path)))}")
+        raise InputError(f"{path} is {kind}, not JSON Lines: {_with_command(fix, path)}")
     if not (lines := _lines_without_json(head)):
         return
     if _has_separators(lines):
@@ -151,23 +151,30 @@ def check_delimited(path: Path, head: bytes) -> None:
     start = head.removeprefix(BOM).lstrip()
     if start[:1] in (b"{", b"["):
         kind, fix = _json_kind(head) or ("JSON Lines", "name it .jsonl")
-        raise InputError(f"{path} is {kind}, not CSV: {fix.format(shlex.quote(str(path)))}")
+        raise InputError(f"{path} is {kind}, not CSV: {_with_command(fix, path)}")
 
 
 def check_text(path: Path, head: bytes) -> None:
     """Raise InputError where a file that begins with `head` is no UTF-8 text."""
     if encoding := _wide(head):
-        name = shlex.quote(str(path))
-        raise InputError(
-            f"{path} is {encoding} text: write it as UTF-8 "
-            f"(iconv -f {encoding} -t UTF-8 {name} > new_file)"
-        )
+        fix = f"write it as UTF-8 (iconv -f {encoding} -t UTF-8)"
+        raise InputError(f"{path} is {encoding} text: {_with_command(fix, path)}")
     if head[257:262] == b"ustar":
         raise InputError(f"{path} is a tar archive: unpack it, and give the file inside")
     start = head.removeprefix(BOM).lstrip()[:32]
     for magic, (kind, fix) in _OTHERS.items():
         if start.startswith(magic) or (magic[:1] == b"<" and start.lower().startswith(magic)):
             raise InputError(f"{path} is {kind}: {fix}")
+
+
+def _with_command(fix: str, path: Path) -> str:
+    """The advice, with the file in the command that stands in parentheses in it."""
+    what, paren, command = fix.rstrip(")").partition("(")
+    if not paren:
+        return fix
+    name = shlex.quote(str(path))
+    source = f"gzip -dc {name} | {command}" if path.suffix == ".gz" else f"{command} < {name}"
+    return f"{what}({source} > new_file)"
 
 
 def _wide(head: bytes) -> str:
@@ -181,20 +188,20 @@ def _wide(head: bytes) -> str:
 
 
 def _json_kind(head: bytes) -> tuple[str, str] | None:
-    """What JSON it is that is no JSON Lines, and how to convert the file `{}`; else None."""
+    """What JSON it is that is no JSON Lines, and how to convert it; else None."""
     text = head.removeprefix(BOM).decode(errors="replace").lstrip()
     first, _, rest = text.partition("\n")
     if text.startswith("["):
         is_whole = _is_json(first)
         if (is_whole and not rest.strip()) or (not is_whole and first[1:].strip()[:1] in ("", "{")):
-            return "one JSON array", "write a line for each record (jq -c '.[]' {} > new_file)"
+            return "one JSON array", "write a line for each record (jq -c '.[]')"
     elif text.startswith("{") and not _is_json(first):
         if first.strip() == "{":
             pretty = rest.lstrip().startswith('"')
         else:
             pretty = _ends_later(text, len(first))
         if pretty:
-            return "pretty-printed JSON", "write each record on one line (jq -c . {} > new_file)"
+            return "pretty-printed JSON", "write each record on one line (jq -c .)"
     return None
 
 

@@ -223,55 +223,71 @@ class _Table:
     def _fields(self, line: str, where: str) -> list[str] | None:
         """The fields of a row, which may go on in the next lines; None where it is refused."""
         parsed = self._parsed(line)
-        if parsed is not None and parsed.open:
-            return self._several_lines(line, parsed, where)
         expected = len(self._names)
-        if parsed is not None and not any(parsed.fields[expected:]):
+        if parsed is not None and not parsed.open and not any(parsed.fields[expected:]):
             if len(parsed.fields) > expected:
                 self._refusals.note(EMPTY_END, where)
             return parsed.fields[:expected]
         if '"' not in line or self._literal:
             self._refusals.add(f"{where}: has more fields than the header", BROKEN_LINE)
             return None
-        found = self._repaired(line, where)
-        if found is None:
-            problem = "its quotes make another number of fields than the header has"
-            self._refusals.add(f"{where}: {problem}; double each quote in a text", BROKEN_LINE)
-        return found
-
-    def _several_lines(self, line: str, opening: _Parsed, where: str) -> list[str] | None:
-        """The fields of a row whose last field is not closed on its line."""
-        more: list[str] = []
         swallowed = 0
-        whole: _Parsed | None = opening
-        like_records: list[bool] = []
-        while whole is not None and whole.open and len(more) < MOST_LINES and not swallowed:
-            following = self._lines.next()
-            if following is None:
-                self._lines.number -= 1
-                break
-            more.append(following)
-            like, sure = self._is_record(following, opening.fields[:-1])
-            like_records.append(like)
-            if like and sure:
-                swallowed = self._lines.number
-            elif '"' in following:
-                whole = self._parsed("\n".join((line, *more)))
-        is_whole = whole is not None and not whole.open and len(whole.fields) == len(self._names)
-        if not swallowed and is_whole and not all(like_records[:-1] or like_records):
-            assert whole is not None  # noqa: S101
-            self._refusals.note(SEVERAL_LINES, where)
-            return whole.fields
-        if not swallowed and any(like_records):
-            swallowed = self._lines.number - len(more) + like_records.index(True) + 1
-        self._lines.give_back(more)
-        found = self._repaired(line, where, literal=self._separator == "\t")
-        if found is None:
+        is_open = parsed.open if parsed is not None else line.count('"') % 2 == 1
+        if is_open:
+            found, swallowed = self._several_lines(line)
+            if found is not None:
+                self._refusals.note(SEVERAL_LINES, where)
+                return found
+        is_unclosed = parsed is not None and parsed.open
+        found = self._repaired(line, where, literal=not is_unclosed or self._separator == "\t")
+        if found is None and is_unclosed:
             problem = "a quote opens a field that is not closed on its line"
             if swallowed:
                 problem += f" and would swallow the record on line {swallowed}"
             self._refusals.add(f"{where}: {problem}; close or double it", "unclosed quote")
+        elif found is None:
+            problem = "its quotes make another number of fields than the header has"
+            self._refusals.add(f"{where}: {problem}; double each quote in a text", BROKEN_LINE)
         return found
+
+    def _several_lines(self, line: str) -> tuple[list[str] | None, int]:
+        """The fields of a row that is not closed on its line; None where it swallows a record.
+
+        Returns the number of the line with that record too, or 0; all lines are given back then.
+        """
+        before = self._whole_fields(line)
+        more: list[str] = []
+        like_records: list[bool] = []
+        while len(more) < MOST_LINES and (following := self._lines.next()) is not None:
+            more.append(following)
+            like, sure = self._is_record(following, before)
+            like_records.append(like)
+            if like and sure:
+                break
+            found = self._closed("\n".join((line, *more))) if '"' in following else None
+            if found is not None:
+                if all(like_records[:-1] or like_records):
+                    break
+                return found, 0
+        else:
+            self._lines.number -= len(more) < MOST_LINES  # there was no line
+        swallowed = like_records.index(True) + 1 if any(like_records) else 0
+        first = self._lines.number - len(more)
+        self._lines.give_back(more)
+        return None, first + swallowed if swallowed else 0
+
+    def _closed(self, text: str) -> list[str] | None:
+        """The fields of some lines if they are one whole row; else None."""
+        expected = len(self._names)
+        parsed = self._parsed(text)
+        if parsed is not None:
+            return None if parsed.open or len(parsed.fields) != expected else parsed.fields
+        escaped = self._parsed(text.replace('\\"', '""'))
+        if escaped is not None and not escaped.open and len(escaped.fields) == expected:
+            return escaped.fields
+        fields = self._lenient(text)
+        is_row = len(fields) == expected and not any(one.startswith('"') for one in fields)
+        return fields if is_row else None
 
     def _is_record(self, line: str, before: Sequence[str]) -> tuple[bool, bool]:
         """Whether a line looks like a record of its own, and whether that is sure.
@@ -279,21 +295,24 @@ class _Table:
         before: the fields of the row that would contain the line, up to the one that is open.
         """
         parsed = self._parsed(line)
-        if parsed is None or len(parsed.fields) != len(self._names) or len(self._names) < 2:
+        fields = self._lenient(line) if parsed is None else parsed.fields
+        if len(self._names) < 2 or len(fields) <= len(before):
             return False, False
-        fields = parsed.fields
-        if any(one.startswith(" ") for one in fields) and not any(
-            one.startswith(" ") for one in before
-        ):
+        compared = list(zip(fields, before, strict=False)) or [(one, "") for one in fields]
+        if any(one.startswith(" ") and not other.startswith(" ") for one, other in compared):
             return False, False  # in prose a space follows the comma
-        if numeric := _numeric(before) or self._numeric_columns():
+        numeric = _numeric(before)
+        if len(fields) < len(self._names) and len(numeric) < 2:
+            return False, False
+        if numeric := numeric or self._numeric_columns():
             return all(_NUMBER.fullmatch(fields[at]) for at in numeric), True
+        if len(fields) != len(self._names):
+            return False, False
         if self._separator not in (",", ";"):
             return True, True
-        if parsed.open or any('"' in one for one in fields):
+        if parsed is None or parsed.open or any('"' in one for one in fields):
             return False, False
-        words = [bool(re.search(r"\s", one.strip())) for one in before]
-        return words == [bool(re.search(r"\s", one.strip())) for one in fields[: len(words)]], False
+        return all(_is_word(one) == _is_word(other) for one, other in compared if other), False
 
     def _numeric_columns(self) -> set[int]:
         """The columns that held a number in each of the rows read last."""
@@ -339,6 +358,16 @@ class _Table:
                 return fields
         return None
 
+    def _whole_fields(self, line: str) -> list[str]:
+        """The fields before the first one whose quotes are not in order, or before the last."""
+        mark = re.escape(self._separator)
+        pattern = re.compile(rf'(?:"((?:""|[^"])*)"|((?!")[^{mark}]*)){mark}')
+        fields, at = [], 0
+        while found := pattern.match(line, at):
+            fields.append(found[1] or found[2] or "")
+            at = found.end()
+        return fields
+
     def _lenient(self, line: str) -> list[str]:
         """The fields where a quoted one ends at a quote before a separator, and only there."""
         mark = re.escape(self._separator)
@@ -356,6 +385,10 @@ class _Table:
 
 def _numeric(fields: Sequence[str]) -> set[int]:
     return {at for at, value in enumerate(fields) if _NUMBER.fullmatch(value)}
+
+
+def _is_word(field: str) -> bool:
+    return not re.search(r"\s", field.strip())
 
 
 def _unquoted(field: str) -> str:

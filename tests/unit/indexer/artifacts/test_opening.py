@@ -143,6 +143,19 @@ def test_what_is_no_json_lines_is_named_in_one_sentence(
     assert "\n" not in str(raised.value)
 
 
+def test_the_command_that_converts_a_file_is_told(tmp_path: Path) -> None:
+    for name, content, command in (
+        ("a b.json", json.dumps(ROWS).encode(), "(jq -c '.[]' < '{}' > new_file)"),
+        ("x.gz", gzip.compress(PRETTY.encode()), "(gzip -dc {} | jq -c . > new_file)"),
+        ("x.jsonl", LINES.encode("utf-16"), "(iconv -f UTF-16 -t UTF-8 < {} > new_file)"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(InputError) as raised:
+            items(path)
+        assert str(raised.value).endswith(command.format(path))
+
+
 @pytest.mark.parametrize("first", ["{", "[]", "17", "{'item_id': 'x'}", '{"item_id": "x"', "x y"])
 def test_one_broken_line_at_the_start_is_no_other_kind_of_file(first: str, tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"

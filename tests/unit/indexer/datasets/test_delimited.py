@@ -112,6 +112,27 @@ def test_texts_that_run_across_lines_are_read_and_counted(tmp_path: Path) -> Non
     assert found.noted == {SEVERAL_LINES: (3, "2")}
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r'"He said \"wow\"' + '\nand left"', 'He said "wow"\nand left'),
+        ('"He said "wow" and\nleft"', 'He said "wow" and\nleft'),
+        ('"One\nhe said "wow" and, well\nleft"', 'One\nhe said "wow" and, well\nleft'),
+    ],
+)
+def test_odd_quotes_in_texts_that_run_across_lines(written: str, read: str, tmp_path: Path) -> None:
+    found = Read(tmp_path / "r.csv", reviews(["before", written, "after"]))
+    assert found.column("text") == ["before", read, "after"]
+    assert SEVERAL_LINES in found.noted
+
+
+@pytest.mark.parametrize("following", [" Too loud", '"Great" they said', 'a "b', "x\ty"])
+def test_a_record_is_known_whatever_its_text_is(following: str, tmp_path: Path) -> None:
+    found = Read(tmp_path / "r.csv", reviews(['"unclosed', following, 'the "end"', '"x"']))
+    assert found.column("text") == [following, 'the "end"', "x"]
+    assert "swallow the record on line 3" in found.refused[0]
+
+
 def test_a_row_that_comes_after_a_text_of_many_lines_is_told_by_its_place(tmp_path: Path) -> None:
     found = Read(tmp_path / "r.csv", reviews(['"a\nb"', "c,d", "e"]))
     assert found.column("text") == ["a\nb", "e"]
