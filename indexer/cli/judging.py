@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from indexer.cli.outputs import Force, check_outputs
 from indexer.cli.shared import (
     Artifacts,
     Asking,
@@ -76,6 +77,7 @@ def judge_explanations(
     batch: InBatches = False,
     no_wait: NoWait = False,
     retry_failed: RetryFailed = False,
+    force: Force = False,
 ) -> None:
     """Let an LLM compare two explanations of an item.
 
@@ -92,7 +94,7 @@ def judge_explanations(
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
-    asking = Asking(dry_run, batch, no_wait, retry_failed)
+    asking = Asking(dry_run, batch, no_wait, retry_failed, force)
     refusals = Refusals()
     study = ExplanationStudy(
         ArtifactFolder(artifacts),
@@ -129,6 +131,7 @@ def judge_personas(
     batch: InBatches = False,
     no_wait: NoWait = False,
     retry_failed: RetryFailed = False,
+    force: Force = False,
 ) -> None:
     """Let an LLM compare the personas of an item with a single one.
 
@@ -145,7 +148,7 @@ def judge_personas(
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
-    asking = Asking(dry_run, batch, no_wait, retry_failed)
+    asking = Asking(dry_run, batch, no_wait, retry_failed, force)
     refusals = Refusals()
     study = PersonaStudy(
         ArtifactFolder(artifacts),
@@ -183,6 +186,7 @@ def _judge(
 
     with study:
         run = Run(study, sources, refusals)
+        check_outputs(output, run.writes, (), force=asking.may_replace(output))
         if asking.dry_run:
             with Ledger(output / LEDGER, read_only=True) as ledger:
                 waiting = BatchFolder(ledger.folder).waiting()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from indexer.cli.outputs import Force, check_output, check_outputs
 from indexer.cli.shared import (
     Asking,
     DryRun,
@@ -58,6 +59,7 @@ def reason(
     batch: InBatches = False,
     no_wait: NoWait = False,
     retry_failed: RetryFailed = False,
+    force: Force = False,
 ) -> None:
     """Let an LLM write summaries, aspects, personas and alignments from reviews.
 
@@ -87,7 +89,7 @@ def reason(
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
-    asking = Asking(dry_run, batch, no_wait, retry_failed)
+    asking = Asking(dry_run, batch, no_wait, retry_failed, force)
     options = AlignmentOptions(
         per_user=per_user,
         profile=cast("Profile", profile),  # AlignmentOptions checks both texts
@@ -104,11 +106,16 @@ def reason(
     with loading("the input"):
         check_inputs(given, refusals)
     exit_for(refusals)  # before anything is written or paid for
+    may_replace = asking.may_replace(artifacts)
+    for name, source in given.items():
+        if not run.is_copy(artifacts / name, source):
+            check_output(artifacts / name, given.values(), force=may_replace)
     encoder = None
     if strategy == "similarity" and "alignments" in names and not dry_run:
         with loading("the encoder"):  # now, not after hours of asking
             encoder = PersonaEncoder.from_settings(settings.encoder)
     chosen = run.steps(names, sources, refusals, options, encoder, progress)
+    check_outputs(artifacts, [one.artifact for one in chosen], given.values(), force=may_replace)
     asks = any(step.asks for step in chosen)
     if dry_run:
         with Ledger(artifacts / LEDGER, read_only=True) as ledger:

@@ -151,16 +151,26 @@ def llm_sources(artifacts: Path, domain: str, settings: Settings) -> Sources:
 
 @dataclass(frozen=True)
 class Asking:
-    """How an LLM is asked: the options that `p4r reason` and `p4r judge` share."""
+    """How an LLM is asked: the options that `p4r reason` and `p4r judge` share.
+
+    force: replace files that such a run did not write.
+    """
 
     dry_run: bool
     batch: bool
     no_wait: bool
     retry_failed: bool
+    force: bool
 
     def __post_init__(self) -> None:
         if self.no_wait and not self.batch:
             raise InputError("--no-wait needs --batch")
+
+    def may_replace(self, folder: Path) -> bool:
+        """Whether files in a folder of artifacts or results may be replaced: a run wrote them."""
+        from indexer.ledger import LEDGER
+
+        return self.force or (folder / LEDGER).is_dir()
 
     def price_factor(self, settings: Settings) -> float:
         """The price of an answer as a share of the settings' prices."""

@@ -63,6 +63,11 @@ class Run:
             Judging(sources, refusals, study, study.comparisons, JUDGMENTS, study.reads),
         ]
 
+    @property
+    def writes(self) -> list[str]:
+        """The names of the files that it writes into the folder of results."""
+        return [RESULTS, RATES, CONTROLS, *(one.artifact for one in self._rest)]
+
     def _comparisons(self, left_out: Counter[str]) -> Iterator[Comparison]:
         """The comparisons of all controls with enough of them."""
         for one in self.study.control_comparisons(left_out):

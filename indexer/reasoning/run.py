@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Collection, Sequence
 from contextlib import aclosing
@@ -63,11 +64,18 @@ def gather(items: Path, reviews: Path, splits: Path | None, output: Path) -> Art
             continue
         if not source.is_file():
             raise InputError(f"there is no file {source}")
-        if target.exists() and target.samefile(source):
+        if is_copy(target, source):
             continue
         with opened_lines(source) as original, written_bytes(target) as copy:
             shutil.copyfileobj(original, copy)
     return ArtifactFolder(output)
+
+
+def is_copy(target: Path, source: Path) -> bool:
+    """Whether a file is the source itself or has the same content."""
+    return target.is_file() and (
+        target.samefile(source) or filecmp.cmp(target, source, shallow=False)
+    )
 
 
 def steps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -153,3 +154,64 @@ def test_a_full_disk_leaves_no_debris(leave: int, kept: bool, p4r: Run, llm: Scr
         assert not any(path.endswith((".unfinished", ".tmp")) for path in left), left
         hidden = [path for path in left if Path(path).name.startswith(".")]
         assert hidden == (["disk/out/ledger/.lock"] if kept else [])
+
+
+# --- what belongs to somebody else --------------------------------------------------------------
+
+
+def copied(*names: str) -> dict[str, bytes]:
+    """The bookshop's files in the folder of artifacts, without a ledger: no run made them."""
+    out = Path("deep/out")
+    out.mkdir(parents=True)
+    for name in names:
+        shutil.copy(BOOKSHOP / name, out)
+    return contents()
+
+
+def contents() -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["personas.jsonl", "items.jsonl"])
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_files_that_no_run_made_are_replaced_only_with_force(
+    name: str, more: tuple[str, ...], p4r: Run, llm: ScriptedLLM
+) -> None:
+    copied(name)
+    Path("deep/out/items.jsonl").write_bytes(lines(ITEM))
+    before = contents()
+    done = p4r(*command(ITEMS, REVIEWS, *more), P4R_LLM__BASE_URL=llm.url)
+    assert done.code == 2
+    assert "is there already and this command did not write it; --force" in done.sentence
+    assert contents() == before
+    assert not llm.calls
+    if not more:
+        forced = p4r(*command(ITEMS, REVIEWS, "--force"), P4R_LLM__BASE_URL=llm.url)
+        assert forced.code == 0
+        again = p4r(*command(ITEMS, REVIEWS), P4R_LLM__BASE_URL=llm.url)
+        assert again.code == 0, "what a run made, a run may replace"
+
+
+@pytest.mark.parametrize("role", ["--items", "--splits"])
+def test_no_input_is_written_over(role: str, p4r: Run, llm: ScriptedLLM) -> None:
+    """An artifact as items, and splits under the name of the reviews."""
+    copied("summaries.jsonl", "splits.jsonl")
+    out = Path("deep/out")
+    Path(out, "splits.jsonl").rename(out / "reviews.jsonl")
+    before = contents()
+    items = "deep/out/summaries.jsonl" if role == "--items" else ITEMS
+    splits = ("--splits", "deep/out/reviews.jsonl")
+    done = p4r(*command(items, REVIEWS, "--force", *splits), P4R_LLM__BASE_URL=llm.url)
+    assert done.code == 2
+    assert "is an input of this command" in done.sentence
+    assert contents() == before
+
+
+def test_results_that_no_judge_wrote_are_kept(p4r: Run, llm: ScriptedLLM) -> None:
+    Path("j").mkdir()
+    Path("j/rates.csv").write_text("mine")
+    arguments = ("judge", "personas", "--artifacts", str(BOOKSHOP), "--output", "j")
+    done = p4r(*arguments, P4R_LLM__BASE_URL=llm.url)
+    assert done.code == 2
+    assert "j/rates.csv is there already" in done.sentence
+    assert contents() == {"j/rates.csv": b"mine"}
