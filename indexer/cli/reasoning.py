@@ -48,7 +48,11 @@ def reason(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")] = None,
     per_user: Annotated[int, typer.Option(min=1, help="Alignments for each user.")] = 3,
     profile: Annotated[
-        str, typer.Option(help="History that the LLM sees: before (that interaction) or others.")
+        str,
+        typer.Option(
+            help="What the LLM sees of a user: the interactions before the aligned one, or all "
+            "others. What the encoder learns from is P4R_TRAINING__PROFILE."
+        ),
     ] = "before",
     seed: Annotated[int, typer.Option(help="Random seed of the order of the options.")] = 0,
     strategy: Annotated[

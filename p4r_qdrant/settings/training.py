@@ -45,7 +45,8 @@ class TrainingSettings(Section):
     profile: Literal["before", "others"] = Field(
         "others",
         description="Interactions that form the user side of an example: those before the target "
-        "(before), or all but the target (others).",
+        "(before), or all but the target (others). What an LLM that aligns sees is `p4r reason "
+        "--profile`.",
     )
     unjudged: Literal["none", "similar", "any"] = Field(
         "none",
