@@ -314,7 +314,7 @@ def test_an_item_to_index_is_joined_from_three_files(folder: Path) -> None:
     assert refusals.total == 0
 
 
-@pytest.mark.parametrize("content", [b"", BOM, b"\n \n", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", BOM, b"\n \n", gzip.compress(b"", mtime=0)])
 def test_an_empty_file_of_personas_is_refused(content: bytes, folder: Path) -> None:
     path = folder / "personas.jsonl"
     path.write_bytes(content)
