@@ -156,7 +156,7 @@ def test_show(bookshop: Path, p4r: Run) -> None:
 
 def test_rerank_into_a_file(bookshop: Path, p4r: Run, with_model: None, tmp_path: Path) -> None:
     result = p4r(*RERANK, "--output", "reranked.jsonl", "--top", "5")
-    assert result == Result(0, "", "")
+    assert result == Result(0, "", "written: reranked.jsonl\n")
     rows = read(tmp_path / "reranked.jsonl")
     asked = {row["user_id"]: row["results"] for row in read(BOOKSHOP / "candidates.jsonl")}
     names = {
@@ -280,7 +280,7 @@ def test_audit_without_an_encoder(p4r: Run, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(PersonaEncoder, "from_settings", refuse)
     result = p4r("audit", "--artifacts", str(BOOKSHOP), "--no-encoder", "--json", "audit.json")
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.err) == (0, "written: audit.json\n")
     assert "coverage of all tuples" in result.out
     assert result.out.count("not there: no encoder was used") == 3
     figures = json.loads(Path("audit.json").read_text())
@@ -293,7 +293,7 @@ def test_audit_with_everything(p4r: Run, with_model: None) -> None:
     """The bookshop is grounded, its personas differ, and its judge hears what readers say."""
     command = ("audit", "--artifacts", str(BOOKSHOP), "--sample", "8")
     result = p4r(*command, "--html", "page.html", "--json", "-")
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.err) == (0, "written: page.html\n")
     figures = json.loads(result.out)["similarity"]
     assert (figures["items"], figures["of_items"]) == (8, 24)
     assert figures["rationales"]["difference"]["low"] > 0.1
