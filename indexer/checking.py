@@ -19,6 +19,7 @@ from indexer.artifacts.names import (
     SUMMARIES,
 )
 from indexer.artifacts.opening import as_stored
+from indexer.datasets.own_fields import NUMBERS_AS_TEXT, OwnFields
 from indexer.evaluation.truth import read_truth
 from indexer.progress import SILENT, Progress, T, track
 from p4r_qdrant.errors import InputError, PersonaError
@@ -149,9 +150,13 @@ class _Checker:
     def _read_items(self, path: Path) -> int:
         seen: dict[str, int] = {}
         records = 0
+        own_fields = OwnFields()
         for number, _, item in self._lines(path, Item):
             records += 1
             self._first(seen, item.item_id, number, f"{path}:{number}")
+            own_fields.see(f"{path}:{number}", item.model_extra or {}, only_texts=False)
+        for name in own_fields.numbers_as_text:
+            self._note(f"{NUMBERS_AS_TEXT} ({name})")
         self._items = set(seen)
         return records
 

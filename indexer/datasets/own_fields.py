@@ -15,6 +15,7 @@ from typing import Any, Literal
 from indexer.artifacts.lines import Refusals
 from indexer.datasets import values
 
+NUMBERS_AS_TEXT = "own fields whose numbers are texts, so that lt, lte, gt and gte find nothing"
 _NUMBER = re.compile(r"[-+]?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d{1,2})?|\.\d+")
 _PRICE = re.compile(r"[$€£¥]\s?\d{1,3}(,?\d{3})*(\.\d+)?|\d{1,3}(,\d{3})+(\.\d+)?")
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False}
@@ -67,16 +68,23 @@ class _Field:
 
 
 class OwnFields:
-    """The own fields of items from files that hold only texts."""
+    """The own fields of items."""
 
     def __init__(self) -> None:
         self._fields: dict[str, _Field] = {}
+        self._texts: dict[str, _Field] = {}
 
-    def see(self, where: str, own: Mapping[str, Any]) -> None:
-        """Note the values of an item."""
+    def see(self, where: str, own: Mapping[str, Any], *, only_texts: bool) -> None:
+        """Note the values of an item; only_texts: of a file that has no other type."""
+        fields = self._fields if only_texts else self._texts
         for name, value in own.items():
             if isinstance(value, str):
-                self._fields.setdefault(name, _Field()).add(value, where)
+                fields.setdefault(name, _Field()).add(value, where)
+
+    @property
+    def numbers_as_text(self) -> list[str]:
+        """The fields whose values are all texts of numbers, in files that could hold numbers."""
+        return [name for name, one in self._texts.items() if one.kind == "number"]
 
     def typed(self, lines: Iterator[str]) -> Iterator[str]:
         """The lines of items.jsonl with typed values."""
@@ -97,6 +105,8 @@ class OwnFields:
             names = [name for name, one in self._fields.items() if one.kind == kind]
             if names:
                 refusals.note(f"own fields read as {kind}s: {', '.join(names)}")
+        if self.numbers_as_text:
+            refusals.note(f"{NUMBERS_AS_TEXT}: {', '.join(self.numbers_as_text)}")
         for name, one in self._fields.items():
             if one.numbers > one.texts > 0:
                 refusals.note(

@@ -138,8 +138,8 @@ class _Rows:
             except ValueError as error:
                 self._refusals.add(f"{where}: {_sentence(error)}", "broken item")
                 continue
-            if isinstance(row, TextRow):
-                self.own_fields.see(where, item.model_extra or {})
+            own = item.model_extra or {}
+            self.own_fields.see(where, own, only_texts=isinstance(row, TextRow))
             yield item
 
     def reviews(self) -> Iterator[Review]:

@@ -8,9 +8,11 @@ import pytest
 
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ITEMS, REVIEWS
+from indexer.checking import check_files
 from indexer.datasets.columns import nearest
 from indexer.datasets.delimited import Layout
 from indexer.datasets.formats import format_named
+from indexer.datasets.own_fields import NUMBERS_AS_TEXT
 from indexer.datasets.prepare import Dataset, prepare
 from p4r_qdrant.errors import InputError
 
@@ -192,9 +194,12 @@ def test_a_field_that_is_nearly_a_number_is_told(case: Case) -> None:
     assert said.startswith(f"own field 'price' stays text, for 'about 3' ({case.items}:4) is no")
 
 
-def test_texts_of_json_stay_texts(case: Case) -> None:
+def test_texts_of_json_stay_texts_and_are_told(case: Case) -> None:
     case.reviews.write_text(GOOD)
     path = case.folder / "i.jsonl"
     path.write_text('{"item_id": "a", "price": "1"}\n{"item_id": "b", "price": "2"}\n')
-    prepare(Dataset(format_named("plain"), [case.reviews], [path]), case.folder / "out", Refusals())
+    dataset = Dataset(format_named("plain"), [case.reviews], [path])
+    prepare(dataset, case.folder / "out", case.refusals)
     assert [row["price"] for row in case.written(ITEMS)] == ["1", "2"]
+    assert [*case.refusals.notes] == [f"{NUMBERS_AS_TEXT}: price"]
+    assert check_files({ITEMS: path}, max_personas=9).notes == {f"{NUMBERS_AS_TEXT} (price)": 1}
