@@ -91,6 +91,7 @@ class Attempt:
             limit = capabilities.limit(self.request, self.retry)
             setting = f"P4R_LLM__{self.request.step.upper()}__THOUGHT_TOKENS"
             self.give_up(f"{_IN_THOUGHT} after {limit} tokens: raise {setting}", final=True)
+            capabilities.found_no_end()
         else:
             self.problems += (_IN_THOUGHT,)
 

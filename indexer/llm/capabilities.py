@@ -155,6 +155,8 @@ class Capabilities:
     """The endpoint accepted the JSON schema and ignored it: the prompt now holds it as well."""
     room: Room | None = None
     """What the endpoint said of the context, once an answer did not fit into it."""
+    guessed: bool = False
+    """That the model thinks is concluded from prose that was cut off."""
     probing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def first_prompt(self, request: Request) -> RetryPrompt:
@@ -176,16 +178,30 @@ class Capabilities:
         return min(limit for limit in limits if limit is not None)
 
     def notice(self, completion: Completion) -> bool:
-        """Whether the model thinks; if so, all calls of the step get tokens for it from now on."""
-        thinks = bool(
+        """Whether the model thinks; if so, all calls of the step get tokens for it from now on.
+
+        Prose that is cut off is taken for a thought, until that proves wrong.
+        """
+        text = completion.text
+        surely = bool(
             completion.thought.strip()
             or completion.thought_tokens
-            or THOUGHT_MARK.search(completion.text)
-            or (completion.cut_off and not completion.text.lstrip().startswith(("{", "```", "[")))
+            or THOUGHT_MARK.search(text)
+            or (completion.cut_off and not text.strip())
         )
+        is_prose = completion.cut_off and not text.lstrip().startswith(("{", "```", "["))
+        thinks = surely or (is_prose and self.thought_tokens != 0)
         if thinks and self.thought_tokens is None:
             self.thought_tokens = THOUGHT_TOKENS
+            self.guessed = True
+        if surely:
+            self.guessed = False
         return thinks
+
+    def found_no_end(self) -> None:
+        """Record that a thought did not end with room for it: if it was a guess, it was none."""
+        if self.guessed:
+            self.thought_tokens = 0
 
     def body(
         self, request: Request, retry: RetryPrompt, request_format: RequestFormat | None = None

@@ -270,6 +270,15 @@ def test_thought_without_end_is_not_paid_for_thrice(counts: bool, tmp_path: Path
     )
 
 
+def test_a_model_that_rambles_is_given_room_only_once(tmp_path: Path) -> None:
+    """Prose without end is no thought: the next records do not pay for it."""
+    with ScriptedLLM(says("Well, you know,", finish_reason="length")) as server:
+        ask(server.url, tmp_path, requests(5, max_tokens=300))
+    limits = [call.body["max_tokens"] for call in server.calls]
+    assert limits.count(300 + 8192) <= 2  # two requests are on their way at a time
+    assert max(limits[-6:]) == 1200
+
+
 def test_a_longer_answer_is_learned_for_the_step(tmp_path: Path) -> None:
     def script(call: Call) -> Reply:
         return says('{"x": ', finish_reason="length") if call.body["max_tokens"] < 500 else GOOD
