@@ -13,8 +13,8 @@ pytest.importorskip("sentence_transformers")
 pytest.importorskip("peft")
 
 from p4r_qdrant import PersonaEncoder
-from p4r_qdrant.encoder.adapter import ADAPTER_CONFIG
-from p4r_qdrant.encoder.fingerprint import same_encoder
+from p4r_qdrant.encoder.adapter import ADAPTER_CONFIG, RECORD
+from p4r_qdrant.encoder.fingerprint import same_encoder, weights_fingerprint
 from p4r_qdrant.errors import EncoderError, P4RError, SettingsError
 from tests.support.tiny_model import save_tiny_model
 
@@ -332,3 +332,27 @@ def test_prompts_that_a_model_has_and_nobody_uses_are_told(
     caplog.clear()
     PersonaEncoder(str(copied), query_prompt="query: ")
     assert "none is used" not in caplog.text
+
+
+def test_an_adapter_of_an_earlier_version_still_finds_its_base(
+    encoder: PersonaEncoder, tiny: Path, tmp_path: Path
+) -> None:
+    from peft import LoraConfig
+
+    folder = adapter(tiny, tmp_path / "a", LoraConfig(r=4, target_modules=["query"]))
+    record = {
+        "base": "tiny",
+        "run": "r",
+        "data_hash": "d",
+        "examples": 1,
+        "settings": {},
+        "validation": "",
+        "metrics": {},
+        "created_at": "",
+    }
+    for own in (encoder.fingerprint, weights_fingerprint(encoder.sentence_transformer)):
+        (folder / RECORD).write_text(json.dumps(record | {"base_fingerprint": own}))
+        assert PersonaEncoder(str(tiny), adapter=str(folder)).fingerprint != encoder.fingerprint
+    (folder / RECORD).write_text(json.dumps(record | {"base_fingerprint": "0" * 16}))
+    with pytest.raises(EncoderError, match="was trained on tiny"):
+        PersonaEncoder(str(tiny), adapter=str(folder))
