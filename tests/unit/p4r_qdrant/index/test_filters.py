@@ -9,8 +9,8 @@ import qdrant_edge as edge
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.filters import Condition, parse
+from p4r_qdrant.errors import InputError, PersonaError
+from p4r_qdrant.index.filters import Condition, check_types, indexed, parse
 
 
 @pytest.mark.parametrize(
@@ -155,3 +155,80 @@ def test_whatever_is_asked_is_understood_or_refused(wanted: Any) -> None:
         bounds = [condition.gt, condition.gte, condition.lt, condition.lte]
         assert condition.is_range == any(bound is not None for bound in bounds)
         assert len({type(value) for value in condition.any_of}) <= 1
+
+
+# --- declared fields -----------------------------------------------------------------------------
+
+DECLARED = {
+    "genre": "keyword",
+    "stock": "integer",
+    "price": "float",
+    "sale": "bool",
+    "name": "text",
+}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"genre": "crime"},
+        {"genre": ["crime", "noir"]},
+        {"genre": {"not": "crime"}},
+        {"stock": 3},
+        {"stock": [1, 2]},
+        {"stock": {"gt": 0, "not": 3}},
+        {"price": {"lte": 9.5}},
+        {"sale": True},
+    ],
+)
+def test_conditions_that_fit_declared_fields(wanted: dict[str, Any]) -> None:
+    assert indexed(parse(wanted), DECLARED) == parse(wanted)
+
+
+def test_a_whole_number_of_a_declared_fraction() -> None:
+    assert indexed(parse({"price": 10}), DECLARED) == [Condition("price", gte=10.0, lte=10.0)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"colour": "red"}, "P4R_INDEX__FIELDS=colour=keyword and run `p4r index`"),
+        ({"pages": {"gt": 3}}, "P4R_INDEX__FIELDS=pages=float"),
+        ({"new": True}, "P4R_INDEX__FIELDS=new=bool"),
+        ({"name": "x"}, "P4R_INDEX__FIELDS=name=keyword"),
+        ({"genre": 3}, "declared as keyword, which the value 3 cannot match"),
+        ({"genre": {"lt": 3}}, "declared as keyword, which a comparison cannot match"),
+        ({"stock": "3"}, "declared as integer, which the value '3' cannot match"),
+        ({"price": [1, 2]}, "compare fractions with gte and lte"),
+        ({"sale": 1}, "declared as bool"),
+    ],
+)
+def test_conditions_that_do_not_fit(wanted: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        indexed(parse(wanted), DECLARED)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"genre": 3},
+        {"genre": ["crime", 3]},
+        {"stock": 3.5},
+        {"stock": True},
+        {"price": "9.99"},
+        {"sale": 1},
+    ],
+)
+def test_values_of_another_type_than_is_declared(payload: dict[str, Any]) -> None:
+    with pytest.raises(PersonaError) as caught:
+        check_types("item-1", payload, DECLARED)
+    assert f"the field {next(iter(payload))!r} of item 'item-1' is declared as" in str(caught.value)
+
+
+def test_values_that_are_as_declared() -> None:
+    payload = {"genre": ["crime", None], "stock": None, "price": 3, "sale": False, "name": 3}
+    check_types("item-1", payload, DECLARED)
+    nested = {"offers": [{"price": "x"}, {"price": 3}]}
+    with pytest.raises(PersonaError):
+        check_types("item-1", nested, {"offers[].price": "float"})
