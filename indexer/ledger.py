@@ -31,8 +31,8 @@ from indexer.step_file import StepFile, digest_of
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.whole_files import remove_unfinished
 
-LEDGER = "ledger"
 LOCK = ".lock"
+LEDGER = "ledger"
 """The name of a ledger's folder in the folder of artifacts or results."""
 _STEP = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
