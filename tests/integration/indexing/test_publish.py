@@ -250,9 +250,9 @@ def test_nothing_is_removed_where_the_artifacts_are_broken(
     assert "2 items are not in personas.jsonl, but 1 of its lines are broken" in report.kept_because
     with open_index(index_settings) as index:
         assert len(list(index.item_ids())) == 12
-    for text in ([], ["{", "[]"]):
+    for text, problem in (([], "is empty"), (["{", "[]"], "nothing can be published")):
         publishing.write_personas(folder, text)
-        with pytest.raises(InputError, match="nothing can be published"):
+        with pytest.raises(InputError, match=problem):
             run(folder, encoder, index_settings)
         with open_index(index_settings) as index:
             assert len(list(index.item_ids())) == 12
@@ -317,7 +317,7 @@ def test_personas_are_read_once(
         opened.clear()
         parsed.clear()
         assert run(folder, encoder, index_settings).written == written
-        assert len(opened) == 2, "the start for the progress bar, then all of it"
+        assert len(opened) == 3, "a line, the start for the progress bar, then all of it"
         assert parsed == [f"{personas}:{number}" for number in range(1, 13)]
 
 
