@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
 from p4r_qdrant.records import DomainName, Id, Persona, Rating, Timestamp
 from p4r_qdrant.schemas.base import Answer, Body, BoundedText
-from p4r_qdrant.schemas.reranking import PersonaAnswer
+from p4r_qdrant.schemas.reranking import PersonaAnswer, VectorBody
 
 
 class ReviewBody(Body):
@@ -28,13 +28,19 @@ class ItemBody(Body):
     `vectors`: one for each persona, by the encoder of the index; if missing, the service encodes.
     """
 
-    personas: list[Persona] | None = Field(None, min_length=1, max_length=256)
-    reviews: list[ReviewBody] = Field(default_factory=list, max_length=1000)
+    personas: Annotated[list[Persona], Field(fail_fast=True)] | None = Field(
+        None, min_length=1, max_length=256
+    )
+    reviews: Annotated[list[ReviewBody], Field(fail_fast=True)] = Field(
+        default_factory=list, max_length=1000
+    )
     description: BoundedText = ""
-    vectors: list[list[FiniteFloat]] | None = Field(None, max_length=256)
+    vectors: Annotated[list[VectorBody], Field(fail_fast=True)] | None = Field(None, max_length=256)
     summary: BoundedText = ""
     title: BoundedText = ""
-    categories: list[BoundedText] = Field(default_factory=list, max_length=100)
+    categories: Annotated[list[BoundedText], Field(fail_fast=True)] = Field(
+        default_factory=list, max_length=100
+    )
     brand: BoundedText = ""
     domain: DomainName = "products"
     fields: dict[str, Any] = Field(

@@ -17,7 +17,7 @@ from p4r_qdrant.records import (
     StoredPersona,
     Timestamp,
 )
-from p4r_qdrant.schemas.base import Answer, Body, BoundedText
+from p4r_qdrant.schemas.base import Answer, AtMost, Body, BoundedText
 from p4r_qdrant.settings import RerankSettings
 
 Reason = Literal[
@@ -31,6 +31,9 @@ Reason = Literal[
 """Why a ranking keeps the generator's order. index_refused: Qdrant answers and refuses the query;
 overloaded: so many requests wait, or Qdrant's rate limit is reached."""
 FiniteScore = Annotated[Score, Field(allow_inf_nan=False)]
+MAX_DIMENSION = 65_536
+"""Most numbers of a vector: as many as Qdrant takes."""
+VectorBody = Annotated[list[FiniteFloat], Field(max_length=MAX_DIMENSION, fail_fast=True)]
 
 
 class InlineInteraction(Body):
@@ -63,9 +66,20 @@ class UserBody(Body):
     """
 
     user_id: Id | None = None
-    history: list[InlineInteraction] | None = None
-    vector: list[FiniteFloat] | None = None
-    candidates: list[Id | CandidateBody] = Field(min_length=1)
+    history: (
+        Annotated[
+            list[InlineInteraction],
+            Field(fail_fast=True),
+            AtMost("max_history", "interactions", "a history"),
+        ]
+        | None
+    ) = None
+    vector: VectorBody | None = None
+    candidates: Annotated[
+        list[Id | CandidateBody],
+        Field(min_length=1, fail_fast=True),
+        AtMost("max_candidates", "candidates", "a user"),
+    ]
 
     @model_validator(mode="after")
     def _check_one(self) -> UserBody:
@@ -124,7 +138,11 @@ class RerankBody(Body):
         }
     )
 
-    users: list[UserBody] = Field(min_length=1)
+    users: Annotated[
+        list[UserBody],
+        Field(min_length=1, fail_fast=True),
+        AtMost("max_users", "users", "a request"),
+    ]
     top: int | None = Field(
         None, ge=1, le=1_000_000, description="Number of items to return for each user."
     )

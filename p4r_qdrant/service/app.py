@@ -17,9 +17,11 @@ from pydantic_core import to_json
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from p4r_qdrant import __version__
+from p4r_qdrant.schemas.items import ItemBody
 from p4r_qdrant.schemas.operations import EncoderState, HealthAnswer, JobsAnswer, ReadyAnswer
 from p4r_qdrant.schemas.reranking import RerankAnswer, RerankBody
-from p4r_qdrant.service import items, problems, recommendations, users
+from p4r_qdrant.schemas.users import InteractionBody
+from p4r_qdrant.service import bodies, items, problems, recommendations, users
 from p4r_qdrant.service.middleware import Requests
 from p4r_qdrant.service.security import Access, admin, reader
 from p4r_qdrant.service.state import Service, service
@@ -33,6 +35,19 @@ NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fal
 """Turns off FastAPI's own telemetry, which is on by default."""
 
 
+class Application(FastAPI):
+    """The application, whose document has the bodies with the limits of the settings."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        document = super().openapi()
+        served: Service = self.state.service
+        limits = served.backend.settings.service
+        made = bodies.schemas(limits, RerankBody, ItemBody, InteractionBody)
+        document["components"]["schemas"] |= made
+        return document
+
+
 def create_app(served: Service) -> FastAPI:
     """The application of a service; its lifespan starts and closes the service."""
 
@@ -44,7 +59,7 @@ def create_app(served: Service) -> FastAPI:
         finally:
             await served.close()
 
-    app = FastAPI(
+    app = Application(
         title="p4r",
         version=__version__,
         description="Reranks candidates of a recommender by item personas, and explains the order.",
@@ -66,7 +81,7 @@ def create_app(served: Service) -> FastAPI:
     app.add_middleware(
         Requests,
         metrics=served.metrics,
-        max_body_bytes=own.max_body_bytes,
+        settings=own,
         tracing=served.tracing,
     )
     _add_rerank(app)
@@ -84,9 +99,12 @@ def _add_rerank(app: FastAPI) -> None:
         dependencies=[Depends(reader)],
         response_model=RerankAnswer,
         responses=problems.responses(429),
+        openapi_extra=bodies.documented(RerankBody),
         tags=["reranking"],
     )
-    async def rerank(body: RerankBody, request: Request, served: Served) -> Response:
+    async def rerank(
+        body: Annotated[RerankBody, bodies.body_of(RerankBody)], request: Request, served: Served
+    ) -> Response:
         """Rerank candidates for one or many users, and explain the order.
 
         If Qdrant or the encoder fails or misses the deadline, the answer keeps the generator's

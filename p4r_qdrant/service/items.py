@@ -14,7 +14,7 @@ from p4r_qdrant.index.replacing import now
 from p4r_qdrant.records import Item, Review
 from p4r_qdrant.schemas.items import DeletedAnswer, ItemBody, ItemPersonasAnswer, PutItemAnswer
 from p4r_qdrant.schemas.reranking import PersonaAnswer
-from p4r_qdrant.service import problems
+from p4r_qdrant.service import bodies, problems
 from p4r_qdrant.service.live import Live, Written
 from p4r_qdrant.service.paths import ItemId
 from p4r_qdrant.service.security import admin, reader
@@ -55,8 +55,14 @@ async def personas(item_id: ItemId, served: Served) -> dict[str, Any]:
         **problems.responses(429, 503),
         202: {"model": PutItemAnswer, "description": "An LLM will make the personas"},
     },
+    openapi_extra=bodies.documented(ItemBody),
 )
-async def put(item_id: ItemId, body: ItemBody, served: Served, response: Response) -> Any:
+async def put(
+    item_id: ItemId,
+    body: Annotated[ItemBody, bodies.body_of(ItemBody)],
+    served: Served,
+    response: Response,
+) -> Any:
     """Replace an item's personas. Readers see the old ones or the new ones, never none.
 
     Of two concurrent writes the later one stays. Without `personas`, an LLM makes them from

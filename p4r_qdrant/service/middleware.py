@@ -1,11 +1,13 @@
-"""Around every request: request id, size limit, duration, log line."""
+"""Around every request: request id, size and time limits of the body, duration, log line."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
@@ -13,16 +15,78 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from p4r_qdrant.service import logs, problems
 from p4r_qdrant.service.metrics import Metrics
+from p4r_qdrant.service.paths import QUIET
+from p4r_qdrant.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from p4r_qdrant.service.tracing import Tracing
-
-from p4r_qdrant.service.paths import QUIET
 
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+LINGER_S = 5
+"""Seconds that the rest of a body is taken after an early answer, and dropped: a connection that
+is closed while the caller still sends is reset, and the caller never reads why."""
+
+LINGER_BYTES = 256 << 20
+"""Bytes of such a rest."""
+
+
+class _Incoming:
+    """The body of a request while it arrives."""
+
+    def __init__(self, scope: Scope, receive: Receive, settings: ServiceSettings) -> None:
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        self.declared = int(length) if length.isdigit() else 0
+        self.ended = not self.declared and b"transfer-encoding" not in headers
+        self._is_asked_for = b"expect" not in headers
+        self._receive = receive
+        self._settings = settings
+        self._size = 0
+        self._until = asyncio.get_running_loop().time() + settings.receive_timeout_s
+
+    async def take(self) -> Message:
+        """The next message. Raises HTTPException (408, 413)."""
+        if self.ended:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._until):
+                message = await self._next()
+        except TimeoutError:
+            raise HTTPException(
+                408,
+                f"the body did not arrive within {self._settings.receive_timeout_s:g} seconds "
+                "(P4R_SERVICE__RECEIVE_TIMEOUT_S); send it faster, or send less",
+            ) from None
+        if self._size > self._settings.max_body_bytes:
+            raise HTTPException(413, self.too_large)
+        return message
+
+    async def drop(self) -> None:
+        """Take the rest and forget it, as far as it comes soon."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while self._is_asked_for and not self.ended and self._size < LINGER_BYTES:
+                    await self._next()
+
+    async def _next(self) -> Message:
+        self._is_asked_for = True
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        self.ended = not message.get("more_body", False)
+        return message
+
+    @property
+    def too_large(self) -> str:
+        """What a caller is told."""
+        return (
+            f"the body has more than {self._settings.max_body_bytes} bytes "
+            "(P4R_SERVICE__MAX_BODY_BYTES); send less"
+        )
 
 
 class Requests:
@@ -33,12 +97,16 @@ class Requests:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, max_body_bytes: int, tracing: Tracing | None = None
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        settings: ServiceSettings,
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._tracing = tracing
         self._metrics = metrics
-        self._most = max_body_bytes
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -46,33 +114,36 @@ class Requests:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         path = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
         scope["path"] = path.removesuffix("/") or "/"
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
+        incoming = _Incoming(scope, receive, self._settings)
         status = 500
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", request_id.encode()),
-                ]
+                own = [(b"x-request-id", request_id.encode())]
+                if not incoming.ended:
+                    own.append((b"connection", b"close"))
+                message["headers"] = [*message.get("headers", ()), *own]
+            elif not incoming.ended and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await incoming.drop()
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
         crashed = False
         try:
-            length = headers.get(b"content-length", b"0")
-            if length.isdigit() and int(length) > self._most:
-                refusal = problems.answer(request_id, 413, "too_large", self._too_large())
+            if incoming.declared > self._settings.max_body_bytes:
+                refusal = problems.answer(request_id, 413, "too_large", incoming.too_large)
                 await refusal(scope, receive, answer)
             else:
-                await self._app(scope, self._bounded(receive), answer)
+                await self._app(scope, incoming.take, answer)
         except Exception:
             crashed = True
             if status != 500:  # an answer has begun: only the connection can be broken
@@ -86,22 +157,6 @@ class Requests:
             await sorry(scope, receive, answer)
         finally:
             self._log(scope, status, time.perf_counter() - start, crashed=crashed)
-
-    def _bounded(self, receive: Receive) -> Receive:
-        size = 0
-
-        async def bounded() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._most:
-                raise HTTPException(413, self._too_large())
-            return message
-
-        return bounded
-
-    def _too_large(self) -> str:
-        return f"the body has more than {self._most} bytes (P4R_SERVICE__MAX_BODY_BYTES); send less"
 
     def _log(self, scope: Scope, status: int, seconds: float, *, crashed: bool) -> None:
         route = getattr(scope.get("route"), "path", "other")

@@ -66,7 +66,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     of_qdrant = {502} if 503 in statuses else set[int]()
     return {
         status: {"model": ErrorBody, "description": _MEANING[status]}
-        for status in sorted({400, 401, 403, 413, 422, *statuses} | of_qdrant)
+        for status in sorted({400, 401, 403, 408, 413, 422, *statuses} | of_qdrant)
     }
 
 
@@ -76,6 +76,7 @@ _MEANING = {
     403: "The key does not allow this",
     404: "Not found",
     409: "Not possible in this state",
+    408: "The body did not arrive in time",
     413: "The body is too large",
     422: "The request is invalid; the message says what to change",
     429: "Too much work at once; try again after Retry-After seconds",
@@ -152,11 +153,18 @@ def _is_a_type(part: int | str) -> bool:
     return isinstance(part, str) and (part[:1].isupper() or "[" in part)
 
 
+_CODES = {
+    400: "no_json",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    413: "too_large",
+}
+
+
 def _of_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
-    code = {400: "no_json", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(
-        error.status_code, "error"
-    )
+    code = _CODES.get(error.status_code, "error")
     return answer(
         request.state.request_id, error.status_code, code, str(error.detail), error.headers
     )

@@ -57,25 +57,9 @@ class Ranker:
         ]
 
     def _check(self, body: RerankBody) -> None:
-        """Raise InputError if the request is too large, or lacks scores for weighted fusion."""
-        own = self._settings.service
+        """Raise InputError if the request lacks scores for weighted fusion."""
         fusion = body.fusion.method if body.fusion else self._settings.rerank.fusion
-        if len(body.users) > own.max_users:
-            raise InputError(
-                f"users: {len(body.users)} users, but a request may have {own.max_users} "
-                "(P4R_SERVICE__MAX_USERS)"
-            )
         for position, user in enumerate(body.users):
-            if len(user.candidates) > own.max_candidates:
-                raise InputError(
-                    f"users.{position}.candidates: {len(user.candidates)} candidates, but a user "
-                    f"may have {own.max_candidates} (P4R_SERVICE__MAX_CANDIDATES)"
-                )
-            if user.history and len(user.history) > own.max_history:
-                raise InputError(
-                    f"users.{position}.history: {len(user.history)} interactions, but a history "
-                    f"may have {own.max_history} (P4R_SERVICE__MAX_HISTORY)"
-                )
             if fusion == "weighted" and any(score is None for _, score in user.pairs()):
                 raise InputError(
                     f"users.{position}.candidates: weighted fusion needs a score for each "

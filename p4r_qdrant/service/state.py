@@ -75,6 +75,8 @@ class Service:
         self.background = background
         self.ranker = Ranker(backend, self.batcher, self.metrics)
         self._threads = ThreadPoolExecutor(SIDE_THREADS, thread_name_prefix="p4r-side")
+        # One thread: more of them would only hold more memory, for parsing holds the interpreter.
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="p4r-parse")
         self._keeping_up: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -93,6 +95,7 @@ class Service:
             await asyncio.to_thread(self.background.stop)
         await self.batcher.close()
         await asyncio.to_thread(self.ranker.close)
+        await asyncio.to_thread(self._parser.shutdown)
         await asyncio.to_thread(self._threads.shutdown)
         await asyncio.to_thread(self.backend.close)
         if self.tracing:
@@ -120,6 +123,10 @@ class Service:
     async def in_thread(self, work: Callable[[], Result]) -> Result:
         """Run blocking work on the threads that are not for rankings."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def parse(self, work: Callable[[], Result]) -> Result:
+        """Run the parsing of a large body; one at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._parser, work)
 
     async def encode(self, live: Live, texts: Sequence[str], *, of_users: bool) -> Floats:
         """Encode texts that will be stored: (n, dim) float32. Raises ProblemError (429, 503).

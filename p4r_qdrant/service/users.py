@@ -20,7 +20,7 @@ from p4r_qdrant.schemas.users import (
     InteractionBody,
     UserAnswer,
 )
-from p4r_qdrant.service import problems
+from p4r_qdrant.service import bodies, problems
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.paths import UserId
 from p4r_qdrant.service.security import admin
@@ -37,8 +37,13 @@ Served = Annotated[Service, Depends(service)]
     status_code=202,
     response_model=AcceptedAnswer,
     responses=problems.responses(429, 503),
+    openapi_extra=bodies.documented(InteractionBody),
 )
-async def interact(user_id: UserId, body: InteractionBody, served: Served) -> dict[str, Any]:
+async def interact(
+    user_id: UserId,
+    body: Annotated[InteractionBody, bodies.body_of(InteractionBody)],
+    served: Served,
+) -> dict[str, Any]:
     """Store an interaction. It is durable once the answer is sent.
 
     The user vector includes it at once, by the item's summary; an LLM reads the review later.

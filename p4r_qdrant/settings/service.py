@@ -39,6 +39,17 @@ class ServiceSettings(Section):
     max_body_bytes: int = Field(
         4 << 20, ge=1024, description="Largest size of a request's body in bytes."
     )
+    receive_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds within which the body of a request has to arrive. Later: status 408.",
+    )
+    max_body_values: int = Field(
+        300_000,
+        ge=1000,
+        description="Largest number of values (texts, numbers, lists, objects) in a request's "
+        "body.",
+    )
     max_users: int = Field(64, ge=1, description="Largest number of users in one request.")
     max_candidates: int = Field(
         1000, ge=1, le=10_000, description="Largest number of candidates of one user."

@@ -1,0 +1,226 @@
+"""What a request may cost: the key before the body, sizes, depths, time."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.testclient import TestClient
+
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.schemas.items import ItemBody
+from p4r_qdrant.schemas.reranking import RerankBody
+from p4r_qdrant.service import bodies, middleware
+from p4r_qdrant.service.app import create_app
+from p4r_qdrant.service.backend import Backend
+from p4r_qdrant.service.problems import ProblemError
+from p4r_qdrant.service.state import Service
+from p4r_qdrant.settings import ServiceSettings, Settings
+from tests.support.engines import embedded
+from tests.support.serving import AS_ADMIN, make_app, make_index, with_service
+
+JSON = {"Content-Type": "application/json"}
+LIMITS = ServiceSettings()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("limits") / "index"
+    make_index(embedded(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(made: Path) -> Iterator[TestClient]:
+    with TestClient(make_app(with_service(embedded(made))), headers=AS_ADMIN) as client:
+        yield client
+
+
+def closed_app(**own: Any) -> FastAPI:
+    """An application with settings of its own, and no index."""
+    return create_app(Service(Backend(with_service(Settings(), **own))))
+
+
+NEVER = b"never comes"
+
+
+def ask(
+    app: FastAPI, parts: Sequence[bytes], *, headers: dict[str, str], path: str = "/v1/rerank"
+) -> list[str]:
+    """What happens between server and app, in order: `take` of a part, `start`, `body`, `end`."""
+    happened: list[str] = []
+    waiting = list(parts)
+
+    async def receive() -> dict[str, Any]:
+        if waiting[0] is NEVER:
+            await asyncio.Event().wait()
+        happened.append("take")
+        part = waiting.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(waiting)}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            happened.append(str(message["status"]))
+        else:
+            happened.append("more" if message.get("more_body") else "end")
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [
+            (name.lower().encode(), value.encode()) for name, value in (JSON | headers).items()
+        ],
+    }
+    asyncio.run(app(scope, receive, send))
+    return happened
+
+
+# --- before the body ---------------------------------------------------------------------------
+
+
+def test_the_key_is_looked_at_before_the_body(client: TestClient) -> None:
+    app: Any = client.app
+    headers = {"Transfer-Encoding": "chunked"}
+    happened = ask(app, [b"[", b"]"], headers=headers)
+    assert happened == ["401", "more", "take", "take", "end"]
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_unread(client: TestClient) -> None:
+    app: Any = client.app
+    size = str(LIMITS.max_body_bytes + 1)
+    happened = ask(app, [b"[", b"]"], headers={**AS_ADMIN, "Content-Length": size})
+    assert happened == ["413", "more", "take", "take", "end"], "the rest is dropped: no reset"
+    asked = {**AS_ADMIN, "Content-Length": size, "Expect": "100-continue"}
+    assert ask(app, [b"["], headers=asked) == ["413", "more", "end"], "it was never sent"
+
+
+def test_a_body_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "LINGER_S", 0.01)
+    app = closed_app(receive_timeout_s=0.05)
+    headers = {**AS_ADMIN, "Content-Length": "100"}
+    assert ask(app, [b"[" * 10, NEVER], headers=headers) == ["take", "408", "more", "end"]
+
+
+# --- what a body is made of --------------------------------------------------------------------
+
+MANY = 1_000_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" + "[]," * MANY + "[]]",
+        '{"users":[' + "{}," * MANY + "{}]}",
+        '{"users":[{"candidates":[' + "[]," * MANY + "[]]}]}",
+        '{"filter":{' + '"a":1,' * (MANY // 2) + '"b":1}}',
+        '["' + '","'.join("x" * (MANY // 2)) + '"]',
+    ],
+    ids=["lists", "users", "candidates", "names", "texts"],
+)
+def test_a_body_of_too_many_values_is_not_parsed(
+    monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(ProblemError, match=r"300000 values \(P4R_SERVICE__MAX_BODY") as raised:
+        bodies.parsed(body.encode(), RerankBody, LIMITS)
+    assert raised.value.status == 413
+
+
+@pytest.mark.parametrize(
+    "text", ['"' + '[{,\\"' * 1000 + '"', '"\\\\"', '["\\\\",[]]', "[{}, [[]]]"]
+)
+def test_what_stands_in_a_text_does_not_count(text: str) -> None:
+    bodies.check_structure(text, 6)
+    json.loads(text)
+
+
+@pytest.mark.parametrize("opened", ["[", '{"a":', '[{"\\"":'])
+def test_depth_is_limited_before_parsing(opened: str) -> None:
+    with pytest.raises(InputError, match="deeper than 64"):
+        bodies.check_structure(opened * 65, 1000)
+    bodies.check_structure(opened * 32, 1000)
+
+
+def problems_of(model: Any, value: Any) -> list[Any]:
+    with pytest.raises(RequestValidationError) as raised:
+        bodies.parsed(json.dumps(value).encode(), model, LIMITS)
+    return list(raised.value.errors())
+
+
+CANDIDATE = ["ships"]
+BAD: list[Any] = [{}] * 50
+
+
+@pytest.mark.parametrize(
+    ("model", "value"),
+    [
+        (RerankBody, {"users": BAD}),
+        (RerankBody, {"users": [{"candidates": BAD}]}),
+        (RerankBody, {"users": [{"candidates": [[]] * 1000}]}),
+        (RerankBody, {"users": [{"candidates": CANDIDATE, "history": BAD}]}),
+        (RerankBody, {"users": [{"candidates": CANDIDATE, "vector": ["x"] * 1000}]}),
+        (RerankBody, {"users": [{"candidates": [[]] * 50_000}] * 2}),
+        (ItemBody, {"personas": BAD}),
+        (ItemBody, {"reviews": BAD}),
+        (ItemBody, {"vectors": [["x"] * 100] * 100}),
+        (ItemBody, {"categories": BAD}),
+    ],
+)
+def test_only_the_first_errors_are_collected(model: Any, value: Any) -> None:
+    assert len(problems_of(model, value)) <= 8
+
+
+def test_an_object_of_too_many_names() -> None:
+    names = {f"n{number}": 1 for number in range(bodies.MAX_NAMES + 1)}
+    for value in (names, {"users": [{**names}]}, {"filter": names}):
+        with pytest.raises(InputError, match="513 names"):
+            bodies.parsed(json.dumps(value).encode(), RerankBody, LIMITS)
+
+
+@pytest.mark.parametrize("raw", [b"\xff", b"\xef\xbb\xbf{}", "{}".encode("utf-16"), b"1" * 5000])
+def test_what_cannot_be_read_is_400(raw: bytes) -> None:
+    with pytest.raises(ProblemError, match="not valid JSON") as raised:
+        bodies.parsed(raw, RerankBody, LIMITS)
+    assert raised.value.status == 400
+
+
+def test_a_large_body_is_parsed_on_another_thread(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    right = bodies.parsed
+
+    def noted(*arguments: Any) -> Any:
+        names.append(threading.current_thread().name)
+        return right(*arguments)
+
+    monkeypatch.setattr(bodies, "parsed", noted)
+    for count in (1, 900):
+        candidates = [f"a-rather-long-item-id-{number}" for number in range(count)]
+        response = client.post("/v1/rerank", json={"users": [{"candidates": candidates}]})
+        assert response.status_code == 200, response.text
+    small, large = names
+    assert large.startswith("p4r-parse")
+    assert small != large
+
+
+def test_the_document_has_the_limits_of_the_settings() -> None:
+    document = closed_app(max_users=7, max_candidates=9, max_history=11).openapi()
+    user = document["components"]["schemas"]["UserBody"]["properties"]
+    assert document["components"]["schemas"]["RerankBody"]["properties"]["users"]["maxItems"] == 7
+    assert user["candidates"]["maxItems"] == 9
+    assert user["history"]["anyOf"][0]["maxItems"] == 11
+    assert "x-limit" not in json.dumps(document)
+    body = document["paths"]["/v1/rerank"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["schema"] == {"$ref": "#/components/schemas/RerankBody"}
