@@ -63,7 +63,8 @@ class Popen(subprocess.Popen[Any]):
     _connection: socket.socket
 
     def _execute_child(self, args: Any, *more: Any) -> None:
-        _, _, _, _, cwd, env, _, _, _, *files, _, _, _, _, _, session, _ = more
+        _, preexec_fn, _, _, cwd, env, _, _, _, *files, _, _, _, _, _, session, _ = more
+        assert preexec_fn is None, "only a new interpreter can run it: use subprocess"
         child_in, _, _, child_out, _, child_err = files
         assert args[0] == sys.executable, args
         request = {
