@@ -27,6 +27,7 @@ from p4r_qdrant.index.payload import (
     UNSETTLED,
     Point,
     check_item_id,
+    checked_fields,
     make_points,
     stored_persona,
 )
@@ -132,6 +133,11 @@ class PersonaIndex:
             replacing.write(self.engine, points)
             written += len(points)
         return written
+
+    def check_fields(self, item_id: str, fields: Mapping[str, Any]) -> None:
+        """Raise PersonaError if the fields of an item cannot be stored beside its personas."""
+        check_types(item_id, fields, self.engine.fields)
+        checked_fields(item_id, fields)
 
     def _points(self, item: ItemVectors) -> list[Point]:
         check_types(item.item_id, item.fields, self.engine.fields)

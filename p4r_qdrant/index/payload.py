@@ -175,7 +175,7 @@ def make_points(
     """
     check_item_id(item_id)
     check_personas(item_id, personas, max_personas)
-    fields = _checked_fields(item_id, fields)
+    fields = checked_fields(item_id, fields)
     matrix = check_vectors(vectors, dimension, f"item {item_id!r}")
     if len(matrix) != len(personas):
         raise VectorError(
@@ -307,7 +307,7 @@ def check_personas(item_id: str, personas: Sequence[Persona], max_personas: int)
         seen.add(persona.persona_id)
 
 
-def _checked_fields(item_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def checked_fields(item_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields as plain JSON, the same for both engines; else raises PersonaError."""
     for name in fields:
         if not isinstance(name, str) or not name or name in OWN_FIELDS:
@@ -316,14 +316,27 @@ def _checked_fields(item_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
                 "give it another name"
             )
     try:
-        text = json.dumps(dict(fields), allow_nan=False, ensure_ascii=False)
-        text.encode()
-        plain: dict[str, Any] = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise PersonaError(f"the fields of item {item_id!r} are not JSON: {error}") from None
+        plain = _plain(fields)
+    except (TypeError, ValueError, RecursionError):
+        plain = {}
+        for name, value in fields.items():  # which one it is
+            try:
+                plain |= _plain({name: value})
+            except (TypeError, ValueError, RecursionError) as error:
+                raise PersonaError(
+                    f"the field {name!r} of item {item_id!r} is not JSON: {error}"
+                ) from None
     for name, value in plain.items():
         if problem := _unstorable(value, MAX_DEPTH):
             raise PersonaError(f"the field {name!r} of item {item_id!r} {problem}")
+    return plain
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields as JSON has them. Raises TypeError, ValueError, RecursionError."""
+    text = json.dumps(dict(fields), allow_nan=False, ensure_ascii=False)
+    text.encode()  # lone surrogates
+    plain: dict[str, Any] = json.loads(text)
     return plain
 
 

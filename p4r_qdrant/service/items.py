@@ -79,16 +79,20 @@ async def put(
         brand=body.brand,
         **body.fields,
     )
+    fields = payload_fields(item, body.summary, body.domain)
     answer = {"item_id": item_id, "personas": len(body.personas or ()), "written": False}
     if body.personas is None:
-        reviews = [Review(item_id=item_id, **one.model_dump()) for one in body.reviews]
-        job = ItemWork(item_id=item_id, item=item, reviews=reviews).job()
+
+        def queue() -> None:
+            live.writer.check_fields(item_id, fields)  # now: a job could tell nobody
+            reviews = [Review(item_id=item_id, **one.model_dump()) for one in body.reviews]
+            live.users.jobs.add(ItemWork(item_id=item_id, item=item, reviews=reviews).job())
+
         with served.backend.in_use() as live:
-            await served.in_thread(lambda: live.users.jobs.add(job))
+            await served.in_thread(queue)
         response.status_code = 202
         return answer | {"reasoning": served.llm_state}
     personas = body.personas
-    fields = payload_fields(item, body.summary, body.domain)
 
     async def write(live: Live) -> bool:
         vectors: Any = body.vectors

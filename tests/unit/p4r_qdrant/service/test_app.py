@@ -566,6 +566,34 @@ def test_items_that_cannot_be_indexed(client: TestClient, change: Any, said: str
     assert client.get("/v1/items/kettle/personas").status_code == 404
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '{"price": NaN}',
+        '{"price": [1, {"a": -Infinity}]}',
+        '{"price": 18446744073709551616}',
+        '{"price": ["\\ud800"]}',
+        '{"price": {"\\udfff": 1}}',
+        '{"price": ' + "[" * 30 + "]" * 30 + "}",
+        '{"price": ' + '{"a":' * 30 + "1" + "}" * 30 + "}",
+        '{"stock": "many"}',
+        '{"slot": 1}',
+    ],
+)
+def test_an_item_without_personas_is_checked_like_one_with_them(
+    client: TestClient, fields: str
+) -> None:
+    said = []
+    for rest in ({"personas": READY["personas"]}, {}):
+        body = json.dumps({"title": "Kettle", **rest})[:-1] + f', "fields": {fields}}}'
+        headers = {"Content-Type": "application/json"}
+        response = client.put("/v1/items/kettle", content=body, headers=headers)
+        said.append(refusal(response, 422, "invalid"))
+    assert said[0] == said[1]
+    assert re.search("price|stock|slot", said[0]), "the place"
+    assert client.get("/v1/jobs").json()["waiting"] == 0
+
+
 @pytest.mark.parametrize("path", ["/v1/items/%FF/personas", "/v1/items/%0A/personas"])
 def test_paths_that_are_no_ids(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 422
