@@ -214,8 +214,8 @@ class RankedAnswer(Answer):
     because: list[BecauseAnswer] = Field(default_factory=list)
 
     @classmethod
-    def of(cls, item: RankedItem) -> dict[str, Any]:
-        """The answer as a plain dict."""
+    def of(cls, item: RankedItem, *, because: bool = True) -> dict[str, Any]:
+        """The answer as a plain dict; `because` is left empty if it is not to be told."""
         answer: dict[str, Any] = {
             "item_id": item.item_id,
             "rank": item.rank,
@@ -227,7 +227,7 @@ class RankedAnswer(Answer):
         if item.persona is not None:
             answer["item_title"] = item.persona.fields.get("item_title")
             answer["persona"] = PersonaAnswer.of(item.persona)
-            answer["because"] = [BecauseAnswer.of(one) for one in item.because]
+            answer["because"] = [BecauseAnswer.of(one) for one in item.because if because]
         return answer
 
 
@@ -248,9 +248,15 @@ class RankingAnswer(Answer):
 
     @classmethod
     def of(
-        cls, user: UserBody, ranking: Ranking, reason: Reason | None, min_score: float | None
+        cls,
+        user: UserBody,
+        ranking: Ranking,
+        reason: Reason | None,
+        min_score: float | None,
+        *,
+        because: bool = True,
     ) -> dict[str, Any]:
-        """The answer as a plain dict."""
+        """The answer as a plain dict. because: tell it of a stored user too."""
         items = ranking.items
         if min_score is not None and ranking.personalized:
             items = tuple(one for one in items if one.score is not None and one.score >= min_score)
@@ -260,7 +266,9 @@ class RankingAnswer(Answer):
             "personalized": ranking.personalized,
             "degraded": reason is not None,
             "reason": reason,
-            "items": [RankedAnswer.of(one) for one in items],
+            "items": [
+                RankedAnswer.of(one, because=because or user.user_id is None) for one in items
+            ],
         }
 
 

@@ -23,7 +23,7 @@ from p4r_qdrant.schemas.reranking import RerankAnswer, RerankBody
 from p4r_qdrant.schemas.users import InteractionBody
 from p4r_qdrant.service import bodies, items, problems, recommendations, users
 from p4r_qdrant.service.middleware import Requests
-from p4r_qdrant.service.security import Access, admin, reader
+from p4r_qdrant.service.security import Access, TellsBecause, admin, reader
 from p4r_qdrant.service.state import Service, service
 
 if TYPE_CHECKING:
@@ -103,14 +103,17 @@ def _add_rerank(app: FastAPI) -> None:
         tags=["reranking"],
     )
     async def rerank(
-        body: Annotated[RerankBody, bodies.body_of(RerankBody)], request: Request, served: Served
+        body: Annotated[RerankBody, bodies.body_of(RerankBody)],
+        request: Request,
+        served: Served,
+        because: TellsBecause,
     ) -> Response:
         """Rerank candidates for one or many users, and explain the order.
 
         If Qdrant or the encoder fails or misses the deadline, the answer keeps the generator's
         order, with `degraded: true` and the reason.
         """
-        rankings = await served.ranker.rerank(body)
+        rankings = await served.ranker.rerank(body, because=because)
         reasons = sorted({one["reason"] for one in rankings if one["reason"]})
         request.state.log_fields = {
             "users": len(rankings),

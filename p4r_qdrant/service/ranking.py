@@ -29,8 +29,8 @@ class Ranker:
         self._threads = RankThreads(backend.settings.service, metrics)
         self._resolver = Resolver(backend, batcher, metrics, self._threads)
 
-    async def rerank(self, body: RerankBody) -> list[dict[str, Any]]:
-        """One RankingAnswer for each user, as dicts.
+    async def rerank(self, body: RerankBody, *, because: bool) -> list[dict[str, Any]]:
+        """One RankingAnswer for each user, as dicts. because: tell it of stored users too.
 
         Raises InputError if the caller has to change the request, ProblemError (429) if too many
         texts wait for the encoder.
@@ -52,7 +52,7 @@ class Ranker:
         for reason in filter(None, reasons):
             self._metrics.degraded.labels(reason).inc()
         return [
-            RankingAnswer.of(user, ranking, reason, body.min_score)
+            RankingAnswer.of(user, ranking, reason, body.min_score, because=because)
             for user, ranking, reason in zip(body.users, rankings, reasons, strict=True)
         ]
 

@@ -13,7 +13,7 @@ from p4r_qdrant.schemas.reranking import RankedAnswer, RecommendationsAnswer
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.paths import UserId
-from p4r_qdrant.service.security import reader
+from p4r_qdrant.service.security import TellsBecause, reader
 from p4r_qdrant.service.state import Service, service
 
 router = APIRouter(prefix="/v1/recommendations", tags=["reranking"])
@@ -32,6 +32,7 @@ Filter = Annotated[
 async def recommend(
     user_id: UserId,
     served: Served,
+    because: TellsBecause,
     top: Annotated[int, Query(ge=1, le=1000)] = 10,
     filter: Filter = None,  # noqa: A002
 ) -> dict[str, Any]:
@@ -44,7 +45,7 @@ async def recommend(
             ranking = live.reranker.recommend(
                 vector, top, filter=wanted, exclude=live.users.interactions.seen(user_id)
             )
-            return [RankedAnswer.of(item) for item in ranking.items]
+            return [RankedAnswer.of(item, because=because) for item in ranking.items]
 
         with served.span("query"):
             items = await served.in_thread(work)

@@ -43,14 +43,20 @@ class Access:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._anonymous = settings.allow_anonymous
+        self._tells_because = settings.tell_because
         self._reader = _bytes(settings.api_key)
         self._admin = _bytes(settings.admin_key)
+
+    def tells_because(self, credentials: HTTPAuthorizationCredentials | None) -> bool:
+        """Whether a caller is told which items of a stored user's history made a score."""
+        is_admin = self._anonymous or _same(_given(credentials), self._admin)
+        return is_admin or self._tells_because
 
     def check(self, credentials: HTTPAuthorizationCredentials | None, *, admin: bool) -> None:
         """Raise ProblemError (401, 403) if the key does not allow the request."""
         if self._anonymous:
             return
-        given = credentials.credentials.encode() if credentials else b""
+        given = _given(credentials)
         is_admin = _same(given, self._admin)
         is_reader = _same(given, self._reader)
         if not (is_admin or is_reader):
@@ -75,6 +81,19 @@ async def reader(request: Request, credentials: Credentials) -> None:
 async def admin(request: Request, credentials: Credentials) -> None:
     """Dependency of routes that accept the admin key only."""
     request.app.state.access.check(credentials, admin=True)
+
+
+async def tells_because(request: Request, credentials: Credentials) -> bool:
+    """Dependency: see `Access.tells_because`."""
+    told: bool = request.app.state.access.tells_because(credentials)
+    return told
+
+
+TellsBecause = Annotated[bool, Depends(tells_because)]
+
+
+def _given(credentials: HTTPAuthorizationCredentials | None) -> bytes:
+    return credentials.credentials.encode() if credentials else b""
 
 
 def _bytes(key: SecretStr | None) -> bytes | None:

@@ -119,11 +119,21 @@ async def export(user_id: UserId, served: Served) -> StreamingResponse:
     return StreamingResponse(stream(), media_type="application/x-ndjson")
 
 
-@router.delete("/{user_id}", response_model=ErasedAnswer, responses=problems.responses(503))
+@router.delete("/{user_id}", response_model=ErasedAnswer, responses=problems.responses(404, 503))
 async def erase(user_id: UserId, served: Served) -> dict[str, Any]:
     """Erase a user. The worker erases what it made of the user's reviews."""
+
+    def work() -> int:
+        if not live.users.knows(user_id):
+            raise problems.ProblemError(
+                404,
+                "unknown_user",
+                f"user {user_id!r} is unknown here; `p4r erase` erases reviews in files",
+            )
+        return live.users.erase(user_id)
+
     with served.backend.in_use() as live:
-        erased = await served.in_thread(lambda: live.users.erase(user_id))
+        erased = await served.in_thread(work)
     return {"user_id": user_id, "erased": erased}
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
+import stat
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pydantic_settings
@@ -27,6 +32,8 @@ from p4r_qdrant.settings.training import TrainingSettings
 
 RESERVED = f"{PREFIX}TEST_"
 CONFIG_FILE = "p4r.toml"
+
+_log = logging.getLogger(__name__)
 
 
 class Settings(BaseSettings):
@@ -75,6 +82,7 @@ class Settings(BaseSettings):
         Raises SettingsError that names every wrong setting and never shows its value.
         """
         _refuse_unknown_names()
+        _warn_of_writers(Path(CONFIG_FILE).absolute())
         try:
             return cls(**sections)  # type: ignore[arg-type]
         except ValidationError as error:
@@ -86,6 +94,18 @@ class Settings(BaseSettings):
             ) from None
         except (OSError, ValueError) as error:  # p4r.toml that is no TOML, or no UTF-8
             raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}") from None
+
+
+@cache  # once for a process
+def _warn_of_writers(path: Path) -> None:
+    with suppress(OSError):
+        if os.name == "posix" and path.stat().st_mode & stat.S_IWOTH:
+            _log.warning(
+                "every user of this machine can change %s, and so where keys and texts are sent; "
+                "run `chmod o-w %s`",
+                path,
+                CONFIG_FILE,
+            )
 
 
 def known_names() -> set[str]:

@@ -69,6 +69,11 @@ class ServiceSettings(Section):
         description="Texts that may wait for the encoder. Further requests get status 429 with "
         "Retry-After.",
     )
+    tell_because: bool = Field(
+        True,
+        description="Name in `because` the items of a stored user's history to everybody. False: "
+        "only with the admin key, for who may only read learns from it what a user did.",
+    )
     qdrant_read_key: OptionalSecret = Field(
         None,
         description="Read-only Qdrant key (or JWT) for reranking. Unset: P4R_QDRANT__API_KEY.",

@@ -112,6 +112,14 @@ class UserStore:
         self._keep_up(one, known.recent)
         return True
 
+    def knows(self, user_id: str) -> bool:
+        """Whether an interaction or a review of the user is stored here."""
+        return bool(self.interactions.recent(user_id, 1)) or any(
+            review["user_id"] == user_id
+            for job in self.jobs.of_items()
+            for review in job.body["reviews"]
+        )
+
     def erase(self, user_id: str) -> int:
         """Delete everything of a user, and add a job for the worker to do the same.
 

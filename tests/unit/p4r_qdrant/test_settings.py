@@ -460,3 +460,18 @@ def test_an_encoder_behind_an_address_takes_no_adapter() -> None:
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]"])
 def test_a_key_may_be_sent_to_this_machine(host: str) -> None:
     Settings.load(qdrant={"url": f"http://{host}:6333", "api_key": KEY})
+
+
+def test_a_file_that_everybody_can_write_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for mode, warnings in ((0o644, 0), (0o666, 1)):
+        folder = tmp_path / str(mode)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        (folder / "p4r.toml").write_text("[service]\nport = 1\n")
+        (folder / "p4r.toml").chmod(mode)
+        caplog.clear()
+        assert [Settings.load().service.port for _ in range(2)] == [1, 1]
+        assert len(caplog.records) == warnings
+        assert all("chmod o-w p4r.toml" in one.getMessage() for one in caplog.records)

@@ -642,6 +642,47 @@ def test_a_field_that_is_not_declared_is_refused_and_not_degraded(client: TestCl
         assert said in refusal(client.post("/v1/rerank", json=body), 422, "invalid")
 
 
+# --- users -------------------------------------------------------------------------------------
+
+
+def test_an_unknown_user_is_not_erased(client: TestClient) -> None:
+    said = refusal(client.delete("/v1/users/nobody"), 404, "unknown_user")
+    assert "p4r erase" in said
+    assert client.get("/v1/jobs").json()["waiting"] == 0
+    done = {"item_id": "ships", "timestamp": 1}
+    assert client.post("/v1/users/somebody/interactions", json=done).status_code == 202
+    assert client.delete("/v1/users/somebody").json()["erased"] == 1
+    review = {"user_id": "reviewer", "rating": 5, "timestamp": 1, "text": "sails"}
+    assert client.put("/v1/items/x", json={"reviews": [review]}).status_code == 202
+    assert client.delete("/v1/users/reviewer").status_code == 200, "a review waits for the worker"
+    app: Any = client.app
+    with app.state.service.backend.in_use() as live:
+        for job in live.users.jobs.due(100):
+            live.users.jobs.finish(job)
+
+
+def test_only_the_admin_key_is_told_what_a_stored_user_did(serve: Serve) -> None:
+    client = serve(tell_because=False)
+    done = {"item_id": "ships", "timestamp": 1}
+    assert client.post("/v1/users/u1/interactions", json=done).status_code == 202
+    users = [{"user_id": "u1", "candidates": ALL}, {"history": history("x"), "candidates": ALL}]
+
+    def told(**headers: str) -> list[bool]:
+        client.headers.update(headers)
+        rankings = rerank(client, *users)["rankings"]
+        [first, *_] = client.get("/v1/recommendations/u1").json()["items"]
+        items = [*(one["items"][0] for one in rankings), first]
+        assert all(one["persona"] for one in items)
+        return [bool(one["because"]) for one in items]
+
+    try:
+        assert told() == [True, True, True]
+        assert told(**AS_READER) == [False, True, False], "an own history is no secret"
+    finally:
+        client.headers.update(AS_ADMIN)
+        client.delete("/v1/users/u1")
+
+
 # --- pages for people --------------------------------------------------------------------------
 
 
@@ -664,7 +705,8 @@ def test_a_slash_at_the_end_redirects_nowhere(client: TestClient) -> None:
     for path in ("/v1/rerank", "/v1/rerank/"):
         response = client.post(path, json={"users": [GOOD]}, follow_redirects=False)
         assert response.status_code == 200, response.text
-    for path in ("/v1/nothing/", "/docs/", "/healthz/"):
+    nothing = ("/v1/nothing/", "/docs/", "/healthz/", "/docs/assets", "//evil.example/", "/..//x")
+    for path in nothing:
         assert not client.get(path, follow_redirects=False).is_redirect
 
 
