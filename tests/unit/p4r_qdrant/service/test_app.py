@@ -665,7 +665,8 @@ def test_only_the_admin_key_is_told_what_a_stored_user_did(serve: Serve) -> None
     client = serve(tell_because=False)
     done = {"item_id": "ships", "timestamp": 1}
     assert client.post("/v1/users/u1/interactions", json=done).status_code == 202
-    users = [{"user_id": "u1", "candidates": ALL}, {"history": history("x"), "candidates": ALL}]
+    users: list[dict[str, Any]] = [{"user_id": "u1"}, {"history": history("x")}]
+    users = [{**user, "candidates": ALL} for user in users]
 
     def told(**headers: str) -> list[bool]:
         client.headers.update(headers)
