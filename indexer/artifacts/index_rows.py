@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,12 @@ class IndexRows:
 
     def __iter__(self) -> Iterator[IndexRow]:
         with ExitStack() as files:
+            lines = read_lines(self.path, ItemPersonas, self.broken)
+            # Opened first, because a merge writes it last: what it names is in the other files.
+            first_line = list(islice(lines, 1))
             summaries = files.enter_context(self._summaries)
             items = files.enter_context(self._items)
-            for number, _, record in read_lines(self.path, ItemPersonas, self.broken):
+            for number, _, record in chain(first_line, lines):
                 item_id, where = record.item_id, f"{self.path}:{number}"
                 first = self._first_lines.setdefault(item_id, number)
                 if first != number:

@@ -5,12 +5,16 @@
 The artifacts are whole files, too large to be rewritten for each review. So a new record is
 appended to the journal and held in memory; `write` merges all of them into the artifacts now and
 then. After a kill the journal is read again, and merging a record twice has no further effect.
+
+An item is indexed before its personas are merged, and is in the journal until they are. So who
+reads the index, then the journal, then personas.jsonl, in this order, finds every item of the
+folder that the index holds (see `ids_of`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,23 +36,25 @@ from indexer.artifacts.names import (
 )
 from indexer.artifacts.writing import rewrite, storage_errors
 from p4r_qdrant.errors import P4RError
-from p4r_qdrant.records import Alignment, Aspects, Item, ItemPersonas, Review, Summary
+from p4r_qdrant.records import Alignment, Aspects, Id, Item, ItemPersonas, Review, Summary
 
 
 class JournalRecord(BaseModel):
-    """One line of the journal: an item or a review."""
+    """One line of the journal: an item, a review, or the id of an item to reason on again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     item: Item | None = None
     review: Review | None = None
+    again: Id | None = None
 
     @property
     def item_id(self) -> str:
         """The item, or the item of the review."""
         record = self.item or self.review
-        assert record is not None  # noqa: S101 - one of them is set
-        return record.item_id
+        item_id = record.item_id if record is not None else self.again
+        assert item_id is not None  # noqa: S101 - one of them is set
+        return item_id
 
 
 @dataclass
@@ -102,6 +108,15 @@ class Journal:
             self._new_reviews.setdefault(record.item_id, {})[record.user_id] = record
         self.waiting.add(record.item_id)
         return True
+
+    def ask_again(self, item_id: str) -> None:
+        """Journal that an item waits, although no new record of it has arrived.
+
+        Raises: StorageFullError or InputError if that could not be appended.
+        """
+        if item_id not in self.waiting:
+            self._append(JournalRecord(again=item_id))
+            self.waiting.add(item_id)
 
     # -- look-ups -----------------------------------------------------------------------------
 
@@ -260,6 +275,21 @@ class Journal:
         self._close()
         if self._path.is_file() and not self._path.stat().st_size:
             self._path.unlink()
+
+
+def ids_of(folder: ArtifactFolder) -> set[str]:
+    """The items of a folder: those on their way into personas.jsonl, then those in it.
+
+    Read in this order, because another process may be merging the former into the latter.
+    """
+    arriving = {one.item_id for one in _records(folder, ARRIVALS, JournalRecord)}
+    return arriving | {one.item_id for one in _records(folder, PERSONAS, ItemPersonas)}
+
+
+def _records(folder: ArtifactFolder, name: str, model: type[Model]) -> Iterator[Model]:
+    if folder.has(name):
+        for _, _, record in read_lines(folder.at(name), model, Refusals()):
+            yield record
 
 
 _Key = tuple[str, ...]

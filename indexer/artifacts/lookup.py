@@ -37,24 +37,56 @@ class RecordFile(Generic[Model]):
             self._file.close()
 
 
-class Lookup(RecordFile[Model]):
+class _ByOffset(RecordFile[Model]):
+    """Finds the offsets of a file's records when it is made, and again if another process has
+    replaced the file by the time it is opened.
+    """
+
+    def __init__(self, path: Path, model: type[Model], refusals: Refusals) -> None:
+        super().__init__(path, model)
+        self._find(refusals)
+
+    def _find(self, refusals: Refusals) -> None:
+        self._forget()
+        self._found = _stamp(self.path)
+        if self._found is not None:
+            for number, offset, record in read_lines(self.path, self._model, refusals):
+                if repeated := self._repeated(record, offset):
+                    refusals.add(
+                        f"{self.path}:{number}: item {repeated!r} is already in this file; "
+                        "keep one",
+                        "repeated item",
+                    )
+
+    def _forget(self) -> None:
+        raise NotImplementedError
+
+    def _repeated(self, record: Model, offset: int) -> str:
+        """Keep the offset of a record; if it is refused as a repeated one, its item id."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        while _stamp(self.path) != self._found:
+            self.__exit__()
+            self._find(Refusals())  # what the first reading has refused is counted already
+            super().__enter__()
+        return self
+
+
+class Lookup(_ByOffset[Model]):
     """The records of a file by item id; a context manager.
 
     Of several records with one id the first counts; the others are refused. A missing file is an
     empty one: summaries and metadata are optional.
     """
 
-    def __init__(self, path: Path, model: type[Model], refusals: Refusals) -> None:
-        super().__init__(path, model)
+    def _forget(self) -> None:
         self._offsets: dict[str, int] = {}
-        if path.is_file():
-            for number, offset, record in read_lines(path, model, refusals):
-                item_id: str = getattr(record, "item_id")  # noqa: B009 - every such model has one
-                if self._offsets.setdefault(item_id, offset) != offset:
-                    refusals.add(
-                        f"{path}:{number}: item {item_id!r} is already in this file; keep one",
-                        "repeated item",
-                    )
+
+    def _repeated(self, record: Model, offset: int) -> str:
+        item_id: str = getattr(record, "item_id")  # noqa: B009 - every such model has one
+        return "" if self._offsets.setdefault(item_id, offset) == offset else item_id
 
     def get(self, item_id: str) -> Model | None:
         """The record of an item, or None."""
@@ -62,19 +94,22 @@ class Lookup(RecordFile[Model]):
         return None if offset is None else self.at(offset)
 
 
-class ReviewLookup(RecordFile[Model]):
+class ReviewLookup(_ByOffset[Model]):
     """The records of a file by item id and user id, the first of each pair; a context manager.
 
     Broken lines are skipped. A missing file is an empty one.
     """
 
     def __init__(self, path: Path, model: type[Model]) -> None:
-        super().__init__(path, model)
+        super().__init__(path, model, Refusals())
+
+    def _forget(self) -> None:
         self._offsets: dict[str, dict[str, int]] = {}
-        if path.is_file():
-            for _, offset, record in read_lines(path, model, Refusals()):
-                item_id, user_id = getattr(record, "item_id"), getattr(record, "user_id")  # noqa: B009
-                self._offsets.setdefault(item_id, {}).setdefault(user_id, offset)
+
+    def _repeated(self, record: Model, offset: int) -> str:
+        item_id, user_id = getattr(record, "item_id"), getattr(record, "user_id")  # noqa: B009
+        self._offsets.setdefault(item_id, {}).setdefault(user_id, offset)
+        return ""
 
     def users(self, item_id: str) -> Collection[str]:
         """The users with a record of an item, in the order of the file."""
@@ -84,3 +119,12 @@ class ReviewLookup(RecordFile[Model]):
         """A user's record of an item, or None."""
         offset = self._offsets.get(item_id, {}).get(user_id)
         return None if offset is None else self.at(offset)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Tells a file from the one that replaces it; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -267,26 +267,27 @@ def erase(
 ) -> None:
     """Erase users from an artifact folder and its ledger of LLM answers.
 
-    Prints the items whose personas cite a user, one on each line: reason on them again.
+    Prints the items whose personas cite a user, one on each line: reason on them again. Killed and
+    run again, it removes the rest and prints the same items.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.ledger import Ledger
-    from indexer.llm import BatchFolder
     from indexer.terminal.console import err, out
     from indexer.terminal.tables import print_counts
-    from indexer.updates.erase import erase_users
+    from indexer.updates.erase import erasing
 
     folder = ArtifactFolder(artifacts)
     refusals = Refusals()
-    with Ledger(folder.path / "ledger") as ledger:
-        batches = BatchFolder(ledger.folder)
-        batches.check_none("users cannot be erased from them")
-        batches.tidy()
-        erased = erase_users(folder, ledger, users, refusals)
+    with (
+        Ledger(folder.path / "ledger") as ledger,
+        erasing(folder, ledger, users, refusals) as erased,
+    ):
+        # In the block: until the list is out, another run prints it again.
+        for item_id in erased.items:
+            out.say(item_id)
+        out.file.flush()
     print_counts("removed", {what: count for what, count in erased.removed.items() if count}, err)
-    for item_id in erased.items:
-        out.say(item_id)
     advice = [
         f"{len(erased.items)} items to reason on again: p4r reason, then p4r index.",
         "Take the user out of the files that p4r reason reads too, or they come back.",

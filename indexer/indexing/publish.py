@@ -10,9 +10,9 @@ from itertools import chain
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.index_rows import IndexRow, IndexRows
-from indexer.artifacts.journal import JournalRecord
-from indexer.artifacts.lines import Refusals, read_lines
-from indexer.artifacts.names import ARRIVALS, PERSONAS
+from indexer.artifacts.journal import ids_of
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import PERSONAS
 from indexer.indexing.items import IndexReport, ItemIndexer, Source
 from indexer.indexing.mean_user import note_typical_user
 from indexer.indexing.vector_files import VectorFile
@@ -79,7 +79,6 @@ def publish(
     """
     began_at = datetime.now(UTC).isoformat()  # to the microsecond: see `Live.take_over`
     began = now()
-    arriving = _arriving(folder)  # before personas.jsonl, into which they are merged
     rows = folder.index_rows(options.domain, refusals)
     stream = _started(rows)
     made, expected = IndexMetadata.of(source), Expected(source.fingerprint)
@@ -113,7 +112,7 @@ def publish(
                     f"only {len(expected.item_ids)} of {len(rows)} items could be written to "
                     f"{index.location} ({_first(refusals)}); the live version did not change"
                 )
-            _remove_strangers(index, rows, expected, arriving, began, report)
+            _remove_strangers(index, rows, expected, folder, began, report)
             live = versions.live()  # read now: another publish may have ended during the encoding
             report.previous = live if live is not None and live != name else ""
             if report.written or live != name:
@@ -173,18 +172,24 @@ def _remove_strangers(
     index: PersonaIndex,
     rows: IndexRows,
     expected: Expected,
-    arriving: set[str],
+    folder: ArtifactFolder,
     began: int,
     report: Published,
 ) -> None:
-    """Delete the items that the artifacts no longer hold, unless a broken line may be theirs."""
+    """Delete the items that the artifacts no longer hold, unless a broken line may be theirs.
+
+    `p4r add` may have indexed items since `rows` were read: the folder is read again, after the
+    index.
+    """
     held = set(index.item_ids())
     if missing := expected.item_ids - held:
         raise VerificationError(
             f"{len(missing)} items that were written are not in {index.location} "
             f"(first: {min(missing)!r}); the live version did not change: publish again"
         )
-    strangers = sorted(held - rows.item_ids - arriving)
+    strangers = held - rows.item_ids
+    if strangers:
+        strangers -= ids_of(folder)
     if strangers and rows.broken.total:
         report.kept_because = (
             f"{len(strangers)} items are not in {PERSONAS}, but {rows.broken.total} of its lines "
@@ -192,7 +197,7 @@ def _remove_strangers(
         )
     elif strangers:
         # Another process wrote the later ones, for example `p4r add`.
-        index.delete_items(strangers, written_before=began)
+        index.delete_items(sorted(strangers), written_before=began)
         report.removed = len(strangers)
 
 
@@ -205,14 +210,6 @@ def _started(rows: IndexRows) -> Iterator[IndexRow]:
         what = f"no valid line ({broken[0]})" if broken else "no line"
         raise InputError(f"{rows.path} holds {what}: nothing can be published from it")
     return chain([first], stream)
-
-
-def _arriving(folder: ArtifactFolder) -> set[str]:
-    """The items that `p4r add` may have indexed before they are in the artifacts."""
-    if not folder.has(ARRIVALS):
-        return set()
-    records = read_lines(folder.at(ARRIVALS), JournalRecord, Refusals())
-    return {record.item_id for _, _, record in records}
 
 
 def _live_items(versions: Versions, index: PersonaIndex) -> int:

@@ -27,9 +27,9 @@ from indexer.llm import LLM, NO_ANSWER, EndpointDownError, Usage
 from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.step import Sources
 from indexer.updates.add import Added, StreamingIndexer
-from indexer.updates.erase import erase_users
+from indexer.updates.erase import UnknownUserError, erasing
 from indexer.updates.item_reasoning import ItemReasoner
-from p4r_qdrant.errors import IndexUnavailableError, InputError, P4RError
+from p4r_qdrant.errors import IndexUnavailableError, P4RError
 from p4r_qdrant.records import Item, Review
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.live import Live
@@ -178,7 +178,7 @@ class Worker:
                 item_id = work.item_id
                 again = work.item is None or item_id in self._again
                 if again or not await asyncio.to_thread(index.get, item_id):
-                    journal.waiting.add(item_id)  # even if the journal knows it already
+                    journal.ask_again(item_id)
             indexer = StreamingIndexer(
                 ItemReasoner(self._sources, journal, self._ledger, llm, refusals),
                 ItemIndexer(live.encoder, index, refusals),
@@ -206,18 +206,15 @@ class Worker:
 
     def _erase(self, live: Live, job: Job) -> None:
         """Erase a user, and enqueue the items whose personas rested on the user's reviews."""
-        store = live.users
+        store, folder = live.users, self._sources.folder
         try:
-            erased = erase_users(
-                self._sources.folder, self._ledger, [job.body["user_id"]], Refusals()
-            )
-        except InputError:  # the user is in none of the files
+            with erasing(folder, self._ledger, [job.body["user_id"]], Refusals()) as erased:
+                for item_id in erased.items:
+                    store.jobs.add(ItemWork(item_id=item_id).job())
+                for item_id in erased.bare:
+                    live.writer.delete_item(item_id)
+        except UnknownUserError:  # erased already, or never there
             pass
-        else:
-            for item_id in erased.items:
-                store.jobs.add(ItemWork(item_id=item_id).job())
-            for item_id in erased.bare:
-                live.writer.delete_item(item_id)
         store.jobs.finish(job)
         self.done[job.kind] += 1
 

@@ -3,22 +3,21 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from indexer.artifacts import writing
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.names import ARRIVALS
+from indexer.artifacts.names import ARRIVALS, ERASING
 from indexer.ledger import Ledger, request_key
-from indexer.updates import erase as erasing
-from indexer.updates.erase import Erased, erase_users
+from indexer.updates.erase import Erased, UnknownUserError, erasing
 from p4r_qdrant.errors import InputError
-from tests.support.jsonl import read
+from tests.support.jsonl import read, write
+from tests.support.kills import Kills
 from tests.support.paths import BOOKSHOP
 
-USER = "maren-o"
+USER, OTHER = "maren-o", "priya-n"
+HELD_OUT = "sleeping-third"
 
 
 @pytest.fixture
@@ -39,8 +38,11 @@ def key(step: str, number: int) -> str:
 
 
 def erase(folder: ArtifactFolder, *users: str) -> Erased:
-    with Ledger(folder.path / "ledger") as ledger:
-        return erase_users(folder, ledger, users, Refusals())
+    with (
+        Ledger(folder.path / "ledger") as ledger,
+        erasing(folder, ledger, users, Refusals()) as erased,
+    ):
+        return erased
 
 
 def content(folder: ArtifactFolder) -> dict[str, bytes]:
@@ -48,6 +50,10 @@ def content(folder: ArtifactFolder) -> dict[str, bytes]:
         str(path.relative_to(folder.path)): path.read_bytes()
         for path in folder.path.rglob("*.jsonl")
     }
+
+
+def everything(folder: ArtifactFolder) -> str:
+    return "".join(one.read_text() for one in folder.path.rglob("*") if one.is_file())
 
 
 def test_nothing_of_the_user_stays_and_nothing_of_others_goes(folder: ArtifactFolder) -> None:
@@ -101,34 +107,80 @@ def test_the_ledger_forgets_his_answers_and_those_that_made_personas_of_his_item
         assert len(kept) == 24 - len(items)
 
 
-@pytest.mark.parametrize("writes", range(6))
-def test_killed_between_two_files_and_run_again_it_ends_in_the_same_state(
-    folder: ArtifactFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+@pytest.fixture
+def small(folder: ArtifactFolder) -> ArtifactFolder:
+    """Three items: one loses a mention, one its only persona, and one is held out."""
+    for path in folder.path.glob("*.jsonl"):
+        lines = [
+            one
+            for one in read(path)
+            if one.get("item_id", "porter-nights") in ("salt-orchard", "porter-nights", HELD_OUT)
+        ]
+        if path.name == "personas.jsonl":
+            for one in lines:
+                if one["item_id"] == "porter-nights":
+                    one["personas"] = one["personas"][:1]
+        write(folder.path, path.name, lines)
+    return folder
+
+
+@pytest.fixture
+def kills(monkeypatch: pytest.MonkeyPatch) -> Kills:
+    kills = Kills(monkeypatch)
+    kills.watch(Path, "replace", "unlink")
+    return kills
+
+
+def test_killed_at_any_write_and_run_again_it_ends_in_the_same_state(
+    small: ArtifactFolder, tmp_path: Path, kills: Kills
 ) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(folder.path, other)
-    whole = erase(ArtifactFolder(other), USER)
-    rewrite, done = writing.rewrite, 0
+    whole = ArtifactFolder(shutil.copytree(small.path, tmp_path / "whole"))
+    undisturbed = erase(whole, USER)
+    assert {"porter-nights", "salt-orchard"} <= set(undisturbed.items)
+    assert undisturbed.bare == ["porter-nights"]
+    for place in kills.rounds():
+        folder = ArtifactFolder(shutil.copytree(small.path, tmp_path / str(place)))
+        told = None
+        with kills:
+            told = erase(folder, USER)
+        if kills.killed and USER in everything(folder):
+            told = erase(folder, USER)
+        assert not list(folder.path.glob(".*.unfinished"))
+        assert content(folder) == content(whole), place
+        assert not (folder.path / ERASING).exists()
+        if told is not None:  # else it was killed after the last write
+            assert (told.items, told.bare) == (undisturbed.items, undisturbed.bare), place
 
-    def killed(*args: Any, **more: Any) -> None:
-        nonlocal done
-        if done == writes:
-            raise KeyboardInterrupt
-        done += 1
-        rewrite(*args, **more)
 
-    monkeypatch.setattr(erasing, "rewrite", killed)
-    with pytest.raises(KeyboardInterrupt):
-        erase(folder, USER)
-    monkeypatch.undo()
-    again = erase(folder, USER)
-    after, wanted = content(folder), content(ArtifactFolder(other))
-    if writes == 5:  # his split is gone by then: what it held out is named too, not forgotten
-        assert set(again.items) > set(whole.items)
-        del after["ledger/personas.jsonl"], wanted["ledger/personas.jsonl"]
-    else:
-        assert again.items == whole.items
-    assert after == wanted
+def test_what_was_killed_is_worked_off_with_whoever_is_erased_next(
+    small: ArtifactFolder, kills: Kills
+) -> None:
+    items = {one["item_id"] for one in read(small.path / "aspects.jsonl") if one["user_id"] == USER}
+    kills.place = 12
+    with kills:
+        erase(small, USER)
+    assert (small.path / ERASING).exists()
+    assert items <= set(erase(small, OTHER).items)
+    assert not any(USER.encode() in data for data in content(small).values())
+
+
+def test_a_block_that_fails_is_told_again(small: ArtifactFolder) -> None:
+    with (
+        pytest.raises(OSError, match="no way out"),
+        Ledger(small.path / "ledger") as ledger,
+        erasing(small, ledger, [USER], Refusals()) as first,
+    ):
+        raise OSError("no way out")
+    again = erase(small, USER)
+    assert (again.items, again.bare) == (first.items, first.bare)
+    with pytest.raises(UnknownUserError):
+        erase(small, USER)
+
+
+def test_a_broken_plan_is_one_sentence(small: ArtifactFolder) -> None:
+    (small.path / ERASING).write_text("{")
+    with pytest.raises(InputError, match=r"erasing.json is broken: remove it, and erase"):
+        erase(small, USER)
 
 
 def test_somebody_unknown_is_an_error_and_nothing_changes(folder: ArtifactFolder) -> None:
@@ -143,8 +195,8 @@ def test_a_broken_line_could_be_his_and_is_removed_and_told(folder: ArtifactFold
     with path.open("ab") as file:
         file.write(b'{"user_id": "maren-o", "item_id"\n\xff\xfe\n')
     refusals = Refusals()
-    with Ledger(folder.path / "ledger") as ledger:
-        erase_users(folder, ledger, [USER], refusals)
+    with Ledger(folder.path / "ledger") as ledger, erasing(folder, ledger, [USER], refusals):
+        pass
     assert refusals.counts == {"broken record removed": 2}
     assert f"{path}:107: " in refusals.sentences[0]
     assert b"maren-o" not in path.read_bytes()

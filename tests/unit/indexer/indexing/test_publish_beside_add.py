@@ -1,0 +1,132 @@
+"""`p4r publish` while `p4r add` works on the same folder and index, in every order of steps."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.index_rows import IndexRow
+from indexer.artifacts.journal import Journal, Reasoned
+from indexer.artifacts.lines import Refusals
+from indexer.indexing import publish as publishing
+from indexer.indexing.items import ItemIndexer
+from indexer.indexing.publish import PublishOptions, publish
+from p4r_qdrant import Settings
+from p4r_qdrant.index.payload import payload_fields
+from p4r_qdrant.records import Item, ItemPersonas, Persona, Summary
+from tests.support.hash_encoder import HashEncoder
+from tests.support.interleaving import Interleaving, orders
+from tests.support.jsonl import read, write
+from tests.support.memory_index import MemoryEngine, MemoryIndex
+
+
+def personas(item_id: str, text: str) -> ItemPersonas:
+    one = Persona(
+        persona_id=f"{item_id}_P0", name=text, description=text, preference_rationale="It is good."
+    )
+    return ItemPersonas(item_id=item_id, personas=[one])
+
+
+class OneVersion:
+    """The versions of a `MemoryIndex`: itself, live."""
+
+    alias = location = "memory"
+
+    def __init__(self, index: MemoryIndex) -> None:
+        self._index = index
+
+    def __enter__(self) -> "OneVersion":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def of(self, _: str) -> str:
+        return self._index.version
+
+    def live(self) -> str:
+        return self._index.version
+
+    def check_switch(self, _: str) -> None: ...
+
+    def all(self) -> list[Any]:
+        return []
+
+    def open(self, *_: object) -> MemoryIndex:
+        return self._index
+
+
+class Shop:
+    """A folder, its index, and the two commands."""
+
+    def __init__(self, path: Path, index: MemoryIndex, encoder: HashEncoder) -> None:
+        path.mkdir()
+        self.folder = ArtifactFolder(path)
+        self.index = index
+        self.encoder = encoder
+        write(path, "items.jsonl", [{"item_id": one, "title": one} for one in ("a", "b", "bare")])
+        write(path, "summaries.jsonl", [{"item_id": "a", "summary": "About a."}])
+        write(path, "personas.jsonl", [personas(one, f"old {one}").model_dump() for one in "ab"])
+
+    def publish(self) -> None:
+        publish(self.folder, self.encoder, Settings(), PublishOptions("books"), Refusals())
+
+    def add(self) -> None:
+        """What `p4r add` and `p4r work` do around the LLM."""
+        indexer = ItemIndexer(self.encoder, self.index, Refusals())
+        with Journal(self.folder) as journal:
+            journal.take(Item(item_id="new", title="new"))
+            journal.ask_again("bare")
+            for item_id in ("new", "bare"):
+                made, item = personas(item_id, f"new {item_id}"), journal.item(item_id)
+                fields = payload_fields(item, f"About {item_id}.", "books")
+                indexer.index_rows([IndexRow(item_id, made, f"About {item_id}.", fields)])
+                summary = Summary(item_id=item_id, summary=f"About {item_id}.")
+                journal.settle(item_id, Reasoned(summary, {}, made))
+            journal.write()
+
+    def check(self) -> None:
+        lines = read(self.folder.path / "personas.jsonl")
+        expected = {one["item_id"]: one["personas"][0]["name"] for one in lines}
+        assert expected.keys() == {"a", "b", "new", "bare"}
+        held = {one.item_id: one for own in self.index.items() for one in own}
+        assert {item_id: one.name for item_id, one in held.items()} == expected
+        for item_id, one in held.items():
+            assert one.fields["item_title"] == item_id
+        assert held["new"].fields["summary"] == "About new."
+
+
+@pytest.fixture
+def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Shop]:
+    encoder = HashEncoder()
+    opened: list[MemoryIndex] = []
+    monkeypatch.setattr(publishing, "open_versions", lambda _: OneVersion(opened[-1]))
+    monkeypatch.setattr(publishing, "note_typical_user", lambda *_: None)
+
+    def make(name: str) -> Shop:
+        opened.append(MemoryIndex(encoder.dimension, encoder.fingerprint))
+        shop = Shop(tmp_path / name, opened[-1], encoder)
+        shop.publish()
+        return shop
+
+    return make
+
+
+def test_what_add_has_indexed_stays(
+    shops: Callable[[str], Shop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Interleaving(monkeypatch)
+    turns.watch(Path, "replace", "open")
+    turns.watch(Journal, "_append")
+    turns.watch(MemoryEngine, "upsert", "delete", "item_ids")
+    shop = shops("first")
+    turns.run([(0, 1 << 30)], shop.add, shop.publish)
+    shop.check()
+    for number, order in enumerate(orders(*turns.steps)):
+        shop = shops(str(number))
+        turns.run(order, shop.add, shop.publish)
+        try:
+            shop.check()
+        except AssertionError as error:
+            raise AssertionError(f"{order}: {error}") from None
