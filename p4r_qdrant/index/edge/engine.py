@@ -76,22 +76,39 @@ class EdgeEngine:
         self._touched: set[str] | None = None
         """Items written while `optimize` runs; None if it does not."""
         self._unflushed = 0
+        self._written = False
+        """Whether files may have changed since their checksums were compared."""
         self._closed = False
+        self._wanted = settings.field_types
+        if self._folder.read_manifest() is None and made_with is None:
+            raise self._nothing_there()  # and makes no folder
+        self._folder.lock()
+        try:
+            manifest = self._opened(settings, made_with)
+        except BaseException:
+            self._folder.unlock()
+            raise
+        self.metadata = manifest.metadata
+        self.datatype = manifest.datatype
+        self._declared = manifest.fields
+
+    def _opened(self, settings: IndexSettings, made_with: IndexMetadata | None) -> Manifest:
+        """Load the shard of the locked folder, or make one."""
         manifest = self._folder.read_manifest()
         if manifest is None:
             if made_with is None:
-                raise IndexMismatchError(
-                    f"there is no persona index in {self.location}; make it with `p4r index`"
-                )
+                raise self._nothing_there()
             manifest = self._folder.create(made_with, settings)
-        self.metadata = manifest.metadata
-        self.datatype = manifest.datatype
         self._shard_name = manifest.shard
         with self._translated():
             self._shard = self._folder.load_shard(self._shard_name)
         self._folder.remove_other_shards(self._shard_name)
-        self._wanted = settings.field_types
-        self._declared = manifest.fields
+        return manifest
+
+    def _nothing_there(self) -> IndexMismatchError:
+        return IndexMismatchError(
+            f"there is no persona index in {self.location}; make it with `p4r index`"
+        )
 
     @property
     def fields(self) -> Mapping[str, str]:
@@ -166,6 +183,7 @@ class EdgeEngine:
                     point = edge.Point(record.id, record.vector, record.payload)
                     optimized.update(edge.UpdateOperation.upsert_points([point]))
             optimized.flush()
+            self._written = True
             self._shard_name = copy.name
             self.write_metadata(self.metadata)
             old, self._shard = self._shard, optimized
@@ -185,11 +203,16 @@ class EdgeEngine:
             with self._translated():
                 self._closed = True
                 try:
-                    self._shard.flush()
-                    if self._matrix is not None:
-                        self._matrix.save()  # while the open shard keeps other processes out
+                    try:
+                        self._shard.flush()
+                        if self._matrix is not None:
+                            self._matrix.save()
+                    finally:
+                        self._shard.close()
+                    with suppress(OSError):  # without checksums nothing is compared
+                        self._folder.write_sums(self._shard_name, all_anew=self._written)
                 finally:
-                    self._shard.close()
+                    self._folder.unlock()
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -306,6 +329,7 @@ class EdgeEngine:
     def write_metadata(self, metadata: IndexMetadata) -> None:
         """See `Engine`."""
         with self._write_lock, self._translated():
+            self._written = True
             self._folder.write_manifest(
                 Manifest(metadata, self._shard_name, self.datatype, self._declared)
             )
@@ -356,6 +380,7 @@ class EdgeEngine:
     def _begin_write(self, item_ids: set[str], space: int = SPACE_TO_TIDY) -> ScoreMatrix:
         """Before a write: the matrix on the disk is outdated, and an optimizer must know."""
         self._folder.check_space(space)
+        self._written = True
         matrix = self._score_matrix()
         if matrix.is_mostly_dead:
             matrix = self._matrix = matrix.compacted()

@@ -3,6 +3,8 @@
 FOLDER/manifest.json   the metadata of the index, and the name of the current shard
 FOLDER/shard-N/        the Qdrant Edge shard: the record of everything
 FOLDER/rows.*          the vectors as a matrix for scoring, derived (`matrix.py`)
+FOLDER/sums.json       checksums of manifest and shard, while the index is closed (`sums.py`)
+FOLDER/.lock           held by the one process that has the index open
 FOLDER/version-*/      further versions of the index, each such a folder (`versions.py`)
 """
 
@@ -17,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import qdrant_edge as edge
@@ -28,13 +31,16 @@ from p4r_qdrant.errors import (
     InputError,
     StorageFullError,
 )
+from p4r_qdrant.file_lock import take
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.edge.serving import SERVING, address_at
+from p4r_qdrant.index.edge.sums import SUMS, FileSums
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.settings import IndexSettings
 from p4r_qdrant.whole_files import is_unfinished, write_whole
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 FIRST_SHARD = "shard-1"
 """The shard of a new folder. Without a manifest, a killed `create` left it."""
 VERSION = "version-"
@@ -72,6 +78,25 @@ class EdgeFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.location = f"the folder {path}"
+        self._lock: IO[Any] | None = None
+        self._sums = FileSums(path)
+
+    def lock(self) -> None:
+        """Keep every other process out until `unlock`; the folder is made if it is not there.
+
+        Raises IndexLockedError if another process has it open, or is just making it.
+        """
+        with self.translated():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = take(self.path / LOCK)
+        if self._lock is None:
+            raise self._locked()
+
+    def unlock(self) -> None:
+        """Let others in. Unlocking twice is fine."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def read_manifest(self) -> Manifest | None:
         """Read manifest.json; None if there is no index here yet.
@@ -115,15 +140,13 @@ class EdgeFolder:
         write_whole(self.path / MANIFEST, json.dumps(stored, indent=1))
 
     def create(self, metadata: IndexMetadata, settings: IndexSettings) -> Manifest:
-        """Make a new index; it counts as one once its manifest is written.
-
-        Raises IndexLockedError if another process is doing the same.
-        """
+        """Make a new index in the locked folder; it counts as one once its manifest is written."""
         manifest = Manifest(metadata, FIRST_SHARD, settings.datatype)
         with self.translated():
-            self.path.mkdir(parents=True, exist_ok=True)
             self.check_space(SPACE_TO_GROW)
-            self._remove_unfinished()
+            self.check_unused()
+            for path in self._shards():  # a killed `create` left them
+                shutil.rmtree(path)
             shard = edge.EdgeShard.create(
                 str(self.path / FIRST_SHARD), _shard_config(metadata.dimension, settings)
             )
@@ -138,20 +161,30 @@ class EdgeFolder:
             self.write_manifest(manifest)
         return manifest
 
-    def _remove_unfinished(self) -> None:
-        """Delete the shards that a killed `create` left; raise if one is open elsewhere."""
+    def check_unused(self) -> None:
+        """Raise IndexLockedError if an earlier release, which does not lock, has it open."""
         for path in self._shards():
-            try:
+            with suppress(IndexUnavailableError), self.translated():
                 edge.EdgeShard.load(str(path)).close()
-            except Exception as error:
-                if "WouldBlock" in str(error):
-                    raise
-            shutil.rmtree(path)
 
     def load_shard(self, name: str) -> edge.EdgeShard:
-        """Open a shard. Raises StorageFullError if the disk has no room for its sparse files."""
+        """Open a shard, after its files and the manifest were compared with their checksums.
+
+        Raises IndexUnavailableError if one is damaged, StorageFullError if the disk has no room for
+        the shard's sparse files.
+        """
+        if damage := self._sums.take():
+            raise self._damaged(damage)
         self.check_space(_holes(self.path / name))
         return edge.EdgeShard.load(str(self.path / name))
+
+    def write_sums(self, shard: str, *, all_anew: bool) -> None:
+        """Note the checksums of the manifest and of a shard that is closed. Raises OSError.
+
+        all_anew: also those of files that look unchanged since they were compared.
+        """
+        files = (path for path in sorted((self.path / shard).rglob("*")) if path.is_file())
+        self._sums.write([self.path / MANIFEST, *files], all_anew=all_anew)
 
     def next_shard(self) -> Path:
         """A path for a new shard."""
@@ -200,6 +233,17 @@ class EdgeFolder:
             if "WouldBlock" in str(error):
                 raise self._locked() from None
             raise failure(self.location, str(error)) from None
+        except BaseException as error:
+            # Qdrant Edge panics over files that it does not understand.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise self._damaged(f"Qdrant Edge stopped: {error}") from None
+
+    def _damaged(self, what: str) -> IndexUnavailableError:
+        return IndexUnavailableError(
+            f"{self.location} is damaged ({' '.join(what.split())[:300]}); put a copy of it in "
+            "its place, or delete it and index the artifacts again"
+        )
 
     def _locked(self) -> IndexLockedError:
         is_version = self.path.name.startswith(VERSION)
@@ -216,7 +260,11 @@ class EdgeFolder:
 
 def _may_precede_manifest(name: str) -> bool:
     """Whether a file of this name may be in a folder in which no index was made yet."""
-    return name in (FIRST_SHARD, SERVING) or name.startswith(VERSION) or is_unfinished(name)
+    return (
+        name in (FIRST_SHARD, SERVING, LOCK, SUMS)
+        or name.startswith(VERSION)
+        or is_unfinished(name)
+    )
 
 
 def failure(location: str, message: str) -> Exception:

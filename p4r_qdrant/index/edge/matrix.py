@@ -4,15 +4,17 @@ The embedded engine answers a search point by point through Python objects; a ma
 by one multiplication, an order of magnitude faster. The matrix is derived from the shard, which
 stays the record: `rows.json` says which rows are whose, and is there only while both agree. It is
 taken away before the first write and written again when the index is closed; where it is missing
-(a crash), the matrix is made anew from the shard.
+(a crash), or its checksum is not that of both files, the matrix is made anew from the shard.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,12 @@ GATHERED = 98_304
 FIRST_ROWS = 1024
 
 Rows = npt.NDArray[np.float32] | npt.NDArray[np.float16]
+
+
+def directory_sum(directory: Mapping[str, Any], rows: Rows) -> int:
+    """The checksum of what rows.json holds, and of the used rows (n, dim)."""
+    text = json.dumps(directory, sort_keys=True).encode()
+    return zlib.crc32(np.ascontiguousarray(rows).view(np.uint8).reshape(-1).data, zlib.crc32(text))
 
 
 class ScoreMatrix:
@@ -68,6 +76,9 @@ class ScoreMatrix:
             if used and self._matrix_path.stat().st_size < self._bytes(used):
                 return False
             self._map(used, keep=True)
+            if stored.pop("sum", None) != directory_sum(stored, self._matrix[:used]):
+                self._matrix = self._matrix[:0]
+                return False
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
         self._places = places
@@ -130,6 +141,7 @@ class ScoreMatrix:
             "used": self._used,
             "places": self._places,
         }
+        stored["sum"] = directory_sum(stored, self._matrix[: self._used])
         write_whole(self._directory_path, json.dumps(stored))
         self._clean = True
 

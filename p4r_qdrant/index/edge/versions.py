@@ -18,7 +18,8 @@ from pathlib import Path
 
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.edge.engine import EdgeEngine
-from p4r_qdrant.index.edge.folder import MANIFEST, VERSION, failure
+from p4r_qdrant.index.edge.folder import LOCK, MANIFEST, VERSION, EdgeFolder, failure
+from p4r_qdrant.index.edge.sums import SUMS
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.versions import Version, Versions, name_part
@@ -95,12 +96,14 @@ class EdgeVersions(Versions):
 
     def drop(self, name: str) -> None:
         """See `Versions`."""
-        self.open(name).close()  # raises IndexLockedError if another process has it open
         doomed = self._folder / f"{DROPPED}{name}"
+        version = EdgeFolder(self._path(name))
+        version.lock()
         try:
+            version.check_unused()
             if name == FIRST:
                 doomed.mkdir(exist_ok=True)
-                for one in (MANIFEST, "shard-*", "rows.*"):
+                for one in (MANIFEST, SUMS, "shard-*", "rows.*", LOCK):
                     for path in self._folder.glob(one):
                         path.rename(doomed / path.name)
             else:
@@ -109,6 +112,8 @@ class EdgeVersions(Versions):
                 shutil.rmtree(path)
         except OSError as error:
             raise failure(self.location, str(error)) from None
+        finally:
+            version.unlock()
         with suppress(OSError):  # something else is in it
             self._folder.rmdir()
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.index.edge import matrix as module
 from p4r_qdrant.index.edge.matrix import FIRST_ROWS, ScoreMatrix
+from tests.support.damage import flip
 
 DIMENSION = 5
 
@@ -190,6 +191,27 @@ def test_saving_twice_writes_once(saved: Path) -> None:
     assert not (saved / "rows.json").exists()
 
 
+@pytest.mark.parametrize("name", ["rows.bin", "rows.json"])
+@pytest.mark.parametrize("place", [0, 0.3, 0.6, 0.99])
+def test_one_flipped_bit_is_found_and_made_good(name: str, place: float, saved: Path) -> None:
+    used = (saved / "rows.json").stat().st_size if name == "rows.json" else 5 * DIMENSION * 4
+    flip(saved / name, int(place * used))
+    rows = ScoreMatrix(saved, DIMENSION, "float32")
+    assert not rows.load()
+    items = {"a": random_rows(3), "b": random_rows(2, 1)}
+    for item_id, vectors in items.items():
+        rows.put(item_id, vectors)
+    rows.save()
+    again = ScoreMatrix(saved, DIMENSION, "float32")
+    assert again.load()
+    assert_same(again, items)
+
+
+def test_rows_without_a_checksum_are_made_anew(saved: Path) -> None:
+    (saved / "rows.json").write_text(json.dumps(DIRECTORY))  # as earlier releases wrote it
+    assert not ScoreMatrix(saved, DIMENSION, "float32").load()
+
+
 DIRECTORY = {
     "dimension": DIMENSION,
     "dtype": "float32",
@@ -222,8 +244,13 @@ DIRECTORY = {
 def test_a_directory_that_does_not_fit_is_refused_for_good(
     change: dict[str, Any], saved: Path
 ) -> None:
-    assert json.loads((saved / "rows.json").read_text()) == DIRECTORY
-    (saved / "rows.json").write_text(json.dumps(DIRECTORY | change))
+    stored = json.loads((saved / "rows.json").read_text())
+    rows_5 = np.fromfile(saved / "rows.bin", np.float32).reshape(-1, DIMENSION)[:5]
+    assert stored == DIRECTORY | {"sum": module.directory_sum(DIRECTORY, rows_5)}
+    changed = DIRECTORY | change
+    used = change["used"] if isinstance(change.get("used"), int) else 5
+    fitting = {"sum": module.directory_sum(changed, rows_5[:used])}
+    (saved / "rows.json").write_text(json.dumps(changed | fitting))
     rows = ScoreMatrix(saved, DIMENSION, "float32")
     assert not rows.load()
     assert rows.best(random_rows(1)[0], ["a", "b"]) == {}

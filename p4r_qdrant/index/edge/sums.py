@@ -1,0 +1,119 @@
+"""Checksums of the files of an embedded index that is closed: `sums.json`.
+
+They are taken away before the files are opened and written when the index is closed. After a kill
+there are none, and nothing is compared: Qdrant Edge repairs what a kill left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from p4r_qdrant.whole_files import write_whole
+
+SUMS = "sums.json"
+BLOCK = 1 << 15
+_ZEROS = bytes(BLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """size: bytes. sum: of the content. changed: when the file was changed (ns), if known."""
+
+    size: int
+    sum: int
+    changed: int = -1
+
+
+class FileSums:
+    """The checksums of files under one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / SUMS
+        self._known: dict[str, _Sum] = {}
+
+    def take(self) -> str:
+        """Compare the files with their checksums, and take these away.
+
+        Returns what is damaged, as a part of a sentence; "" where nothing is, or where there are
+        no checksums. Those of damaged files stay. Raises OSError.
+        """
+        for name, noted in self._read().items():
+            path = self._folder / name
+            try:
+                found = _sum_of(path)
+            except FileNotFoundError:
+                return f"{name} is missing"
+            if found.size != noted.size:
+                return f"{name} has {found.size} bytes, not {noted.size}"
+            if found.sum != noted.sum:
+                return f"the content of {name} differs from its checksum"
+            self._known[name] = found
+        self._path.unlink(missing_ok=True)
+        return ""
+
+    def write(self, files: Iterable[Path], *, all_anew: bool) -> None:
+        """Note the checksums of files that nobody writes to any more.
+
+        all_anew: read all of them, also large ones that look unchanged since `take`.
+        Raises OSError.
+        """
+        sums = {}
+        for path in files:
+            name = path.relative_to(self._folder).as_posix()
+            known, signs = self._known.get(name), _signs(path.stat())
+            is_same = known is not None and (known.size, known.changed) == signs
+            if all_anew or known is None or not is_same or known.size <= BLOCK:
+                known = _sum_of(path)
+            sums[name] = [known.size, known.sum]
+        write_whole(self._path, json.dumps({"sum": _of_text(sums), "files": sums}))
+
+    def _read(self) -> dict[str, _Sum]:
+        """The checksums; none where the file is not there or is itself damaged."""
+        try:
+            stored = json.loads(self._path.read_bytes())
+            if stored["sum"] != _of_text(stored["files"]):
+                return {}
+            return {name: _Sum(size, value) for name, (size, value) in stored["files"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+
+def _of_text(sums: object) -> int:
+    return zlib.crc32(json.dumps(sums, sort_keys=True).encode())
+
+
+def _signs(state: os.stat_result) -> tuple[int, int]:
+    return state.st_size, state.st_mtime_ns
+
+
+def _sum_of(path: Path) -> _Sum:
+    with path.open("rb", buffering=0) as file:
+        size, changed = _signs(os.fstat(file.fileno()))
+        total = 0
+        for start in _starts(file, size):
+            file.seek(start)
+            block = file.read(BLOCK)
+            # Zeros count as a hole: a copy of a file may have none.
+            if not _ZEROS.startswith(block):
+                total = zlib.crc32(block, zlib.crc32(start.to_bytes(8, "little"), total))
+    return _Sum(size, total, changed)
+
+
+def _starts(file: FileIO, size: int) -> Iterator[int]:
+    """Where the blocks begin that hold data: Qdrant Edge's files are mostly holes."""
+    start = 0
+    while start < size:
+        if hasattr(os, "SEEK_DATA"):
+            try:
+                start = os.lseek(file.fileno(), start, os.SEEK_DATA) // BLOCK * BLOCK
+            except OSError:  # there is no more data
+                return
+        yield start
+        start += BLOCK
