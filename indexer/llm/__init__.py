@@ -43,6 +43,7 @@ except ModuleNotFoundError as missing:
 from indexer.llm.batch.files import BatchFolder
 from indexer.llm.batch.queue import BatchProgress
 from indexer.llm.batch.run import BatchLLM
+from indexer.llm.budget import Budget
 from indexer.llm.endpoint import check_key
 from indexer.llm.errors import (
     NO_ANSWER,
@@ -70,6 +71,7 @@ __all__ = [
     "BatchLLM",
     "BatchProgress",
     "BatchesUnderWay",
+    "Budget",
     "BudgetReachedError",
     "EndpointDownError",
     "LLMRefusedError",

@@ -1,4 +1,4 @@
-"""The budget of one run: what is spent, what open calls may cost, and the ceilings."""
+"""The budget of a process: what is spent, what open calls may cost, and the ceilings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from p4r_qdrant.settings import LLMSettings
 
 
 class Budget:
-    """The budget of one run. `tallies` holds the counts of each step that was asked about."""
+    """The budget of a process, for all its LLMs.
+
+    `tallies` holds the counts of each step that was asked about.
+    """
 
     def __init__(self, settings: LLMSettings) -> None:
         self.tallies: dict[str, Tally] = {}

@@ -15,6 +15,7 @@ from typing import Self
 
 from indexer.ledger import Ledger
 from indexer.llm.answers import Attempt
+from indexer.llm.budget import Budget
 from indexer.llm.caller import Caller
 from indexer.llm.errors import StoppedError, UnanswerableError
 from indexer.llm.request import Answer, Request, Tally, Usage, from_record, given_up, to_record
@@ -28,6 +29,7 @@ class LLM:
     """One endpoint, one ledger, the budget of one run; an async context manager.
 
     repeat_failed: also ask what has failed for good in an earlier run, in the same circumstances.
+    budget: of a process that has several LLMs, one after the other; None: a budget of its own.
 
     Raises SettingsError if OpenAI is called without a key. A run stops at a ceiling, a refusal or
     a full disk, and then stays stopped: `stopped` says why.
@@ -37,12 +39,17 @@ class LLM:
     """The price of an answer of `run`, as a share of the settings' prices."""
 
     def __init__(
-        self, settings: LLMSettings, ledger: Ledger, *, repeat_failed: bool = True
+        self,
+        settings: LLMSettings,
+        ledger: Ledger,
+        *,
+        repeat_failed: bool = True,
+        budget: Budget | None = None,
     ) -> None:
         self.repeat_failed = repeat_failed
         self._settings = settings
         self._ledger = ledger
-        self._caller = Caller(settings)
+        self._caller = Caller(settings, budget)
         self._being_asked: dict[tuple[str, str], asyncio.Event] = {}
 
     async def __aenter__(self) -> Self:
@@ -63,7 +70,7 @@ class LLM:
 
     @property
     def usage(self) -> Usage:
-        """What this run has spent so far, over all steps."""
+        """What is spent so far, over all steps and all LLMs of the budget."""
         return self._caller.budget.usage
 
     def under_way(self) -> Collection[str]:

@@ -23,7 +23,7 @@ from indexer.artifacts.journal import Journal
 from indexer.artifacts.lines import Refusals
 from indexer.indexing.items import ItemIndexer
 from indexer.ledger import Ledger
-from indexer.llm import LLM, NO_ANSWER, EndpointDownError, Usage
+from indexer.llm import LLM, NO_ANSWER, Budget, EndpointDownError, Usage
 from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.step import Sources
 from indexer.updates.add import Added, StreamingIndexer
@@ -57,7 +57,7 @@ class Worker:
         self._sources = sources
         self._ledger = ledger
         self._aspects = ReviewAspects(sources, Refusals())
-        self._spent = Usage()
+        self._budget = Budget(sources.llm)  # one for all batches: the ceilings bind the process
         self._again = set[str]()
         """Items to reason on although the journal has no new record of them."""
         self.done: Counter[str] = Counter()
@@ -68,7 +68,7 @@ class Worker:
     @property
     def usage(self) -> Usage:
         """Tokens and cost of the LLM so far."""
-        return self._spent
+        return self._budget.usage
 
     @property
     def job_counts(self) -> JobCounts:
@@ -107,12 +107,11 @@ class Worker:
         for job in by_kind["erase"]:  # first: later jobs must not read the erased records
             await asyncio.to_thread(self._erase, live, job)
         if by_kind["aspects"] or by_kind["item"]:
-            async with LLM(self._sources.llm, self._ledger) as llm:
+            async with LLM(self._sources.llm, self._ledger, budget=self._budget) as llm:
                 try:
                     await self._read_all(live, by_kind["aspects"], llm)
                     await self._add(live, by_kind["item"], llm)
                 finally:
-                    self._spent = self._spent + llm.usage
                     await asyncio.to_thread(self._ledger.sync)
         return len(jobs)
 

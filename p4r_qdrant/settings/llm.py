@@ -162,10 +162,16 @@ class LLMSettings(Section):
         "with such a limit.",
     )
     max_cost_usd: float | None = Field(
-        None, gt=0, description="US dollars that one run may cost. The run stops before it is more."
+        None,
+        gt=0,
+        description="US dollars that one run may cost, or one process of p4r work or p4r serve. "
+        "It stops asking before it is more.",
     )
     max_tokens: int | None = Field(
-        None, gt=0, description="Prompt and completion tokens that one run may use."
+        None,
+        gt=0,
+        description="Prompt and completion tokens that one run may use, or one process of p4r work "
+        "or p4r serve.",
     )
     allow_plaintext_key: bool = Field(False, description=PLAINTEXT_KEY)
 

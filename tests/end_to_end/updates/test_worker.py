@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ pytest.importorskip("fastapi")
 from devtools.scripted_llm import Call, Reply, ScriptedLLM, says
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.ledger import Ledger
+from indexer.llm import BudgetReachedError
 from indexer.prompts import Domain
 from indexer.reasoning.step import Sources
 from indexer.updates.worker import ATTEMPTS, Worker
@@ -64,7 +66,7 @@ def llm(model: Model) -> Iterator[ScriptedLLM]:
 class Shop:
     """The service and its worker over one embedded index."""
 
-    def __init__(self, folder: Path, llm: ScriptedLLM) -> None:
+    def __init__(self, folder: Path, llm: ScriptedLLM, max_tokens: int | None = None) -> None:
         base = embedded(folder / "index")
         make_index(base)
         self.settings: Settings = with_service(base).model_copy(
@@ -75,6 +77,7 @@ class Shop:
                         "attempts": 2,
                         "retry_for_s": 0.0,
                         "timeout_s": 5.0,
+                        "max_tokens": max_tokens,
                     }
                 )
             }
@@ -190,6 +193,26 @@ def test_answers_that_cannot_be_used_are_given_up_in_the_end(
         ATTEMPTS,
     )
     assert given_up["problem"]
+
+
+def test_a_ceiling_binds_all_batches_of_a_process(tmp_path: Path, llm: ScriptedLLM) -> None:
+    ceiling = 2_000
+    shop = Shop(tmp_path, llm, max_tokens=ceiling)
+    with closing(shop), running(create_app(Service(shop.backend))) as address:
+        for number in range(4):
+            act(address, f"user-{number}", f"{REVIEW} {number}")
+            shop.work()
+        for number in range(4, 20):
+            act(address, f"user-{number}", f"{REVIEW} {number}")
+        with pytest.raises(BudgetReachedError, match=r"2,000 tokens of P4R_LLM__MAX_TOKENS"):
+            shop.work()
+        spent = shop.worker.usage.tokens
+        assert 0 < spent <= ceiling
+        request(address, "DELETE", "/v1/users/user-0")
+        with pytest.raises(BudgetReachedError):
+            shop.work()
+        assert shop.worker.usage.tokens == spent
+        assert shop.worker.done["erase"] == 1, "what needs no LLM is done all the same"
 
 
 ITEM = {
