@@ -37,6 +37,7 @@ from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import EncoderError, InputError, StorageFullError
 from p4r_qdrant.settings import HistorySettings
 from tests.support.environment import clear_settings
+from tests.support.jsonl import read, write
 from tests.support.paths import BOOKSHOP
 from tests.support.tiny_model import save_tiny_model
 
@@ -570,9 +571,14 @@ def test_the_bookshop_with_the_bundled_model(tmp_path: Path) -> None:
     chosen = Settings.load(
         encoder={"model": BUNDLED_MODEL, "device": "cpu"},
         history={"length": 1},
-        training={"epochs": 1, "batch_size": 64, "warmup": 0, "lora_layers": 1},
+        training={"epochs": 1, "batch_size": 16, "warmup": 0, "lora_layers": 1},
     )
-    found = train(tmp_path / "adapter", chosen)
+    part = shutil.copytree(BOOKSHOP, tmp_path / "part")
+    rows = {name: read(part / f"{name}.jsonl") for name in ("personas", "alignments", "aspects")}
+    items = {row["item_id"] for row in rows["personas"][:9]}
+    for name, own in rows.items():
+        write(part, f"{name}.jsonl", [row for row in own if row["item_id"] in items])
+    found = train(tmp_path / "adapter", chosen, part)
     served = PersonaEncoder(BUNDLED_MODEL, adapter=str(tmp_path / "adapter"))
     assert found.record.base == BUNDLED_MODEL
     assert served.fingerprint != found.record.base_fingerprint
