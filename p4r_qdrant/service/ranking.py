@@ -26,8 +26,8 @@ class Ranker:
         self._backend = backend
         self._metrics = metrics
         self._settings = backend.settings
-        self._threads = RankThreads(backend.settings.service, metrics)
-        self._resolver = Resolver(backend, batcher, metrics, self._threads)
+        self.threads = RankThreads(backend.settings.service, metrics)
+        self._resolver = Resolver(backend, batcher, metrics, self.threads)
 
     async def rerank(self, body: RerankBody, *, because: bool) -> list[dict[str, Any]]:
         """One RankingAnswer for each user, as dicts. because: tell it of stored users too.
@@ -104,18 +104,18 @@ class Ranker:
             return _reranked(request, [vectors[user_id] for user_id in user_ids])
 
         with self._metrics.stage("query"):
-            return await self._threads.run(work, request)
+            return await self.threads.run(work, request)
 
     async def _rank(self, request: Request) -> list[Ranking]:
         body = request.body
         if all(user is None for user in request.users) and body.filter is None:
             return _all_as_generated(body)
         with self._metrics.stage("query"):
-            return await self._threads.run(lambda: _reranked(request, request.users), request)
+            return await self.threads.run(lambda: _reranked(request, request.users), request)
 
     def close(self) -> None:
         """Wait for what is running."""
-        self._threads.close()
+        self.threads.close()
         self._resolver.close()
 
 

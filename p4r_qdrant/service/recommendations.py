@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Annotated, Any
 
@@ -13,8 +14,13 @@ from p4r_qdrant.schemas.reranking import RankedAnswer, RecommendationsAnswer
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.paths import UserId
+from p4r_qdrant.service.request import FailedError
 from p4r_qdrant.service.security import TellsBecause, reader
 from p4r_qdrant.service.state import Service, service
+from p4r_qdrant.users.records import StoredInteraction
+
+MAX_SEEN = 5000
+"""A user's newest interactions whose items are not recommended again."""
 
 router = APIRouter(prefix="/v1/recommendations", tags=["reranking"])
 Served = Annotated[Service, Depends(service)]
@@ -36,28 +42,43 @@ async def recommend(
     top: Annotated[int, Query(ge=1, le=1000)] = 10,
     filter: Filter = None,  # noqa: A002
 ) -> dict[str, Any]:
-    """Return the items with the personas nearest to a known user, without items already seen."""
+    """Return the items with the personas nearest to a known user, without items already seen.
+
+    Seen are the items of the newest 5000 interactions. 503 if the deadline is missed.
+    """
     wanted = _parsed(filter)
-    with served.backend.in_use() as live:
-        vector = await _vector(user_id, served, live)
+    on_thread = served.ranker.threads.on_thread
 
-        def work() -> list[dict[str, Any]]:
-            ranking = live.reranker.recommend(
-                vector, top, filter=wanted, exclude=live.users.interactions.seen(user_id)
-            )
-            return [RankedAnswer.of(item, because=because) for item in ranking.items]
+    def work() -> list[dict[str, Any]]:
+        seen = live.users.interactions.seen(user_id, MAX_SEEN)
+        ranking = live.reranker.recommend(vector, top, filter=wanted, exclude=seen)
+        return [RankedAnswer.of(item, because=because) for item in ranking.items]
 
-        with served.span("query"):
-            items = await served.in_thread(work)
+    try:
+        async with asyncio.timeout(served.backend.settings.service.deadline_ms / 1000):
+            with served.backend.in_use() as live:
+                vector = await _vector(user_id, served, live)
+                with served.span("query"):
+                    items = await on_thread(work)
+    except TimeoutError:
+        raise problems.unavailable(
+            "there was no answer within P4R_SERVICE__DEADLINE_MS; try again later"
+        ) from None
+    except FailedError:
+        raise problems.busy("too many requests are waiting; try again later") from None
     return {"user_id": user_id, "personalized": vector is not None, "items": items}
 
 
 async def _vector(user_id: str, served: Service, live: Live) -> UserVector | None:
     """The user vector; None if no interaction has a text. Raises ProblemError (404, 429, 503)."""
-    found = await served.in_thread(lambda: live.users.user_vectors([user_id]))
-    if user_id in found:
-        return found[user_id]
-    recent = await served.in_thread(lambda: live.users.recent(user_id))
+
+    def work() -> tuple[UserVector | None, list[StoredInteraction]]:
+        found = live.users.user_vectors([user_id]).get(user_id)
+        return found, [] if found is not None else live.users.recent(user_id)
+
+    found, recent = await served.ranker.threads.on_thread(work)
+    if found is not None:
+        return found
     if not recent:
         raise problems.ProblemError(404, "unknown_user", f"user {user_id!r} is unknown")
     pairs = history_texts([one.record for one in recent], live.history.length)

@@ -69,19 +69,16 @@ class RankThreads:
         self._under_way = 0
 
     async def run(self, work: Callable[[], Result], request: Request) -> Result:
-        """Run on one of the threads. Raises FailedError if that fails, InputError."""
-        if self._under_way >= self._room:
-            raise FailedError("overloaded")
+        """Run until the deadline. Raises FailedError if that fails, InputError."""
         if not request.seconds_left:
             raise FailedError("deadline")
-        loop = asyncio.get_running_loop()
-        job = self._threads.submit(work)
-        self._count(1)
         try:
             async with asyncio.timeout(request.seconds_left):
-                return await asyncio.wrap_future(job)
+                return await self.on_thread(work)
         except TimeoutError:
             raise FailedError("deadline") from None
+        except FailedError:
+            raise
         except (IndexUnavailableError, IndexRefusedError) as error:
             log_failure(error)
             raise FailedError(_reason(error)) from None
@@ -93,6 +90,16 @@ class RankThreads:
         except Exception as error:
             log_failure(error)
             raise FailedError("internal_error") from None
+
+    async def on_thread(self, work: Callable[[], Result]) -> Result:
+        """Run on one of the threads. Raises FailedError ("overloaded"), and what `work` raises."""
+        if self._under_way >= self._room:
+            raise FailedError("overloaded")
+        loop = asyncio.get_running_loop()
+        job = self._threads.submit(work)
+        self._count(1)
+        try:
+            return await asyncio.wrap_future(job)
         finally:
             if job.done():
                 self._count(-1)

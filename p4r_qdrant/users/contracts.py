@@ -51,8 +51,8 @@ class Interactions(ABC):
         """All interactions of a user, streamed."""
 
     @abstractmethod
-    def seen(self, user_id: str) -> set[str]:
-        """The item ids of a user."""
+    def seen(self, user_id: str, length: int) -> set[str]:
+        """The item ids of a user's newest `length` interactions. Reads nothing else of them."""
 
     @abstractmethod
     def user_ids(self) -> Iterator[str]:

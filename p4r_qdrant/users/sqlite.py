@@ -164,10 +164,13 @@ class SqliteInteractions(Interactions):
                 return
             last = (rows[-1][2], rows[-1][1])
 
-    def seen(self, user_id: str) -> set[str]:
+    def seen(self, user_id: str, length: int) -> set[str]:
         """See `Interactions`."""
-        statement = "SELECT item_id FROM interactions WHERE user_id = ?"
-        return {row[0] for row in self._database.read(statement, (user_id,))}
+        statement = (
+            "SELECT item_id FROM interactions WHERE user_id = ? "
+            "ORDER BY timestamp DESC, item_id DESC LIMIT ?"
+        )
+        return {row[0] for row in self._database.read(statement, (user_id, length))}
 
     def user_ids(self) -> Iterator[str]:
         """See `Interactions`."""

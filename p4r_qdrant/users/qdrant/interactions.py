@@ -121,9 +121,10 @@ class ServerInteractions(Interactions):
         """See `Interactions`."""
         return map(_stored, self._records.scroll(_of_user(user_id), page=PAGE))
 
-    def seen(self, user_id: str) -> set[str]:
+    def seen(self, user_id: str, length: int) -> set[str]:
         """See `Interactions`."""
-        return {one.item_id for one in self.of(user_id)}
+        [points] = self._read(_newest(user_id, length, ["item_id"]))
+        return {point.payload["item_id"] for point in points}
 
     def user_ids(self) -> Iterator[str]:
         """See `Interactions`. Keeps the ids in memory: some 100 bytes each."""
@@ -145,12 +146,12 @@ def _of_user(user_id: str) -> models.Filter:
     return models.Filter(must=[equals("user_id", user_id), equals("kind", "interaction")])
 
 
-def _newest(user_id: str, limit: int) -> models.QueryRequest:
+def _newest(user_id: str, limit: int, fields: bool | list[str] = True) -> models.QueryRequest:
     return models.QueryRequest(
         query=models.OrderByQuery(order_by=_NEWEST),
         filter=_of_user(user_id),
         limit=limit,
-        with_payload=True,
+        with_payload=fields,
     )
 
 

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.schemas.items import ItemBody
 from p4r_qdrant.schemas.reranking import RerankBody
-from p4r_qdrant.service import bodies, middleware
+from p4r_qdrant.service import bodies, middleware, recommendations
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.problems import ProblemError
@@ -224,3 +224,59 @@ def test_the_document_has_the_limits_of_the_settings() -> None:
     assert "x-limit" not in json.dumps(document)
     body = document["paths"]["/v1/rerank"]["post"]["requestBody"]["content"]["application/json"]
     assert body["schema"] == {"$ref": "#/components/schemas/RerankBody"}
+
+
+# --- recommendations ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reader_of_ships(client: TestClient) -> Iterator[str]:
+    """A stored user."""
+    path = "/v1/users/sailor"
+    done = {"item_id": "ships", "timestamp": 1}
+    assert client.post(f"{path}/interactions", json=done).status_code == 202
+    yield "/v1/recommendations/sailor"
+    client.delete(path)
+
+
+def test_recommendations_read_no_history_with_its_texts(
+    client: TestClient, reader_of_ships: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app: Any = client.app
+    with app.state.service.backend.in_use() as live:
+        monkeypatch.setattr(live.users.interactions, "of", None)
+        asked = []
+        right = live.users.interactions.seen
+        monkeypatch.setattr(
+            live.users.interactions, "seen", lambda *given: asked.append(given) or right(*given)
+        )
+    items = client.get(reader_of_ships).json()["items"]
+    assert "ships" not in [one["item_id"] for one in items]
+    assert asked == [("sailor", recommendations.MAX_SEEN)]
+
+
+def test_recommendations_have_a_deadline(
+    client: TestClient, reader_of_ships: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app: Any = client.app
+    gate = threading.Event()
+    own = ServiceSettings(deadline_ms=50)
+    backend = app.state.service.backend
+    changed = backend.settings.model_copy(update={"service": own})
+    monkeypatch.setattr(backend, "settings", changed)
+    with backend.in_use() as live:
+        monkeypatch.setattr(live.users.interactions, "seen", lambda *_: gate.wait(10))
+    response = client.get(reader_of_ships)
+    gate.set()
+    assert response.status_code == 503
+    assert "P4R_SERVICE__DEADLINE_MS" in response.json()["error"]["message"]
+    assert response.headers["retry-after"]
+
+
+def test_recommendations_wait_for_no_thread_without_end(
+    client: TestClient, reader_of_ships: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app: Any = client.app
+    monkeypatch.setattr(app.state.service.ranker.threads, "_room", 0)
+    response = client.get(reader_of_ships)
+    assert (response.status_code, response.json()["error"]["code"]) == (429, "busy")
