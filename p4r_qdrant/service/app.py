@@ -192,7 +192,7 @@ def _add_operations(app: FastAPI) -> None:
     )
     async def metrics(served: Served) -> Response:
         """Metrics in the text format of Prometheus."""
-        await served.measure_jobs()
+        await served.measure()
         return Response(served.metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 

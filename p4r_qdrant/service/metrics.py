@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -56,8 +57,18 @@ class Metrics:
             "p4r_behind", "1 while the newest publish is not served.", registry=self.registry
         )
         self.jobs = Gauge("p4r_jobs", "Background jobs.", ("state",), registry=self.registry)
+        self._jobs_at = -math.inf
+        Gauge(
+            "p4r_jobs_age_seconds", "Seconds since p4r_jobs was counted.", registry=self.registry
+        ).set_function(lambda: time.monotonic() - self._jobs_at)
         self.llm_tokens = Gauge("p4r_llm_tokens", "Tokens spent.", registry=self.registry)
         self.llm_cost = Gauge("p4r_llm_cost_usd", "US dollars spent.", registry=self.registry)
+
+    def set_jobs(self, counts: Mapping[str, int]) -> None:
+        """Note the numbers of jobs by state, counted now."""
+        for state, count in counts.items():
+            self.jobs.labels(state).set(count)
+        self._jobs_at = time.monotonic()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

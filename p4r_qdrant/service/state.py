@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+COUNT_S = 0.1
+"""Seconds that /metrics waits for the number of jobs before it tells the last one."""
+
 SIDE_THREADS = 8
 """Threads for everything but rankings, so that rankings never wait for it."""
 
@@ -78,6 +81,7 @@ class Service:
         # One thread: more of them would only hold more memory, for parsing holds the interpreter.
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="p4r-parse")
         self._keeping_up: asyncio.Task[None] | None = None
+        self._counting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the background tasks."""
@@ -88,9 +92,10 @@ class Service:
 
     async def close(self) -> None:
         """Stop the background tasks, finish writes, and close the index."""
-        if self._keeping_up is not None:
-            self._keeping_up.cancel()
-            await asyncio.gather(self._keeping_up, return_exceptions=True)
+        tasks = [one for one in (self._keeping_up, self._counting) if one is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self.background is not None:
             await asyncio.to_thread(self.background.stop)
         await self.batcher.close()
@@ -107,18 +112,24 @@ class Service:
         llm = self.backend.settings.llm
         return "queued" if llm.api_key or llm.host != OPENAI_HOST else "no_llm"
 
-    async def measure_jobs(self) -> None:
-        """Update the metrics of the background work, if the store can be reached."""
+    async def measure(self) -> None:
+        """Update the metrics of the background work.
+
+        Jobs that cannot be counted at once keep their numbers, and the metrics tell how old
+        those are; the count goes on, one at a time.
+        """
         self.metrics.behind.set(bool(self.backend.problem))
-        with suppress(P4RError):
-            with self.backend.in_use() as live:
-                counts = await self.in_thread(live.users.jobs.counts)
-            for state, count in counts.items():
-                self.metrics.jobs.labels(state).set(count)
+        if self._counting is None or self._counting.done():
+            self._counting = asyncio.create_task(self._count_jobs())
+        await asyncio.wait({self._counting}, timeout=COUNT_S)
         if self.background is not None:
             tokens, dollars = self.background.spent()
             self.metrics.llm_tokens.set(tokens)
             self.metrics.llm_cost.set(dollars or 0.0)
+
+    async def _count_jobs(self) -> None:
+        with suppress(P4RError), self.backend.in_use() as live:
+            self.metrics.set_jobs(await self.in_thread(live.users.jobs.counts))
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
         """Run blocking work on the threads that are not for rankings."""

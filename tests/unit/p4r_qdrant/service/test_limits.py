@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.service.state import Service
 from p4r_qdrant.settings import ServiceSettings, Settings
 from tests.support.engines import embedded
+from tests.support.polling import wait_until
 from tests.support.serving import AS_ADMIN, make_app, make_index, with_service
 
 JSON = {"Content-Type": "application/json"}
@@ -247,9 +249,12 @@ def test_recommendations_read_no_history_with_its_texts(
         monkeypatch.setattr(live.users.interactions, "of", None)
         asked = []
         right = live.users.interactions.seen
-        monkeypatch.setattr(
-            live.users.interactions, "seen", lambda *given: asked.append(given) or right(*given)
-        )
+
+        def seen(*given: Any) -> set[str]:
+            asked.append(given)
+            return right(*given)
+
+        monkeypatch.setattr(live.users.interactions, "seen", seen)
     items = client.get(reader_of_ships).json()["items"]
     assert "ships" not in [one["item_id"] for one in items]
     assert asked == [("sailor", recommendations.MAX_SEEN)]
@@ -280,3 +285,35 @@ def test_recommendations_wait_for_no_thread_without_end(
     monkeypatch.setattr(app.state.service.ranker.threads, "_room", 0)
     response = client.get(reader_of_ships)
     assert (response.status_code, response.json()["error"]["code"]) == (429, "busy")
+
+
+# --- metrics -----------------------------------------------------------------------------------
+
+
+def test_metrics_do_not_wait_for_the_store(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app: Any = client.app
+
+    def told(name: str) -> float:
+        lines = client.get("/metrics").text.splitlines()
+        [line] = (one for one in lines if one.startswith(f"{name} "))
+        return float(line.split()[-1])
+
+    before = told('p4r_jobs{state="waiting"}')
+    gate, counted = threading.Event(), []
+
+    def hang() -> dict[str, int]:
+        counted.append(gate.wait(10))
+        return {"waiting": 7, "failed": 0}
+
+    with app.state.service.backend.in_use() as live:
+        monkeypatch.setattr(live.users.jobs, "counts", hang)
+    ages = []
+    for _ in range(2):
+        assert told('p4r_jobs{state="waiting"}') == before
+        ages.append(told("p4r_jobs_age_seconds"))
+    assert 0 < ages[0] < ages[1] < math.inf
+    assert not counted, "one count is under way, and no other begins"
+    gate.set()
+    wait_until(lambda: told('p4r_jobs{state="waiting"}') == 7)
