@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from p4r_qdrant.users.records import JobCounts
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25)
 _SLOW_SECONDS = (*_SECONDS, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -64,7 +66,7 @@ class Metrics:
         self.llm_tokens = Gauge("p4r_llm_tokens", "Tokens spent.", registry=self.registry)
         self.llm_cost = Gauge("p4r_llm_cost_usd", "US dollars spent.", registry=self.registry)
 
-    def set_jobs(self, counts: Mapping[str, int]) -> None:
+    def set_jobs(self, counts: JobCounts) -> None:
         """Note the numbers of jobs by state, counted now."""
         for state, count in counts.items():
             self.jobs.labels(state).set(count)

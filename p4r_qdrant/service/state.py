@@ -129,7 +129,8 @@ class Service:
 
     async def _count_jobs(self) -> None:
         with suppress(P4RError), self.backend.in_use() as live:
-            self.metrics.set_jobs(await self.in_thread(live.users.jobs.counts))
+            counts = await self.in_thread(live.users.jobs.counts)
+            self.metrics.set_jobs(counts)
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
         """Run blocking work on the threads that are not for rankings."""

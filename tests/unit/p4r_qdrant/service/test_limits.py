@@ -250,7 +250,7 @@ def test_recommendations_read_no_history_with_its_texts(
         asked = []
         right = live.users.interactions.seen
 
-        def seen(*given: Any) -> set[str]:
+        def seen(*given: Any) -> Any:
             asked.append(given)
             return right(*given)
 
