@@ -34,7 +34,7 @@ from p4r_qdrant.records import Item, Review
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.users.records import ItemWork, Job, JobCounts, StoredInteraction
-from p4r_qdrant.users.store import UserStore
+from p4r_qdrant.users.store import BEGUN, UserStore
 
 JOBS_AT_ONCE = 64
 POLL_S = 0.5
@@ -103,9 +103,12 @@ class Worker:
     async def _work(self, live: Live) -> int:
         store = live.users
         jobs = await asyncio.to_thread(store.jobs.due, JOBS_AT_ONCE)
-        by_kind = {kind: [job for job in jobs if job.kind == kind] for kind in _KINDS}
-        for job in by_kind["erase"]:  # first: later jobs must not read the erased records
+        erasures = [job for job in jobs if job.kind == "erase"]
+        for job in erasures:
             await asyncio.to_thread(self._erase, live, job)
+        if erasures:  # the other jobs may hold what is erased: they are read again
+            return len(erasures)
+        by_kind = {kind: [job for job in jobs if job.kind == kind] for kind in _KINDS}
         if by_kind["aspects"] or by_kind["item"]:
             async with LLM(self._sources.llm, self._ledger, budget=self._budget) as llm:
                 try:
@@ -205,9 +208,11 @@ class Worker:
 
     def _erase(self, live: Live, job: Job) -> None:
         """Erase a user, and enqueue the items whose personas rested on the user's reviews."""
-        store, folder = live.users, self._sources.folder
+        store, folder, user_id = live.users, self._sources.folder, job.body["user_id"]
+        if job.body.get(BEGUN):  # by a service that was killed, or goes on just now
+            store.erase_here(user_id)
         try:
-            with erasing(folder, self._ledger, [job.body["user_id"]], Refusals()) as erased:
+            with erasing(folder, self._ledger, [user_id], Refusals()) as erased:
                 for item_id in erased.items:
                     store.jobs.add(ItemWork(item_id=item_id).job())
                 for item_id in erased.bare:
@@ -240,7 +245,7 @@ def _settle(live: Live, one: StoredInteraction) -> None:
     live.users.settle(one.encoded(vector))
 
 
-_KINDS = ("erase", "aspects", "item")
+_KINDS = ("aspects", "item")
 
 
 async def _drained(batch: asyncio.Task[int], stop: threading.Event) -> int:

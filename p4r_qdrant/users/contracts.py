@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.users.records import Job, JobCounts, OtherVersion, StoredInteraction, StoredUser
@@ -114,6 +115,10 @@ class Jobs(ABC):
     @abstractmethod
     def update(self, job: Job) -> None:
         """Write attempts, problem and time of a job, if it is stored."""
+
+    @abstractmethod
+    def replace_body(self, job: Job, body: Mapping[str, Any]) -> None:
+        """Give a job another body, if it is stored and unchanged."""
 
     def postpone(self, job: Job, problem: str, seconds: float) -> None:
         """Try a job again after `seconds`."""

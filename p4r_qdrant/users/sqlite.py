@@ -283,6 +283,14 @@ class SqliteJobs(Jobs):
                 (job.attempts, job.not_before, job.problem, job.failed, job.key),
             )
 
+    def replace_body(self, job: Job, body: Mapping[str, Any]) -> None:
+        """See `Jobs`."""
+        with self._database.writing() as db:
+            db.execute(
+                "UPDATE jobs SET body = ? WHERE key = ? AND body = ?",
+                (_dumped(body), job.key, _dumped(job.body)),
+            )
+
     def due(self, limit: int) -> list[Job]:
         """See `Jobs`."""
         where = "WHERE failed = 0 AND not_before <= ? ORDER BY number LIMIT ?"

@@ -29,6 +29,9 @@ _log = logging.getLogger(__name__)
 UPKEEP_ATTEMPTS = 5
 """How often a user vector is made again if other writers change the history meanwhile."""
 
+BEGUN = "begun"
+"""In an erase job: the store may still hold something of the user."""
+
 USERS_AT_ONCE = 64
 """Users whose interactions are encoded together when a version gets all users."""
 
@@ -125,13 +128,21 @@ class UserStore:
 
         Returns the number of interactions.
         """
-        # The job comes first: after a kill too much is erased, never too little.
-        self.jobs.add(Job(f"erase {user_id}", "erase", body={"user_id": user_id}))
+        # A job before and after. The first: a kill erases too much, never too little. The second:
+        # a worker may have taken what was still there, after it had done the first.
+        job = Job(f"erase {user_id}", "erase", body={"user_id": user_id})
+        self.jobs.add(replace(job, body={**job.body, BEGUN: True}))
+        count = self.erase_here(user_id)
+        self.jobs.add(job)
+        return count
+
+    def erase_here(self, user_id: str) -> int:
+        """Delete everything of a user in the store. Returns the number of interactions."""
         for job in self.jobs.of_items():
             reviews = job.body["reviews"]
             kept = [one for one in reviews if one["user_id"] != user_id]
             if len(kept) < len(reviews):
-                self.jobs.add(replace(job, body={**job.body, "reviews": kept}))
+                self.jobs.replace_body(job, {**job.body, "reviews": kept})
         count = self.interactions.erase(user_id)
         self.vectors.erase(user_id)
         self.vectors.erase_elsewhere(user_id)

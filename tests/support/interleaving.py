@@ -61,14 +61,14 @@ class Interleaving:
             self._left = 1 << 30
         self._moved.notify_all()
 
-    def run(self, order: Order, *tasks: Callable[[], None]) -> None:
+    def run(self, order: Order, *tasks: Callable[[], object]) -> None:
         """Run the tasks to their ends. Raises the first error of one of them."""
         errors: list[BaseException] = []
         self._order = [one for one in order if one[1] > 0]
         self._running, self.steps = set(range(len(tasks))), [0] * len(tasks)
         self._turn, self._left = 0, 1 << 30
 
-        def work(number: int, task: Callable[[], None]) -> None:
+        def work(number: int, task: Callable[[], object]) -> None:
             self._own.task = number
             with self._moved:
                 self._moved.wait_for(lambda: self._turn == number)

@@ -12,7 +12,7 @@ class Killed(BaseException):
 
 
 class Kills:
-    """Counts calls of the watched functions, and raises Killed around one of them.
+    """Counts calls of the watched functions in a `with` block; raises Killed around one of them.
 
     Place 2n is before the n-th call, place 2n + 1 after it. After a kill, no further call has an
     effect until the block ends.
@@ -22,7 +22,7 @@ class Kills:
         self._patch = monkeypatch
         self.place: int | None = None
         self._count = 0
-        self._dead = False
+        self._dead = self._inside = False
         self.killed = False
         """Whether the last block was killed."""
 
@@ -42,14 +42,19 @@ class Kills:
         return call
 
     def _reach(self) -> None:
+        if not self._inside:
+            return
         if self._dead or self._count == self.place:
             self._dead = True
             raise Killed
         self._count += 1
 
-    def rounds(self) -> Iterator[int]:
-        """The places in order, until a round survives: each has one `with kills` block."""
-        for place in range(10_000):
+    def rounds(self, stride: int = 1) -> Iterator[int]:
+        """The places in order, until a round survives: each has one `with kills` block.
+
+        stride: an odd one reaches places before and after calls.
+        """
+        for place in range(0, 10_000, stride):
             self.place, self._count, self.killed = place, 0, False
             yield place
             if not self.killed:
@@ -57,8 +62,10 @@ class Kills:
 
     def __enter__(self) -> None:
         """Begin the process that dies."""
+        self._inside = True
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+    def __exit__(self, *_: object) -> bool:
         """It is over; what comes now is another process."""
+        self._inside = False
         self.killed, self._dead, self.place = self._dead, False, None
-        return kind is not None and issubclass(kind, Killed)
+        return self.killed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,11 @@ class ServerJobs(Jobs):
     def update(self, job: Job) -> None:
         """See `Jobs`."""
         self._records.set_payload(_state(job), _same(job))
+
+    def replace_body(self, job: Job, body: Mapping[str, Any]) -> None:
+        """See `Jobs`."""
+        changed = {"body": dict(body), "version": _version(replace(job, body=body))}
+        self._records.set_payload(changed, _same(job))
 
     def due(self, limit: int) -> list[Job]:
         """See `Jobs`."""
