@@ -299,8 +299,8 @@ def test_every_text_is_the_models_own(
 
 @pytest.mark.parametrize(
     "injections",
-    [INJECTIONS[::20], pytest.param(INJECTIONS, marks=pytest.mark.long)],
-    ids=["two", "all"],
+    [INJECTIONS[::10], pytest.param(INJECTIONS, marks=pytest.mark.long)],
+    ids=["four", "all"],
 )
 def test_no_injection_gets_through_to_a_real_model(
     injections: list[str], environment: dict[str, str], proxy: CountingProxy, tmp_path: Path
