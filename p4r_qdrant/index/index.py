@@ -256,8 +256,8 @@ class PersonaIndex:
         (and its vector, if `with_vectors`); None: all.
 
         Returns, for each user, one match for each distinct candidate: best score first, ties by
-        item id, then those without personas in the caller's order. Raises VectorError and
-        InputError.
+        item id, then those without personas in the caller's order. Score and texts are of one
+        writing of the item. Raises VectorError and InputError.
         """
         users, candidates = check_query(user_vectors, candidate_ids, self.metadata.dimension)
         query = Query(users, candidates, self._conditions(filter), explain, with_vectors)
@@ -303,8 +303,8 @@ class PersonaIndex:
         unwanted = tuple(one for one in dict.fromkeys(exclude) if is_text(one))
         if unwanted:
             conditions.append(Condition(ITEM_ID, unwanted, negated=True))
-        ranked = matching.nearest_items(self.engine, directions, limit, conditions)
-        return self.explain(ranked, with_vectors=with_vectors)
+        found = matching.nearest_items(self.engine, directions, limit, conditions)
+        return found if with_vectors else matching.without_vectors(found)
 
     def _conditions(self, filter: Mapping[str, Any] | None) -> list[Condition]:  # noqa: A002
         conditions = parse(filter)

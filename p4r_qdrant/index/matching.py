@@ -21,11 +21,14 @@ EXPLAINED_AT_ONCE = 1000
 ATTEMPTS = 5
 """How often one call scores again because a persona was replaced before its texts were read."""
 
+SAME = 1e-3
+"""How far a score may be from the one of the vector beside the texts, for users of length 1."""
+
 
 def best_personas(
     engine: Engine, query: Query, attempts: int = ATTEMPTS
 ) -> list[list[PersonaMatch]]:
-    """Score, rank and explain; again for users whose persona went away in between."""
+    """Score, rank and explain; again for users whose persona was replaced in between."""
     found = _best_of_directions(engine, query)
     rankings = [
         rank(best, item_ids) for best, item_ids in zip(found, query.candidates, strict=True)
@@ -33,18 +36,16 @@ def best_personas(
     if query.explain == 0:
         return rankings
     firsts = [ranking[: query.explain] for ranking in rankings]
-    explained = iter(
-        explain(engine, [match for first in firsts for match in first], query.with_vectors)
-    )
-    gone = []
+    explained = iter(explain(engine, [match for first in firsts for match in first], True))
+    changed = []
     for user, first in enumerate(firsts):
         shown = list(islice(explained, len(first)))
-        rankings[user][: len(first)] = shown
-        if _is_gone(shown):
-            gone.append(user)
-    if gone and attempts > 1:
-        again = best_personas(engine, query.of_users(gone), attempts - 1)
-        for user, ranking in zip(gone, again, strict=True):
+        rankings[user][: len(first)] = shown if query.with_vectors else without_vectors(shown)
+        if not are_whole(shown, query.users[user]):
+            changed.append(user)
+    if changed and attempts > 1:
+        again = best_personas(engine, query.of_users(changed), attempts - 1)
+        for user, ranking in zip(changed, again, strict=True):
             rankings[user] = ranking
     return rankings
 
@@ -56,12 +57,15 @@ def best_personas_of(
     conditions: list[Condition],
     first: int | None,
 ) -> list[PersonaMatch]:
-    """`best_personas` of one user whose vector is on the server, with the personas' vectors."""
+    """`best_personas` of one user whose vector is on the server, with the personas' vectors.
+
+    Who knows the user's vector can tell by `are_whole` whether scores and texts fit each other.
+    """
     for attempt in range(1, ATTEMPTS + 1):
         ranking = rank(engine.best_points_of(user, item_ids, conditions), item_ids)
         shown = explain(engine, ranking[:first], with_vectors=True)
         ranking[: len(shown)] = shown
-        if attempt == ATTEMPTS or not _is_gone(shown):
+        if attempt == ATTEMPTS or all(one.score is None or one.persona for one in shown):
             break
     return ranking
 
@@ -69,10 +73,21 @@ def best_personas_of(
 def nearest_items(
     engine: Engine, directions: Floats, limit: int, conditions: list[Condition]
 ) -> list[PersonaMatch]:
-    """The `limit` items of the whole catalogue that are nearest to a user, without texts.
+    """The `limit` items of the whole catalogue that are nearest to a user, texts and vectors too.
 
     directions: (k, dim) float32, of any length; the best one counts.
     """
+    for attempt in range(1, ATTEMPTS + 1):
+        ranking = _nearest_items(engine, directions, limit, conditions)
+        shown = explain(engine, ranking, with_vectors=True)
+        if attempt == ATTEMPTS or are_whole(shown, directions):
+            break
+    return shown
+
+
+def _nearest_items(
+    engine: Engine, directions: Floats, limit: int, conditions: list[Condition]
+) -> list[PersonaMatch]:
     best: BestPoints = {}
     # An item among the first by its best direction is among the first of that direction.
     for vector, length in zip(*unit_directions(directions), strict=True):
@@ -105,6 +120,28 @@ def explain(
         else match
         for match in matches
     ]
+
+
+def are_whole(explained: Sequence[PersonaMatch], directions: Floats, same: float = SAME) -> bool:
+    """Whether each score is that of the persona beside it; not where one was replaced in between.
+
+    explained: matches with vectors. directions: the user's, (k, dim), of any length. same: largest
+    difference that rounding explains, for directions of length 1.
+    """
+    tolerance = same * max(1.0, float(np.linalg.norm(directions, axis=1).max(initial=0)))
+    return all(
+        match.score is None
+        or (
+            match.vector is not None
+            and abs(float((directions @ match.vector).max()) - match.score) <= tolerance
+        )
+        for match in explained
+    )
+
+
+def without_vectors(matches: Sequence[PersonaMatch]) -> list[PersonaMatch]:
+    """The same matches without the personas' vectors."""
+    return [match._replace(vector=None) for match in matches]
 
 
 def rank(best: BestPoints, item_ids: Sequence[str]) -> list[PersonaMatch]:
@@ -151,8 +188,3 @@ def _keep_better(best: BestPoints, item_id: str, score: float, point: str) -> No
     held = best.get(item_id)
     if held is None or score > held[0] or (score == held[0] and point < held[1]):
         best[item_id] = (score, point)
-
-
-def _is_gone(explained: Sequence[PersonaMatch]) -> bool:
-    """Whether a persona was scored but no longer exists."""
-    return any(match.point_id is not None and match.persona is None for match in explained)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.matching import ATTEMPTS, are_whole
 from p4r_qdrant.live.pair import IndexAndEncoder, Vector
 from p4r_qdrant.records import PersonaMatch, RankedItem, Ranking
 from p4r_qdrant.rerank.candidates import Scored
@@ -87,16 +89,34 @@ def rank_users(
     lists: Sequence[list[Scored]],
     request: Request,
 ) -> list[Ranking]:
-    """The ranking of each user's candidates; all users are scored in one query."""
+    """The ranking of each user's candidates; all users are scored in one query.
+
+    With fusion it is asked again where an item was replaced before its texts were read.
+    """
+    for _ in range(ATTEMPTS):
+        orders, directions = _ordered(pair, vectors, lists, request)
+        if not request.is_fused or explain_orders(pair.index, orders, directions, request.shown):
+            break
+    return [order.ranking(request.top, pair.index.metadata.fingerprint) for order in orders]
+
+
+def _ordered(
+    pair: IndexAndEncoder,
+    vectors: Sequence[Vector | None],
+    lists: Sequence[list[Scored]],
+    request: Request,
+) -> tuple[list[Order], list[Floats]]:
+    """The order of each user's candidates, and the directions of each user that has a vector."""
     index = pair.index
     filtered = request.filter is not None
     queried = [
         position for position, vector in enumerate(vectors) if vector is not None or filtered
     ]
     matches: dict[int, list[PersonaMatch]] = {}
+    directions = [pair.directions(vectors[one], request.options) for one in queried]
     if queried:
         found = index.best_personas(
-            [pair.directions(vectors[one], request.options) for one in queried],
+            directions,
             [[item_id for item_id, _ in lists[one]] for one in queried],
             request.filter,
             explain=request.explained_by_query,
@@ -108,9 +128,10 @@ def rank_users(
         order_candidates(vector, candidates, matches.get(position), request)
         for position, (vector, candidates) in enumerate(zip(vectors, lists, strict=True))
     ]
-    if request.is_fused:
-        explain_orders(index, orders, request.shown)
-    return [order.ranking(request.top, index.metadata.fingerprint) for order in orders]
+    known = [
+        rows for one, rows in zip(queried, directions, strict=True) if vectors[one] is not None
+    ]
+    return orders, known
 
 
 def order_candidates(
@@ -138,15 +159,22 @@ def order_candidates(
     return Order(vector, generator, matches, scores, request.options.interests)
 
 
-def explain_orders(index: PersonaIndex, orders: Sequence[Order], shown: int | None) -> None:
-    """Read the texts of the first `shown` matches of each order, all in one request."""
+def explain_orders(
+    index: PersonaIndex, orders: Sequence[Order], directions: Sequence[Floats], shown: int | None
+) -> bool:
+    """Read the texts of the first `shown` matches of each order, all in one request.
+
+    directions: (k, dim) of each order with a vector. Returns whether scores and texts fit.
+    """
     personal = [order for order in orders if order.vector is not None]
     explained = iter(
         index.explain(
-            [match for order in personal for match in order.matches[:shown]],
-            with_vectors=any(isinstance(order.vector, UserVector) for order in personal),
+            [match for order in personal for match in order.matches[:shown]], with_vectors=True
         )
     )
-    for order in personal:
-        first = len(order.matches[:shown])
-        order.matches[:first] = islice(explained, first)
+    fit = True
+    for order, rows in zip(personal, directions, strict=True):
+        first = list(islice(explained, len(order.matches[:shown])))
+        order.matches[: len(first)] = first
+        fit = fit and are_whole(first, rows)
+    return fit

@@ -11,6 +11,7 @@ from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.matching import are_whole
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.live.following import Following
 from p4r_qdrant.live.hotswap import Current
@@ -35,7 +36,7 @@ from p4r_qdrant.settings import EncoderSettings, HistorySettings, RerankSettings
 from p4r_qdrant.users.records import StoredUser
 
 SAME = 5e-3
-"""Largest difference between a score and the dot product of the vectors that made it."""
+"""Largest difference between a score and the product of a stored user's and a persona's vector."""
 
 
 class PersonaReranker:
@@ -205,12 +206,11 @@ class PersonaReranker:
             vector = user.load()
             order = order_candidates(vector, given, matches, request)
             if request.is_fused:
-                explain_orders(serving.index, [order], request.shown)
+                explain_orders(serving.index, [order], [vector.vector[None]], request.shown)
             ranking = order.ranking(top, serving.index.metadata.fingerprint)
-        first = next((one for one in order.matches if one.vector is not None), None)
-        if first is None or abs(float(vector.vector @ first.vector) - (first.score or 0)) < SAME:
+        if are_whole(order.matches[: request.shown], vector.vector[None], SAME):
             return ranking
-        # The vector changed between the query and `load`: score again, so that reasons fit.
+        # The user or an item changed since the query: score again, so that texts and reasons fit.
         return loaded(vector, candidates)
 
     def _options(self, rerank: RerankSettings | None) -> RerankSettings:
