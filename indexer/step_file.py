@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from indexer.artifacts.writing import storage_errors, written_whole
 from p4r_qdrant.errors import InputError, P4RError
-from p4r_qdrant.whole_files import sync_folder
+from p4r_qdrant.whole_files import PRIVATE, sync_folder
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -37,7 +37,7 @@ class StepFile:
             return
         new = not path.exists()
         flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT | os.O_APPEND
-        self._fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        self._fd = os.open(path, flags | os.O_CLOEXEC, PRIVATE)
         try:
             if new:
                 sync_folder(path.parent)  # so that the name of a new file survives a power failure

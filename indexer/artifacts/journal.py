@@ -37,6 +37,7 @@ from indexer.artifacts.names import (
 from indexer.artifacts.writing import rewrite, storage_errors
 from p4r_qdrant.errors import P4RError
 from p4r_qdrant.records import Alignment, Aspects, Id, Item, ItemPersonas, Review, Summary
+from p4r_qdrant.whole_files import opened_privately
 
 
 class JournalRecord(BaseModel):
@@ -260,7 +261,7 @@ class Journal:
             self._summaries = files.enter_context(self._folder.summaries(Refusals()))
             self._reviews = files.enter_context(ReviewLookup(folder.at(REVIEWS), Review))
             self._aspects = files.enter_context(ReviewLookup(folder.at(ASPECTS), Aspects))
-            self._file = files.enter_context(self._path.open("ab", buffering=0))
+            self._file = files.enter_context(opened_privately(self._path, "ab", buffering=0))
             self._files = files.pop_all()
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""The names of the files in an artifact folder."""
+"""The names of the files in an artifact folder, and which of them hold people's words."""
 
 from __future__ import annotations
 
@@ -12,3 +12,10 @@ SPLITS = "splits.jsonl"
 CANDIDATES = "candidates.jsonl"
 ARRIVALS = "arrivals.jsonl"
 ERASING = "erasing.json"
+
+_PEOPLES = frozenset({REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, ARRIVALS, ERASING})
+
+
+def is_private(name: str) -> bool:
+    """Whether a file of this name holds people's words, or says who they are."""
+    return name.removesuffix(".gz") in _PEOPLES

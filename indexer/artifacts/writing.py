@@ -16,6 +16,7 @@ from typing import BinaryIO
 from pydantic import BaseModel
 
 from indexer.artifacts.lines import Model, Refusals, as_line, parse_line
+from indexer.artifacts.names import is_private
 from indexer.artifacts.opening import BOM, is_packed, opened_lines
 from p4r_qdrant.errors import InputError, RecordError, StorageFullError
 from p4r_qdrant.whole_files import whole_file
@@ -45,12 +46,15 @@ def storage_errors(
 def written_bytes(path: Path) -> Iterator[BinaryIO]:
     """Open a file that gets its new content at the end of the block, or keeps the old one.
 
+    A file with people's words may be read by its owner only.
+
     Yields: a binary file object. See `whole_file` for links, pipes and devices.
     Raises: InputError if the file cannot be written, StorageFullError if the disk is full.
     """
     if not path.name or path.name == ".." or os.path.isdir(path):  # noqa: PTH112 - never raises
         raise InputError(f"{path} cannot be written: it is a folder; name a file")
-    with storage_errors(path, kept="nothing was written"), whole_file(path) as file:
+    whole = whole_file(path, private=is_private(path.name))
+    with storage_errors(path, kept="nothing was written"), whole as file:
         yield file
 
 

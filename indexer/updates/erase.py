@@ -96,7 +96,7 @@ def erasing(
     path = folder.path / ERASING
     plan = _planned(folder, ledger, set(users), _left(path))
     with storage_errors(path, kept="nothing was erased"):
-        write_whole(path, plan.model_dump_json())
+        write_whole(path, plan.model_dump_json(), private=True)
     yield _erase(folder, ledger, plan, refusals)
     with storage_errors(path, cannot="be removed"):
         path.unlink(missing_ok=True)

@@ -9,11 +9,12 @@ The vectors of all versions of the index are in one table.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from p4r_qdrant.errors import IndexUnavailableError, StorageFullError
 from p4r_qdrant.settings import QdrantSettings
 from p4r_qdrant.users.contracts import Interactions, Jobs, UserVectors
 from p4r_qdrant.users.records import Job, JobCounts, OtherVersion, StoredInteraction, StoredUser
+from p4r_qdrant.whole_files import PRIVATE
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS interactions (
@@ -57,6 +59,9 @@ class Database:
         self._path = path
         self._lock = threading.RLock()
         with self._translated():
+            # Only its owner may read it. SQLite gives its own files beside it the same mode.
+            with suppress(OSError):  # SQLite will say what is wrong
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE))
             self._db = sqlite3.connect(self._path, check_same_thread=False, timeout=30)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")

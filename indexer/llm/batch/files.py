@@ -27,7 +27,7 @@ from indexer.artifacts.writing import storage_errors, written_whole
 from indexer.llm.request import Usage
 from indexer.llm.wire import MAX_RESPONSE_BYTES
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.whole_files import is_unfinished
+from p4r_qdrant.whole_files import is_unfinished, opened_privately
 
 URL = "/v1/chat/completions"
 MAX_INPUT_BYTES = 190_000_000
@@ -190,7 +190,7 @@ class BatchInput:
     def __post_init__(self) -> None:
         with storage_errors(self.path):
             self.folder.path.mkdir(exist_ok=True)
-            self._file = self.path.open("wb")
+            self._file = opened_privately(self.path, "wb")
 
     @property
     def path(self) -> Path:

@@ -17,6 +17,7 @@ from indexer.llm.request import Usage
 from indexer.llm.wire import MAX_RESPONSE_BYTES
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import LLMSettings
+from p4r_qdrant.whole_files import opened_privately
 
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _CROWDED = "token_limit_exceeded"
@@ -201,7 +202,7 @@ class BatchQueue:
         if state.lacks_results:
             raise GoneError("no results")
         path = self._folder.results(batch.name)
-        with storage_errors(path), path.open("wb") as file:
+        with storage_errors(path), opened_privately(path, "wb") as file:
             for file_id in filter(None, (state.output, state.errors)):
                 start = file.tell()
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import BinaryIO
 
 import numpy as np
 import qdrant_edge as edge
@@ -78,7 +78,7 @@ class EdgeFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.location = f"the folder {path}"
-        self._lock: IO[Any] | None = None
+        self._lock: BinaryIO | None = None
         self._sums = FileSums(path)
 
     def lock(self) -> None:

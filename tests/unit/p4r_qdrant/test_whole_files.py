@@ -2,12 +2,21 @@
 
 import os
 import re
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from p4r_qdrant.whole_files import is_unfinished, remove_unfinished, whole_file, write_whole
+from indexer.artifacts.writing import written_bytes
+from p4r_qdrant.users.sqlite import Database
+from p4r_qdrant.whole_files import (
+    is_unfinished,
+    opened_privately,
+    remove_unfinished,
+    whole_file,
+    write_whole,
+)
 from tests.support.paths import ROOT
 
 
@@ -61,6 +70,63 @@ def test_what_a_killed_process_left_can_be_removed(tmp_path: Path) -> None:
         path.touch()
     remove_unfinished(tmp_path)
     assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_temporary_file_in_use_is_not_removed(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "file") as file:
+        file.write(b"content")
+        remove_unfinished(tmp_path)
+        write_whole(tmp_path / "other", b"")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_the_next_writer_in_a_folder_removes_what_killed_ones_left(tmp_path: Path) -> None:
+    left = tmp_path / ".reviews.jsonl.17.unfinished"
+    left.write_text("words of a user")
+    write_whole(tmp_path / "items.jsonl", b"")
+    assert [one.name for one in tmp_path.iterdir()] == ["items.jsonl"]
+
+
+def test_a_planted_link_is_neither_followed_nor_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "folder"
+    folder.mkdir()
+    victim.write_text("kept")
+    names = iter(["guessed", "free"])
+    monkeypatch.setattr(secrets, "token_hex", lambda _: next(names))
+    (folder / ".file.guessed.unfinished").symlink_to(victim)
+    write_whole(folder / "file", b"new")
+    assert victim.read_text() == "kept"
+    assert [one.name for one in folder.iterdir()] == ["file"]
+    planted = folder / ".other.free.unfinished"
+    monkeypatch.setattr("p4r_qdrant.whole_files.remove_unfinished", lambda _: None)
+    planted.symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_whole(folder / "other", b"new")
+    assert victim.read_text() == "kept"
+
+
+def test_nobody_else_reads_what_is_private_and_no_rewriting_opens_a_file(tmp_path: Path) -> None:
+    def mode(name: str) -> int:
+        return (tmp_path / name).stat().st_mode & 0o777
+
+    with whole_file(tmp_path / "private", private=True) as file:
+        assert os.fstat(file.fileno()).st_mode & 0o077 == 0, "not for a moment"
+    write_whole(tmp_path / "public", b"")
+    assert (mode("private"), mode("public") & 0o444) == (0o600, 0o444)
+    (tmp_path / "public").chmod(0o600)
+    write_whole(tmp_path / "public", b"again")
+    assert mode("public") == 0o600
+    opened_privately(tmp_path / "log", "ab").close()
+    assert mode("log") == 0o600
+    Database(tmp_path / "users.sqlite").close()
+    assert mode("users.sqlite") == 0o600
+    for name in ("reviews.jsonl", "reviews.jsonl.gz", "report.html"):
+        with written_bytes(tmp_path / name):
+            pass
+    assert mode("reviews.jsonl") == mode("reviews.jsonl.gz") == 0o600
+    assert mode("report.html") & 0o444 == 0o444
 
 
 def test_nothing_else_writes_a_file_beside_another_one() -> None:

@@ -23,6 +23,7 @@ from indexer.artifacts.writing import written_whole
 from indexer.checking import check_files
 from indexer.evaluation.experiment.data import Data
 from indexer.training.pairs import Catalogue
+from p4r_qdrant import whole_files
 from p4r_qdrant.errors import InputError, RecordError, StorageFullError
 from p4r_qdrant.index.payload import plain_text, slug
 from p4r_qdrant.index.query import MAX_CANDIDATES
@@ -206,10 +207,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out.jsonl"
-    real_open = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda self, *args, **named: real_open(Path("/dev/full"), *args, **named)
-    )
+    monkeypatch.setattr(whole_files, "take", lambda *_: Path("/dev/full").open("wb"))  # noqa: SIM115
     with pytest.raises(StorageFullError):
         write_and_raise(path)
     assert list(tmp_path.iterdir()) == []
