@@ -23,9 +23,10 @@ from tests.support.paths import ROOT
 PACKAGES = ("p4r_qdrant", "indexer")
 
 LAYERS = (
+    ("p4r_qdrant.file_lock",),
     (
         *("p4r_qdrant.records", "p4r_qdrant.errors", "p4r_qdrant.resources", "p4r_qdrant.arrays"),
-        *("p4r_qdrant.whole_files", "p4r_qdrant.file_lock", "p4r_qdrant.retry_after"),
+        *("p4r_qdrant.whole_files", "p4r_qdrant.retry_after"),
     ),
     ("p4r_qdrant.settings", "p4r_qdrant.texts"),
     ("p4r_qdrant.encoder",),
