@@ -34,13 +34,35 @@ Every message is one sentence: what is wrong, where, and what to do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 
 class P4RError(Exception):
-    """Root of the tree. `exit_code` is what the command line returns for it."""
+    """Root of the tree. `exit_code` is what the command line returns for it.
+
+    Its text is for the caller, and may quote the caller. A log gets `for_log(error)` instead.
+    """
 
     exit_code = 1
+    quoted: tuple[str, ...] = ()
+
+    def quoting(self, *parts: str) -> Self:
+        """Note which parts of the message are words of users, or of a server that may quote them.
+
+        Returns the error.
+        """
+        self.quoted = (*self.quoted, *filter(None, parts))
+        return self
+
+
+def for_log(error: BaseException) -> str:
+    """What a log says of an error: no words of users; of a foreign error only its kind."""
+    if not isinstance(error, P4RError):
+        return type(error).__name__
+    text = str(error)
+    for part in error.quoted:
+        text = text.replace(part, "...")
+    return text
 
 
 class InputError(P4RError):
@@ -77,6 +99,7 @@ class TextsRefusedError(InputError):
             f"the text {batch[first][:60]!r} of {len(batch[first])} characters cannot be encoded: "
             f"{reasons[first]}{others}"
         )
+        self.quoting(repr(batch[first][:60]), reasons[first])
 
 
 class PersonaError(InputError):

@@ -25,6 +25,7 @@ from indexer.llm.errors import (
 from indexer.llm.request import Request, Usage
 from indexer.llm.retrying import with_retries
 from indexer.llm.wire import Completion
+from p4r_qdrant.errors import for_log
 from p4r_qdrant.settings import LLMSettings
 
 START_RETRY_FOR_S = 15.0
@@ -108,7 +109,7 @@ class Caller:
 
         def count(error: TransientError, seconds: float) -> None:
             self.budget.tally(step).retries += 1
-            _log.debug("%s: %s, retry in %.1f s", step, error, seconds)
+            _log.debug("%s: %s, retry in %.1f s", step, for_log(error), seconds)
 
         return await with_retries(
             send, retry_for_s=self._retry_for_s, on_retry=count, pause=self.pause

@@ -29,7 +29,7 @@ from indexer.reasoning.step import Sources
 from indexer.updates.add import Added, StreamingIndexer
 from indexer.updates.erase import UnknownUserError, erasing
 from indexer.updates.item_reasoning import ItemReasoner
-from p4r_qdrant.errors import IndexUnavailableError, P4RError
+from p4r_qdrant.errors import IndexUnavailableError, P4RError, for_log
 from p4r_qdrant.records import Item, Review
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.live import Live
@@ -88,7 +88,7 @@ class Worker:
                     await _sleep(POLL_S, stop)
             except P4RError as error:
                 self.problem = str(error)
-                _log.warning("jobs wait %g s: %s", pause, error)
+                _log.warning("jobs wait %g s: %s", pause, for_log(error))
                 await _sleep(pause, stop)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 

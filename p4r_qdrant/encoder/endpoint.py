@@ -154,7 +154,7 @@ class EndpointEncoder(Encoder):
         deadline = time.monotonic() + self._settings.timeout_s
         wait = FIRST_WAIT_S
         for tries in itertools.count(1):
-            asked, response = wait, None
+            asked, response, said = wait, None, ""
             try:
                 response = self._send(batch, deadline - time.monotonic())
             except httpx.TransportError as error:
@@ -170,7 +170,8 @@ class EndpointEncoder(Encoder):
                 may_pass = code in MAY_PASS
                 if code < 500 and not may_pass:
                     return response
-                problem = f"{code} {response.reason_phrase}: {_said(response)}".rstrip(": ")
+                said = _said(response)
+                problem = f"{code} {response.reason_phrase}: {said}".rstrip(": ")
                 asked = max(wait, retry_after_s(response.headers))
             is_over = time.monotonic() + asked >= deadline
             if (is_over or (tries >= QUICK_TRIES and not may_pass)) and self._still_works():
@@ -183,7 +184,7 @@ class EndpointEncoder(Encoder):
                     f"the encoder at {self._url} gave no answer within "
                     f"{self._settings.timeout_s:g} s ({problem}); check that it runs, or raise "
                     "P4R_ENCODER__TIMEOUT_S"
-                )
+                ).quoting(said)
             time.sleep(asked)
             wait = min(2 * wait, LONGEST_WAIT_S)
         raise AssertionError  # it counts for ever
@@ -217,7 +218,7 @@ class EndpointEncoder(Encoder):
                 f"the encoder at {self._url} answers something else than embeddings "
                 f"({_said(response)[:80]}); P4R_ENCODER__BASE_URL must be that of an "
                 "OpenAI-compatible server"
-            )
+            ).quoting(_said(response)[:80])
         ):
             rows: list[Any] = [None] * len(batch)
             data = response.json()["data"]
@@ -245,7 +246,7 @@ class EndpointEncoder(Encoder):
             raise _TextsError(
                 f"the encoder at {self._url} answers a vector that is zero, NaN or infinite to "
                 f"the text {text[:60]!r}"
-            )
+            ).quoting(repr(text[:60]))
         return normalised(matrix)
 
     def _check_status(self, response: httpx.Response, batch: Sequence[str]) -> None:
@@ -260,13 +261,15 @@ class EndpointEncoder(Encoder):
             raise SettingsError(
                 f"there is no model {self.model!r} at {self._url} ({said or code}); check "
                 "P4R_ENCODER__MODEL, and that P4R_ENCODER__BASE_URL ends as in http://host:8080/v1"
-            )
+            ).quoting(said)
         answer = f"the encoder at {self._url} answers {code}: {said or response.reason_phrase}"
         if code in TOO_LARGE and self.dimension:
             if len(batch) > 1:
                 self._batch_size = min(self._batch_size, max(1, len(batch) // 2))
-            raise _TextsError(f"{answer}; let it truncate, or set P4R_ENCODER__MAX_TOKENS")
-        raise _TextsError(answer) if self.dimension and code >= 500 else EncoderError(answer)
+            advice = "let it truncate, or set P4R_ENCODER__MAX_TOKENS"
+            raise _TextsError(f"{answer}; {advice}").quoting(said)
+        kind = _TextsError if self.dimension and code >= 500 else EncoderError
+        raise kind(answer).quoting(said)
 
 
 class _TextsError(EncoderError):

@@ -235,7 +235,9 @@ class PersonaEncoder(Encoder):
     def _failed(self, reason: str) -> EncoderError:
         short = "memory" in reason.lower()
         advice = "set a smaller P4R_ENCODER__BATCH_SIZE" if short else "check model and device"
-        return EncoderError(f"the encoder {self.name} failed on {self.device} ({reason}); {advice}")
+        return EncoderError(
+            f"the encoder {self.name} failed on {self.device} ({reason}); {advice}"
+        ).quoting(reason)
 
     @contextmanager
     def on_all_devices(self) -> Iterator[None]:

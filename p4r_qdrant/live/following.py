@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.errors import IndexMismatchError, for_log
 from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.live.hotswap import Closable, Current
 
@@ -90,7 +90,8 @@ class Following(Generic[Opened]):
             self._logged, self._wait_s = "", self._every_s
         except Exception as error:  # whatever it is, the old version goes on answering
             if str(error) != self._logged:
-                _log.warning("version %s stays live here: %s", self._current.now.version, error)
+                version = self._current.now.version
+                _log.warning("version %s stays live here: %s", version, for_log(error))
             self._logged = str(error)
             self._wait_s = min(2 * self._wait_s, max(self._every_s, LONGEST_WAIT_S))
         self._due = time.monotonic() + self._wait_s

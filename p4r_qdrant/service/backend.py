@@ -12,6 +12,7 @@ from p4r_qdrant.errors import (
     IndexUnavailableError,
     MissingExtraError,
     P4RError,
+    for_log,
 )
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.versions import Versions
@@ -58,7 +59,7 @@ class Backend:
                 self._versions = self._versions or open_versions(self.settings)
                 live = self._open_live(self._versions)
             except IndexUnavailableError as error:
-                _log.warning("the index is not open yet: %s", error)
+                _log.warning("the index is not open yet: %s", for_log(error))
                 return False
             current = Current(live)
             self._following = Following(
@@ -122,10 +123,12 @@ class Backend:
             self.encoder_state = EncoderState.READY
         except MissingExtraError as error:
             self.encoder_state = EncoderState.ABSENT
-            _log.info("histories are not encoded, only vectors and known users count: %s", error)
+            _log.info(
+                "histories are not encoded, only vectors and known users count: %s", for_log(error)
+            )
         except P4RError as error:
             self.encoder_state = EncoderState.FAILED
-            _log.error("histories cannot be encoded: %s", error)
+            _log.error("histories cannot be encoded: %s", for_log(error))
 
     def refresh(self) -> bool:
         """Switch to the version that is live now; see `Following.refresh`."""
@@ -150,7 +153,7 @@ class Backend:
             try:
                 await asyncio.to_thread(self.keep_up)
             except P4RError as error:
-                _log.error("%s", error)
+                _log.error("%s", for_log(error))
             except Exception:
                 _log.exception("keeping up failed")
             await asyncio.sleep(min(KEEP_UP_S, self._follow_s or KEEP_UP_S))

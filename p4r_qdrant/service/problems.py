@@ -22,6 +22,7 @@ from p4r_qdrant.errors import (
     P4RError,
     RateLimitedError,
     SettingsError,
+    for_log,
 )
 from p4r_qdrant.schemas.base import ErrorBody
 
@@ -116,7 +117,7 @@ def _of_ours(request: Request, error: Exception) -> JSONResponse:
     """
     if isinstance(error, InputError) and not isinstance(error, OURS):
         return answer(request.state.request_id, 422, "invalid", str(error))
-    request.state.problem = str(error)
+    request.state.problem = for_log(error)
     if isinstance(error, IndexRefusedError):
         message = "Qdrant refuses this request; the service's log says why"
         return answer(request.state.request_id, 502, "refused", message)

@@ -17,6 +17,7 @@ from p4r_qdrant.errors import (
     P4RError,
     RateLimitedError,
     VectorError,
+    for_log,
 )
 from p4r_qdrant.rerank.candidates import User
 from p4r_qdrant.schemas.reranking import Reason, RerankBody
@@ -124,6 +125,6 @@ def _reason(error: P4RError) -> Reason:
 def log_failure(error: Exception) -> None:
     """Log a failure. The text of a foreign error can quote users, so only its kind is logged."""
     if isinstance(error, P4RError):
-        _log.warning("a part of a rerank failed: %s", error)
+        _log.warning("a part of a rerank failed: %s", for_log(error))
     else:
         _log.error("a part of a rerank failed", exc_info=error)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from p4r_qdrant.encoder.user_vector import UserVector, history_texts, user_vector
-from p4r_qdrant.errors import IndexUnavailableError, P4RError, TextsRefusedError
+from p4r_qdrant.errors import IndexUnavailableError, P4RError, TextsRefusedError, for_log
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.schemas.operations import EncoderState
 from p4r_qdrant.service import problems
@@ -143,7 +143,7 @@ class Resolver:
             try:
                 store.remember(encoded)
             except P4RError as error:
-                _log.warning("a user vector was not written: %s", error)
+                _log.warning("a user vector was not written: %s", for_log(error))
             finally:
                 self._remembering -= 1
 

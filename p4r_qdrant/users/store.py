@@ -187,8 +187,8 @@ class UserStore:
             distinct = {text: row for row, text in enumerate(dict.fromkeys(o.text for o in bare))}
             if distinct:
                 rows, refused = encoded_where_possible(encoder.encode_queries, list(distinct))
-                for reason in refused.values():
-                    _log.warning("a text of a user has no vector: %s", reason)
+                if refused:
+                    _log.warning("%d texts of users have no vector", len(refused))
                 self.vectors.put(
                     [
                         one.encoded(rows[distinct[one.text]])

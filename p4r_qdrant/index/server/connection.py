@@ -28,6 +28,7 @@ from p4r_qdrant.errors import (
     P4RError,
     RateLimitedError,
     StorageFullError,
+    for_log,
 )
 from p4r_qdrant.index.server.rest import RestPoints
 from p4r_qdrant.retry_after import retry_after_s
@@ -156,7 +157,7 @@ class Connection:
             except (RateLimitedError, _HalfMadeError) as error:
                 if time.monotonic() + error.retry_after_s > deadline:
                     raise
-                _log.debug("sending it again in %g s: %s", error.retry_after_s, error)
+                _log.debug("sending it again in %g s: %s", error.retry_after_s, for_log(error))
                 time.sleep(error.retry_after_s)
 
     def _find_transport(self) -> Transport:

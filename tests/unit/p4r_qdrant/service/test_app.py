@@ -786,13 +786,24 @@ def test_logs_have_request_ids_and_no_texts(
     secret = "my secret illness"
     user = {"history": history(secret), "candidates": ["secret-item"]}
     client.post("/v1/rerank", json={"users": [user]}, headers={"X-Request-Id": "abc-1"})
+    for error in (
+        EncoderError(f"it answers 422: {secret}").quoting(secret),
+        TextsRefusedError([secret], {0: f"no {secret}"}, np.full((1, DIMENSION), np.nan)),
+    ):
+        encoder.error = error
+        client.post("/v1/rerank", json={"users": [user]}, headers={"X-Request-Id": "abc-2"})
+        client.put("/v1/items/x", json={**READY, "summary": secret})
     encoder.error = RuntimeError(secret)
     client.post("/v1/rerank", json={"users": [user]}, headers={"X-Request-Id": "not an id\t"})
     client.get(f"/v1/items/{secret}/personas")
     client.put("/v1/items/x", json={"personas": secret})
     own = [record for record in caplog.records if record.name.startswith("p4r_qdrant")]
     lines = [json.loads(logs.JsonLines().format(record)) for record in own]
-    told = [line for line in lines if line["message"] == "request"]
+    told = [
+        line
+        for line in lines
+        if line["message"] == "request" and line["request_id"] != "abc-2" and line["status"] == 200
+    ]
     assert told[0]["request_id"] == "abc-1"
     assert (told[0]["route"], told[0]["status"], told[0]["candidates"]) == ("/v1/rerank", 200, 1)
     assert told[1]["degraded"] == ["encoder_unavailable"]
