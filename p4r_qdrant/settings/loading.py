@@ -6,6 +6,7 @@ import difflib
 import logging
 import os
 import stat
+import tomllib
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -68,7 +69,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Sources, strongest first: arguments, the environment, p4r.toml."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, _ConfigFile(settings_cls)
 
     @classmethod
     def catalogue(cls) -> list[Setting]:
@@ -94,6 +95,13 @@ class Settings(BaseSettings):
             ) from None
         except (OSError, ValueError) as error:  # p4r.toml that is no TOML, or no UTF-8
             raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}") from None
+
+
+class _ConfigFile(TomlConfigSettingsSource):
+    """p4r.toml, also with the byte order mark that some editors write."""
+
+    def _read_file(self, file_path: Path) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_text(encoding="utf-8-sig"))
 
 
 @cache  # once for a process

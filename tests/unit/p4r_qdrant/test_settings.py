@@ -332,6 +332,11 @@ def test_a_broken_file(content: bytes) -> None:
     assert complaint().startswith("p4r.toml cannot be read: ")
 
 
+def test_a_byte_order_mark_before_the_file_is_no_fault() -> None:
+    Path("p4r.toml").write_bytes(b"\xef\xbb\xbf[history]\nlength = 7\n")
+    assert Settings.load().history.length == 7
+
+
 def test_a_file_nobody_may_read(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("p4r.toml").write_text("")
 
