@@ -9,6 +9,7 @@ import stat
 import tomllib
 from contextlib import suppress
 from functools import cache
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class Settings(BaseSettings):
 class _ConfigFile(TomlConfigSettingsSource):
     """p4r.toml, also with the byte order mark that some editors write."""
 
-    def _read_file(self, file_path: Path) -> dict[str, Any]:
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
         return tomllib.loads(file_path.read_text(encoding="utf-8-sig"))
 
 
