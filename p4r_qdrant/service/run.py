@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 
 import uvicorn
+from fastapi import FastAPI
 
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.edge.serving import noted
-from p4r_qdrant.service import logs
+from p4r_qdrant.service import connections, logs
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.security import check_exposure
@@ -19,6 +21,11 @@ from p4r_qdrant.service.state import Background, Service
 from p4r_qdrant.settings import ServiceSettings, Settings
 
 MakeBackground = Callable[[Backend], Background]
+
+SPARE_FILES = 128
+"""Files that a service has open beside its connections: index, model, Qdrant."""
+
+_log = logging.getLogger(__name__)
 
 DRAIN_S = 20
 """Seconds that running requests may take when the process is asked to end."""
@@ -38,14 +45,8 @@ def serve(settings: Settings, make_background: MakeBackground | None = None) -> 
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         logs.requests.info("listening", extra={"fields": {"address": address}})
-        config = uvicorn.Config(
-            create_app(Service(backend, make_background(backend) if make_background else None)),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=DRAIN_S,
-        )
+        app = create_app(Service(backend, make_background(backend) if make_background else None))
+        config = configured(app, _with_room(settings.service))
         folder = settings.qdrant.path
         note = noted(folder, address) if settings.qdrant.url is None else nullcontext()
         with note, suppress(KeyboardInterrupt):  # Ctrl-C
@@ -53,6 +54,45 @@ def serve(settings: Settings, make_background: MakeBackground | None = None) -> 
     finally:
         listening.close()
         backend.close()
+
+
+def configured(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
+    """The server with its limits."""
+    return uvicorn.Config(
+        app,
+        http=connections.within(settings),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+
+
+def _with_room(settings: ServiceSettings) -> ServiceSettings:
+    """The settings, with as many connections as this process may have files open."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return settings
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.max_connections + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return settings
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most == wanted:
+        return settings
+    room = max(1, most - SPARE_FILES)
+    _log.warning(
+        "this process may open %d files, so it takes %d connections and not %d "
+        "(P4R_SERVICE__MAX_CONNECTIONS); raise the limit with `ulimit -n`",
+        most,
+        room,
+        settings.max_connections,
+    )
+    return settings.model_copy(update={"max_connections": room})
 
 
 def _listening(settings: ServiceSettings) -> socket.socket:

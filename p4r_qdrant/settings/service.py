@@ -39,10 +39,22 @@ class ServiceSettings(Section):
     max_body_bytes: int = Field(
         4 << 20, ge=1024, description="Largest size of a request's body in bytes."
     )
+    max_connections: int = Field(
+        500,
+        ge=1,
+        description="Largest number of connections. For a further one, the one that has been "
+        "without a request for longest is closed; if all have requests, it gets status 503.",
+    )
+    max_head_bytes: int = Field(
+        65_536,
+        ge=1024,
+        description="Largest size of a request's path and headers in bytes. More: status 431.",
+    )
     receive_timeout_s: float = Field(
         30.0,
         gt=0,
-        description="Seconds within which the body of a request has to arrive. Later: status 408.",
+        description="Seconds within which the head and then the body of a request have to arrive. "
+        "Later: status 408.",
     )
     max_body_values: int = Field(
         300_000,

@@ -15,6 +15,7 @@ from p4r_qdrant import Persona, PersonaReranker, Settings, open_index
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
+from p4r_qdrant.service.run import configured
 from p4r_qdrant.service.state import Service
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
@@ -91,7 +92,8 @@ def make_app(
 def running(app: FastAPI) -> Iterator[str]:
     """Serve on a free port of this machine; yields the address."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    config = configured(app, app.state.service.backend.settings.service)
+    config.timeout_graceful_shutdown = 5
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

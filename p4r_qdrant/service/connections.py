@@ -1,0 +1,134 @@
+"""Limits of connections that uvicorn does not have: their number, and size and time of a head."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pydantic_core import to_json
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from p4r_qdrant.schemas.base import ErrorBody, Problem
+from p4r_qdrant.settings import ServiceSettings
+
+_PER_BODY_BYTE = 16
+"""Bytes of chunk sizes and the like that may come with one byte of a body."""
+
+_PHRASES = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+class Connection(HttpToolsProtocol):
+    """A connection within limits.
+
+    If there are too many, the one that has been without a request for longest is closed: who only
+    holds connections keeps nobody out. If all have requests, the new one gets 503.
+    """
+
+    limits: ServiceSettings
+    connections: set[Any]
+
+    _since = 0.0
+    _outside = 0
+    _body = 0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, if there is room."""
+        super().connection_made(transport)
+        self._await_head()
+        if len(self.connections) <= self.limits.max_connections:
+            return
+        idle = [one for one in self.connections if one.is_idle and one is not self]
+        if idle:
+            min(idle, key=lambda one: one.idle_since).transport.abort()
+            return
+        self.refuse(503, "busy", "too many connections have requests; try again later")
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def idle_since(self) -> float:
+        """Time of the event loop."""
+        return self._since
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, within the limits of a head and of what stands around a body."""
+        body = self._body
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        self._outside += len(data) - max(0, self._body - body)
+        if self._outside > self.limits.max_head_bytes + _PER_BODY_BYTE * self._body:
+            self.refuse(
+                431,
+                "too_large",
+                f"path and headers have more than {self.limits.max_head_bytes} bytes "
+                "(P4R_SERVICE__MAX_HEAD_BYTES); send less",
+            )
+        elif self.is_idle and self._timer is None:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._outside = self._body = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body is there."""
+        self._body += len(body)
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        """The connection is idle."""
+        self._since = self.loop.time()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        del msg
+        self.refuse(400, "no_http", "this is no valid HTTP request")
+
+    def refuse(self, status: int, code: str, message: str) -> None:
+        """Answer, and close."""
+        body = to_json(ErrorBody(error=Problem(code=code, message=message), request_id=""))
+        head = (
+            f"HTTP/1.1 {status} {_PHRASES[status]}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _await_head(self) -> None:
+        self._since = self.loop.time()
+        self._timer = self.loop.call_later(self.limits.receive_timeout_s, self._late)
+
+    def _late(self) -> None:
+        self.refuse(408, "timeout", "no request came in time; send it faster")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def within(settings: ServiceSettings) -> type[Connection]:
+    """The class of connections with these limits."""
+    return type("LimitedConnection", (Connection,), {"limits": settings})
