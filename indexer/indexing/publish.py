@@ -86,7 +86,7 @@ def publish(
         name = versions.of(source.fingerprint)
         versions.check_switch(name)
         fresh = _FreshVersion(versions, name)
-        with fresh, versions.open(name, made) as index, index.sole_writer():
+        with fresh, versions.open(name, made) as index, versions.sole_writer(name):
             fresh.is_ours = True
             index.metadata.check(source.dimension, source.fingerprint, index.location)
             held = _live_items(versions, index)
@@ -128,9 +128,10 @@ def publish(
                     began_at=began_at,
                     previous=report.previous or index.metadata.previous,
                 )
-        if live != name:
-            report.users = _encode_users(settings, name, made, source)
-            versions.switch({versions.alias: name})
+            if live != name:
+                index.close()  # once it is live, readers open it
+                report.users = _encode_users(settings, name, made, source)
+                versions.switch({versions.alias: name})
     return report
 
 

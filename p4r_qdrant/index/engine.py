@@ -124,9 +124,6 @@ class Engine(Protocol):
     def discard_derived(self) -> None:
         """Forget what is derived from the points. Called after a repair changed them."""
 
-    def sole_writer(self) -> AbstractContextManager[None]:
-        """See `PersonaIndex.sole_writer`."""
-
     def complete(self) -> None:
         """Declare the fields of the settings; make payload indexes that older releases lack."""
 

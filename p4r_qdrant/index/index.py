@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from base64 import b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -190,13 +189,6 @@ class PersonaIndex:
                 f"{vector.shape}"
             )
         self.record(typical_user=b64encode(vector.astype("<f4").tobytes()).decode())
-
-    def sole_writer(self) -> AbstractContextManager[None]:
-        """Context manager that gives this process exclusive write access, for long jobs.
-
-        Raises IndexLockedError if another process has it. Writing single items does not need it.
-        """
-        return self.engine.sole_writer()
 
     def optimize(self) -> None:
         """Compact the stored points while the index is in use. A server does so by itself."""

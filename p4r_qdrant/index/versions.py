@@ -11,6 +11,7 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -61,10 +62,18 @@ class Versions(ABC):
         """Raise InputError where `name` could not be made live."""
 
     @abstractmethod
+    def sole_writer(self, name: str) -> AbstractContextManager[None]:
+        """Context manager that gives this process exclusive write access, for long jobs.
+
+        Nobody can drop the version meanwhile. It outlives the index that was opened for writing.
+        Raises IndexLockedError if another process has it. Writing single items does not need it.
+        """
+
+    @abstractmethod
     def drop(self, name: str) -> None:
         """Delete a version; not its user vectors (see `users.versions.drop_version`).
 
-        Raises IndexLockedError if the version is in use.
+        Raises IndexLockedError if the version is in use, or in the making.
         """
 
     @abstractmethod

@@ -111,9 +111,6 @@ class MemoryEngine:
     def replacing(self) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def sole_writer(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
     def discard_derived(self) -> None:
         pass
 

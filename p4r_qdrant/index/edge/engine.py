@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -317,10 +317,6 @@ class EdgeEngine:
     def replacing(self) -> AbstractContextManager[object]:
         """One lock: in one process the writers of an item come one after another."""
         return self._write_lock
-
-    def sole_writer(self) -> AbstractContextManager[None]:
-        """See `PersonaIndex`. The folder is open in one process only, and that is enough."""
-        return nullcontext()
 
     def discard_derived(self) -> None:
         """See `Engine`. The matrix is made again when it is needed."""

@@ -41,6 +41,8 @@ from p4r_qdrant.whole_files import is_unfinished, write_whole
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+WRITER = ".writer"
+"""The lock of a publish, which goes on when the folder is closed (`versions.py`)."""
 FIRST_SHARD = "shard-1"
 """The shard of a new folder. Without a manifest, a killed `create` left it."""
 VERSION = "version-"
@@ -261,7 +263,7 @@ class EdgeFolder:
 def _may_precede_manifest(name: str) -> bool:
     """Whether a file of this name may be in a folder in which no index was made yet."""
     return (
-        name in (FIRST_SHARD, SERVING, LOCK, SUMS)
+        name in (FIRST_SHARD, SERVING, LOCK, WRITER, SUMS)
         or name.startswith(VERSION)
         or is_unfinished(name)
     )

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.errors import IndexLockedError, IndexMismatchError
+from p4r_qdrant.file_lock import take
 from p4r_qdrant.index.edge.engine import EdgeEngine
-from p4r_qdrant.index.edge.folder import LOCK, MANIFEST, VERSION, EdgeFolder, failure
+from p4r_qdrant.index.edge.folder import LOCK, MANIFEST, VERSION, WRITER, EdgeFolder, failure
 from p4r_qdrant.index.edge.sums import SUMS
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
@@ -94,8 +95,28 @@ class EdgeVersions(Versions):
     def check_switch(self, name: str) -> None:
         """See `Versions`. The file can name any."""
 
+    @contextmanager
+    def sole_writer(self, name: str) -> Iterator[None]:
+        """See `Versions`. A lock of its own, for a reader may open a version once it is live."""
+        try:
+            lock = take(self._path(name) / WRITER)
+        except OSError as error:
+            raise failure(self.location, str(error)) from None
+        if lock is None:
+            raise IndexLockedError(
+                f"{self._path(name)} is being written by another publish; wait for that one"
+            )
+        with lock:
+            yield
+
     def drop(self, name: str) -> None:
         """See `Versions`."""
+        if not self._is_there(name):
+            raise IndexMismatchError(f"there is no {name!r} in {self.location} to drop")
+        with self.sole_writer(name):
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
         doomed = self._folder / f"{DROPPED}{name}"
         version = EdgeFolder(self._path(name))
         version.lock()
@@ -103,7 +124,7 @@ class EdgeVersions(Versions):
             version.check_unused()
             if name == FIRST:
                 doomed.mkdir(exist_ok=True)
-                for one in (MANIFEST, SUMS, "shard-*", "rows.*", LOCK):
+                for one in (MANIFEST, SUMS, "shard-*", "rows.*", LOCK, WRITER):
                     for path in self._folder.glob(one):
                         path.rename(doomed / path.name)
             else:

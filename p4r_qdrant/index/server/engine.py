@@ -32,14 +32,11 @@ from p4r_qdrant.index.engine import (
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point
-from p4r_qdrant.index.server import lease, queries
+from p4r_qdrant.index.server import queries
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.settings import IndexSettings, Settings
 from p4r_qdrant.settings.index import FieldType
-
-WRITER = "writer"
-"""Where a collection's metadata names its sole writer."""
 
 WORDS = (names.NAME, names.ITEM_TITLE)
 """Fields whose words people search for in the dashboard."""
@@ -103,17 +100,6 @@ class ServerEngine:
                 f"{'on disk' if vectors.on_disk else 'in memory'}"
             )
         return IndexStats("server", self.location, personas, items, self.metadata, details)
-
-    def sole_writer(self) -> AbstractContextManager[None]:
-        """See `PersonaIndex`. The collection's metadata names the writer."""
-        return lease.held(self._read_writer, self._write_writer, self.location)
-
-    def _read_writer(self) -> str:
-        stored = self._collection.info().config.metadata or {}
-        return str(stored.get(WRITER) or "")
-
-    def _write_writer(self, writer: str) -> None:
-        self._update({WRITER: writer})
 
     def _update(self, metadata: dict[str, Any]) -> None:
         self._connection.call(

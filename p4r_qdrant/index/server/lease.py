@@ -2,8 +2,8 @@
 
 The holder writes its name and a number, and another number every few seconds. Who finds a name
 waits: for the number to change (the holder lives: refused), or for it not to (it was killed).
-No clocks are compared. Between two who are suspended at the wrong moment it is no strict lock; it
-keeps apart two jobs that somebody started twice.
+No clocks are compared, and process ids only where they mean the same. Of two who were suspended at
+the wrong moment, so that both hold it, the one that was overwritten ends with an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from p4r_qdrant.errors import IndexLockedError, P4RError
-from p4r_qdrant.index.processes import is_running
+from p4r_qdrant.index.processes import is_running, space
 
 BEAT_S = 3.0
 """How often a holder shows that it lives."""
@@ -31,10 +31,10 @@ SETTLE_S = 0.3
 def held(read: Callable[[], str], write: Callable[[str], None], what: str) -> Iterator[None]:
     """Be the only one; `what` is the thing that there is to hold, for people.
 
-    Raises IndexLockedError if another process holds the lease.
+    Raises IndexLockedError if another process holds the lease, at the end if one took it over.
     """
     _wait_for_nobody(read, what)
-    name = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+    name = f"{socket.gethostname()} {os.getpid()} {space() or '-'} {secrets.token_hex(4)}"
     write(f"{name} 0")
     time.sleep(SETTLE_S)
     if not read().startswith(name):
@@ -46,7 +46,8 @@ def held(read: Callable[[], str], write: Callable[[str], None], what: str) -> It
         while not over.wait(BEAT_S):
             number += 1
             with suppress(P4RError):  # one that is missed is made up for by the next
-                write(f"{name} {number}")
+                if not _taken_over(read(), name):
+                    write(f"{name} {number}")
 
     thread = threading.Thread(target=beat, name="p4r-lease", daemon=True)
     thread.start()
@@ -55,8 +56,17 @@ def held(read: Callable[[], str], write: Callable[[str], None], what: str) -> It
     finally:
         over.set()
         thread.join()
+        after = ""
         with suppress(P4RError):
-            write("")
+            after = read()
+            if not _taken_over(after, name):
+                write("")
+    if _taken_over(after, name):
+        raise _locked(what, after)
+
+
+def _taken_over(seen: str, name: str) -> bool:
+    return bool(seen) and not seen.startswith(name)
 
 
 def _wait_for_nobody(read: Callable[[], str], what: str) -> None:
@@ -74,11 +84,9 @@ def _wait_for_nobody(read: Callable[[], str], what: str) -> None:
 
 
 def _is_dead(holder: str) -> bool:
-    """Whether the holder was a process of this machine that is no more."""
-    host, pid, *_ = *holder.split(), "", ""
-    if host != socket.gethostname() or not pid.isdecimal():
-        return False
-    return not is_running(int(pid))
+    """Whether the holder was a process that would be seen from here, and is no more."""
+    _, pid, where, *_ = *holder.split(), "", "", ""
+    return where == space() != "" and pid.isdecimal() and not is_running(int(pid))
 
 
 def _locked(what: str, holder: str) -> IndexLockedError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,14 @@ from qdrant_client import models
 from p4r_qdrant.errors import AuthenticationError, IndexLockedError, IndexMismatchError, InputError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.index.server import lease
 from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.index.server.engine import ServerEngine
 from p4r_qdrant.index.versions import Version, Versions, name_part
 from p4r_qdrant.settings import Settings
 
+WRITER = "writer"
+"""The field of a collection's metadata that names its sole writer."""
 PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 """Pauses after which views of the server that disagree are read again."""
 
@@ -100,11 +103,25 @@ class ServerVersions(Versions):
                 "(P4R_QDRANT__COLLECTION), or delete that collection first"
             )
 
+    def sole_writer(self, name: str) -> AbstractContextManager[None]:
+        """See `Versions`. The collection's metadata names the writer."""
+
+        def read() -> str:
+            info = self._connection.call(partial(self._client.get_collection, name))
+            return str((info.config.metadata or {}).get(WRITER) or "")
+
+        def write(writer: str) -> None:
+            noted = {WRITER: writer}
+            self._connection.call(partial(self._client.update_collection, name, metadata=noted))
+
+        return lease.held(read, write, f"the collection {name!r} on {self._settings.qdrant.url}")
+
     def drop(self, name: str) -> None:
         """See `Versions`. A version that an alias names is in use."""
-        if name in self._aliases().values():
-            raise IndexLockedError(f"the collection {name!r} is named by an alias; it stays")
-        self._connection.call(partial(self._client.delete_collection, name))
+        with self.sole_writer(name):
+            if name in self._aliases().values():
+                raise IndexLockedError(f"the collection {name!r} is named by an alias; it stays")
+            self._connection.call(partial(self._client.delete_collection, name))
 
     def first(self, fingerprint: str) -> str:
         """See `Versions`."""

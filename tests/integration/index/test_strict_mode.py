@@ -89,7 +89,7 @@ def test_the_index(settings: Settings, filtered: set[str]) -> None:
     ids = [*CATALOGUE.vectors, "missing"]
     with opened(settings) as index:
         assert index.load(CATALOGUE.rows()) == 45
-        with index.sole_writer():
+        with open_versions(settings) as versions, versions.sole_writer(index.version):
             assert index.replace_item("item-6", personas("v2", 7), rows(6, 7))
         assert index.replace_item("item-6", personas("v3", 2), rows(6, 2))
         index.load(CATALOGUE.rows())

@@ -438,6 +438,19 @@ def test_back_to_the_previous_version_and_away_with_the_others(
         check_live(index_settings, folder, publishing.encoder(1))
 
 
+def test_a_version_in_the_making_is_not_dropped(
+    index_settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+    for number in range(3):
+        run(folder, publishing.encoder(number), index_settings)
+    with open_versions(index_settings) as versions, open_versions(index_settings) as other:
+        (old,) = (one.name for one in versions.old())
+        with other.sole_writer(old):
+            assert drop_old(index_settings.qdrant, versions) == ([], [old])
+        assert drop_old(index_settings.qdrant, versions) == ([old], [])
+
+
 def test_a_version_that_is_gone_cannot_be_gone_back_to(
     index_settings: Settings, folder: Path
 ) -> None:

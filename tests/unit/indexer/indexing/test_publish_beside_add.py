@@ -1,6 +1,7 @@
 """`p4r publish` while `p4r add` works on the same folder and index, in every order of steps."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ class OneVersion:
         return self._index.version
 
     def check_switch(self, _: str) -> None: ...
+
+    def sole_writer(self, _: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def all(self) -> list[Any]:
         return []

@@ -98,7 +98,15 @@ def test_a_version_that_is_open_is_not_dropped(tmp_path: Path) -> None:
         with pytest.raises(IndexLockedError):
             versions.drop("first")
         earlier_release.close()
+        with versions.sole_writer("first"):  # a publish that has closed it, and will switch to it
+            with pytest.raises(IndexLockedError) as caught:
+                versions.drop("first")
+            sentence(caught)
+            with pytest.raises(IndexLockedError), versions.sole_writer("first"):
+                pass
         versions.drop("first")
+        with pytest.raises(IndexMismatchError):
+            versions.drop("first")
     assert not (tmp_path / "index" / "manifest.json").exists()
 
 

@@ -1,5 +1,6 @@
 """Who may write alone: the living keep it, the dead lose it, and two at once do not both get it."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from socket import gethostname
 import pytest
 
 from p4r_qdrant.errors import IndexLockedError, IndexUnavailableError
+from p4r_qdrant.index.processes import space
 from p4r_qdrant.index.server import lease
 
 
@@ -83,8 +85,30 @@ def test_a_process_of_this_machine_that_is_no_more_is_not_waited_for() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], check=True, capture_output=True
     )
-    with Note(f"{gethostname()} {int(ended.stdout)} abcd 7").held():
+    with Note(f"{gethostname()} {int(ended.stdout)} {space()} abcd 7").held():
         pass
+
+
+def test_a_process_id_of_another_container_says_nothing() -> None:
+    """The same host name and no such process here, but it shows that it lives."""
+    numbers = itertools.count()
+    with (
+        pytest.raises(IndexLockedError),
+        lease.held(
+            lambda: f"{gethostname()} {2**22 + 1} elsewhere/1 abcd {next(numbers)}",
+            lambda _: pytest.fail("taken over"),
+            "the thing",
+        ),
+    ):
+        pass
+
+
+def test_of_two_who_hold_it_the_overwritten_one_ends_with_an_error() -> None:
+    note = Note()
+    with pytest.raises(IndexLockedError) as caught, note.held():
+        note.text = "elsewhere 7 - abcd 0"
+    assert "process 7 on elsewhere" in str(caught.value)
+    assert note.text == "elsewhere 7 - abcd 0"
 
 
 @pytest.mark.parametrize(
