@@ -4,14 +4,14 @@
 #                 of CUDA libraries along on Linux. It matters when .venv is made.
 # INSTALLER=uv    what installs packages; uv is ten times as fast as INSTALLER=pip, but does not
 #                 read pip's configuration (an index of your own, for one)
-# WORKERS=4       how many processes run the tests; they wait for servers half of their time
+# WORKERS=3       how many processes run the tests; each waits for servers now and then
 # ARGS="..."      passed on by test and test-long (to pytest), demo and bench
 
 PYTHON ?= python3
 TORCH ?=
 INSTALLER ?= uv
 ARGS ?=
-WORKERS ?= 4
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 
