@@ -1,4 +1,4 @@
-"""Validate an artifact folder and raw files: each line by itself, and the ids across the files."""
+"""Validate an artifact folder and raw files, each line and the ids across files; or an index."""
 
 from __future__ import annotations
 
@@ -22,9 +22,17 @@ from indexer.artifacts.opening import as_stored
 from indexer.datasets.own_fields import NUMBERS_AS_TEXT, OwnFields
 from indexer.evaluation.truth import read_truth
 from indexer.progress import SILENT, Progress, T, track
-from p4r_qdrant.errors import InputError, PersonaError
+from p4r_qdrant.errors import (
+    IndexMismatchError,
+    IndexUnavailableError,
+    InputError,
+    PersonaError,
+)
+from p4r_qdrant.index.checking import problems
+from p4r_qdrant.index.edge.versions import EdgeVersions
 from p4r_qdrant.index.payload import check_personas
 from p4r_qdrant.records import Alignment, Aspects, Item, ItemPersonas, Review, Split, Summary
+from p4r_qdrant.settings import Settings
 
 FILES = (ITEMS, REVIEWS, SPLITS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, CANDIDATES)
 """The files that are checked, in the order in which they build on each other."""
@@ -93,6 +101,38 @@ def check_files(
         before = report.broken
         records = checker.read(name, path)
         report.files.append(CheckedFile(name, path, records, report.broken - before))
+    return report
+
+
+def index_versions(folder: Path) -> EdgeVersions | None:
+    """The versions of the embedded index in a folder; None if it holds none."""
+    if not folder.is_dir():
+        return None
+    versions = EdgeVersions(Settings.load(qdrant={"path": folder, "url": None}))
+    return versions if versions.names() else None
+
+
+def check_index(
+    versions: EdgeVersions, *, keep: int = 20, progress: Progress = SILENT
+) -> CheckReport:
+    """Open each version of an embedded index, and check each of its items.
+
+    Opening compares the files with their checksums. keep: problems that are kept as sentences; all
+    are counted. Raises IndexLockedError if another process has it open.
+    """
+    report = CheckReport(refusals=Refusals(keep=keep))
+    for name in versions.names():
+        before, personas = report.broken, 0
+        path = versions.path(name)
+        progress.start(f"checking {name}")
+        try:
+            with versions.open(name) as index:
+                personas = index.stats().personas
+                for problem in problems(index.engine):
+                    report.refusals.add(f"{path}: {problem}", "damaged item")
+        except (IndexUnavailableError, IndexMismatchError) as error:
+            report.refusals.add(str(error), "damaged index")
+        report.files.append(CheckedFile(name, path, personas, report.broken - before))
     return report
 
 

@@ -87,7 +87,8 @@ def doctor(
 @group.command(epilog="Example:  p4r check examples/bookshop")
 def check(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="An artifact folder.")
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="An artifact folder, or an embedded index."),
     ] = None,
     items: File = None,
     reviews: File = None,
@@ -100,24 +101,30 @@ def check(
 ) -> None:
     """Validate an artifact folder or single files: each line, and the ids across files.
 
+    Of the folder of an embedded index: the checksum of each file, and each item of each version.
+
     Exit code 2 if anything is broken. A file that is given takes the place of the folder's.
     """
     import sys
     from dataclasses import asdict
 
     from indexer.artifacts.names import CANDIDATES, ITEMS, REVIEWS, SPLITS
-    from indexer.checking import check_files, files_of
+    from indexer.checking import check_files, check_index, files_of, index_versions
     from indexer.terminal.progress import ProgressBar
     from indexer.terminal.setup import print_check
     from p4r_qdrant.settings import Settings
 
     given = {ITEMS: items, REVIEWS: reviews, SPLITS: splits, CANDIDATES: candidates}
-    files = files_of(folder, given)
-    most = Settings.load().index.max_personas
-    with ProgressBar() as bar:
-        report = check_files(
-            files, max_personas=most, keep=sys.maxsize if every else 20, progress=bar
-        )
+    keep = sys.maxsize if every else 20
+    versions = index_versions(folder) if folder is not None and not any(given.values()) else None
+    if versions is not None:
+        with ProgressBar() as bar:
+            report = check_index(versions, keep=keep, progress=bar)
+    else:
+        files = files_of(folder, given)
+        most = Settings.load().index.max_personas
+        with ProgressBar() as bar:
+            report = check_files(files, max_personas=most, keep=keep, progress=bar)
     if as_json:
         print_json(
             {

@@ -67,17 +67,21 @@ class EdgeVersions(Versions):
     def all(self) -> list[Version]:
         """See `Versions`."""
         found = []
-        names = [FIRST, *(path.name for path in self._folder.glob(f"{VERSION}*"))]
-        for name in filter(self._is_there, names):
-            path = self._path(name) / MANIFEST
+        for name in self.names():
+            path = self.path(name) / MANIFEST
             with suppress(OSError, ValueError, KeyError, TypeError, IndexMismatchError):
                 stored = json.loads(path.read_bytes())["metadata"]
                 found.append(Version(name, IndexMetadata.from_json(stored, str(path))))
         return sorted(found, key=lambda one: (one.metadata.created_at, one.name))
 
+    def names(self) -> list[str]:
+        """The names of the versions, also of those that cannot be read."""
+        names = [FIRST, *sorted(path.name for path in self._folder.glob(f"{VERSION}*"))]
+        return list(filter(self._is_there, names))
+
     def open(self, name: str, made_with: IndexMetadata | None = None) -> PersonaIndex:
         """See `Versions`."""
-        engine = EdgeEngine(self._settings.index, self._path(name), made_with)
+        engine = EdgeEngine(self._settings.index, self.path(name), made_with)
         return PersonaIndex.repaired(engine, name)
 
     def switch(self, live: Mapping[str, str]) -> None:
@@ -99,12 +103,12 @@ class EdgeVersions(Versions):
     def sole_writer(self, name: str) -> Iterator[None]:
         """See `Versions`. A lock of its own, for a reader may open a version once it is live."""
         try:
-            lock = take(self._path(name) / WRITER)
+            lock = take(self.path(name) / WRITER)
         except OSError as error:
             raise failure(self.location, str(error)) from None
         if lock is None:
             raise IndexLockedError(
-                f"{self._path(name)} is being written by another publish; wait for that one"
+                f"{self.path(name)} is being written by another publish; wait for that one"
             )
         with lock:
             yield
@@ -118,7 +122,7 @@ class EdgeVersions(Versions):
 
     def _drop(self, name: str) -> None:
         doomed = self._folder / f"{DROPPED}{name}"
-        version = EdgeFolder(self._path(name))
+        version = EdgeFolder(self.path(name))
         version.lock()
         try:
             version.check_unused()
@@ -151,11 +155,12 @@ class EdgeVersions(Versions):
         """See `Versions`."""
         return f"there is no persona index in {self.location}"
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """The folder of a version."""
         return self._folder if name == FIRST else self._folder / name
 
     def _is_there(self, name: str) -> bool:
         try:
-            return (self._path(name) / MANIFEST).exists()
+            return (self.path(name) / MANIFEST).exists()
         except OSError as error:
             raise failure(self.location, str(error)) from None

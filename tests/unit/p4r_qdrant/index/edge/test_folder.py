@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 import qdrant_edge
 
+from indexer.checking import check_index, index_versions
 from p4r_qdrant import PersonaIndex, open_index
 from p4r_qdrant.errors import IndexLockedError, IndexMismatchError, IndexUnavailableError
+from p4r_qdrant.index.checking import problems
 from p4r_qdrant.index.edge.folder import EdgeFolder
 from p4r_qdrant.index.edge.sums import BLOCK, FileSums
 from p4r_qdrant.index.edge.versions import EdgeVersions
+from p4r_qdrant.index.payload import Point, point_id
 from tests.support.damage import flip
 from tests.support.engines import embedded, opened
 from tests.support.index_data import USER, personas, rows
+from tests.support.memory_index import MemoryIndex
 from tests.support.messages import sentence
-from tests.support.oracle import Catalogue, assert_congruent
+from tests.support.oracle import DIMENSION, Catalogue, assert_congruent
 
 CATALOGUE = Catalogue({f"i{n}": rows(n, 3) for n in range(20)})
 
@@ -162,6 +166,47 @@ def test_checksums_are_there_only_while_the_folder_is_closed(folder: Path) -> No
         assert not (folder / "sums.json").exists(), "after kill -9 nothing is compared"
         ask(index)
     assert (folder / "sums.json").exists()
+
+
+def test_p4r_check_verifies_an_index_folder(folder: Path) -> None:
+    versions = index_versions(folder)
+    assert versions is not None
+    report = check_index(versions)
+    assert [(one.name, one.records, one.broken) for one in report.files] == [("first", 60, 0)]
+    (segment,) = folder.glob("shard-1/segments/*/segment.json")
+    flip(segment, 5)
+    report = check_index(versions)
+    assert report.broken == 1
+    assert "segment.json differs from its checksum" in report.refusals.sentences[0]
+    flip(segment, 5)
+    assert index_versions(folder / "shard-1") is index_versions(folder / "nothing") is None
+
+
+def test_each_item_of_an_index_is_checked() -> None:
+    index = MemoryIndex(dimension=DIMENSION)
+    index.load(CATALOGUE.rows())
+    assert list(problems(index.engine)) == []
+
+    def point(item: str, position: int) -> Point:
+        return index.points[point_id(item, position)]
+
+    del index.points[point_id("i1", 2)]
+    del index.points[point_id("i2", 0)]
+    del point("i3", 1).payload["name"]
+    point("i4", 1).payload["content_hash"] = "3-x"
+    point("i5", 1).vector[0] += 1
+    firsts = [item_id for item_id in CATALOGUE.vectors if item_id != "i2"]
+    index.engine.item_ids = lambda: iter(firsts)  # type: ignore[method-assign]
+    found = "\n".join(problems(index.engine))
+    for problem in (
+        "item 'i1' has 2 personas of the 3",
+        "2 personas are of items whose first persona is gone",
+        "item 'i3' has a persona without 'name'",
+        "item 'i4' is half replaced",
+        "item 'i5' has a vector that is not of length 1",
+    ):
+        assert problem in found
+    assert found.count("\n") == 4
 
 
 def test_a_panic_is_one_sentence(tmp_path: Path) -> None:
