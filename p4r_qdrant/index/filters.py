@@ -17,10 +17,20 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from reprlib import repr as short
 from typing import Any
 
 from p4r_qdrant.errors import InputError, PersonaError
 from p4r_qdrant.settings.index import FIELD_NAME
+
+MAX_FIELDS = 64
+"""Fields of one filter."""
+
+MAX_VALUES = 10_000
+"""Values in the list of one condition."""
+
+MAX_TEXT = 1000
+"""Characters of a field's name, or of a value."""
 
 RANGE = ("gt", "gte", "lt", "lte")
 Scalar = str | int | bool
@@ -48,20 +58,23 @@ def parse(filter: Mapping[str, Any] | None) -> list[Condition]:  # noqa: A002
     """The conditions of a filter; raises InputError naming the field that is wrong."""
     conditions = []
     if filter is not None and not isinstance(filter, Mapping):
-        raise InputError(f"a filter names fields and what they must hold; {filter!r} does not")
+        raise InputError(f"a filter names fields and what they must hold; {short(filter)} does not")
+    if filter and len(filter) > MAX_FIELDS:
+        raise InputError(f"a filter may name {MAX_FIELDS} fields, this one names {len(filter)}")
     for field, wanted in (filter or {}).items():
-        if not isinstance(field, str) or not FIELD_NAME.fullmatch(field):
+        if not isinstance(field, str) or _is_long(field) or not FIELD_NAME.fullmatch(field):
             raise InputError(
-                f"filter on {field!r}: a field to filter on has a name of letters, digits, _ and -"
+                f"filter on {short(field)}: a field to filter on has a name of letters, digits, _ "
+                f"and -, of {MAX_TEXT} characters at most"
             )
         if not isinstance(wanted, Mapping):
             conditions.append(Condition(field, _values(field, wanted)))
             continue
         unknown = set(wanted) - {*RANGE, "not"}
         if unknown or not wanted:
+            given = short(sorted(map(str, unknown))) if unknown else "nothing"
             raise InputError(
-                f"filter on {field!r}: {sorted(map(str, unknown)) or 'nothing'} given, known "
-                "are gt, gte, lt, lte and not"
+                f"filter on {field!r}: {given} given, known are gt, gte, lt, lte and not"
             )
         if "not" in wanted:
             conditions.append(Condition(field, _values(field, wanted["not"]), negated=True))
@@ -167,14 +180,23 @@ def _values(field: str, wanted: Any) -> tuple[Scalar, ...]:
     values = tuple(wanted) if isinstance(wanted, (list, tuple, set, frozenset)) else (wanted,)
     if not values:
         raise InputError(f"filter on {field!r}: an empty list matches nothing")
+    if len(values) > MAX_VALUES:
+        raise InputError(
+            f"filter on {field!r}: a list may have {MAX_VALUES} values, this one has {len(values)}"
+        )
     for value in values:
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise InputError(f"filter on {field!r}: a number of more than 64 bits matches nothing")
+        if isinstance(value, str) and _is_long(value):
+            raise InputError(
+                f"filter on {field!r}: a value may have {MAX_TEXT} characters, this one has "
+                f"{len(value)}"
+            )
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
             raise InputError(f"filter on {field!r}: {value!r} is not valid Unicode")
         if not isinstance(value, (str, int)):
             raise InputError(
-                f"filter on {field!r}: {value!r} is no text, whole number or truth value; "
+                f"filter on {field!r}: {short(value)} is no text, whole number or truth value; "
                 "compare fractions with gte and lte"
             )
     if len({type(value) for value in values}) > 1 or (
@@ -192,4 +214,8 @@ def _number(field: str, value: Any) -> float:
             return float(value)
     except OverflowError:  # a whole number beyond the largest fraction
         pass
-    raise InputError(f"filter on {field!r}: {value!r} is no number")
+    raise InputError(f"filter on {field!r}: {short(value)} is no number")
+
+
+def _is_long(text: str) -> bool:
+    return len(text) > MAX_TEXT

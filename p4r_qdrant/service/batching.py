@@ -2,6 +2,9 @@
 
 One batch runs at a time, on one thread, because there is one encoder. Texts that come meanwhile
 make the next batch. An idle encoder waits a few milliseconds for more texts.
+
+A batch takes one text of each request in turn until it is full, so a request with many or long
+texts is spread over several batches, and others wait for one batch at most.
 """
 
 from __future__ import annotations
@@ -13,14 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.salvage import encoded_where_possible
 from p4r_qdrant.errors import TextsRefusedError
 from p4r_qdrant.service.metrics import Metrics
 
-BATCH_CHARACTERS = 50_000
-"""Characters of one batch: a long text must not delay many short ones."""
+BATCH_CHARACTERS = 20_000
+"""Characters of one batch: long texts must not delay many short ones."""
 
 
 class BusyError(Exception):
@@ -37,18 +42,32 @@ class HasEncoder(Protocol):
 
 @dataclass(slots=True)
 class _Waiting:
+    """A request. rows: its vectors so far, by place; refused: why there is none."""
+
     live: HasEncoder
     texts: Sequence[str]
     of_users: bool
     done: asyncio.Future[Floats] = field(repr=False)
-    characters: int
+    taken: int = 0
+    rows: dict[int, Floats] = field(default_factory=dict, repr=False)
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def finish(self) -> None:
+        """Give the request its vectors, if all are there."""
+        if self.done.done() or len(self.rows) < len(self.texts):
+            return
+        rows = np.stack([self.rows[place] for place in range(len(self.texts))])
+        if self.refused:
+            self.done.set_exception(TextsRefusedError(self.texts, self.refused, rows))
+        else:
+            self.done.set_result(rows)
 
 
 class Batcher:
     """Encodes the texts of many requests, batch by batch. Use it on one event loop.
 
     A batch has one encoder. If it raises, all requests of the batch get the error; if it refuses
-    single texts, only their requests do.
+    single texts, only their requests do. What is left of a request that has ended is dropped.
     """
 
     def __init__(
@@ -87,8 +106,7 @@ class Batcher:
         """
         if self._texts_waiting and self._texts_waiting + len(batch) > self._most:
             raise BusyError
-        done = asyncio.get_running_loop().create_future()
-        one = _Waiting(live, batch, of_users, done, sum(map(len, batch)))
+        one = _Waiting(live, batch, of_users, asyncio.get_running_loop().create_future())
         self._waiting.append(one)
         self._count(len(batch))
         self._wake.set()
@@ -106,51 +124,51 @@ class Batcher:
                 await self._encode(self._take())
             self._wake.clear()
 
-    def _take(self) -> list[_Waiting]:
-        """The next batch: the oldest request, and others of the same encoder that fit."""
-        taken: list[_Waiting] = []
+    def _take(self) -> list[tuple[_Waiting, int]]:
+        """The next batch: texts of one encoder, one of each request in turn, as places in it."""
+        batch: list[tuple[_Waiting, int]] = []
         left: deque[_Waiting] = deque()
         room = BATCH_CHARACTERS
-        for one in self._waiting:
+        while self._waiting:
+            one = self._waiting.popleft()
             if one.done.done():  # its request has ended
-                self._count(-len(one.texts))
-            elif not taken or (one.live is taken[0].live and one.characters <= room):
-                taken.append(one)
-                room -= one.characters
-            else:
+                self._count(one.taken - len(one.texts))
+                continue
+            size = len(one.texts[one.taken])
+            if batch and (one.live is not batch[0][0].live or size > room):
                 left.append(one)
+                continue
+            batch.append((one, one.taken))
+            room -= size
+            one.taken += 1
+            if one.taken < len(one.texts):
+                self._waiting.append(one)
         self._waiting = left
-        return taken
+        return batch
 
-    async def _encode(self, batch: list[_Waiting]) -> None:
-        distinct = {key: row for row, key in enumerate(dict.fromkeys(_all(batch)))}
+    async def _encode(self, batch: list[tuple[_Waiting, int]]) -> None:
+        texts = [(one.of_users, one.texts[place]) for one, place in batch]
+        distinct = {key: row for row, key in enumerate(dict.fromkeys(texts))}
         if not distinct:
             return
         self._metrics.batch_texts.observe(len(distinct))
         try:
             rows, refused = await asyncio.get_running_loop().run_in_executor(
-                self._thread, lambda: _encoded(batch[0].live.encoder, list(distinct))
+                self._thread, lambda: _encoded(batch[0][0].live.encoder, list(distinct))
             )
         except Exception as error:  # all requests of the batch get it
-            for one in batch:
+            for one, _ in batch:
                 if not one.done.done():
                     one.done.set_exception(error)
         else:
-            for one in batch:
-                if one.done.done():
-                    continue
-                own = [distinct[one.of_users, text] for text in one.texts]
-                wrong = {place: refused[row] for place, row in enumerate(own) if row in refused}
-                if wrong:
-                    one.done.set_exception(TextsRefusedError(one.texts, wrong, rows[own]))
-                else:
-                    one.done.set_result(rows[own])
+            for (one, place), key in zip(batch, texts, strict=True):
+                row = distinct[key]
+                one.rows[place] = rows[row]
+                if row in refused:
+                    one.refused[place] = refused[row]
+                one.finish()
         finally:
-            self._count(-sum(len(one.texts) for one in batch))
-
-
-def _all(batch: Sequence[_Waiting]) -> list[tuple[bool, str]]:
-    return [(one.of_users, text) for one in batch for text in one.texts]
+            self._count(-len(batch))
 
 
 def _encoded(

@@ -232,3 +232,25 @@ def test_values_that_are_as_declared() -> None:
     nested = {"offers": [{"price": "x"}, {"price": 3}]}
     with pytest.raises(PersonaError):
         check_types("item-1", nested, {"offers[].price": "float"})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({".".join("a" * 1_000_000): 1}, "of 1000 characters at most"),
+        ({"a" * 1001: 1}, "of 1000 characters at most"),
+        ({f"n{number}": 1 for number in range(65)}, "64 fields, this one names 65"),
+        ({"a": list(range(10_001))}, "10000 values, this one has 10001"),
+        ({"a": {"not": ["x"] * 10_001}}, "10000 values"),
+        ({"a": "x" * 1001}, "1000 characters, this one has 1001"),
+        ({"a": ["x", "x" * 100_000]}, "1000 characters"),
+        ({"a": {"x" * 100_000: 1}}, "known are gt"),
+        ({"a": {"gt": "x" * 100_000}}, "is no number"),
+        ({"a": [[1] * 100_000]}, "is no text"),
+        (["x" * 100_000], "names fields"),
+    ],
+)
+def test_a_filter_has_limits_and_its_refusal_is_short(wanted: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said) as raised:
+        parse(wanted)
+    assert len(str(raised.value)) < 1200

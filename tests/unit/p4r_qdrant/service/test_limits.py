@@ -4,10 +4,13 @@ import asyncio
 import json
 import math
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
@@ -19,13 +22,16 @@ from starlette.testclient import TestClient
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.schemas.items import ItemBody
 from p4r_qdrant.schemas.reranking import RerankBody
-from p4r_qdrant.service import bodies, middleware, recommendations
+from p4r_qdrant.service import batching, bodies, middleware, recommendations
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
+from p4r_qdrant.service.batching import Batcher
+from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.service.state import Service
 from p4r_qdrant.settings import ServiceSettings, Settings
 from tests.support.engines import embedded
+from tests.support.hash_encoder import HashEncoder
 from tests.support.polling import wait_until
 from tests.support.serving import AS_ADMIN, make_app, make_index, with_service
 
@@ -317,3 +323,84 @@ def test_metrics_do_not_wait_for_the_store(
     assert not counted, "one count is under way, and no other begins"
     gate.set()
     wait_until(lambda: told('p4r_jobs{state="waiting"}') == 7)
+
+
+# --- shares of the encoder ---------------------------------------------------------------------
+
+
+class Counting(HashEncoder):
+    """Keeps the texts of each batch, and waits before each one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[str]] = []
+        self.gate = threading.Semaphore(0)
+
+    def encode_texts(self, batch: Sequence[str]) -> Any:
+        self.gate.acquire(timeout=10)
+        self.batches.append(list(batch))
+        return super().encode_texts(batch)
+
+
+def long_texts(name: str, count: int) -> list[str]:
+    return [f"{name}{number} ".ljust(2000, "x") for number in range(count)]
+
+
+def test_a_request_of_many_texts_does_not_hold_up_others() -> None:
+    encoder = Counting()
+    live = SimpleNamespace(encoder=encoder)
+
+    async def run() -> None:
+        batcher = Batcher(Metrics(), window_s=0, max_waiting_texts=1000)
+        batcher.start()
+        many = asyncio.create_task(batcher.encode(live, long_texts("many", 100), of_users=True))
+        await asyncio.sleep(0)
+        one = asyncio.create_task(batcher.encode(live, ["one"], of_users=True))
+        encoder.gate.release(2)
+        np.testing.assert_array_equal(await one, HashEncoder().encode_texts(["one"]))
+        assert not many.done()
+        encoder.gate.release(50)
+        expected = HashEncoder().encode_texts(long_texts("many", 100))
+        np.testing.assert_array_equal(await many, expected)
+        await batcher.close()
+
+    asyncio.run(run())
+    assert all(sum(map(len, batch)) <= batching.BATCH_CHARACTERS for batch in encoder.batches)
+    assert any("one" in batch for batch in encoder.batches[:2])
+
+
+def test_requests_take_turns() -> None:
+    encoder = Counting()
+    encoder.gate.release(100)
+    live = SimpleNamespace(encoder=encoder)
+
+    async def run() -> None:
+        batcher = Batcher(Metrics(), window_s=0.01, max_waiting_texts=1000)
+        batcher.start()
+        some = [batcher.encode(live, long_texts(name, 20), of_users=True) for name in "abc"]
+        await asyncio.gather(*some)
+        await batcher.close()
+
+    asyncio.run(run())
+    for batch in encoder.batches[:5]:
+        shares = Counter(text[0] for text in batch)
+        assert max(shares.values()) - min(shares.values()) <= 1
+
+
+def test_what_nobody_waits_for_is_not_encoded() -> None:
+    encoder = Counting()
+    live = SimpleNamespace(encoder=encoder)
+
+    async def run() -> None:
+        batcher = Batcher(Metrics(), window_s=0, max_waiting_texts=1000)
+        batcher.start()
+        many = asyncio.create_task(batcher.encode(live, long_texts("many", 100), of_users=True))
+        await asyncio.sleep(0.05)
+        many.cancel()
+        await asyncio.gather(many, return_exceptions=True)
+        encoder.gate.release(100)
+        await batcher.encode(live, ["one"], of_users=True)
+        await batcher.close()
+
+    asyncio.run(run())
+    assert [len(batch) for batch in encoder.batches] == [10, 1]
