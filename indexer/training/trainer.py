@@ -7,10 +7,13 @@ what is ours is the loss, the validation, and what happens when memory or space 
 from __future__ import annotations
 
 import errno
+import json
+import logging
 import math
 import os
 import shutil
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +22,8 @@ import torch
 import torch.distributed
 from accelerate.utils import broadcast_object_list
 from accelerate.utils.memory import should_reduce_batch_size
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     EarlyStoppingCallback,
@@ -35,6 +40,7 @@ from indexer.training.loss import Batch, batch_loss, processes
 from indexer.training.pairs import Pairs
 from indexer.training.tower import Tower, TowerEncoder
 from indexer.training.validation import Validation
+from p4r_qdrant.encoder.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from p4r_qdrant.errors import InputError, P4RError, StorageFullError
 from p4r_qdrant.settings import EncoderSettings, Settings
 
@@ -43,6 +49,10 @@ MOST_LOGS = 500
 
 STATE = "trainer_state.json"
 """Written last: a checkpoint without it is half of one."""
+_PICKLED = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
+"""What else a checkpoint must hold: without one of them Trainer would begin it anew, in silence."""
+
+_log = logging.getLogger(__name__)
 
 
 class TrainingError(P4RError):
@@ -196,19 +206,24 @@ class PersonaTrainer(Trainer):
 
 
 class _MoreCheckpoints(TrainerCallback):
-    """A checkpoint every so many steps, for epochs that take long."""
+    """A checkpoint every so many steps, for epochs that take long.
+
+    None at the end of an epoch: that one is written once the validation is done, and a run that
+    went on from an earlier one would leave the validation out.
+    """
 
     def __init__(self, every: int | None) -> None:
         self._every = every
 
     def on_step_end(
         self,
-        args: TrainingArguments,  # noqa: ARG002
+        args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
         **_: Any,
     ) -> None:
-        if self._every and state.global_step % self._every == 0:
+        ends_epoch = state.global_step % (state.max_steps // int(args.num_train_epochs)) == 0
+        if self._every and state.global_step % self._every == 0 and not ends_epoch:
             control.should_save = True
 
 
@@ -254,6 +269,7 @@ def training_arguments(
         load_best_model_at_end=True,
         metric_for_best_model="eval_ndcg",
         greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,  # how long the best epoch has not changed
         logging_steps=max(1, steps // MOST_LOGS),
         logging_nan_inf_filter=False,
         dataloader_pin_memory=on_gpu,
@@ -281,25 +297,30 @@ def _device(encoder: EncoderSettings) -> str:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run, None where there is none."""
-    found = [
-        (int(one.name.rpartition("-")[2]), one)
-        for one in folder.glob("checkpoint-*")
-        if _state(one) is not None
-    ]
-    return max(found)[1] if found else None
+    """The newest whole checkpoint of a run, None where there is none. Warns of damaged ones."""
+    found = folder.glob("checkpoint-*")
+    for one in sorted(found, key=lambda one: int(one.name.rpartition("-")[2]), reverse=True):
+        if _state(one) is None:
+            continue
+        if not (problem := _damage(one)):
+            return one
+        _log.warning("the checkpoint %s is left out: %s", one, problem)
+    return None
 
 
 def best_checkpoint(folder: Path) -> Path:
     """The checkpoint of the best epoch so far.
 
-    Raises TrainingError where it is not there.
+    Raises TrainingError where it is not there or damaged.
     """
     last = last_checkpoint(folder)
     state = _state(last) if last else None
     best = folder / f"checkpoint-{state.best_global_step if state else None}"
-    if not best.is_dir():
-        raise TrainingError(f"{folder} holds no checkpoint of the best epoch; remove it, run again")
+    if problem := _damage(best):
+        raise TrainingError(
+            f"{folder} holds no whole checkpoint of the best epoch ({problem}); remove the folder, "
+            "and run again"
+        )
     return best
 
 
@@ -329,6 +350,27 @@ def _state(checkpoint: Path) -> TrainerState | None:
     except (OSError, ValueError, TypeError):
         return None
     return state
+
+
+def _damage(checkpoint: Path) -> str:
+    """Which file of a checkpoint is missing or cut short, and how; "" where none is."""
+    paths = [checkpoint / ADAPTER_CONFIG, checkpoint / ADAPTER_WEIGHTS]
+    for name in _PICKLED:
+        paths += sorted(checkpoint.glob(name)) or [checkpoint / name]
+    for path in paths:
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            elif path.suffix == ".safetensors":
+                load_file(path)
+            else:
+                with zipfile.ZipFile(path) as parts:  # with checksums, and nothing is unpickled
+                    if broken := parts.testzip():
+                        return f"{path.name} is damaged at {broken}"
+        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile, EOFError) as error:
+            what = f"damaged ({error})" if path.exists() else "missing"
+            return f"{path.name} is {what}"
+    return ""
 
 
 def _is_full(error: Exception, folder: Path) -> bool:

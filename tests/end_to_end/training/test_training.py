@@ -3,13 +3,14 @@
 The catalogue is the bookshop: 64 alignments, 19 candidate lists that hold a validation item.
 """
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,12 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.training import run
 from indexer.training.tower import Tower
-from indexer.training.trainer import PersonaTrainer, TrainingError, last_checkpoint
+from indexer.training.trainer import (
+    PersonaTrainer,
+    TrainingError,
+    best_checkpoint,
+    last_checkpoint,
+)
 from p4r_qdrant import PersonaEncoder, PersonaReranker, Settings, open_index
 from p4r_qdrant.encoder.adapter import AdapterRecord, tuned_history
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
@@ -249,6 +255,84 @@ def test_half_a_checkpoint_is_none(model: str, tmp_path: Path, trained: run.Trai
     assert last_checkpoint(tmp_path / "a.training") != last
     train(tmp_path / "a", settings(model))
     np.testing.assert_allclose(weights(tmp_path / "a"), weights(trained.adapter), rtol=0, atol=1e-6)
+
+
+def test_killed_in_the_last_validation_it_is_made_up_for(
+    model: str, tmp_path: Path, trained: run.Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a checkpoint is due in the step before it."""
+    evaluate, count = PersonaTrainer.evaluate, 0
+
+    def killed(*args: Any, **more: Any) -> dict[str, float]:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return evaluate(*args, **more)
+
+    chosen = settings(model, checkpoint_steps=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(PersonaTrainer, "evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "a", chosen)
+    record = train(tmp_path / "a", chosen).record
+    np.testing.assert_allclose(weights(tmp_path / "a"), weights(trained.adapter), rtol=0, atol=1e-6)
+    assert record.metrics == pytest.approx(trained.record.metrics, abs=1e-6)
+
+
+def test_how_long_nothing_got_better_outlives_a_kill(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs without progress end a run, also if it is killed between them."""
+    measured: Iterator[float | None] = iter([0.5, 0.4, None, 0.3, 0.2, 0.1])
+
+    def worse(trainer: PersonaTrainer) -> dict[str, float]:
+        ndcg = next(measured)
+        if ndcg is None:
+            raise KeyboardInterrupt
+        found = {"eval_ndcg": ndcg, "eval_mrr": 0.1}
+        trainer.log(dict(found))
+        trainer.control = trainer.callback_handler.on_evaluate(
+            trainer.args, trainer.state, trainer.control, found
+        )
+        return found
+
+    monkeypatch.setattr(PersonaTrainer, "evaluate", lambda trainer, *_, **__: worse(trainer))
+    chosen = settings(model, epochs=5, patience=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "a", chosen)
+    assert train(tmp_path / "a", chosen).record.metrics["epochs"] == 3
+
+
+def test_a_checkpoint_that_is_cut_short_is_left_out_and_told(
+    model: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work, step = tmp_path / "a.training", PersonaTrainer.training_step
+
+    def seven(trainer: PersonaTrainer, *args: Any) -> Any:
+        return _killed() if trainer.state.global_step == 7 else step(trainer, *args)
+
+    monkeypatch.setattr(PersonaTrainer, "training_step", seven)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "a", settings(model))
+    last = last_checkpoint(work)
+    assert last is not None
+    paths = [path for path in last.iterdir() if path.suffix in (".pt", ".pth", ".safetensors")]
+    assert len(paths) == 4
+    for path, keep in itertools.product(paths, (0, 0.5)):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(keep * len(whole))])
+        assert last_checkpoint(work) not in (None, last)
+        assert f"{last} is left out: {path.name} is damaged" in caplog.messages[-1]
+        path.write_bytes(whole)
+    assert last_checkpoint(work) == last
+    best = best_checkpoint(work)
+    (best / WEIGHTS).write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"no whole checkpoint of the best epoch \(adapter_mod"):
+        best_checkpoint(work)
 
 
 def test_a_run_that_is_done_is_not_done_again(trained: run.Trained, model: str) -> None:
