@@ -139,17 +139,21 @@ class EndpointEncoder(Encoder):
 
     def _encode(self, batch: list[str]) -> Floats:
         """One batch; in halves where the server takes no more at once, or fails on a text."""
-        return encoded_or_refused(
-            batch,
-            lambda part: self._vectors(self._post(part), part),
-            self.dimension,
-            self._is_of_the_texts,
-        )
+
+        def encode(part: Sequence[str]) -> Floats:
+            # Halves are sent once: others wait, and a text that is alone gets all its tries.
+            is_half = 1 < len(part) < len(batch)
+            return self._vectors(self._post(part, 1 if is_half else QUICK_TRIES), part)
+
+        return encoded_or_refused(batch, encode, self.dimension, self._is_of_the_texts)
 
     def _is_of_the_texts(self, error: EncoderError) -> bool:
-        return isinstance(error, _TextsError)
+        """Whether the server fails on these texts only, however it fails."""
+        if isinstance(error, _DownError):
+            return False
+        return isinstance(error, _TextsError) or self._still_works()
 
-    def _post(self, batch: Sequence[str]) -> httpx.Response:
+    def _post(self, batch: Sequence[str], quick_tries: int = QUICK_TRIES) -> httpx.Response:
         """The answer to a batch, which is sent again while it may still succeed."""
         deadline = time.monotonic() + self._settings.timeout_s
         wait = FIRST_WAIT_S
@@ -174,13 +178,13 @@ class EndpointEncoder(Encoder):
                 problem = f"{code} {response.reason_phrase}: {said}".rstrip(": ")
                 asked = max(wait, retry_after_s(response.headers))
             is_over = time.monotonic() + asked >= deadline
-            if (is_over or (tries >= QUICK_TRIES and not may_pass)) and self._still_works():
+            if (is_over or (tries >= quick_tries and not may_pass)) and self._still_works():
                 if response is not None and response.status_code >= 500:
                     return response
                 if response is None:
                     raise _TextsError(f"the encoder at {self._url} gives no answer ({problem})")
             if is_over:
-                raise EncoderError(
+                raise _DownError(
                     f"the encoder at {self._url} gave no answer within "
                     f"{self._settings.timeout_s:g} s ({problem}); check that it runs, or raise "
                     "P4R_ENCODER__TIMEOUT_S"
@@ -206,7 +210,8 @@ class EndpointEncoder(Encoder):
         if not self.dimension:
             return False
         try:
-            return self._send(PROBES[:1], PROBE_S).status_code == 200
+            response = self._send(PROBES[:1], PROBE_S)
+            return response.status_code == 200 and bool(self._vectors(response, PROBES[:1]).size)
         except (httpx.TransportError, EncoderError):
             return False
 
@@ -253,6 +258,9 @@ class EndpointEncoder(Encoder):
         code, said = response.status_code, _said(response)
         if code == 200:
             return
+        answer = f"the encoder at {self._url} answers {code}: {said or response.reason_phrase}"
+        if self.dimension and code not in TOO_LARGE and (code >= 500 or self._still_works()):
+            raise _TextsError(answer).quoting(said)
         if code in (401, 403):
             raise AuthenticationError(
                 f"the encoder at {self._url} refused the API key; check P4R_ENCODER__API_KEY"
@@ -262,14 +270,16 @@ class EndpointEncoder(Encoder):
                 f"there is no model {self.model!r} at {self._url} ({said or code}); check "
                 "P4R_ENCODER__MODEL, and that P4R_ENCODER__BASE_URL ends as in http://host:8080/v1"
             ).quoting(said)
-        answer = f"the encoder at {self._url} answers {code}: {said or response.reason_phrase}"
         if code in TOO_LARGE and self.dimension:
             if len(batch) > 1:
                 self._batch_size = min(self._batch_size, max(1, len(batch) // 2))
             advice = "let it truncate, or set P4R_ENCODER__MAX_TOKENS"
             raise _TextsError(f"{answer}; {advice}").quoting(said)
-        kind = _TextsError if self.dimension and code >= 500 else EncoderError
-        raise kind(answer).quoting(said)
+        raise EncoderError(answer).quoting(said)
+
+
+class _DownError(EncoderError):
+    """The server gives no answer to anything."""
 
 
 class _TextsError(EncoderError):

@@ -27,7 +27,8 @@ class EmbeddingServer:
     """`fail` holds the answers to the next requests: (status, headers); then it serves.
 
     A request with a text that contains `cannot` gets `cannot_code`. Before an answer is sent,
-    `change` is applied to its vectors and `answer` to the whole of it.
+    `change` is applied to its vectors, then `answer_to` (with the texts) and `answer` to the
+    whole of it.
     """
 
     url: str = ""
@@ -42,6 +43,7 @@ class EmbeddingServer:
     fail: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     change: Callable[[Floats], Floats] = lambda vectors: vectors
     answer: Callable[[list[dict[str, Any]]], Any] = lambda data: data
+    answer_to: Callable[[list[str], list[dict[str, Any]]], Any] = lambda _, data: data
     requests: list[dict[str, Any]] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
@@ -103,7 +105,9 @@ def running(**options: Any) -> Iterator[EmbeddingServer]:
             if code == 0:  # hang up
                 self.close_connection = True
                 return
-            found = state.answer(state.data(request)) if code == 200 else None
+            found = None
+            if code == 200:
+                found = state.answer(state.answer_to(request["input"], state.data(request)))
             body = {"data": found} if code == 200 else {"error": {"message": f"no: {code}"}}
             text = json.dumps(body).encode()
             self.send_response(code)

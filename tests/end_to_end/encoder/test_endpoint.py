@@ -166,7 +166,7 @@ def test_refused_connections_are_said_at_once(monkeypatch: pytest.MonkeyPatch) -
 # --- it cannot encode one text -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [500, 400, 503, 0])
+@pytest.mark.parametrize("code", [500, 400, 503, 0, 401, 403, 404, 451])
 def test_one_text_that_fails_does_not_cost_the_others(server: EmbeddingServer, code: int) -> None:
     server.cannot, server.cannot_code = "text 77", code
     patience = (
@@ -175,6 +175,8 @@ def test_one_text_that_fails_does_not_cost_the_others(server: EmbeddingServer, c
     with connected(server, **patience) as encoder:
         with pytest.raises(TextsRefusedError) as caught:
             encoder.encode_texts(TEXTS)
+        asked = sum(TEXTS[77] in one["input"] for one in server.requests)
+        assert code != 500 or asked <= 3 + 4 + 3, "halves are sent once"
         assert encoder.encode_texts(TEXTS[:3]).shape == (3, 32)
     assert list(caught.value.reasons) == [77]
     said = "gives no answer" if code == 0 else f"{code}: no: {code}"
@@ -183,6 +185,24 @@ def test_one_text_that_fails_does_not_cost_the_others(server: EmbeddingServer, c
     others = [row for row in range(len(TEXTS)) if row != 77]
     expected = HashEncoder().encode_texts(TEXTS)
     np.testing.assert_allclose(caught.value.vectors[others], expected[others], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda data: data[1:],
+        lambda _: "blocked",
+        lambda data: [{**one, "index": 9} for one in data],
+    ],
+)
+def test_one_text_that_is_answered_wrong_does_not_cost_the_others(
+    server: EmbeddingServer, answer: Any
+) -> None:
+    with connected(server, batch_size=32) as encoder:
+        server.answer_to = lambda batch, data: answer(data) if TEXTS[77] in batch else data
+        with pytest.raises(TextsRefusedError) as caught:
+            encoder.encode_texts(TEXTS)
+    assert list(caught.value.reasons) == [77]
 
 
 def test_a_server_that_fails_on_everything_is_not_the_texts_fault(server: EmbeddingServer) -> None:
