@@ -12,6 +12,7 @@ from indexer.artifacts.names import (
     ALIGNMENTS,
     ASPECTS,
     CANDIDATES,
+    ERASING,
     ITEMS,
     PERSONAS,
     REVIEWS,
@@ -85,6 +86,16 @@ def files_of(folder: Path | None, given: dict[str, Path | None]) -> dict[str, Pa
         where = f"the folder {folder} holds" if folder is not None else "the command line names"
         raise InputError(f"{where} none of {', '.join(FILES)}: there is nothing to check")
     return {name: found[name] for name in FILES if name in found}
+
+
+def check_erasure(folder: Path, report: CheckReport) -> None:
+    """Add a problem to a report if an erasure from an artifact folder was not finished."""
+    if (folder / ERASING).is_file():
+        report.refusals.add(
+            f"{folder / ERASING}: an erasure was killed half-way; run p4r erase again with one of "
+            "the users that it names",
+            "unfinished erasure",
+        )
 
 
 def check_files(

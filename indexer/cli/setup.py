@@ -109,7 +109,7 @@ def check(
     from dataclasses import asdict
 
     from indexer.artifacts.names import CANDIDATES, ITEMS, REVIEWS, SPLITS
-    from indexer.checking import check_files, check_index, files_of, index_versions
+    from indexer.checking import check_erasure, check_files, check_index, files_of, index_versions
     from indexer.terminal.progress import ProgressBar
     from indexer.terminal.setup import print_check
     from p4r_qdrant.settings import Settings
@@ -125,6 +125,8 @@ def check(
         most = Settings.load().index.max_personas
         with ProgressBar() as bar:
             report = check_files(files, max_personas=most, keep=keep, progress=bar)
+        if folder is not None:
+            check_erasure(folder, report)
     if as_json:
         print_json(
             {

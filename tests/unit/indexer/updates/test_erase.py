@@ -9,6 +9,7 @@ import pytest
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ARRIVALS, ERASING
+from indexer.checking import CheckReport, check_erasure
 from indexer.ledger import Ledger, request_key
 from indexer.updates.erase import Erased, UnknownUserError, erasing
 from p4r_qdrant.errors import InputError
@@ -160,6 +161,9 @@ def test_what_was_killed_is_worked_off_with_whoever_is_erased_next(
     with kills:
         erase(small, USER)
     assert (small.path / ERASING).exists()
+    report = CheckReport()
+    check_erasure(small.path, report)
+    assert "erasing.json: an erasure was killed half-way; run p4r" in report.refusals.sentences[0]
     assert items <= set(erase(small, OTHER).items)
     assert not any(USER.encode() in data for data in content(small).values())
 

@@ -170,7 +170,7 @@ def test_a_worker_killed_at_any_write_of_an_erasure_ends_as_if_undisturbed(
     assert "Old words" not in str(wanted)
     assert "bob" not in whole.words()
     whole.store.close()
-    for place in kills.rounds(stride=3):
+    for place in kills.rounds(stride=5):
         shop = Shop(tmp_path / str(place), llm)
         shop.store.erase("bob")
         with kills:
