@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,6 @@ from p4r_qdrant.errors import IndexLockedError, InputError, P4RError, Verificati
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata, today
 from p4r_qdrant.index.opening import open_versions
-from p4r_qdrant.index.replacing import now
 from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.live.loading import history_for_index
 from p4r_qdrant.settings import Settings
@@ -78,9 +77,7 @@ def publish(
         and `options.shrink` is not set.
     """
     began_at = datetime.now(UTC).isoformat()  # to the microsecond: see `Live.take_over`
-    began = now()
-    rows = folder.index_rows(options.domain, refusals)
-    stream = _started(rows)
+    folder.personas()
     made, expected = IndexMetadata.of(source), Expected(source.fingerprint)
     with open_versions(settings) as versions, source.on_all_devices():
         name = versions.of(source.fingerprint)
@@ -88,6 +85,9 @@ def publish(
         fresh = _FreshVersion(versions, name)
         with fresh, versions.open(name, made) as index, versions.sole_writer(name):
             fresh.is_ours = True
+            before = index.written()  # what is written from now on is not in `rows` and stays
+            rows = folder.index_rows(options.domain, refusals)
+            stream = _started(rows)
             index.metadata.check(source.dimension, source.fingerprint, index.location)
             held = _live_items(versions, index)
             least = 0 if options.shrink else (held + 1) // 2
@@ -112,7 +112,7 @@ def publish(
                     f"only {len(expected.item_ids)} of {len(rows)} items could be written to "
                     f"{index.location} ({_first(refusals)}); the live version did not change"
                 )
-            _remove_strangers(index, rows, expected, folder, began, report)
+            _remove_strangers(index, rows, expected, folder, before, report)
             live = versions.live()  # read now: another publish may have ended during the encoding
             report.previous = live if live is not None and live != name else ""
             if report.written or live != name:
@@ -174,7 +174,7 @@ def _remove_strangers(
     rows: IndexRows,
     expected: Expected,
     folder: ArtifactFolder,
-    began: int,
+    before: Mapping[str, int],
     report: Published,
 ) -> None:
     """Delete the items that the artifacts no longer hold, unless a broken line may be theirs.
@@ -197,9 +197,9 @@ def _remove_strangers(
             "are broken: they were kept"
         )
     elif strangers:
-        # Another process wrote the later ones, for example `p4r add`.
-        index.delete_items(sorted(strangers), written_before=began)
-        report.removed = len(strangers)
+        unchanged = {one: before[one] for one in sorted(strangers) if one in before}
+        index.delete_unchanged(unchanged)
+        report.removed = len(unchanged)
 
 
 def _started(rows: IndexRows) -> Iterator[IndexRow]:

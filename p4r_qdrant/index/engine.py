@@ -100,6 +100,9 @@ class Engine(Protocol):
     def item_ids(self) -> Iterator[str]:
         """The ids of all items, streamed, in no particular order."""
 
+    def written(self) -> Iterator[tuple[str, int]]:
+        """(item id, generation) of each item, streamed, in no particular order."""
+
     def unsettled(self) -> list[str]:
         """The ids of items with points that carry the mark UNSETTLED."""
 

@@ -168,10 +168,19 @@ class PersonaIndex:
             self.engine.delete([item_id])
         return exists
 
-    def delete_items(self, item_ids: Iterable[str], *, written_before: int) -> None:
-        """Delete items, except points written at or after `written_before` (microseconds)."""
-        for batch in batches(item_ids, replacing.WRITE_BATCH):
-            self.engine.delete(batch, older_than=written_before)
+    def delete_unchanged(self, written: Mapping[str, int]) -> None:
+        """Delete items that nobody has written since `written` was read; the others stay.
+
+        written: item id -> generation (see `written`). No clocks are compared.
+        """
+        for item_id, generation in written.items():
+            self.engine.delete([item_id], older_than=generation + 1)
+        if written:
+            self.engine.discard_derived()
+
+    def written(self) -> dict[str, int]:
+        """Item id -> generation of each item. A later write of an item has a higher one."""
+        return dict(self.engine.written())
 
     def record(self, **changes: Any) -> None:
         """Change fields of the metadata (see `IndexMetadata`)."""

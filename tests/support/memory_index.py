@@ -151,6 +151,10 @@ class MemoryEngine:
     def item_ids(self) -> Iterator[str]:
         return iter(dict.fromkeys(one.payload["item_id"] for one in self.stored.values()))
 
+    def written(self) -> Iterator[tuple[str, int]]:
+        firsts = (one.payload for one in list(self.stored.values()) if not one.payload["slot"])
+        return iter([(one["item_id"], one["generation"]) for one in firsts])
+
     def unsettled(self) -> list[str]:
         marked = (one.payload for one in self.stored.values() if one.payload.get("unsettled"))
         return sorted({payload["item_id"] for payload in marked})

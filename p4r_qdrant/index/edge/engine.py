@@ -287,6 +287,12 @@ class EdgeEngine:
         for record in self._scroll(first, [names.ITEM_ID]):
             yield record.payload[names.ITEM_ID]
 
+    def written(self) -> Iterator[tuple[str, int]]:
+        """See `Engine`."""
+        first = edge.Filter(must=[queries.equals(names.POSITION, 0)])
+        for record in self._scroll(first, [names.ITEM_ID, names.GENERATION]):
+            yield record.payload[names.ITEM_ID], record.payload[names.GENERATION]
+
     def unsettled(self) -> list[str]:
         """See `Engine`."""
         marked = edge.Filter(must=[queries.equals(names.UNSETTLED, 1)])

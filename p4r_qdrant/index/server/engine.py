@@ -295,6 +295,12 @@ class ServerEngine:
         for found in self._scroll([_equals(names.POSITION, 0)], [names.ITEM_ID]):
             yield found[names.ITEM_ID]
 
+    def written(self) -> Iterator[tuple[str, int]]:
+        """See `Engine`."""
+        wanted = [names.ITEM_ID, names.GENERATION]
+        for found in self._scroll([_equals(names.POSITION, 0)], wanted):
+            yield found[names.ITEM_ID], found[names.GENERATION]
+
     def unsettled(self) -> list[str]:
         """See `Engine`."""
         marked = self._scroll([_equals(names.UNSETTLED, 1)], [names.ITEM_ID])

@@ -95,8 +95,8 @@ def test_the_index(settings: Settings, filtered: set[str]) -> None:
         index.load(CATALOGUE.rows())
         index.delete_item("item-44")
         index.load(Catalogue({"old": rows(1, 7)}).rows())
-        index.delete_items([f"item-{number}" for number in range(100, 130)], written_before=1)
-        index.delete_items(["old"], written_before=2**60)
+        index.delete_unchanged({f"item-{number}": 1 for number in range(100, 130)})
+        index.delete_unchanged({"old": index.written()["old"]})
         index.load(CATALOGUE.rows())
         index.record_typical_user(np.ones(index.metadata.dimension, np.float32))
         assert index.repair() == 0

@@ -195,6 +195,22 @@ def test_a_clock_that_stands_still_does_not_lose_a_later_write(
         assert names(index) == expected(f"v{personas}-", personas)
 
 
+@pytest.mark.parametrize("clock", [1, 2_000_000, 2**50])
+def test_only_what_nobody_wrote_since_is_deleted_whatever_the_clocks(
+    clock: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = MemoryIndex()
+    monkeypatch.setattr(replacing, "now", lambda: 2_000_000)
+    for item_id in ("stranger", "rewritten"):
+        index.replace_item(item_id, [persona("p")], np.ones((1, DIMENSION)))
+    before = index.written()
+    monkeypatch.setattr(replacing, "now", lambda: clock)  # of another machine
+    index.replace_item("rewritten", [persona("q")], np.ones((1, DIMENSION)))
+    index.replace_item("new", [persona("q")], np.ones((1, DIMENSION)))
+    index.delete_unchanged(before)
+    assert set(index.written()) == {"rewritten", "new"}
+
+
 # --- several writers, every interleaving ---------------------------------------------------------
 
 

@@ -114,6 +114,19 @@ def test_a_version_that_is_open_is_not_dropped(tmp_path: Path) -> None:
     assert not (tmp_path / "index" / "manifest.json").exists()
 
 
+def test_what_was_deleted_scores_no_more(tmp_path: Path) -> None:
+    settings = embedded(tmp_path / "index")
+    with opened(settings) as index:
+        index.load(CATALOGUE.rows())
+        before = index.written()
+        index.replace_item("i1", personas("i1", 1), rows(1, 1))
+        index.delete_unchanged({one: before[one] for one in ("i0", "i1")})
+    for _ in range(2):
+        with open_index(settings) as index:
+            [[first, second]] = index.best_personas([USER], [["i0", "i1"]], explain=0)
+            assert (first.item_id, second.score) == ("i1", None)
+
+
 # --- damage --------------------------------------------------------------------------------------
 
 
