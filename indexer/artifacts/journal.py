@@ -35,7 +35,7 @@ from indexer.artifacts.names import (
     SUMMARIES,
 )
 from indexer.artifacts.writing import rewrite, storage_errors
-from p4r_qdrant.errors import P4RError
+from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.records import Alignment, Aspects, Id, Item, ItemPersonas, Review, Summary
 from p4r_qdrant.whole_files import opened_privately
 
@@ -288,9 +288,13 @@ def ids_of(folder: ArtifactFolder) -> set[str]:
 
 
 def _records(folder: ArtifactFolder, name: str, model: type[Model]) -> Iterator[Model]:
-    if folder.has(name):
-        for _, _, record in read_lines(folder.at(name), model, Refusals()):
+    path = folder.at(name)
+    try:
+        for _, _, record in read_lines(path, model, Refusals()):
             yield record
+    except InputError:
+        if path.exists():
+            raise  # else it was never there, or all of it is merged just now
 
 
 _Key = tuple[str, ...]
