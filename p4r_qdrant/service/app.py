@@ -19,7 +19,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from p4r_qdrant import __version__
 from p4r_qdrant.schemas.items import ItemBody
 from p4r_qdrant.schemas.operations import EncoderState, HealthAnswer, JobsAnswer, ReadyAnswer
-from p4r_qdrant.schemas.reranking import RerankAnswer, RerankBody
+from p4r_qdrant.schemas.reranking import RankingAnswer, RerankAnswer, RerankBody
 from p4r_qdrant.schemas.users import InteractionBody
 from p4r_qdrant.service import bodies, items, problems, recommendations, users
 from p4r_qdrant.service.middleware import Requests
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
 
 Served = Annotated[Service, Depends(service)]
+
+MANY = 2000
+"""Candidates of a request from which its answer is written on another thread."""
 
 NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 """Turns off FastAPI's own telemetry, which is on by default."""
@@ -113,21 +116,30 @@ def _add_rerank(app: FastAPI) -> None:
         If Qdrant or the encoder fails or misses the deadline, the answer keeps the generator's
         order, with `degraded: true` and the reason.
         """
-        rankings = await served.ranker.rerank(body, because=because)
-        reasons = sorted({one["reason"] for one in rankings if one["reason"]})
+        rankings, why = await served.ranker.rerank(body)
+        reasons = sorted(set(filter(None, why)))
+        candidates = sum(len(user.candidates) for user in body.users)
         request.state.log_fields = {
             "users": len(rankings),
-            "candidates": sum(len(user.candidates) for user in body.users),
+            "candidates": candidates,
             **({"degraded": reasons} if reasons else {}),
         }
         if served.tracing:
             served.tracing.set_counts(request.state.log_fields)
-        answer: dict[str, Any] = {
-            "rankings": rankings,
-            "degraded": bool(reasons),
-            "request_id": request.state.request_id,
-        }
-        return Response(to_json(answer), media_type="application/json")
+
+        def answer() -> bytes:
+            told: dict[str, Any] = {
+                "rankings": [
+                    RankingAnswer.of(user, ranking, reason, body.min_score, because=because)
+                    for user, ranking, reason in zip(body.users, rankings, why, strict=True)
+                ],
+                "degraded": bool(reasons),
+                "request_id": request.state.request_id,
+            }
+            return to_json(told)
+
+        content = answer() if candidates < MANY else await served.parse(answer)
+        return Response(content, media_type="application/json")
 
 
 def _add_operations(app: FastAPI) -> None:

@@ -108,6 +108,8 @@ def check_structure(text: str, most_values: int) -> None:
             f"the body has more than {most_values} values (P4R_SERVICE__MAX_BODY_VALUES); send "
             "less in one request",
         )
+    if bare.count(":") > MAX_NAMES * bare.count("{"):  # one of the objects, whichever it is
+        raise InputError(f"an object in the body has more than {MAX_NAMES} names")
     brackets = _NO_BRACKETS.sub("", bare)
     if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
         raise InputError(f"the body is nested deeper than {MAX_DEPTH} levels; make it flatter")

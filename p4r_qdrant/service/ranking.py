@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError, InputError
 from p4r_qdrant.index.payload import check_vectors
 from p4r_qdrant.records import RankedItem, Ranking
 from p4r_qdrant.rerank.candidates import User
-from p4r_qdrant.schemas.reranking import RankingAnswer, Reason, RerankBody, UserBody
+from p4r_qdrant.schemas.reranking import Reason, RerankBody, UserBody
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.batching import Batcher
 from p4r_qdrant.service.live import Live
@@ -29,8 +28,8 @@ class Ranker:
         self.threads = RankThreads(backend.settings.service, metrics)
         self._resolver = Resolver(backend, batcher, metrics, self.threads)
 
-    async def rerank(self, body: RerankBody, *, because: bool) -> list[dict[str, Any]]:
-        """One RankingAnswer for each user, as dicts. because: tell it of stored users too.
+    async def rerank(self, body: RerankBody) -> tuple[list[Ranking], list[Reason | None]]:
+        """One ranking for each user, and why it keeps the generator's order if it does.
 
         Raises InputError if the caller has to change the request, ProblemError (429) if too many
         texts wait for the encoder.
@@ -51,10 +50,7 @@ class Ranker:
                 rankings, reasons = _all_as_generated(body), ["index_unavailable"] * count
         for reason in filter(None, reasons):
             self._metrics.degraded.labels(reason).inc()
-        return [
-            RankingAnswer.of(user, ranking, reason, body.min_score, because=because)
-            for user, ranking, reason in zip(body.users, rankings, reasons, strict=True)
-        ]
+        return rankings, reasons
 
     def _check(self, body: RerankBody) -> None:
         """Raise InputError if the request lacks scores for weighted fusion."""

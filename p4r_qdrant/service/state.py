@@ -137,7 +137,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def parse(self, work: Callable[[], Result]) -> Result:
-        """Run the parsing of a large body; one at a time."""
+        """Parse a large body, or write a large answer; one at a time."""
         return await asyncio.get_running_loop().run_in_executor(self._parser, work)
 
     async def encode(self, live: Live, texts: Sequence[str], *, of_users: bool) -> Floats:

@@ -57,7 +57,7 @@ class ServiceSettings(Section):
         "Later: status 408.",
     )
     max_body_values: int = Field(
-        300_000,
+        200_000,
         ge=1000,
         description="Largest number of values (texts, numbers, lists, objects) in a request's "
         "body.",
