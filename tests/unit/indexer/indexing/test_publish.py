@@ -185,7 +185,7 @@ def test_items_that_cannot_be_indexed_are_counted_and_the_others_go_on(catalogue
         5: "item 'twice' has the persona id 'twice_P0' twice",
         6: "personas.1.name: ",
         7: "Invalid JSON",
-        8: "the fields of item 'odd' are not JSON",
+        8: "the field 'price' of item 'odd' is not JSON",
         9: "the field 'x' of item 'deep' is nested deeper",
         10: "the field 'x' of item 'huge' holds a number of more than 64 bits",
     }.items():
