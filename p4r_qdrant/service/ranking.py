@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 
@@ -45,9 +46,10 @@ class Ranker:
                     request = Request(body, live, [None] * count, reasons, deadline)
                     rankings = await self._rankings(request)
             except FailedError as error:
-                rankings, reasons = _all_as_generated(body), [error.reason] * count
+                rankings, reasons = await _all_as_generated(body), [error.reason] * count
             except IndexUnavailableError:
-                rankings, reasons = _all_as_generated(body), ["index_unavailable"] * count
+                rankings = await _all_as_generated(body)
+                reasons = ["index_unavailable"] * count
         for reason in filter(None, reasons):
             self._metrics.degraded.labels(reason).inc()
         return rankings, reasons
@@ -105,7 +107,7 @@ class Ranker:
     async def _rank(self, request: Request) -> list[Ranking]:
         body = request.body
         if all(user is None for user in request.users) and body.filter is None:
-            return _all_as_generated(body)
+            return await _all_as_generated(body)
         with self._metrics.stage("query"):
             return await self.threads.run(lambda: _reranked(request, request.users), request)
 
@@ -134,8 +136,12 @@ def _check_vectors(body: RerankBody, live: Live) -> None:
             check_vectors([user.vector], live.index.metadata.dimension, f"users.{position}")
 
 
-def _all_as_generated(body: RerankBody) -> list[Ranking]:
-    return [_as_generated(user, body.top) for user in body.users]
+async def _all_as_generated(body: RerankBody) -> list[Ranking]:
+    rankings = []
+    for user in body.users:
+        rankings.append(_as_generated(user, body.top))
+        await asyncio.sleep(0)  # a thousand candidates take a millisecond: others come between
+    return rankings
 
 
 def _as_generated(user: UserBody, top: int | None) -> Ranking:
