@@ -317,7 +317,7 @@ def test_personas_are_read_once(
         opened.clear()
         parsed.clear()
         assert run(folder, encoder, index_settings).written == written
-        assert len(opened) == 3, "a line, the start for the progress bar, then all of it"
+        assert len(opened) == 4, "a line twice, the start for the progress bar, all of it once"
         assert parsed == [f"{personas}:{number}" for number in range(1, 13)]
 
 
