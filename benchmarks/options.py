@@ -20,7 +20,7 @@ from devtools.qdrant_process import PrivateQdrant, binary
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings, open_index
 from p4r_qdrant.arrays import normalised
 from p4r_qdrant.encoder.user_vector import user_vector
-from p4r_qdrant.index.index import ItemVectors
+from p4r_qdrant.index.payload import ItemVectors
 from p4r_qdrant.records import Interaction, Persona
 from p4r_qdrant.settings import RerankSettings
 

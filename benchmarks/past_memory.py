@@ -42,7 +42,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from p4r_qdrant.index import PersonaIndex, open_index
-from p4r_qdrant.index.payload import ITEM_ID, Point, make_points, point_prefix
+from p4r_qdrant.index.payload import ITEM_ID, ItemVectors, Point, make_points, point_prefix
 from p4r_qdrant.index.replacing import now
 from p4r_qdrant.records import Persona, PersonaMatch
 from p4r_qdrant.settings import Settings
@@ -220,7 +220,8 @@ class Catalogue:
                 fields = {"item_title": text[:25], "category": f"genre-{genres[place]}"}
                 own = vectors[len(batch) : len(batch) + size]
                 made: Any = {"dimension": self.dimension, "max_personas": MOST}
-                batch += make_points(item_id, personas, own, fields, generation=now(), **made)
+                item = ItemVectors(item_id, personas, own, fields)
+                batch += make_points(item, generation=now(), **made)
             yield batch
 
     def queries(self, draw: str, candidates: int, count: int, seed: int) -> list[Query]:

@@ -37,7 +37,7 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.metrics import gains
-from indexer.training.pairs import Catalogue, Example, read_pairs
+from indexer.training.pairs import Catalogue, Example, read_pairs, training_data
 from indexer.training.tower import HEAD, HeadTower, TowerEncoder, tower
 from indexer.training.trainer import PersonaTrainer, training_arguments
 from indexer.training.validation import Case, Validation
@@ -83,20 +83,18 @@ class Study:
     def __init__(self, folder: ArtifactFolder, settings: Settings, folds: int) -> None:
         self.folder, self.settings = folder, settings
         self.base = PersonaEncoder(settings.encoder.model, device="cpu", dtype="float32")
-        self.catalogue = Catalogue.read(folder, Refusals())
-        with Histories(folder, Refusals()) as histories:
-            users = sorted(histories.users())
+        with training_data(folder, Refusals()) as data:
+            self.catalogue = data.catalogue
+            users = sorted(data.histories.users())
             random.Random(0).shuffle(users)
             self.folds = [users[fold::folds] for fold in range(folds)]
-            read = Validation.read(folder, self.catalogue, histories, Refusals())
+            read = Validation.read(data, Refusals())
             self.validation = replace(
                 read, cases=[_of_everything(case, self.catalogue) for case in read.cases]
             )
-            self.lists = item_cf(histories, self.catalogue)
+            self.lists = item_cf(data.histories, self.catalogue)
             judged = settings.training.model_copy(update={"unjudged": "none", "hard_negatives": 0})
-            pairs = read_pairs(
-                folder, self.catalogue, histories, judged, settings.history, Refusals()
-            )
+            pairs = read_pairs(data, judged, settings.history, Refusals())
             self.alignments = pairs.examples
         head = settings.training.model_copy(update={"target_modules": HEAD})
         untrained = HeadTower(
@@ -125,11 +123,9 @@ class Study:
             update={"seed": seed, "patience": self.settings.training.epochs}
         )
         settings = self.settings.model_copy(update={"training": training})
-        with Histories(self.folder, Refusals()) as histories:
+        with training_data(self.folder, Refusals()) as data:
             pairs = read_pairs(
-                self.folder,
-                self.catalogue,
-                histories,
+                data,
                 training,
                 settings.history,
                 Refusals(),

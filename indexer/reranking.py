@@ -37,11 +37,10 @@ def rerank_file(
     *,
     user: str | None = None,
     top: int | None = None,
-    explain: int | None = None,
 ) -> Iterator[Reranked]:
     """Stream the rankings of a candidates file, or of one `user` in it.
 
-    top, explain: see `PersonaReranker.rerank_many`.
+    `top` cuts each ranking; every item carries its persona.
     Raises: InputError if `user` is not in the file, or no list can be reranked.
     """
     lists = _fit(read_candidates(candidates, refusals), reranker, refusals)
@@ -52,9 +51,8 @@ def rerank_file(
         for batch in batches(lists, USERS_A_CALL):
             found = True
             users = [histories.get(one.user_id) for one in batch]
-            rankings = reranker.rerank_many(
-                users, [one.results for one in batch], top, explain=explain
-            )
+            candidates_of = [one.results for one in batch]
+            rankings = reranker.rerank_many(users, candidates_of, top, explain=None)
             for one, history, ranking in zip(batch, users, rankings, strict=True):
                 yield Reranked(one.user_id, ranking, newest_first(history, len(history)))
     if user is not None and not found:

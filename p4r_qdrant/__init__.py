@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from p4r_qdrant.encoder.local import PersonaEncoder
     from p4r_qdrant.encoder.user_vector import UserVector
     from p4r_qdrant.errors import P4RError
-    from p4r_qdrant.index.index import ItemVectors, PersonaIndex
+    from p4r_qdrant.index.index import PersonaIndex
     from p4r_qdrant.index.opening import open_index
+    from p4r_qdrant.index.payload import ItemVectors
     from p4r_qdrant.records import (
         Because,
         Candidate,
@@ -40,7 +41,8 @@ _HOMES = {
     "p4r_qdrant.encoder.local": ["PersonaEncoder"],
     "p4r_qdrant.encoder.user_vector": ["UserVector"],
     "p4r_qdrant.errors": ["P4RError"],
-    "p4r_qdrant.index.index": ["ItemVectors", "PersonaIndex"],
+    "p4r_qdrant.index.index": ["PersonaIndex"],
+    "p4r_qdrant.index.payload": ["ItemVectors"],
     "p4r_qdrant.index.opening": ["open_index"],
     "p4r_qdrant.records": [
         "Because",

@@ -15,9 +15,9 @@ P4RError                        exit code 1: our fault, or the world's
 │   ├── LLMRefusedError         the LLM's endpoint takes no such requests (indexer/llm)
 │   ├── BudgetReachedError      the ceiling of cost or tokens is reached (indexer/llm)
 │   ├── MissingExtraError       an optional part is not installed
-│   └── ServiceRefusedError     the HTTP service refused a request (p4r_qdrant/client.py)
+│   └── ServiceRefusedError     the HTTP service refused a request (p4r_qdrant/client/)
 ├── EndpointDownError           the LLM's endpoint cannot be reached (indexer/llm)
-├── ServiceDownError            the HTTP service does not answer, or cannot now (client.py)
+├── ServiceDownError            the HTTP service does not answer, or cannot now (p4r_qdrant/client/)
 ├── NoUsableAnswerError         no request of a step has a usable answer (indexer/reasoning/run.py)
 ├── JudgeUnfitError             an LLM as judge fails its controls (indexer/judging/run.py)
 ├── TrainingError               training went wrong (indexer/training/trainer.py)

@@ -40,7 +40,7 @@ def candidates(
     Items that a user has in training are left out; scores are kept.
     """
     from indexer.artifacts.lines import Refusals
-    from indexer.evaluation.candidates import provenance_path, write_candidates
+    from indexer.evaluation.candidates import ListOptions, provenance_path, write_candidates
     from indexer.terminal.console import out
     from indexer.terminal.progress import ProgressBar
 
@@ -50,16 +50,8 @@ def candidates(
         check_output(path, [reviews, splits], force=force or mine)
     refusals = Refusals()
     with ProgressBar() as bar:
-        made = write_candidates(
-            reviews,
-            splits,
-            output,
-            refusals,
-            model=model,
-            top=top,
-            seed=seed,
-            progress=bar,
-        )
+        options = ListOptions(model, top, seed)
+        made = write_candidates(reviews, splits, output, refusals, options, bar)
     chosen = ", ".join(f"{name} {value}" for name, value in made.settings.items()) or "no settings"
     best = max(one["value"] for one in made.tried)
     out.say(
@@ -102,7 +94,7 @@ def evaluate(
     Every user of the truth counts; a user whose item is not in the list is a miss.
     """
     from indexer.artifacts.lines import Refusals
-    from indexer.evaluation.evaluate import evaluate_files
+    from indexer.evaluation.evaluate import EvaluationFiles, evaluate_files
     from indexer.terminal.evaluation import print_evaluation
     from indexer.terminal.progress import ProgressBar
 
@@ -116,12 +108,9 @@ def evaluate(
             write = files.enter_context(new_file(json_file, EVALUATION, reads, force=force))
         with ProgressBar() as bar:
             found = evaluate_files(
-                candidates,
-                truth,
+                EvaluationFiles(candidates, truth, against, reviews=segments),
                 refusals,
                 on="valid" if on == "valid" else "test",
-                reviews=segments,
-                against=against,
                 progress=bar,
             )
         if write is not None:

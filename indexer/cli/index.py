@@ -214,9 +214,7 @@ def rerank(
         items = files.enter_context(folder.items(Refusals()))
         bar = files.enter_context(ProgressBar())
         bar.start("reranking users")
-        rankings = rerank_file(
-            folder, candidates, reranker, refusals, user=user, top=top, explain=None
-        )
+        rankings = rerank_file(folder, candidates, reranker, refusals, user=user, top=top)
         try:
             for reranked in rankings:
                 if write is not None:

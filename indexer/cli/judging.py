@@ -89,8 +89,7 @@ def judge_explanations(
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
-    from indexer.judging.comparing import Sampling
-    from indexer.judging.explanations import ExplanationStudy
+    from indexer.judging.explanations import ExplanationSampling, ExplanationStudy
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
@@ -101,8 +100,7 @@ def judge_explanations(
         explanations,
         against,
         refusals,
-        Sampling(sample, controls, seed),
-        top=top,
+        ExplanationSampling(sample, controls, seed, top),
         length=settings.history.length,
     )
     _judge(study, llm_sources(output, domain, settings), settings, refusals, asking)

@@ -31,6 +31,15 @@ TUNED_BY = "NDCG@10 on validation items"
 _PACKAGES = ("numpy", "scipy", "implicit", "torch", "torch-geometric")
 
 
+@dataclass(frozen=True, slots=True)
+class ListOptions:
+    """The generator, how many items a list has, and the seed of generators that have one."""
+
+    model: str
+    top: int = 100
+    seed: int = 0
+
+
 @dataclass(frozen=True)
 class Provenance:
     """How a file of lists came about; written beside it, and read by the leak checks.
@@ -84,10 +93,7 @@ def write_candidates(
     splits: Path,
     output: Path,
     refusals: Refusals,
-    *,
-    model: str,
-    top: int = 100,
-    seed: int = 0,
+    options: ListOptions,
     progress: Progress = SILENT,
 ) -> Provenance:
     """Write a list for each user of the splits who has a training interaction.
@@ -100,7 +106,7 @@ def write_candidates(
     """
     if str(output) == "-":
         raise InputError("lists go into a file, for their provenance is written beside it")
-    generator = generator_named(model)
+    generator = generator_named(options.model)
     truth = read_truth(splits, refusals, "valid")
     users_to_serve = sorted({user for user, _ in truth.held_out})
     training = read_interactions(reviews, truth.held_out, refusals)
@@ -113,10 +119,10 @@ def write_candidates(
         raise InputError(f"no user of {splits} has a training interaction in {reviews}")
     wanted = [truth.items[user] for user in judged]
     rows = np.array([position[user] for user in judged])
-    progress.start(f"tuning {model}", generator.SETTINGS)
+    progress.start(f"tuning {options.model}", generator.SETTINGS)
     tried: list[dict[str, Any]] = []
     best: Fitted | None = None
-    for fitted in generator.fitted(items, seed):
+    for fitted in generator.fitted(items, options.seed):
         value = ndcg(shelf.ranks(fitted, rows, wanted))
         if best is None or value > max(one["value"] for one in tried):
             best = fitted
@@ -131,17 +137,17 @@ def write_candidates(
     with ExitStack() as stack:
         tell = stack.enter_context(written_whole(provenance_path(output)))
         write = stack.enter_context(written_whole(output))
-        for user, found in zip(served, shelf.lists(best, rows, top), strict=True):
+        for user, found in zip(served, shelf.lists(best, rows, options.top), strict=True):
             results = [{"item_id": item, "score": score} for item, score in found]
             line = json.dumps({"user_id": user, "results": results}, ensure_ascii=False)
             digest.update(f"{line}\n".encode())
             write(line)
             progress.advance()
         provenance = Provenance(
-            model=model,
+            model=options.model,
             settings=dict(best.settings),
-            seed=seed,
-            top=top,
+            seed=options.seed,
+            top=options.top,
             users=len(served),
             users_without_training=len(users_to_serve) - len(served),
             interactions=len(training.user_of),

@@ -18,6 +18,19 @@ from indexer.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluationFiles:
+    """What `p4r evaluate` reads: lists and their truth.
+
+    against: other lists, which are compared with these. reviews: with them there are segments.
+    """
+
+    candidates: Path
+    truth: Path
+    against: Path | None = None
+    reviews: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """A mean over users and its 95 % bootstrap interval."""
 
@@ -75,27 +88,22 @@ class Evaluation:
 
 
 def evaluate_files(
-    candidates: Path,
-    truth_path: Path,
-    refusals: Refusals,
-    *,
-    on: On = "test",
-    reviews: Path | None = None,
-    against: Path | None = None,
-    progress: Progress = SILENT,
+    files: EvaluationFiles, refusals: Refusals, *, on: On = "test", progress: Progress = SILENT
 ) -> Evaluation:
-    """Judge a file of lists, and another `against` it, by the same users.
+    """Judge a file of lists, and another against it, by the same users.
 
-    With `reviews` there are segments. Raises InputError where a file cannot be read or holds no
-    truth; broken records are refused and counted.
+    Raises InputError where a file cannot be read or holds no truth; broken records are refused
+    and counted.
     """
-    truth = read_truth(truth_path, refusals, on)
-    training = read_interactions(reviews, truth.held_out, refusals, progress) if reviews else None
+    truth = read_truth(files.truth, refusals, on)
+    training = None
+    if files.reviews is not None:
+        training = read_interactions(files.reviews, truth.held_out, refusals, progress)
     known = training.known_items if training else None
-    lists = judge_lists(candidates, truth, refusals, known_items=known, progress=progress)
+    lists = judge_lists(files.candidates, truth, refusals, known_items=known, progress=progress)
     others = None
-    if against is not None:
-        others = judge_lists(against, truth, refusals, known_items=known, progress=progress)
+    if files.against is not None:
+        others = judge_lists(files.against, truth, refusals, known_items=known, progress=progress)
     return Evaluation(
         on,
         evaluate(lists.ranks, others.ranks if others else None, truth, training),

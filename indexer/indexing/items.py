@@ -21,8 +21,8 @@ from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.salvage import encoded_where_possible
 from p4r_qdrant.errors import InputError, TextsRefusedError
 from p4r_qdrant.index.batching import batches
-from p4r_qdrant.index.index import ItemVectors, PersonaIndex
-from p4r_qdrant.index.payload import check_personas, content_hash
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.payload import ItemVectors, check_personas, content_hash
 
 CHUNK = 256
 """Items encoded together, by each worker of an encoder, which sorts their texts by length."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -11,15 +12,7 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.lookup import Lookup
-from indexer.judging.comparing import (
-    DEFAULT_SAMPLING,
-    Comparison,
-    Control,
-    Sampling,
-    Study,
-    fit,
-    shuffled,
-)
+from indexer.judging.comparing import Comparison, Control, Sampling, Study, fit, shuffled
 from indexer.judging.explanation_files import Explanations, explanation
 from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.records import Interaction, ItemPersonas, Persona
@@ -29,10 +22,20 @@ SUMMARY = "summary"
 """What our explanation is compared with by default: the item's summary, equal for all users."""
 
 
+@dataclass(frozen=True)
+class ExplanationSampling(Sampling):
+    """Draws one item among a user's first `top`."""
+
+    top: int = 5
+
+
+DEFAULT_SAMPLING = ExplanationSampling()
+
+
 class ExplanationStudy(Study):
     """Compares explanations of items, one of each user, so that comparisons are independent.
 
-    ours: our explanations file; one of a user's first `top` items is drawn.
+    ours: our explanations file.
     against: another explanations file; None: the items' summaries.
     The judge sees the user's `length` newest training interactions, without the item itself.
     """
@@ -63,13 +66,12 @@ class ExplanationStudy(Study):
         ours: Path,
         against: Path | None,
         refusals: Refusals,
-        sampling: Sampling = DEFAULT_SAMPLING,
+        sampling: ExplanationSampling = DEFAULT_SAMPLING,
         *,
-        top: int = 5,
         length: int = 10,
     ) -> None:
         super().__init__()
-        self._ours = Explanations(ours, refusals, top)
+        self._ours = Explanations(ours, refusals, sampling.top)
         self._theirs = Explanations(against, refusals) if against else None
         self._histories = Histories(folder, refusals)
         self._summaries = folder.summaries(refusals)
@@ -80,7 +82,7 @@ class ExplanationStudy(Study):
         self.about = {
             "ours": str(ours),
             "against": str(against or SUMMARY),
-            "top": top,
+            "top": sampling.top,
             "sample": sampling.comparisons,
             "seed": sampling.seed,
             "history": length,

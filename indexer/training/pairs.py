@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -109,10 +110,25 @@ class Pairs:
         return digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What examples and validation users are read from."""
+
+    folder: ArtifactFolder
+    catalogue: Catalogue
+    histories: Histories
+
+
+@contextmanager
+def training_data(folder: ArtifactFolder, refusals: Refusals) -> Iterator[TrainingData]:
+    """The catalogue and the open histories of a folder."""
+    catalogue = Catalogue.read(folder, refusals)
+    with Histories(folder, refusals) as histories:
+        yield TrainingData(folder, catalogue, histories)
+
+
 def read_pairs(
-    folder: ArtifactFolder,
-    catalogue: Catalogue,
-    histories: Histories,
+    data: TrainingData,
     training: TrainingSettings,
     history: HistorySettings,
     refusals: Refusals,
@@ -128,8 +144,9 @@ def read_pairs(
 
     Raises InputError where fewer than LEAST_EXAMPLES remain.
     """
-    judged = _alignments(folder, catalogue, histories, refusals)
-    candidates = _candidates(folder, refusals) if training.hard_negatives else {}
+    catalogue, histories = data.catalogue, data.histories
+    judged = _alignments(data, refusals)
+    candidates = _candidates(data.folder, refusals) if training.hard_negatives else {}
     pairs = Pairs(catalogue)
     similar: list[tuple[int, list[Interaction]]] = []
     for user_id in histories.users():
@@ -170,7 +187,7 @@ def read_pairs(
             )
     if similar and encoder is not None:
         _align(pairs, similar, encoder, history)
-    _check(pairs, folder)
+    _check(pairs, data.folder)
     return pairs
 
 
@@ -192,19 +209,18 @@ def _check(pairs: Pairs, folder: ArtifactFolder) -> None:
         )
 
 
-def _alignments(
-    folder: ArtifactFolder, catalogue: Catalogue, histories: Histories, refusals: Refusals
-) -> dict[tuple[str, str], int]:
+def _alignments(data: TrainingData, refusals: Refusals) -> dict[tuple[str, str], int]:
     """The judge's persona of each (user, item). Refused: what cannot be learnt from."""
     users = {
-        user_id: {one.item_id for one in histories.get(user_id)} for user_id in histories.users()
+        user_id: {one.item_id for one in data.histories.get(user_id)}
+        for user_id in data.histories.users()
     }
-    path = folder.file(ALIGNMENTS)
+    path = data.folder.file(ALIGNMENTS)
     judged: dict[tuple[str, str], int] = {}
     for number, _, record in read_lines(path, Alignment, refusals):
         where = f"{path}:{number}"
         key = (record.user_id, record.item_id)
-        persona = catalogue.find(record.item_id, record.persona_id)
+        persona = data.catalogue.find(record.item_id, record.persona_id)
         if record.user_id not in users:
             refusals.add(f"{where}: user {record.user_id!r} has no interactions", "unknown user")
         elif record.item_id not in users[record.user_id]:

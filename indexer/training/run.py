@@ -19,11 +19,10 @@ from typing import Any
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from indexer.artifacts.folder import ArtifactFolder
-from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.writing import written_whole
 from indexer.training.output import CURVES, draw_curves, write_record
-from indexer.training.pairs import Catalogue, Pairs, read_pairs
+from indexer.training.pairs import Pairs, read_pairs, training_data
 from indexer.training.tower import tower
 from indexer.training.trainer import (
     PersonaTrainer,
@@ -89,7 +88,7 @@ def train(
     arguments = training_arguments(work, len(pairs.examples), settings, tensorboard=tensorboard)
     with arguments.main_process_first(local=False):
         untrained = _begin(work, run, base, validation, settings)
-    _fit(base, pairs, validation, work, arguments, settings, callbacks)
+    _fit(base, pairs, validation, arguments, settings, callbacks)
     if arguments.process_index:
         return None
     record = AdapterRecord(
@@ -126,20 +125,9 @@ def _read(
     refusals: Refusals,
     base: PersonaEncoder,
 ) -> tuple[Pairs, Validation]:
-    catalogue = Catalogue.read(folder, refusals)
-    with Histories(folder, refusals) as histories:
-        pairs = read_pairs(
-            folder,
-            catalogue,
-            histories,
-            settings.training,
-            settings.history,
-            refusals,
-            encoder=base,
-        )
-        validation = Validation.read(
-            folder, catalogue, histories, Refusals(), settings.training.seed
-        )
+    with training_data(folder, refusals) as data:
+        pairs = read_pairs(data, settings.training, settings.history, refusals, encoder=base)
+        validation = Validation.read(data, Refusals(), settings.training.seed)
     return pairs, validation
 
 
@@ -227,25 +215,18 @@ def _fit(
     base: PersonaEncoder,
     pairs: Pairs,
     validation: Validation,
-    work: Path,
     arguments: TrainingArguments,
     settings: Settings,
     callbacks: Sequence[TrainerCallback],
 ) -> None:
     """Train, or go on from the last checkpoint, or see that there is nothing left to do."""
     training = settings.training
-    checkpoint = last_checkpoint(work)
+    checkpoint = last_checkpoint(Path(arguments.output_dir))
     if checkpoint is not None and is_finished(checkpoint, training.patience):
         return
     set_seed(training.seed)  # LoRA begins with random numbers
-    trainer = PersonaTrainer(
-        tower(base, training),
-        pairs,
-        validation,
-        arguments,
-        settings,
-        callbacks,
-    )
+    learning = tower(base, training)
+    trainer = PersonaTrainer(learning, pairs, validation, arguments, settings, callbacks)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 

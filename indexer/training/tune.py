@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.artifacts.folder import ArtifactFolder
-from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.training.output import write_record
-from indexer.training.pairs import Catalogue
+from indexer.training.pairs import training_data
 from indexer.training.validation import Encoded, Metrics, Validation
 from p4r_qdrant.encoder.adapter import AdapterRecord
 from p4r_qdrant.encoder.local import PersonaEncoder
@@ -73,9 +72,8 @@ def tune_history(folder: ArtifactFolder, settings: Settings, refusals: Refusals)
     Where that has an adapter with a record, the best is recorded there.
     """
     encoder = PersonaEncoder.from_settings(settings.encoder)
-    catalogue = Catalogue.read(folder, refusals)
-    with Histories(folder, refusals) as histories:
-        validation = Validation.read(folder, catalogue, histories, refusals, settings.training.seed)
+    with training_data(folder, refusals) as data:
+        validation = Validation.read(data, refusals, settings.training.seed)
     tried = tune(validation.encoded(encoder))
     adapter = Path(settings.encoder.adapter) if settings.encoder.adapter else None
     record = AdapterRecord.read(adapter) if adapter else None

@@ -13,12 +13,11 @@ import numpy as np
 
 from indexer.artifacts.candidate_lists import read_candidates
 from indexer.artifacts.folder import ArtifactFolder
-from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import CANDIDATES, SPLITS
 from indexer.artifacts.splits import read_splits
 from indexer.metrics import Ranks, ndcg, reciprocal_ranks
-from indexer.training.pairs import Catalogue
+from indexer.training.pairs import Catalogue, TrainingData
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.user_vector import EncodedHistories, history_texts, rows_of_texts
@@ -75,14 +74,7 @@ class Validation:
     what: str
 
     @classmethod
-    def read(
-        cls,
-        folder: ArtifactFolder,
-        catalogue: Catalogue,
-        histories: Histories,
-        refusals: Refusals,
-        seed: int = 0,
-    ) -> Validation:
+    def read(cls, data: TrainingData, refusals: Refusals, seed: int = 0) -> Validation:
         """The users of splits.jsonl whose validation item has personas and who have a history.
 
         Candidates are those of candidates.jsonl, where lists hold the validation item, else the
@@ -90,6 +82,7 @@ class Validation:
 
         Raises InputError if no user has a validation item.
         """
+        folder, catalogue = data.folder, data.catalogue
         splits = list(_splits(folder, refusals, seed))
         lists: Mapping[str, Sequence[str]] = {}
         if folder.has(CANDIDATES):
@@ -103,7 +96,7 @@ class Validation:
         cases = []
         for split in holding if from_lists else splits:
             target = catalogue.items.get(split.valid_item or "")
-            history = tuple(histories.get(split.user_id))
+            history = tuple(data.histories.get(split.user_id))
             if target is None or not history_texts(history, LONGEST_HISTORY):
                 continue
             seen = {catalogue.items.get(one.item_id) for one in history}

@@ -1,7 +1,8 @@
 """The persona index: one protocol (`base`), two engines (`server`, `edge`), the same answers."""
 
 from p4r_qdrant.index.engine import IndexStats
-from p4r_qdrant.index.index import ItemVectors, PersonaIndex
+from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.opening import open_index
+from p4r_qdrant.index.payload import ItemVectors
 
 __all__ = ["IndexStats", "ItemVectors", "PersonaIndex", "open_index"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from base64 import b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +23,7 @@ from p4r_qdrant.index.payload import (
     ITEM_ID,
     POSITION,
     UNSETTLED,
+    ItemVectors,
     Point,
     check_item_id,
     checked_fields,
@@ -32,20 +32,6 @@ from p4r_qdrant.index.payload import (
 )
 from p4r_qdrant.index.query import Query, check_query, is_text
 from p4r_qdrant.records import Persona, PersonaMatch, StoredPersona
-
-
-@dataclass(frozen=True, slots=True)
-class ItemVectors:
-    """One item ready to be written: its personas, their vectors, and the caller's own fields.
-
-    vectors: (n_personas, dim), any float type. vectors_hash: see `payload.content_hash`.
-    """
-
-    item_id: str
-    personas: Sequence[Persona]
-    vectors: npt.ArrayLike
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    vectors_hash: str = ""
 
 
 class PersonaIndex:
@@ -141,14 +127,10 @@ class PersonaIndex:
     def _points(self, item: ItemVectors) -> list[Point]:
         check_types(item.item_id, item.fields, self.engine.fields)
         return make_points(
-            item.item_id,
-            item.personas,
-            item.vectors,
-            item.fields,
+            item,
             generation=replacing.now(),
             dimension=self.metadata.dimension,
             max_personas=self.engine.max_personas,
-            vectors_hash=item.vectors_hash,
         )
 
     def repair(self) -> int:

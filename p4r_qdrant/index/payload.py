@@ -11,7 +11,7 @@ import html
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -113,6 +113,20 @@ FIRST_FIELDS = (ITEM_TITLE, CATEGORY, SUMMARY, DOMAIN)
 
 
 @dataclass(frozen=True, slots=True)
+class ItemVectors:
+    """One item ready to be written: its personas, their vectors, and the caller's own fields.
+
+    vectors: (n_personas, dim), any float type. vectors_hash: see `content_hash`.
+    """
+
+    item_id: str
+    personas: Sequence[Persona]
+    vectors: npt.ArrayLike
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    vectors_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """One persona, ready to be written. `vector`: (dim,) float32, normalised."""
 
@@ -158,30 +172,23 @@ def content_hash(
 
 
 def make_points(
-    item_id: str,
-    personas: Sequence[Persona],
-    vectors: npt.ArrayLike,
-    fields: Mapping[str, Any],
-    *,
-    generation: int,
-    dimension: int,
-    max_personas: int,
-    vectors_hash: str = "",
+    item: ItemVectors, *, generation: int, dimension: int, max_personas: int
 ) -> list[Point]:
     """Check one item's personas and vectors, and make their points.
 
-    vectors: (n_personas, dimension), any float type; normalised here. `generation` is the time
-    of the write in microseconds. Raises PersonaError or VectorError naming the item.
+    Vectors are normalised here. `generation` is the time of the write in microseconds. Raises
+    PersonaError or VectorError naming the item.
     """
+    item_id, personas = item.item_id, item.personas
     check_item_id(item_id)
     check_personas(item_id, personas, max_personas)
-    fields = checked_fields(item_id, fields)
-    matrix = check_vectors(vectors, dimension, f"item {item_id!r}")
+    fields = checked_fields(item_id, item.fields)
+    matrix = check_vectors(item.vectors, dimension, f"item {item_id!r}")
     if len(matrix) != len(personas):
         raise VectorError(
             f"item {item_id!r} has {len(personas)} personas but {len(matrix)} vectors"
         )
-    digest = content_hash(personas, fields, vectors_hash)
+    digest = content_hash(personas, fields, item.vectors_hash)
     updated_at = datetime.fromtimestamp(generation / 1e6, UTC).isoformat(timespec="seconds")
     first = {name: fields[name] for name in FIRST_FIELDS if name in fields}
     rest = {name: value for name, value in fields.items() if name not in FIRST_FIELDS}

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from p4r_qdrant.errors import P4RError
-from p4r_qdrant.index.index import ItemVectors, PersonaIndex
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.payload import ItemVectors
 from tests.support.engines import embedded, opened
 from tests.support.oracle import DIMENSION, Floats, persona
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from p4r_qdrant import Persona
-from p4r_qdrant.index.index import ItemVectors, PersonaIndex
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.payload import ItemVectors
 from p4r_qdrant.records import RankedItem
 
 DIMENSION = 8

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from indexer.artifacts.lines import Refusals
 from indexer.evaluation.candidates import (
+    ListOptions,
     Provenance,
     lists_hash,
     provenance_path,
@@ -44,25 +45,17 @@ def write_lists(context: Context) -> dict[Generated, Path]:
         for seed in config.seeds if model in SEEDED else config.seeds[:1]:
             path = folder / f"{model}-{seed}.jsonl"
             found[Generated(model, seed)] = path
-            if not _is_there(path, context, model, seed, top):
-                write_candidates(
-                    reviews,
-                    splits,
-                    path,
-                    Refusals(),
-                    model=model,
-                    top=top,
-                    seed=seed,
-                    progress=context.progress,
-                )
+            options = ListOptions(model, top, seed)
+            if not _is_there(path, context, options):
+                write_candidates(reviews, splits, path, Refusals(), options, context.progress)
     return found | {Generated(name, config.seeds[0]): path for name, path in config.lists.items()}
 
 
-def _is_there(path: Path, context: Context, model: str, seed: int, top: int) -> bool:
+def _is_there(path: Path, context: Context, options: ListOptions) -> bool:
     try:
         provenance = Provenance(**json.loads(provenance_path(path).read_bytes()))
         same = lists_hash(path) == provenance.lists
     except (OSError, ValueError, TypeError):
         return False
-    made = (provenance.model, provenance.seed, provenance.top, provenance.training)
-    return same and made == (model, seed, top, training_hash(context.data.training))
+    made = ListOptions(provenance.model, provenance.top, provenance.seed)
+    return same and made == options and provenance.training == training_hash(context.data.training)

@@ -9,7 +9,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from indexer.artifacts.folder import ArtifactFolder
-from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.opening import opened
 from indexer.evaluation.candidates import (
@@ -23,7 +22,7 @@ from indexer.evaluation.interactions import read_interactions
 from indexer.evaluation.leaks.report import Check, Findings
 from indexer.evaluation.truth import Truth, read_truth
 from indexer.progress import Progress
-from indexer.training.pairs import Catalogue, read_pairs
+from indexer.training.pairs import read_pairs, training_data
 from p4r_qdrant.encoder.adapter import AdapterRecord
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.records import Id, ItemPersonas
@@ -89,11 +88,8 @@ def check_adapter(folder: ArtifactFolder, adapter: Path, base: Encoder) -> Check
         return Check(name, 0, unproven=problem)
     training = TrainingSettings.model_validate(record.settings["training"])
     history = HistorySettings.model_validate(record.settings["history"])
-    with Histories(folder, Refusals()) as histories:
-        catalogue = Catalogue.read(folder, Refusals())
-        pairs = read_pairs(
-            folder, catalogue, histories, training, history, Refusals(), encoder=base
-        )
+    with training_data(folder, Refusals()) as data:
+        pairs = read_pairs(data, training, history, Refusals(), encoder=base)
     if pairs.hash() == record.data_hash:
         return Check(name, record.examples)
     problem = (

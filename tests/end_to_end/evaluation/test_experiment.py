@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from indexer.artifacts.folder import ArtifactFolder
-from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.evaluation.experiment import ablations, online
 from indexer.evaluation.experiment import run as module
@@ -24,7 +23,7 @@ from indexer.evaluation.experiment.run import run_experiment
 from indexer.evaluation.experiment.stages import locked
 from indexer.evaluation.leaks.poison import MARKER
 from indexer.evaluation.leaks.report import LeakError
-from indexer.training.pairs import Catalogue, read_pairs
+from indexer.training.pairs import read_pairs, training_data
 from p4r_qdrant.encoder.adapter import AdapterRecord
 from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.settings import HistorySettings, TrainingSettings
@@ -347,10 +346,8 @@ def test_a_trained_encoder_has_lines_of_its_own(
 def adapter_of(artifacts: Path, folder: Path) -> Path:
     """The record of an adapter that was trained on a folder's interactions, as they are now."""
     training, history = TrainingSettings(unjudged="any"), HistorySettings()
-    catalogue_folder = ArtifactFolder(artifacts)
-    with Histories(catalogue_folder, Refusals()) as histories:
-        catalogue = Catalogue.read(catalogue_folder, Refusals())
-        pairs = read_pairs(catalogue_folder, catalogue, histories, training, history, Refusals())
+    with training_data(ArtifactFolder(artifacts), Refusals()) as data:
+        pairs = read_pairs(data, training, history, Refusals())
     folder.mkdir()
     record = AdapterRecord(
         base="m",

@@ -17,7 +17,7 @@ from p4r_qdrant.errors import (
     PersonaError,
     VectorError,
 )
-from p4r_qdrant.index.index import ItemVectors
+from p4r_qdrant.index.payload import ItemVectors
 from tests.support.background import in_background
 from tests.support.engines import on_server, opened
 from tests.support.index_data import USER, personas, rows

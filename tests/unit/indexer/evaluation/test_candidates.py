@@ -10,7 +10,7 @@ import pytest
 
 from indexer.artifacts.lines import Refusals
 from indexer.evaluation import candidates as module
-from indexer.evaluation.candidates import provenance_path, write_candidates
+from indexer.evaluation.candidates import ListOptions, provenance_path, write_candidates
 from indexer.evaluation.generators import bpr, ease, itemknn, lightgcn, pairwise, popularity
 from indexer.evaluation.generators.base import MODELS, Fitted, generator_named, matrix
 from indexer.evaluation.interactions import read_interactions
@@ -54,7 +54,11 @@ def made(data: Path, model: str, **options: Any) -> tuple[dict[str, list[str]], 
     """Each user's items, and the file as it was written."""
     output = data / f"{model}.jsonl"
     write_candidates(
-        data / "reviews.jsonl", data / "splits.jsonl", output, Refusals(), model=model, **options
+        data / "reviews.jsonl",
+        data / "splits.jsonl",
+        output,
+        Refusals(),
+        ListOptions(model, **options),
     )
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     return {
@@ -270,7 +274,7 @@ def test_users_who_cannot_be_served(data: Path) -> None:
         data / "splits.jsonl",
         data / "out.jsonl",
         refusals,
-        model="popularity",
+        ListOptions("popularity"),
     )
     assert provenance.users == 60
     assert provenance.users_without_training == 1
@@ -290,7 +294,7 @@ def test_no_validation_items_no_tuning(data: Path) -> None:
 def test_lists_go_into_a_file(data: Path) -> None:
     paths = (data / "reviews.jsonl", data / "splits.jsonl", Path("-"))
     with pytest.raises(InputError, match="lists go into a file"):
-        write_candidates(*paths, Refusals(), model="popularity")
+        write_candidates(*paths, Refusals(), ListOptions("popularity"))
 
 
 def test_generators_that_are_not_there(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.artifacts.lines import Refusals
-from indexer.evaluation.evaluate import evaluate_files
+from indexer.evaluation.evaluate import EvaluationFiles, evaluate_files
 from indexer.evaluation.interactions import read_interactions
 from indexer.evaluation.lists import judge_lists
 from indexer.evaluation.segments import segments
@@ -219,7 +219,9 @@ def test_segments(tmp_path: Path) -> None:
     assert (found["tail items"].members == ~found["head items"].members).all()
 
     path = write(tmp_path, "lists.jsonl", [ranked(f"u{n}", "i1") for n in range(10)])
-    evaluation = evaluate_files(path, tmp_path / "truth.jsonl", Refusals(), reviews=reviews)
+    evaluation = evaluate_files(
+        EvaluationFiles(path, tmp_path / "truth.jsonl", reviews=reviews), Refusals()
+    )
     assert evaluation.notes == {
         "users whose item is outside the catalogue": 1,
         "users whose item has no training interaction": 7,
@@ -242,7 +244,7 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
     truth = write(tmp_path, "truth.jsonl", [split(user, "x") for user in users])
     good = write(tmp_path, "good.jsonl", [ranked(user, "x", "a") for user in users])
     bad = write(tmp_path, "bad.jsonl", [ranked(user, "a", "x") for user in users[:30]])
-    evaluation = evaluate_files(good, truth, Refusals(), against=bad)
+    evaluation = evaluate_files(EvaluationFiles(good, truth, against=bad), Refusals())
     [everybody] = evaluation.parts
     assert everybody.against_ceiling == pytest.approx(0.75)
     gap = everybody.differences["MRR@5"]

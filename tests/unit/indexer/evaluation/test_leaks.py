@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from indexer.artifacts.lines import Refusals
-from indexer.evaluation.candidates import provenance_path, write_candidates
+from indexer.evaluation.candidates import ListOptions, provenance_path, write_candidates
 from indexer.evaluation.leaks.check import LeakFiles, check_leaks
 from indexer.evaluation.leaks.poison import MARKER, marker, poison
 from indexer.evaluation.leaks.report import LeakError, LeakReport
@@ -36,7 +36,7 @@ def shop(tmp_path: Path) -> Path:
         folder / "splits.jsonl",
         folder / "candidates.jsonl",
         Refusals(),
-        model="ease",
+        ListOptions("ease"),
     )
     return folder
 
@@ -86,7 +86,7 @@ def tuned_on_test_items(shop: Path) -> None:
 
 def _generate(shop: Path, splits: str) -> None:
     paths = (shop / "reviews.jsonl", shop / splits, shop / "candidates.jsonl")
-    write_candidates(*paths, Refusals(), model="popularity")
+    write_candidates(*paths, Refusals(), ListOptions("popularity"))
 
 
 def other_lists_under_the_same_provenance(shop: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
-from indexer.training.pairs import LEAST_EXAMPLES, Catalogue, Pairs, read_pairs
+from indexer.training.pairs import LEAST_EXAMPLES, Pairs, read_pairs, training_data
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import HistorySettings, TrainingSettings
 from tests.support.hash_encoder import HashEncoder
@@ -72,14 +72,10 @@ def folder(tmp_path: Path) -> Path:
 def read(
     path: Path, refusals: Refusals | None = None, *, length: int = 10, **training: Any
 ) -> Pairs:
-    folder = ArtifactFolder(path)
     refusals = refusals or Refusals()
-    catalogue = Catalogue.read(folder, refusals)
-    with Histories(folder, refusals) as histories:
+    with training_data(ArtifactFolder(path), refusals) as data:
         return read_pairs(
-            folder,
-            catalogue,
-            histories,
+            data,
             TrainingSettings(**training),
             HistorySettings(length=length),
             refusals,
@@ -146,13 +142,9 @@ def test_hard_negatives_are_the_best_candidates_that_are_not_in_the_history(fold
 
 
 def test_users_who_are_left_out_teach_nothing(folder: Path) -> None:
-    artifacts = ArtifactFolder(folder)
-    catalogue = Catalogue.read(artifacts, Refusals())
-    with Histories(artifacts, Refusals()) as histories:
+    with training_data(ArtifactFolder(folder), Refusals()) as data:
         pairs = read_pairs(
-            artifacts,
-            catalogue,
-            histories,
+            data,
             TrainingSettings(unjudged="any"),
             HistorySettings(),
             Refusals(),

@@ -14,6 +14,7 @@ from p4r_qdrant.errors import InputError, PersonaError, VectorError
 from p4r_qdrant.index.payload import (
     MAX_DEPTH,
     OWN_FIELDS,
+    ItemVectors,
     Point,
     check_vectors,
     content_hash,
@@ -33,15 +34,18 @@ def points(
     personas: list[Persona] | None = None, vectors: Any = None, item_id: str = "a", **fields: Any
 ) -> list[Point]:
     personas = [persona("p1"), persona("p2")] if personas is None else personas
+    vectors = np.eye(8, DIMENSION)[: len(personas)] + 0.5 if vectors is None else vectors
     return make_points(
-        item_id,
-        personas,
-        np.eye(8, DIMENSION)[: len(personas)] + 0.5 if vectors is None else vectors,
-        fields,
+        ItemVectors(item_id, personas, vectors, fields),
         generation=GENERATION,
         dimension=DIMENSION,
         max_personas=7,
     )
+
+
+def with_fields(fields: dict[Any, Any]) -> list[Point]:
+    item = ItemVectors("a", [persona("p")], [[1, 0, 0]], fields)
+    return make_points(item, generation=1, dimension=3, max_personas=7)
 
 
 # --- ids ---------------------------------------------------------------------------------------
@@ -241,17 +245,13 @@ def nested(levels: int) -> Any:
 @pytest.mark.parametrize("name", sorted(OWN_FIELDS))
 def test_reserved_names(name: str) -> None:
     with pytest.raises(PersonaError, match=f"the field '{name}' of item 'a' is one the index"):
-        make_points(
-            "a", [persona("p")], [[1, 0, 0]], {name: 1}, generation=1, dimension=3, max_personas=7
-        )
+        with_fields({name: 1})
 
 
 @pytest.mark.parametrize("name", ["", 5, None])
 def test_names_that_are_none(name: Any) -> None:
     with pytest.raises(PersonaError, match="give it another name"):
-        make_points(
-            "a", [persona("p")], [[1, 0, 0]], {name: 1}, generation=1, dimension=3, max_personas=7
-        )
+        with_fields({name: 1})
 
 
 @pytest.mark.parametrize(
@@ -316,9 +316,7 @@ JSON = st.recursive(
 @given(fields=st.dictionaries(st.text(max_size=6), JSON, max_size=4))
 def test_any_fields_are_stored_as_they_are_or_refused(fields: dict[str, Any]) -> None:
     try:
-        [point] = make_points(
-            "a", [persona("p")], [[1, 0, 0]], fields, generation=1, dimension=3, max_personas=7
-        )
+        [point] = with_fields(fields)
     except InputError as refusal:
         assert "item 'a'" in str(refusal)  # noqa: PT017 - either outcome is checked
         return

@@ -21,7 +21,7 @@ from p4r_qdrant import PersonaReranker
 from p4r_qdrant.arrays import normalised
 from p4r_qdrant.encoder.user_vector import user_vector
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.index import ItemVectors
+from p4r_qdrant.index.payload import ItemVectors
 from p4r_qdrant.records import Interaction, Persona
 from p4r_qdrant.settings import HistorySettings, RerankSettings
 from tests.support.hash_encoder import HashEncoder
