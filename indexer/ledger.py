@@ -22,12 +22,11 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Self
-
-import portalocker
+from typing import Any, BinaryIO, Self
 
 from indexer.artifacts.writing import storage_errors
 from indexer.step_file import StepFile, digest_of
+from p4r_qdrant import file_lock
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.whole_files import remove_unfinished
 
@@ -66,13 +65,12 @@ class Ledger:
         self._read_only = read_only
         self._files: dict[str, StepFile] = {}
         self._mutex = threading.RLock()
-        self._lock: IO[Any] | None = None
+        self._lock: BinaryIO | None = None
         self._made: list[Path] = []
         if read_only:
             return
         self._made = [one for one in (folder, *folder.parents) if not one.exists()]
         with storage_errors(folder, cannot="be used"):
-            folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
             remove_unfinished(folder)  # left by an `erase` that was killed
 
@@ -185,14 +183,16 @@ class Ledger:
         self.close()
 
 
-def _locked(folder: Path) -> IO[Any]:
-    path = folder / LOCK
-    lock = path.open("a")
-    try:
-        portalocker.lock(lock, portalocker.LOCK_EX | portalocker.LOCK_NB)
-    except portalocker.LockException:
-        lock.close()
-        raise LedgerLockedError(
-            f"another run is writing to {folder}; wait until it ends, or stop it"
-        ) from None
+def _locked(folder: Path) -> BinaryIO:
+    """Make and lock the folder of a ledger."""
+    lock = None
+    while lock is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A ledger that stays unused takes its folder away again when it is closed.
+        with suppress(FileNotFoundError):
+            lock = file_lock.take(folder / LOCK)
+            if lock is None:
+                raise LedgerLockedError(
+                    f"another run is writing to {folder}; wait until it ends, or stop it"
+                )
     return lock

@@ -122,7 +122,7 @@ class ReviewLookup(_ByOffset[Model]):
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Tells a file from the one that replaces it; None where there is none."""
+    """Identifies the file at a path, so that a replacement is noticed; None if there is no file."""
     try:
         status = path.stat()
     except OSError:

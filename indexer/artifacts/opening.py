@@ -26,7 +26,7 @@ BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
 _BUFFER = 1024 * 1024
 HEAD = 64 * 1024
-"""Bytes from which the kind of a file is told."""
+"""So many bytes are read to find the kind of a file."""
 _SEPARATORS = ",;\t|"
 _UNPACK = "unpack it, or pack it with gzip"
 _OTHERS: dict[bytes, tuple[str, str]] = {

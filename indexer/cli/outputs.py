@@ -34,6 +34,7 @@ def check_output(
 ) -> None:
     """Refuse to write over an input, or over a file that the command did not write.
 
+    An empty file is nobody's: `mktemp` makes one.
     reads: the files and folders that the command reads.
     ours: matches the first bytes of every file that the command writes.
     Raises: InputError.
@@ -50,7 +51,7 @@ def check_output(
             raise InputError(
                 f"{path} is a file in {read}, which this command reads; name another output"
             )
-    if not mine and not force:
+    if not mine and not force and path.stat().st_size:
         raise InputError(
             f"{path} is there already and this command did not write it; --force replaces it"
         )

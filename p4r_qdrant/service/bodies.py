@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from p4r_qdrant.service.state import Service
 
 LARGE = 16 << 10
-"""Bytes from which a body is parsed on another thread."""
+"""A body of more bytes is parsed on another thread."""
 
 MAX_DEPTH = 64
 """Lists and objects within each other."""

@@ -45,14 +45,17 @@ class Shared:
     def _start(cls, address: Path) -> None:
         unwanted = ("PYTHONPATH", "PYTHONWARNINGS")
         environment = {name: one for name, one in os.environ.items() if name not in unwanted}
-        subprocess.Popen(
-            [sys.executable, "-P", str(SERVER), str(address), str(cls.owner)],
-            env=environment | {"HF_HUB_OFFLINE": "1"},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        ).returncode = 0  # it outlives this worker: not waited for
+        # With pipes of whoever starts it, it would keep a reader of them waiting for their end.
+        with (cls.folder / "warm.log").open("ab") as log:
+            subprocess.Popen(
+                [sys.executable, "-P", str(SERVER), str(address), str(cls.owner)],
+                env=environment | {"HF_HUB_OFFLINE": "1"},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            ).returncode = 0  # it outlives this worker: not waited for
         wait_until(address.exists)
 
 

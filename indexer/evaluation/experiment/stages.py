@@ -11,10 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import portalocker
-
 from indexer.artifacts.writing import written_whole
 from indexer.evaluation.experiment.dependencies import ROOT, code_hash
+from p4r_qdrant import file_lock
 from p4r_qdrant.errors import InputError
 
 RESULTS = "results.json"
@@ -31,17 +30,15 @@ def locked(folder: Path) -> Iterator[None]:
         if (folder / RESULTS).exists() and not (folder / LOCK).exists():
             raise InputError(f"no experiment wrote {folder / RESULTS}; name another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a")
+        lock = file_lock.take(folder / LOCK)
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from None
+    if lock is None:
+        raise InputError(
+            f"another experiment is writing to {folder}; wait until it has ended, or name "
+            "another folder"
+        )
     with lock:
-        try:
-            portalocker.lock(lock, portalocker.LOCK_EX | portalocker.LOCK_NB)
-        except portalocker.LockException:
-            raise InputError(
-                f"another experiment is writing to {folder}; wait until it has ended, or name "
-                "another folder"
-            ) from None
         yield
 
 

@@ -97,6 +97,9 @@ def test_an_input_is_never_written_over(
 def test_somebodys_file_is_replaced_only_with_force_and_its_own_without(
     write: Write, suffix: str, tmp_path: Path
 ) -> None:
+    empty = tmp_path / f"made by mktemp{suffix}"
+    empty.touch()
+    assert write(empty) == 0
     mine = tmp_path / f"notes{suffix}"
     mine.write_text("the only copy of my thesis")
     assert write(mine) == 2

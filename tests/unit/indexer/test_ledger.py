@@ -11,7 +11,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import portalocker
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -239,6 +241,24 @@ def test_two_runs_are_refused(ledger: Ledger) -> None:
     assert refusal.value.exit_code == 2
     ledger.close()
     Ledger(ledger.folder).close()
+
+
+def test_a_folder_that_goes_away_while_it_is_opened_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unused ledger takes its folder away when it is closed; the lock of the next one counts."""
+    unused = Ledger(tmp_path / "ledger")
+    lock = portalocker.lock
+
+    def after_the_other_is_closed(*args: Any) -> None:
+        unused.close()
+        lock(*args)
+
+    monkeypatch.setattr(portalocker, "lock", after_the_other_is_closed)
+    with Ledger(tmp_path / "ledger") as ledger:
+        ledger.put(STEP, key(1), {})
+        with pytest.raises(LedgerLockedError):
+            Ledger(tmp_path / "ledger")
 
 
 def test_looking_on_while_another_writes(ledger: Ledger) -> None:
