@@ -6,6 +6,7 @@ for serving must run without the offline parts.
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import sys
@@ -29,7 +30,22 @@ from indexer.cli import (
 )
 from p4r_qdrant.errors import P4RError
 
+BOXED = 80
+"""Columns that help in boxes needs: with fewer, rich cuts the names of options."""
 HELP = "Persona-profiled item indexing on Qdrant: rerank candidates, and say why."
+
+
+def _set_help(group: typer.Typer) -> None:
+    """Make one line of each paragraph of a docstring, and of the first the summary in lists."""
+    for command in group.registered_commands:
+        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+        lines = [" ".join(paragraph.split()) for paragraph in paragraphs]
+        command.help, command.short_help = "\n\n".join(lines), lines[0]
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            inner.short_help = inner.typer_instance.info.help
+            _set_help(inner.typer_instance)
+
 
 app = typer.Typer(
     name="p4r",
@@ -53,6 +69,7 @@ for _title, _group in (
 ):
     for _command in _group.registered_commands:
         _command.rich_help_panel = _title
+    _set_help(_group)
     app.add_typer(_group)
 
 
@@ -106,8 +123,11 @@ def _open_closed_streams() -> None:
 
 def _run() -> None:
     """Run Typer, which leaves by SystemExit, also after Ctrl-C and a closed pipe."""
+    from indexer.terminal.console import out
+
+    app.rich_markup_mode = "rich" if out.width >= BOXED and not out.ascii_only else None
     try:
-        app(prog_name="p4r")
+        app(prog_name="p4r", terminal_width=out.width)
     except SystemExit as leaving:
         if leaving.code == 130:
             raise KeyboardInterrupt from None

@@ -43,7 +43,11 @@ def reason(
         typer.Option(metavar="FILE", help="Held-out interactions; they are never used."),
     ] = None,
     steps: Annotated[
-        str, typer.Option(help="Some of summaries,aspects,personas,alignments.")
+        str,
+        typer.Option(
+            help="One or more of summaries, aspects, personas, alignments, separated by commas.",
+            show_default="all",
+        ),
     ] = "summaries,aspects,personas,alignments",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")] = None,
     per_user: Annotated[int, typer.Option(min=1, help="Alignments for each user.")] = 3,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Group
-from rich.panel import Panel
 from rich.text import Text
 
 from indexer.artifacts.folder import ArtifactFolder
@@ -41,7 +39,7 @@ def print_dataset(stats: DatasetStats) -> None:
 def print_audit(sections: Sequence[Section], sampled: str, leak: str) -> None:
     """Print what `p4r audit` found: a table for each subject, and a leak before all else."""
     if leak:
-        out.print(Panel(Text(leak), border_style="bold red"), highlight=False)
+        out.card(Text(leak), border_style="bold red")
     for section in sections:
         out.print()
         out.say(section.title, style="bold underline")
@@ -79,10 +77,6 @@ def print_reasoned(folder: ArtifactFolder) -> None:
                     Text(f"{user}: {aspects.get((found.item_id, user), '')}", style="dim")
                     for user in one.evidence
                 ]
-                rationale = Text(one.preference_rationale, style="italic")
-                panel = Panel(
-                    Group(Text(one.description), rationale, *evidence),
-                    title=Text(one.name, style="bold cyan"),
-                    title_align="left",
-                )
-                out.print(panel, highlight=False)
+                name = Text(one.name, "bold cyan")
+                rationale = Text(one.preference_rationale, "italic")
+                out.card(name, Text(one.description), rationale, *evidence)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 
-from rich.console import Console, ConsoleDimensions
+from rich.cells import cell_len
+from rich.console import Console, ConsoleDimensions, Group
+from rich.panel import Panel
 from rich.style import StyleType
+from rich.text import Text
 
 from indexer.artifacts.lines import Refusals
+
+RULE = 6
+"""Columns for the rule beside a heading."""
 
 
 class Terminal(Console):
@@ -45,6 +51,18 @@ class Terminal(Console):
     def paragraph(self, text: str, style: StyleType | None = None) -> None:
         """Print a text to the letter, wrapped at the width of the terminal."""
         self.print(text, style=style, markup=False, highlight=False)
+
+    def heading(self, text: str) -> None:
+        """Print a text in the middle of a line, or as a paragraph where it does not fit."""
+        if cell_len(text) + RULE <= self.width:
+            self.rule(Text(text, style="bold"))
+        else:
+            self.paragraph(text, style="bold")
+
+    def card(self, title: Text, *lines: Text, border_style: StyleType = "none") -> None:
+        """Print a title and lines of text in a box; the title is wrapped as the lines are."""
+        box = Panel(Group(title, *lines), border_style=border_style)
+        self.print(box, highlight=False)
 
 
 def _locale() -> str:

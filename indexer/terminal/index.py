@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Group
-from rich.panel import Panel
 from rich.text import Text
 
 from indexer.terminal.console import err, out
@@ -54,14 +52,12 @@ def print_personas(item_id: str, personas: Sequence[StoredPersona]) -> None:
     if summary := first.fields.get("summary"):
         out.paragraph(str(summary), style="dim")
     for one in personas:
-        panel = Panel(
-            Group(Text(one.description), Text(one.preference_rationale, style="italic")),
-            title=Text(f"{one.persona_id}  {one.name}", style="bold cyan"),
-            subtitle=Text(f"evidence: {one.fields.get('evidence_count', 0)}", style="dim"),
-            title_align="left",
-            subtitle_align="right",
+        out.card(
+            Text(f"{one.persona_id}  {one.name}", "bold cyan"),
+            Text(one.description),
+            Text(one.preference_rationale, "italic"),
+            Text(f"evidence: {one.fields.get('evidence_count', 0)}", "dim"),
         )
-        out.print(panel, highlight=False)
 
 
 def print_published(version: str, location: str, report: Published | None = None) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 
-from rich.console import Group
 from rich.padding import Padding
-from rich.panel import Panel
 from rich.text import Text
 
 from indexer.terminal.console import out
 from indexer.terminal.tables import Column, Table, number
-from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking
+from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, StoredPersona
 
 REASONS_SHOWN = 3
 SHOWN = 5
@@ -43,7 +41,7 @@ def print_ranking(
     table.print()
     for item in ranking.items[:reasons]:
         if item.persona is not None:
-            out.print(_why(item, titles), highlight=False)
+            _print_why(item, item.persona, titles)
 
 
 def print_before_and_after(
@@ -82,7 +80,7 @@ def _indented(text: Text) -> None:
 def print_reader(user_id: str, history: Sequence[Interaction], *, personalized: bool) -> None:
     """Print who the ranking is for, and the history it comes from."""
     out.print()
-    out.rule(Text(user_id, style="bold"))
+    out.heading(user_id)
     if history:
         recent = "; ".join(one.title or one.item_id for one in history[:HISTORY_SHOWN])
         others = len(history) - HISTORY_SHOWN
@@ -113,15 +111,9 @@ def because(reasons: Sequence[Because]) -> str:
     )
 
 
-def _why(item: RankedItem, titles: Mapping[str, str]) -> Panel:
-    persona = item.persona
-    assert persona is not None  # noqa: S101 - the caller has looked
+def _print_why(item: RankedItem, persona: StoredPersona, titles: Mapping[str, str]) -> None:
     lines = [Text(persona.preference_rationale)]
     if item.because:
         lines.append(Text.assemble(("because of  ", "bold"), because(item.because)))
-    return Panel(
-        Group(*lines),
-        title=Text(f"{item.rank}. {title_of(item, titles)} - {persona.name}"),
-        title_align="left",
-        border_style="cyan",
-    )
+    title = Text(f"{item.rank}. {title_of(item, titles)} - {persona.name}", "bold cyan")
+    out.card(title, *lines, border_style="cyan")

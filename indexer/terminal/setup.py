@@ -43,10 +43,15 @@ def print_finding(finding: Finding) -> None:
 
 def print_check(report: CheckReport) -> None:
     """Print the count of each file, and on standard error each problem."""
+    folders = {one.path.parent for one in report.files}
+    in_one_folder = len(folders) == 1
+    if in_one_folder:
+        out.say(f"the folder {min(folders)}")
     table = Table("file", number("records"), number("broken"))
     for one in report.files:
         style = "bold red" if one.broken else ""
-        table.add(str(one.path), f"{one.records:,}", f"{one.broken:,}", style=style)
+        path = one.path.name if in_one_folder else str(one.path)
+        table.add(path, f"{one.records:,}", f"{one.broken:,}", style=style)
     table.print()
     print_counts("", report.notes)
     print_refusals(report.refusals)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from typer.main import get_command
 
 from indexer import cli
@@ -99,6 +100,28 @@ def test_help_shows_an_example(command: tuple[str, ...], flag: str, p4r: Run) ->
 def test_the_help_tells_the_exit_codes(p4r: Run) -> None:
     assert len(list(commands(get_command(cli.app)))) >= 7
     assert "Exit codes: 0 done, 1 something failed, 2 something in the input" in p4r("--help").out
+
+
+@pytest.mark.parametrize("columns", ["60", "79", "80"])
+@pytest.mark.parametrize("command", [(), ("reason",), ("prepare",), ("judge",)])
+def test_the_help_is_whole_at_any_width(columns: str, command: tuple[str, ...], p4r: Run) -> None:
+    options = set(re.findall(r"--[a-z-]+", p4r(*command, "--help").out))
+    shown = p4r(*command, "--help", COLUMNS=columns).out
+    assert all(cell_len(line) <= int(columns) for line in shown.splitlines())
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert options <= set(re.findall(r"--[a-z-]+", shown))
+    assert not re.search(r"\w\.\.\.", shown), "no summary is cut"
+
+
+def test_the_help_is_ascii_in_the_locale_c(p4r: Run) -> None:
+    assert p4r("reason", "--help", LC_ALL="C").out.isascii()
+    assert not p4r("reason", "--help", LC_ALL="C.UTF-8").out.isascii()
+
+
+def test_a_paragraph_of_help_is_wrapped_at_the_width_of_the_terminal(p4r: Run) -> None:
+    shown = p4r("reason", "--help", COLUMNS="80").out.splitlines()
+    start = next(at for at, line in enumerate(shown) if line.startswith(" DIR/ledger keeps"))
+    assert [len(line.strip()) > 60 for line in shown[start : start + 3]] == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,20 @@ def test_wild_texts_are_printed_to_the_letter(capsys: pytest.CaptureFixture[str]
     assert "100%" in printed
 
 
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_names_and_titles_that_do_not_fit_on_a_line_are_wrapped(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    long = " ".join(f"word{number}" for number in range(60))
+    items = (RankedItem(long, 1, 0.5, 0.5, persona(long), generator_rank=2),)
+    print_ranking(long, Ranking(items), {long: long}, [Interaction(long, 0, title=long)])
+    print_personas(long, [persona(long)])
+    printed = capsys.readouterr().out
+    for number in range(60):
+        assert printed.count(f"word{number}") >= 13, "nothing is cut"
+
+
 def test_a_user_without_a_history_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     print_ranking("u", Ranking((RankedItem("a", 1, None, generator_rank=1),), False), {})
     printed = capsys.readouterr().out
