@@ -136,6 +136,9 @@ class Engine(Protocol):
     def optimize(self) -> None:
         """See `PersonaIndex.optimize`."""
 
+    def purge(self) -> list[str]:
+        """See `PersonaIndex.purge`."""
+
     def stats(self) -> IndexStats:
         """Counts and settings, for people."""
 

@@ -185,6 +185,13 @@ class PersonaIndex:
         """Compact the stored points while the index is in use. A server does so by itself."""
         self.engine.optimize()
 
+    def purge(self) -> list[str]:
+        """Take what was deleted out of the files of the storage, while the index is in use.
+
+        Returns what remains there and until when, as sentences.
+        """
+        return self.engine.purge()
+
     # -- reading ------------------------------------------------------------------------------
 
     def get(self, item_id: str) -> list[StoredPersona]:

@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.users.records import Job, JobCounts, OtherVersion, StoredInteraction, StoredUser
@@ -99,6 +99,19 @@ class UserVectors(ABC):
     @abstractmethod
     def erase_elsewhere(self, user_id: str) -> None:
         """Delete all vectors of a user in all other versions."""
+
+
+class Storage(Protocol):
+    """What the three parts of an engine are stored in."""
+
+    def purge(self) -> list[str]:
+        """Take what was deleted out of the files too.
+
+        Returns what remains there and until when, as sentences.
+        """
+
+    def close(self) -> None:
+        """Release connections and files. Closing twice is fine."""
 
 
 class Jobs(ABC):

@@ -38,7 +38,7 @@ def open_store(
         SqliteVectors(database, made_with.fingerprint),
         SqliteJobs(database),
         history,
-        database.close,
+        database,
     )
 
 
@@ -51,12 +51,10 @@ def _on_server(
     from p4r_qdrant.users.qdrant.vectors import ServerVectors
 
     collections = Collections(settings, version, dimension)
-    vectors = ServerVectors(collections, settings)
-
-    def close() -> None:
-        vectors.close()
-        collections.connection.close()
-
     return UserStore(
-        ServerInteractions(collections), vectors, ServerJobs(collections), history, close
+        ServerInteractions(collections),
+        ServerVectors(collections),
+        ServerJobs(collections),
+        history,
+        collections,
     )

@@ -79,9 +79,21 @@ class Database:
         with self._lock, self._translated(), self._db:
             yield self._db
 
-    def empty_log(self) -> None:
-        """Move the write-ahead log into the file, so that it keeps nothing that was deleted."""
-        self.read("PRAGMA wal_checkpoint(TRUNCATE)")
+    def empty_log(self) -> bool:
+        """Move the write-ahead log into the file, so that it keeps nothing that was deleted.
+
+        Returns False if another connection still reads it.
+        """
+        [(is_busy, _, _)] = self.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        return not is_busy
+
+    def purge(self) -> list[str]:
+        """See `Storage`. The file is written anew, since a page may keep what it held before."""
+        with self._lock, self._translated():
+            self._db.execute("VACUUM")
+        if self.empty_log():
+            return []
+        return [f"{self._path}-wal holds it until the process that reads it now has ended"]
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

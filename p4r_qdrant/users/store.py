@@ -11,7 +11,7 @@ erasing a user reaches the jobs too.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from p4r_qdrant.encoder.salvage import encoded_where_possible
 from p4r_qdrant.encoder.user_vector import UserVector, user_vector
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.settings import HistorySettings
-from p4r_qdrant.users.contracts import Interactions, Jobs, UserVectors
+from p4r_qdrant.users.contracts import Interactions, Jobs, Storage, UserVectors
 from p4r_qdrant.users.records import Job, OtherVersion, StoredInteraction
 
 _log = logging.getLogger(__name__)
@@ -56,19 +56,26 @@ class UserStore:
         vectors: UserVectors,
         jobs: Jobs,
         history: HistorySettings,
-        close: Callable[[], None],
+        storage: Storage,
     ) -> None:
-        """`close` releases what the three parts of the engine hold."""
+        """`storage`: where the three parts of the engine store."""
         self.interactions = interactions
         self.vectors = vectors
         self.jobs = jobs
         self.length = history.length
         self.decay = history.decay
-        self._close = close
+        self._storage = storage
 
     def close(self) -> None:
         """Release what the engine holds. Closing twice is fine."""
-        self._close()
+        self._storage.close()
+
+    def purge(self) -> list[str]:
+        """Take what was erased out of the files of the storage too.
+
+        Returns what remains there and until when, as sentences.
+        """
+        return self._storage.purge()
 
     # -- interactions -------------------------------------------------------------------------
 

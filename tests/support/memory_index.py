@@ -117,6 +117,10 @@ class MemoryEngine:
     def optimize(self) -> None:
         pass
 
+    def purge(self) -> list[str]:
+        self._step("purge")
+        return []
+
     def upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
         self._step("upsert")
         for point in points:

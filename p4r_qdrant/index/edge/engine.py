@@ -36,9 +36,9 @@ from p4r_qdrant.index.edge.folder import (
     SPACE_TO_TIDY,
     EdgeFolder,
     Manifest,
-    optimize_shard,
 )
 from p4r_qdrant.index.edge.matrix import ScoreMatrix
+from p4r_qdrant.index.edge.shards import rebuild_shard
 from p4r_qdrant.index.engine import (
     BestPoints,
     IndexStats,
@@ -68,6 +68,7 @@ class EdgeEngine:
     ) -> None:
         """made_with: metadata of a new index, which is made if the folder holds none."""
         _check_settings(settings)
+        self._settings = settings
         self.max_personas = settings.max_personas
         self._folder = EdgeFolder(path)
         self.location = self._folder.location
@@ -145,32 +146,40 @@ class EdgeEngine:
     def optimize(self) -> None:
         """Compact the shard while other threads read and write.
 
-        Another process optimizes a copy. Items written meanwhile are written to the copy too,
-        which then replaces the old shard in one step.
+        Another process makes a new shard of the points in a copy, so that nothing of deleted ones
+        is in it. Items written meanwhile are written to it too; then it replaces the old shard in
+        one step.
         """
         with self._translated():
             with self._write_lock:
                 if self._touched is not None:
                     raise InputError(f"{self.location} is being optimized already")
-                current = self._folder.path / self._shard_name
-                copy = self._folder.next_shard()
-                twice = 2 * self._folder.shard_size(self._shard_name)  # a copy, rewritten
-                self._folder.check_space(SPACE_TO_GROW + twice)
+                copy, fresh = self._folder.next_shards(2)
+                # A copy, the new shard, and what it takes while it is optimized.
+                thrice = 3 * self._folder.shard_size(self._shard_name)
+                self._folder.check_space(SPACE_TO_GROW + thrice)
                 self._touched = set()
             try:
                 with self._write_lock:
                     self._shard.flush()
-                    shutil.copytree(current, copy)
-                optimize_shard(copy)
-                self._switch_to(copy)
+                    shutil.copytree(self._folder.path / self._shard_name, copy)
+                settings = self._settings.model_copy(update={"datatype": self.datatype})
+                rebuild_shard(copy, fresh, self.metadata.dimension, settings)
+                self._switch_to(fresh)
             finally:
                 with self._write_lock:
                     self._touched = None
-                    if self._shard_name != copy.name:
-                        shutil.rmtree(copy, ignore_errors=True)
+                    shutil.rmtree(copy, ignore_errors=True)
+                    if self._shard_name != fresh.name:
+                        shutil.rmtree(fresh, ignore_errors=True)
 
-    def _switch_to(self, copy: Path) -> None:
-        optimized = edge.EdgeShard.load(str(copy))
+    def purge(self) -> list[str]:
+        """See `Engine`."""
+        self.optimize()
+        return []
+
+    def _switch_to(self, fresh: Path) -> None:
+        optimized = edge.EdgeShard.load(str(fresh))
         with self._write_lock:
             if self._closed:
                 optimized.close()
@@ -184,9 +193,10 @@ class EdgeEngine:
                     optimized.update(edge.UpdateOperation.upsert_points([point]))
             optimized.flush()
             self._written = True
-            self._shard_name = copy.name
+            self._shard_name = fresh.name
             self.write_metadata(self.metadata)
             old, self._shard = self._shard, optimized
+            self._matrix = self._score_matrix().compacted()
         # A reader may be about to use the old shard. Closed before its last call ends, the old
         # shard would write its files again.
         deadline = time.monotonic() + 10

@@ -13,8 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -32,8 +30,8 @@ from p4r_qdrant.errors import (
     StorageFullError,
 )
 from p4r_qdrant.file_lock import take
-from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.edge.serving import SERVING, address_at
+from p4r_qdrant.index.edge.shards import create_shard
 from p4r_qdrant.index.edge.sums import SUMS, FileSums
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.settings import IndexSettings
@@ -149,17 +147,7 @@ class EdgeFolder:
             self.check_unused()
             for path in self._shards():  # a killed `create` left them
                 shutil.rmtree(path)
-            shard = edge.EdgeShard.create(
-                str(self.path / FIRST_SHARD), _shard_config(metadata.dimension, settings)
-            )
-            for field, kind in (
-                (names.ITEM_ID, edge.PayloadSchemaType.Keyword),
-                (names.POSITION, edge.PayloadSchemaType.Integer),
-                (names.UNSETTLED, edge.PayloadSchemaType.Integer),
-            ):
-                shard.update(edge.UpdateOperation.create_field_index(field, kind))
-            shard.flush()
-            shard.close()
+            create_shard(self.path / FIRST_SHARD, metadata.dimension, settings).close()
             self.write_manifest(manifest)
         return manifest
 
@@ -188,9 +176,10 @@ class EdgeFolder:
         files = (path for path in sorted((self.path / shard).rglob("*")) if path.is_file())
         self._sums.write([self.path / MANIFEST, *files], all_anew=all_anew)
 
-    def next_shard(self) -> Path:
-        """A path for a new shard."""
-        return self.path / f"shard-{1 + max(map(_number, self._shards()))}"
+    def next_shards(self, count: int) -> list[Path]:
+        """Paths for new shards."""
+        last = max(map(_number, self._shards()))
+        return [self.path / f"shard-{last + one}" for one in range(1, count + 1)]
 
     def remove_other_shards(self, kept: str) -> None:
         """Delete all shards but `kept`: those that a crash or a swap left."""
@@ -282,40 +271,6 @@ def failure(location: str, message: str) -> Exception:
     if "No space left" in message:
         return StorageFullError(f"{location} has no disk space left; free some, run again")
     return IndexUnavailableError(f"{location} failed: {' '.join(message.split())[:300]}")
-
-
-def optimize_shard(shard: Path) -> None:
-    """Optimize a shard that no process has open, in a process of its own: it holds the GIL."""
-    code = (
-        "import qdrant_edge, sys; "
-        "shard = qdrant_edge.EdgeShard.load(sys.argv[1]); shard.optimize(); shard.close()"
-    )
-    command = [sys.executable, "-c", code, str(shard)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise IndexUnavailableError(f"optimizing {shard} failed: {done.stderr.strip()[-300:]}")
-
-
-def _shard_config(dimension: int, settings: IndexSettings) -> edge.EdgeConfig:
-    datatype = {
-        "float32": edge.VectorStorageDatatype.Float32,
-        "float16": edge.VectorStorageDatatype.Float16,
-    }[settings.datatype]
-    return edge.EdgeConfig(
-        vectors=edge.EdgeVectorParams(
-            size=dimension,
-            distance=edge.Distance.Cosine,
-            memory=edge.Memory.Cold if settings.on_disk_vectors else edge.Memory.Cached,
-            datatype=datatype,
-        ),
-        hnsw_config=edge.HnswIndexConfig(
-            m=16 if settings.hnsw else 0,
-            ef_construct=100,
-            full_scan_threshold=10_000,
-            payload_m=0,
-        ),
-        payload_memory=edge.Memory.Cold if settings.on_disk_payload else edge.Memory.Cached,
-    )
 
 
 def _blocks(path: Path) -> int:

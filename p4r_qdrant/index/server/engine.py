@@ -32,7 +32,7 @@ from p4r_qdrant.index.engine import (
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point
-from p4r_qdrant.index.server import queries
+from p4r_qdrant.index.server import purging, queries
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.settings import IndexSettings, Settings
@@ -237,6 +237,10 @@ class ServerEngine:
 
     def optimize(self) -> None:
         """See `Engine`. The server does so by itself."""
+
+    def purge(self) -> list[str]:
+        """See `Engine`."""
+        return purging.purge([self._collection])
 
     def upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
         """See `Engine`. An item is split only where the server takes no request so large."""

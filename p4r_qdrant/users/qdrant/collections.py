@@ -16,6 +16,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.connection import Connection
+from p4r_qdrant.index.server.purging import purge
 from p4r_qdrant.settings import QdrantSettings, Settings
 from p4r_qdrant.users.records import OtherVersion
 
@@ -45,7 +46,8 @@ IS_VERSION = models.Filter(
 class Collections:
     """Names, connection, and the calls that interactions, vectors and jobs share.
 
-    `records` is the collection of interactions and jobs, `vectors` that of the version's vectors.
+    `records` is the collection of interactions and jobs, `vectors` that of the version's vectors,
+    `readable` the same for reranking.
     """
 
     def __init__(self, settings: Settings, version: str, dimension: int) -> None:
@@ -61,9 +63,23 @@ class Collections:
         try:
             self._make(dimension, settings)
             self._register()
+            self.readable = self._readable(settings)
         except BaseException:
             self.connection.close()
             raise
+
+    def _readable(self, settings: Settings) -> Collection:
+        """`vectors` over another connection: with the key and the deadline of a rerank."""
+        deadline_s = settings.service.deadline_ms / 1000
+        reading = settings.qdrant.model_copy(
+            update={
+                "api_key": settings.service.qdrant_read_key or settings.qdrant.api_key,
+                "timeout_s": min(settings.qdrant.timeout_s, deadline_s),
+            }
+        )
+        name = self.vectors.name
+        connection = Connection(reading, f"the collection {name!r} on {reading.url}")
+        return Collection(connection, name, reading.timeout_s)
 
     def _make(self, dimension: int, settings: Settings) -> None:
         wide = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
@@ -145,6 +161,18 @@ class Collections:
         """The other versions among registered ones."""
         found = ((one.payload["name"], one.payload["version"]) for one in points)
         return [OtherVersion(*one) for one in found if one[0] != self.vectors.name]
+
+    def purge(self) -> list[str]:
+        """See `Storage`. The vectors of all versions are among them."""
+        others = [
+            Collection(self.connection, name, self._settings.timeout_s) for name in self.elsewhere()
+        ]
+        return purge([self.records, self.vectors, *others])
+
+    def close(self) -> None:
+        """See `Storage`."""
+        self.connection.close()
+        self.readable.connection.close()
 
     def elsewhere(self) -> list[str]:
         """The collections of other versions' user vectors that exist now.

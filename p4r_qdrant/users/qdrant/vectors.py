@@ -19,11 +19,8 @@ from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.engine import StoredVector
-from p4r_qdrant.index.server.collection import Collection
-from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.index.server.queries import plain
 from p4r_qdrant.records import Interaction
-from p4r_qdrant.settings import Settings
 from p4r_qdrant.users.contracts import UserVectors
 from p4r_qdrant.users.qdrant.collections import Collections, equals, point_id
 from p4r_qdrant.users.qdrant.interactions import interaction_id
@@ -38,21 +35,11 @@ class ServerVectors(UserVectors):
 
     stores_users = True
 
-    def __init__(self, collections: Collections, settings: Settings) -> None:
+    def __init__(self, collections: Collections) -> None:
         self._collections = collections
         self._vectors = collections.vectors
         self._name = self._vectors.name
         self._cache = _Cache()
-        # Reads for reranking have its key and its deadline.
-        deadline_s = settings.service.deadline_ms / 1000
-        reading = settings.qdrant.model_copy(
-            update={
-                "api_key": settings.service.qdrant_read_key or settings.qdrant.api_key,
-                "timeout_s": min(settings.qdrant.timeout_s, deadline_s),
-            }
-        )
-        self._reading = Connection(reading, f"the collection {self._name!r} on {reading.url}")
-        self._readable = Collection(self._reading, self._name, reading.timeout_s)
 
     def attach(self, some: Sequence[StoredInteraction]) -> list[StoredInteraction]:
         """See `UserVectors`. What was read or written lately is not read again."""
@@ -119,7 +106,7 @@ class ServerVectors(UserVectors):
                 ids=[PointId(uuid=one) for one in some],
                 with_payload=Payload(enable=True),
             )
-            found += self._readable.ask("Get", message)
+            found += self._collections.readable.ask("Get", message)
         return found
 
     def erase(self, user_id: str) -> None:
@@ -137,10 +124,6 @@ class ServerVectors(UserVectors):
         """See `UserVectors`."""
         for name in self._collections.elsewhere():
             self._collections.delete_elsewhere(name, _of_user(user_id))
-
-    def close(self) -> None:
-        """Close the connection for reading. Closing twice is fine."""
-        self._reading.close()
 
 
 class _Cache:

@@ -28,7 +28,7 @@ from p4r_qdrant.errors import (
 )
 from p4r_qdrant.index import replacing
 from p4r_qdrant.index.edge import engine
-from p4r_qdrant.index.edge import folder as folder_module
+from p4r_qdrant.index.edge import shards as shards_module
 from p4r_qdrant.index.edge.matrix import FIRST_ROWS, ScoreMatrix
 from tests.support.background import in_background
 from tests.support.edge_process import ITEMS, vectors_of, version
@@ -331,14 +331,14 @@ def test_one_optimizer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with opened(embedded(tmp_path / "index")) as index:
         index.load(Catalogue({f"i{n}": rows(n, 3) for n in range(50)}).rows())
         begun, go = threading.Event(), threading.Event()
-        optimize = folder_module.optimize_shard
+        rebuild = shards_module.rebuild_shard
 
-        def slow(folder: Path) -> None:
+        def slow(*args: Any) -> None:
             begun.set()
             assert go.wait(30)
-            optimize(folder)
+            rebuild(*args)
 
-        monkeypatch.setattr(engine, "optimize_shard", slow)
+        monkeypatch.setattr(engine, "rebuild_shard", slow)
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(index.optimize)
             assert begun.wait(30)
@@ -379,13 +379,13 @@ def test_closing_while_optimizing_releases_the_folder(
     catalogue = Catalogue({f"i{n}": rows(n, 3) for n in range(50)})
     index = opened(embedded(folder))
     index.load(catalogue.rows())
-    optimize = folder_module.optimize_shard
+    rebuild = shards_module.rebuild_shard
 
-    def closes(copy: Path) -> None:
-        optimize(copy)
+    def closes(*args: Any) -> None:
+        rebuild(*args)
         index.close()
 
-    monkeypatch.setattr(engine, "optimize_shard", closes)
+    monkeypatch.setattr(engine, "rebuild_shard", closes)
     index.optimize()
     with open_index(embedded(folder)) as again:
         assert_congruent(again, catalogue, USERS, [list(catalogue.vectors)] * 3)
