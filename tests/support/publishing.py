@@ -2,7 +2,10 @@
 
 import json
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,12 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.indexing.items import Source
 from indexer.indexing.publish import Published, PublishOptions, publish
-from p4r_qdrant import Encoder, Interaction, Ranking, Settings, texts
+from p4r_qdrant import Encoder, Interaction, PersonaReranker, Ranking, Settings, open_index, texts
+from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.records import ItemPersonas
 from tests.support.hash_encoder import HashEncoder
-from tests.support.oracle import Catalogue, brute_force
+from tests.support.oracle import Catalogue, assert_congruent, brute_force
 
 TEXT = "salt orchard ships bridge bread leek map river lamp storm quiet pan theodolite chain"
 WORDS = TEXT.split()
@@ -133,3 +137,54 @@ class Truths:
             slot = int(re.sub(r".*_P", "", one.persona.persona_id))
             assert abs(scores[one.item_id][slot] - (one.score or 0)) < 2e-6, "another persona"
             assert one.because
+
+
+def check_whole(settings: Settings, folder: Path, encoder: Encoder) -> None:
+    """What is live is what the artifacts and the encoder say; every item is whole."""
+    catalogue = truth(folder, encoder)
+    with open_index(settings, encoder=encoder) as index:
+        users = encoder.encode_texts(["salt and ships", "a quiet river"])
+        assert_congruent(index, catalogue, users, [[*catalogue.vectors, "missing"]] * 2)
+        assert set(index.item_ids()) == set(catalogue.vectors)
+        assert index.hashes(list(catalogue.vectors)).keys() == catalogue.vectors.keys()
+        assert index.stats().personas == sum(map(len, catalogue.vectors.values()))
+        assert index.repair() == 0
+
+
+def refreshing(settings: Settings, every_s: float) -> Settings:
+    return settings.model_copy(
+        update={"qdrant": settings.qdrant.model_copy(update={"refresh_s": every_s})}
+    )
+
+
+def by_fingerprint(*encoders: Encoder) -> Callable[[IndexMetadata], Encoder]:
+    known = {one.fingerprint: one for one in encoders}
+    return lambda made_with: known[made_with.fingerprint]
+
+
+@contextmanager
+def hammered(
+    reranker: PersonaReranker, truths: Truths, threads: int = 3
+) -> Iterator[dict[str, int]]:
+    """Reranks without a pause; yields how often each encoder has answered.
+
+    Every answer is checked; the first thing that was wrong is raised at the end.
+    """
+    answered = dict.fromkeys(truths.scores, 0)
+    over = threading.Event()
+
+    def hammer(turn: int) -> None:
+        while not over.is_set():
+            turn = (turn + 1) % len(truths.histories)
+            ranking = reranker.rerank(truths.histories[turn], truths.item_ids, explain=3)
+            truths.check(turn, ranking)
+            answered[ranking.fingerprint] += 1
+
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(hammer, turn) for turn in range(threads)]
+        try:
+            yield answered
+        finally:
+            over.set()
+            for future in futures:
+                future.result()

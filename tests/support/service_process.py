@@ -11,10 +11,11 @@ from typing import Any
 
 import httpx2
 
+from p4r_qdrant import Settings
 from tests.support import warm
 from tests.support.paths import ROOT
 from tests.support.polling import wait_until
-from tests.support.serving import AS_READER, CATALOGUE
+from tests.support.serving import ADMIN, AS_READER, CATALOGUE
 
 P4R_WITHOUT_MODEL = [sys.executable, "-m", "tests.support.cli_without_model"]
 
@@ -37,6 +38,20 @@ def served(
     finally:
         process.kill()
         process.communicate()
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The settings of an index as variables for a process of its own."""
+    own = settings.qdrant
+    values = {
+        "P4R_QDRANT__URL": own.url,
+        "P4R_QDRANT__GRPC_PORT": own.grpc_port,
+        "P4R_QDRANT__API_KEY": own.api_key.get_secret_value() if own.api_key else None,
+        "P4R_QDRANT__COLLECTION": own.collection,
+        "P4R_QDRANT__PATH": own.path,
+        "P4R_SERVICE__ADMIN_KEY": ADMIN,
+    }
+    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def address_of(process: subprocess.Popen[str]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from tests.support.paths import ROOT
 
 MODULES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
-OF_TESTS = re.compile(r"\btests\.(unit|integration|end_to_end|conftest)\b")
+OF_TESTS = re.compile(r"\btests\.(unit|integration|end_to_end|chaos|conftest)\b")
 CLOCKS = {"monotonic", "perf_counter", "process_time", "time"}
 
 

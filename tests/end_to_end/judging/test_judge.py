@@ -2,13 +2,10 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +21,6 @@ from indexer.judging.comparing import Study
 from indexer.judging.explanations import ExplanationStudy
 from indexer.judging.personas import PersonaStudy
 from indexer.reasoning import sanitizing as material
-from tests.support import warm
 from tests.support.environment import clear_settings
 from tests.support.injections import VERDICT_ORDERS
 from tests.support.jsonl import read
@@ -367,40 +363,6 @@ def test_answers_that_cannot_be_used_are_asked_again_and_then_wrong(
 
 
 # --- money and interruptions -------------------------------------------------------------------
-
-
-def test_killed_it_pays_for_nothing_twice(
-    llm: ScriptedLLM, study: Study, explanations: Path, p4r_judge: Judge, tmp_path: Path
-) -> None:
-    """kill -9 among the controls and among the comparisons."""
-    slow = judge(knowing(study, longer))
-    llm.script = lambda call: slow(call).slowly(0.02)
-    ledger = tmp_path / "judged" / "ledger" / "judgments.jsonl"
-    settings = {"P4R_LLM__BASE_URL": llm.url, "P4R_LLM__CONCURRENCY": "2"}
-    kills = 0
-    for answers in (20, 125):
-        process = warm.Popen(
-            [*P4R, *command_of("explanations"), "--explanations", str(explanations)],
-            env={"PATH": os.environ["PATH"]} | settings,
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while not ledger.exists() or ledger.read_bytes().count(b"\n") < answers:
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    done = p4r_judge()
-    assert done.returncode == 0, done.stderr
-    again = Counter(call.user for call in llm.calls)
-    assert len(again) == READERS * 7
-    assert sum(again.values()) - len(again) <= 2 * kills, "calls under way alone are lost"
-    first_results = results(tmp_path)
-    shutil.rmtree(tmp_path / "judged")
-    assert p4r_judge().returncode == 0
-    assert results(tmp_path) == first_results
 
 
 def test_a_larger_sample_keeps_what_is_known(

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ from tests.support.hash_encoder import HashEncoder
 from tests.support.jsonl import read
 from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP, ROOT
-from tests.support.polling import wait_until
 from tests.support.progress import RecordedProgress
 
 MADE = ("summaries", "aspects", "personas")
@@ -337,44 +335,6 @@ def started(folder: Path, llm: ScriptedLLM, *options: str) -> subprocess.Popen[b
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-
-
-def asked_for(llm: ScriptedLLM, count: int) -> bool:
-    return len(llm.calls) >= count
-
-
-def test_killed_three_times_it_pays_once_and_ends_in_the_same_state(
-    tmp_path: Path, shop: Shop, llm: ScriptedLLM
-) -> None:
-    shop.add(ALL)  # undisturbed
-    llm.calls.clear()
-    llm.script = lambda call: obliging(call).slowly(0.05)
-    for kill in range(1, 4):
-        with started(tmp_path, llm) as process:
-            assert process.stdin is not None
-            process.stdin.write(b"".join(ALL))  # the whole input is given again each time
-            process.stdin.close()
-            wait_until(partial(asked_for, llm, 6 * kill))
-            process.kill()
-    done = started(tmp_path, llm)
-    out, errors = done.communicate(b"")  # and the last time not at all
-    assert done.returncode == 0, errors.decode()
-    assert {line.split()[0] for line in out.decode().splitlines()} <= KNOWN
-    repeated = sum(count - 1 for count in asked(llm).values())
-    assert repeated <= 3 * 2, "more was asked twice than what was on its way at the three kills"
-    other = Shop(tmp_path / "out", llm)
-    assert other.artifacts() == shop.artifacts()
-    settings = embedded(tmp_path / "p4r-index")
-    with opened_as_hash(settings) as index:
-        names = {item[0].item_id: [one.name for one in item] for item in index.items()}
-    assert names == shop.indexed()
-
-
-def opened_as_hash(settings: Any) -> Any:
-    from p4r_qdrant import open_index
-
-    encoder = HashEncoder()
-    return open_index(settings, dimension=encoder.dimension, fingerprint=encoder.fingerprint)
 
 
 def test_a_growing_file_is_followed_until_ctrl_c(tmp_path: Path, llm: ScriptedLLM) -> None:

@@ -8,9 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +43,19 @@ from tests.support.edge_runner import process
 from tests.support.engines import embedded, on_server, opened
 from tests.support.hash_encoder import HashEncoder
 from tests.support.messages import sentence
-from tests.support.oracle import Catalogue, assert_congruent
+from tests.support.oracle import Catalogue
 from tests.support.paths import ROOT
 from tests.support.polling import wait_until
-from tests.support.publishing import Truths, catalogue_at, live, run, truth
+from tests.support.publishing import (
+    Truths,
+    by_fingerprint,
+    catalogue_at,
+    hammered,
+    live,
+    refreshing,
+    run,
+    truth,
+)
 
 PUBLISHES = 10
 
@@ -56,45 +63,6 @@ PUBLISHES = 10
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return catalogue_at(tmp_path / "catalogue")
-
-
-def refreshing(settings: Settings, every_s: float) -> Settings:
-    return settings.model_copy(
-        update={"qdrant": settings.qdrant.model_copy(update={"refresh_s": every_s})}
-    )
-
-
-def by_fingerprint(*encoders: Encoder) -> Callable[[IndexMetadata], Encoder]:
-    known = {one.fingerprint: one for one in encoders}
-    return lambda made_with: known[made_with.fingerprint]
-
-
-@contextmanager
-def hammered(
-    reranker: PersonaReranker, truths: Truths, threads: int = 3
-) -> Iterator[dict[str, int]]:
-    """Reranks without a pause; yields how often each encoder has answered.
-
-    Every answer is checked; the first thing that was wrong is raised at the end.
-    """
-    answered = dict.fromkeys(truths.scores, 0)
-    over = threading.Event()
-
-    def hammer(turn: int) -> None:
-        while not over.is_set():
-            turn = (turn + 1) % len(truths.histories)
-            ranking = reranker.rerank(truths.histories[turn], truths.item_ids, explain=3)
-            truths.check(turn, ranking)
-            answered[ranking.fingerprint] += 1
-
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(hammer, turn) for turn in range(threads)]
-        try:
-            yield answered
-        finally:
-            over.set()
-            for future in futures:
-                future.result()
 
 
 def test_ten_publishes_under_load(index_settings: Settings, folder: Path) -> None:
@@ -176,16 +144,10 @@ def test_killed_while_the_live_version_is_brought_up_to_date(
 
 
 def check_live(settings: Settings, folder: Path, encoder: Encoder) -> None:
-    """What is live is what the artifacts and the encoder say, whole and settled."""
-    catalogue = truth(folder, encoder)
+    """What is live is what the artifacts and the encoder say, and was published."""
+    publishing.check_whole(settings, folder, encoder)
     with open_index(settings, encoder=encoder) as index:
-        users = encoder.encode_texts(["salt and ships", "a quiet river"])
-        assert_congruent(index, catalogue, users, [[*catalogue.vectors, "missing"]] * 2)
-        assert set(index.item_ids()) == set(catalogue.vectors)
-        assert index.hashes(list(catalogue.vectors)).keys() == catalogue.vectors.keys()
-        assert index.stats().personas == sum(map(len, catalogue.vectors.values()))
         assert index.metadata.published_at
-        assert index.repair() == 0
 
 
 def test_what_did_not_change_is_not_encoded(index_settings: Settings, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import random
 import subprocess
 import threading
 import time
@@ -19,13 +18,13 @@ import pytest
 from devtools.qdrant_process import PrivateQdrant
 from devtools.scripted_llm import ScriptedLLM
 from p4r_qdrant import Settings
-from tests.support.engines import on_server
+from tests.support.campaign import Attempt, Campaign
+from tests.support.engines import NewIndex, on_server
 from tests.support.obliging_llm import obliging
 from tests.support.polling import wait_until
-from tests.support.service_process import address_of, wait_until_ready
+from tests.support.service_process import address_of, environment_of, wait_until_ready
 from tests.support.service_process import served as started
 from tests.support.serving import (
-    ADMIN,
     AS_ADMIN,
     CATALOGUE,
     history,
@@ -36,27 +35,13 @@ from tests.support.serving import (
 )
 
 ALL = list(CATALOGUE)
-KILLS = 3
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """What a service in a process of its own has to be told."""
-    own = settings.qdrant
-    told = {
-        "P4R_QDRANT__URL": own.url,
-        "P4R_QDRANT__GRPC_PORT": own.grpc_port,
-        "P4R_QDRANT__API_KEY": own.api_key.get_secret_value() if own.api_key else None,
-        "P4R_QDRANT__COLLECTION": own.collection,
-        "P4R_QDRANT__PATH": own.path,
-        "P4R_SERVICE__ADMIN_KEY": ADMIN,
-    }
-    return {name: str(value) for name, value in told.items() if value is not None}
+KILLS = 2
 
 
 @contextmanager
 def served(folder: Path, settings: Settings, **more: str) -> Iterator[tuple[str, Any]]:
     """A service, ready, that is killed (kill -9) at the end."""
-    with started(folder, "--port", "0", **environment(settings), **more) as process:
+    with started(folder, "--port", "0", **environment_of(settings), **more) as process:
         address = address_of(process)
         # What it says from now on must go somewhere, or it would wait.
         threading.Thread(target=lambda: list(process.stderr or ()), daemon=True).start()
@@ -131,30 +116,46 @@ class Acknowledged:
 
 
 def test_a_service_that_is_killed_loses_nothing_it_acknowledged(
-    index_settings: Settings, tmp_path: Path
+    campaign: Campaign, new_index: NewIndex, tmp_path: Path
 ) -> None:
-    make_index(index_settings)
-    written = Acknowledged()
-    for kill in range(KILLS):
-        with served(tmp_path, index_settings) as (address, process):
-            written.check(address)
-            with ThreadPoolExecutor(1) as pool:
-                # One writer: of two at once nobody could say which write of an item came last.
-                writing = pool.submit(written.write, address)
-                before = len(written.jobs)
-                wait_until(lambda: len(written.jobs) > before + 3, 60)  # noqa: B023
-                time.sleep(random.Random(kill).random() / 5)
-                process.kill()
-                writing.result()
-    assert written.refused == []
-    with served(tmp_path, index_settings) as (address, _):
-        written.check(address)
+    scenario = campaign(f"p4r serve, {new_index.engine}: kill -9 under writes", "the next start")
+    for attempt in scenario.attempts(1):
+        settings = new_index(attempt.number)
+        with attempt:
+            make_index(settings)
+            written = Acknowledged()
+            for _ in range(KILLS):
+                with served(tmp_path, settings) as (address, process):
+                    written.check(address)
+                    with ThreadPoolExecutor(1) as pool:
+                        # One writer: of two, nobody could say which write of an item came last.
+                        writing = pool.submit(written.write, address)
+                        before = len(written.jobs)
+                        wait_until(lambda: len(written.jobs) > before + 3, 60)  # noqa: B023
+                        time.sleep(attempt.random.random() / 5)
+                        process.kill()
+                        attempt.killed()
+                        writing.result()
+            assert written.refused == []
+            with attempt.timed(), served(tmp_path, settings) as (address, _):
+                written.check(address)
 
 
-def test_a_qdrant_that_is_killed_under_load(private_qdrant: PrivateQdrant, tmp_path: Path) -> None:
+def test_a_qdrant_that_is_killed_under_load(
+    campaign: Campaign, private_qdrant: PrivateQdrant, tmp_path: Path
+) -> None:
     """None hang, none lie, and it is back to normal by itself."""
+    scenario = campaign("Qdrant: kill -9 under a service", "until all is normal again")
     private_qdrant.start()
-    settings = on_server(private_qdrant.server, "personas")
+    for attempt in scenario.attempts(1):
+        settings = on_server(private_qdrant.server, f"personas-{attempt.number}")
+        with attempt:
+            under_load(attempt, private_qdrant, settings, tmp_path)
+
+
+def under_load(
+    attempt: Attempt, private_qdrant: PrivateQdrant, settings: Settings, tmp_path: Path
+) -> None:
     make_index(settings)
     answers: list[str] = []
     over = threading.Event()
@@ -196,12 +197,15 @@ def test_a_qdrant_that_is_killed_under_load(private_qdrant: PrivateQdrant, tmp_p
         work = [pool.submit(ask, address, user) for user in users] + [pool.submit(write, address)]
         try:
             wait_until(lambda: len(answers) > 20, 60)
+            time.sleep(attempt.random.random())
             private_qdrant.kill()
+            attempt.killed()
             since = len(answers)
             wait_until(lambda: any(why != "ok" for why in answers[since:]), 30)
-            time.sleep(1)
-            private_qdrant.start()
-            wait_until(lambda: answers[-20:] == ["ok"] * 20, 60)
+            time.sleep(attempt.random.random())
+            with attempt.timed():
+                private_qdrant.start()
+                wait_until(lambda: answers[-20:] == ["ok"] * 20, 60)
             acknowledged = len(written.jobs)
             wait_until(lambda: len(written.jobs) > acknowledged, 60)
             refused = len(written.refused)  # one may have waited since before
@@ -216,14 +220,23 @@ def test_a_qdrant_that_is_killed_under_load(private_qdrant: PrivateQdrant, tmp_p
 
 
 def test_a_worker_that_is_killed_does_everything_and_pays_once(
-    private_qdrant: PrivateQdrant, tmp_path: Path
+    campaign: Campaign, private_qdrant: PrivateQdrant, tmp_path: Path
 ) -> None:
+    scenario = campaign("p4r work: kill -9", "the run after the last kill")
     private_qdrant.start()
-    settings = on_server(private_qdrant.server, "personas")
-    make_index(settings)
+    for attempt in scenario.attempts(1):
+        settings = on_server(private_qdrant.server, f"personas-{attempt.number}")
+        folder = tmp_path / str(attempt.number)
+        folder.mkdir()
+        make_index(settings)
+        with attempt:
+            worked(attempt, settings, folder)
+
+
+def worked(attempt: Attempt, settings: Settings, tmp_path: Path) -> None:
     work = ("--artifacts", "artifacts", "--domain", "books")
     with ScriptedLLM(lambda call: obliging(call).slowly(0.1)) as llm:
-        told = environment(settings) | {
+        told = environment_of(settings) | {
             "P4R_LLM__BASE_URL": llm.url,
             "P4R_LLM__CONCURRENCY": "1",  # one call, and no more, is on its way at a kill
         }
@@ -256,8 +269,10 @@ def test_a_worker_that_is_killed_does_everything_and_pays_once(
                 with worker() as process:
                     before = len(llm.calls)
                     wait_until(lambda: len(llm.calls) >= before + 6, 60)  # noqa: B023
+                    time.sleep(attempt.random.random() / 5)
                     process.kill()
-            with worker("--once") as process:
+                    attempt.killed()
+            with attempt.timed(), worker("--once") as process:
                 _, errors = process.communicate(timeout=120)
                 assert process.returncode == 0, errors
             assert client.get("/v1/jobs").json()["waiting"] == 0

@@ -1,0 +1,48 @@
+"""`p4r erase`, killed at random moments: it ends in the same files, and names the same items."""
+
+import shutil
+from pathlib import Path
+
+from indexer.ledger import Ledger, request_key
+from tests.support.campaign import Campaign
+from tests.support.jsonl import read
+from tests.support.killing import Command, files
+from tests.support.paths import BOOKSHOP
+
+KILLS = 3
+STEPS = ("summaries", "aspects", "personas", "alignments")
+USER = "maren-o"
+ERASE = Command(("erase", USER, "--artifacts", "books"))
+
+
+def make(folder: Path) -> None:
+    """The bookshop, with a ledger that has an answer for each of its lines."""
+    shutil.copytree(BOOKSHOP, folder / "books")
+    with Ledger(folder / "books" / "ledger") as ledger:
+        for step in STEPS:
+            for number, one in enumerate(read(BOOKSHOP / f"{step}.jsonl")):
+                about = {name: one[name] for name in ("item_id", "user_id") if name in one}
+                key = request_key(template=step, content=number, model="m")
+                ledger.put(step, key, {"about": about, "answer": one})
+
+
+def test_killed_and_run_again(campaign: Campaign, tmp_path: Path) -> None:
+    made, whole = tmp_path / "made", tmp_path / "whole"
+    made.mkdir()
+    make(made)
+    shutil.copytree(made, whole)
+    done = ERASE.succeed(whole)
+    assert done.out
+    scenario = campaign("p4r erase: kill -9", "the run after the last kill")
+    for attempt in scenario.attempts(2):
+        folder = tmp_path / str(attempt.number)
+        shutil.copytree(made, folder)
+        with attempt:
+            named = [ERASE.killed(folder, attempt, done.steps).out for _ in range(KILLS)]
+            with attempt.timed():
+                last = ERASE.run(folder)
+            if last.code:  # a killed run was done, and had said so
+                assert f"user {USER!r} is in no file" in last.sentence
+            assert done.out in [*named, last.out], "the items to reason on again are lost"
+            assert files(folder, "*") == files(whole, "*")
+            assert USER.encode() not in b"".join(files(folder, "*").values())
