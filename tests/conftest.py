@@ -87,6 +87,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """pytest-xdist: fork the workers from the process that has imported the slow libraries."""
+    python = config.stash[RUN].folder / "python"
+    warm.install(python)
+    for spec in specs:
+        spec.python = f"/bin/sh {python}"
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """pytest-xdist: tell a worker what it shares with the others."""
     run = node.config.stash[RUN]

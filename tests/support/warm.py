@@ -115,11 +115,15 @@ class Popen(subprocess.Popen[Any]):
 
 
 def install_p4r(folder: Path) -> None:
-    """Put a `p4r` for shell scripts into a folder; SIGTERM ends it and what it has started."""
-    path = folder / "p4r"
-    shared = shlex.join([str(Shared.folder), str(Shared.owner)])
-    python = f'PYTHONPATH={shlex.quote(str(ROOT))} "{sys.executable}" -m tests.support.warm'
-    path.write_text(f'#!/bin/sh\nGIVEN="$PYTHONPATH" exec env {python} {shared} "$@"\n')
+    """Put a `p4r` for shell scripts into a folder."""
+    install(folder / "p4r", "-c", "from indexer.cli import main; main()")
+
+
+def install(path: Path, *options: str) -> None:
+    """Write a program that is Python with these options; SIGTERM ends it and what it has started."""
+    program = [sys.executable, "-m", "tests.support.warm", str(Shared.folder), str(Shared.owner)]
+    command = f"PYTHONPATH={shlex.quote(str(ROOT))} {shlex.join([*program, *options])}"
+    path.write_text(f'#!/bin/sh\nGIVEN="$PYTHONPATH" exec env {command} "$@"\n')
     path.chmod(0o755)
 
 
@@ -139,11 +143,10 @@ def run(
     return done
 
 
-if __name__ == "__main__":  # python -m tests.support.warm FOLDER OWNER ARGUMENTS-OF-P4R
+if __name__ == "__main__":  # python -m tests.support.warm FOLDER OWNER ARGUMENTS-OF-PYTHON
     Shared.folder, Shared.owner = Path(sys.argv[1]), int(sys.argv[2])
-    program = [sys.executable, "-c", "from indexer.cli import main; main()", *sys.argv[3:]]
     own = dict(os.environ)
     own["PYTHONPATH"] = own.pop("GIVEN")
-    process = Popen(program, env=own)
+    process = Popen([sys.executable, *sys.argv[3:]], env=own)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     sys.exit(process.wait())
