@@ -120,7 +120,7 @@ def install_p4r(folder: Path) -> None:
 
 
 def install(path: Path, *options: str) -> None:
-    """Write a program that is Python with these options; SIGTERM ends it and what it has started."""
+    """Write a program: Python with these options. SIGTERM ends it and what it has started."""
     program = [sys.executable, "-m", "tests.support.warm", str(Shared.folder), str(Shared.owner)]
     command = f"PYTHONPATH={shlex.quote(str(ROOT))} {shlex.join([*program, *options])}"
     path.write_text(f'#!/bin/sh\nGIVEN="$PYTHONPATH" exec env {command} "$@"\n')
