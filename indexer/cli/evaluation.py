@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from indexer.cli.outputs import EVALUATION, Force, check_output, new_file
 from indexer.cli.shared import JsonCommand, JsonFile, exit_for
 from p4r_qdrant.errors import InputError
+
+if TYPE_CHECKING:
+    from indexer.artifacts.lines import Refusals
+    from indexer.collaborative.hypothetical import PersonaVectors
 
 group = typer.Typer()
 
@@ -28,8 +32,12 @@ def candidates(
         typer.Option(metavar="FILE", help="The lists; their provenance is written beside them."),
     ],
     model: Annotated[
-        str, typer.Option(help="bpr, lightgcn, itemknn, ease or popularity.")
+        str, typer.Option(help="bpr, lightgcn, itemknn, ease, popularity or personas-ease.")
     ] = "ease",
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="personas-ease: the folder with the personas."),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Items in a list.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of bpr and lightgcn.")] = 0,
     force: Force = False,
@@ -37,21 +45,28 @@ def candidates(
     """Generate first-stage candidates with a classic recommender.
 
     It is fitted to training interactions, tuned on validation items, and never sees a test item.
-    Items that a user has in training are left out; scores are kept.
+    Items that a user has in training are left out; scores are kept. personas-ease takes each
+    persona for one more user, whose taste for every item is known; it needs --artifacts.
     """
     from indexer.artifacts.lines import Refusals
-    from indexer.evaluation.candidates import ListOptions, provenance_path, write_candidates
+    from indexer.evaluation.candidates import (
+        ListInputs,
+        ListOptions,
+        provenance_path,
+        write_candidates,
+    )
     from indexer.terminal.console import out
     from indexer.terminal.progress import ProgressBar
 
     provenance = provenance_path(output)
     mine = provenance.exists()
     for path in (output, provenance):
-        check_output(path, [reviews, splits], force=force or mine)
+        check_output(path, [reviews, splits, artifacts], force=force or mine)
     refusals = Refusals()
+    personas = _hypothetical_users(model, artifacts, refusals)
     with ProgressBar() as bar:
-        options = ListOptions(model, top, seed)
-        made = write_candidates(reviews, splits, output, refusals, options, bar)
+        inputs = ListInputs(reviews, splits, personas)
+        made = write_candidates(inputs, output, ListOptions(model, top, seed), refusals, bar)
     chosen = ", ".join(f"{name} {value}" for name, value in made.settings.items()) or "no settings"
     best = max(one["value"] for one in made.tried)
     out.say(
@@ -59,6 +74,32 @@ def candidates(
         f"{len(made.tried)}): {output}, {provenance.name}",
     )
     exit_for(refusals)
+
+
+def _hypothetical_users(
+    model: str, artifacts: Path | None, refusals: Refusals
+) -> PersonaVectors | None:
+    """The personas that a generator needs, encoded; None where it needs none."""
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.collaborative.encoding import encoded_personas
+    from indexer.evaluation.generators.base import PERSONAS_EASE, check_generator
+    from indexer.terminal.progress import ProgressBar, loading
+    from p4r_qdrant.encoder.loading import load_encoder
+    from p4r_qdrant.settings import Settings
+
+    check_generator(model)
+    if model != PERSONAS_EASE:
+        if artifacts is not None:
+            raise InputError(f"the generator {model} reads no personas; leave --artifacts out")
+        return None
+    if artifacts is None:
+        raise InputError(f"the generator {model} needs personas; name their folder, --artifacts")
+    folder = ArtifactFolder(artifacts)
+    folder.personas()  # before the encoder is loaded
+    with loading("the encoder"):
+        encoder = load_encoder(Settings.load().encoder)
+    with ProgressBar() as bar:
+        return encoded_personas(folder, encoder, refusals, bar)
 
 
 @group.command(

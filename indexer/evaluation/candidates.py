@@ -8,14 +8,24 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.opening import opened
 from indexer.artifacts.writing import written_whole
-from indexer.evaluation.generators.base import Fitted, Floats, generator_named, matrix
+from indexer.collaborative.hypothetical import PersonaVectors
+from indexer.evaluation.generators.base import (
+    PERSONAS_EASE,
+    Fitted,
+    Floats,
+    Generator,
+    check_generator,
+    generator_named,
+    matrix,
+)
+from indexer.evaluation.generators.personas_ease import PersonasEase
 from indexer.evaluation.interactions import Indexes, Interactions, read_interactions
 from indexer.evaluation.truth import read_truth
 from indexer.evaluation.versions import installed_versions
@@ -23,12 +33,18 @@ from indexer.metrics import Ranks, ndcg
 from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import InputError
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
 USERS_AT_ONCE = 256
 TUNED_BY = "NDCG@10 on validation items"
 _PACKAGES = ("numpy", "scipy", "implicit", "torch", "torch-geometric")
+
+
+@dataclass(frozen=True, slots=True)
+class ListInputs:
+    """What lists are made from. personas: for the generator personas-ease, and only for it."""
+
+    reviews: Path
+    splits: Path
+    personas: PersonaVectors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +61,8 @@ class Provenance:
     """How a file of lists came about; written beside it, and read by the leak checks.
 
     training: hash of the interactions it was fitted to. tuned_on: hash of the validation pairs.
-    lists: hash of the file. tried: every setting with its value of `tuned_by`.
+    lists: hash of the file. tried: every setting with its value of `tuned_by`. personas: hash of
+    the personas' vectors, where they are hypothetical users.
     """
 
     model: str
@@ -61,6 +78,7 @@ class Provenance:
     tuned_by: str
     tried: list[dict[str, Any]]
     versions: dict[str, str]
+    personas: str = ""
 
 
 def provenance_path(candidates: Path) -> Path:
@@ -89,11 +107,10 @@ def lists_hash(path: Path) -> str:
 
 
 def write_candidates(
-    reviews: Path,
-    splits: Path,
+    inputs: ListInputs,
     output: Path,
-    refusals: Refusals,
     options: ListOptions,
+    refusals: Refusals,
     progress: Progress = SILENT,
 ) -> Provenance:
     """Write a list for each user of the splits who has a training interaction.
@@ -101,28 +118,33 @@ def write_candidates(
     Fitted to training interactions only, tuned on validation items; an item that the user has in
     training is left out, scores are kept. The same input and seed give the same file.
 
-    Raises InputError where no split has a validation item or nothing is left to train on,
+    Raises InputError where no split has a validation item, nothing is left to train on, or
+    personas are missing,
     MissingExtraError where the generator's package is not installed.
     """
     if str(output) == "-":
         raise InputError("lists go into a file, for their provenance is written beside it")
-    generator = generator_named(options.model)
-    truth = read_truth(splits, refusals, "valid")
+    check_generator(options.model)
+    truth = read_truth(inputs.splits, refusals, "valid")
     users_to_serve = sorted({user for user, _ in truth.held_out})
-    training = read_interactions(reviews, truth.held_out, refusals)
-    items = matrix(training)
+    training = read_interactions(inputs.reviews, truth.held_out, refusals)
+    if inputs.personas is not None:
+        training = training.with_items(inputs.personas.items)
+    generator = _generator(options.model, inputs.personas)
     position = {user: place for place, user in enumerate(training.users)}
-    shelf = _Shelf(training, items)
+    shelf = _Shelf(training)
 
     judged = [user for user in truth.items if user in position]
     if not judged:
-        raise InputError(f"no user of {splits} has a training interaction in {reviews}")
+        raise InputError(
+            f"no user of {inputs.splits} has a training interaction in {inputs.reviews}"
+        )
     wanted = [truth.items[user] for user in judged]
     rows = np.array([position[user] for user in judged])
     progress.start(f"tuning {options.model}", generator.SETTINGS)
     tried: list[dict[str, Any]] = []
     best: Fitted | None = None
-    for fitted in generator.fitted(items, options.seed):
+    for fitted in generator.fitted(training, options.seed):
         value = ndcg(shelf.ranks(fitted, rows, wanted))
         if best is None or value > max(one["value"] for one in tried):
             best = fitted
@@ -157,16 +179,25 @@ def write_candidates(
             tuned_by=TUNED_BY,
             tried=tried,
             versions=installed_versions(_PACKAGES),
+            personas=inputs.personas.hash if inputs.personas else "",
         )
         tell(json.dumps(asdict(provenance), indent=2))
     return provenance
 
 
+def _generator(model: str, personas: PersonaVectors | None) -> Generator:
+    if model != PERSONAS_EASE:
+        return generator_named(model)
+    if personas is None:
+        raise InputError(f"the generator {model} needs personas; name an artifact folder")
+    return PersonasEase(personas)
+
+
 class _Shelf:
     """Scores to lists. Of equal scores the more popular item comes first, then the smaller id."""
 
-    def __init__(self, training: Interactions, items: csr_matrix) -> None:
-        self._items = items
+    def __init__(self, training: Interactions) -> None:
+        self._items = matrix(training)
         # Ids are in alphabetical order already, and a stable sort keeps it.
         self._order = np.argsort(-training.item_counts(), kind="stable")
         self._names = [training.items[item] for item in self._order]

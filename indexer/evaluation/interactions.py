@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ Indexes = npt.NDArray[np.int64]
 
 
 class _Pair(BaseModel):
-    """A review without its texts. Rating and time are not needed, but checked as everywhere."""
+    """A review without its texts. The rating is not needed, but checked as everywhere."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -34,6 +35,7 @@ class _Pair(BaseModel):
 class Interactions:
     """Distinct (user, item) pairs by position: user_of and item_of, (n,) int64, sorted by both.
 
+    age_of: (n,) int64, how many of the user's items are newer; ties by item id, as everywhere.
     users, items: ids in alphabetical order, so that the file's order changes nothing; only those
     with a training interaction. known_items: every item the file names, held out or not.
     """
@@ -42,7 +44,17 @@ class Interactions:
     items: list[str]
     user_of: Indexes
     item_of: Indexes
+    age_of: Indexes
     known_items: frozenset[str]
+
+    def with_items(self, ids: Iterable[str]) -> Interactions:
+        """The same interactions among more items, which may have none."""
+        items = sorted({*self.items, *ids})
+        places = {item: place for place, item in enumerate(items)}
+        new = np.array([places[item] for item in self.items], dtype=np.int64)
+        known = self.known_items | set(items)
+        # Alphabetical order stays, and with it that of the pairs.
+        return Interactions(self.users, items, self.user_of, new[self.item_of], self.age_of, known)
 
     def user_counts(self) -> Indexes:
         """(n_users,): distinct items of each user."""
@@ -66,7 +78,7 @@ def read_interactions(
     users: dict[str, int] = {}
     items: dict[str, int] = {}
     held_items: set[str] = set()
-    pairs = array("q")
+    pairs, times = array("q"), array("d")
     lines = read_lines(reviews, _Pair, refusals)
     for _, _, line in track(progress, lines, f"reading {reviews.name}"):
         if (line.user_id, line.item_id) in held_out:
@@ -74,17 +86,32 @@ def read_interactions(
             continue
         pairs.append(users.setdefault(line.user_id, len(users)))
         pairs.append(items.setdefault(line.item_id, len(items)))
+        times.append(-inf if line.timestamp is None else line.timestamp)
     if not pairs:
         raise InputError(f"{reviews} holds no training interaction: all are held out, or none read")
     user_of, item_of = np.frombuffer(pairs, dtype=np.int64).reshape(-1, 2).T
-    codes = np.unique(_by_name(users)[user_of] * len(items) + _by_name(items)[item_of])
+    codes, pair_of = np.unique(
+        _by_name(users)[user_of] * len(items) + _by_name(items)[item_of], return_inverse=True
+    )
+    newest = np.full(len(codes), -np.inf)
+    np.maximum.at(newest, pair_of, np.frombuffer(times))
+    user_of, item_of = codes // len(items), codes % len(items)
     return Interactions(
         sorted(users),
         sorted(items),
-        codes // len(items),
-        codes % len(items),
+        user_of,
+        item_of,
+        _ages(user_of, item_of, newest),
         frozenset(items) | held_items,
     )
+
+
+def _ages(user_of: Indexes, item_of: Indexes, times: npt.NDArray[np.float64]) -> Indexes:
+    """How many of the same user's interactions are newer; `user_of` is sorted."""
+    order = np.lexsort((-item_of, -times, user_of))
+    ages = np.empty(len(order), dtype=np.int64)
+    ages[order] = np.arange(len(order)) - np.searchsorted(user_of, user_of)
+    return ages
 
 
 def _by_name(places: dict[str, int]) -> Indexes:

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from indexer.artifacts.lines import validation_sentence
-from indexer.evaluation.generators.base import MODELS
+from indexer.evaluation.generators.base import GENERATORS
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import EncoderSettings
@@ -29,9 +29,9 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 
 def _known(values: list[str]) -> list[str]:
-    unknown = next((one for one in values if one not in MODELS), None)
+    unknown = next((one for one in values if one not in GENERATORS), None)
     if unknown is not None:
-        raise ValueError(f"there is no generator {unknown!r}; choose of {', '.join(MODELS)}")
+        raise ValueError(f"there is no generator {unknown!r}; choose of {', '.join(GENERATORS)}")
     return values
 
 
@@ -57,6 +57,7 @@ class ExperimentConfig(BaseModel):
         "lightgcn",
         "itemknn",
         "ease",
+        "personas-ease",
     ]
     lists: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Path] = {}
     """Lists made elsewhere, by name, best first, from training interactions alone: whether they

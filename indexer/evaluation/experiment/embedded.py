@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.artifacts.histories import Histories
+from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.experiment.pool import Indexes
 from indexer.metrics import Floats
 from p4r_qdrant.encoder.base import Encoder
@@ -19,17 +20,12 @@ Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Personas:
+class Personas(PersonaVectors):
     """Vectors of an item-by-item list of personas (or of any texts that stand for items).
 
-    vectors: (n_personas, dim) float32, unit rows. starts: (n_items + 1,), where each item's
-    begin. items: their ids. texts: what was encoded, one for each row; empty where the vectors
-    are of no single text.
+    texts: what was encoded, one for each row; empty where the vectors are of no single text.
     """
 
-    items: list[str]
-    vectors: Vectors
-    starts: Indexes
     texts: Sequence[str] = ()
 
     @classmethod

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from indexer.artifacts.lines import Refusals
+from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.candidates import (
+    ListInputs,
     ListOptions,
     Provenance,
     lists_hash,
@@ -17,6 +19,7 @@ from indexer.evaluation.candidates import (
 )
 from indexer.evaluation.experiment.blinding import blinded
 from indexer.evaluation.experiment.context import Context
+from indexer.evaluation.generators.base import PERSONAS_EASE
 
 SEEDED = frozenset({"bpr", "lightgcn"})
 """Generators whose lists depend on the seed."""
@@ -29,8 +32,10 @@ class Generated(NamedTuple):
     seed: int
 
 
-def write_lists(context: Context) -> dict[Generated, Path]:
+def write_lists(context: Context, personas: PersonaVectors) -> dict[Generated, Path]:
     """The file of each generator and seed, then of lists made elsewhere.
+
+    personas: the hypothetical users of personas-ease.
 
     Generators read data without test items. Lists that are there already, and whose provenance
     fits, are kept.
@@ -46,16 +51,20 @@ def write_lists(context: Context) -> dict[Generated, Path]:
             path = folder / f"{model}-{seed}.jsonl"
             found[Generated(model, seed)] = path
             options = ListOptions(model, top, seed)
-            if not _is_there(path, context, options):
-                write_candidates(reviews, splits, path, Refusals(), options, context.progress)
+            inputs = ListInputs(reviews, splits, personas if model == PERSONAS_EASE else None)
+            if not _is_there(path, context, inputs, options):
+                write_candidates(inputs, path, options, Refusals(), context.progress)
     return found | {Generated(name, config.seeds[0]): path for name, path in config.lists.items()}
 
 
-def _is_there(path: Path, context: Context, options: ListOptions) -> bool:
+def _is_there(path: Path, context: Context, inputs: ListInputs, options: ListOptions) -> bool:
     try:
         provenance = Provenance(**json.loads(provenance_path(path).read_bytes()))
         same = lists_hash(path) == provenance.lists
     except (OSError, ValueError, TypeError):
         return False
     made = ListOptions(provenance.model, provenance.top, provenance.seed)
-    return same and made == options and provenance.training == training_hash(context.data.training)
+    training = training_hash(context.data.training)
+    personas = inputs.personas.hash if inputs.personas else ""
+    fitted_to = (provenance.training, provenance.personas)
+    return same and made == options and fitted_to == (training, personas)

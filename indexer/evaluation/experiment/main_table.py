@@ -8,6 +8,7 @@ from typing import Any
 
 from indexer.evaluation import significance
 from indexer.evaluation.evaluate import estimates
+from indexer.evaluation.generators.base import PERSONAS_EASE
 from indexer.evaluation.segments import Segment
 from indexer.metrics import Ranks, ceiling, metric_names, ndcg
 
@@ -42,7 +43,7 @@ def main_table(lines: Sequence[Line], strongest: Mapping[str, str]) -> list[dict
     """Every line with all metrics, and its NDCG@10 against two others.
 
     own: the line's generator alone. best: the generator alone that is strongest on validation
-    items. p_holm: of reranked lines, whose tests are corrected together.
+    items. p_holm: of lines that use personas, whose tests are corrected together.
     """
     alone = {(one.generator, one.candidates): one for one in lines if one.encoder is None}
     rows: list[dict[str, Any]] = []
@@ -58,7 +59,7 @@ def main_table(lines: Sequence[Line], strongest: Mapping[str, str]) -> list[dict
             row["best"] = row["own"]  # one test, not two
         elif best is not line:
             row["best"] = _against(line, best)
-            if line.encoder is not None:
+            if line.encoder is not None or line.generator == PERSONAS_EASE:
                 tested.append(row["best"])
         rows.append(row)
     corrected = significance.holm([one["p"] for one in tested]).tolist()

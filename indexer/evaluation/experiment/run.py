@@ -30,6 +30,7 @@ from indexer.evaluation.experiment.main_table import Line, main_table, segment_t
 from indexer.evaluation.experiment.seeds import seed_table
 from indexer.evaluation.experiment.selection import Choice, Judged, read_judged
 from indexer.evaluation.experiment.stages import RESULTS, Stages, locked
+from indexer.evaluation.generators.base import PERSONAS_EASE
 from indexer.evaluation.leaks.check import LeakFiles, check_leaks
 from indexer.evaluation.leaks.identity import check_adapter
 from indexer.evaluation.leaks.report import LeakReport
@@ -70,11 +71,11 @@ def _results(context: Context, stack: ExitStack) -> dict[str, Any]:
     """All steps in order; only the steps after `_choices` look at test items."""
     config, data = context.config, context.data
     _check_leaks(context, elsewhere=list(config.lists.values())).require_clean()
-    lists = write_lists(context)
     all_encoded = [
         stack.enter_context(encoded(name, _loaded(name, settings, context), context))
         for name, settings in _encoders(config.encoder)
     ]
+    lists = write_lists(context, all_encoded[-1].material.personas)
     leaks = _check_made(context, list(lists.values()), all_encoded)
     leaks.require_clean()
     judged = {
@@ -176,9 +177,13 @@ Values = dict[str, dict[str, float]]
 def _generators(
     judged: Mapping[str, Judged], counts: Sequence[int]
 ) -> tuple[dict[str, str], Values]:
-    """The strongest generator on validation items, by number of candidates; and all values."""
+    """The strongest generator on validation items, by number of candidates; and all values.
+
+    What reads personas is not a generator to compare with, unless there is no other.
+    """
     values = {str(count): selection.generator_values(judged, count) for count in counts}
-    strongest = {count: max(own, key=lambda name: own[name]) for count, own in values.items()}
+    rivals = [name for name in judged if name != PERSONAS_EASE] or list(judged)
+    strongest = {count: max(rivals, key=lambda name: own[name]) for count, own in values.items()}
     return strongest, values
 
 

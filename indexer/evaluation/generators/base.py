@@ -19,10 +19,19 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.floating[Any]]
 
+DECAYS = (1.0, 0.95, 0.85, 0.7)
+"""What an interaction counts against the user's next newer one, in item-to-item models."""
+
 Scores = Callable[[Indexes], Floats]
 """Scores of all items, (n_users, n_items), for users by position."""
 
 MODELS = ("bpr", "lightgcn", "itemknn", "ease", "popularity")
+"""Generators that read interactions alone: the modules of this package."""
+
+PERSONAS_EASE = "personas-ease"
+"""The generator that reads personas too (see `personas_ease`)."""
+
+GENERATORS = (*MODELS, PERSONAS_EASE)
 
 _NEEDS = {"bpr": "torch_geometric", "itemknn": "implicit", "lightgcn": "torch_geometric"}
 
@@ -36,33 +45,62 @@ class Fitted:
 
 
 class Generator(Protocol):
-    """A module of this package. `SETTINGS`: how many models `fitted` yields."""
+    """A module of this package, or `PersonasEase`. `SETTINGS`: how many models `fitted` yields."""
 
     SETTINGS: int
 
-    def fitted(self, training: csr_matrix, seed: int) -> Iterator[Fitted]:
-        """Fit each setting of the grid to `training`, (n_users, n_items) of 1.0."""
+    def fitted(self, training: Interactions, seed: int) -> Iterator[Fitted]:
+        """Fit each setting of the grid."""
 
 
-def generator_named(name: str) -> Generator:
-    """The module of a model; raises InputError for an unknown name, MissingExtraError."""
-    if name not in MODELS:
-        raise InputError(f"there is no generator {name!r}; choose one of {', '.join(MODELS)}")
+def check_generator(name: str) -> None:
+    """Raise InputError for an unknown name, MissingExtraError where a package is missing."""
+    if name not in GENERATORS:
+        raise InputError(f"there is no generator {name!r}; choose one of {', '.join(GENERATORS)}")
     for package in ("scipy", _NEEDS.get(name, "scipy")):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(
                 f"the generator {name} needs {package}: pip install 'p4r-qdrant[candidates]'"
             )
+
+
+def generator_named(name: str) -> Generator:
+    """The module of one of `MODELS`; raises as `check_generator` does."""
+    check_generator(name)
     return cast("Generator", importlib.import_module(f"indexer.evaluation.generators.{name}"))
 
 
-def matrix(training: Interactions) -> csr_matrix:
-    """Training interactions as a sparse matrix of 1.0, (n_users, n_items) float32."""
+def matrix(training: Interactions, decay: float = 1.0) -> csr_matrix:
+    """Interactions as a sparse matrix, (n_users, n_items) float32.
+
+    A user's newest interaction counts 1, each older one `decay` times the next (Eq. 7).
+    """
     from scipy.sparse import csr_matrix
 
-    ones = np.ones(len(training.user_of), dtype=np.float32)
+    weights = (decay**training.age_of).astype(np.float32)
     shape = (len(training.users), len(training.items))
-    return csr_matrix((ones, (training.user_of, training.item_of)), shape=shape)
+    return csr_matrix((weights, (training.user_of, training.item_of)), shape=shape)
+
+
+def item_scores(
+    training: Interactions, weights: Floats | csr_matrix, settings: Mapping[str, Any]
+) -> Iterator[Fitted]:
+    """Scores of an item-to-item model for each decay of the users' histories: X_u B.
+
+    weights: B, (n_items, n_items), dense or sparse.
+    """
+    for decay in DECAYS:
+        yield Fitted({**settings, "decay": decay}, _products(matrix(training, decay), weights))
+
+
+def _products(histories: csr_matrix, weights: Floats | csr_matrix) -> Scores:
+    from scipy.sparse import issparse
+
+    def scores(users: Indexes) -> Floats:
+        found = histories[users] @ weights
+        return np.asarray(found.toarray() if issparse(found) else found)
+
+    return scores
 
 
 def factor_scores(user_factors: Floats, item_factors: Floats) -> Scores:

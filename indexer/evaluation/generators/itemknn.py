@@ -9,23 +9,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from indexer.evaluation.generators.base import Fitted, Floats, Scores
-from indexer.evaluation.interactions import Indexes
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from indexer.evaluation.generators.base import DECAYS, Fitted, item_scores, matrix
+from indexer.evaluation.interactions import Interactions
 
 WEIGHTS = ("cosine", "tfidf", "bm25")
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
-SETTINGS = len(WEIGHTS) * len(NEIGHBOURS)
+SETTINGS = len(WEIGHTS) * len(NEIGHBOURS) * len(DECAYS)
 
 
-def fitted(training: csr_matrix, seed: int) -> Iterator[Fitted]:  # noqa: ARG001 - nothing random
-    """One model for each weighting and number of neighbours."""
+def fitted(training: Interactions, seed: int) -> Iterator[Fitted]:  # noqa: ARG001 - nothing random
+    """One model for each weighting, number of neighbours and decay."""
     from implicit import nearest_neighbours
 
     kinds = {
@@ -37,13 +31,6 @@ def fitted(training: csr_matrix, seed: int) -> Iterator[Fitted]:  # noqa: ARG001
         model = kinds[weights](K=neighbours)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # implicit warns of its own conversions
-            model.fit(training, show_progress=False)
+            model.fit(matrix(training), show_progress=False)
         settings = {"weights": weights, "neighbours": neighbours}
-        yield Fitted(settings, _scores(training, model.similarity))
-
-
-def _scores(training: csr_matrix, similarity: csr_matrix) -> Scores:
-    def scores(users: Indexes) -> Floats:
-        return np.asarray((training[users] @ similarity).toarray())
-
-    return scores
+        yield from item_scores(training, model.similarity, settings)

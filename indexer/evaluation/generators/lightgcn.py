@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from indexer.evaluation.generators import pairwise
 from indexer.evaluation.generators.base import Fitted
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from indexer.evaluation.interactions import Interactions
 
 LAYERS = (1, 2, 3)
 DIMENSIONS = (64,)
@@ -17,7 +14,7 @@ REGULARIZATION = (0.01, 0.1, 1.0)
 SETTINGS = len(LAYERS) * len(DIMENSIONS) * len(REGULARIZATION) * len(pairwise.EPOCHS)
 
 
-def fitted(training: csr_matrix, seed: int) -> Iterator[Fitted]:
+def fitted(training: Interactions, seed: int) -> Iterator[Fitted]:
     """One model for each setting of the grid."""
     return pairwise.fitted(
         training, seed, layers=LAYERS, dimensions=DIMENSIONS, regularization=REGULARIZATION

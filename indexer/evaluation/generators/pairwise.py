@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer.evaluation.generators.base import Fitted, factor_scores
-from indexer.evaluation.interactions import Indexes
+from indexer.evaluation.generators.base import Fitted, factor_scores, matrix
+from indexer.evaluation.interactions import Indexes, Interactions
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ MOST_STEPS = 10
 
 
 def fitted(
-    training: csr_matrix,
+    interactions: Interactions,
     seed: int,
     *,
     layers: Sequence[int],
@@ -42,6 +42,7 @@ def fitted(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what its other models use is deprecated in torch
         from torch_geometric.nn.models import LightGCN
+    training = matrix(interactions)
     n_users, n_items = training.shape
     graph = _graph(training)
     for depth, dimension, strength in product(layers, dimensions, regularization):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from indexer.artifacts.lines import Refusals
-from indexer.evaluation.candidates import ListOptions, write_candidates
+from indexer.evaluation.candidates import ListInputs, ListOptions, write_candidates
 from indexer.evaluation.leaks.check import LeakFiles, check_leaks
 from indexer.evaluation.leaks.poison import poison
 from indexer.evaluation.leaks.report import LeakError
@@ -38,7 +38,7 @@ def test_nothing_that_is_made_holds_a_marker(
     assert done.returncode == 0, done.stderr
     reviews, splits = poisoned / "reviews.jsonl", poisoned / "splits.jsonl"
     lists = tmp_path / "out" / "lists.jsonl"
-    write_candidates(reviews, splits, lists, Refusals(), ListOptions("itemknn"))
+    write_candidates(ListInputs(reviews, splits), lists, ListOptions("itemknn"), Refusals())
     report = check_leaks(LeakFiles(tmp_path / "out", reviews, splits, candidates=[lists]))
     report.require_clean()
     assert next(check for check in report.checks if "markers" in check.name).looked_at > 400

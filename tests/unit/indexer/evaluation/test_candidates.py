@@ -9,11 +9,22 @@ import numpy as np
 import pytest
 
 from indexer.artifacts.lines import Refusals
+from indexer.collaborative.hypothetical import PersonaVectors
+from indexer.collaborative.weights import exact
 from indexer.evaluation import candidates as module
-from indexer.evaluation.candidates import ListOptions, provenance_path, write_candidates
+from indexer.evaluation.candidates import ListInputs, ListOptions, provenance_path, write_candidates
 from indexer.evaluation.generators import bpr, ease, itemknn, lightgcn, pairwise, popularity
-from indexer.evaluation.generators.base import MODELS, Fitted, generator_named, matrix
-from indexer.evaluation.interactions import read_interactions
+from indexer.evaluation.generators.base import (
+    DECAYS,
+    GENERATORS,
+    MODELS,
+    PERSONAS_EASE,
+    Fitted,
+    generator_named,
+    matrix,
+)
+from indexer.evaluation.generators.personas_ease import PersonasEase
+from indexer.evaluation.interactions import Interactions, read_interactions
 from indexer.evaluation.truth import read_truth
 from p4r_qdrant.errors import InputError, MissingExtraError
 from tests.support.artifact_rows import review
@@ -53,17 +64,35 @@ def _small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(data: Path, model: str, **options: Any) -> tuple[dict[str, list[str]], str]:
     """Each user's items, and the file as it was written."""
     output = data / f"{model}.jsonl"
-    write_candidates(
-        data / "reviews.jsonl",
-        data / "splits.jsonl",
-        output,
-        Refusals(),
-        ListOptions(model, **options),
-    )
+    personas = hypothetical_users() if model == PERSONAS_EASE else None
+    inputs = ListInputs(data / "reviews.jsonl", data / "splits.jsonl", personas)
+    write_candidates(inputs, output, ListOptions(model, **options), Refusals())
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     return {
         row["user_id"]: [one["item_id"] for one in row["results"]] for row in rows
     }, output.read_text()
+
+
+def hypothetical_users() -> PersonaVectors:
+    """Two personas for each item of a taste, near each other; and an item that nobody knows."""
+    rng = np.random.default_rng(3)
+    items = [f"{taste}-{item}" for taste in TASTES for item in range(8)] + ["trains-new"]
+    centres = np.repeat(np.eye(3, 6), [16, 16, 16], axis=0)
+    centres = np.vstack([centres, np.eye(3, 6)[[1, 1]]])
+    vectors = centres + 0.3 * rng.standard_normal(centres.shape)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return PersonaVectors(items, unit.astype(np.float32), np.arange(0, 2 * len(items) + 1, 2))
+
+
+def interactions(dense: Any) -> Interactions:
+    """(n_users, n_items) of ones and zeros; the item with the smallest id is the newest."""
+    users, items = np.nonzero(dense)
+    ages = np.concatenate([np.arange(count) for count in np.count_nonzero(dense, axis=1)])
+    user_names, item_names = (
+        [f"{kind}{n:03}" for n in range(count)]
+        for kind, count in zip("ui", dense.shape, strict=True)
+    )
+    return Interactions(user_names, item_names, users, items, ages, frozenset(item_names))
 
 
 def training(data: Path) -> dict[str, set[str]]:
@@ -79,7 +108,7 @@ def training(data: Path) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", GENERATORS)
 def test_a_list_holds_what_the_user_has_not_best_first(model: str, data: Path) -> None:
     lists, text = made(data, model, top=6)
     had = training(data)
@@ -87,13 +116,14 @@ def test_a_list_holds_what_the_user_has_not_best_first(model: str, data: Path) -
     for user, items in lists.items():
         assert len(items) == len(set(items)) == 6
         assert not had[user] & set(items)
-        assert set(items) <= everything, "what has no training interaction cannot be known"
+        if model != PERSONAS_EASE:
+            assert set(items) <= everything, "what has no training interaction cannot be known"
     for line in text.splitlines():
         scores = [one["score"] for one in json.loads(line)["results"]]
         assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize("model", [one for one in MODELS if one != "popularity"])
+@pytest.mark.parametrize("model", [one for one in GENERATORS if one != "popularity"])
 def test_it_learns_what_goes_together(model: str, data: Path) -> None:
     lists, _ = made(data, model, top=3)
     tastes = {user: TASTES[int(user[1:]) % 3] for user in lists}
@@ -101,7 +131,7 @@ def test_it_learns_what_goes_together(model: str, data: Path) -> None:
     assert np.mean(fitting) > 0.8
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", GENERATORS)
 def test_test_items_are_never_seen(model: str, data: Path) -> None:
     """The same files with every test item put beyond reach: not a byte is different."""
     _, before = made(data, model)
@@ -145,7 +175,7 @@ def test_validation_items_choose_settings_and_nothing_else(model: str, data: Pat
     honest = generator.fitted
 
     def spying(items: Any, seed: int) -> Any:
-        seen.append(items.toarray())
+        seen.append(matrix(items).toarray())
         yield from honest(items, seed)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -192,9 +222,10 @@ def test_equals_by_popularity_then_id(tmp_path: Path) -> None:
 def test_ease_in_closed_form() -> None:
     rng = np.random.default_rng(0)
     dense = (rng.random((12, 5)) < 0.5).astype(np.float32)
-    for fitted, l2 in zip(ease.fitted(scipy_sparse.csr_matrix(dense), 0), ease.L2, strict=True):
+    plain = [one for one in ease.fitted(interactions(dense), 0) if one.settings["decay"] == 1]
+    for fitted, l2 in zip(plain, ease.L2, strict=True):
         weights = np.linalg.lstsq(dense.astype(float), fitted.scores(np.arange(12)), rcond=None)[0]
-        assert fitted.settings == {"l2": l2}
+        assert fitted.settings == {"l2": l2, "decay": 1}
         assert np.diag(weights) == pytest.approx(np.zeros(5), abs=1e-5)
         # Each column solves ridge regression of an item on the others.
         for item in range(5):
@@ -207,7 +238,52 @@ def test_ease_in_closed_form() -> None:
 def test_ease_says_when_there_are_too_many_items(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ease, "MOST_ITEMS", 4)
     with pytest.raises(InputError, match=r"5 items are too many \(at most 4\); choose itemknn"):
-        next(ease.fitted(scipy_sparse.csr_matrix(np.ones((3, 5), dtype=np.float32)), 0))
+        next(ease.fitted(interactions(np.ones((3, 5))), 0))
+
+
+def test_older_interactions_count_less() -> None:
+    dense = np.array([[1, 1, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 1]])
+    by_decay = {
+        one.settings["decay"]: one.scores(np.array([0]))[0]
+        for one in ease.fitted(interactions(dense), 0)
+        if one.settings["l2"] == 1
+    }
+    single = [next(ease.fitted(interactions(dense), 0)).scores(np.array([0]))[0]]
+    weights = exact(matrix(interactions(dense)), 1.0)
+    assert by_decay[1.0] == pytest.approx(single[0])
+    for decay in DECAYS:
+        expected = weights[0] + decay * weights[1] + decay**2 * weights[2]
+        assert by_decay[decay] == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_item_without_interactions_is_reached_through_its_personas(data: Path) -> None:
+    lists, _ = made(data, PERSONAS_EASE, top=9)
+    reached = [user for user, items in lists.items() if "trains-new" in items[:5]]
+    assert reached
+    assert {TASTES[int(user[1:]) % 3] for user in reached} == {"trains"}
+    told = json.loads(provenance_path(data / f"{PERSONAS_EASE}.jsonl").read_text())
+    assert told["personas"] == hypothetical_users().hash
+    assert told["settings"]["share"] > 0
+
+
+def test_no_share_of_personas_is_ease(data: Path) -> None:
+    truth = read_truth(data / "splits.jsonl", Refusals(), "valid")
+    found = read_interactions(data / "reviews.jsonl", truth.held_out, Refusals())
+    personas = hypothetical_users()
+    wider = found.with_items(personas.items)
+    known = [wider.items.index(item) for item in found.items]
+    users = np.arange(len(found.users))
+    without = {"share": 0, "l2": 10, "decay": 1}
+    [plain] = [one for one in ease.fitted(found, 0) if one.settings == {"l2": 10, "decay": 1}]
+    [same] = [one for one in PersonasEase(personas).fitted(wider, 0) if one.settings == without]
+    assert same.scores(users)[:, known] == pytest.approx(plain.scores(users), abs=1e-6)
+    assert np.ptp(np.delete(same.scores(users), known, axis=1)) == 0
+
+
+def test_personas_ease_needs_personas(data: Path) -> None:
+    inputs = ListInputs(data / "reviews.jsonl", data / "splits.jsonl")
+    with pytest.raises(InputError, match="personas-ease needs personas; name an artifact folder"):
+        write_candidates(inputs, data / "out.jsonl", ListOptions(PERSONAS_EASE), Refusals())
 
 
 def test_itemknn_scores_as_implicit_recommends() -> None:
@@ -218,10 +294,9 @@ def test_itemknn_scores_as_implicit_recommends() -> None:
     model = BM25Recommender(K=20)
     with pytest.warns(Warning, match="CSR"):
         model.fit(items, show_progress=False)
+    wanted = {"weights": "bm25", "neighbours": 20, "decay": 1}
     [fitted] = [
-        one
-        for one in itemknn.fitted(items, 0)
-        if one.settings == {"weights": "bm25", "neighbours": 20}
+        one for one in itemknn.fitted(interactions(items.toarray()), 0) if one.settings == wanted
     ]
     for user in range(30):
         ids, scores = model.recommend(user, items[user], N=5)
@@ -232,8 +307,7 @@ def test_itemknn_scores_as_implicit_recommends() -> None:
 
 
 def test_popularity_counts_users() -> None:
-    items = scipy_sparse.csr_matrix(np.array([[1, 0], [1, 1]], dtype=np.float32))
-    [fitted] = popularity.fitted(items, 0)
+    [fitted] = popularity.fitted(interactions(np.array([[1, 0], [1, 1]])), 0)
     assert fitted.scores(np.array([1])).tolist() == [[2, 1]]
 
 
@@ -251,7 +325,7 @@ def test_ranks_are_places_in_the_list(data: Path) -> None:
     """Tuning counts places without writing lists; they are those of the lists."""
     truth = read_truth(data / "splits.jsonl", Refusals(), "valid")
     found = read_interactions(data / "reviews.jsonl", truth.held_out, Refusals())
-    shelf = module._Shelf(found, matrix(found))
+    shelf = module._Shelf(found)
     rng = np.random.default_rng(2)
     coarse = rng.integers(0, 4, (len(found.users), len(found.items))).astype(float)
     fitted = Fitted({}, lambda users: coarse[users])
@@ -270,11 +344,10 @@ def test_users_who_cannot_be_served(data: Path) -> None:
         file.write('{"user_id": "u00", "test_item": "pots-1", "valid_item": "pots-2"}\n')
     refusals = Refusals()
     provenance = write_candidates(
-        data / "reviews.jsonl",
-        data / "splits.jsonl",
+        ListInputs(data / "reviews.jsonl", data / "splits.jsonl"),
         data / "out.jsonl",
-        refusals,
         ListOptions("popularity"),
+        refusals,
     )
     assert provenance.users == 60
     assert provenance.users_without_training == 1
@@ -292,9 +365,9 @@ def test_no_validation_items_no_tuning(data: Path) -> None:
 
 
 def test_lists_go_into_a_file(data: Path) -> None:
-    paths = (data / "reviews.jsonl", data / "splits.jsonl", Path("-"))
+    inputs = ListInputs(data / "reviews.jsonl", data / "splits.jsonl")
     with pytest.raises(InputError, match="lists go into a file"):
-        write_candidates(*paths, Refusals(), ListOptions("popularity"))
+        write_candidates(inputs, Path("-"), ListOptions("popularity"), Refusals())
 
 
 def test_generators_that_are_not_there(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

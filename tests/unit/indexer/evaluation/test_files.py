@@ -193,12 +193,36 @@ def test_training_interactions(tmp_path: Path) -> None:
     ]
     assert found.user_counts().tolist() == [1, 2]
     assert found.item_counts().tolist() == [2, 1]
+    more = found.with_items(["aa", "b"])
+    assert (more.items, more.item_counts().tolist()) == (["a", "aa", "b"], [2, 0, 1])
     assert found.known_items == {"a", "b", "x"}
     assert refusals.total == 3
     with pytest.raises(InputError, match="no training interaction"):
         read_interactions(
             reviews, {("ann", "x"), ("ann", "a"), ("bob", "a"), ("bob", "b")}, refusals
         )
+
+
+def test_the_newest_interaction_has_age_0(tmp_path: Path) -> None:
+    """Ties by item id; of a repeated pair the newest counts; without a time it is the oldest."""
+    rows = [
+        review("ann", "old", timestamp=1),
+        review("ann", "a", timestamp=5),
+        review("ann", "b", timestamp=5),
+        review("ann", "old", timestamp=9),
+        {"user_id": "ann", "item_id": "c"},
+        review("bob", "a", timestamp=2),
+    ]
+    for order in (rows, rows[::-1]):
+        found = read_interactions(write(tmp_path, "reviews.jsonl", order), set(), Refusals())
+        named = [found.items[item] for item in found.item_of]
+        assert list(zip(found.user_of.tolist(), named, found.age_of.tolist(), strict=True)) == [
+            (0, "a", 2),
+            (0, "b", 1),
+            (0, "c", 3),
+            (0, "old", 0),
+            (1, "a", 0),
+        ]
 
 
 def test_segments(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from indexer.artifacts.lines import Refusals
-from indexer.evaluation.candidates import ListOptions, provenance_path, write_candidates
+from indexer.evaluation.candidates import ListInputs, ListOptions, provenance_path, write_candidates
 from indexer.evaluation.leaks.check import LeakFiles, check_leaks
 from indexer.evaluation.leaks.poison import MARKER, marker, poison
 from indexer.evaluation.leaks.report import LeakError, LeakReport
@@ -32,11 +32,10 @@ def shop(tmp_path: Path) -> Path:
     folder = tmp_path / "shop"
     shutil.copytree(BOOKSHOP, folder)
     write_candidates(
-        folder / "reviews.jsonl",
-        folder / "splits.jsonl",
+        ListInputs(folder / "reviews.jsonl", folder / "splits.jsonl"),
         folder / "candidates.jsonl",
-        Refusals(),
         ListOptions("ease"),
+        Refusals(),
     )
     return folder
 
@@ -85,8 +84,8 @@ def tuned_on_test_items(shop: Path) -> None:
 
 
 def _generate(shop: Path, splits: str) -> None:
-    paths = (shop / "reviews.jsonl", shop / splits, shop / "candidates.jsonl")
-    write_candidates(*paths, Refusals(), ListOptions("popularity"))
+    inputs = ListInputs(shop / "reviews.jsonl", shop / splits)
+    write_candidates(inputs, shop / "candidates.jsonl", ListOptions("popularity"), Refusals())
 
 
 def other_lists_under_the_same_provenance(shop: Path) -> None:

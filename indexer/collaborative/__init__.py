@@ -1,0 +1,1 @@
+"""The collaborative model: EASE on interactions and on personas as hypothetical users."""

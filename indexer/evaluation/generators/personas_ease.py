@@ -1,0 +1,47 @@
+"""EASE on interactions and on personas as hypothetical users: X = [R ; a A].
+
+Items without an interaction have a column too, if they have personas. `share` is the weight of all
+hypothetical users together: with 1 they weigh as much as the users, if both have rows of the same
+length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+
+from indexer.collaborative.hypothetical import KEEP, PersonaVectors, affinities
+from indexer.collaborative.weights import MOST_ITEMS, by_neighbourhood, exact
+from indexer.evaluation.generators.base import DECAYS, Fitted, item_scores, matrix
+from indexer.evaluation.interactions import Interactions
+
+SHARES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
+L2 = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+
+
+class PersonasEase:
+    """The generator `personas-ease`."""
+
+    SETTINGS = len(SHARES) * len(L2) * len(DECAYS)
+
+    def __init__(self, personas: PersonaVectors) -> None:
+        self._personas = personas
+
+    def fitted(self, training: Interactions, seed: int) -> Iterator[Fitted]:  # noqa: ARG002
+        """One model for each share, regularization and decay.
+
+        training: with an item for each of the personas (`Interactions.with_items`).
+        """
+        from scipy.sparse import vstack
+
+        columns = np.searchsorted(training.items, self._personas.items)
+        hypothetical = affinities(self._personas, columns, len(training.items), KEEP)
+        solve = exact if len(training.items) <= MOST_ITEMS else by_neighbourhood
+        users = matrix(training)
+        each = len(training.users) / hypothetical.shape[0]
+        for share, l2 in product(SHARES, L2):
+            weight = np.float32(np.sqrt(share * each))
+            rows = vstack([users, hypothetical * weight], format="csr")
+            yield from item_scores(training, solve(rows, l2), {"share": share, "l2": l2})
