@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from indexer.evaluation.experiment.conclusions import primary
 from indexer.terminal.console import out
 from indexer.terminal.tables import Table, number, print_counts
 
@@ -83,6 +84,8 @@ def print_experiment(results: Mapping[str, Any]) -> None:
             style="dim" if row["encoder"] is None else "",
         )
     table.print()
+    for sentence in primary(results):
+        out.paragraph(sentence)
     if results["leaking"]:
         out.paragraph("One line of this experiment leaks, on purpose.", style="bold red")
     for check in results["leaks"]:

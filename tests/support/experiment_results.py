@@ -72,6 +72,16 @@ def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
                 }
             },
         },
+        "primary": [
+            {
+                "candidates": 10,
+                "generator": generator,
+                "line": "fused, untrained",
+                "valid": 0.41,
+                "ndcg": 0.4,
+                "against": gap | {"p_holm": 0.02},
+            }
+        ],
         "main": [
             main(name, line, encoder, fused=fused)
             for name in both

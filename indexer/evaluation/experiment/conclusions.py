@@ -23,6 +23,7 @@ def is_beyond_chance(gap: Mapping[str, Any] | None) -> bool:
 def overall(results: Results) -> Iterator[str]:
     """The main finding, the most important sentence first."""
     encoder = results["ablations_encoder"]
+    yield from primary(results)
     for fused, what in (
         (False, "Personas alone are"),
         (True, "Generator and personas together are"),
@@ -50,6 +51,29 @@ def overall(results: Results) -> Iterator[str]:
             f"NDCG@10 is {alone:.3f} in the generator's own order, {personas} in the order of the "
             f"personas, {both} in the order of both."
         )
+
+
+def primary(results: Results) -> Iterator[str]:
+    """A sentence for each comparison that was fixed before a test item was looked at."""
+    yield from map(_primary, results["primary"])
+
+
+def _primary(row: Mapping[str, Any]) -> str:
+    gap = row["against"]
+    ours = f"{line_name(row['line'])} of {generator_name(row['generator'])}"
+    if row["line"] == "generator alone":
+        ours = generator_name(row["generator"])
+    start = f"With {row['candidates']} candidates, {ours} is chosen on validation items"
+    if row["line"] == "generator alone" and row["generator"] == gap["generator"]:
+        return f"{start}: personas add nothing to it there."
+    change = "" if gap["relative"] is None else f", {gap['relative']:+.1%}"
+    sure = "beyond chance" if is_beyond_chance(gap) else "not beyond chance"
+    return (
+        f"{start}. Its NDCG@10 on test items is {row['ndcg']:.4f}; against the strongest "
+        f"generator, {generator_name(gap['generator'])}, that is {gap['mean']:+.4f}{change} "
+        f"({sure}: 95% interval {gap['low']:+.4f} to {gap['high']:+.4f}, corrected p "
+        f"{gap['p_holm']:.4f})."
+    )
 
 
 def main(results: Results) -> str:

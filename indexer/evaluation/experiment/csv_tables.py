@@ -14,6 +14,7 @@ _AGAINST = ("generator", "mean", "relative", "low", "high", "p", "p_holm")
 def csv_tables(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(file name, content) of every table; each row of a leaking experiment says `leaking`."""
     tables = {
+        "primary.csv": [_primary_row(row) for row in results["primary"]],
         "main.csv": [_main_row(row) for row in results["main"]],
         "segments.csv": results["segments"],
         "ablations.csv": [_ablation_row(row) for row in results["ablations"]],
@@ -23,6 +24,11 @@ def csv_tables(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     leaking = {"leaking": True} if results["leaking"] else {}
     for name, rows in tables.items():
         yield name, _csv([row | leaking for row in rows])
+
+
+def _primary_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in row.items() if key != "against"}
+    return flat | {f"against {key}": row["against"][key] for key in _AGAINST}
 
 
 def _main_row(row: Mapping[str, Any]) -> dict[str, Any]:

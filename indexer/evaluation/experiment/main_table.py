@@ -8,6 +8,7 @@ from typing import Any
 
 from indexer.evaluation import significance
 from indexer.evaluation.evaluate import estimates
+from indexer.evaluation.experiment.selection import Hybrid
 from indexer.evaluation.generators.base import PERSONAS_EASE
 from indexer.evaluation.segments import Segment
 from indexer.metrics import Ranks, ceiling, metric_names, ndcg
@@ -40,7 +41,7 @@ class Line:
 
 
 def main_table(lines: Sequence[Line], strongest: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Every line with all metrics, and its NDCG@10 against two others.
+    """Every line with all metrics, and its NDCG@10 against two others: exploratory.
 
     own: the line's generator alone. best: the generator alone that is strongest on validation
     items. p_holm: of lines that use personas, whose tests are corrected together.
@@ -65,6 +66,45 @@ def main_table(lines: Sequence[Line], strongest: Mapping[str, str]) -> list[dict
     corrected = significance.holm([one["p"] for one in tested]).tolist()
     for one, holm in zip(tested, corrected, strict=True):
         one["p_holm"] = holm
+    return rows
+
+
+def primary_table(
+    lines: Sequence[Line], strongest: Mapping[str, str], hybrids: Mapping[str, Hybrid]
+) -> list[dict[str, Any]]:
+    """The comparisons that are fixed before a test item is looked at, corrected by themselves.
+
+    For each number of candidates: the order that is best on validation items against the
+    strongest generator alone.
+    """
+    rows: list[dict[str, Any]] = []
+    for count, chosen in hybrids.items():
+        [ours] = [
+            one
+            for one in lines
+            if (one.generator, str(one.candidates)) == (chosen.generator, count)
+            and (one.encoder, one.options) == (chosen.encoder, chosen.options)
+            and one.fused is (chosen.encoder is not None)
+        ]
+        [theirs] = [
+            one
+            for one in lines
+            if (one.generator, str(one.candidates)) == (strongest[count], count)
+            and one.encoder is None
+        ]
+        rows.append(
+            {
+                "candidates": int(count),
+                "generator": ours.generator,
+                "line": ours.name,
+                "valid": chosen.valid,
+                "ndcg": ndcg(ours.ranks),
+                "against": _against(ours, theirs),
+            }
+        )
+    corrected = significance.holm([row["against"]["p"] for row in rows]).tolist()
+    for row, holm in zip(rows, corrected, strict=True):
+        row["against"]["p_holm"] = holm
     return rows
 
 

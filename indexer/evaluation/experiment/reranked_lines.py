@@ -45,7 +45,7 @@ def reranked_lines(
         ):
             one = widest.first(count)
             scores = scorer.scores(one.pool, profiles, encoded.material.personas)
-            for weight in (None, choice.weights[Weighed(scorer, name, count)]):
+            for weight in (None, choice.fusions[Weighed(scorer, name, count)].weight):
                 watch = online.Stopwatch()
                 rankings = online.reranked(through, one.pool, scorer, weight=weight)
                 ranks = online.ranks(rankings, context.data.users, context.data.wanted("test"))

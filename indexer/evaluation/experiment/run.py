@@ -26,7 +26,7 @@ from indexer.evaluation.experiment.encoding import Encoded, EncoderName, encoded
 from indexer.evaluation.experiment.environment import environment
 from indexer.evaluation.experiment.examples import example_users
 from indexer.evaluation.experiment.generating import write_lists
-from indexer.evaluation.experiment.main_table import Line, main_table, segment_table
+from indexer.evaluation.experiment.main_table import Line, main_table, primary_table, segment_table
 from indexer.evaluation.experiment.seeds import seed_table
 from indexer.evaluation.experiment.selection import Choice, Judged, read_judged
 from indexer.evaluation.experiment.stages import RESULTS, Stages, locked
@@ -91,6 +91,8 @@ def _results(context: Context, stack: ExitStack) -> dict[str, Any]:
         lines += steps.reranked_lines(one, choice)
     order = list(judged)
     lines.sort(key=lambda line: (order.index(line.generator), line.candidates))
+    by_encoder = {one.name: own for one, own in zip(all_encoded, choices, strict=True)}
+    hybrids = {count: selection.hybrid(judged, by_encoder, int(count)) for count in strongest}
     main, choice = all_encoded[-1], choices[-1]
     count = config.candidates[0]
     shown = strongest[str(count)]
@@ -110,6 +112,7 @@ def _results(context: Context, stack: ExitStack) -> dict[str, Any]:
                 for one, own in zip(all_encoded, choices, strict=True)
             },
         },
+        "primary": primary_table(lines, strongest, hybrids),
         "main": main_table(lines, strongest),
         "segments": list(segment_table(lines, segments(data.test, data.training))),
         "ablations": steps.ablations(main, choice),

@@ -11,7 +11,7 @@ import numpy as np
 
 from indexer.evaluation.experiment.context import Context
 from indexer.evaluation.experiment.embedded import Personas, Profiles
-from indexer.evaluation.experiment.encoding import Encoded
+from indexer.evaluation.experiment.encoding import Encoded, EncoderName
 from indexer.evaluation.experiment.pool import NOBODY, Indexes, Pool, read_pool
 from indexer.evaluation.experiment.scoring import Scorer
 from indexer.metrics import Floats, ndcg
@@ -43,17 +43,24 @@ class Weighed(NamedTuple):
     candidates: int
 
 
+class Fusion(NamedTuple):
+    """A share of the persona score in weighted fusion, and its NDCG@10 on validation items."""
+
+    weight: float
+    valid: float
+
+
 @dataclass(frozen=True)
 class Choice:
     """The settings that are best for one encoder.
 
-    scorers: Eq. 10, and where they are better, options of the reranker. weights: the share of the
-    persona score in weighted fusion.
+    scorers: Eq. 10, and where they are better, options of the reranker. fusions: the share of the
+    persona score in weighted fusion, and what it reaches.
     """
 
     length: int
     scorers: tuple[Scorer, ...]
-    weights: Mapping[Weighed, float]
+    fusions: Mapping[Weighed, Fusion]
 
     @property
     def plain(self) -> Scorer:
@@ -70,8 +77,8 @@ class Choice:
                     "interests": scorer.interests,
                     "prior": scorer.prior,
                     "weights": {
-                        f"{generator}, {count}": weight
-                        for (which, generator, count), weight in self.weights.items()
+                        f"{generator}, {count}": fusion.weight
+                        for (which, generator, count), fusion in self.fusions.items()
                         if which == scorer
                     },
                 }
@@ -141,15 +148,42 @@ def choice(
         chosen = {name: best_options[name] for name in ("interests", "prior")}
         scorers.append(replace(plain, **chosen))
     profiles = encoded.material.full.newest(best_history["length"])
-    weights = {}
+    fusions = {}
     for scorer in scorers:
         for name, one in judged.items():
             scores = scorer.scores(one.pool, profiles, encoded.material.personas)
             for count in context.config.candidates:
-                weights[Weighed(scorer, name, count)], _ = fusion_weight(
+                fusions[Weighed(scorer, name, count)] = fusion_weight(
                     one.first(count), scores[:, :count], context.config.weights
                 )
-    return Choice(best_history["length"], tuple(scorers), weights)
+    return Choice(best_history["length"], tuple(scorers), fusions)
+
+
+class Hybrid(NamedTuple):
+    """The order that is best on validation items; without an encoder a generator's own.
+
+    options: with those of the reranker, not Eq. 10. valid: its NDCG@10 on validation items.
+    """
+
+    generator: str
+    encoder: EncoderName | None
+    options: bool
+    valid: float
+
+
+def hybrid(
+    judged: Mapping[str, Judged], choices: Mapping[EncoderName, Choice], count: int
+) -> Hybrid:
+    """The best of all generators, alone and fused with personas; of equal ones the simplest."""
+    values = generator_values(judged, count)
+    found = [Hybrid(name, None, False, valid) for name, valid in values.items()]
+    found += [
+        Hybrid(weighed.generator, encoder, weighed.scorer != choice.plain, fusion.valid)
+        for encoder, choice in choices.items()
+        for weighed, fusion in choice.fusions.items()
+        if weighed.candidates == count
+    ]
+    return max(found, key=lambda one: one.valid)
 
 
 def mean_ndcg(
@@ -159,13 +193,6 @@ def mean_ndcg(
     scores = scorer.scores_of([one.pool for one in judged], profiles, personas)
     values = [valid_ndcg(one, own) for one, own in zip(judged, scores, strict=True)]
     return float(np.mean(values))
-
-
-class Fusion(NamedTuple):
-    """A share of the persona score in weighted fusion, and its NDCG@10 on validation items."""
-
-    weight: float
-    valid: float
 
 
 def fusion_weight(judged: Judged, scores: Floats, weights: Iterable[float]) -> Fusion:

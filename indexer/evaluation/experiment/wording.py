@@ -16,6 +16,7 @@ _GENERATORS = {
     "lightgcn": "LightGCN",
     "itemknn": "item-kNN",
     "ease": "EASE",
+    "personas-ease": "EASE with personas as hypothetical users",
 }
 
 _LINES = {

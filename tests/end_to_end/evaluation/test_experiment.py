@@ -114,11 +114,12 @@ def test_everything_is_there(
     model: HashEncoder, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ablations, "variants", ALL_VARIANTS)
-    results = ran(config(shop, candidates=[5, 10]), tmp_path / "out")
+    generators = ["popularity", "ease", "personas-ease"]
+    results = ran(config(shop, generators=generators, candidates=[5, 10]), tmp_path / "out")
     lines = [(row["generator"], row["candidates"], row["line"]) for row in results["main"]]
     assert lines == [
         (generator, count, line)
-        for generator in ("popularity", "ease")
+        for generator in generators
         for count in (5, 10)
         for line in ("generator alone", "personas, untrained", "fused, untrained")
     ]
@@ -133,6 +134,17 @@ def test_everything_is_there(
     alone = next(row for row in results["main"] if row["generator"] == "ease")
     again = next(row for row in results["main"] if row["line"] == "personas, untrained")
     assert "own" not in alone
+    assert "personas-ease" not in results["chosen"]["strongest"].values()
+    hypothetical = [row for row in results["main"] if row["generator"] == "personas-ease"]
+    assert all(row["best"]["p_holm"] >= row["best"]["p"] for row in hypothetical)
+    by_line = {(row["generator"], row["candidates"], row["line"]): row for row in results["main"]}
+    for row in results["primary"]:
+        ours = by_line[row["generator"], row["candidates"], row["line"]]
+        theirs = by_line[row["against"]["generator"], row["candidates"], "generator alone"]
+        values = [one["metrics"]["NDCG@10"]["mean"] for one in (ours, theirs)]
+        assert row["ndcg"] == pytest.approx(values[0])
+        assert row["against"]["mean"] == pytest.approx(values[0] - values[1])
+    assert [row["candidates"] for row in results["primary"]] == [5, 10]
     assert again["ceiling"] == results["main"][0]["ceiling"], "no order gets beyond it"
     assert {row["segment"] for row in results["segments"]} >= {"head items", "tail items"}
     names = {row["name"] for row in results["ablations"]}

@@ -320,6 +320,28 @@ def test_choices_are_of_those_who_have_a_validation_item() -> None:
     )
 
 
+def test_the_hybrid_is_chosen_on_validation_items_the_simplest_of_equals() -> None:
+    candidates, scores = np.array([[0, 1, 2]] * 2), np.array([[3.0, 2.0, 1.0]] * 2)
+    pool = Pool(["a", "b"], ["x", "y", "z"], candidates, scores)
+    first = Judged(pool, pool.targets(["x", "y"]), pool.targets([None, None]))
+    last = Judged(pool, pool.targets(["z", "z"]), pool.targets([None, None]))
+    plain, options = Scorer(), Scorer(prior=0.5)
+
+    def chosen(**values: float) -> choices.Hybrid:
+        fusions = {
+            choices.Weighed(scorer, "good", 3): choices.Fusion(0.5, values[name])
+            for name, scorer in (("plain", plain), ("options", options))
+        }
+        other = {choices.Weighed(plain, "good", 2): choices.Fusion(0.5, 1.0)}
+        choice = choices.Choice(10, (plain, options), fusions | other)
+        return choices.hybrid({"bad": last, "good": first}, {"untrained": choice}, 3)
+
+    alone = float((1 + 1 / np.log2(3)) / 2)
+    assert chosen(plain=alone, options=0.1)[:3] == ("good", None, False)
+    assert chosen(plain=0.9, options=0.1) == ("good", "untrained", False, 0.9)
+    assert chosen(plain=0.9, options=0.95) == ("good", "untrained", True, 0.95)
+
+
 def test_learned_weights_find_the_score_that_tells() -> None:
     rng = np.random.default_rng(0)
     users, width = 200, 6

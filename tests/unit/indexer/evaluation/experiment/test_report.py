@@ -64,10 +64,15 @@ def test_conclusions_are_made_of_the_figures() -> None:
     found = results()
     overall = list(conclusions.overall(found))
     assert overall[0] == (
+        "With 10 candidates, generator and personas (untrained) of EASE is chosen on validation "
+        "items. Its NDCG@10 on test items is 0.4000; against the strongest generator, EASE, that "
+        "is +0.1000, +25.0% (beyond chance: 95% interval +0.0000 to +0.2000, corrected p 0.0200)."
+    )
+    assert overall[1] == (
         "Personas alone are better than the generator alone in 2 of 2 comparisons, beyond chance "
         "(corrected p below 0.05) in 2."
     )
-    assert "EASE: NDCG@10 is 0.400 in the generator's own order, 0.400 (+25%" in overall[2]
+    assert "EASE: NDCG@10 is 0.400 in the generator's own order, 0.400 (+25%" in overall[3]
     assert "4 of 4 reranked lines beat their own generator" in conclusions.main(found)
     assert conclusions.trust(found) == (
         "2 checks found no held-out interactions in what was made. 1 list made elsewhere could "
@@ -75,7 +80,13 @@ def test_conclusions_are_made_of_the_figures() -> None:
     )
     assert "4 interactions with decay 1 is best: NDCG@10 0.4100" in conclusions.history(found)
     found["main"][1]["own"] = found["main"][1]["own"] | {"p_holm": 0.5}
-    assert "beyond chance (corrected p below 0.05) in 1." in next(conclusions.overall(found))
+    assert "beyond chance (corrected p below 0.05) in 1." in list(conclusions.overall(found))[1]
+    found["primary"][0]["against"]["p_holm"] = 0.5
+    assert "(not beyond chance: 95% interval" in next(conclusions.overall(found))
+    found["primary"][0] |= {"line": "generator alone"}
+    assert list(conclusions.primary(found)) == [
+        "With 10 candidates, EASE is chosen on validation items: personas add nothing to it there."
+    ]
 
 
 def test_without_what_may_be_missing() -> None:
