@@ -235,7 +235,7 @@ def test_sigkill_again_and_again(tmp_path: Path) -> None:
         return warm.run([*command, str(tmp_path / output), *death], cwd=ROOT).returncode
 
     assert process("whole") == 0
-    for stage, steps in (("writing", 3), ("encoding", 1), ("reranking", 70), ("ablations", 0)):
+    for stage, steps in (("encoding", 1), ("writing", 3), ("reranking", 70), ("ablations", 0)):
         assert process("killed", stage, str(steps)) == -signal.SIGKILL, stage
         assert not (tmp_path / "killed" / "results.json").exists()
     assert process("killed") == 0
@@ -284,7 +284,7 @@ def test_lists_that_were_changed_are_made_again(
     model: HashEncoder, shop: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        ran(config(shop), tmp_path, "encoding")
+        ran(config(shop), tmp_path, "choosing")
     path = tmp_path / "lists" / "ease-0.jsonl"
     honest = path.read_text()
     path.write_text(honest.replace("salt-orchard", "tin-parliament"))
