@@ -12,6 +12,15 @@ SPLITS = "splits.jsonl"
 CANDIDATES = "candidates.jsonl"
 ARRIVALS = "arrivals.jsonl"
 ERASING = "erasing.json"
+ERASURES = "erasures.jsonl"
+OUTDATED = "outdated.json"
+DERIVED = "derived.json"
+
+ARTIFACTS = frozenset(
+    {ITEMS, REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, CANDIDATES, ARRIVALS}
+    | {ERASING, ERASURES, OUTDATED, DERIVED}
+)
+"""All of them."""
 
 _PEOPLES = frozenset({REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, ARRIVALS, ERASING})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -264,38 +263,46 @@ def _load_encoder(settings: EncoderSettings, progress: ProgressBar) -> Encoder:
 def erase(
     users: Annotated[list[str], typer.Argument(help="User ids.", metavar="USER...")],
     artifacts: Artifacts,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Also erase from this folder or file that was made from the artifacts, beside "
+            "those that the folder knows of; can be repeated.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Erase users from an artifact folder and its ledger of LLM answers.
+    """Erase users everywhere: artifacts, results, stored users, all versions of the index.
 
-    Prints the items whose personas cite a user, one on each line: reason on them again. Killed and
-    run again, it removes the rest and prints the same items.
+    Prints the items whose personas cite a user, one on each line: reason on them again. A report
+    says where it looked and what remains; erasures.jsonl keeps it. Killed and run again, it removes
+    the rest and prints the same items.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.ledger import Ledger
-    from indexer.terminal.console import err, out
-    from indexer.terminal.tables import print_counts
-    from indexer.updates.erase import erasing
+    from indexer.terminal.artifacts import print_erased
+    from indexer.terminal.console import out
+    from indexer.updates.erasing.run import erasing
+    from indexer.updates.erasing.stored import Stored
+    from p4r_qdrant.settings import Settings
 
     folder = ArtifactFolder(artifacts)
+    stored = Stored(Settings.load())
     refusals = Refusals()
     with (
         Ledger(folder.path / "ledger") as ledger,
-        erasing(folder, ledger, users, refusals) as erased,
+        erasing(folder, ledger, users, refusals, stored=stored, results=results or ()) as erased,
     ):
         # In the block: until the list is out, another run prints it again.
-        for item_id in erased.items:
-            out.say(item_id)
+        if as_json:
+            print_json(erased.record())
+        else:
+            for item_id in erased.items:
+                out.say(item_id)
         out.file.flush()
-    print_counts("removed", {what: count for what, count in erased.removed.items() if count}, err)
-    advice = [
-        f"{len(erased.items)} items to reason on again: p4r reason, then p4r index.",
-        "Take the user out of the files that p4r reason reads too, or they come back.",
-    ]
-    if erased.bare:
-        advice.append(f"No persona is left: p4r remove {shlex.join(erased.bare)}")
-    for sentence in advice:
-        err.say(sentence)
+        print_erased(erased)
     exit_for(refusals)
 
 

@@ -103,7 +103,7 @@ def judge_explanations(
         ExplanationSampling(sample, controls, seed, top),
         length=settings.history.length,
     )
-    _judge(study, llm_sources(output, domain, settings), settings, refusals, asking)
+    _judge(study, artifacts, llm_sources(output, domain, settings), settings, refusals, asking)
 
 
 @judges.command(
@@ -155,15 +155,21 @@ def judge_personas(
         refusals,
         Sampling(sample, controls, seed),
     )
-    _judge(study, llm_sources(output, domain, settings), settings, refusals, asking)
+    _judge(study, artifacts, llm_sources(output, domain, settings), settings, refusals, asking)
 
 
 def _judge(
-    study: Study, sources: Sources, settings: Settings, refusals: Refusals, asking: Asking
+    study: Study,
+    artifacts: Path,
+    sources: Sources,
+    settings: Settings,
+    refusals: Refusals,
+    asking: Asking,
 ) -> None:
     """Run a study and print its result; fail if the judge fails its controls."""
     import asyncio
 
+    from indexer.artifacts.derived import noted
     from indexer.judging.run import Run, unfit
     from indexer.ledger import LEDGER, Ledger
     from indexer.leftovers import undone_unless_paid
@@ -192,7 +198,11 @@ def _judge(
                 print_estimates(run.estimate(ledger, price_factor, waiting, repeat_failed=again))
             return
         check_key(settings.llm)
-        with undone_unless_paid(output), Ledger(output / LEDGER) as ledger:
+        with (
+            noted(artifacts, output),
+            undone_unless_paid(output),
+            Ledger(output / LEDGER) as ledger,
+        ):
             try:
                 with progress, suppress(BatchesUnderWay):
                     found = asyncio.run(go(run, ledger))

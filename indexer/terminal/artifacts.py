@@ -10,13 +10,14 @@ from rich.text import Text
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.names import ASPECTS, PERSONAS
-from indexer.terminal.console import out
+from indexer.terminal.console import err, out
 from indexer.terminal.tables import Column, Table, number, print_fields
 from p4r_qdrant.records import Aspects, ItemPersonas
 
 if TYPE_CHECKING:
     from indexer.audit.wording import Section
     from indexer.datasets.stats import DatasetStats
+    from indexer.updates.erasing.report import Erased
 
 LONGEST_BAR = 30
 
@@ -80,3 +81,23 @@ def print_reasoned(folder: ArtifactFolder) -> None:
                 name = Text(one.name, "bold cyan")
                 rationale = Text(one.preference_rationale, "italic")
                 out.card(name, Text(one.description), rationale, *evidence)
+
+
+def print_erased(erased: Erased) -> None:
+    """Print on standard error where an erasure looked, what it removed, and what remains."""
+    table = Table("looked at", number("removed"), "what")
+    for place in erased.places:
+        if place.problem is not None:
+            table.add(place.where, "?", str(place.problem), style="bold red")
+        for what, count in place.removed.items():
+            if count:
+                table.add(place.where, f"{count:,}", what)
+        if place.problem is None and not +place.removed:
+            table.add(place.where, "0", "")
+    table.print(err)
+    for sentence in erased.remains:
+        err.say(f"remains: {sentence}")
+    err.say(f"{len(erased.items)} items to reason on again: p4r reason, then p4r index.")
+    if erased.bare:
+        err.say(f"{len(erased.bare)} of them have no persona left until then.")
+    err.say("Take the user out of the files that p4r reason reads too, or they come back.")

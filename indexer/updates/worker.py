@@ -2,7 +2,8 @@
 
     aspects   extract the aspects of a review (Eq. 2); then update its vector and the user's
     item      make personas of metadata and reviews and index them, as `p4r add` does
-    erase     erase a user from the artifact folder and the ledger
+    erase     erase a user from artifacts, results, stored users and all versions of the index
+    purge     take what was erased out of the files of the storage
 
 A job is removed when it is done, not before, and the ledger holds every answer. So after a kill
 the worker goes on and pays for no answer twice. If the LLM cannot be reached, jobs wait. The
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +29,9 @@ from indexer.llm import LLM, NO_ANSWER, Budget, EndpointDownError, Usage
 from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.step import Sources
 from indexer.updates.add import Added, StreamingIndexer
-from indexer.updates.erase import UnknownUserError, erasing
+from indexer.updates.erasing.report import Erased, append
+from indexer.updates.erasing.run import UnknownUserError, erasing
+from indexer.updates.erasing.stored import Stored
 from indexer.updates.item_reasoning import ItemReasoner
 from p4r_qdrant.errors import IndexUnavailableError, P4RError, for_log
 from p4r_qdrant.records import Item, Review
@@ -38,6 +42,8 @@ from p4r_qdrant.users.store import BEGUN, UserStore
 
 JOBS_AT_ONCE = 64
 POLL_S = 0.5
+PURGE_EVERY_S = 3600.0
+"""How often what was erased is taken out of the files of the storage, which rewrites them."""
 ATTEMPTS = 5
 """How often a job is tried if the answers are unusable."""
 RETRY_S = 30.0
@@ -106,6 +112,9 @@ class Worker:
         erasures = [job for job in jobs if job.kind == "erase"]
         for job in erasures:
             await asyncio.to_thread(self._erase, live, job)
+        for job in jobs:
+            if job.kind == "purge":
+                await asyncio.to_thread(self._purge, live, job)
         if erasures:  # the other jobs may hold what is erased: they are read again
             return len(erasures)
         by_kind = {kind: [job for job in jobs if job.kind == kind] for kind in _KINDS}
@@ -211,15 +220,24 @@ class Worker:
         store, folder, user_id = live.users, self._sources.folder, job.body["user_id"]
         if job.body.get(BEGUN):  # by a service that was killed, or goes on just now
             store.erase_here(user_id)
+        stored = Stored(self._backend.settings, live.writer, store, purges=False)
         try:
-            with erasing(folder, self._ledger, [user_id], Refusals()) as erased:
+            with erasing(folder, self._ledger, [user_id], Refusals(), stored=stored) as erased:
                 for item_id in erased.items:
                     store.jobs.add(ItemWork(item_id=item_id).job())
-                for item_id in erased.bare:
-                    live.writer.delete_item(item_id)
         except UnknownUserError:  # erased already, or never there
             pass
+        store.jobs.add(_purge_job(time.time()))
         store.jobs.finish(job)
+        self.done[job.kind] += 1
+
+    def _purge(self, live: Live, job: Job) -> None:
+        """Take what was erased out of the files of the storage, and report what remains."""
+        done = Erased(places=Stored(self._backend.settings, live.writer, live.users).purge())
+        append(self._sources.folder.path, {"purged": True, **done.record()})
+        if done.problem is not None:
+            raise done.problem
+        live.users.jobs.finish(job)
         self.done[job.kind] += 1
 
     # -- what becomes of a job ----------------------------------------------------------------
@@ -246,6 +264,12 @@ def _settle(live: Live, one: StoredInteraction) -> None:
 
 
 _KINDS = ("aspects", "item")
+
+
+def _purge_job(now: float) -> Job:
+    """The purge of all that is erased within PURGE_EVERY_S, at the end of it."""
+    window = int(now // PURGE_EVERY_S)
+    return Job(f"purge {window}", "purge", not_before=(window + 1) * PURGE_EVERY_S)
 
 
 async def _drained(batch: asyncio.Task[int], stop: threading.Event) -> int:

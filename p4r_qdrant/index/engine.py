@@ -115,6 +115,9 @@ class Engine(Protocol):
     def delete(self, item_ids: Sequence[str], older_than: int | None = None) -> None:
         """Delete the items' points; with `older_than` only those of older generations."""
 
+    def delete_unchanged(self, written: Mapping[str, int]) -> None:
+        """Delete the points of items up to a generation of each: item id -> generation."""
+
     def clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
         """Remove the mark UNSETTLED from the items' points of this generation."""
 

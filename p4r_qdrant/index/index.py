@@ -20,6 +20,7 @@ from p4r_qdrant.index.filters import Condition, check_types, indexed, parse
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import (
     CONTENT_HASH,
+    GENERATION,
     ITEM_ID,
     POSITION,
     UNSETTLED,
@@ -28,6 +29,7 @@ from p4r_qdrant.index.payload import (
     check_item_id,
     checked_fields,
     make_points,
+    point_id,
     stored_persona,
 )
 from p4r_qdrant.index.query import Query, check_query, is_text
@@ -155,10 +157,49 @@ class PersonaIndex:
 
         written: item id -> generation (see `written`). No clocks are compared.
         """
-        for item_id, generation in written.items():
-            self.engine.delete([item_id], older_than=generation + 1)
         if written:
+            self.engine.delete_unchanged(written)
             self.engine.discard_derived()
+
+    def drop_personas(
+        self, item_ids: Iterable[str], unwanted: Callable[[StoredPersona], bool]
+    ) -> int:
+        """Delete the unwanted personas of some items; returns their number.
+
+        An item that somebody writes meanwhile keeps what they write.
+        """
+        dropped, emptied = 0, dict[str, int]()
+        for batch in batches(item_ids, replacing.WRITE_BATCH):
+            held: dict[str, list[dict[str, Any]]] = {}
+            for payload in self.engine.payloads(batch):
+                held.setdefault(payload[ITEM_ID], []).append(payload)
+            for item_id, payloads in held.items():
+                kept = [one for one in payloads if not unwanted(stored_persona(one))]
+                dropped += len(payloads) - len(kept)
+                generation = max(one[GENERATION] for one in payloads)
+                if not kept:
+                    emptied[item_id] = generation
+                elif len(kept) < len(payloads):
+                    points = self._as_they_are(item_id, kept)
+                    replacing.replace(self.engine, points, generation=generation + 1)
+        self.delete_unchanged(emptied)
+        return dropped
+
+    def _as_they_are(self, item_id: str, payloads: Sequence[dict[str, Any]]) -> list[Point]:
+        """The points of an item that is left with these payloads; their vectors are read."""
+        places = {point_id(item_id, one[POSITION]): one for one in payloads}
+        stored = self.engine.points(list(places), with_vectors=True)
+        kept = [(places[one], vector) for one, (_, vector) in stored.items() if vector is not None]
+        kept.sort(key=lambda one: one[0][POSITION])
+        digest = f"{len(kept)}-changed"  # so that the next `p4r index` writes it again
+        return [
+            Point(
+                point_id(item_id, position),
+                vector,
+                {**payload, POSITION: position, CONTENT_HASH: digest},
+            )
+            for position, (payload, vector) in enumerate(kept)
+        ]
 
     def written(self) -> dict[str, int]:
         """Item id -> generation of each item. A later write of an item has a higher one."""

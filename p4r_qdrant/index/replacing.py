@@ -45,8 +45,10 @@ def write(engine: Engine, items: Mapping[str, list[Point]]) -> set[str]:
     return replace(engine, known) if known else set()
 
 
-def replace(engine: Engine, points: list[Point]) -> set[str]:
+def replace(engine: Engine, points: list[Point], generation: int = 0) -> set[str]:
     """Replace the points of items; returns the ids of items where a newer write stays.
+
+    generation: of the write; 0: newer than all that there is.
 
     A writer that finds a newer generation deletes its own points. A writer that finds another
     writer's points under its own generation writes again, under the next one. The mark is removed
@@ -57,7 +59,8 @@ def replace(engine: Engine, points: list[Point]) -> set[str]:
         item_ids = list(own)
         held = generations(engine, item_ids).values()
         newest = max((one for found in held for one in found), default=0)
-        generation = max(now(), newest + 1)  # a slow clock must not lose a later write
+        # A slow clock must not lose a later write.
+        generation = generation or max(now(), newest + 1)
         for point in points:
             point.payload[GENERATION] = generation
             point.payload[UNSETTLED] = 1

@@ -16,7 +16,7 @@ from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.index.engine import StoredVector
 from p4r_qdrant.records import Id, Interaction, Item, Review
 
-JobKind = Literal["aspects", "item", "erase"]
+JobKind = Literal["aspects", "item", "erase", "purge"]
 JobState = Literal["waiting", "failed"]
 JobCounts = dict[JobState, int]
 

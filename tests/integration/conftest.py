@@ -5,9 +5,34 @@ from pathlib import Path
 
 import pytest
 
+from devtools.qdrant_process import PrivateQdrant
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
 from p4r_qdrant.client import Client
+from p4r_qdrant.index.server import purging
 from tests.support.engines import embedded, on_server, opened
+
+
+@pytest.fixture
+def quick_qdrant(private_qdrant: PrivateQdrant, monkeypatch: pytest.MonkeyPatch) -> PrivateQdrant:
+    """A server that flushes every second and has a small log, and a purge that asks often."""
+    private_qdrant.environment |= {
+        "QDRANT__STORAGE__OPTIMIZERS__FLUSH_INTERVAL_SEC": "1",
+        "QDRANT__STORAGE__WAL__WAL_CAPACITY_MB": "2",
+    }
+    monkeypatch.setattr(purging, "POLL_S", 0.1)
+    private_qdrant.start()
+    return private_qdrant
+
+
+@pytest.fixture(params=["edge", "server"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Settings, Path]:
+    """Settings of an index on either engine, and the folder of all its files."""
+    if request.param == "edge":
+        folder = tmp_path / "embedded"
+        folder.mkdir()
+        return embedded(folder / "index"), folder
+    server: PrivateQdrant = request.getfixturevalue("quick_qdrant")
+    return on_server(server.server, "books"), server.storage
 
 
 @pytest.fixture(params=["edge", "server"])

@@ -29,29 +29,6 @@ WORD, KEPT = "xylographic-confession", "ordinary-remark"
 MADE = IndexMetadata("test", DIMENSION, "by hand")
 
 
-@pytest.fixture
-def quick_qdrant(private_qdrant: PrivateQdrant, monkeypatch: pytest.MonkeyPatch) -> PrivateQdrant:
-    """A server that flushes every second and has a small log, and a purge that asks often."""
-    private_qdrant.environment |= {
-        "QDRANT__STORAGE__OPTIMIZERS__FLUSH_INTERVAL_SEC": "1",
-        "QDRANT__STORAGE__WAL__WAL_CAPACITY_MB": "2",
-    }
-    monkeypatch.setattr(purging, "POLL_S", 0.1)
-    private_qdrant.start()
-    return private_qdrant
-
-
-@pytest.fixture(params=["edge", "server"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Settings, Path]:
-    """Settings of an index on either engine, and the folder of all its files."""
-    if request.param == "edge":
-        folder = tmp_path / "embedded"
-        folder.mkdir()
-        return embedded(folder / "index"), folder
-    server: PrivateQdrant = request.getfixturevalue("quick_qdrant")
-    return on_server(server.server, "books"), server.storage
-
-
 def items(word: str, start: int, count: int) -> Iterator[ItemVectors]:
     for number in range(start, start + count):
         one = persona(f"{word}-{number}", word)

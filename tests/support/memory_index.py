@@ -135,6 +135,10 @@ class MemoryEngine:
             if point.payload["item_id"] in item_ids and older:
                 del self.stored[point.id]
 
+    def delete_unchanged(self, written: Mapping[str, int]) -> None:
+        for item_id, generation in written.items():
+            self.delete([item_id], older_than=generation + 1)
+
     def clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
         self._step("clear_mark")
         for point in self.stored.values():

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from indexer.artifacts.derived import noted
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import PERSONAS, REVIEWS, SPLITS, SUMMARIES
@@ -58,6 +59,7 @@ def run_experiment(
     progress.start("reading the catalogue")
     data = Data.read(config.artifacts, refusals)
     with locked(output), ExitStack() as stack:
+        stack.enter_context(noted(config.artifacts, output))
         histories = stack.enter_context(Histories(data.folder, Refusals()))
         context = Context(config, output, data, histories, progress)
         text = json.dumps(_results(context, stack), ensure_ascii=False, indent=1, allow_nan=False)

@@ -380,6 +380,11 @@ class EdgeEngine:
                 if older_than is None:
                     matrix.drop(item_ids)
 
+    def delete_unchanged(self, written: Mapping[str, int]) -> None:
+        """See `Engine`."""
+        for item_id, generation in written.items():
+            self.delete([item_id], older_than=generation + 1)
+
     def clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
         """See `Engine`."""
         with self._write_lock, self._translated():

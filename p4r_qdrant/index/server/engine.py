@@ -44,6 +44,9 @@ WORDS = (names.NAME, names.ITEM_TITLE)
 NUMBERS_A_REQUEST = 500_000
 """Vector elements one request writes: 11 MB of JSON, beside the payloads; a server takes 32 MB."""
 
+ITEMS_A_REQUEST = 256
+"""Items that one request deletes, each up to its own generation."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -263,15 +266,30 @@ class ServerEngine:
                     vectors=[point.vector.tolist() for point in some],
                     payloads=[point.payload for point in some],
                 ),
-                update_filter=_older(older_than),
+                update_filter=models.Filter(must=_older(older_than)) if older_than else None,
             )
             self._connection.call(partial(write, point_insert_operations=operations))
 
     def delete(self, item_ids: Sequence[str], older_than: int | None = None) -> None:
         """See `Engine`."""
-        older = _older(older_than)
         for of_items in self._of_items(item_ids):
-            self._collection.delete(models.Filter(must=[of_items, *([older] if older else [])]))
+            self._collection.delete(models.Filter(must=[of_items, *_older(older_than)]))
+
+    def delete_unchanged(self, written: Mapping[str, int]) -> None:
+        """See `Engine`. One request for many items."""
+        for some in batches(written.items(), ITEMS_A_REQUEST):
+            operations = [
+                models.DeleteOperation(
+                    delete=models.FilterSelector(
+                        filter=models.Filter(
+                            must=[_equals(names.ITEM_ID, item_id), *_older(generation + 1)]
+                        )
+                    )
+                )
+                for item_id, generation in some
+            ]
+            delete = partial(self._client.batch_update_points, self._collection.name, operations)
+            self._connection.call(partial(delete, wait=True))
 
     def clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
         """See `Engine`."""
@@ -379,12 +397,11 @@ def _quantization(settings: IndexSettings) -> models.QuantizationConfig | None:
     return None
 
 
-def _equals(field: str, value: int | bool) -> models.FieldCondition:
+def _equals(field: str, value: str | int | bool) -> models.FieldCondition:
     return models.FieldCondition(key=field, match=models.MatchValue(value=value))
 
 
-def _older(generation: int | None) -> models.Filter | None:
+def _older(generation: int | None) -> list[Any]:
     if generation is None:
-        return None
-    older = models.FieldCondition(key=names.GENERATION, range=models.Range(lt=generation))
-    return models.Filter(must=[older])
+        return []
+    return [models.FieldCondition(key=names.GENERATION, range=models.Range(lt=generation))]

@@ -356,6 +356,25 @@ def test_what_cannot_be_indexed_writes_nothing(index: PersonaIndex) -> None:
         assert index.delete_item("good")
 
 
+def test_unwanted_personas_go_and_the_others_keep_their_vectors(index: PersonaIndex) -> None:
+    own = rows(1, 5)
+    names = ("x_P0", "a_P0", "a_P1", "x_P1", "a_P2")
+    index.replace_item("a", [persona(one) for one in names], own, {"stock": 4})
+    index.replace_item("b", personas("b", 2), rows(2, 2))
+    dropped = index.drop_personas(
+        ["a", "b", "nothing"], lambda one: not one.persona_id.startswith("a_")
+    )
+    assert dropped == 4
+    assert [one.persona_id for one in index.get("a")] == ["a_P0", "a_P1", "a_P2"]
+    assert index.get("a")[0].fields["stock"] == 4
+    assert index.get("b") == []
+    left = Catalogue({"a": own[[1, 2, 4]]})
+    assert_congruent(index, left, [USER], [["a", "b"]])
+    assert_congruent(index, left, [USER], [["a", "b"]], {})
+    assert index.repair() == 0
+    assert list(index.written()) == ["a"]
+
+
 def test_fields_that_cannot_be_stored_write_nothing(index: PersonaIndex) -> None:
     fields: dict[str, Any]
     for fields in ({"name": "x"}, {"": 1}, {"x": {1, 2}}, {"x": float("nan")}, {"x": 2**64}):

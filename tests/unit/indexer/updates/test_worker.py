@@ -14,6 +14,7 @@ import pytest
 from devtools.scripted_llm import ScriptedLLM
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.journal import Journal
+from indexer.artifacts.names import ERASURES
 from indexer.ledger import Ledger
 from indexer.prompts import Domain
 from indexer.reasoning.step import Sources
@@ -95,8 +96,8 @@ class Shop:
         self.index = MemoryIndex(encoder.dimension, encoder.fingerprint)
         for item_id, own in personas.items():
             self.index.replace_item(item_id, own, encoder.encode_personas(own), {})
-        settings: Settings = embedded(path / "index")
-        self.store = open_store(settings, "v", IndexMetadata.of(encoder), HistorySettings())
+        self.settings: Settings = embedded(path / "index")
+        self.store = open_store(self.settings, "v", IndexMetadata.of(encoder), HistorySettings())
         self.live = SimpleNamespace(users=self.store, writer=self.index, encoder=encoder)
         own_llm = LLMSettings(base_url=llm.url, attempts=1, retry_for_s=0.0, concurrency=1)
         self.sources = Sources(ArtifactFolder(self.path), Domain.load("books"), own_llm)
@@ -134,7 +135,7 @@ class Shop:
         files = {
             str(path.relative_to(self.path)): sorted(_TIME.sub("", path.read_text()).splitlines())
             for path in self.path.rglob("*.jsonl")
-            if path.read_text()
+            if path.read_text() and path.name != ERASURES  # it tells of each run
         }
         held = {one.persona_id: one.description for own in self.index.items() for one in own}
         jobs = [*self.store.jobs.due(99), *self.store.jobs.failed(99)]

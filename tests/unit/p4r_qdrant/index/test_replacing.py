@@ -13,6 +13,7 @@ from p4r_qdrant import ItemVectors
 from p4r_qdrant.index import replacing
 from p4r_qdrant.index.batching import whole_items
 from p4r_qdrant.index.payload import Point
+from p4r_qdrant.records import StoredPersona
 from tests.support.memory_index import MemoryIndex
 from tests.support.oracle import DIMENSION, persona
 
@@ -209,6 +210,21 @@ def test_only_what_nobody_wrote_since_is_deleted_whatever_the_clocks(
     index.replace_item("new", [persona("q")], np.ones((1, DIMENSION)))
     index.delete_unchanged(before)
     assert set(index.written()) == {"rewritten", "new"}
+
+
+def test_dropped_personas_do_not_overwrite_what_somebody_wrote_meanwhile() -> None:
+    index = MemoryIndex()
+    write(index, "old-", 3)
+
+    def unwanted(one: StoredPersona) -> bool:
+        if one.persona_id == "old-1":
+            write(index, "new-", 2)
+        return one.persona_id == "old-1"
+
+    assert index.drop_personas(["item"], unwanted) == 1
+    assert names(index) == expected("new-", 2)
+    assert index.drop_personas(["item"], lambda _: True) == 2
+    assert names(index) == []
 
 
 # --- several writers, every interleaving ---------------------------------------------------------

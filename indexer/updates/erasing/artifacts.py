@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import mmap
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -17,17 +17,20 @@ from indexer.artifacts.lines import Model, Refusals, read_lines
 from indexer.artifacts.names import (
     ALIGNMENTS,
     ARRIVALS,
+    ARTIFACTS,
     ASPECTS,
     CANDIDATES,
-    ERASING,
     PERSONAS,
     REVIEWS,
     SPLITS,
 )
 from indexer.artifacts.splits import SplitLine
 from indexer.artifacts.writing import rewrite, storage_errors
-from indexer.ledger import Ledger
-from indexer.llm import BatchFolder
+from indexer.datasets.output_folder import remove_unfinished_folders
+from indexer.datasets.prepare import as_parquet
+from indexer.ledger import LEDGER, Ledger
+from indexer.updates.erasing.report import Place
+from indexer.updates.erasing.stored import persona_digest
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import (
     Alignment,
@@ -36,7 +39,7 @@ from p4r_qdrant.records import (
     ItemPersonas,
     Review,
 )
-from p4r_qdrant.whole_files import remove_unfinished, write_whole
+from p4r_qdrant.whole_files import remove_unfinished
 
 OF_REVIEWS = "aspects"
 """The step whose answers come from one review."""
@@ -44,14 +47,11 @@ OF_ITEMS = "personas"
 """The step whose answers come from all reviews of one item."""
 
 
-class UnknownUserError(InputError):
-    """A user is in no file of a folder."""
-
-
-class _Plan(BaseModel):
+class Plan(BaseModel):
     """What an erasure has to do: FOLDER/erasing.json, written first and removed last.
 
-    items: to reason on again. bare: they lose all their personas.
+    items: to reason on again. bare: they lose all their personas. lost: `persona_digest` of the
+    personas that rest on the users alone.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -59,79 +59,64 @@ class _Plan(BaseModel):
     users: set[str] = set()
     items: set[str] = set()
     bare: set[str] = set()
+    lost: set[str] = set()
 
 
-@dataclass
-class Erased:
-    """What was removed, by kind; the items to reason on again; the items without personas now.
-
-    removed: by this run; a killed one may have removed more.
-    """
-
-    removed: Counter[str] = field(default_factory=Counter)
-    items: list[str] = field(default_factory=list)
-    bare: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def erasing(
-    folder: ArtifactFolder, ledger: Ledger, users: Collection[str], refusals: Refusals
-) -> Iterator[Erased]:
-    """Remove what came from these users: their lines, the LLM's answers about them, evidence.
-
-    The answers that made the personas of the items they reviewed are removed too, and so are
-    personas that rest on these users alone. Broken lines may be theirs: they are removed and
-    reported in `refusals`.
-
-    The block makes durable what follows from it: the items to reason on again, the items to
-    delete. If it is killed or fails, the next call ends in the same state and yields the same
-    items, whichever users it names.
-
-    Raises: UnknownUserError, with nothing changed, if one of the users is in no file of the
-        folder; InputError if a batch that may hold their texts is under way.
-    """
-    batches = BatchFolder(ledger.folder)
-    batches.check_none("users cannot be erased from them")
-    batches.tidy()
-    path = folder.path / ERASING
-    plan = _planned(folder, ledger, set(users), _left(path))
-    with storage_errors(path, kept="nothing was erased"):
-        write_whole(path, plan.model_dump_json(), private=True)
-    yield _erase(folder, ledger, plan, refusals)
-    with storage_errors(path, cannot="be removed"):
-        path.unlink(missing_ok=True)
-
-
-def _left(path: Path) -> _Plan:
+def left_plan(path: Path) -> Plan:
     """The plan of an erasure that was killed; an empty one if there is none."""
     with storage_errors(path, cannot="be read"):
         text = path.read_bytes() if path.is_file() else b"{}"
     try:
-        return _Plan.model_validate_json(text)
+        return Plan.model_validate_json(text)
     except ValidationError:
         raise InputError(
             f"{path} is broken: remove it, and erase the users again that were being erased"
         ) from None
 
 
-def _planned(folder: ArtifactFolder, ledger: Ledger, users: set[str], left: _Plan) -> _Plan:
-    """The plan for these users, and for what an erasure that was killed has left."""
-    every = users | left.users
+def planned(
+    folder: ArtifactFolder, ledger: Ledger, users: Collection[str], left: Plan
+) -> tuple[Plan, set[str]]:
+    """The plan for these users, and for what an erasure that was killed has left.
+
+    Returns: the plan, and the users who are in no file.
+    """
+    every = {*users, *left.users}
     items, seen = set(left.items), set(left.users)
     for user_id, item_id in _traces(folder, ledger):
         if user_id in every:
             seen.add(user_id)
             if item_id is not None:
                 items.add(item_id)
-    if unseen := sorted(every - seen):
-        raise UnknownUserError(
-            f"user {unseen[0]!r} is in no file of {folder.path}; nothing was changed"
-        )
-    return _Plan(users=every, items=items, bare=left.bare | _losing_all(folder, every))
+    lost = _resting_on(folder, every)
+    digests = {
+        persona_digest(persona)
+        for record in _records(folder, PERSONAS, ItemPersonas)
+        for persona in record.personas
+        if (record.item_id, persona.persona_id) in lost
+    }
+    plan = Plan(
+        users=every,
+        items=items,
+        bare=left.bare | _losing_all(folder, lost),
+        lost=left.lost | digests,
+    )
+    return plan, every - seen
 
 
-def _erase(folder: ArtifactFolder, ledger: Ledger, plan: _Plan, refusals: Refusals) -> Erased:
-    gone, erased = plan.users, Erased(items=sorted(plan.items))
+def erase_from_artifacts(
+    folder: ArtifactFolder, ledger: Ledger, plan: Plan, refusals: Refusals
+) -> tuple[Place, set[str]]:
+    """Remove what came from the users of a plan.
+
+    Their lines, the LLM's answers about them, evidence; the answers that made the personas of the
+    items they reviewed; personas that rest on these users alone. Broken lines may be theirs: they
+    are removed and reported in `refusals`.
+
+    Returns: what was removed, and the items that have personas now.
+    """
+    gone, place = plan.users, Place("artifacts", str(folder.path))
+    removed = place.removed
     for step in ledger.steps():
         keys = {
             entry["key"]
@@ -139,8 +124,14 @@ def _erase(folder: ArtifactFolder, ledger: Ledger, plan: _Plan, refusals: Refusa
             if (about := entry.get("about", {})).get("user_id") in gone
             or (step == OF_ITEMS and about.get("item_id") in plan.items)
         }
-        erased.removed[f"answers on {step}"] += ledger.erase(step, keys)
+        removed[f"answers on {step}"] += ledger.erase(step, keys)
     remove_unfinished(folder.path)  # left by killed runs; they may hold the users' texts
+    remove_unfinished_folders(folder.path)
+    for name in (REVIEWS, SPLITS):  # p4r prepare --parquet makes them again
+        with storage_errors(copy := folder.path / as_parquet(name), cannot="be removed"):
+            if copy.is_file():
+                copy.unlink()
+                removed["Parquet copies"] += 1
 
     lost = _resting_on(folder, gone)
 
@@ -154,16 +145,38 @@ def _erase(folder: ArtifactFolder, ledger: Ledger, plan: _Plan, refusals: Refusa
         return record.user_id in gone or (record.item_id, record.persona_id) in lost
 
     # Alignments before personas.jsonl, from which a second run finds the lost personas.
-    _drop(folder.at(ALIGNMENTS), Alignment, theirs_or_lost, erased.removed, refusals)
-    left = _strip_evidence(folder.at(PERSONAS), gone, lost, erased.removed, refusals)
-    erased.bare = sorted(plan.bare - left)
-    _drop(folder.at(ASPECTS), Aspects, theirs, erased.removed, refusals)
-    _drop(folder.at(CANDIDATES), CandidateList, theirs, erased.removed, refusals)
-    _drop(folder.at(ARRIVALS), JournalRecord, theirs_arrived, erased.removed, refusals)
+    _drop(folder.at(ALIGNMENTS), Alignment, theirs_or_lost, removed, refusals)
+    left = _strip_evidence(folder.at(PERSONAS), gone, lost, removed, refusals)
+    _drop(folder.at(ASPECTS), Aspects, theirs, removed, refusals)
+    _drop(folder.at(CANDIDATES), CandidateList, theirs, removed, refusals)
+    _drop(folder.at(ARRIVALS), JournalRecord, theirs_arrived, removed, refusals)
     # Splits last: what they hold out makes no persona, so a second run must not name it.
-    _drop(folder.at(REVIEWS), Review, theirs, erased.removed, refusals)
-    _drop(folder.at(SPLITS), SplitLine, theirs, erased.removed, refusals)
-    return erased
+    _drop(folder.at(REVIEWS), Review, theirs, removed, refusals)
+    _drop(folder.at(SPLITS), SplitLine, theirs, removed, refusals)
+    return place, left
+
+
+def others_naming(folder: ArtifactFolder, users: Collection[str]) -> list[str]:
+    """The files of a folder that are no artifacts and hold the id of a user, as sentences."""
+    ids = [json.dumps(one, ensure_ascii=plain) for one in users for plain in (False, True)]
+    known = {folder.at(name) for name in ARTIFACTS}
+    return [
+        f"{path} is no artifact and holds the id of a user: look at it"
+        for path in sorted(folder.path.rglob("*"))
+        if path.is_file()
+        and path not in known
+        and path.parent.name != LEDGER
+        and _holds(path, [one.encode() for one in ids])
+    ]
+
+
+def _holds(path: Path, words: list[bytes]) -> bool:
+    """Whether one of the words is in a file, which may be large."""
+    with storage_errors(path, cannot="be read"), path.open("rb") as file:
+        if not path.stat().st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return any(content.find(word) >= 0 for word in words)
 
 
 def _traces(folder: ArtifactFolder, ledger: Ledger) -> Iterator[tuple[str, str | None]]:
@@ -210,9 +223,8 @@ def _resting_on(folder: ArtifactFolder, users: set[str]) -> set[tuple[str, str]]
     }
 
 
-def _losing_all(folder: ArtifactFolder, users: set[str]) -> set[str]:
-    """The items all of whose personas rest on these users alone."""
-    lost = _resting_on(folder, users)
+def _losing_all(folder: ArtifactFolder, lost: set[tuple[str, str]]) -> set[str]:
+    """The items all of whose personas are lost."""
     return {item_id for item_id, _ in lost} - {
         record.item_id
         for record in _records(folder, PERSONAS, ItemPersonas)

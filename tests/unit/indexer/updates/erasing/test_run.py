@@ -8,10 +8,11 @@ import pytest
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.names import ARRIVALS, ERASING
+from indexer.artifacts.names import ARRIVALS, ERASING, ERASURES
 from indexer.checking import CheckReport, check_erasure
 from indexer.ledger import Ledger, request_key
-from indexer.updates.erase import Erased, UnknownUserError, erasing
+from indexer.updates.erasing.report import Erased
+from indexer.updates.erasing.run import UnknownUserError, erasing
 from p4r_qdrant.errors import InputError
 from tests.support.jsonl import read, write
 from tests.support.kills import Kills
@@ -50,6 +51,7 @@ def content(folder: ArtifactFolder) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder.path)): path.read_bytes()
         for path in folder.path.rglob("*.jsonl")
+        if path.name != ERASURES  # it tells of each run
     }
 
 
@@ -73,7 +75,7 @@ def test_nothing_of_the_user_stays_and_nothing_of_others_goes(folder: ArtifactFo
         ]
     reviewed = {one["item_id"] for one in theirs if (USER, one["item_id"]) not in held_out}
     assert erased.items == sorted(reviewed)
-    assert erased.removed["lines of reviews.jsonl"] == len(theirs)
+    assert erased.places[0].removed["lines of reviews.jsonl"] == len(theirs)
     left = {one["item_id"]: one["personas"] for one in read(folder.path / "personas.jsonl")}
     lost = set()
     for item in before["personas"]:
@@ -83,7 +85,7 @@ def test_nothing_of_the_user_stays_and_nothing_of_others_goes(folder: ArtifactFo
                 lost.add(persona["persona_id"])
                 continue
             assert {**persona, "evidence": others} in left[item["item_id"]]
-    assert len(lost) == erased.removed["personas that rested on them alone"] > 0
+    assert len(lost) == erased.places[0].removed["personas that rested on them alone"] > 0
     assert sum(map(len, left.values())) + len(lost) == sum(
         len(item["personas"]) for item in before["personas"]
     )

@@ -1,0 +1,54 @@
+"""Which folders hold results that were made from an artifact folder: FOLDER/derived.json.
+
+They hold what people did and said, so that erasing somebody must reach them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from indexer.artifacts.names import DERIVED
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.whole_files import write_whole
+
+
+@contextmanager
+def noted(artifacts: Path, output: Path) -> Iterator[None]:
+    """Note that a folder gets results made from an artifact folder, unless the block undoes it.
+
+    Nothing is noted in a folder that cannot be written: nobody can be erased from it either.
+    """
+    known, path = derived_from(artifacts), output.resolve()
+    is_new = path not in known and artifacts.is_dir()
+    if is_new:
+        _write(artifacts, [*known, path])
+    try:
+        yield
+    finally:
+        if is_new and not output.exists():
+            _write(artifacts, known)
+
+
+def _write(artifacts: Path, folders: Sequence[Path]) -> None:
+    path = artifacts / DERIVED
+    with suppress(OSError):
+        if folders:
+            write_whole(path, json.dumps([str(one) for one in folders]))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def derived_from(artifacts: Path) -> list[Path]:
+    """The folders that are noted. Raises InputError if the note is broken."""
+    path = artifacts / DERIVED
+    if not path.is_file():
+        return []
+    try:
+        return [Path(str(one)) for one in json.loads(path.read_bytes())]
+    except (OSError, ValueError, TypeError):
+        raise InputError(
+            f"{path} is broken: write the folders of results into it, as a JSON list"
+        ) from None
