@@ -34,13 +34,14 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.names import PERSONAS
+    from indexer.indexing.fresh_version import FreshVersion
     from indexer.indexing.items import index_artifacts
     from indexer.indexing.mean_user import note_typical_user
     from indexer.terminal.console import out
     from indexer.terminal.index import print_too_long
     from indexer.terminal.progress import ProgressBar, loading
     from p4r_qdrant.encoder.loading import load_encoder
-    from p4r_qdrant.index.opening import open_index
+    from p4r_qdrant.index.opening import open_index, open_versions
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
@@ -50,7 +51,13 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     refusals = Refusals()
     with loading("the encoder"):
         encoder = load_encoder(settings.encoder)
-    with open_index(settings, encoder=encoder, create=True) as opened, ProgressBar() as bar:
+    with (
+        open_versions(settings) as versions,
+        FreshVersion(versions) as fresh,
+        open_index(settings, encoder=encoder, create=True) as opened,
+        ProgressBar() as bar,
+    ):
+        fresh.is_ours = True
         bar.start("indexing items", total)
         report = index_artifacts(
             folder,

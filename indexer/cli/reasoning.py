@@ -187,6 +187,7 @@ def add(
 
     from indexer.artifacts.journal import Journal
     from indexer.artifacts.lines import Refusals
+    from indexer.indexing.fresh_version import FreshVersion
     from indexer.indexing.items import ItemIndexer
     from indexer.ledger import LEDGER, Ledger
     from indexer.llm import LLM, BatchFolder, check_key
@@ -199,7 +200,7 @@ def add(
     from indexer.updates.inbox import incoming
     from indexer.updates.item_reasoning import ItemReasoner
     from p4r_qdrant.encoder.loading import load_encoder
-    from p4r_qdrant.index.opening import open_index
+    from p4r_qdrant.index.opening import open_index, open_versions
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
@@ -214,7 +215,12 @@ def add(
             async with LLM(settings.llm, ledger) as llm:
                 with loading("the encoder"):
                     encoder = load_encoder(settings.encoder)
-                with open_index(settings, encoder=encoder, create=True) as opened:
+                with (
+                    open_versions(settings) as versions,
+                    FreshVersion(versions) as fresh,
+                    open_index(settings, encoder=encoder, create=True) as opened,
+                ):
+                    fresh.is_ours = True
                     indexer = StreamingIndexer(
                         ItemReasoner(sources, journal, ledger, llm, refusals),
                         ItemIndexer(encoder, opened, refusals),

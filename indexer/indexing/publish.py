@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -13,12 +13,13 @@ from indexer.artifacts.index_rows import IndexRow, IndexRows
 from indexer.artifacts.journal import ids_of
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import PERSONAS
+from indexer.indexing.fresh_version import FreshVersion
 from indexer.indexing.items import IndexReport, ItemIndexer, Source
 from indexer.indexing.mean_user import note_typical_user
 from indexer.indexing.vector_files import VectorFile
 from indexer.indexing.verifying import Expected, verify_scores, verify_written
 from indexer.progress import SILENT, Progress
-from p4r_qdrant.errors import IndexLockedError, InputError, P4RError, VerificationError
+from p4r_qdrant.errors import IndexLockedError, InputError, VerificationError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata, today
 from p4r_qdrant.index.opening import open_versions
@@ -82,7 +83,7 @@ def publish(
     with open_versions(settings) as versions, source.on_all_devices():
         name = versions.of(source.fingerprint)
         versions.check_switch(name)
-        fresh = _FreshVersion(versions, name)
+        fresh = FreshVersion(versions, name)
         with fresh, versions.open(name, made) as index, versions.sole_writer(name):
             fresh.is_ours = True
             before = index.written()  # what is written from now on is not in `rows` and stays
@@ -133,28 +134,6 @@ def publish(
                 report.users = _encode_users(settings, name, made, source)
                 versions.switch({versions.alias: name})
     return report
-
-
-class _FreshVersion(AbstractContextManager["_FreshVersion"]):
-    """Context manager: a version that was made in it, and is empty at an error, is deleted.
-
-    `is_ours` is set once this process is its only writer.
-    """
-
-    def __init__(self, versions: Versions, name: str) -> None:
-        self._versions = versions
-        self._name = name
-        self._was_there = any(one.name == name for one in versions.all())
-        self.is_ours = False
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or self._was_there or not self.is_ours:
-            return
-        with suppress(P4RError):  # the error that is under way says more
-            with self._versions.open(self._name) as index:
-                holds = index.stats().items
-            if not holds:
-                self._versions.drop(self._name)
 
 
 def _encode_users(settings: Settings, name: str, made: IndexMetadata, source: Source) -> int:

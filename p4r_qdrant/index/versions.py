@@ -58,6 +58,10 @@ class Versions(ABC):
         """Make versions live, all of them in one step: alias -> name of the version."""
 
     @abstractmethod
+    def unname(self) -> None:
+        """Take the alias from the live version, so that it can be dropped."""
+
+    @abstractmethod
     def check_switch(self, name: str) -> None:
         """Raise InputError where `name` could not be made live."""
 

@@ -96,6 +96,13 @@ class EdgeVersions(Versions):
         except OSError as error:
             raise failure(self.location, str(error)) from None
 
+    def unname(self) -> None:
+        """See `Versions`. Afterwards the first version is live, if it is there."""
+        try:
+            (self._folder / CURRENT).unlink(missing_ok=True)
+        except OSError as error:
+            raise failure(self.location, str(error)) from None
+
     def check_switch(self, name: str) -> None:
         """See `Versions`. The file can name any."""
 

@@ -94,6 +94,12 @@ class ServerVersions(Versions):
         ]
         self._connection.call(partial(self._client.update_collection_aliases, operations))
 
+    def unname(self) -> None:
+        """See `Versions`."""
+        alias = models.DeleteAlias(alias_name=self.alias)
+        operations: list[Any] = [models.DeleteAliasOperation(delete_alias=alias)]
+        self._connection.call(partial(self._client.update_collection_aliases, operations))
+
     def check_switch(self, name: str) -> None:
         """See `Versions`. An alias cannot have the name of a collection."""
         if name != self.alias and self.alias in self._collections():

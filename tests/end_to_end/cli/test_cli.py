@@ -155,6 +155,19 @@ def test_index(made: tuple[Path, str], bookshop: Path, p4r: Run, with_model: Non
     )
 
 
+def test_an_index_that_would_stay_empty_is_not_left_behind(
+    p4r: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another encoder can be tried next; the empty index would have the name of the first."""
+    monkeypatch.setattr(PersonaEncoder, "from_settings", lambda *_: HashEncoder(8, cannot=""))
+    for command in (("index",), ("publish",)):
+        result = p4r(*command, "--artifacts", str(BOOKSHOP))
+        assert result.code != 0
+        assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(PersonaEncoder, "from_settings", lambda *_: HashEncoder(16))
+    assert p4r("index", "--artifacts", str(BOOKSHOP)).code == 0
+
+
 def test_status(bookshop: Path, p4r: Run) -> None:
     result = p4r("status")
     assert (result.code, result.err) == (0, "")

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from devtools.qdrant_process import PrivateQdrant, QdrantServer
 from indexer.artifacts import lines
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
+from indexer.indexing.fresh_version import FreshVersion
 from indexer.indexing.items import index_artifacts
 from indexer.indexing.verifying import SAMPLE
 from p4r_qdrant import Encoder, PersonaIndex, PersonaReranker, Settings, open_index
@@ -758,3 +760,27 @@ def test_a_broken_note_of_what_is_live_is_named(tmp_path: Path, folder: Path, te
     assert str(note) in sentence(caught)
     note.write_text(good)
     check_live(settings, folder, publishing.encoder(1))
+
+
+def test_a_new_index_that_stays_empty_is_deleted(index_settings: Settings, folder: Path) -> None:
+    """Also where the command fails, and never one that was there before."""
+    refusing = HashEncoder(8, cannot="")
+    with open_versions(index_settings) as versions:
+        for error in (None, EncoderError):
+            with (
+                suppress(EncoderError),
+                FreshVersion(versions) as fresh,
+                open_index(index_settings, encoder=refusing, create=True) as index,
+            ):
+                fresh.is_ours = True
+                index_artifacts(
+                    ArtifactFolder(folder), refusing, index, domain="books", refusals=Refusals()
+                )
+                if error is not None:
+                    raise error("the encoder is gone")
+            assert (versions.live(), versions.all()) == (None, [])
+        with open_index(index_settings, encoder=HashEncoder(8), create=True):
+            pass
+        with FreshVersion(versions) as fresh:
+            fresh.is_ours = True
+        assert versions.live()
