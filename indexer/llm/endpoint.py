@@ -146,7 +146,7 @@ class Endpoint:
         if transient := self.transient(status, error, response):
             return transient
         if _NO_CREDIT.search(error.codes):
-            return self.refusal(status, shown, request.model, advice=429)
+            return self.refusal(status, shown, request.model, advice=402)
         if status in _OF_THE_ACCOUNT:
             return self.refusal(status, shown, request.model)
         if _FILTERED.search(error.searched):
@@ -187,7 +187,7 @@ class Endpoint:
             403: f"{url} forbids this request: check the rights of the key and the model's name",
             404: f"{url} has no model {model}, or is not a chat-completions endpoint: check "
             "P4R_LLM__MODEL and P4R_LLM__BASE_URL",
-            429: f"the account at {url} has no credit left",
+            402: f"the account at {url} has no credit left",
         }.get(advice or status, f"{url} rejects such requests: check P4R_LLM__BASE_URL")
         return LLMRefusedError(f"{sentence} (HTTP {status}: {message or 'no reason given'})")
 

@@ -23,10 +23,14 @@ _CLOSING = re.compile(r"/|end|close", re.I)
 _LEXEME = re.compile(
     r'"(?:\\.|[^"\\])*+(?:"|\\?\Z)'  # a string, left alone; one without an end too
     r"|,(?=\s*[}\]])"  # a comma before a closing bracket
-    r"|\b(?:None|True|False)\b",
+    r"|\b(?:None|True|False)\b"
+    r"|//[^\n]*|/\*.*?\*/"
+    r"|[\u201c\u201d\u201e]"  # quotation marks of a word processor
+    r"|(?<=[{\[,:\s])'[^'\"\\\n]*'(?=\s*[:,}\]])",  # a text in Python's quotes
     re.S,
 )
-_REPAIRED = {",": " ", "None": "null", "True": "true", "False": "false"}
+_REPAIRED = {"None": "null", "True": "true", "False": "false"}
+_REPAIRED |= {",": " "} | dict.fromkeys("\u201c\u201d\u201e", '"')
 """Each replacement is as long as the original, so that places in the text stay the same."""
 _STARTS = 256
 """The last places where an object may begin that are tried; a page of braces would take minutes."""
@@ -50,7 +54,8 @@ def parse_answer(
     After a thought, whatever its marks, the last object counts that fits the schema; if none fits,
     the last one. An object may stand inside another one (of a tool call, say), also as text.
 
-    Accepts trailing commas, Python's None, True and False, and raw line breaks in strings. Control
+    Accepts trailing commas, comments, Python's None, True, False and quotes, the quotation marks of
+    word processors, and raw line breaks in strings. Control
     characters and lone surrogates are removed from all texts.
 
     at_end: for a thought without an answer: only an object counts that ends the text.
@@ -112,7 +117,12 @@ def _object_at(text: str, start: int) -> _Found | None:
 
 
 def _repair(lexeme: re.Match[str]) -> str:
-    return _REPAIRED.get(lexeme[0], lexeme[0])
+    found = lexeme[0]
+    if found.startswith("/"):  # a comment
+        return " " * len(found)
+    if found.startswith("'"):
+        return f'"{found[1:-1]}"'
+    return _REPAIRED.get(found, found)
 
 
 def _after_thought(text: str, found: list[_Found]) -> list[_Found]:

@@ -128,8 +128,17 @@ def read_json(body: bytes) -> Any:
     try:
         return json.loads(body.decode(errors="replace"))
     except (ValueError, RecursionError):
-        what = "an empty body" if not body.strip() else NO_COMPLETION
-        raise TransientError(f"the endpoint sent {what}") from None
+        raise TransientError(f"the endpoint sent {_named(body)}") from None
+
+
+def _named(body: bytes) -> str:
+    """What a body is that is no JSON."""
+    start = body.lstrip()[:16].lower()
+    if not start:
+        return "an empty body"
+    if start.startswith(b"<"):
+        return f"a web page, {NO_COMPLETION}"
+    return f"a stream of events, {NO_COMPLETION}" if start.startswith(b"data:") else NO_COMPLETION
 
 
 def completion_of(data: Any) -> Completion:

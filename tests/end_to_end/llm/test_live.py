@@ -971,6 +971,10 @@ def test_small_mistakes_are_forgiven(value: dict[str, Any]) -> None:
         ('An example: {"a": 1}. The answer: {"a": 2, "b": 3}', {"a": 2, "b": 3}),
         ('{see below} {"a": 1}', {"a": 1}),
         ('{"": {},}', {"": {}}),
+        ('{"a": "http://b", // where\n "c": 1 /* one */}', {"a": "http://b", "c": 1}),
+        ("{'a': 'it is', 'b': ['c', 'd']}", {"a": "it is", "b": ["c", "d"]}),
+        ("{\u201ca\u201d: \u201cb\u201d}", {"a": "b"}),
+        ('{"a": "\u201cb\u201d, \'c\', // d",}', {"a": "\u201cb\u201d, 'c', // d"}),
     ],
 )
 def test_what_models_write(text: str, value: dict[str, Any]) -> None:
@@ -984,7 +988,16 @@ def test_nothing_upsets_the_parser(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{" * 500_000, '{"a":' * 100_000, '{"' * 200_000, '"\\' * 200_000, "[" * 500_000]
+    "text",
+    [
+        "{" * 500_000,
+        '{"a":' * 100_000,
+        '{"' * 200_000,
+        '"\\' * 200_000,
+        "[" * 500_000,
+        "{" + "/*" * 200_000,
+        "{" + " '" * 200_000,
+    ],
 )
 def test_no_answer_takes_the_parser_long(text: str) -> None:
     """Quadratic work on these would take longer than a test may."""

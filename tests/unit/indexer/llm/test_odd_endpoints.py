@@ -11,6 +11,8 @@ import pytest
 
 from devtools.scripted_llm import Call, Reply, ScriptedLLM, fails, says
 from indexer.llm import LLMRefusedError, Request, caller, retrying
+from indexer.llm.errors import TransientError
+from indexer.llm.wire import read_json
 from p4r_qdrant.settings import LLMSettings
 from tests.support.asking import ask, entries
 from tests.support.llm_requests import KEY, SCHEMA, requests
@@ -128,14 +130,36 @@ def test_a_busy_minute_is_sat_out(busy: Reply, tmp_path: Path) -> None:
     assert len(server.calls) == 3
 
 
-@pytest.mark.parametrize("code", ["insufficient_quota", "billing_hard_limit_reached"])
-def test_no_credit_stops_the_run(code: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "reply",
+    [
+        fails(429, "no", code="insufficient_quota"),
+        fails(429, "no", code="billing_hard_limit_reached"),
+        fails(402, "Insufficient balance"),
+    ],
+    ids=range(3),
+)
+def test_no_credit_stops_the_run(reply: Reply, tmp_path: Path) -> None:
     with (
-        ScriptedLLM(fails(429, "no", code=code), replies=[GOOD]) as server,
+        ScriptedLLM(reply, replies=[GOOD]) as server,
         pytest.raises(LLMRefusedError, match="no credit left"),
     ):
         ask(server.url, tmp_path, requests(3))
     assert len(server.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b"<html>maintenance</html>", "a web page, something other than a chat completion"),
+        (b'data: {"choices": []}\n\n', "a stream of events, something other than a chat"),
+        (b" \n", "an empty body"),
+        (b"busy", "sent something other than a chat completion"),
+    ],
+)
+def test_what_is_no_completion_is_named(body: bytes, named: str) -> None:
+    with pytest.raises(TransientError, match=named):
+        read_json(body)
 
 
 # -- where an answer stands -----------------------------------------------------------------------
