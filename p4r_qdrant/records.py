@@ -20,6 +20,8 @@ MAX_DOMAIN_LENGTH = 100
 AHEAD_S = 14 * 3600
 """Seconds that a time stamp may be ahead of our clock: a local time that was taken for UTC."""
 
+_INVISIBLE = "\u00ad\u200b\u200c\u200e\u200f\u2060\ufeff"
+"""No white space, but without width: what spreadsheets and web pages leave at the end of a word."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NOT_TEXT = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -28,8 +30,8 @@ def check_id(value: str) -> str:
     """Return `value` if it can be an id; else raise ValueError in one sentence.
 
     Emoji, quotes, slashes and spaces inside are fine. Empty ids, ids over `MAX_ID_LENGTH`
-    characters, control characters (newlines too), lone surrogates and surrounding white space
-    are not: they cannot be distinguished, typed, or sent.
+    characters, control characters (newlines too), lone surrogates and surrounding white space or
+    invisible characters are not: they cannot be distinguished, typed, or sent.
     """
     if not value:
         raise ValueError("an id must not be empty")
@@ -37,8 +39,10 @@ def check_id(value: str) -> str:
         raise ValueError(f"an id may have {MAX_ID_LENGTH} characters, this one has {len(value)}")
     if _CONTROL.search(value):
         raise ValueError(f"the id {value[:40]!r} holds a control character or line break")
-    if value != value.strip():
-        raise ValueError(f"the id {value[:40]!r} begins or ends with white space")
+    if value != value.strip().strip(_INVISIBLE):
+        raise ValueError(
+            f"the id {value[:40]!r} begins or ends with white space, or with an invisible character"
+        )
     try:
         value.encode()
     except UnicodeEncodeError:

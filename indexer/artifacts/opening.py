@@ -28,6 +28,7 @@ _BUFFER = 1024 * 1024
 HEAD = 64 * 1024
 """So many bytes are read to find the kind of a file."""
 _SEPARATORS = ",;\t|"
+NOT_UTF8 = "is not UTF-8; convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"
 _UNPACK = "unpack it, or pack it with gzip"
 _OTHERS: dict[bytes, tuple[str, str]] = {
     b"PK\x03\x04": ("a zip archive or an Excel workbook", "give the file inside it as CSV"),

@@ -59,10 +59,10 @@ def written_bytes(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def written_whole(path: Path, *, packed: bool = False) -> Iterator[Callable[[str], None]]:
+def written_whole(path: Path, *, packed: bool | None = None) -> Iterator[Callable[[str], None]]:
     """Write text lines to a file that gets them all at the end of the block, or none.
 
-    packed: with gzip.
+    packed: with gzip; None packs a file whose name ends in .gz.
     Yields: a function that writes one line, as UTF-8. The path "-" is standard output.
     Raises: InputError if the file cannot be written, StorageFullError if the disk is full.
     """
@@ -73,7 +73,7 @@ def written_whole(path: Path, *, packed: bool = False) -> Iterator[Callable[[str
         return
     with contextlib.ExitStack() as stack:
         file: BinaryIO | gzip.GzipFile = stack.enter_context(written_bytes(path))
-        if packed:
+        if packed or (packed is None and path.suffix == ".gz"):
             file = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", mtime=0))
 
         def write(line: str) -> None:

@@ -33,9 +33,11 @@ def audit(
     load_encoder: called before the first file is read, and only if there are personas; None skips
     the figures that need an encoder. sample: the number of items with personas that these figures
     are measured on, drawn by `seed`.
-    Raises InputError if the folder holds no aspects, personas or alignments, or if its splits.jsonl
-    is broken.
+    Raises InputError if the folder holds no aspects, personas or alignments, if personas.jsonl is
+    empty, or if splits.jsonl is broken.
     """
+    if folder.has(PERSONAS):
+        folder.personas()
     if not any(folder.has(name) for name in (ASPECTS, PERSONAS, ALIGNMENTS)):
         raise InputError(
             f"the folder {folder.path} holds none of {ASPECTS}, {PERSONAS} and {ALIGNMENTS}: "

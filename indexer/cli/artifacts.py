@@ -222,6 +222,8 @@ def audit(
     from indexer.terminal.progress import ProgressBar
     from p4r_qdrant.settings import Settings
 
+    if html is not None and json_file is not None and html.resolve() == json_file.resolve():
+        raise InputError(f"--html and --json name one file, {html}; name two")
     folder = ArtifactFolder(artifacts)
     settings = Settings.load().encoder
     refusals = Refusals()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.opening import NOT_UTF8
 from p4r_qdrant.errors import InputError
 
 MAX_LINE = 16 * 1024 * 1024
@@ -154,7 +155,7 @@ class _Table:
             if fields is None:
                 continue
             if not all(map(_is_utf8, fields)):
-                self._refusals.add(f"{where}: is not UTF-8", BROKEN_LINE)
+                self._refusals.add(f"{where}: {NOT_UTF8}", BROKEN_LINE)
                 continue
             if len(fields) < len(self._names):
                 self._refusals.note(SHORT_ROW, where)
@@ -184,7 +185,7 @@ class _Table:
                 raise InputError(f"{where}: the header cannot be read: a quote is not closed")
             self._names = [one.strip() for one in parsed.fields]
             if not all(map(_is_utf8, self._names)):
-                raise InputError(f"{where}: the header is not UTF-8; write the file as UTF-8")
+                raise InputError(f"{where}: the header {NOT_UTF8}")
             if twice := _repeated(self._names):
                 raise InputError(f"{where}: two columns are named {twice!r}; rename one")
             if not all(self._names):

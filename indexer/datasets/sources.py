@@ -19,6 +19,7 @@ from indexer.artifacts.lines import Refusals
 from indexer.artifacts.opening import (
     BOM,
     HEAD,
+    NOT_UTF8,
     check_delimited,
     check_json_lines,
     is_delimited,
@@ -160,7 +161,9 @@ def _json_problem(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"is not JSON: {error.msg} at column {error.colno}"
     if isinstance(error, UnicodeDecodeError):
-        return f"is not UTF-8: byte {error.start + 1}"
+        return f"byte {error.start + 1} {NOT_UTF8}"
     if isinstance(error, (RecursionError, MemoryError)):
         return "is nested too deep"
+    if "integer string conversion" in str(error):
+        return "holds a number with too many digits"
     return str(error).splitlines()[0]

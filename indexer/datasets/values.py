@@ -6,6 +6,7 @@ missing time stamp is an error.
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -25,6 +26,7 @@ _LATEST = SECONDS_END * 1_000_000_000
 _DIGITS = re.compile(r"-?\d{1,20}(\.\d{1,20})?")
 _NEVER = frozenset({253402214400, 253402300799})
 """The year 9999, which means "never"; as milliseconds it would be 1978."""
+_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _PRICE = re.compile(
     r"(?:from\s)?\s*(?:[a-z]{2,3}\s?)?[^\w\s.,-]?\s?"
     r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,15}(?:\.\d+)?)(?:\s*[-\u2013].*)?",
@@ -97,8 +99,12 @@ def count(value: Any) -> int | None:
 
 
 def text(value: Any) -> str:
-    """A text; each part of a list is on its own line. The records clean it."""
-    return "\n".join(part for part in _texts(value) if part and not part.isspace())
+    """A text; each part of a list is on its own line. The records clean it.
+
+    Web shops escape what people write: entities are resolved, and <br> is a line break.
+    """
+    parts = (html.unescape(_BREAK.sub("\n", part)) for part in _texts(value))
+    return "\n".join(part for part in parts if part and not part.isspace())
 
 
 def name(value: Any) -> str:

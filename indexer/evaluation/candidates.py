@@ -82,8 +82,8 @@ class Provenance:
 
 
 def provenance_path(candidates: Path) -> Path:
-    """Where the provenance of a candidates file is."""
-    return candidates.with_name(f"{candidates.name}.provenance.json")
+    """Where the provenance of a candidates file is, packed with gzip or not."""
+    return candidates.with_name(f"{candidates.name.removesuffix('.gz')}.provenance.json")
 
 
 def pairs_hash(pairs: Iterable[tuple[str, str]]) -> str:
@@ -122,7 +122,7 @@ def write_candidates(
     personas are missing,
     MissingExtraError where the generator's package is not installed.
     """
-    if str(output) == "-":
+    if str(output) == "-" or output.parent in (Path("/dev"), Path("/dev/fd")):
         raise InputError("lists go into a file, for their provenance is written beside it")
     check_generator(options.model)
     truth = read_truth(inputs.splits, refusals, "valid")

@@ -112,6 +112,17 @@ OUTPUTS = {
 }
 
 
+@pytest.mark.parametrize("command", ["audit", "index", "publish", "train --output new", "tune"])
+def test_a_file_of_personas_that_is_empty(command: str, p4r: Run, tmp_path: Path) -> None:
+    """It was lost: a folder without personas has no such file."""
+    shutil.copytree(BOOKSHOP, tmp_path / "B")
+    (tmp_path / "B" / "personas.jsonl").write_text("\n")
+    before = tree(tmp_path)
+    result = p4r(*command.split(), "--artifacts", "B", **SETTINGS)
+    assert (result.code, result.sentence.partition(" is empty")[0]) == (2, "B/personas.jsonl")
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize("place", ["B/items.jsonl/new", "B/items.jsonl"])
 @pytest.mark.parametrize("command", OUTPUTS)
 def test_an_output_that_cannot_be(command: str, place: str, p4r: Run, tmp_path: Path) -> None:

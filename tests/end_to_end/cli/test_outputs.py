@@ -111,6 +111,20 @@ def test_somebodys_file_is_replaced_only_with_force_and_its_own_without(
     assert mine.read_bytes() == written
 
 
+def test_two_outputs_are_two_files(p4r: Run, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("page")
+    both = ("audit", "--artifacts", str(BOOKSHOP), "--no-encoder", "--html", "page", "--json")
+    for name in ("page", "./page", "link"):
+        assert "name one file" in p4r(*both, name).sentence
+    assert not (tmp_path / "page").exists()
+
+
+def test_lists_need_a_file_beside_which_their_provenance_can_stand(p4r: Run) -> None:
+    named = f"candidates --reviews {BOOKSHOP}/reviews.jsonl --splits {BOOKSHOP}/splits.jsonl"
+    for output in ("-", "/dev/null", "/dev/fd/1"):
+        assert "lists go into a file" in p4r(*named.split(), "--output", output).sentence
+
+
 def test_what_was_written_is_said(p4r: Run, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert (

@@ -37,7 +37,7 @@ BROKEN: list[tuple[bytes, bytes, str]] = [
     (lines(ITEM), b"\n\n", "reviews.jsonl is empty"),
     (lines(REVIEW), lines(ITEM), "items.jsonl:1 is a review, not an item"),
     (lines(REVIEW), lines(REVIEW), "items.jsonl:1 is a review, not an item"),
-    (lines(ITEM), lines(ITEM), "reviews.jsonl:1: user_id: Field required; none of 1 lines is a"),
+    (lines(ITEM), lines(ITEM), "reviews.jsonl:1: user_id: is missing; none of 1 lines is a"),
     (b"item_id,title\ni,Soups\n", b"item_id,title\ni,Soups\n", "items.jsonl is CSV"),
 ]
 

@@ -61,6 +61,8 @@ BAD_IDS = {
     "a\u2028b": "control character",
     " a": "white space",
     "a\u3000": "white space",
+    "a\ufeff": "invisible character",
+    "\u200ba": "invisible character",
     " ": "white space",
     "\ud800": "Unicode",
     "\ud83d\ude00": "Unicode",

@@ -18,6 +18,7 @@ from indexer.artifacts.candidate_lists import read_candidates
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.opening import NOT_UTF8
 from indexer.artifacts.splits import read_splits
 from indexer.artifacts.writing import written_whole
 from indexer.checking import check_files
@@ -27,7 +28,7 @@ from p4r_qdrant import whole_files
 from p4r_qdrant.errors import InputError, RecordError, StorageFullError
 from p4r_qdrant.index.payload import plain_text, slug
 from p4r_qdrant.index.query import MAX_CANDIDATES
-from p4r_qdrant.records import Summary
+from p4r_qdrant.records import Review, Summary
 from tests.support.artifact_rows import aspects, review
 from tests.support.jsonl import write
 
@@ -73,7 +74,7 @@ def test_a_broken_line_is_told_by_its_place_and_the_others_go_on(tmp_path: Path)
         assert sentence.startswith(f"{path}:{number}: ")
         assert "\n" not in sentence
         assert len(sentence) < 400
-    assert refusals.sentences[4].endswith(":6: summary: Field required")
+    assert refusals.sentences[4].endswith(":6: summary: is missing")
 
 
 def test_a_line_that_is_no_utf_8(tmp_path: Path) -> None:
@@ -84,6 +85,27 @@ def test_a_line_that_is_no_utf_8(tmp_path: Path) -> None:
     found, refusals = read(path)
     assert found == [(1, "a"), (4, "c")]
     assert refusals.total == 2
+    assert refusals.sentences[0] == f"{path}:2: {NOT_UTF8}"
+
+
+@pytest.mark.parametrize(
+    ("field", "problem"),
+    [
+        ('"rating": "4,5"', 'rating: "4,5" is not a number'),
+        ('"rating": null', "rating: null is not a number"),
+        ('"rating": NaN', "rating: NaN is not a finite number"),
+        ('"timestamp": 1.5', "timestamp: 1.5 is not a whole number"),
+        ('"timestamp": "today"', 'timestamp: "today" is not a whole number'),
+        ('"text": {"a": 1}', 'text: {"a": 1} is not a text'),
+        ('"title": ["a"]', 'title: ["a"] is not a text'),
+    ],
+)
+def test_a_value_of_another_type_is_shown(field: str, problem: str, tmp_path: Path) -> None:
+    line = f'{{"user_id": "u", "item_id": "i", "rating": 5, "timestamp": 1, {field}}}'
+    path = write(tmp_path, "r.jsonl", [line])
+    refusals = Refusals()
+    assert list(read_lines(path, Review, refusals)) == []
+    assert refusals.sentences == [f"{path}:1: {problem}"]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])

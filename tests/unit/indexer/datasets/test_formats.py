@@ -250,7 +250,7 @@ def test_amazon_2023() -> None:
         "rating": 5.0,
         "timestamp": 1588687728,
         "title": "Salt",
-        "text": "I could smell it.<br />Twice.",
+        "text": "I could smell it.\nTwice.",
     }
 
 

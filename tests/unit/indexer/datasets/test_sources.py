@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.opening import NOT_UTF8
 from indexer.datasets import sources
 from indexer.datasets.sources import read_rows
 from p4r_qdrant.errors import InputError
@@ -31,7 +32,7 @@ def test_a_broken_line_is_told_by_its_place_and_the_others_go_on(tmp_path: Path)
     assert rows == [(":1", {"a": 1}), (":8", {"a": 2})]
     assert [one.split(": ")[0] for one in refused] == [":3", ":4", ":5", ":6", ":7"]
     assert refused[0].startswith(":3: is not JSON: Expecting value at column")
-    assert refused[3:] == [":6: is not UTF-8: byte 8", ":7: is nested too deep"]
+    assert refused[3:] == [f":6: byte 8 {NOT_UTF8}", ":7: is nested too deep"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl", "a.csv.gz", "a.csv"])
@@ -103,7 +104,7 @@ def test_csv_has_quotes_line_breaks_and_broken_rows(tmp_path: Path) -> None:
         (":6", {"user_id": "u4", "text": None}),
         (":7", {"user_id": "u5", "text": "Zürich 書"}),
     ]
-    assert refused == [":4: has more fields than the header", ":5: is not UTF-8"]
+    assert refused == [":4: has more fields than the header", f":5: {NOT_UTF8}"]
 
 
 def test_tsv(tmp_path: Path) -> None:

@@ -108,6 +108,9 @@ def test_counts_are_whole() -> None:
 
 def test_a_text_may_be_a_list_or_missing() -> None:
     assert values.text(["One.", None, "", [" ", "Two."], 3]) == "One.\nTwo.\n3"
+    assert values.text("It&#39;s <b>good</b>.<br />Twice &amp; more") == (
+        "It's <b>good</b>.\nTwice & more"
+    )
     assert values.text(None) == values.text({"a": 1}) == ""
 
 

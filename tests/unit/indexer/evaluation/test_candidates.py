@@ -1,5 +1,6 @@
 """Candidate generators: what each computes, and what none may see."""
 
+import gzip
 import importlib.util
 import json
 from pathlib import Path
@@ -12,7 +13,13 @@ from indexer.artifacts.lines import Refusals
 from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.collaborative.weights import exact
 from indexer.evaluation import candidates as module
-from indexer.evaluation.candidates import ListInputs, ListOptions, provenance_path, write_candidates
+from indexer.evaluation.candidates import (
+    ListInputs,
+    ListOptions,
+    lists_hash,
+    provenance_path,
+    write_candidates,
+)
 from indexer.evaluation.generators import bpr, ease, itemknn, lightgcn, pairwise, popularity
 from indexer.evaluation.generators.base import (
     DECAYS,
@@ -129,6 +136,19 @@ def test_it_learns_what_goes_together(model: str, data: Path) -> None:
     tastes = {user: TASTES[int(user[1:]) % 3] for user in lists}
     fitting = [item.startswith(tastes[user]) for user, items in lists.items() for item in items]
     assert np.mean(fitting) > 0.8
+
+
+def test_packed_lists_have_the_provenance_of_the_same_lists_unpacked(data: Path) -> None:
+    """Packed by somebody afterwards, or written so because of the name of the output."""
+    _, plain = made(data, "popularity")
+    told = provenance_path(data / "popularity.jsonl").read_text()
+    packed = data / "popularity.jsonl.gz"
+    assert provenance_path(packed) == provenance_path(data / "popularity.jsonl")
+    inputs = ListInputs(data / "reviews.jsonl", data / "splits.jsonl", None)
+    write_candidates(inputs, packed, ListOptions("popularity"), Refusals())
+    assert gzip.decompress(packed.read_bytes()).decode() == plain
+    assert provenance_path(packed).read_text() == told
+    assert lists_hash(packed) == json.loads(told)["lists"]
 
 
 @pytest.mark.parametrize("model", GENERATORS)

@@ -455,7 +455,7 @@ def test_paths_start_at_the_file(tmp_path: Path) -> None:
         ('name = "x"\nartifacts = "a"\npriors = [3]', r"priors.0: Input should be less than"),
         ('name = "x"\nartifacts = "a"\n[lists]\nbpr = "b"', r"lists.bpr has the name of a gene"),
         ('name = "x"\nartifacts = "a"\n[lists]\n"a b" = "b"', r"lists.a b.*should match"),
-        ('name = "x"', r"artifacts: Field required"),
+        ('name = "x"', r"artifacts: is missing"),
     ],
 )
 def test_a_configuration_that_cannot_be(text: str, sentence: str, tmp_path: Path) -> None:
