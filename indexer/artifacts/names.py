@@ -22,7 +22,10 @@ ARTIFACTS = frozenset(
 )
 """All of them."""
 
-_PEOPLES = frozenset({REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, ARRIVALS, ERASING})
+_PEOPLES = frozenset(
+    {REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, ARRIVALS, ERASING}
+    | {"results.json", "report.html", "controls.jsonl", "judgments.jsonl", "single.jsonl"}
+)
 
 
 def is_private(name: str) -> bool:

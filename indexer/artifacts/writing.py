@@ -43,26 +43,29 @@ def storage_errors(
 
 
 @contextmanager
-def written_bytes(path: Path) -> Iterator[BinaryIO]:
+def written_bytes(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Open a file that gets its new content at the end of the block, or keeps the old one.
 
-    A file with people's words may be read by its owner only.
+    private: it holds people's words, as files of some names always do (`is_private`): only its
+    owner may read it.
 
     Yields: a binary file object. See `whole_file` for links, pipes and devices.
     Raises: InputError if the file cannot be written, StorageFullError if the disk is full.
     """
     if not path.name or path.name == ".." or os.path.isdir(path):  # noqa: PTH112 - never raises
         raise InputError(f"{path} cannot be written: it is a folder; name a file")
-    whole = whole_file(path, private=is_private(path.name))
+    whole = whole_file(path, private=private or is_private(path.name))
     with storage_errors(path, kept="nothing was written"), whole as file:
         yield file
 
 
 @contextmanager
-def written_whole(path: Path, *, packed: bool | None = None) -> Iterator[Callable[[str], None]]:
+def written_whole(
+    path: Path, *, packed: bool | None = None, private: bool = False
+) -> Iterator[Callable[[str], None]]:
     """Write text lines to a file that gets them all at the end of the block, or none.
 
-    packed: with gzip; None packs a file whose name ends in .gz.
+    packed: with gzip; None packs a file whose name ends in .gz. private: see `written_bytes`.
     Yields: a function that writes one line, as UTF-8. The path "-" is standard output.
     Raises: InputError if the file cannot be written, StorageFullError if the disk is full.
     """
@@ -72,7 +75,7 @@ def written_whole(path: Path, *, packed: bool | None = None) -> Iterator[Callabl
         yield lambda line: print(line)  # noqa: T201 - this is where output is asked for
         return
     with contextlib.ExitStack() as stack:
-        file: BinaryIO | gzip.GzipFile = stack.enter_context(written_bytes(path))
+        file: BinaryIO | gzip.GzipFile = stack.enter_context(written_bytes(path, private=private))
         if packed or (packed is None and path.suffix == ".gz"):
             file = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", mtime=0))
 

@@ -75,7 +75,7 @@ def new_file(
     from indexer.terminal.console import err
 
     check_output(path, reads, force=force, ours=ours)
-    with written_whole(path) as write:
+    with written_whole(path, private=ours is RANKINGS) as write:
         yield write
     if str(path) != "-":
         err.say(f"written: {path}")

@@ -158,7 +158,7 @@ def write_candidates(
     digest = hashlib.sha256()
     with ExitStack() as stack:
         tell = stack.enter_context(written_whole(provenance_path(output)))
-        write = stack.enter_context(written_whole(output))
+        write = stack.enter_context(written_whole(output, private=True))
         for user, found in zip(served, shelf.lists(best, rows, options.top), strict=True):
             results = [{"item_id": item, "score": score} for item, score in found]
             line = json.dumps({"user_id": user, "results": results}, ensure_ascii=False)

@@ -12,6 +12,7 @@ from indexer.progress import SILENT, Progress
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder, EncoderOver
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.whole_files import opened_privately
 
 CHUNK = 256
 """Texts that are encoded, and kept, at once: what a kill may cost."""
@@ -32,7 +33,7 @@ class CachedEncoder(EncoderOver):
         self._vectors_path = folder / f"{encoder.fingerprint}.f32"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._texts_file = self.texts_path.open("a+b")
+            self._texts_file = opened_privately(self.texts_path, "a+b")
             self._vectors_file = self._vectors_path.open("a+b")
         except OSError as error:
             raise InputError(f"{folder} cannot be written: {error.strerror}") from None

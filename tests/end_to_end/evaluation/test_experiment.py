@@ -23,7 +23,9 @@ from indexer.evaluation.experiment.run import run_experiment
 from indexer.evaluation.experiment.stages import locked
 from indexer.evaluation.leaks.poison import MARKER
 from indexer.evaluation.leaks.report import LeakError
+from indexer.ledger import Ledger
 from indexer.training.pairs import read_pairs, training_data
+from indexer.updates.erasing.run import erasing
 from p4r_qdrant.encoder.adapter import AdapterRecord
 from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.settings import HistorySettings, TrainingSettings
@@ -33,6 +35,7 @@ from tests.support.hash_encoder import HashEncoder
 from tests.support.html_page import Page
 from tests.support.jsonl import write
 from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.stored_words import files_with
 
 pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
@@ -258,6 +261,25 @@ def test_what_is_done_is_not_done_again(model: HashEncoder, shop: Path, tmp_path
     assert (tmp_path / "lists" / "ease-0.jsonl").stat().st_mtime_ns == made
     other = ran(config(shop, decays=[0.9]), tmp_path)
     assert {row["decay"] for row in other["history"]} == {0.9}
+
+
+def test_what_is_kept_of_people_is_private_and_can_be_erased(
+    model: HashEncoder, shop: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    results = ran(config(shop), output)
+    write_report(results, output)
+    user = results["examples"][0]["user"]
+    said = next(one["aspects"][0] for one in results["examples"][0]["history"] if one["aspects"])
+    theirs = {Path(one) for word in (user, said) for one in files_with(word, output)}
+    assert {one.name for one in theirs} >= {"reviews.jsonl", "results.json", "report.html"}
+    assert {oct(one.stat().st_mode & 0o077) for one in theirs} == {"0o0"}
+    folder = ArtifactFolder(shop)
+    with Ledger(shop / "ledger") as ledger, erasing(folder, ledger, [user], Refusals()) as erased:
+        assert [one.where for one in erased.places] == [str(shop), str(output)]
+    assert files_with(user, output, shop) == []
+    assert files_with(said, output) == []
+    assert (output / "lists" / "ease-0.jsonl").is_file()
 
 
 def test_two_runs_do_not_share_a_folder(model: HashEncoder, shop: Path, tmp_path: Path) -> None:
