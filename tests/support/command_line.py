@@ -55,8 +55,8 @@ def spawn(cwd: Path, *arguments: str | bytes, before: str = "", **options: Any) 
     code = f"import sys; sys.argv[0] = 'p4r'\n{before}\nfrom indexer.cli import main; main()"
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     command = [sys.executable, "-c", code, *arguments]
-    # Missing packages, encodings and closed streams are met by a new interpreter only.
-    new = before == WITHOUT or "PYTHONIOENCODING" in environment or "preexec_fn" in options
+    # Missing packages and closed streams are met by a new interpreter only.
+    new = before == WITHOUT or "preexec_fn" in options
     start = subprocess if new else warm
     return start.Popen(command, env=environment, cwd=cwd, **options)
 

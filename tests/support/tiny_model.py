@@ -33,7 +33,7 @@ def save_tiny_model(folder: Path, words: str, *, seed: int = 0) -> Path:
             num_hidden_layers=2,
             num_attention_heads=2,
             intermediate_size=64,
-            max_position_embeddings=128,
+            max_position_embeddings=48,
             hidden_dropout_prob=0.1,
         )
     )
@@ -45,7 +45,7 @@ def save_tiny_model(folder: Path, words: str, *, seed: int = 0) -> Path:
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
-        model_max_length=128,
+        model_max_length=48,
     ).save_pretrained(parts)
     transformer = Transformer(str(parts))
     model = SentenceTransformer(

@@ -149,15 +149,15 @@ def execute(request: dict[str, Any]) -> None:
     for number, file in enumerate(request["files"]):
         os.dup2(file, number)
         os.close(file)
-    # Those of the server believe that they can seek, as /dev/null can.
-    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = os.fdopen(
-        2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
-    )
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    # Those of the server believe that they can seek, as /dev/null can.
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    text: dict[str, Any] = {"encoding": encoding or "utf-8", "closefd": False}
+    sys.stdin = os.fdopen(0, **text, errors=errors or None)
+    sys.stdout = os.fdopen(1, "w", **text, errors=errors or None)
+    sys.stderr = os.fdopen(2, "w", **text, errors="backslashreplace", buffering=1)
     options = request["options"]
     if options[0] == "-u":  # of pytest-xdist, which flushes what it writes
         options = options[1:]

@@ -185,7 +185,7 @@ def check_form(folder: Path) -> None:
     ids=["two_steps", "all_steps"],
 )
 def steps(request: pytest.FixtureRequest) -> Any:
-    """The steps that are run. The injections below go through all of them in any case."""
+    """The steps that are run. The injections below go through all of them in their long form."""
     return request.param
 
 
@@ -299,20 +299,24 @@ def test_every_text_is_the_models_own(
 
 
 @pytest.mark.parametrize(
-    "injections",
-    [INJECTIONS[::10], pytest.param(INJECTIONS, marks=pytest.mark.long)],
-    ids=["four", "all"],
+    ("injections", "books"),
+    [(INJECTIONS[::20], 1), pytest.param(INJECTIONS, 2, marks=pytest.mark.long)],
+    ids=["two", "all"],
 )
 def test_no_injection_gets_through_to_a_real_model(
-    injections: list[str], environment: dict[str, str], proxy: CountingProxy, tmp_path: Path
+    injections: list[str],
+    books: int,
+    environment: dict[str, str],
+    proxy: CountingProxy,
+    tmp_path: Path,
 ) -> None:
-    """Reviews that give orders, on two books that one decent reader has read as well."""
+    """Reviews that give orders, on books that one decent reader has read as well."""
     good = "A quiet story of boats and weather that I read aloud to my aunt."
     items, reviews = [], []
-    for book in (0, 1):
+    for book in range(books):
         item = f"book-{book}"
         items.append({"item_id": item, "title": f"Harbour {book}", "description": "Of boats."})
-        orders = enumerate(injections[book::2])
+        orders = enumerate(injections[book::books])
         told = [(f"villain-{book}-{number}", text) for number, text in orders]
         for user, text in (("reader", good), *told):
             row = {"user_id": user, "item_id": item, "rating": 4, "timestamp": 1_700_000_000 + book}

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import warm
-from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.bookshop_index import copy_bookshop_index
+from tests.support.paths import ROOT
 from tests.support.service_process import wait_until_ready
 
 for needed in (
@@ -35,11 +36,9 @@ ENVIRONMENT = {
 
 
 def test_the_python_of_the_page(tmp_path: Path) -> None:
-    catalogue = str(BOOKSHOP)
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
-    index = [*P4R, "index", "--artifacts", catalogue, "--domain", "books"]
-    warm.run(index, cwd=here, env=ENVIRONMENT, check=True)
+    copy_bookshop_index(here)
     shutil.copytree(here, there)
     service = warm.Popen(
         [*P4R, "serve", "--anonymous", "--port", "0"],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import warm
+from tests.support.bookshop_index import copy_bookshop_index
 from tests.support.paths import BOOKSHOP, ROOT
 
 pytest.importorskip("sentence_transformers")
@@ -36,8 +37,9 @@ def run(command: list[str], folder: Path) -> str:
 def test_the_python_of_the_pages(tmp_path: Path) -> None:
     [of_the_readme] = blocks("README.md")
     reranks, writes = blocks("docs/how-to/python.md")
+    copy_bookshop_index(tmp_path)
     index = ["index", "--artifacts", str(BOOKSHOP), "--domain", "books"]
-    run(["-c", "from indexer.cli import main; main()", *index], tmp_path)
+    run(["-c", "from indexer.cli import main; main()", *index], tmp_path)  # with SETTINGS
     assert run(["-c", of_the_readme], tmp_path).splitlines()[0].startswith("1 beans-mostly ")
     assert run(["-c", reranks], tmp_path).splitlines()[0].startswith("1 beans-mostly ")
     written = run(["-c", writes], tmp_path)

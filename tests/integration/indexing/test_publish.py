@@ -59,16 +59,15 @@ from tests.support.publishing import (
     truth,
 )
 
-PUBLISHES = 10
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return catalogue_at(tmp_path / "catalogue")
 
 
-def test_ten_publishes_under_load(index_settings: Settings, folder: Path) -> None:
-    encoders = [publishing.encoder(number) for number in range(PUBLISHES + 1)]
+@pytest.mark.parametrize("publishes", [3, pytest.param(10, marks=pytest.mark.long)])
+def test_publishes_under_load(index_settings: Settings, folder: Path, publishes: int) -> None:
+    encoders = [publishing.encoder(number) for number in range(publishes + 1)]
     truths = Truths(folder, encoders)
     run(folder, encoders[0], index_settings)
     settings = refreshing(index_settings, 0.05)
