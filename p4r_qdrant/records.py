@@ -147,13 +147,17 @@ class Aspects(_Record):
 
 
 class Persona(_Record):
-    """One persona of an item (Eq. 3); `evidence` names the users whose aspects support it."""
+    """One persona of an item (Eq. 3); `evidence` names the users whose aspects support it.
+
+    `extractive` personas quote reviews: no LLM wrote them.
+    """
 
     persona_id: Id
     name: NonEmptyText
     description: NonEmptyText
     preference_rationale: NonEmptyText
     evidence: list[Id] = Field(default_factory=list)
+    extractive: bool = False
 
 
 class ItemPersonas(_Record):

@@ -37,6 +37,37 @@ class RecordFile(Generic[Model]):
             self._file.close()
 
 
+class ItemRecords(RecordFile[Model]):
+    """All records of each item, in the order of the file; a context manager.
+
+    Holds ids and places in the file, never texts. Broken lines go to `refusals`.
+
+    without: (user, item) pairs whose records are left out.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: type[Model],
+        without: Collection[tuple[str, str]],
+        refusals: Refusals | None = None,
+    ) -> None:
+        super().__init__(path, model)
+        self._offsets: dict[str, list[int]] = {}
+        for _, offset, record in read_lines(path, model, refusals or Refusals()):
+            item_id, user_id = getattr(record, "item_id"), getattr(record, "user_id")  # noqa: B009
+            if (user_id, item_id) not in without:
+                self._offsets.setdefault(item_id, []).append(offset)
+
+    def get(self, item_id: str) -> list[Model]:
+        """The records of one item."""
+        return [self.at(offset) for offset in self._offsets.get(item_id, ())]
+
+    def outside(self, item_ids: Collection[str]) -> int:
+        """How many records are of other items than these."""
+        return sum(len(own) for item, own in self._offsets.items() if item not in item_ids)
+
+
 class _ByOffset(RecordFile[Model]):
     """Finds the offsets of a file's records when it is made, and again if another process has
     replaced the file by the time it is opened.

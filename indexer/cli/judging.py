@@ -17,8 +17,8 @@ from indexer.cli.shared import (
     NoWait,
     PromptDomain,
     RetryFailed,
+    artifact_sources,
     exit_for,
-    llm_sources,
 )
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def judge_explanations(
         ExplanationSampling(sample, controls, seed, top),
         length=settings.history.length,
     )
-    _judge(study, artifacts, llm_sources(output, domain, settings), settings, refusals, asking)
+    _judge(study, artifacts, artifact_sources(output, domain, settings), settings, refusals, asking)
 
 
 @judges.command(
@@ -155,7 +155,7 @@ def judge_personas(
         refusals,
         Sampling(sample, controls, seed),
     )
-    _judge(study, artifacts, llm_sources(output, domain, settings), settings, refusals, asking)
+    _judge(study, artifacts, artifact_sources(output, domain, settings), settings, refusals, asking)
 
 
 def _judge(

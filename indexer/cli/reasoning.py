@@ -1,4 +1,4 @@
-"""`p4r reason` and `p4r add`: what an LLM writes."""
+"""`p4r reason` and `p4r add`: what an LLM writes, or what is quoted without one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from indexer.cli.shared import (
     NoWait,
     PromptDomain,
     RetryFailed,
+    artifact_sources,
+    check_llm,
     exit_for,
-    llm_sources,
 )
 
 if TYPE_CHECKING:
-    from indexer.llm import LLM
     from indexer.reasoning.alignment_targets import Profile, Strategy
+    from indexer.reasoning.answering import Answerer
 
 group = typer.Typer()
 
@@ -58,18 +59,25 @@ def reason(
             "others. What the encoder learns from is P4R_TRAINING__PROFILE."
         ),
     ] = "before",
-    seed: Annotated[int, typer.Option(help="Random seed of the order of the options.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Random seed of the order of the options, and of extractive personas."),
+    ] = 0,
     strategy: Annotated[
-        str,
-        typer.Option(help="Alignments by judge (an LLM), or by similarity (the encoder; free)."),
-    ] = "judge",
+        str | None,
+        typer.Option(
+            help="judge (an LLM does everything), similarity (alignments by the encoder; free) or "
+            "extractive (no LLM at all: personas quote reviews; free), instead of "
+            "P4R_REASONING__STRATEGY."
+        ),
+    ] = None,
     dry_run: DryRun = False,
     batch: InBatches = False,
     no_wait: NoWait = False,
     retry_failed: RetryFailed = False,
     force: Force = False,
 ) -> None:
-    """Let an LLM write summaries, aspects, personas and alignments from reviews.
+    """Make summaries, aspects, personas and alignments from reviews: by an LLM, or without one.
 
     DIR/ledger keeps every answer: killed and run again, it goes on and pays for none twice. What
     has failed for good is not asked again with the same settings, unless with --retry-failed.
@@ -85,28 +93,34 @@ def reason(
     from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
     from indexer.ledger import LEDGER, Ledger
     from indexer.leftovers import undone_unless_paid
-    from indexer.llm import BatchesUnderWay, BatchFolder, check_key
+    from indexer.llm import BatchesUnderWay, BatchFolder
     from indexer.prompts import Domain
     from indexer.reasoning import run
     from indexer.reasoning.alignment_targets import AlignmentOptions
     from indexer.reasoning.inputs import check_inputs
+    from indexer.reasoning.item_steps import extractor
     from indexer.reasoning.step import Sources
     from indexer.terminal.progress import loading
     from indexer.terminal.reasoning import ReasoningProgress, print_estimates
-    from p4r_qdrant.encoder.local import PersonaEncoder
+    from p4r_qdrant.encoder.loading import load_encoder
+    from p4r_qdrant.errors import InputError
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
     asking = Asking(dry_run, batch, no_wait, retry_failed, force)
+    strategy = strategy or settings.reasoning.strategy
+    extractive = strategy == "extractive"
     options = AlignmentOptions(
         per_user=per_user,
         profile=cast("Profile", profile),  # AlignmentOptions checks both texts
         strategy=cast("Strategy", strategy),
         seed=seed,
     )
+    if batch and extractive:
+        raise InputError("--batch needs an LLM, and the extractive strategy has none: omit it")
     given = {ITEMS: items, REVIEWS: reviews} | ({SPLITS: splits} if splits is not None else {})
     folder = ArtifactFolder(artifacts, given)
-    sources = Sources(folder, Domain.load(domain), settings.llm, limit)
+    sources = Sources(folder, Domain.load(domain), settings.llm, limit, extractive)
     names = [name.strip() for name in steps.split(",")]
     refusals, progress = Refusals(), ReasoningProgress()
     if folder.has(SPLITS):  # given, or there already
@@ -119,9 +133,9 @@ def reason(
         if not run.is_copy(artifacts / name, source):
             check_output(artifacts / name, given.values(), force=may_replace)
     encoder = None
-    if strategy == "similarity" and "alignments" in names and not dry_run:
+    if extractive or (strategy == "similarity" and "alignments" in names and not dry_run):
         with loading("the encoder"):  # now, not after hours of asking
-            encoder = PersonaEncoder.from_settings(settings.encoder)
+            encoder = load_encoder(settings.encoder)
     chosen = run.steps(names, sources, refusals, options, encoder, progress)
     check_outputs(artifacts, [one.artifact for one in chosen], given.values(), force=may_replace)
     asks = any(step.asks for step in chosen)
@@ -134,11 +148,13 @@ def reason(
             )
         return
     if asks:
-        check_key(settings.llm)
+        check_llm(sources, "p4r reason --strategy extractive")
 
     async def go(ledger: Ledger) -> None:
-        opened: AbstractAsyncContextManager[LLM | None] = nullcontext()
-        if asks:
+        opened: AbstractAsyncContextManager[Answerer | None] = nullcontext()
+        if asks and encoder is not None and extractive:
+            opened = extractor(encoder, ledger)
+        elif asks:
             opened = asking.llm(settings, ledger, progress)
         async with opened as llm:
             progress.follow(llm)
@@ -190,7 +206,8 @@ def add(
     from indexer.indexing.fresh_version import FreshVersion
     from indexer.indexing.items import ItemIndexer
     from indexer.ledger import LEDGER, Ledger
-    from indexer.llm import LLM, BatchFolder, check_key
+    from indexer.llm import LLM, BatchFolder
+    from indexer.reasoning.item_steps import extractor, item_steps
     from indexer.terminal.console import err
     from indexer.terminal.index import print_too_long
     from indexer.terminal.progress import loading
@@ -204,26 +221,31 @@ def add(
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
-    sources = llm_sources(artifacts, domain, settings)
-    check_key(settings.llm)
+    sources = artifact_sources(artifacts, domain, settings)
+    check_llm(sources)
     lines = incoming(source, follow=follow)
     refusals = Refusals()
     with Ledger(artifacts / LEDGER) as ledger, Journal(sources.folder) as journal:
         BatchFolder(ledger.folder).check_none("live calls would pay for them once more")
 
         async def go() -> None:
-            async with LLM(settings.llm, ledger) as llm:
-                with loading("the encoder"):
-                    encoder = load_encoder(settings.encoder)
+            with loading("the encoder"):
+                encoder = load_encoder(settings.encoder)
+            opened: AbstractAsyncContextManager[Answerer] = (
+                extractor(encoder, ledger) if sources.extractive else LLM(settings.llm, ledger)
+            )
+            async with opened as llm:
                 with (
                     open_versions(settings) as versions,
                     FreshVersion(versions) as fresh,
-                    open_index(settings, encoder=encoder, create=True) as opened,
+                    open_index(settings, encoder=encoder, create=True) as index,
                 ):
                     fresh.is_ours = True
                     indexer = StreamingIndexer(
-                        ItemReasoner(sources, journal, ledger, llm, refusals),
-                        ItemIndexer(encoder, opened, refusals),
+                        ItemReasoner(
+                            sources, journal, ledger, llm, item_steps(sources, refusals, encoder)
+                        ),
+                        ItemIndexer(encoder, index, refusals),
                         settle_s=settle,
                         reported=print_added,
                     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from indexer.cli.shared import MadeArtifacts, PromptDomain, llm_sources
+from indexer.cli.shared import MadeArtifacts, PromptDomain, artifact_sources, check_llm
 
 group = typer.Typer()
 
@@ -56,7 +56,7 @@ def serve(
     from indexer.updates.worker import Worker
     from indexer.updates.worker_thread import WorkerThread
 
-    sources = llm_sources(artifacts, domain, settings)
+    sources = artifact_sources(artifacts, domain, settings)
     with Ledger(artifacts / LEDGER) as ledger:
         run_service(settings, lambda backend: WorkerThread(Worker(backend, sources, ledger)))
 
@@ -85,7 +85,6 @@ def work(
     import threading
 
     from indexer.ledger import LEDGER, Ledger
-    from indexer.llm import check_key
     from indexer.terminal.tables import print_counts
     from indexer.updates.worker import Worker
     from indexer.updates.worker_metrics import publish_metrics
@@ -101,8 +100,8 @@ def work(
             "can add: run p4r serve --artifacts DIR, which does the work too, set P4R_QDRANT__URL "
             "to a server, or stop the service and use p4r work --once"
         )
-    sources = llm_sources(artifacts, domain, settings)
-    check_key(settings.llm)
+    sources = artifact_sources(artifacts, domain, settings)
+    check_llm(sources)
     stop = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: stop.set())

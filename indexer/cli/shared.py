@@ -140,13 +140,26 @@ def exit_for(refusals: Refusals) -> None:
         raise typer.Exit(2)
 
 
-def llm_sources(artifacts: Path, domain: str, settings: Settings) -> Sources:
-    """The sources of the LLM steps of an artifact folder, which is not made here."""
+def artifact_sources(artifacts: Path, domain: str, settings: Settings) -> Sources:
+    """The sources of the steps of an artifact folder, which is not made here."""
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.prompts import Domain
     from indexer.reasoning.step import Sources
 
-    return Sources(ArtifactFolder(artifacts, {}), Domain.load(domain), settings.llm)
+    return Sources(
+        ArtifactFolder(artifacts, {}),
+        Domain.load(domain),
+        settings.llm,
+        extractive=settings.reasoning.strategy == "extractive",
+    )
+
+
+def check_llm(sources: Sources, otherwise: str = "P4R_REASONING__STRATEGY=extractive") -> None:
+    """Raise SettingsError if an LLM is needed and has no key; `otherwise` is what needs none."""
+    from indexer.llm import check_key
+
+    if not sources.extractive:
+        check_key(sources.llm, f"without an LLM: {otherwise}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
-from indexer.artifacts.lookup import Lookup
+from indexer.artifacts.lookup import ItemRecords, Lookup
+from indexer.artifacts.names import ASPECTS
 from indexer.judging.comparing import (
     DEFAULT_SAMPLING,
     Comparison,
@@ -19,10 +20,10 @@ from indexer.judging.comparing import (
     fit,
     shuffled,
 )
-from indexer.reasoning.personas import MOST_NOTES, Notes, Personas, most_telling, note_text
+from indexer.reasoning.personas import MOST_NOTES, Personas, most_telling, note_text
 from indexer.reasoning.step import Question, Sources, Step
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.records import Aspects, ItemPersonas
+from p4r_qdrant.records import Aspects, Item, ItemPersonas
 
 SINGLE = "single.jsonl"
 
@@ -60,7 +61,7 @@ class PersonaStudy(Study):
         super().__init__()
         path = folder.personas()
         self._personas = Lookup(path, ItemPersonas, refusals)
-        self._notes = Notes(folder, folder.held_out())
+        self._notes = ItemRecords(folder.file(ASPECTS), Aspects, folder.held_out())
         self._summaries = folder.summaries(refusals)
         self.files = (self._personas, self._notes, self._summaries)
         lines = read_lines(path, ItemPersonas, Refusals())
@@ -157,8 +158,8 @@ class SinglePersonas(Personas):
 
     def questions(self) -> Iterator[Question]:
         """One request per item."""
-        for reviewed in self._study.reviewed():
-            question = self.question(*reviewed)
+        for item_id, summary, notes in self._study.reviewed():
+            question = self.question(Item(item_id=item_id), summary, notes)
             if question is not None:
                 yield question
 

@@ -56,12 +56,12 @@ _ECHO = 24
 """A match of so many characters between an error message and a prompt is no coincidence."""
 
 
-def check_key(settings: LLMSettings) -> None:
-    """Raise SettingsError if OpenAI is called without a key."""
+def check_key(settings: LLMSettings, otherwise: str = "") -> None:
+    """Raise SettingsError if OpenAI is called without a key; `otherwise` says what needs none."""
     if settings.api_key is None and settings.host == OPENAI_HOST:
         raise SettingsError(
             "there is no key for OpenAI: set P4R_LLM__API_KEY, or set P4R_LLM__BASE_URL to "
-            "another endpoint"
+            "another endpoint" + (f"; {otherwise}" if otherwise else "")
         )
 
 

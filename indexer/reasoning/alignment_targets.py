@@ -16,7 +16,7 @@ from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Interaction, ItemPersonas, Persona
 
 Profile = Literal["before", "others"]
-Strategy = Literal["judge", "similarity"]
+Strategy = Literal["judge", "similarity", "extractive"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class AlignmentOptions:
     per_user: alignments of one user, the newest interactions first.
     profile: what else is known of the user: the interactions `before` this one, in (time, item id)
         order, or all `others`.
-    strategy: an LLM as `judge`, or `similarity` by the encoder.
+    strategy: an LLM as `judge`, or `similarity` by the encoder; `extractive` has no LLM, and is by
+        similarity too.
     seed: shuffles the options that the judge sees.
     length: interactions that the judge sees.
     """

@@ -84,7 +84,7 @@ class ReviewAspects(Step):
             ],
         )
 
-    def record(self, about: Review, values: list[Any]) -> Aspects | None:
+    def record(self, about: Any, values: list[Any]) -> Aspects | None:
         """A line of aspects.jsonl; the phrases of a long review's parts are joined."""
         slots: dict[str, str | None] = {}
         for slot in self.sources.domain.slots:

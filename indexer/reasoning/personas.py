@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import combinations, islice
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
-from indexer.artifacts.lookup import RecordFile
+from indexer.artifacts.lookup import ItemRecords
 from indexer.artifacts.names import ASPECTS, ITEMS, PERSONAS
 from indexer.reasoning.sanitizing import problem_with
 from indexer.reasoning.step import TEXT, AnswerForm, Question, Step, an_array, an_object, one_of
-from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona
+from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona, Review
 
 MOST_PERSONAS = 7
 MOST_NOTES = 80
@@ -44,17 +43,23 @@ class Personas(Step):
         sources = self.sources
         with (
             sources.folder.summaries(Refusals()) as summaries,
-            Notes(sources.folder, sources.held_out) as notes,
+            ItemRecords(sources.folder.file(ASPECTS), Aspects, sources.held_out) as notes,
         ):
             lines = read_lines(sources.folder.file(ITEMS), Item, Refusals())
             for _, _, item in islice(lines, sources.limit):
                 found = summaries.get(item.item_id)
                 summary = found.summary if found else ""
-                question = self.question(item.item_id, summary, notes.get(item.item_id))
+                question = self.question(item, summary, notes.get(item.item_id))
                 if question is not None:
                     yield question
 
-    def question(self, item_id: str, summary: str, notes: Sequence[Aspects]) -> Question | None:
+    def question(
+        self,
+        item: Item,
+        summary: str,
+        notes: Sequence[Aspects],
+        reviews: Sequence[Review] = (),  # noqa: ARG002 - notes say what is in them
+    ) -> Question | None:
         """The question about an item with these notes; None if nothing is known of it."""
         if not notes and not summary:
             self.left_out["items of which nothing is known"] += 1
@@ -78,13 +83,13 @@ class Personas(Step):
             AnswerForm(
                 schema=an_object(personas=an_array(an_object(**persona), least=least, most=most)),
                 check=partial(_problem, least=least, most=most, labels=labels),
-                about={"item_id": item_id},
+                about={"item_id": item.item_id},
                 max_tokens=1600,
             ),
             least=least,
             most=most,
         )
-        return Question((item_id, labels), [request])
+        return Question((item.item_id, labels), [request])
 
     def wanted(self, notes: Sequence[Aspects]) -> tuple[str, int, int]:
         """(template, fewest, most personas)."""
@@ -92,7 +97,7 @@ class Personas(Step):
             return "personas_unseen", 1, 2
         return "personas", *((1, 2) if len(notes) < 2 else (2, min(MOST_PERSONAS, len(notes) + 1)))
 
-    def record(self, about: tuple[str, dict[str, str]], values: list[Any]) -> ItemPersonas:
+    def record(self, about: tuple[str, Any], values: list[Any]) -> ItemPersonas | None:
         """A line of personas.jsonl; labels are replaced by the ids of users."""
         item_id, labels = about
         return ItemPersonas(
@@ -110,31 +115,6 @@ class Personas(Step):
                 for number, one in enumerate(values[0]["personas"], 1)
             ],
         )
-
-
-class Notes:
-    """The aspect tuples of each item, without held-out ones; a context manager.
-
-    Holds ids and places in the file, never texts.
-    """
-
-    def __init__(self, folder: ArtifactFolder, held_out: Collection[tuple[str, str]]) -> None:
-        self._aspects = RecordFile(folder.file(ASPECTS), Aspects)
-        self._offsets: dict[str, list[int]] = {}
-        for _, offset, aspects in read_lines(self._aspects.path, Aspects, Refusals()):
-            if (aspects.user_id, aspects.item_id) not in held_out:
-                self._offsets.setdefault(aspects.item_id, []).append(offset)
-
-    def get(self, item_id: str) -> list[Aspects]:
-        """The aspect tuples of one item, in the order of the file."""
-        return [self._aspects.at(offset) for offset in self._offsets.get(item_id, ())]
-
-    def __enter__(self) -> Self:
-        self._aspects.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._aspects.__exit__()
 
 
 def most_telling(notes: Sequence[Aspects], most: int) -> list[Aspects]:

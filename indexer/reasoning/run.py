@@ -16,12 +16,14 @@ from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.artifacts.opening import opened_lines
 from indexer.artifacts.writing import written_bytes
 from indexer.ledger import Ledger
-from indexer.llm import LLM, BatchesUnderWay, Requests, estimate_tokens, given_up
+from indexer.llm import BatchesUnderWay, Requests, estimate_tokens, given_up
 from indexer.progress import SILENT, Progress
 from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.alignments import Alignments
+from indexer.reasoning.answering import Answerer
 from indexer.reasoning.aspects import ReviewAspects
 from indexer.reasoning.failures import Failures
+from indexer.reasoning.item_steps import item_steps
 from indexer.reasoning.nearest_alignments import NearestAlignments
 from indexer.reasoning.personas import Personas
 from indexer.reasoning.questions import Questions
@@ -91,21 +93,26 @@ def steps(
     Raises InputError for an unknown step, and for one that reads what is neither there nor made by
     another one.
 
-    The `encoder` is needed for alignments by similarity, except to estimate them; each encoded
-    interaction is one step of `progress`.
+    The `encoder` is needed for extractive steps, and for alignments by similarity, except to
+    estimate them; each interaction that it encodes for these is one step of `progress`.
     """
     wanted = {name.strip() for name in names}
     if unknown := sorted(wanted - set(STEPS)):
         raise InputError(f"there is no step {unknown[0]!r}; steps are {', '.join(STEPS)}")
 
     def made(kind: type[Step]) -> Step:
-        if kind is not Alignments:
-            return kind(sources, refusals)
-        if options.strategy == "similarity":
+        if kind is Alignments and options.strategy == "judge":
+            return Alignments(sources, refusals, options)
+        if kind is Alignments:
             return NearestAlignments(sources, refusals, options, encoder, progress)
-        return Alignments(sources, refusals, options)
+        return kind(sources, refusals)
 
-    chosen = [made(kind) for name, kind in STEPS.items() if name in wanted]
+    if sources.extractive:
+        assert encoder is not None  # noqa: S101 - for the type checker
+        chosen = _extractive(wanted, sources, refusals, encoder, options.seed)
+        chosen += [made(Alignments)] if Alignments.name in wanted else []
+    else:
+        chosen = [made(kind) for name, kind in STEPS.items() if name in wanted]
     coming = {step.artifact for step in chosen}
     for step in chosen:
         for name in step.reads:
@@ -115,6 +122,18 @@ def steps(
                     f"{step.name} reads: add {name.partition('.')[0]} to --steps"
                 )
     return chosen
+
+
+def _extractive(
+    wanted: Collection[str], sources: Sources, refusals: Refusals, encoder: Encoder, seed: int
+) -> list[Step]:
+    """The wanted steps without an LLM. Raises InputError for aspects without personas."""
+    if ReviewAspects.name in wanted and Personas.name not in wanted:
+        raise InputError(
+            "the extractive strategy makes aspects and personas together: add personas to --steps"
+        )
+    made = item_steps(sources, refusals, encoder, seed)
+    return [step for step in (made.summaries, made.personas, made.aspects) if step.name in wanted]
 
 
 class StepProgress(Progress, Protocol):
@@ -129,13 +148,13 @@ class StepProgress(Progress, Protocol):
 
 async def reason(
     steps: Sequence[Step],
-    llm: LLM | None,
+    llm: Answerer | None,
     ledger: Ledger,
     progress: StepProgress,
 ) -> list[StepReport]:
     """Ask and write, step after step; return the report of each step.
 
-    `llm` may be None if no step asks.
+    `llm` may be None if no step asks; an extractor answers extractive steps.
 
     Killed at any moment and run again, it asks only what is not answered yet. If a run stops
     (budget, refusal, endpoint down), the artifact of that step is written from the answers that
@@ -256,7 +275,7 @@ def _estimate(
         return Estimate(cost_usd=0.0)
     one = Estimate(complete=all(step.sources.folder.has(name) for name in step.reads))
     for request in questions.requests() if one.complete else ():
-        if ledger.has(step.name, request.key):
+        if ledger.has(request.step, request.key):
             one.known += 1
             continue
         if request.key in under_way:
@@ -266,13 +285,17 @@ def _estimate(
             one.given_up += 1
             continue
         one.requests += 1
-        one.prompt_tokens += estimate_tokens(request.system) + estimate_tokens(request.user)
-        one.completion_tokens += step.answer_tokens
+        if not step.sources.extractive:
+            one.prompt_tokens += estimate_tokens(request.system) + estimate_tokens(request.user)
+            one.completion_tokens += step.answer_tokens
+    if step.sources.extractive:
+        one.cost_usd = 0.0
+        return one
     prices = step.sources.llm.of(step.name)
     cost = prices.cost(one.prompt_tokens, one.completion_tokens)
     one.cost_usd = None if cost is None else cost * price_factor
     if one.requests:
         current = set(step.versions.values())
-        given = (record for record in ledger.entries(step.name) if record["ok"])
-        one.outdated = sum(record.get("template") not in current for record in given)
+        templates = (record.get("template") for record in ledger.entries(step.name) if record["ok"])
+        one.outdated = sum(given not in (None, *current) for given in templates)
     return one

@@ -29,6 +29,7 @@ from p4r_qdrant.settings import LLMSettings
 class Sources:
     """What reasoning reads and writes, and which LLM it asks.
 
+    extractive: no LLM is asked; sentences of reviews are quoted, which an encoder groups.
     folder: holds items.jsonl and reviews.jsonl. Interactions that its splits.jsonl holds out are
         used in no aspects, personas or alignments.
     limit: use only the first `limit` items.
@@ -38,6 +39,7 @@ class Sources:
     domain: Domain
     llm: LLMSettings
     limit: int | None = None
+    extractive: bool = False
 
     @cached_property
     def held_out(self) -> set[tuple[str, str]]:
@@ -135,7 +137,7 @@ class Step(ABC):
 
     def values(self, question: Question, ledger: Ledger) -> list[Any] | None:
         """The answers to a question in the ledger; None if one is missing."""
-        answers = [ledger.get(self.name, request.key) for request in question.requests]
+        answers = [ledger.get(request.step, request.key) for request in question.requests]
         values = [answer["answer"] for answer in answers if answer is not None]
         return values if len(values) == len(answers) else None
 

@@ -50,7 +50,7 @@ class Summaries(Step):
         )
         return Question(item.item_id, [request])
 
-    def record(self, about: str, values: list[Any]) -> Summary:
+    def record(self, about: Any, values: list[Any]) -> Summary:
         """A line of summaries.jsonl."""
         return Summary(item_id=about, summary=values[0]["summary"])
 

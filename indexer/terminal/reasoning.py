@@ -22,7 +22,8 @@ from indexer.terminal.progress import Count
 from indexer.terminal.tables import Table, number
 
 if TYPE_CHECKING:
-    from indexer.llm import LLM, BatchProgress
+    from indexer.llm import BatchProgress
+    from indexer.reasoning.answering import Answerer
     from indexer.reasoning.run import Estimate
     from indexer.reasoning.step import Step, StepReport
     from indexer.updates.add import Added
@@ -53,11 +54,11 @@ class ReasoningProgress:
         )
         self._tasks: dict[str, TaskID] = {}
         self._current = ""
-        self._llm: LLM | None = None
+        self._llm: Answerer | None = None
         self._reports: dict[str, StepReport] = {}
         self._batches: dict[str, BatchProgress] = {}
 
-    def follow(self, llm: LLM | None) -> None:
+    def follow(self, llm: Answerer | None) -> None:
         """Show what this LLM spends; None where no step asks."""
         self._llm = llm
 
@@ -65,11 +66,12 @@ class ReasoningProgress:
         """Print what a step asks before it asks."""
         if coming.requests:
             tokens = coming.prompt_tokens + coming.completion_tokens
+            price = f"about {tokens:,} tokens, {_dollars(coming.cost_usd)}" if tokens else "free"
             outdated = f"; {_outdated(coming)}" if coming.outdated else ""
             under_way = f", {coming.under_way:,} under way" if coming.under_way else ""
             err.say(
                 f"{step.name}: {coming.requests:,} to ask, {coming.known:,} known{under_way}, "
-                f"about {tokens:,} tokens, {_dollars(coming.cost_usd)}{outdated}"
+                f"{price}{outdated}"
             )
 
     def start(self, task: str, total: int | None = None) -> None:

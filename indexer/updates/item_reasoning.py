@@ -1,4 +1,4 @@
-"""Run the LLM steps on one item: summary, aspects of each review, personas."""
+"""Run the steps on one item: summary, aspects of each review, personas."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from typing import Any
 
 from indexer.artifacts.index_rows import IndexRow
 from indexer.artifacts.journal import Journal, Reasoned
-from indexer.artifacts.lines import Refusals
 from indexer.ledger import Ledger
-from indexer.llm import LLM
-from indexer.reasoning.aspects import ReviewAspects
-from indexer.reasoning.personas import Personas
+from indexer.reasoning.answering import Answerer
+from indexer.reasoning.item_steps import ItemSteps
 from indexer.reasoning.step import Question, Sources, Step
-from indexer.reasoning.summaries import Summaries
 from p4r_qdrant.index.payload import payload_fields
 from p4r_qdrant.records import Aspects, Item, Summary
 
@@ -38,15 +35,13 @@ class ItemReasoner:
     """Runs the steps on single items; answers in the ledger or the artifacts are used again."""
 
     def __init__(
-        self, sources: Sources, journal: Journal, ledger: Ledger, llm: LLM, refusals: Refusals
+        self, sources: Sources, journal: Journal, ledger: Ledger, llm: Answerer, steps: ItemSteps
     ) -> None:
         self.sources = sources
         self.journal = journal
         self.ledger = ledger
         self._llm = llm
-        self._summaries = Summaries(sources, refusals)
-        self._aspects = ReviewAspects(sources, refusals)
-        self._personas = Personas(sources, refusals)
+        self._summaries, self._aspects, self._personas = steps
 
     async def reason(self, item_id: str) -> Outcome:
         """Summary, aspects and personas of one item. Raises what the LLM layer raises."""
@@ -65,7 +60,8 @@ class ItemReasoner:
         reasoned.aspects = dict(zip(users, found, strict=True))
         notes = [aspects for aspects in found if aspects is not None]
         summary = reasoned.summary.summary if reasoned.summary else ""
-        question = self._personas.question(item_id, summary, notes)
+        reviews = [self.journal.review(item_id, user_id) for user_id in users]
+        question = self._personas.question(item, summary, notes, list(filter(None, reviews)))
         if question is None:
             problem = "the item has no text and no review with aspects"
             return Outcome(item_id, reasoned, problem=problem)
@@ -73,6 +69,8 @@ class ItemReasoner:
         if values is None:
             return Outcome(item_id, reasoned, problem=problem)
         reasoned.personas = self._personas.record(question.about, values)
+        if reasoned.personas is None:
+            return Outcome(item_id, reasoned, problem="the encoder refuses all of its reviews")
         fields = payload_fields(item, summary, self.sources.domain.name)
         row = IndexRow(f"item {item_id!r}", reasoned.personas, summary, fields)
         return Outcome(item_id, reasoned, row, len(notes))

@@ -1,4 +1,4 @@
-"""`p4r work`: do the jobs that the service enqueued and that need an LLM.
+"""`p4r work`: do the jobs that the service enqueued and that need an LLM, or an extractor.
 
     aspects   extract the aspects of a review (Eq. 2); then update its vector and the user's
     item      make personas of metadata and reviews and index them, as `p4r add` does
@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -26,13 +27,15 @@ from indexer.artifacts.lines import Refusals
 from indexer.indexing.items import ItemIndexer
 from indexer.ledger import Ledger
 from indexer.llm import LLM, NO_ANSWER, Budget, EndpointDownError, Usage
-from indexer.reasoning.aspects import ReviewAspects
+from indexer.reasoning.answering import Answerer
+from indexer.reasoning.item_steps import ItemSteps, extractor, item_steps
 from indexer.reasoning.step import Sources
 from indexer.updates.add import Added, StreamingIndexer
 from indexer.updates.erasing.report import Erased, append
 from indexer.updates.erasing.run import UnknownUserError, erasing
 from indexer.updates.erasing.stored import Stored
 from indexer.updates.item_reasoning import ItemReasoner
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import IndexUnavailableError, P4RError, for_log
 from p4r_qdrant.records import Item, Review
 from p4r_qdrant.service.backend import Backend
@@ -62,7 +65,8 @@ class Worker:
         self._backend = backend
         self._sources = sources
         self._ledger = ledger
-        self._aspects = ReviewAspects(sources, Refusals())
+        self._steps: tuple[str, ItemSteps] | None = None
+        """The steps, and the fingerprint of the encoder that they are for."""
         self._budget = Budget(sources.llm)  # one for all batches: the ceilings bind the process
         self._again = set[str]()
         """Items to reason on although the journal has no new record of them."""
@@ -119,7 +123,7 @@ class Worker:
             return len(erasures)
         by_kind = {kind: [job for job in jobs if job.kind == kind] for kind in _KINDS}
         if by_kind["aspects"] or by_kind["item"]:
-            async with LLM(self._sources.llm, self._ledger, budget=self._budget) as llm:
+            async with self._answerer(live.encoder) as llm:
                 try:
                     await self._read_all(live, by_kind["aspects"], llm)
                     await self._add(live, by_kind["item"], llm)
@@ -127,9 +131,21 @@ class Worker:
                     await asyncio.to_thread(self._ledger.sync)
         return len(jobs)
 
+    def _answerer(self, encoder: Encoder) -> AbstractAsyncContextManager[Answerer]:
+        if self._sources.extractive:
+            return extractor(encoder, self._ledger)
+        return LLM(self._sources.llm, self._ledger, budget=self._budget)
+
+    def _steps_for(self, encoder: Encoder) -> ItemSteps:
+        """The steps, made once for each encoder: extractive ones learn terms of the catalogue."""
+        if self._steps is None or self._steps[0] != encoder.fingerprint:
+            made = item_steps(self._sources, Refusals(), encoder)
+            self._steps = encoder.fingerprint, made
+        return self._steps[1]
+
     # -- aspects ------------------------------------------------------------------------------
 
-    async def _read_all(self, live: Live, jobs: Sequence[Job], llm: LLM) -> None:
+    async def _read_all(self, live: Live, jobs: Sequence[Job], llm: Answerer) -> None:
         """Read reviews concurrently; then raise the first error, if there is one."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._caught(self._read(live, job, llm))) for job in jobs]
@@ -144,7 +160,7 @@ class Worker:
             return error
         return None
 
-    async def _read(self, live: Live, job: Job, llm: LLM) -> None:
+    async def _read(self, live: Live, job: Job, llm: Answerer) -> None:
         """Extract the aspects of one review and update the vectors."""
         store = live.users
         like = StoredInteraction(job.user_id, job.body["item_id"], int(job.body["timestamp"]))
@@ -152,7 +168,8 @@ class Worker:
         if one is None:  # erased meanwhile
             await self._finish(store, job)
             return
-        question = self._aspects.question(
+        reading = self._steps_for(live.encoder).aspects
+        question = reading.question(
             Item(item_id=one.item_id, title=one.title),
             Review(
                 user_id=one.user_id,
@@ -170,18 +187,19 @@ class Worker:
             if wrong is not None:
                 await self._fail(store, job, "; ".join(wrong.problems) or "no usable answer")
                 return
-            found = self._aspects.record(question.about, [answer.value for answer in answers])
+            found = reading.record(question.about, [answer.value for answer in answers])
             aspects = found.aspects if found is not None else {}
         await asyncio.to_thread(_settle, live, replace(one, aspects=aspects))
         await self._finish(store, job)
 
     # -- items --------------------------------------------------------------------------------
 
-    async def _add(self, live: Live, jobs: Sequence[Job], llm: LLM) -> None:
+    async def _add(self, live: Live, jobs: Sequence[Job], llm: Answerer) -> None:
         """Reason on items and their reviews and index them, as `p4r add` does."""
         if not jobs:
             return
         added: dict[str, Added] = {}
+        steps = self._steps_for(live.encoder)
         store, index, refusals = live.users, live.writer, Refusals()
         works = [ItemWork.model_validate(job.body) for job in jobs]
         with Journal(self._sources.folder) as journal:
@@ -191,7 +209,7 @@ class Worker:
                 if again or not await asyncio.to_thread(index.get, item_id):
                     journal.ask_again(item_id)
             indexer = StreamingIndexer(
-                ItemReasoner(self._sources, journal, self._ledger, llm, refusals),
+                ItemReasoner(self._sources, journal, self._ledger, llm, steps),
                 ItemIndexer(live.encoder, index, refusals),
                 settle_s=0,
                 reported=lambda one: added.update({one.item_id: one}),

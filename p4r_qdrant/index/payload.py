@@ -60,6 +60,10 @@ PERSONA_ID = "persona_id"
 EVIDENCE_COUNT = "evidence_count"
 
 
+EXTRACTIVE = "extractive"
+"""Whether the persona quotes reviews; points that an earlier version wrote have no such field."""
+
+
 POSITION = "slot"
 """The place of a persona among those of its item, from 0. Stored under its first name."""
 
@@ -82,7 +86,7 @@ MOST_PER_ITEM = 256
 
 
 OWN_FIELDS = frozenset(
-    {NAME, RATIONALE, DESCRIPTION, ITEM_ID, PERSONA_ID, EVIDENCE_COUNT}
+    {NAME, RATIONALE, DESCRIPTION, ITEM_ID, PERSONA_ID, EVIDENCE_COUNT, EXTRACTIVE}
     | {POSITION, GENERATION, UPDATED_AT, CONTENT_HASH, UNSETTLED}
 )
 """Fields the index fills in; a caller's own fields may have any other name."""
@@ -96,7 +100,7 @@ BOOKKEEPING = frozenset({POSITION, GENERATION, UNSETTLED})
 """Indexed fields that are no concern of a caller's filter."""
 
 
-_NOT_TOLD = OWN_FIELDS - {EVIDENCE_COUNT, UPDATED_AT}
+_NOT_TOLD = OWN_FIELDS - {EVIDENCE_COUNT, EXTRACTIVE, UPDATED_AT}
 
 
 SHORTEST = 1e-12
@@ -164,6 +168,7 @@ def content_hash(
     """
     content = [
         [one.persona_id, one.name, one.description, one.preference_rationale, len(one.evidence)]
+        + [EXTRACTIVE] * one.extractive  # other personas keep the hash of earlier versions
         for one in personas
     ]
     made_from = [content, dict(fields), *([vectors_hash] if vectors_hash else [])]
@@ -207,6 +212,7 @@ def make_points(
                 ITEM_ID: item_id,
                 PERSONA_ID: persona.persona_id,
                 EVIDENCE_COUNT: len(persona.evidence),
+                EXTRACTIVE: persona.extractive,
                 POSITION: position,
                 GENERATION: generation,
                 UPDATED_AT: updated_at,

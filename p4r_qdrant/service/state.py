@@ -109,8 +109,9 @@ class Service:
     @property
     def llm_state(self) -> Literal["queued", "no_llm"]:
         """What an answer says about work that needs an LLM."""
-        llm = self.backend.settings.llm
-        return "queued" if llm.api_key or llm.host != OPENAI_HOST else "no_llm"
+        settings = self.backend.settings
+        llm, extractive = settings.llm, settings.reasoning.strategy == "extractive"
+        return "queued" if extractive or llm.api_key or llm.host != OPENAI_HOST else "no_llm"
 
     async def measure(self) -> None:
         """Update the metrics of the background work.

@@ -10,6 +10,7 @@ from p4r_qdrant.settings.encoder import EncoderSettings, HistorySettings
 from p4r_qdrant.settings.index import IndexSettings, QdrantSettings
 from p4r_qdrant.settings.llm import OPENAI_HOST, LLMSettings, LLMStepSettings, StepModel
 from p4r_qdrant.settings.loading import CONFIG_FILE, Settings
+from p4r_qdrant.settings.reasoning import ReasoningSettings
 from p4r_qdrant.settings.rerank import RerankSettings
 from p4r_qdrant.settings.service import ServiceSettings
 from p4r_qdrant.settings.training import TrainingSettings
@@ -23,6 +24,7 @@ __all__ = [
     "LLMSettings",
     "LLMStepSettings",
     "QdrantSettings",
+    "ReasoningSettings",
     "RerankSettings",
     "ServiceSettings",
     "Setting",

@@ -27,6 +27,7 @@ from p4r_qdrant.settings.catalogue import Setting, settings_of
 from p4r_qdrant.settings.encoder import EncoderSettings, HistorySettings
 from p4r_qdrant.settings.index import IndexSettings, QdrantSettings
 from p4r_qdrant.settings.llm import LLMSettings
+from p4r_qdrant.settings.reasoning import ReasoningSettings
 from p4r_qdrant.settings.rerank import RerankSettings
 from p4r_qdrant.settings.section import PREFIX
 from p4r_qdrant.settings.service import ServiceSettings
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
     history: HistorySettings = Field(default_factory=HistorySettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     rerank: RerankSettings = Field(default_factory=RerankSettings)
+    reasoning: ReasoningSettings = Field(default_factory=ReasoningSettings)
     llm: LLMSettings = Field(default_factory=LLMSettings)
     service: ServiceSettings = Field(default_factory=ServiceSettings)
 

@@ -1,0 +1,20 @@
+"""How summaries, aspects, personas and alignments are made."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from p4r_qdrant.settings.section import Section
+
+
+class ReasoningSettings(Section):
+    """How summaries, aspects, personas and alignments are made."""
+
+    strategy: Literal["judge", "similarity", "extractive"] = Field(
+        "judge",
+        description="Who makes the artifacts of p4r reason, add, work and serve. judge: an LLM, "
+        "alignments too. similarity: an LLM, but alignments by the encoder. extractive: no LLM; "
+        "personas quote sentences of reviews, which the encoder groups. It costs nothing.",
+    )
