@@ -90,6 +90,7 @@ def output_record(reranked: Reranked) -> dict[str, Any]:
                 "preference_rationale": (
                     item.persona.preference_rationale if item.persona else None
                 ),
+                "extractive": item.persona.extractive if item.persona else None,
                 "because": [
                     {"item_id": one.item_id, "share": round(one.share, 4)} for one in item.because
                 ],

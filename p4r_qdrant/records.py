@@ -159,6 +159,16 @@ class Persona(_Record):
     evidence: list[Id] = Field(default_factory=list)
     extractive: bool = False
 
+    @property
+    def label(self) -> str:
+        """The name for people, which says if the persona is extractive."""
+        return labelled(self.name, extractive=self.extractive)
+
+
+def labelled(name: str, *, extractive: bool) -> str:
+    """A persona's name for people."""
+    return f"{name} (extractive)" if extractive else name
+
 
 class ItemPersonas(_Record):
     """One line of personas.jsonl: P_i."""
@@ -226,6 +236,16 @@ class StoredPersona:
     description: str
     preference_rationale: str
     fields: Mapping[str, Any]
+
+    @property
+    def extractive(self) -> bool:
+        """Whether the persona quotes reviews: no LLM wrote it."""
+        return bool(self.fields.get("extractive"))
+
+    @property
+    def label(self) -> str:
+        """The name for people, which says if the persona is extractive."""
+        return labelled(self.name, extractive=self.extractive)
 
 
 class PersonaMatch(NamedTuple):

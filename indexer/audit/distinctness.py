@@ -45,7 +45,7 @@ class DistinctnessMeter:
         one, other = (item.personas[position] for position in pairs[int(np.argmax(alike))])
         pair = Alike(
             item.title,
-            (one.name, other.name),
+            (one.label, other.label),
             (one.description, other.description),
             max(alike),
         )

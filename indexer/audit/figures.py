@@ -74,6 +74,7 @@ class AspectFigures:
 class PersonaFigures:
     """Figures of personas.jsonl.
 
+    extractive: personas that quote reviews.
     per_item: number of items by number of personas. mean: personas per item. without: items of
     items.jsonl or aspects.jsonl without personas. names: different names. same_name_items: items
     with two personas of the same name. shared_names: names that several items use. top_names:
@@ -82,6 +83,7 @@ class PersonaFigures:
 
     items: int
     personas: int
+    extractive: int
     per_item: Mapping[int, int]
     mean: float | None
     without: Found

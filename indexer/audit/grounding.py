@@ -69,7 +69,7 @@ class GroundingMeter:
     ) -> None:
         one = Grounded(
             item.title,
-            persona.name,
+            persona.label,
             plain_rationale(persona.preference_rationale),
             cited[:_CITED_EXAMPLES],
             similarity,

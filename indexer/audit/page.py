@@ -53,6 +53,8 @@ def _tiles(audit: Audit) -> Iterator[Tile]:
     if audit.personas:
         mean = "-" if audit.personas.mean is None else f"{audit.personas.mean:.1f}"
         yield Tile(mean, f"personas per item, {audit.personas.items:,} items")
+        if audit.personas.extractive:
+            yield Tile(f"{audit.personas.extractive:,}", "extractive personas, made without an LLM")
         missing = audit.personas.without.count
         yield Tile(f"{missing:,}", "items without personas", bad=missing > 0)
     if audit.evidence and audit.evidence.coverage is not None:

@@ -37,6 +37,7 @@ def read_personas(source: Source, aspects: AspectsRead | None) -> PersonasRead:
     path = source.folder.file(PERSONAS)
     ids: dict[str, list[str]] = {}
     offsets: dict[str, int] = {}
+    extractive = 0
     names = _Names()
     evidence = Evidence(source.held_out, aspects.offsets if aspects else None)
     lines = read_lines(path, ItemPersonas, source.refusals)
@@ -50,6 +51,7 @@ def read_personas(source: Source, aspects: AspectsRead | None) -> PersonasRead:
             continue
         ids[one.item_id] = [persona.persona_id for persona in one.personas]
         offsets[one.item_id] = offset
+        extractive += sum(persona.extractive for persona in one.personas)
         names.add(one)
         evidence.add(one)
     per_item = Counter(len(own) for own in ids.values() if own)
@@ -61,6 +63,7 @@ def read_personas(source: Source, aspects: AspectsRead | None) -> PersonasRead:
     figures = PersonaFigures(
         items=items,
         personas=personas,
+        extractive=extractive,
         per_item=dict(sorted(per_item.items())),
         mean=personas / items if items else None,
         without=without,

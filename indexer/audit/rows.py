@@ -95,6 +95,11 @@ def persona_rows(figures: PersonaFigures) -> Iterator[Row]:
     spread = ", ".join(f"{count}: {items:,}" for count, items in figures.per_item.items())
     yield Row("personas", f"{figures.personas:,}", f"of {figures.items:,} items, {mean} per item")
     yield Row(
+        "extractive personas",
+        count_of(figures.extractive, figures.personas),
+        "quote sentences of reviews; no LLM wrote them",
+    )
+    yield Row(
         "items by number of personas",
         spread or "-",
         "number of personas: number of items; two to seven personas are usual",

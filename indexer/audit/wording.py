@@ -214,6 +214,9 @@ def _personas(figures: PersonaFigures) -> Conclusion:
         problems.append(f"{plural(twice, 'item')} with two personas of the same name.")
     mean = "no" if figures.mean is None else f"{figures.mean:.1f}"
     facts = [f"{plural(figures.items, 'item')} with {mean} personas on average."]
+    if figures.extractive:
+        whose = "All" if figures.extractive == figures.personas else f"{figures.extractive:,}"
+        facts.append(f"{whose} of them are extractive: they quote reviews, no LLM wrote them.")
     if not missing:
         facts.append("No item is without personas.")
     return _problems_first(problems, facts)

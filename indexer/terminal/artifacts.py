@@ -78,7 +78,7 @@ def print_reasoned(folder: ArtifactFolder) -> None:
                     Text(f"{user}: {aspects.get((found.item_id, user), '')}", style="dim")
                     for user in one.evidence
                 ]
-                name = Text(one.name, "bold cyan")
+                name = Text(one.label, "bold cyan")
                 rationale = Text(one.preference_rationale, "italic")
                 out.card(name, Text(one.description), rationale, *evidence)
 

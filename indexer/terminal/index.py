@@ -53,7 +53,7 @@ def print_personas(item_id: str, personas: Sequence[StoredPersona]) -> None:
         out.paragraph(str(summary), style="dim")
     for one in personas:
         out.card(
-            Text(f"{one.persona_id}  {one.name}", "bold cyan"),
+            Text(f"{one.persona_id}  {one.label}", "bold cyan"),
             Text(one.description),
             Text(one.preference_rationale, "italic"),
             Text(f"evidence: {one.fields.get('evidence_count', 0)}", "dim"),

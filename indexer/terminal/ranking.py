@@ -36,7 +36,7 @@ def print_ranking(
             Text.assemble(f"{item.generator_rank} ", moved(item)),
             title_of(item, titles),
             "-" if item.score is None else f"{item.score:.3f}",
-            item.persona.name if item.persona else "",
+            item.persona.label if item.persona else "",
         )
     table.print()
     for item in ranking.items[:reasons]:
@@ -67,7 +67,7 @@ def print_before_and_after(
         assert item.persona is not None  # noqa: S101 - for the type checker
         title = f"{item.rank}. {title_of(item, titles)}"
         out.print()
-        out.print(Text.assemble((title, "bold"), "  ", (item.persona.name, "cyan")))
+        out.print(Text.assemble((title, "bold"), "  ", (item.persona.label, "cyan")))
         _indented(Text(item.persona.preference_rationale))
         if item.because:
             _indented(Text(f"because of {because(item.because)}", style="dim"))
@@ -115,5 +115,5 @@ def _print_why(item: RankedItem, persona: StoredPersona, titles: Mapping[str, st
     lines = [Text(persona.preference_rationale)]
     if item.because:
         lines.append(Text.assemble(("because of  ", "bold"), because(item.because)))
-    title = Text(f"{item.rank}. {title_of(item, titles)} - {persona.name}", "bold cyan")
+    title = Text(f"{item.rank}. {title_of(item, titles)} - {persona.label}", "bold cyan")
     out.card(title, *lines, border_style="cyan")

@@ -128,8 +128,9 @@ def metadata_of(item: Ranked, degraded: str | None = None) -> Metadata:
     """The metadata of an item.
 
     p4r_rank, p4r_score (None if the generator's order is kept), p4r_persona and p4r_persona_id
-    (None for items that are not explained), p4r_explanation ("" for those), p4r_because: the share
-    of each past interaction, p4r_degraded: why the service kept the generator's order.
+    (None for items that are not explained), p4r_extractive: whether that persona quotes reviews,
+    p4r_explanation ("" for items that are not explained), p4r_because: the share of each past
+    interaction, p4r_degraded: why the service kept the generator's order.
     """
     persona = item.persona
     return {
@@ -137,6 +138,7 @@ def metadata_of(item: Ranked, degraded: str | None = None) -> Metadata:
         "p4r_score": item.score,
         "p4r_persona": persona.name if persona else None,
         "p4r_persona_id": persona.persona_id if persona else None,
+        "p4r_extractive": persona.extractive if persona else None,
         EXPLANATION: _explanation(item),
         "p4r_because": [
             {"item_id": one.item_id, "title": one.title, "share": one.share} for one in item.because

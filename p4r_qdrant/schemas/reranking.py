@@ -166,12 +166,13 @@ class RerankBody(Body):
 
 
 class PersonaAnswer(Answer):
-    """A persona of an item."""
+    """A persona of an item. `extractive`: it quotes reviews, no LLM wrote it."""
 
     persona_id: str
     name: str
     description: str
     preference_rationale: str
+    extractive: bool = False
 
     @classmethod
     def of(cls, persona: StoredPersona) -> dict[str, Any]:
@@ -181,6 +182,7 @@ class PersonaAnswer(Answer):
             "name": persona.name,
             "description": persona.description,
             "preference_rationale": persona.preference_rationale,
+            "extractive": persona.extractive,
         }
 
 

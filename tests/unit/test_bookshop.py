@@ -45,7 +45,14 @@ UNIQUE: dict[str, tuple[str, ...]] = {
     "alignments": ("user_id", "item_id"),
     "candidates": ("user_id",),
 }
-PERSONA_KEYS = ("persona_id", "name", "description", "preference_rationale", "evidence")
+PERSONA_KEYS = (
+    "persona_id",
+    "name",
+    "description",
+    "preference_rationale",
+    "evidence",
+    "extractive",
+)
 SLOTS = ("category_preference", "purchase_purpose", "quality_criteria", "usage_context")
 SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 MARKUP = re.compile(r"</?[A-Za-z!][^<>]*>|&(#\d+|#x[0-9A-Fa-f]+|[A-Za-z]+);")

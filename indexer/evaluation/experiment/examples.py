@@ -107,7 +107,7 @@ def _shown(one: RankedItem, truth: str, labels: Labels) -> dict[str, Any]:
         "was": one.generator_rank,
         "item": labels.of(one.item_id),
         "is_truth": one.item_id == truth,
-        "persona": one.persona.name if one.persona else None,
+        "persona": one.persona.label if one.persona else None,
         "reason": plain_rationale(one.persona.preference_rationale) if one.persona else None,
         "because": [
             {"item": labels.of(reason.item_id), "share": reason.share} for reason in one.because[:3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
@@ -40,10 +41,12 @@ class Terms:
     def names(self, groups: Sequence[Sequence[str]]) -> list[str]:
         """A name for each group of an item's sentences, no two alike.
 
-        Without a telling term, it is the beginning of the group's first sentence.
+        Where the catalogue has no terms, they are learned from the item. A group without a telling
+        term is named by the beginning of its first sentence.
         """
+        known = self if self._terms else Terms(chain.from_iterable(groups))
         names: list[str] = []
-        for own, terms in zip(groups, self._telling(groups), strict=True):
+        for own, terms in zip(groups, known._telling(groups), strict=True):
             first = ", ".join(one.capitalize() for one in terms) or own[0][:LONGEST_NAME].strip()
             same = [first, *(f"{first} {number}" for number in range(2, len(groups) + 1))]
             names.append(next(one for one in same if one not in names))

@@ -214,12 +214,19 @@ def _records(folder: ArtifactFolder, name: str, model: type[Model]) -> Iterator[
 
 
 def _resting_on(folder: ArtifactFolder, users: set[str]) -> set[tuple[str, str]]:
-    """(item, persona) of the personas whose evidence is these users alone."""
+    """(item, persona) of the personas whose evidence is these users alone.
+
+    Extractive personas quote their evidence, so that one of the users is enough.
+    """
     return {
         (record.item_id, persona.persona_id)
         for record in _records(folder, PERSONAS, ItemPersonas)
         for persona in record.personas
-        if persona.evidence and users.issuperset(persona.evidence)
+        if persona.evidence
+        and (
+            users.issuperset(persona.evidence)
+            or (persona.extractive and not users.isdisjoint(persona.evidence))
+        )
     }
 
 

@@ -25,6 +25,7 @@ from indexer.llm import LLM, LLMRefusedError
 from indexer.prompts import Domain
 from indexer.reasoning import run
 from indexer.reasoning.alignment_targets import AlignmentOptions
+from indexer.reasoning.item_steps import item_steps
 from indexer.reasoning.step import Sources
 from indexer.updates.add import Added, StreamingIndexer
 from indexer.updates.inbox import MAX_LINE, incoming
@@ -82,7 +83,7 @@ class Shop:
             async with LLM(settings, ledger) as llm:
                 sources = Sources(folder, Domain.load("books"), settings)
                 await StreamingIndexer(
-                    ItemReasoner(sources, journal, ledger, llm, self.refusals),
+                    ItemReasoner(sources, journal, ledger, llm, item_steps(sources, self.refusals)),
                     ItemIndexer(self.encoder, index, self.refusals),
                     settle_s=settle_s,
                     reported=self.told.append,
