@@ -51,7 +51,7 @@ class Plan(BaseModel):
     """What an erasure has to do: FOLDER/erasing.json, written first and removed last.
 
     items: to reason on again. bare: they lose all their personas. lost: `persona_digest` of the
-    personas that rest on the users alone.
+    personas that rest on the users alone, and of extractive ones that rest on one of them.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -110,8 +110,8 @@ def erase_from_artifacts(
     """Remove what came from the users of a plan.
 
     Their lines, the LLM's answers about them, evidence; the answers that made the personas of the
-    items they reviewed; personas that rest on these users alone. Broken lines may be theirs: they
-    are removed and reported in `refusals`.
+    items they reviewed; personas that rest on these users alone, and extractive ones that rest on
+    one of them. Broken lines may be theirs: they are removed and reported in `refusals`.
 
     Returns: what was removed, and the items that have personas now.
     """

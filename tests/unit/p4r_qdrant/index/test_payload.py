@@ -101,11 +101,24 @@ def test_the_payload_is_in_the_order_people_read_it() -> None:
         "item_id",
         "persona_id",
         "evidence_count",
+        "extractive",
         "slot",
         "generation",
         "updated_at",
         "content_hash",
     ]
+
+
+def test_an_extractive_persona_says_so_also_where_it_was_stored_without() -> None:
+    told = Persona(persona_id="a_P1", name="N", description="D.", preference_rationale="R.")
+    quoted = told.model_copy(update={"extractive": True})
+    [point], [other] = points([quoted]), points([told])
+    assert point.payload["extractive"] is stored_persona(point.payload).extractive is True
+    assert stored_persona(point.payload).label == "N (extractive)"
+    assert content_hash([quoted], {}) != content_hash([told], {})
+    del other.payload["extractive"]  # as an earlier version wrote it
+    assert not stored_persona(other.payload).extractive
+    assert stored_persona(other.payload).label == "N"
 
 
 def test_the_payload_is_what_the_persona_says() -> None:
@@ -125,6 +138,7 @@ def test_the_payload_is_what_the_persona_says() -> None:
         "item_id": "a",
         "persona_id": "a_P1",
         "evidence_count": 2,
+        "extractive": False,
         "slot": 0,
         "generation": GENERATION,
         "updated_at": "2023-11-14T22:13:20+00:00",
