@@ -1,5 +1,6 @@
 """`p4r reason --strategy extractive` with the bundled model, killed on the way, to a ranking."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from indexer.evaluation.leaks.check import LeakFiles, check_leaks
 from tests.support import warm
 from tests.support.command_line import Run
 from tests.support.jsonl import read
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import BOOKSHOP, ROOT
 from tests.support.polling import wait_until
 from tests.support.reasoning import ARTIFACTS, P4R
 
@@ -37,7 +38,7 @@ def test_from_reviews_to_an_explained_ranking_killed_on_the_way(tmp_path: Path, 
     assert "personas" in done.out
     process = warm.Popen(
         [*P4R, *command(killed, "--domain", "books")],
-        env={"PATH": ""} | BUNDLED,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | BUNDLED,
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -150,6 +150,7 @@ def test_the_payload_is_what_the_persona_says() -> None:
     assert back.fields == {
         "language": "en",
         "evidence_count": 2,
+        "extractive": False,
         "updated_at": "2023-11-14T22:13:20+00:00",
     }
 
