@@ -146,7 +146,9 @@ def without(value: Any, gone: Gone) -> Any:
     """A JSON value without what is about these users and items; _GONE where all of it is.
 
     About a user is an object whose `user_id` or `user` names one, or whose `about` names one or an
-    item; and all that such an object stands in, up to a list.
+    item; and all that such an object stands in, up to a list. So is an extractive persona whose
+    evidence is one of them, and one of such an item where the evidence is not named: it may quote
+    the user.
     """
     if isinstance(value, list):
         left = [without(one, gone) for one in value]
@@ -158,6 +160,11 @@ def without(value: Any, gone: Gone) -> Any:
     about = value.get("about")
     if isinstance(about, dict) and _names(about.get("item_id"), gone.items):
         return _GONE
+    if value.get("extractive") is True:
+        evidence = value.get("evidence")
+        quotes = isinstance(evidence, list) and any(_names(one, gone.users) for one in evidence)
+        if quotes or _names(value.get("item_id"), gone.items):
+            return _GONE
     fields = {name: without(one, gone) for name, one in value.items()}
     for name in ("users", "evidence"):
         if isinstance(fields.get(name), list):

@@ -15,7 +15,7 @@ from indexer.prompts import Domain
 from indexer.reasoning.item_steps import extractor, item_steps
 from indexer.reasoning.step import Sources
 from indexer.updates.add import Added, StreamingIndexer
-from indexer.updates.erase import erasing
+from indexer.updates.erasing.run import erasing
 from indexer.updates.item_reasoning import ItemReasoner
 from indexer.updates.worker import Worker
 from p4r_qdrant.records import StoredPersona

@@ -26,6 +26,14 @@ GONE = Gone({"bob"}, {"pan"})
         ([{"about": {"user_id": "bob"}, "x": 1}], []),
         ([{"about": {"item_id": "pan"}}, {"item_id": "pan"}], [{"item_id": "pan"}]),
         ({"bob": "bob is a name here"}, {"bob": "bob is a name here"}),
+        (
+            {"personas": [{"extractive": True, "evidence": [one]} for one in ("bob", "eve")]},
+            {"personas": [{"extractive": True, "evidence": ["eve"]}]},
+        ),
+        (
+            [{"extractive": True, "item_id": "pan"}, {"extractive": False, "item_id": "pan"}],
+            [{"extractive": False, "item_id": "pan"}],
+        ),
         ({"deep": [{"a": {"b": {"user_id": "bob"}}}, 1]}, {"deep": [1]}),
     ],
 )
