@@ -12,12 +12,11 @@ from indexer.ledger import Ledger
 from indexer.llm import Request
 from indexer.reasoning.extractive.extractor import (
     ITEMS_AT_ONCE,
-    MOST_GROUPED,
     NO_SLOT,
     Extraction,
     Extractor,
 )
-from p4r_qdrant.arrays import Floats
+from p4r_qdrant.arrays import Floats, normalised
 from p4r_qdrant.encoder.base import Encoder
 from tests.support.hash_encoder import HashEncoder
 from tests.support.word_encoder import WordEncoder
@@ -78,8 +77,7 @@ class NoisyEncoder(HashEncoder):
     def encode_texts(self, batch: Sequence[str]) -> Floats:
         vectors = super().encode_texts(batch)
         noise = np.random.default_rng(len(batch)).standard_normal(vectors.shape)
-        mixed = vectors + 0.5 * noise.astype(np.float32)
-        return (mixed / np.linalg.norm(mixed, axis=1, keepdims=True)).astype(np.float32)
+        return normalised(vectors + 0.5 * noise.astype(np.float32))
 
 
 @pytest.mark.parametrize("kept", [1, ITEMS_AT_ONCE - 1, ITEMS_AT_ONCE, ITEMS_AT_ONCE + 3])
@@ -114,7 +112,6 @@ def test_an_item_of_many_sentences_is_grouped_by_a_sample_of_them(
 ) -> None:
     monkeypatch.setattr("indexer.reasoning.extractive.extractor.MOST_GROUPED", 10)
     monkeypatch.setattr("indexer.reasoning.extractive.extractor.SENTENCES_AT_ONCE", 7)
-    assert MOST_GROUPED > 1_000
     reviews = [[f"{row} says that it is fine", f"{row} has the sound of it"] for row in range(20)]
     with Ledger(tmp_path) as ledger:
         [value, other] = answers([about("drum", reviews), about("pan")], ledger, HashEncoder())
