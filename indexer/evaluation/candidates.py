@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,24 +16,22 @@ from indexer.artifacts.lines import Refusals
 from indexer.artifacts.opening import opened
 from indexer.artifacts.writing import written_whole
 from indexer.collaborative.hypothetical import PersonaVectors
+from indexer.evaluation.catalogue import Catalogue
 from indexer.evaluation.generators.base import (
     PERSONAS_EASE,
     Fitted,
-    Floats,
     Generator,
     check_generator,
     generator_named,
-    matrix,
 )
 from indexer.evaluation.generators.personas_ease import PersonasEase
-from indexer.evaluation.interactions import Indexes, Interactions, read_interactions
+from indexer.evaluation.interactions import Interactions, read_interactions
 from indexer.evaluation.truth import read_truth
 from indexer.evaluation.versions import installed_versions
-from indexer.metrics import Ranks, ndcg
+from indexer.metrics import ndcg
 from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import InputError
 
-USERS_AT_ONCE = 256
 TUNED_BY = "NDCG@10 on validation items"
 _PACKAGES = ("numpy", "scipy", "implicit", "torch", "torch-geometric")
 
@@ -132,7 +130,7 @@ def write_candidates(
         training = training.with_items(inputs.personas.items)
     generator = _generator(options.model, inputs.personas)
     position = {user: place for place, user in enumerate(training.users)}
-    shelf = _Shelf(training)
+    catalogue = Catalogue(training)
 
     judged = [user for user in truth.items if user in position]
     if not judged:
@@ -145,7 +143,7 @@ def write_candidates(
     tried: list[dict[str, Any]] = []
     best: Fitted | None = None
     for fitted in generator.fitted(training, options.seed):
-        value = ndcg(shelf.ranks(fitted, rows, wanted))
+        value = ndcg(catalogue.ranks(fitted, rows, wanted))
         if best is None or value > max(one["value"] for one in tried):
             best = fitted
         tried.append({**fitted.settings, "value": value})
@@ -159,7 +157,7 @@ def write_candidates(
     with ExitStack() as stack:
         tell = stack.enter_context(written_whole(provenance_path(output)))
         write = stack.enter_context(written_whole(output, private=True))
-        for user, found in zip(served, shelf.lists(best, rows, options.top), strict=True):
+        for user, found in zip(served, catalogue.lists(best, rows, options.top), strict=True):
             results = [{"item_id": item, "score": score} for item, score in found]
             line = json.dumps({"user_id": user, "results": results}, ensure_ascii=False)
             digest.update(f"{line}\n".encode())
@@ -191,47 +189,3 @@ def _generator(model: str, personas: PersonaVectors | None) -> Generator:
     if personas is None:
         raise InputError(f"the generator {model} needs personas; name an artifact folder")
     return PersonasEase(personas)
-
-
-class _Shelf:
-    """Scores to lists. Of equal scores the more popular item comes first, then the smaller id."""
-
-    def __init__(self, training: Interactions) -> None:
-        self._items = matrix(training)
-        # Ids are in alphabetical order already, and a stable sort keeps it.
-        self._order = np.argsort(-training.item_counts(), kind="stable")
-        self._names = [training.items[item] for item in self._order]
-
-    def lists(self, fitted: Fitted, rows: Indexes, top: int) -> Iterator[list[tuple[str, float]]]:
-        """The best `top` items that each user (row) has not, with their scores."""
-        top = min(top, len(self._names))
-        for start in range(0, len(rows), USERS_AT_ONCE):
-            block = rows[start : start + USERS_AT_ONCE]
-            scores = self._scores(fitted, block)
-            for row, least in zip(scores, np.partition(scores, -top, axis=1)[:, -top], strict=True):
-                places = np.flatnonzero((row >= least) & np.isfinite(row))
-                places = places[np.argsort(-row[places], kind="stable")][:top]
-                yield [(self._names[place], _short(row[place])) for place in places]
-
-    def ranks(self, fitted: Fitted, rows: Indexes, wanted: list[str]) -> Ranks:
-        """Where each user's wanted item stands among all that the user has not."""
-        places = {name: place for place, name in enumerate(self._names)}
-        ranks = np.zeros(len(rows), dtype=np.int64)
-        for start in range(0, len(rows), USERS_AT_ONCE):
-            scores = self._scores(fitted, rows[start : start + USERS_AT_ONCE])
-            for at, row in enumerate(scores, start=start):
-                place = places.get(wanted[at])
-                if place is not None and np.isfinite(row[place]):
-                    ahead = np.sum(row > row[place]) + np.sum(row[:place] == row[place])
-                    ranks[at] = 1 + int(ahead)
-        return ranks
-
-    def _scores(self, fitted: Fitted, block: Indexes) -> Floats:
-        scores = np.array(fitted.scores(block), dtype=np.float64)
-        users, items = self._items[block].nonzero()
-        scores[users, items] = -np.inf
-        return scores[:, self._order]
-
-
-def _short(score: float) -> float:
-    return float(f"{score:.7g}")

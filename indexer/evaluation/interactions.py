@@ -56,6 +56,23 @@ class Interactions:
         # Alphabetical order stays, and with it that of the pairs.
         return Interactions(self.users, items, self.user_of, new[self.item_of], self.age_of, known)
 
+    def without_items(self, ids: Collection[str]) -> Interactions:
+        """Without the interactions of these items; the items stay known."""
+        gone = np.array([item in ids for item in self.items], dtype=bool)
+        kept = ~gone[self.item_of]
+        users, user_of = np.unique(self.user_of[kept], return_inverse=True)
+        item_of = (np.cumsum(~gone) - 1)[self.item_of[kept]]
+        # What was older stays older among those that are left.
+        ages = _ages(user_of, item_of, -self.age_of[kept].astype(np.float64))
+        return Interactions(
+            [self.users[user] for user in users],
+            [item for item in self.items if item not in ids],
+            user_of,
+            item_of,
+            ages,
+            self.known_items,
+        )
+
     def user_counts(self) -> Indexes:
         """(n_users,): distinct items of each user."""
         return np.bincount(self.user_of, minlength=len(self.users)).astype(np.int64)

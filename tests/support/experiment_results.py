@@ -72,6 +72,16 @@ def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
                 }
             },
         },
+        "cold": [
+            {
+                "line": line,
+                "settings": {"share": 0.3, "l2": 10},
+                "hidden_items": 4,
+                "users": 5,
+                "metrics": {"HR@10": estimate, "NDCG@10": estimate},
+            }
+            for line in ("personas alone", "both")
+        ],
         "primary": [
             {
                 "candidates": 10,

@@ -126,6 +126,18 @@ def segments(results: Results) -> str:
     )
 
 
+def cold(results: Results) -> str:
+    """How often items without interactions are found; empty where none was hidden."""
+    if not results["cold"]:
+        return ""
+    best = max(results["cold"], key=lambda row: row["metrics"]["HR@10"]["mean"])
+    return (
+        f"Of {best['users']} users whose test item lost all its interactions, "
+        f"{best['metrics']['HR@10']['mean']:.0%} have it among the first ten of the catalogue by "
+        f"{best['line']}. A generator that reads interactions alone cannot find it."
+    )
+
+
 def ablations(results: Results) -> str:
     """Which single changes help and harm most, for personas alone; empty without a variant."""
     count = results["config"]["candidates"][0]

@@ -77,6 +77,8 @@ class ExperimentConfig(BaseModel):
     priors: Annotated[list[Prior], Distinct] = [0.0, 0.25, 0.5, 1.0]
     personas: Annotated[list[Count], Distinct] = [1, 3, 5, 7]
     """How many personas an item may have, the others being cut off."""
+    cold: Share = 0.2
+    """The share of items whose interactions are hidden, to see what personas do for new items."""
     disliked: float = 2.0
     """A rating up to this is a dislike."""
     aggregated: Path | None = None

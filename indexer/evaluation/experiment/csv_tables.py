@@ -17,6 +17,7 @@ def csv_tables(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "primary.csv": [_primary_row(row) for row in results["primary"]],
         "main.csv": [_main_row(row) for row in results["main"]],
         "segments.csv": results["segments"],
+        "cold.csv": [_cold_row(row) for row in results["cold"]],
         "ablations.csv": [_ablation_row(row) for row in results["ablations"]],
         "history.csv": results["history"],
         "options.csv": results["options"],
@@ -39,6 +40,13 @@ def _main_row(row: Mapping[str, Any]) -> dict[str, Any]:
         found = row.get(against) or {}
         flat |= {f"{against} {key}": found.get(key) for key in _AGAINST}
     return flat
+
+
+def _cold_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in row.items() if key not in ("metrics", "settings")}
+    for name, one in row["metrics"].items():
+        flat |= {name: one["mean"], f"{name} low": one["low"], f"{name} high": one["high"]}
+    return flat | {"settings": json.dumps(row["settings"])}
 
 
 def _ablation_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts.histories import Histories
 from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.experiment.pool import Indexes
 from indexer.metrics import Floats
@@ -71,14 +70,14 @@ class Profiles:
     @classmethod
     def of(
         cls,
-        histories: Histories,
+        history_of: Callable[[str], Sequence[Interaction]],
         users: Sequence[str],
         encoder: Encoder,
         text: Callable[[Interaction], str],
         longest: int,
     ) -> Profiles:
         """Encode the texts of these users' `longest` newest interactions."""
-        ordered = [newest_first(histories.get(user), longest) for user in users]
+        ordered = [newest_first(history_of(user), longest) for user in users]
         distinct: dict[str, int] = {}
         rows = np.full((len(users), longest), -1, dtype=np.int64)
         ratings = np.full((len(users), longest), np.nan)

@@ -76,7 +76,9 @@ def encoded(name: EncoderName, model: Encoder, context: Context) -> Iterator[Enc
         missing = encoder.missing(inputs)
         context.progress.start(f"encoding texts, {name}", len(missing))
         full, alone = (
-            Profiles.of(context.histories, context.data.users, encoder, text, max(config.lengths))
+            Profiles.of(
+                context.histories.get, context.data.users, encoder, text, max(config.lengths)
+            )
             for text in _FORMS
         )
         material = Material(

@@ -19,7 +19,7 @@ from indexer.artifacts.opening import as_stored
 from indexer.artifacts.writing import written_whole
 from indexer.evaluation.candidates import lists_hash, provenance_path
 from indexer.evaluation.evaluate import outside_notes
-from indexer.evaluation.experiment import ablations, reranked_lines, selection
+from indexer.evaluation.experiment import ablations, cold, reranked_lines, selection
 from indexer.evaluation.experiment.config import ExperimentConfig
 from indexer.evaluation.experiment.context import Context
 from indexer.evaluation.experiment.data import Data, files_hash
@@ -117,6 +117,7 @@ def _results(context: Context, stack: ExitStack) -> dict[str, Any]:
         "primary": primary_table(lines, strongest, hybrids),
         "main": main_table(lines, strongest),
         "segments": list(segment_table(lines, segments(data.test, data.training))),
+        "cold": steps.cold(main, choice),
         "ablations": steps.ablations(main, choice),
         "ablations_encoder": main.name,
         "history": steps.histories[main.name],
@@ -253,6 +254,17 @@ class _Steps:
             partial(reranked_lines.reranked_lines, one, choice, self.judged, self.context),
         )
         return [Line(**(row | {"ranks": np.array(row["ranks"], dtype=np.int64)})) for row in rows]
+
+    def cold(self, one: Encoded, choice: Choice) -> list[dict[str, Any]]:
+        """What is found of items whose interactions are hidden."""
+        self.context.progress.start("hiding the interactions of some items")
+        rows: list[dict[str, Any]] = self.stages.result(
+            f"cold-{one.name}",
+            [cold],
+            [*self._inputs, one.encoder.fingerprint, choice.record()],
+            partial(cold.cold_table, one, choice, self.context),
+        )
+        return rows
 
     def ablations(self, one: Encoded, choice: Choice) -> list[dict[str, Any]]:
         """Every variant of persona reranking."""

@@ -50,6 +50,7 @@ _FIELDS = {
     "interests": "shares of single interests tried",
     "priors": "persona priors tried",
     "personas": "personas per item tried",
+    "cold": "share of items with hidden interactions",
     "disliked": "highest rating that is a dislike",
     "aggregated": "folder with one persona per item",
     "leaking": "folder with leaking personas",

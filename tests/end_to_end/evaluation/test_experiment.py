@@ -82,7 +82,8 @@ def _few_variants(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     folder = tmp_path / "shop"
-    shutil.copytree(BOOKSHOP, folder)
+    # A demonstration's results are named in derived.json; they are not this test's.
+    shutil.copytree(BOOKSHOP, folder, ignore=shutil.ignore_patterns("derived.json"))
     return folder
 
 
@@ -148,6 +149,14 @@ def test_everything_is_there(
         assert row["ndcg"] == pytest.approx(values[0])
         assert row["against"]["mean"] == pytest.approx(values[0] - values[1])
     assert [row["candidates"] for row in results["primary"]] == [5, 10]
+    nothing, *cold = results["cold"]
+    assert nothing["metrics"]["HR@10"]["mean"] == 0
+    assert [row["line"] for row in cold] == [
+        "personas alone",
+        "personas as hypothetical users",
+        "both",
+    ]
+    assert {row["hidden_items"] for row in cold} == {4}
     assert again["ceiling"] == results["main"][0]["ceiling"], "no order gets beyond it"
     assert {row["segment"] for row in results["segments"]} >= {"head items", "tail items"}
     names = {row["name"] for row in results["ablations"]}
@@ -233,8 +242,11 @@ def test_killed_and_run_again_it_ends_the_same(
 def test_sigkill_again_and_again(tmp_path: Path) -> None:
     """Killed in the middle of four stages in one folder, it ends as one that never was."""
 
+    examples = shutil.copytree(EXAMPLE.parent, tmp_path / "examples")
+
     def process(output: str, *death: str) -> int:
-        command = [sys.executable, "-m", "tests.support.experiment_process", str(EXAMPLE)]
+        example = str(examples / EXAMPLE.name)
+        command = [sys.executable, "-m", "tests.support.experiment_process", example]
         return warm.run([*command, str(tmp_path / output), *death], cwd=ROOT).returncode
 
     assert process("whole") == 0

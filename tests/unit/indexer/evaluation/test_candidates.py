@@ -20,6 +20,7 @@ from indexer.evaluation.candidates import (
     provenance_path,
     write_candidates,
 )
+from indexer.evaluation.catalogue import Catalogue
 from indexer.evaluation.generators import bpr, ease, itemknn, lightgcn, pairwise, popularity
 from indexer.evaluation.generators.base import (
     DECAYS,
@@ -345,14 +346,17 @@ def test_ranks_are_places_in_the_list(data: Path) -> None:
     """Tuning counts places without writing lists; they are those of the lists."""
     truth = read_truth(data / "splits.jsonl", Refusals(), "valid")
     found = read_interactions(data / "reviews.jsonl", truth.held_out, Refusals())
-    shelf = module._Shelf(found)
+    catalogue = Catalogue(found)
     rng = np.random.default_rng(2)
     coarse = rng.integers(0, 4, (len(found.users), len(found.items))).astype(float)
     fitted = Fitted({}, lambda users: coarse[users])
     rows = np.arange(len(found.users))
     wanted = [truth.items[user] for user in found.users]
     for items, item, rank in zip(
-        shelf.lists(fitted, rows, 100), wanted, shelf.ranks(fitted, rows, wanted), strict=True
+        catalogue.lists(fitted, rows, 100),
+        wanted,
+        catalogue.ranks(fitted, rows, wanted),
+        strict=True,
     ):
         names = [name for name, _ in items]
         assert rank == (names.index(item) + 1 if item in names else 0)

@@ -193,6 +193,9 @@ def test_training_interactions(tmp_path: Path) -> None:
     ]
     assert found.user_counts().tolist() == [1, 2]
     assert found.item_counts().tolist() == [2, 1]
+    less = found.without_items({"a"})
+    assert (less.users, less.items) == (["bob"], ["b"])
+    assert (less.user_of.tolist(), less.item_of.tolist(), less.age_of.tolist()) == ([0], [0], [0])
     more = found.with_items(["aa", "b"])
     assert (more.items, more.item_counts().tolist()) == (["a", "aa", "b"], [2, 0, 1])
     assert found.known_items == {"a", "b", "x"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.evaluation.experiment import learned
+from indexer.evaluation.experiment import cold, learned
 from indexer.evaluation.experiment import selection as choices
 from indexer.evaluation.experiment.config import load_config
 from indexer.evaluation.experiment.embedded import Personas, Profiles, typical_user
@@ -472,3 +472,11 @@ def test_the_examples_can_be_read() -> None:
     names = {load_config(path).name for path in folder.glob("*.toml")}
     assert names == {"Bookshop", "Magazines"}
     assert json.dumps(load_config(folder / "bookshop.toml").model_dump(mode="json"))
+
+
+def test_standardised_scores_have_mean_0_and_what_has_none_is_0() -> None:
+    scores = np.array([[1.0, 2.0, -np.inf, 3.0], [5.0, 5.0, 5.0, 5.0]])
+    found = cold._standardised(scores)
+    assert found[0, [0, 1, 3]] == pytest.approx([-np.sqrt(1.5), 0, np.sqrt(1.5)])
+    assert found[0, 2] == 0
+    assert found[1].tolist() == [0, 0, 0, 0]

@@ -32,7 +32,7 @@ def test_the_most_important_comes_first() -> None:
     assert found.headings[:3] == ["text: reranking by personas", "Main results", "Examples"]
     first = found.text.index("What this says")
     assert first < found.text.index("Data and measures") < found.text.index("Main results")
-    assert found.text.count("What this says") == 6
+    assert found.text.count("What this says") == 7
 
 
 def test_names_in_place_of_fields() -> None:
@@ -74,6 +74,10 @@ def test_conclusions_are_made_of_the_figures() -> None:
     )
     assert "EASE: NDCG@10 is 0.400 in the generator's own order, 0.400 (+25%" in overall[3]
     assert "4 of 4 reranked lines beat their own generator" in conclusions.main(found)
+    assert conclusions.cold(found) == (
+        "Of 5 users whose test item lost all its interactions, 40% have it among the first ten of "
+        "the catalogue by personas alone. A generator that reads interactions alone cannot find it."
+    )
     assert conclusions.trust(found) == (
         "2 checks found no held-out interactions in what was made. 1 list made elsewhere could "
         "not be checked."
@@ -90,10 +94,11 @@ def test_conclusions_are_made_of_the_figures() -> None:
 
 
 def test_without_what_may_be_missing() -> None:
-    found = results() | {"segments": [], "seeds": [], "examples": []}
+    found = results() | {"segments": [], "seeds": [], "examples": [], "cold": []}
     text = Page(page(found)).text
     assert "There are too few users to compare segments." in text
     assert "Examples" not in text
+    assert "Items that nobody has bought yet" not in text
     assert "How much is chance?" not in text
 
 
