@@ -58,7 +58,7 @@ test-long: $(VENV)/.installed-dev  ## the long forms of tests
 
 # The limit of a test grows with the rounds.
 chaos: $(VENV)/.installed-dev  ## kills, damages, hostile requests; print tries and losses
-	P4R_CHAOS_ROUNDS=$(ROUNDS) $(PYTEST) --timeout $$((300 * $(ROUNDS))) tests/chaos $(ARGS)
+	P4R_TEST_ROUNDS=$(ROUNDS) $(PYTEST) --timeout $$((300 * $(ROUNDS))) tests/chaos $(ARGS)
 
 check: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

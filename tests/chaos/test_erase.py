@@ -3,33 +3,18 @@
 import shutil
 from pathlib import Path
 
-from indexer.ledger import Ledger, request_key
 from tests.support.campaign import Campaign
-from tests.support.jsonl import read
+from tests.support.erasable import bookshop_with_ledger
 from tests.support.killing import Command, files
-from tests.support.paths import BOOKSHOP
 
 KILLS = 3
-STEPS = ("summaries", "aspects", "personas", "alignments")
 USER = "maren-o"
 ERASE = Command(("erase", USER, "--artifacts", "books"))
 
 
-def make(folder: Path) -> None:
-    """The bookshop, with a ledger that has an answer for each of its lines."""
-    shutil.copytree(BOOKSHOP, folder / "books")
-    with Ledger(folder / "books" / "ledger") as ledger:
-        for step in STEPS:
-            for number, one in enumerate(read(BOOKSHOP / f"{step}.jsonl")):
-                about = {name: one[name] for name in ("item_id", "user_id") if name in one}
-                key = request_key(template=step, content=number, model="m")
-                ledger.put(step, key, {"about": about, "answer": one})
-
-
 def test_killed_and_run_again(campaign: Campaign, tmp_path: Path) -> None:
     made, whole = tmp_path / "made", tmp_path / "whole"
-    made.mkdir()
-    make(made)
+    bookshop_with_ledger(made / "books")
     shutil.copytree(made, whole)
     done = ERASE.succeed(whole)
     assert done.out

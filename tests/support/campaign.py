@@ -5,7 +5,7 @@
         with attempt:
             ... attempt.random ...
 
-An attempt that raises is a loss. P4R_CHAOS_ROUNDS multiplies the attempts (make chaos ROUNDS=N).
+An attempt that raises is a loss. P4R_TEST_ROUNDS multiplies the attempts (make chaos ROUNDS=N).
 """
 
 import os
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-ROUNDS = max(1, int(os.environ.get("P4R_CHAOS_ROUNDS") or 1))
+ROUNDS = max(1, int(os.environ.get("P4R_TEST_ROUNDS") or 1))
 LONG = ROUNDS > 1
 """Whether this is the long form."""
 

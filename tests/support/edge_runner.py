@@ -8,8 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
+from p4r_qdrant import PersonaIndex
 from tests.support import warm
+from tests.support.edge_process import ITEMS, vectors_of, version
+from tests.support.oracle import DIMENSION, Catalogue, assert_congruent
 from tests.support.paths import ROOT
+
+USERS = np.random.default_rng(123).standard_normal((3, DIMENSION))
 
 
 class Process:
@@ -65,3 +72,33 @@ def process(folder: Path, task: str, first: int = 0) -> Iterator[Process]:
     finally:
         if running.popen.poll() is None:
             running.kill()
+
+
+def check_versions(
+    index: PersonaIndex, begun: dict[str, int], done: dict[str, int]
+) -> dict[str, int]:
+    """Each item is in its last acknowledged version, or in the one that was being written.
+
+    Returns in which.
+    """
+    held = {}
+    whole = index.hashes([f"item-{number}" for number in range(ITEMS)])
+    catalogue = Catalogue({})
+    for item_id in {**done, **begun}:
+        found = [one.persona_id for one in index.get(item_id)]
+        allowed = [
+            number for number in (done.get(item_id), begun.get(item_id)) if number is not None
+        ]
+        versions = {
+            number: [one.persona_id for one in version(item_id, number).personas]
+            for number in allowed
+        }
+        if item_id not in done and not found:
+            continue
+        assert found in versions.values(), f"{item_id} holds {found}, not {versions}"
+        assert item_id in whole or item_id not in begun, f"{item_id} is not settled"
+        number = next(number for number, names in versions.items() if names == found)
+        catalogue.vectors[item_id] = vectors_of(number)
+        held[item_id] = number
+    assert_congruent(index, catalogue, USERS, [[*catalogue.vectors, "missing"]] * 3)
+    return held

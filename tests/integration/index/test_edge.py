@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import qdrant_edge
 
-from p4r_qdrant import PersonaIndex, open_index
+from p4r_qdrant import open_index
 from p4r_qdrant.errors import (
     IndexLockedError,
     IndexMismatchError,
@@ -32,69 +32,19 @@ from p4r_qdrant.index.edge import shards as shards_module
 from p4r_qdrant.index.edge.matrix import FIRST_ROWS, ScoreMatrix
 from tests.support.background import in_background
 from tests.support.edge_process import ITEMS, vectors_of, version
-from tests.support.edge_runner import process
+from tests.support.edge_runner import USERS, check_versions, process
 from tests.support.engines import embedded, opened
 from tests.support.index_data import USER, personas, rows
 from tests.support.messages import sentence
 from tests.support.oracle import DIMENSION, Catalogue, assert_congruent
 from tests.support.small_disk import full_disk
 
-USERS = np.random.default_rng(123).standard_normal((3, DIMENSION))
-
 
 def shards(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("shard-*"))
 
 
-def check_versions(
-    index: PersonaIndex, begun: dict[str, int], done: dict[str, int]
-) -> dict[str, int]:
-    """Each item is in its last acknowledged version, or in the one that was being written.
-
-    Returns in which.
-    """
-    held = {}
-    whole = index.hashes([f"item-{number}" for number in range(ITEMS)])
-    catalogue = Catalogue({})
-    for item_id in {**done, **begun}:
-        found = [one.persona_id for one in index.get(item_id)]
-        allowed = [
-            number for number in (done.get(item_id), begun.get(item_id)) if number is not None
-        ]
-        versions = {
-            number: [one.persona_id for one in version(item_id, number).personas]
-            for number in allowed
-        }
-        if item_id not in done and not found:
-            continue
-        assert found in versions.values(), f"{item_id} holds {found}, not {versions}"
-        assert item_id in whole or item_id not in begun, f"{item_id} is not settled"
-        number = next(number for number, names in versions.items() if names == found)
-        catalogue.vectors[item_id] = vectors_of(number)
-        held[item_id] = number
-    assert_congruent(index, catalogue, USERS, [[*catalogue.vectors, "missing"]] * 3)
-    return held
-
-
 # --- kill -9 -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("task", ["replace", "load"])
-def test_what_was_acknowledged_outlives_kill_9(tmp_path: Path, task: str) -> None:
-    moments = random.Random(task)
-    held: dict[str, int] = {}
-    for turn in range(3):
-        with process(tmp_path / "index", task, turn * 1_000_000) as writer:
-            assert writer.read("done", moments.randrange(1, 400)), writer.last
-            threading.Event().wait(moments.random() / 50)
-            writer.kill()
-        assert not (tmp_path / "index" / "rows.json").exists(), "rows that nobody has saved"
-        with opened(embedded(tmp_path / "index")) as index:
-            held = check_versions(index, writer.begun, held | writer.done)
-            assert index.repair() == 0
-        assert (tmp_path / "index" / "rows.json").exists()
-        with open_index(embedded(tmp_path / "index")) as index:
-            assert check_versions(index, {}, held) == held
 
 
 def test_a_kill_while_the_folder_is_being_made_can_be_made_good(tmp_path: Path) -> None:

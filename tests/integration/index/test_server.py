@@ -3,10 +3,9 @@
 import socket
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from p4r_qdrant.errors import (
     AuthenticationError,
     IndexMismatchError,
     IndexUnavailableError,
-    P4RError,
     SettingsError,
     StorageFullError,
 )
@@ -32,6 +30,12 @@ from tests.support.index_data import USER, personas, rows
 from tests.support.messages import sentence
 from tests.support.oracle import DIMENSION, Catalogue, assert_congruent, persona
 from tests.support.polling import retry
+from tests.support.server_writes import (
+    Progress,
+    check_progress,
+    whole,
+    write_until_it_fails,
+)
 from tests.support.small_disk import full_disk
 
 
@@ -334,81 +338,6 @@ def test_scores_are_exact_however_the_collection_is_stored(
 
 
 # --- a server that dies --------------------------------------------------------------------------
-
-
-def whole(index: PersonaIndex, item_id: str) -> str:
-    """The version an item is in (`personas("v7", ...)` is v7); it must be in one only."""
-    found = index.get(item_id)
-    versions = {one.persona_id.partition("_")[0] for one in found}
-    assert len(versions) == 1, f"{item_id} is in {versions or 'no version'}"
-    assert set(index.hashes([item_id])) == {item_id}, f"{item_id} is not whole"
-    return versions.pop()
-
-
-def write_until_it_fails(
-    index: PersonaIndex, begin: int, progress: "Progress", long: Mapping[str, str] | None = None
-) -> P4RError:
-    for number in range(begin, begin + 100_000):
-        item_id = f"item-{number % 13}"
-        count = 1 + number % 7
-        progress.begun[item_id] = number
-        try:
-            index.replace_item(item_id, personas(f"v{number}", count), rows(number, count), long)
-        except P4RError as error:
-            return error
-        progress.done[item_id] = number
-        if number == begin + 30:
-            progress.enough.set()
-    raise AssertionError("nothing ever failed")
-
-
-@dataclass
-class Progress:
-    begun: dict[str, int] = field(default_factory=dict)
-    done: dict[str, int] = field(default_factory=dict)
-    enough: threading.Event = field(default_factory=threading.Event)
-
-
-def check_progress(index: PersonaIndex, progress: Progress) -> None:
-    """Each item is in its last acknowledged version, or in the one that was being written.
-
-    That one is the one to go on from.
-    """
-    (ranking,) = index.best_personas([USER], [list(progress.done)])
-    unit = USER / np.linalg.norm(USER)
-    for match in ranking:
-        item_id = match.item_id
-        version = int(whole(index, item_id)[1:])
-        assert version in (progress.done[item_id], progress.begun[item_id]), "a write is lost"
-        own = rows(version, 1 + version % 7)
-        assert len(index.get(item_id)) == len(own)
-        best = (own @ unit / np.linalg.norm(own, axis=1)).max()
-        assert match.score == pytest.approx(best, abs=2e-6)
-        progress.done[item_id] = version
-
-
-def test_what_was_acknowledged_outlives_kill_9_and_the_index_goes_on(
-    private_qdrant: PrivateQdrant,
-) -> None:
-    private_qdrant.start()
-    progress = Progress()
-    with opened(on_server(private_qdrant.server, "personas")) as index:
-        for turn in range(3):
-            with ThreadPoolExecutor(1) as pool:
-                progress.enough.clear()
-                writer = pool.submit(write_until_it_fails, index, turn * 1_000_000, progress)
-                assert progress.enough.wait(60)
-                private_qdrant.kill()
-                assert isinstance(writer.result(), IndexUnavailableError), writer.result()
-            if turn == 0:
-                for attempt in attempts(index)[::4]:
-                    with pytest.raises(IndexUnavailableError) as caught:
-                        attempt()
-                    assert private_qdrant.url in sentence(caught)
-            private_qdrant.start()
-            retry(index.repair, IndexUnavailableError)
-            # The gRPC channel finds the server again a moment later than REST does.
-            retry(lambda: check_progress(index, progress), IndexUnavailableError)
 
 
 def killing(qdrant: PrivateQdrant, step: Callable[..., Any]) -> Callable[..., Any]:
