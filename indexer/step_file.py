@@ -133,20 +133,21 @@ class StepFile:
 
     def _scan(self, read_only: bool) -> None:
         """Find every answer; cut the file after the last complete line."""
-        broken, offset = 0, 0
+        broken, offset, is_torn = 0, 0, False
         with self.path.open("rb") as file:
             for line in file:
                 record = _parse(line)
-                if not line.endswith(b"\n"):
-                    self._end_of_torn_file(offset, whole=record is not None, read_only=read_only)
-                    if record is None:
-                        break
+                is_torn = not line.endswith(b"\n")
                 if record is not None:
                     self._remember(digest_of(record["key"]), record["ok"], offset)
+                elif is_torn:
+                    break
                 else:
                     broken += 1
-                offset += len(line.rstrip(b"\n")) + 1
+                offset += len(line)
         self._end = offset
+        if is_torn and not read_only:
+            self._mend_end()
         if broken:
             _log.warning(
                 "%s holds %d broken lines; their requests are asked again",
@@ -154,13 +155,11 @@ class StepFile:
                 broken,
             )
 
-    def _end_of_torn_file(self, offset: int, *, whole: bool, read_only: bool) -> None:
-        if read_only:
-            return
-        if whole:  # only its line break is missing
-            os.write(self._fd, b"\n")
-        else:
-            os.ftruncate(self._fd, offset)
+    def _mend_end(self) -> None:
+        """Cut off the begin of a line; end a whole line that lacks only its line break."""
+        os.ftruncate(self._fd, self._end)
+        if self._end and os.pread(self._fd, 1, self._end - 1) != b"\n":
+            self._end += os.write(self._fd, b"\n")
 
     def _remember(self, digest: bytes, ok: bool, offset: int) -> None:
         """Keep the first answer, or else the last failure."""

@@ -66,8 +66,9 @@ class _Raw(io.RawIOBase):
         try:
             found = self._source.read1(len(view))  # what is there: a pipe is not waited for
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            why = str(error).partition(" (")[0]  # without the bytes that stand there
             raise InputError(
-                f"{self._path} is damaged or cut short ({error}); fetch it again"
+                f"{self._path} is damaged or cut short ({why}); fetch it again"
             ) from None
         except OSError as error:
             raise InputError(f"{self._path} cannot be read: {error.strerror}") from None

@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -124,14 +125,16 @@ def _starts(folder: ArtifactFolder) -> tuple[dict[str, int], int]:
 
 def _npy(path: Path, total: int, folder: ArtifactFolder) -> npt.NDArray[np.floating[Any]]:
     try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with warnings.catch_warnings(action="ignore"):  # of heads that Python 2 wrote
+            matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged head raises whatever parses it
         if "object" in str(error):  # NumPy advises to run what is in it
             raise InputError(
                 f"{path} holds Python objects (a pickle), or no array at all: save the vectors by "
                 "numpy.save as one array of floats"
             ) from None
-        raise InputError(f"{path} is not an array that NumPy can map: {error}") from None
+        why = " ".join(str(error).split())
+        raise InputError(f"{path} is not an array that NumPy can map: {why}") from None
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind != "f":
         what = f"{matrix.dtype} {matrix.shape}" if isinstance(matrix, np.ndarray) else "several"
         raise InputError(f"{path} must be one array of floats (personas, dimension), not {what}")

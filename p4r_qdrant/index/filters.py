@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from reprlib import repr as short
+from reprlib import Repr
 from typing import Any
 
 from p4r_qdrant.errors import InputError, PersonaError
@@ -31,6 +31,11 @@ MAX_VALUES = 10_000
 
 MAX_TEXT = 1000
 """Characters of a field's name, or of a value."""
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 2, 2, 3, 3
+short = _SHORT.repr
+"""How a value is shown in a message."""
 
 RANGE = ("gt", "gte", "lt", "lte")
 Scalar = str | int | bool

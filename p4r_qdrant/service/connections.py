@@ -26,7 +26,8 @@ class Connection(HttpToolsProtocol):
     """A connection within limits.
 
     If there are too many, the one that has been without a request for longest is closed: who only
-    holds connections keeps nobody out. If all have requests, the new one gets 503.
+    holds connections keeps nobody out, also not by a body without an end that is refused already.
+    If all have requests, the new one gets 503.
     """
 
     limits: ServiceSettings
@@ -43,7 +44,7 @@ class Connection(HttpToolsProtocol):
         self._await_head()
         if len(self.connections) <= self.limits.max_connections:
             return
-        idle = [one for one in self.connections if one.is_idle and one is not self]
+        idle = [one for one in self.connections if one.can_be_closed and one is not self]
         if idle:
             min(idle, key=lambda one: one.idle_since).transport.abort()
             return
@@ -53,6 +54,11 @@ class Connection(HttpToolsProtocol):
     def is_idle(self) -> bool:
         """Whether no request is under way."""
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def can_be_closed(self) -> bool:
+        """Whether nobody waits for an answer: it began before the body's end, so it refuses it."""
+        return self.is_idle or (self.cycle.response_started and self.cycle.more_body)
 
     @property
     def idle_since(self) -> float:

@@ -16,11 +16,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import SearchStrategy
+
+Input = TypeVar("Input")
 
 ROUNDS = max(1, int(os.environ.get("P4R_TEST_ROUNDS") or 1))
 LONG = ROUNDS > 1
 """Whether this is the long form."""
+
+INPUTS = 10_000 if LONG else 100
+"""Inputs of each fuzzed function."""
 
 ROW = "chaos"
 """The name of the property of a test's report that holds a row."""
@@ -46,6 +54,23 @@ class Scenario:
             yield Attempt(self, number)
         shown = "\n".join(self.losses[:SHOWN])
         assert not self.losses, f"{self.name}: {len(self.losses)} of {self.tries} lost\n{shown}"
+
+    def fuzz(self, inputs: SearchStrategy[Input], check: Callable[[Input], object]) -> None:
+        """Check INPUTS inputs; raises what the check raises for the smallest one that fails."""
+
+        @settings(max_examples=INPUTS, database=None, suppress_health_check=list(HealthCheck))
+        @given(inputs)
+        def one(value: Input) -> None:
+            self.tries += 1
+            start = time.monotonic()
+            check(value)
+            self.worst_s = max(self.worst_s, time.monotonic() - start)
+
+        try:
+            one()
+        except Exception as error:
+            self.losses.append(str(error))
+            raise
 
     @property
     def row(self) -> "Row":

@@ -15,7 +15,7 @@ from typing import Any
 
 import portalocker
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from indexer.ledger import Ledger, LedgerLockedError, request_key
@@ -143,6 +143,7 @@ ENDS = [place + 1 for place, byte in enumerate(WHOLE) if byte == 10]
 
 @settings(deadline=None, max_examples=60)
 @given(cut=st.integers(0, len(WHOLE)))
+@example(cut=ENDS[3] - 1)
 def test_a_torn_end_costs_nothing_else(cut: int) -> None:
     with tempfile.TemporaryDirectory(dir=MEMORY) as name:
         folder = Path(name)
@@ -157,6 +158,7 @@ def test_a_torn_end_costs_nothing_else(cut: int) -> None:
             for n in range(12):
                 assert ledger.has(STEP, key(n)) == (n < kept and n % 5 != 4)
             ledger.put(STEP, key(99), {"answer": 99})
+            assert ledger.get(STEP, key(99)) == {"answer": 99}, "in this run already"
         with Ledger(folder) as ledger:
             assert ledger.get(STEP, key(99)) == {"answer": 99}
             assert sum(ledger.count(STEP)) == kept + 1

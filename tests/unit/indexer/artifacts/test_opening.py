@@ -10,7 +10,7 @@ import pytest
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.journal import Journal
 from indexer.artifacts.lines import Refusals, read_lines
-from indexer.artifacts.opening import check_delimited
+from indexer.artifacts.opening import check_delimited, opened
 from indexer.artifacts.writing import rewrite
 from indexer.checking import check_files, files_of
 from indexer.datasets.stats import dataset_stats
@@ -19,6 +19,7 @@ from indexer.reasoning.run import gather
 from indexer.updates.inbox import incoming
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Item, Review
+from tests.support.messages import sentence
 from tests.support.paths import ROOT
 
 BOOKSHOP = ROOT / "examples" / "bookshop"
@@ -54,6 +55,14 @@ def test_a_packed_file_that_breaks_off_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(LINES.encode() * 100_000)[:-100])
     with pytest.raises(InputError, match="damaged or cut short"):
         items(path)
+
+
+def test_what_follows_a_packed_file_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n') + b"\1")
+    with pytest.raises(InputError) as caught, opened(path) as file:
+        file.read()
+    assert "is damaged or cut short" in sentence(caught)
 
 
 def test_a_packed_artifact_folder_is_as_good_as_another(packed_shop: Path) -> None:

@@ -17,6 +17,7 @@ from p4r_qdrant.records import ItemPersonas
 from tests.support import publishing
 from tests.support.engines import embedded
 from tests.support.memory_index import MemoryIndex
+from tests.support.messages import sentence
 from tests.support.publishing import run
 
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -105,6 +106,19 @@ def test_a_pickle_is_named_and_not_advised(folder: ArtifactFolder, content: byte
     said = refused(path, folder)
     assert "v.npy holds Python objects (a pickle), or no array at all" in said
     assert "allow_pickle" not in said
+
+
+@pytest.mark.parametrize(
+    "change", [(b"{", b"("), (b"{", b"[{"), (b"(", b"  "), (b"'<f4'", b"'\n4'"), (b"f4", b"\0\0")]
+)
+def test_a_damaged_head_is_one_sentence(
+    folder: ArtifactFolder, change: tuple[bytes, bytes]
+) -> None:
+    path = saved(folder, "npy", matrix_for(folder))
+    path.write_bytes(path.read_bytes().replace(*change, 1))
+    with pytest.raises(InputError) as caught, opened(path, folder, "x"):
+        pass
+    assert "is not an array that NumPy can map" in sentence(caught)
 
 
 @pytest.mark.parametrize("value", [np.nan, 0, 1e300])

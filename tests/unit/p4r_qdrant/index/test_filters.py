@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from p4r_qdrant.errors import InputError, PersonaError
 from p4r_qdrant.index.filters import Condition, check_types, indexed, parse
+from tests.support.messages import sentence
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,16 @@ from p4r_qdrant.index.filters import Condition, check_types, indexed, parse
 def test_what_is_understood(wanted: dict[str, Any] | None, conditions: list[Condition]) -> None:
     assert parse(wanted) == conditions
     assert [one.is_range for one in parse(wanted)] == [not one.any_of for one in conditions]
+
+
+@pytest.mark.parametrize(
+    "wild", [[["x" * 99] * 9] * 9, [{str(n): {"y" * 99: n} for n in range(9)}]]
+)
+def test_a_value_is_shown_in_part(wild: Any) -> None:
+    for wanted in ({"x": wild}, {"x": {"gt": wild}}, {"x": {"not": wild}}):
+        with pytest.raises(InputError) as caught:
+            parse(wanted)
+        sentence(caught)
 
 
 def test_a_set_means_any_of_these() -> None:

@@ -53,7 +53,11 @@ def health(connect: Any) -> bytes:
     return answer(connection)
 
 
-@pytest.mark.parametrize("begun", [b"", b"\r\n\r\n", ASKED, ASKED + b"\r\n"])
+UPLOAD = b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n["
+"""The begin of a body, without a key."""
+
+
+@pytest.mark.parametrize("begun", [b"", b"\r\n\r\n", ASKED, ASKED + b"\r\n", UPLOAD])
 def test_idle_connections_keep_nobody_out(begun: bytes) -> None:
     with served(max_connections=5) as connect:
         held = []
