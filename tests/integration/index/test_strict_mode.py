@@ -1,6 +1,8 @@
 """A server whose strict mode forbids everything that it can forbid, as hosted clusters do."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,20 @@ pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
 from devtools.qdrant_process import PrivateQdrant
+from devtools.scripted_llm import ScriptedLLM
 from p4r_qdrant import Settings, open_index
 from p4r_qdrant.errors import IndexRefusedError, InputError
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.server.engine import payload_indexes
 from p4r_qdrant.users.qdrant.collections import RECORD_INDEXES, VECTOR_INDEXES
+from tests.support.command_line import Run, in_process
 from tests.support.engines import on_server, opened
+from tests.support.environment import clear_settings
 from tests.support.index_data import USER, personas, rows
 from tests.support.messages import sentence
+from tests.support.obliging_llm import obliging
 from tests.support.oracle import Catalogue, assert_congruent
+from tests.support.paths import BOOKSHOP
 from tests.support.private_qdrant import private_servers
 from tests.support.serving import AS_ADMIN, make_app, make_index, persona, with_service
 
@@ -38,6 +45,7 @@ FORBIDDEN = {
     "CONDITION_MAX_SIZE": "10",
     "MAX_PAYLOAD_INDEX_COUNT": "40",
 }
+REVIEW = "I read it on the night train and passed it on to my sister."
 CATALOGUE = Catalogue(
     {f"item-{number}": rows(number, 1 + number % 7) for number in range(45)},
     {
@@ -223,6 +231,65 @@ def test_the_worker_and_another_version(settings: Settings, filtered: set[str]) 
     with open_versions(settings) as versions:
         assert drop_old(settings.qdrant, versions) == ([], [])
     assert filtered <= {*payload_indexes(settings.index), *RECORD_INDEXES, *VECTOR_INDEXES}
+
+
+@pytest.fixture
+def p4r(
+    strict: PrivateQdrant,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """Runs a command on the artifact folder `artifacts`, in this process."""
+    from p4r_qdrant import PersonaEncoder
+    from tests.support.hash_encoder import HashEncoder
+
+    clear_settings(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("P4R_QDRANT__URL", strict.server.url)
+    monkeypatch.setenv("P4R_QDRANT__GRPC_PORT", str(strict.server.grpc_port))
+    monkeypatch.setenv("P4R_QDRANT__API_KEY", strict.server.api_key or "")
+    monkeypatch.setenv("P4R_QDRANT__COLLECTION", tmp_path.name)
+    monkeypatch.setattr(PersonaEncoder, "from_settings", lambda *_: HashEncoder())
+    return lambda *command: in_process(
+        monkeypatch, capsys, (*command, "--artifacts", str(tmp_path / "artifacts"))
+    )
+
+
+def test_add_and_work(p4r: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over more items than one request may bring."""
+    reviews = (BOOKSHOP / "reviews.jsonl").read_text().splitlines(keepends=True)[::3]
+    arrivals = tmp_path / "arrivals.jsonl"
+    arrivals.write_text((BOOKSHOP / "items.jsonl").read_text() + "".join(reviews))
+    with ScriptedLLM(obliging) as llm:
+        monkeypatch.setenv("P4R_LLM__BASE_URL", llm.url)
+        for _ in range(2):
+            assert p4r("add", str(arrivals), "--domain", "books", "--settle", "0").code == 0
+        service = with_service(Settings.load())
+        with TestClient(make_app(service), headers=AS_ADMIN) as client:
+            for number, item_id in enumerate(["salt-orchard", "ninth-water"] * 4):
+                body = {"item_id": item_id, "timestamp": number, "text": REVIEW, "rating": 5}
+                for user_id in ("ada", "bob"):
+                    client.post(f"/v1/users/{user_id}/interactions", json=body).raise_for_status()
+            put = {"title": "Kettles", "description": "For tea.", "reviews": []}
+            client.put("/v1/items/kettle", json=put).raise_for_status()
+            client.delete("/v1/users/ada").raise_for_status()
+            assert p4r("work", "--domain", "books", "--once").code == 0
+            assert client.get("/v1/jobs").json()["failed"] == 0
+            history = client.get("/v1/users/bob").json()["history"]
+            assert [one["has_aspects"] for one in history] == [True] * 8
+            assert client.get("/v1/users/ada").status_code == 404
+            body = {"users": [{"user_id": "bob", "candidates": ["kettle", "ninth-water"]}]}
+            [ranking] = client.post("/v1/rerank", json=body).json()["rankings"]
+    assert {one["score"] is not None for one in ranking["items"]} == {True}
+
+
+@pytest.mark.long
+def test_erase(p4r: Run, tmp_path: Path) -> None:
+    shutil.copytree(BOOKSHOP, tmp_path / "artifacts")
+    assert p4r("index", "--domain", "books").code == 0
+    assert p4r("erase", "bea-k").code == 0
+    assert p4r("index", "--domain", "books").code == 0
 
 
 def test_what_the_server_refuses_is_no_outage(settings: Settings) -> None:
