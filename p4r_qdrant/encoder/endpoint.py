@@ -93,7 +93,12 @@ class EndpointEncoder(Encoder):
         if response.status_code in TOO_LARGE:  # it may know numbers only
             self._form = "float"
             response = self._post(inputs)
-        probes = self._vectors(response, inputs)
+        if response.status_code in TOO_LARGE:  # it may take one text at a time only
+            self._batch_size = 1
+            alone = [self._vectors(self._post([one]), [one]) for one in inputs]
+            probes = np.concatenate(alone)
+        else:
+            probes = self._vectors(response, inputs)
         probes = np.concatenate([probes, self._vectors(self._post([twin]), [twin])])
         if (same := alike(probes)) is not None:
             one, other = ((*PROBES, TWIN)[row] for row in same)
@@ -313,7 +318,8 @@ def _numbers(embedding: Any) -> Floats:
     """One vector, given as numbers or as the base64 of little-endian float32: (dim,)."""
     if isinstance(embedding, str):
         return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
-    numbers = np.array(embedding, dtype=np.float32)  # a null is NaN
+    with np.errstate(over="ignore"):  # infinite, and refused as such
+        numbers = np.array(embedding, dtype=np.float32)  # a null is NaN
     if numbers.ndim != 1:
         raise ValueError
     return numbers

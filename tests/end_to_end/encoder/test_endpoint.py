@@ -104,6 +104,14 @@ def test_batches_that_are_too_large_are_halved(server: EmbeddingServer) -> None:
     assert len(server.requests) - asked < 60, "what it takes at once is remembered"
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_server_that_takes_one_text_at_a_time(server: EmbeddingServer, most: int) -> None:
+    server.most = most
+    with connected(server) as encoder:
+        vectors = encoder.encode_texts(TEXTS[:9])
+    np.testing.assert_allclose(vectors, HashEncoder().encode_texts(TEXTS[:9]), atol=1e-6)
+
+
 def test_the_key_is_sent(server: EmbeddingServer) -> None:
     server.key = KEY
     with connected(server, api_key=KEY) as encoder:
@@ -260,6 +268,12 @@ def test_answers_that_are_no_embeddings(server: EmbeddingServer, answer: Any, sa
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
 def test_vectors_that_point_nowhere(server: EmbeddingServer, value: float) -> None:
     server.change = lambda vectors: np.full_like(vectors, value)
+    assert "zero, NaN or infinite to the text" in fails(server)
+
+
+def test_numbers_beyond_float32(server: EmbeddingServer) -> None:
+    server.knows_base64 = False
+    server.answer = lambda data: [{**one, "embedding": [1e300] * 32} for one in data]
     assert "zero, NaN or infinite to the text" in fails(server)
 
 
