@@ -55,6 +55,9 @@ def variants(
     if "aggregated" in material.others:
         one = material.others["aggregated"]
         yield Variant("number of personas", "one persona of all reviews", full, one, (base,))
+    if "extractive" in material.others:
+        quoted = material.others["extractive"]
+        yield Variant("texts", "extractive personas: no LLM", full, quoted, (base,))
     if material.items.items:
         yield Variant("texts", "summary-only index: no reviews", full, material.items, (base,))
     yield Variant(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +34,9 @@ def _known(values: list[str]) -> list[str]:
         raise ValueError(f"there is no generator {unknown!r}; choose of {', '.join(GENERATORS)}")
     return values
 
+
+EXTRACTIVE = "extractive"
+"""The folder of extractive artifacts in that of the experiment."""
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -83,6 +86,9 @@ class ExperimentConfig(BaseModel):
     """A rating up to this is a dislike."""
     aggregated: Path | None = None
     """A folder whose personas.jsonl has one persona an item, made of all its reviews."""
+    extractive: Literal["line", "all", "none"] = "line"
+    """Personas made without an LLM. line: one variant has them. all: every line has them, and
+    their aspects and summaries too; then the folder needs none of these."""
     leaking: Path | None = None
     """A folder whose personas.jsonl was made with held-out reviews, to show what a leak is worth.
     Every page then says that one line of it leaks."""

@@ -9,7 +9,8 @@ from typing import Literal
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.names import SUMMARIES
+from indexer.artifacts.names import PERSONAS, SUMMARIES
+from indexer.evaluation.experiment.config import EXTRACTIVE
 from indexer.evaluation.experiment.context import Context
 from indexer.evaluation.experiment.data import ItemTexts, persona_texts, summary_texts
 from indexer.evaluation.experiment.embedded import Personas, Profiles
@@ -28,7 +29,7 @@ class Material:
 
     full, summaries: histories as summary with aspects, or as summary alone. personas: those of
     the catalogue. items: the summary of each item in place of personas. others: more personas, by
-    name ("aggregated", "leaking").
+    name ("aggregated", "extractive", "leaking").
     """
 
     full: Profiles
@@ -67,6 +68,9 @@ def encoded(name: EncoderName, model: Encoder, context: Context) -> Iterator[Enc
             if config.aggregated is not None:
                 texts = persona_texts(ArtifactFolder(config.aggregated).personas(), summaries)
                 others["aggregated"] = Personas.of(texts, encoder)
+            quoted = output / EXTRACTIVE / PERSONAS
+            if config.extractive == "line" and quoted.is_file():
+                others["extractive"] = Personas.of(persona_texts(quoted, summaries), encoder)
             if config.leaking is not None:
                 texts = persona_texts(ArtifactFolder(config.leaking).personas(), summaries)
                 others["leaking"] = Personas.of(texts, cached("vectors-leaking"))

@@ -12,20 +12,22 @@ from typing import Any
 import numpy as np
 
 from indexer.artifacts.derived import noted
+from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.names import PERSONAS, REVIEWS, SPLITS, SUMMARIES
+from indexer.artifacts.names import ITEMS, PERSONAS, REVIEWS, SPLITS, SUMMARIES
 from indexer.artifacts.opening import as_stored
 from indexer.artifacts.writing import written_whole
 from indexer.evaluation.candidates import lists_hash, provenance_path
 from indexer.evaluation.evaluate import outside_notes
 from indexer.evaluation.experiment import ablations, cold, reranked_lines, selection
-from indexer.evaluation.experiment.config import ExperimentConfig
+from indexer.evaluation.experiment.config import EXTRACTIVE, ExperimentConfig
 from indexer.evaluation.experiment.context import Context
 from indexer.evaluation.experiment.data import Data, files_hash
 from indexer.evaluation.experiment.encoding import Encoded, EncoderName, encoded
 from indexer.evaluation.experiment.environment import environment
 from indexer.evaluation.experiment.examples import example_users
+from indexer.evaluation.experiment.extracting import extracted
 from indexer.evaluation.experiment.generating import write_lists
 from indexer.evaluation.experiment.main_table import Line, main_table, primary_table, segment_table
 from indexer.evaluation.experiment.seeds import seed_table
@@ -57,7 +59,7 @@ def run_experiment(
     without test items; all settings are chosen on validation items.
     """
     progress.start("reading the catalogue")
-    data = Data.read(config.artifacts, refusals)
+    data = Data.read(_artifacts(config, output, progress), refusals)
     with locked(output), ExitStack() as stack:
         stack.enter_context(noted(config.artifacts, output))
         histories = stack.enter_context(Histories(data.folder, Refusals()))
@@ -73,10 +75,14 @@ def _results(context: Context, stack: ExitStack) -> dict[str, Any]:
     """All steps in order; only the steps after `_choices` look at test items."""
     config, data = context.config, context.data
     _check_leaks(context, elsewhere=list(config.lists.values())).require_clean()
-    all_encoded = [
-        stack.enter_context(encoded(name, _loaded(name, settings, context), context))
+    models = [
+        (name, _loaded(name, settings, context.progress))
         for name, settings in _encoders(config.encoder)
     ]
+    if config.extractive == "line" and data.folder.has(ITEMS):
+        made = context.output / EXTRACTIVE
+        extracted(data.folder, config.domain, made, models[0][1], context.progress)
+    all_encoded = [stack.enter_context(encoded(name, one, context)) for name, one in models]
     lists = write_lists(context, all_encoded[-1].material.personas)
     leaks = _check_made(context, list(lists.values()), all_encoded)
     leaks.require_clean()
@@ -140,9 +146,22 @@ def _encoders(settings: EncoderSettings) -> list[tuple[EncoderName, EncoderSetti
     return found
 
 
-def _loaded(name: EncoderName, settings: EncoderSettings, context: Context) -> Encoder:
-    context.progress.start(f"loading the encoder, {name}")
+def _loaded(name: EncoderName, settings: EncoderSettings, progress: Progress) -> Encoder:
+    progress.start(f"loading the encoder, {name}")
     return load_encoder(settings)
+
+
+def _artifacts(config: ExperimentConfig, output: Path, progress: Progress) -> Path:
+    """The folder of the configuration, or the extractive artifacts that are made from it."""
+    if config.extractive != "all":
+        return config.artifacts
+    source = ArtifactFolder(config.artifacts)
+    for name in (ITEMS, REVIEWS, SPLITS):
+        source.file(name)  # raises before a folder is made
+    with locked(output), noted(config.artifacts, output):
+        [(name, settings), *_] = _encoders(config.encoder)
+        model = _loaded(name, settings, progress)
+        return extracted(source, config.domain, output / EXTRACTIVE, model, progress)
 
 
 def _check_made(context: Context, lists: Sequence[Path], made: Sequence[Encoded]) -> LeakReport:
@@ -169,10 +188,11 @@ def _check_leaks(
     report = check_leaks(
         LeakFiles(folder.path, candidates=lists, elsewhere=elsewhere, made=made), context.progress
     )
-    aggregated = context.config.aggregated
-    if aggregated is not None:
-        files = LeakFiles(aggregated, folder.file(REVIEWS), folder.file(SPLITS))
-        report = report + check_leaks(files, context.progress)
+    quoted = context.output / EXTRACTIVE
+    for other in (context.config.aggregated, quoted if quoted.is_dir() else None):
+        if other is not None and other != folder.path:
+            files = LeakFiles(other, folder.file(REVIEWS), folder.file(SPLITS))
+            report = report + check_leaks(files, context.progress)
     return report
 
 
@@ -216,7 +236,7 @@ class _Steps:
         config = context.config
         extras = [
             files_hash(as_stored(extra / name) for name in (PERSONAS, SUMMARIES)) if extra else None
-            for extra in (config.aggregated, config.leaking)
+            for extra in (config.aggregated, config.leaking, context.output / EXTRACTIVE)
         ]
         settings = config.model_dump(mode="json", exclude={"name"})
         self._inputs = [context.data.hash(), settings, *extras, list(lists_hashes)]

@@ -33,7 +33,7 @@ from tests.support import warm
 from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
 from tests.support.html_page import Page
-from tests.support.jsonl import write
+from tests.support.jsonl import read, write
 from tests.support.paths import BOOKSHOP, ROOT
 from tests.support.stored_words import files_with
 
@@ -99,6 +99,7 @@ def config(artifacts: Path, **changes: Any) -> ExperimentConfig:
         "personas": [1, 7],
         "interests": [0.0],
         "priors": [0.0],
+        "extractive": "none",
     }
     return ExperimentConfig.model_validate(values | changes)
 
@@ -343,6 +344,35 @@ def test_a_leaking_line_says_so_everywhere(model: HashEncoder, shop: Path, tmp_p
         assert all(row["leaking"] == "True" for row in rows), name
     honest = ran(config(shop), tmp_path / "honest")
     assert "It is not a result." not in write_report(honest, tmp_path / "honest").read_text()
+
+
+def test_extractive_personas_are_a_line_beside_those_of_the_folder(
+    model: HashEncoder, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablations, "variants", ALL_VARIANTS)
+    results = ran(config(shop, extractive="line"), tmp_path / "out")
+    names = [row["name"] for row in results["ablations"]]
+    assert "extractive personas: no LLM" in names
+    quoted = read(tmp_path / "out" / "extractive" / "personas.jsonl")
+    assert all(one["extractive"] for item in quoted for one in item["personas"])
+    assert (shop / "personas.jsonl").read_bytes() == (BOOKSHOP / "personas.jsonl").read_bytes()
+    checked = [check["name"] for check in results["leaks"]]
+    assert checked.count("evidence of personas") == 2
+
+
+def test_an_experiment_needs_no_artifacts_when_all_are_extractive(
+    model: HashEncoder, shop: Path, tmp_path: Path
+) -> None:
+    for name in ("summaries", "aspects", "personas", "alignments"):
+        (shop / f"{name}.jsonl").unlink()
+    wanted = config(shop, extractive="all")
+    results = ran(wanted, tmp_path / "out")
+    assert results["data"]["path"] == str(tmp_path / "out" / "extractive")
+    assert results["leaks"]
+    assert "(extractive)" in json.dumps(results["examples"])
+    encoded = len(model.encoded)
+    assert figures_of(ran(wanted, tmp_path / "out")) == figures_of(results)
+    assert len(model.encoded) == encoded
 
 
 def test_an_aggregated_persona_is_checked_and_compared(
