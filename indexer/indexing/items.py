@@ -69,13 +69,16 @@ def index_artifacts(
 class ItemIndexer:
     """Encodes items and writes those that changed to an index.
 
-    An item that cannot be indexed goes to `refusals`. again: treat every item as changed.
+    An item that cannot be indexed goes to `refusals`. again: treat every item as changed. known:
+    what `PersonaIndex.written` gave before the rows were read; items that somebody has written
+    since stay as they are.
     """
 
     source: Source
     index: PersonaIndex
     refusals: Refusals
     again: bool = False
+    known: Mapping[str, int] | None = None
 
     def index_all(
         self,
@@ -144,7 +147,7 @@ class ItemIndexer:
         if encodable:
             items = list(self._with_vectors(encodable))
             written.update(item.item_id for item in items)
-            self.index.load(items, refuse)
+            self.index.load(items, refuse, known=self.known, kept=written.discard)
         return written
 
     def _encodable(self, rows: Iterable[IndexRow]) -> Iterator[IndexRow]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import chain
 
 from indexer.artifacts.folder import ArtifactFolder
@@ -77,7 +76,6 @@ def publish(
         InputError, with nothing written, if the artifacts hold less than half of the live items
         and `options.shrink` is not set.
     """
-    began_at = datetime.now(UTC).isoformat()  # to the microsecond: see `Live.take_over`
     folder.personas()
     made, expected = IndexMetadata.of(source), Expected(source.fingerprint)
     with open_versions(settings) as versions, source.on_all_devices():
@@ -86,6 +84,7 @@ def publish(
         fresh = FreshVersion(versions, name)
         with fresh, versions.open(name, made) as index, versions.sole_writer(name):
             fresh.is_ours = True
+            number = versions.begin_publish()
             before = index.written()  # what is written from now on is not in `rows` and stays
             rows = folder.index_rows(options.domain, refusals)
             stream = _started(rows)
@@ -93,7 +92,7 @@ def publish(
             held = _live_items(versions, index)
             least = 0 if options.shrink else (held + 1) // 2
             progress.start("publishing items", folder.estimated_lines(PERSONAS))
-            indexer = ItemIndexer(source, index, refusals, again=options.again)
+            indexer = ItemIndexer(source, index, refusals, again=options.again, known=before)
             done = indexer.index_all(
                 stream,
                 ready=lambda: len(rows) >= least,
@@ -126,11 +125,12 @@ def publish(
                     model=made.model,
                     adapter=made.adapter,
                     published_at=today(),
-                    began_at=began_at,
+                    publish=str(number),
                     previous=report.previous or index.metadata.previous,
                 )
             if live != name:
                 index.close()  # once it is live, readers open it
+                fresh.is_ours = False
                 report.users = _encode_users(settings, name, made, source)
                 versions.switch({versions.alias: name})
     return report

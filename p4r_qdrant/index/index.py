@@ -101,24 +101,33 @@ class PersonaIndex:
         self,
         items: Iterable[ItemVectors],
         refused: Callable[[ItemVectors, InputError], None] | None = None,
+        *,
+        known: Mapping[str, int] | None = None,
+        kept: Callable[[str], None] = lambda _: None,
     ) -> int:
         """Write many items in batches, as `replace_item` would; returns the number written.
 
         refused: called with each item that cannot be indexed, and its error; the load goes on.
-        Without `refused` the error is raised.
+        Without `refused` the error is raised. known: what `written` gave; items that somebody has
+        written or deleted since stay as they are, and `kept` is called with their ids.
         """
         written = 0
         for batch in batches(items, replacing.WRITE_BATCH):
-            points = {}
+            generation, points = replacing.now(), {}
             for item in batch:
                 try:
-                    points[item.item_id] = self._points(item)
+                    points[item.item_id] = self._points(item, generation)
                 except InputError as error:
                     if refused is None:
                         raise
                     refused(item, error)
-            replacing.write(self.engine, points)
             written += len(points)
+            if known is None:
+                replacing.write(self.engine, points)
+                continue
+            for item_id in replacing.write_unchanged(self.engine, points, known):
+                written -= 1
+                kept(item_id)
         return written
 
     def check_fields(self, item_id: str, fields: Mapping[str, Any]) -> None:
@@ -126,11 +135,11 @@ class PersonaIndex:
         check_types(item_id, fields, self.engine.fields)
         checked_fields(item_id, fields)
 
-    def _points(self, item: ItemVectors) -> list[Point]:
+    def _points(self, item: ItemVectors, generation: int = 0) -> list[Point]:
         check_types(item.item_id, item.fields, self.engine.fields)
         return make_points(
             item,
-            generation=replacing.now(),
+            generation=generation or replacing.now(),
             dimension=self.metadata.dimension,
             max_personas=self.engine.max_personas,
         )

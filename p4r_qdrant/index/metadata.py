@@ -40,7 +40,8 @@ class IndexMetadata:
 
     `encoder` is the encoder's name, for people; `kind`, `model`, `adapter` and `options` (as JSON)
     are what it can be loaded again from (see `Encoder`). `previous` is the version that was live
-    before this one; `began_at` is when `p4r publish` began to read what it holds. `typical_user`:
+    before this one; `publish` is the number of the publish that made it (see
+    `Versions.begin_publish`). `typical_user`:
     the mean h_u of known users (see `typical`), for the persona prior.
     """
 
@@ -54,7 +55,7 @@ class IndexMetadata:
     published_at: str = ""
     previous: str = ""
     typical_user: str = ""
-    began_at: str = ""
+    publish: str = ""
     options: str = ""
 
     @classmethod

@@ -45,10 +45,32 @@ def write(engine: Engine, items: Mapping[str, list[Point]]) -> set[str]:
     return replace(engine, known) if known else set()
 
 
+def write_unchanged(
+    engine: Engine, items: Mapping[str, list[Point]], known: Mapping[str, int]
+) -> set[str]:
+    """Write items that nobody has written since `known` was read; the others stay.
+
+    No clocks are compared: an item gets the generation after the one that was known, and every
+    other writer takes a later one.
+
+    items: item id -> its points. known: item id -> generation. Returns the ids of items that stay.
+    """
+    with engine.replacing():
+        held = generations(engine, list(items))
+        changed = {one for one in items if max(held.get(one, {0})) != known.get(one, 0)}
+        together: dict[int, list[Point]] = {}
+        for item_id in items.keys() - changed:
+            together.setdefault(known.get(item_id, 0) + 1, []).extend(items[item_id])
+        for generation, points in together.items():
+            changed |= replace(engine, points, generation)
+        return changed
+
+
 def replace(engine: Engine, points: list[Point], generation: int = 0) -> set[str]:
     """Replace the points of items; returns the ids of items where a newer write stays.
 
-    generation: of the write; 0: newer than all that there is.
+    generation: of the write, which gives way to others of the same; 0: newer than all that there
+    is.
 
     A writer that finds a newer generation deletes its own points. A writer that finds another
     writer's points under its own generation writes again, under the next one. The mark is removed
@@ -59,14 +81,17 @@ def replace(engine: Engine, points: list[Point], generation: int = 0) -> set[str
         item_ids = list(own)
         held = generations(engine, item_ids).values()
         newest = max((one for found in held for one in found), default=0)
-        # A slow clock must not lose a later write.
-        generation = generation or max(now(), newest + 1)
+        gives_way = generation > 0
+        # A slow clock must not lose a later write, nor tie with one that gives way (newest + 1).
+        generation = generation or max(now(), newest + 2)
         for point in points:
             point.payload[GENERATION] = generation
             point.payload[UNSETTLED] = 1
         engine.upsert(points, older_than=generation)
         engine.delete(item_ids, older_than=generation)
         newer = settle(engine, item_ids, own, generation)
+        if gives_way:
+            return set(newer)
         tied = {item_id for item_id, found in newer.items() if found == generation}
         again = [point for point in points if point.payload[ITEM_ID] in tied]
         return (set(newer) - tied) | (replace(engine, again) if again else set())

@@ -74,6 +74,17 @@ class Versions(ABC):
         """
 
     @abstractmethod
+    def begin_publish(self) -> int:
+        """Number a publish that reads from now on what it will write.
+
+        Who reads `publishes` after a write, and gets a lower number, has written before.
+        """
+
+    @abstractmethod
+    def publishes(self, live: str) -> int:
+        """The number of the newest publish that has begun; `live` is the version that is used."""
+
+    @abstractmethod
     def drop(self, name: str) -> None:
         """Delete a version; not its user vectors (see `users.versions.drop_version`).
 

@@ -110,6 +110,11 @@ class Backend:
         """Whether the index is open."""
         return self._current is not None
 
+    def publishes(self, live: Live) -> int:
+        """See `Versions.publishes`. Raises P4RError."""
+        assert self._versions is not None  # noqa: S101 - `live` was opened from it
+        return self._versions.publishes(live.version)
+
     @property
     def problem(self) -> str:
         """Why the newest publish is not followed; empty if it is."""

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Depends, Response
 from p4r_qdrant import texts
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.payload import FIRST_FIELDS, OWN_FIELDS, payload_fields
-from p4r_qdrant.index.replacing import now
 from p4r_qdrant.records import Item, Review
 from p4r_qdrant.schemas.items import DeletedAnswer, ItemBody, ItemPersonasAnswer, PutItemAnswer
 from p4r_qdrant.schemas.reranking import PersonaAnswer
@@ -99,11 +98,14 @@ async def put(
         if vectors is None:
             own = texts.persona_texts(personas, body.summary)
             vectors = await served.encode(live, own, of_users=False)
-        written = await served.in_thread(
-            lambda: live.writer.replace_item(item_id, personas, vectors, fields)
-        )
-        live.note(item_id, Written(now(), personas, body.summary, fields))
-        return written
+
+        def replace() -> bool:
+            done = live.writer.replace_item(item_id, personas, vectors, fields)
+            number = served.backend.publishes(live)
+            live.note(item_id, Written(number, personas, body.summary, fields))
+            return done
+
+        return await served.in_thread(replace)
 
     written = await _on_live_version(served, write)
     return answer | {"written": written, "reasoning": "none"}
@@ -119,9 +121,12 @@ async def delete(item_id: ItemId, served: Served) -> dict[str, Any]:
     """Delete an item from the index."""
 
     async def delete_item(live: Live) -> bool:
-        was_there = await served.in_thread(lambda: live.writer.delete_item(item_id))
-        live.note(item_id, Written(now()))
-        return was_there
+        def work() -> bool:
+            was_there = live.writer.delete_item(item_id)
+            live.note(item_id, Written(served.backend.publishes(live)))
+            return was_there
+
+        return await served.in_thread(work)
 
     if not await _on_live_version(served, delete_item):
         raise problems.ProblemError(404, "unknown_item", f"item {item_id!r} is not in the index")

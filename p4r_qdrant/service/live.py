@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -37,10 +36,10 @@ _log = logging.getLogger(__name__)
 class Written:
     """The last write of an item by this process.
 
-    at: microseconds since 1970. personas: empty if the item was deleted.
+    publish: `Versions.publishes` after the write. personas: empty if the item was deleted.
     """
 
-    at: int
+    publish: int
     personas: Sequence[Persona] = ()
     summary: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -110,12 +109,13 @@ class Live:
     def take_over(self, before: Live, *, can_encode: bool) -> None:
         """Repeat the writes that this process made since the publish of this version began.
 
-        Without an encoder (`can_encode`) new personas cannot be written; a warning counts them.
+        No clocks are compared: see `Versions.begin_publish`. Without an encoder (`can_encode`) new
+        personas cannot be written; a warning counts them.
         """
-        made = self.writer.metadata
-        began = 1_000_000 * datetime.fromisoformat(made.began_at or made.created_at).timestamp()
+        number = self.writer.metadata.publish
+        began = int(number) if number.isdecimal() else 0
         missed = [
-            (item_id, one) for item_id, one in list(before.written.items()) if one.at >= began
+            (item_id, one) for item_id, one in list(before.written.items()) if one.publish >= began
         ]
         put = [(item_id, one) for item_id, one in missed if one.personas]
         for item_id, one in missed:

@@ -29,6 +29,7 @@ STEPS: dict[str, list[tuple[Any, str]]] = {
     "upsert": [(EdgeEngine, "upsert"), (ServerEngine, "upsert")],
     "settle": [(replacing, "settle")],
     "delete": [(EdgeEngine, "delete"), (ServerEngine, "delete")],
+    "strangers": [(EdgeEngine, "delete_unchanged"), (ServerEngine, "delete_unchanged")],
     "verify": [(publish, "verify_scores")],
     "record": [(PersonaIndex, "record")],
     "switch": [(EdgeVersions, "switch"), (ServerVersions, "switch")],

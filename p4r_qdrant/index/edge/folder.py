@@ -43,6 +43,8 @@ WRITER = ".writer"
 """The lock of a publish, which goes on when the folder is closed (`versions.py`)."""
 FIRST_SHARD = "shard-1"
 """The shard of a new folder. Without a manifest, a killed `create` left it."""
+PUBLISHES = "publishes"
+"""The file with the number of the newest publish (`versions.py`)."""
 VERSION = "version-"
 """Prefix of the folders of further versions."""
 SPACE_TO_GROW = 48 << 20
@@ -252,7 +254,7 @@ class EdgeFolder:
 def _may_precede_manifest(name: str) -> bool:
     """Whether a file of this name may be in a folder in which no index was made yet."""
     return (
-        name in (FIRST_SHARD, SERVING, LOCK, WRITER, SUMS)
+        name in (FIRST_SHARD, SERVING, LOCK, WRITER, SUMS, PUBLISHES)
         or name.startswith(VERSION)
         or is_unfinished(name)
     )

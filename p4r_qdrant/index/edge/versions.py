@@ -19,7 +19,15 @@ from pathlib import Path
 from p4r_qdrant.errors import IndexLockedError, IndexMismatchError
 from p4r_qdrant.file_lock import take
 from p4r_qdrant.index.edge.engine import EdgeEngine
-from p4r_qdrant.index.edge.folder import LOCK, MANIFEST, VERSION, WRITER, EdgeFolder, failure
+from p4r_qdrant.index.edge.folder import (
+    LOCK,
+    MANIFEST,
+    PUBLISHES,
+    VERSION,
+    WRITER,
+    EdgeFolder,
+    failure,
+)
 from p4r_qdrant.index.edge.sums import SUMS
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
@@ -106,6 +114,26 @@ class EdgeVersions(Versions):
     def check_switch(self, name: str) -> None:
         """See `Versions`. The file can name any."""
 
+    def begin_publish(self) -> int:
+        """See `Versions`. The number is in a file beside all versions."""
+        number = self.publishes(FIRST) + 1
+        try:
+            write_whole(self._folder / PUBLISHES, str(number))
+        except OSError as error:
+            raise failure(self.location, str(error)) from None
+        return number
+
+    def publishes(self, live: str) -> int:
+        """See `Versions`."""
+        del live
+        try:
+            text = (self._folder / PUBLISHES).read_text()
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise failure(self.location, str(error)) from None
+        return int(text) if text.isdecimal() else 0
+
     @contextmanager
     def sole_writer(self, name: str) -> Iterator[None]:
         """See `Versions`. A lock of its own, for a reader may open a version once it is live."""
@@ -147,6 +175,8 @@ class EdgeVersions(Versions):
         finally:
             version.unlock()
         with suppress(OSError):  # something else is in it
+            if not self.names():
+                (self._folder / PUBLISHES).unlink(missing_ok=True)
             self._folder.rmdir()
 
     def first(self, fingerprint: str) -> str:

@@ -21,6 +21,8 @@ from p4r_qdrant.settings import Settings
 
 WRITER = "writer"
 """The field of a collection's metadata that names its sole writer."""
+PUBLISHES = "publishes"
+"""The field of it with the number of the newest publish."""
 PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 """Pauses after which views of the server that disagree are read again."""
 
@@ -71,8 +73,7 @@ class ServerVersions(Versions):
         return sorted(found, key=lambda one: (one.metadata.created_at, one.name))
 
     def _metadata(self, name: str) -> IndexMetadata:
-        info = self._connection.call(partial(self._client.get_collection, name))
-        return IndexMetadata.from_json(info.config.metadata, f"the collection {name!r}")
+        return IndexMetadata.from_json(self._noted(name), f"the collection {name!r}")
 
     def open(self, name: str, made_with: IndexMetadata | None = None) -> PersonaIndex:
         """See `Versions`."""
@@ -109,16 +110,33 @@ class ServerVersions(Versions):
                 "(P4R_QDRANT__COLLECTION), or delete that collection first"
             )
 
+    def begin_publish(self) -> int:
+        """See `Versions`. The number is in the metadata of every version, whichever is live."""
+        names = [one.name for one in self.all()]
+        number = 1 + max(map(self.publishes, names), default=0)
+        for name in names:
+            self._note(name, {PUBLISHES: number})
+        return number
+
+    def publishes(self, live: str) -> int:
+        """See `Versions`."""
+        return int(self._noted(live).get(PUBLISHES) or 0)
+
+    def _noted(self, name: str) -> Mapping[str, Any]:
+        info = self._connection.call(partial(self._client.get_collection, name))
+        return info.config.metadata or {}
+
+    def _note(self, name: str, changes: dict[str, Any]) -> None:
+        self._connection.call(partial(self._client.update_collection, name, metadata=changes))
+
     def sole_writer(self, name: str) -> AbstractContextManager[None]:
         """See `Versions`. The collection's metadata names the writer."""
 
         def read() -> str:
-            info = self._connection.call(partial(self._client.get_collection, name))
-            return str((info.config.metadata or {}).get(WRITER) or "")
+            return str(self._noted(name).get(WRITER) or "")
 
         def write(writer: str) -> None:
-            noted = {WRITER: writer}
-            self._connection.call(partial(self._client.update_collection, name, metadata=noted))
+            self._note(name, {WRITER: writer})
 
         return lease.held(read, write, f"the collection {name!r} on {self._settings.qdrant.url}")
 

@@ -24,7 +24,7 @@ from indexer.artifacts.lines import Refusals
 from indexer.indexing.fresh_version import FreshVersion
 from indexer.indexing.items import index_artifacts
 from indexer.indexing.verifying import SAMPLE
-from p4r_qdrant import Encoder, PersonaIndex, PersonaReranker, Settings, open_index
+from p4r_qdrant import Encoder, Persona, PersonaIndex, PersonaReranker, Settings, open_index
 from p4r_qdrant.errors import (
     AuthenticationError,
     EncoderError,
@@ -34,6 +34,7 @@ from p4r_qdrant.errors import (
     InputError,
     VerificationError,
 )
+from p4r_qdrant.index import replacing
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.server import lease
@@ -126,7 +127,7 @@ def killed(settings: Settings, folder: Path, encoder: int, point: str) -> None:
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
 
 
-@pytest.mark.parametrize("point", ["upsert 1", "settle 1", "delete 5"])
+@pytest.mark.parametrize("point", ["upsert 1", "settle 1", "strangers 0"])
 def test_killed_while_the_live_version_is_brought_up_to_date(
     index_settings: Settings, folder: Path, point: str
 ) -> None:
@@ -233,6 +234,40 @@ def test_items_on_their_way_into_the_artifacts_stay(index_settings: Settings, fo
     assert run(folder, encoder, index_settings).removed == 0
     journal.unlink()
     assert run(folder, encoder, index_settings).removed == 1
+
+
+def test_what_somebody_writes_or_deletes_during_a_publish_stays(
+    qdrant_server: QdrantServer,
+    collection_name: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody whose clock is a minute behind the publisher's."""
+    settings = on_server(qdrant_server, collection_name)
+    run(folder, publishing.encoder(1), settings)
+
+    class Meanwhile(HashEncoder):
+        done = False
+
+        def encode_texts(self, batch: Any) -> Any:
+            if not self.done:
+                self.done = True
+                behind = replacing.now() - 60_000_000
+                with open_index(settings) as index, monkeypatch.context() as patch:
+                    patch.setattr(replacing, "now", lambda: behind)
+                    one = publishing.item(1)["personas"][:1]
+                    new = [Persona(**{**one[0], "name": "Put meanwhile"})]
+                    index.replace_item("item-1", new, np.ones((1, self.dimension)))
+                    index.delete_item("item-2")
+            return super().encode_texts(batch)
+
+    source = Meanwhile(publishing.encoder(1).dimension, salt="-1")
+    report = run(folder, source, settings, again=True)
+    assert report.written == 10
+    with open_index(settings) as index:
+        assert [one.name for one in index.get("item-1")] == ["Put meanwhile"]
+        assert index.get("item-2") == []
+        assert len(index.get("item-3")) == 4
 
 
 def test_the_wrong_artifacts_do_not_empty_the_index(
@@ -351,8 +386,8 @@ def test_items_that_got_lost_are_found_out(
     run(folder, publishing.encoder(0), index_settings)
     right = PersonaIndex.load
 
-    def forgetful(index: PersonaIndex, items: Any, refused: Any = None) -> int:
-        return right(index, list(items)[:-1], refused)
+    def forgetful(index: PersonaIndex, items: Any, refused: Any = None, **more: Any) -> int:
+        return right(index, list(items)[:-1], refused, **more)
 
     monkeypatch.setattr(PersonaIndex, "load", forgetful)
     with pytest.raises(VerificationError, match="1 items that were written are not in"):
@@ -741,6 +776,7 @@ def test_another_process_may_serve_while_the_next_version_is_written(
             assert drop_old(settings.qdrant, versions) == (["first"], [])
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
         "current.json",
+        "publishes",
         "version-hash-encoder-1-1",
         "version-hash-encoder-1-2",
     ]

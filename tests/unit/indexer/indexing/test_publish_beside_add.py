@@ -51,6 +51,9 @@ class OneVersion:
 
     def check_switch(self, _: str) -> None: ...
 
+    def begin_publish(self) -> int:
+        return 1
+
     def sole_writer(self, _: str) -> AbstractContextManager[None]:
         return nullcontext()
 
