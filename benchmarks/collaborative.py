@@ -78,8 +78,8 @@ def measured(n_items: int, *, with_exact: bool) -> dict[str, Any]:
         near, row["near_s"], row["near_mb"] = in_a_process(by_neighbourhood, rows)
         if with_exact:
             row["shared"] = shared(best, near.toarray())
-            both = [np.ravel(users[:500] @ one) for one in (best, near.toarray())]
-            row["scores"] = float(np.corrcoef(*both)[0, 1])
+            first, second = (np.ravel(users[:500] @ one) for one in (best, near.toarray()))
+            row["scores"] = float(np.corrcoef(first, second)[0, 1])
     return row
 
 
