@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 from indexer.artifacts.folder import ArtifactFolder
@@ -12,6 +12,7 @@ from indexer.artifacts.index_rows import IndexRow, IndexRows
 from indexer.artifacts.journal import ids_of
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import PERSONAS
+from indexer.artifacts.outdated import outdated_in, persona_digest
 from indexer.indexing.fresh_version import FreshVersion
 from indexer.indexing.items import IndexReport, ItemIndexer, Source
 from indexer.indexing.mean_user import note_typical_user
@@ -24,6 +25,7 @@ from p4r_qdrant.index.metadata import IndexMetadata, today
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.live.loading import history_for_index
+from p4r_qdrant.records import StoredPersona
 from p4r_qdrant.settings import Settings
 from p4r_qdrant.users.opening import keeps_users, open_store
 
@@ -47,6 +49,7 @@ class Published(IndexReport):
 
     `version` is live now. `previous` was live before, "" if none was or it is the same. `removed`
     counts items that the artifacts no longer hold; `kept_because` says why such items were kept.
+    `outdated_in` names other versions that are in use and may hold personas of erased users.
     `users` counts stored users whose vectors were made with the new encoder.
     """
 
@@ -56,6 +59,7 @@ class Published(IndexReport):
     removed: int = 0
     users: int = 0
     kept_because: str = ""
+    outdated_in: list[str] = field(default_factory=list)
 
 
 def publish(
@@ -133,7 +137,28 @@ def publish(
                 fresh.is_ours = False
                 report.users = _encode_users(settings, name, made, source)
                 versions.switch({versions.alias: name})
+        report.outdated_in = _drop_outdated(versions, folder, name)
     return report
+
+
+def _drop_outdated(versions: Versions, folder: ArtifactFolder, live: str) -> list[str]:
+    """Delete personas of erased users from the other versions, so that none is rolled back to.
+
+    Returns: the versions that are in use.
+    """
+    outdated, in_use = outdated_in(folder.path), []
+
+    def unwanted(persona: StoredPersona) -> bool:
+        return persona_digest(persona) in outdated[persona.item_id]
+
+    for version in versions.all() if outdated else ():
+        if version.name != live:
+            try:
+                with versions.open(version.name) as index, versions.sole_writer(version.name):
+                    index.drop_personas(outdated, unwanted)
+            except IndexLockedError:
+                in_use.append(version.name)
+    return in_use
 
 
 def _encode_users(settings: Settings, name: str, made: IndexMetadata, source: Source) -> int:

@@ -71,6 +71,11 @@ def print_published(version: str, location: str, report: Published | None = None
             out.say(f"{report.users} users of the service encoded")
         if report.kept_because:
             out.say(report.kept_because)
+        for name in report.outdated_in:
+            out.say(
+                f"{name} is in use and may hold personas that rest on erased users: run this again "
+                "when it is not, before a rollback"
+            )
     out.say(f"live: {version}, {location}")
     if report is not None and report.previous:
         out.say(f"before: {report.previous} (p4r publish --rollback switches back)")

@@ -36,7 +36,7 @@ from indexer.updates.erasing.run import UnknownUserError, erasing
 from indexer.updates.erasing.stored import Stored
 from indexer.updates.item_reasoning import ItemReasoner
 from p4r_qdrant.encoder.base import Encoder
-from p4r_qdrant.errors import IndexUnavailableError, P4RError, for_log
+from p4r_qdrant.errors import IndexLockedError, IndexUnavailableError, P4RError, for_log
 from p4r_qdrant.records import Item, Review
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.live import Live
@@ -245,6 +245,11 @@ class Worker:
                     store.jobs.add(ItemWork(item_id=item_id).job())
         except UnknownUserError:  # erased already, or never there
             pass
+        except IndexLockedError as error:  # by a publish, say: the rest goes when it has ended
+            _log.warning("an erasure is not complete yet: %s", for_log(error))
+            store.jobs.postpone(job, str(error), RETRY_S)
+            self.done["put off"] += 1
+            return
         store.jobs.add(_purge_job(time.time()))
         store.jobs.finish(job)
         self.done[job.kind] += 1

@@ -50,6 +50,8 @@ _FIELDS = "user_id, item_id, timestamp, rating, title, summary, review_title, re
 _JOB = "key, kind, user_id, body, attempts, not_before, problem, failed"
 _PLACE = "user_id = ? AND timestamp = ? AND item_id = ?"
 PAGE = 500
+JOBS_A_PAGE = 50
+"""Jobs about items may hold many reviews."""
 
 
 class Database:
@@ -319,7 +321,17 @@ class SqliteJobs(Jobs):
 
     def of_items(self) -> Iterator[Job]:
         """See `Jobs`."""
-        return iter(self._select("WHERE kind = 'item'"))
+        last = 0
+        while True:
+            rows = self._database.read(
+                f"SELECT number, {_JOB} FROM jobs WHERE kind = 'item' AND number > ? "  # noqa: S608
+                "ORDER BY number LIMIT ?",
+                (last, JOBS_A_PAGE),
+            )
+            yield from (_job(row[1:]) for row in rows)
+            if len(rows) < JOBS_A_PAGE:
+                return
+            last = rows[-1][0]
 
     def _select(self, where: str, *values: Any) -> list[Job]:
         rows = self._database.read(f"SELECT {_JOB} FROM jobs {where}", values)  # noqa: S608

@@ -24,13 +24,13 @@ from indexer.artifacts.names import (
     REVIEWS,
     SPLITS,
 )
+from indexer.artifacts.outdated import Outdated, persona_digest
 from indexer.artifacts.splits import SplitLine
 from indexer.artifacts.writing import rewrite, storage_errors
 from indexer.datasets.output_folder import remove_unfinished_folders
 from indexer.datasets.prepare import as_parquet
 from indexer.ledger import LEDGER, Ledger
 from indexer.updates.erasing.report import Place
-from indexer.updates.erasing.stored import persona_digest
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import (
     Alignment,
@@ -102,6 +102,15 @@ def planned(
         lost=left.lost | digests,
     )
     return plan, every - seen
+
+
+def outdated_by(folder: ArtifactFolder, items: Collection[str]) -> Outdated:
+    """The personas that these items have now: they rest on somebody who is erased."""
+    return {
+        record.item_id: {persona_digest(persona) for persona in record.personas}
+        for record in _records(folder, PERSONAS, ItemPersonas)
+        if record.item_id in items
+    }
 
 
 def erase_from_artifacts(

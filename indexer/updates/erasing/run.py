@@ -10,6 +10,7 @@ from indexer.artifacts.derived import derived_from
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ERASING
+from indexer.artifacts.outdated import note_outdated
 from indexer.artifacts.writing import storage_errors
 from indexer.ledger import Ledger
 from indexer.llm import BatchFolder
@@ -18,6 +19,7 @@ from indexer.updates.erasing.artifacts import (
     erase_from_artifacts,
     left_plan,
     others_naming,
+    outdated_by,
     planned,
 )
 from indexer.updates.erasing.report import Erased, append
@@ -66,6 +68,7 @@ def erasing(
         )
     with storage_errors(path, kept="nothing was erased"):
         write_whole(path, plan.model_dump_json(), private=True)
+    note_outdated(folder.path, outdated_by(folder, plan.items))
     erased = _erased(folder, ledger, plan, refusals, [*derived_from(folder.path), *results])
     if stored is not None:
         erased.places += stored.erase(plan.users, plan.items, plan.lost)

@@ -7,21 +7,19 @@ them again there.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
+from indexer.artifacts.outdated import persona_digest
 from indexer.updates.erasing.report import Place
 from p4r_qdrant.errors import P4RError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.live.loading import history_for_index
-from p4r_qdrant.records import Persona, StoredPersona
+from p4r_qdrant.records import StoredPersona
 from p4r_qdrant.settings import Settings
-from p4r_qdrant.texts import plain_rationale
 from p4r_qdrant.users.opening import keeps_users, open_store
 from p4r_qdrant.users.store import UserStore
 
@@ -111,10 +109,9 @@ class Stored:
 
     @contextmanager
     def _opened(self, versions: Versions, name: str) -> Iterator[PersonaIndex]:
-        if self.writer is not None and self.writer.version == name:
-            yield self.writer
-            return
-        with versions.open(name) as index:
+        """A version, while no publish writes to it: that may have read what is erased."""
+        own = self.writer if self.writer is not None and self.writer.version == name else None
+        with nullcontext(own) if own else versions.open(name) as index, versions.sole_writer(name):
             yield index
 
     @contextmanager
@@ -137,15 +134,6 @@ class Stored:
 
     def _where_users(self) -> str:
         return f"the stored users of {self.settings.qdrant.collection!r}"
-
-
-def persona_digest(persona: Persona | StoredPersona) -> str:
-    """What tells the words of a persona, in an artifact or in the index, without holding them."""
-    rationale = persona.preference_rationale
-    if isinstance(persona, Persona):
-        rationale = plain_rationale(rationale)  # as it is stored
-    words = json.dumps([persona.name, persona.description, rationale])
-    return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
 
 
 @contextmanager

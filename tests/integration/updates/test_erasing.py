@@ -119,6 +119,7 @@ def test_nothing_of_the_user_comes_back_with_a_rollback(
     for word in (USER, WORDS):
         assert files_with(word, storage, tmp_path / "results") == []
     assert files_with(USER, folder.path) == []
+    assert files_with(WORDS, folder.path) == [str(folder.path / "reviews.jsonl")], "of eve"
     assert files_with("eve's", storage)
 
     removed = {(one.kind, Path(one.where).name): dict(+one.removed) for one in erased.places}
@@ -159,6 +160,40 @@ def test_a_version_in_use_is_told_of_and_reached_by_the_next_call(tmp_path: Path
     assert erased.items == ["one", "two"]
     assert held(settings) == {"two": ["two_P1"], "item-1": ["item-1_P0", "item-1_P1"]}
     assert not (folder.path / ERASING).exists()
+
+
+def test_what_was_live_at_the_erasure_does_not_come_back_either(tmp_path: Path) -> None:
+    """It keeps personas that rest on others too, until another version is live."""
+    settings = Settings.load(qdrant={"path": tmp_path / "index"})
+    folder = artifacts_at(tmp_path / "artifacts")
+    run(folder.path, FIRST, settings)
+    erase(folder, settings, USER)
+    assert held(settings)["two"] == ["two_P1"]
+    anew = [{"item_id": "two", "personas": [persona("two", 7, "eve")]}]
+    write_personas(folder.path, [*anew, *(item(number) for number in range(8))])
+    with open_index(settings):
+        assert run(folder.path, SECOND, settings).outdated_in == [version(settings, FIRST)]
+    assert run(folder.path, SECOND, settings).outdated_in == []
+    assert held(settings)["two"] == ["two_P7"]
+    with open_versions(settings) as versions:
+        versions.roll_back()
+    assert held(settings) == {"item-1": ["item-1_P0", "item-1_P1"]}
+
+
+def test_a_publish_under_way_is_waited_for(tmp_path: Path) -> None:
+    """It may have read what is erased, and would write it afterwards."""
+    settings = Settings.load(qdrant={"path": tmp_path / "index"})
+    folder = artifacts_at(tmp_path / "artifacts")
+    run(folder.path, FIRST, settings)
+    name = version(settings, FIRST)
+    with (
+        open_versions(settings) as versions,
+        versions.sole_writer(live(settings) or name),
+        pytest.raises(IndexLockedError, match="being written by another publish"),
+    ):
+        erase(folder, settings, USER)
+    assert erase(folder, settings, USER).items == ["one", "two"]
+    assert held(settings) == {"two": ["two_P1"], "item-1": ["item-1_P0", "item-1_P1"]}
 
 
 def test_who_is_only_stored_is_erased_too(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ class Shop:
         for item_id, own in personas.items():
             self.index.replace_item(item_id, own, encoder.encode_personas(own), {})
         self.settings: Settings = embedded(path / "index")
+        (path / "index").mkdir()  # where a publish would say that it is under way
         self.store = open_store(self.settings, "v", IndexMetadata.of(encoder), HistorySettings())
         self.live = SimpleNamespace(users=self.store, writer=self.index, encoder=encoder)
         own_llm = LLMSettings(base_url=llm.url, attempts=1, retry_for_s=0.0, concurrency=1)
