@@ -166,9 +166,12 @@ def evaluate(
 
 @group.command(epilog="Example:  p4r experiment examples/bookshop.toml --output results/bookshop")
 def experiment(
-    config: Annotated[
-        Path,
-        typer.Argument(metavar="CONFIG.toml", help="The experiment: see examples/bookshop.toml."),
+    configs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CONFIG.toml...",
+            help="The experiment: see examples/bookshop.toml. Several have one page in common.",
+        ),
     ],
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Results, report and caches; created if missing.")
@@ -185,22 +188,38 @@ def experiment(
     """Run a whole experiment on held-out items and write a report.
 
     It compares generators, persona reranking and its parts. Killed and run again it goes on. It
-    scores nothing if held-out data leak into the artifacts.
+    scores nothing if held-out data leak into the artifacts. Of several experiments, each has a
+    folder in --output, and a page compares them over all users.
     """
     from indexer.artifacts.lines import Refusals
+    from indexer.artifacts.writing import written_whole
     from indexer.evaluation.experiment.config import load_config
-    from indexer.evaluation.experiment.report import check_drawing, write_report
+    from indexer.evaluation.experiment.pooled import pooled, pooled_page
+    from indexer.evaluation.experiment.report import REPORT, check_drawing, write_report
     from indexer.evaluation.experiment.run import run_experiment
     from indexer.terminal.console import out
-    from indexer.terminal.evaluation import print_experiment
+    from indexer.terminal.evaluation import print_experiment, print_pooled
     from indexer.terminal.progress import ProgressBar
 
     check_drawing()
-    wanted = load_config(config, artifacts=artifacts, adapter=adapter)
+    several = len(configs) > 1
+    folders = [path.stem for path in configs] if several else ["."]
+    if several and (artifacts or adapter):
+        raise InputError("--artifacts and --adapter are for one experiment; name them in the files")
+    if len(set(folders)) < len(folders):
+        raise InputError("two experiments have the same file name; results go into a folder of it")
+    wanted = [load_config(path, artifacts=artifacts, adapter=adapter) for path in configs]
     refusals = Refusals()
-    with ProgressBar() as bar:
-        results = run_experiment(wanted, output, refusals, bar)
-    page = write_report(results, output)
-    print_experiment(results)
-    out.say(f"report: {page}")
+    found = []
+    for one, folder in zip(wanted, folders, strict=True):
+        with ProgressBar() as bar:
+            found.append(run_experiment(one, output / folder, refusals, bar))
+        page = write_report(found[-1], output / folder)
+        print_experiment(found[-1])
+        out.say(f"report: {page}")
+    if several:
+        print_pooled(pooled(found))
+        with written_whole(output / REPORT) as write:
+            write(pooled_page(found, folders))
+        out.say(f"all together: {output / REPORT}")
     exit_for(refusals)

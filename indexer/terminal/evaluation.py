@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from indexer.evaluation.experiment.conclusions import primary
+from indexer.evaluation.experiment.pooled import sentences
 from indexer.terminal.console import out
 from indexer.terminal.tables import Table, number, print_counts
 
@@ -91,3 +92,9 @@ def print_experiment(results: Mapping[str, Any]) -> None:
     for check in results["leaks"]:
         if check["vouched"]:
             out.paragraph(f"{check['vouched']}.", style="bold red")
+
+
+def print_pooled(rows: list[dict[str, Any]]) -> None:
+    """Print what several experiments say together."""
+    for sentence in sentences(rows):
+        out.paragraph(sentence)

@@ -89,6 +89,7 @@ def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
                 "line": "fused, untrained",
                 "valid": 0.41,
                 "ndcg": 0.4,
+                "ranks": {"ours": [1, 2, 0, 4], "theirs": [2, 3, 0, 4]},
                 "against": gap | {"p_holm": 0.02},
             }
         ],

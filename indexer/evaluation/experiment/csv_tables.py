@@ -28,7 +28,7 @@ def csv_tables(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _primary_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in row.items() if key != "against"}
+    flat = {key: value for key, value in row.items() if key not in ("against", "ranks")}
     return flat | {f"against {key}": row["against"][key] for key in _AGAINST}
 
 

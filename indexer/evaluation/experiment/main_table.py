@@ -99,6 +99,7 @@ def primary_table(
                 "line": ours.name,
                 "valid": chosen.valid,
                 "ndcg": ndcg(ours.ranks),
+                "ranks": {"ours": ours.ranks.tolist(), "theirs": theirs.ranks.tolist()},
                 "against": _against(ours, theirs),
             }
         )
@@ -109,11 +110,15 @@ def primary_table(
 
 
 def _against(line: Line, other: Line) -> dict[str, Any]:
-    found = significance.compare(line.ranks, other.ranks)
+    return {"generator": other.generator} | gap(line.ranks, other.ranks)
+
+
+def gap(ranks: Ranks, others: Ranks) -> dict[str, float | None]:
+    """NDCG@10 of ranks against others, with interval and p; `p_holm` is left for a correction."""
+    found = significance.compare(ranks, others)
     column = metric_names().index("NDCG@10")
-    mean, theirs = float(found.difference[column]), ndcg(other.ranks)
+    mean, theirs = float(found.difference[column]), ndcg(others)
     return {
-        "generator": other.generator,
         "mean": mean,
         "relative": mean / theirs if theirs else None,
         "low": float(found.low[column]),

@@ -588,6 +588,26 @@ def test_the_command(
     assert not (tmp_path / "no").exists()
 
 
+def test_several_experiments_by_one_command(
+    p4r: Run, model: HashEncoder, shop: Path, tmp_path: Path
+) -> None:
+    small = 'artifacts = "shop"\ngenerators = ["ease"]\ncandidates = [10]\nlengths = [4]\n'
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.toml").write_text(f'name = "{name}"\n{small}')
+    files = [str(tmp_path / f"{name}.toml") for name in ("one", "two")]
+    output = tmp_path / "out"
+    done = p4r("experiment", *files, "--output", str(output))
+    assert done.code == 0, done.err
+    assert f"all together: {output / 'report.html'}" in done.out
+    assert "Over all 44 users, with 10 candidates: NDCG@10 " in " ".join(done.out.split())
+    Page((output / "report.html").read_text()).check_harmless("one/report.html", "two/report.html")
+    assert (output / "two" / "primary.csv").is_file()
+    refused = p4r("experiment", *files, "--artifacts", str(shop), "--output", str(output))
+    assert "are for one experiment; name them in the files" in refused.sentence
+    refused = p4r("experiment", files[0], files[0], "--output", str(output))
+    assert (refused.code, "have the same file name" in refused.sentence) == (2, True)
+
+
 def test_the_command_with_the_real_model(
     p4r: Run,
     tmp_path: Path,

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from indexer.evaluation import significance
 from indexer.evaluation.experiment import conclusions
 from indexer.evaluation.experiment.csv_tables import csv_tables
 from indexer.evaluation.experiment.page import page
+from indexer.evaluation.experiment.pooled import pooled, pooled_page, sentences
 from indexer.evaluation.experiment.wording import (
     form_name,
     generator_name,
@@ -15,6 +18,7 @@ from indexer.evaluation.experiment.wording import (
     named_values,
     variant_name,
 )
+from indexer.metrics import ndcg
 from tests.support.experiment_results import results
 from tests.support.html_page import HOSTILE, Page
 
@@ -115,3 +119,35 @@ def test_the_page_is_always_the_same(tmp_path: Path) -> None:
     assert html == page(results())
     assert "prefers-color-scheme: dark" in html
     assert 'style="--share: 60%"' in html
+
+
+def test_several_experiments_are_compared_over_all_users() -> None:
+    first, second = results("first"), results("second")
+    second["primary"][0]["ranks"] = {"ours": [1, 1], "theirs": [0, 2]}
+    rows = pooled([first, second])
+    assert [(row["data"], row["users"]) for row in rows] == [
+        ("first", 4),
+        ("second", 2),
+        ("all data sets", 6),
+    ]
+    ours, theirs = np.array([1, 2, 0, 4, 1, 1]), np.array([2, 3, 0, 4, 0, 2])
+    assert rows[2]["ndcg"] == pytest.approx(ndcg(ours))
+    assert rows[2]["against"]["mean"] == pytest.approx(ndcg(ours) - ndcg(theirs))
+    values = [row["against"]["p"] for row in rows]
+    assert [row["against"]["p_holm"] for row in rows] == pytest.approx(significance.holm(values))
+    [sentence] = sentences(rows)
+    assert sentence.startswith("Over all 6 users, with 10 candidates: NDCG@10 ")
+    assert first["primary"][0]["against"]["p_holm"] == 0.02, "each report keeps its own"
+
+
+def test_a_number_of_candidates_that_one_lacks_is_not_pooled() -> None:
+    first, second = results(), results()
+    second["primary"][0]["candidates"] = 20
+    assert [row["candidates"] for row in pooled([first, second])] == [10, 20]
+
+
+def test_the_page_of_several_experiments() -> None:
+    found = Page(pooled_page([results(HOSTILE), results("second")], ["one", "two & 3"]))
+    found.check_harmless("one/report.html", "two%20%26%203/report.html")
+    found.check_tables()
+    assert "all data sets" in found.text

@@ -1,0 +1,97 @@
+"""The primary comparisons of several experiments, and of all their users together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from indexer.evaluation import significance
+from indexer.evaluation.experiment.conclusions import Results, is_beyond_chance
+from indexer.evaluation.experiment.main_table import gap
+from indexer.evaluation.experiment.report import REPORT
+from indexer.evaluation.experiment.wording import generator_name, line_name
+from indexer.metrics import ndcg
+from indexer.pages.rendering import render
+
+ALL = "all data sets"
+
+
+def pooled(experiments: Sequence[Results]) -> list[dict[str, Any]]:
+    """The primary comparisons of each experiment, then of all users for each number of candidates.
+
+    All are corrected together. A number of candidates that an experiment lacks is not pooled.
+    """
+    rows = [
+        {"data": results["name"], "users": len(row["ranks"]["ours"])} | row
+        for results in experiments
+        for row in results["primary"]
+    ]
+    counts = {row["candidates"] for row in rows}
+    for count in sorted(counts):
+        own = [row for row in rows if row["candidates"] == count]
+        if len(own) == len(experiments):
+            rows.append(_together(count, own))
+    corrected = significance.holm([row["against"]["p"] for row in rows]).tolist()
+    for row, holm in zip(rows, corrected, strict=True):
+        row["against"] = row["against"] | {"p_holm": holm}
+    return rows
+
+
+def _together(count: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    ours, theirs = (
+        np.array([rank for row in rows for rank in row["ranks"][whose]], dtype=np.int64)
+        for whose in ("ours", "theirs")
+    )
+    return {
+        "data": ALL,
+        "users": len(ours),
+        "candidates": count,
+        "generator": "",
+        "line": "",
+        "valid": None,
+        "ndcg": ndcg(ours),
+        "against": {"generator": ""} | gap(ours, theirs),
+    }
+
+
+def pooled_page(experiments: Sequence[Results], folders: Sequence[str]) -> str:
+    """The page of several experiments; folders: where each one's report is, from the page."""
+    return render(
+        "experiments.html",
+        rows=[_shown(row) for row in pooled(experiments)],
+        reports=[
+            (one["name"], f"{quote(folder)}/{REPORT}")
+            for one, folder in zip(experiments, folders, strict=True)
+        ],
+    )
+
+
+def sentences(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What the pooled comparisons say."""
+    for row in rows:
+        if row["data"] == ALL:
+            found = row["against"]
+            change = "" if found["relative"] is None else f" ({found['relative']:+.1%})"
+            sure = "beyond chance" if is_beyond_chance(found) else "not beyond chance"
+            yield (
+                f"Over all {row['users']:,} users, with {row['candidates']} candidates: NDCG@10 "
+                f"{row['ndcg']:.4f}, {found['mean']:+.4f}{change} against the strongest generators "
+                f"({sure}: 95% interval {found['low']:+.4f} to {found['high']:+.4f}, corrected p "
+                f"{found['p_holm']:.4f})."
+            )
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    ours = " of ".join(
+        one for one in (line_name(row["line"]), generator_name(row["generator"])) if one
+    )
+    if row["line"] == "generator alone":
+        ours = generator_name(row["generator"])
+    return row | {
+        "ours": ours or "each one's choice",
+        "theirs": generator_name(row["against"]["generator"]) or "each one's strongest",
+        "strong": is_beyond_chance(row["against"]),
+    }
