@@ -9,6 +9,7 @@ import pytest
 
 from devtools.scripted_llm import ScriptedLLM
 from p4r_qdrant.encoder.base import Encoder
+from tests.support import warm
 from tests.support.command_line import Result, Run, in_process
 from tests.support.environment import clear_settings
 from tests.support.hash_encoder import RememberingEncoder
@@ -68,5 +69,5 @@ def bundled_encoder() -> "PersonaEncoder":
 
 @pytest.fixture(scope="session")
 def remembering_encoder(bundled_encoder: "PersonaEncoder") -> Encoder:
-    """The bundled model, which encodes each text once for all tests."""
-    return RememberingEncoder(bundled_encoder)
+    """The bundled model, which encodes each text once for all tests of all workers."""
+    return RememberingEncoder(bundled_encoder, warm.Shared.folder / "vectors")

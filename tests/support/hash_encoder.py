@@ -1,8 +1,12 @@
 """Encoders for tests: one without a model, and one that encodes each text once."""
 
+import fcntl
 import hashlib
+import pickle
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -68,15 +72,28 @@ class HashEncoder(Encoder):
 
 
 class RememberingEncoder(EncoderOver):
-    """An encoder that caches the vector of each text."""
+    """An encoder that keeps the vector of each text in a file, for all workers of a test run."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, path: Path) -> None:
         super().__init__(encoder)
         self._encoder = encoder
+        self._path = path
         self._known: dict[str, Floats] = {}
 
     def encode_texts(self, batch: Sequence[str]) -> Floats:
-        new = [text for text in dict.fromkeys(batch) if text not in self._known]
-        self._known.update(zip(new, self._encoder.encode_texts(new), strict=True))
+        if any(text not in self._known for text in batch):
+            self._encode(batch)
         rows = [self._known[text] for text in batch]
         return np.array(rows, dtype=np.float32).reshape(len(batch), self.dimension)
+
+    def _encode(self, batch: Sequence[str]) -> None:
+        with self._path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            with suppress(EOFError):
+                while True:
+                    self._known |= pickle.load(file)
+            new = [text for text in dict.fromkeys(batch) if text not in self._known]
+            vectors = dict(zip(new, self._encoder.encode_texts(new), strict=True))
+            pickle.dump(vectors, file)
+            self._known |= vectors

@@ -20,7 +20,7 @@ from indexer.reasoning import run
 from indexer.reasoning import sanitizing as material
 from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.step import Sources
-from p4r_qdrant.encoder.local import PersonaEncoder
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.records import Alignment, Aspects, ItemPersonas, Summary
 from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings
@@ -237,7 +237,7 @@ def test_mistakes_are_one_sentence(
 
 
 def test_alignments_by_similarity_ask_nobody(
-    reason: Reason, llm: ScriptedLLM, bundled_encoder: PersonaEncoder, tmp_path: Path
+    reason: Reason, llm: ScriptedLLM, remembering_encoder: Encoder, tmp_path: Path
 ) -> None:
     """No key, no endpoint, no request; and the audit finds nothing that agrees better."""
     shutil.copytree(BOOKSHOP, tmp_path / "out")
@@ -262,7 +262,7 @@ def test_alignments_by_similarity_ask_nobody(
     pairs = {(one.user_id, one.item_id) for one in alignments}
     assert pairs <= reviewed_pairs - held_out()
     folder = ArtifactFolder(tmp_path / "out")
-    found = audit(folder, lambda: bundled_encoder, Refusals())
+    found = audit(folder, lambda: remembering_encoder, Refusals())
     assert found.similarity
     assert found.similarity.agreement
     assert found.similarity.agreement.agreement == 1
