@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import time
@@ -116,6 +117,16 @@ class PrivateQdrant:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+    def suspend(self) -> None:
+        """Stop the process (SIGSTOP): it answers nobody, as behind a broken network."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill the process (SIGKILL), as the OOM killer does."""

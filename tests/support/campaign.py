@@ -48,9 +48,12 @@ class Scenario:
     worst_s: float = 0.0
     losses: list[str] = field(default_factory=list)
 
-    def attempts(self, count: int) -> Iterator["Attempt"]:
-        """`count` attempts in the short form. Raises AssertionError at the end if one was lost."""
-        for number in range(count * ROUNDS):
+    def attempts(self, count: int, most: int = 1 << 30) -> Iterator["Attempt"]:
+        """`count` attempts in the short form, `most` in the long one.
+
+        Raises AssertionError at the end if one was lost.
+        """
+        for number in range(min(count * ROUNDS, most)):
             yield Attempt(self, number)
         shown = "\n".join(self.losses[:SHOWN])
         assert not self.losses, f"{self.name}: {len(self.losses)} of {self.tries} lost\n{shown}"

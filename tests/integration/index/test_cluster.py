@@ -2,50 +2,22 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from devtools.qdrant_process import PrivateQdrant, free_ports
+from devtools.qdrant_process import PrivateQdrant
 from p4r_qdrant.errors import IndexUnavailableError
 from tests.support.engines import on_server, opened
 from tests.support.index_data import personas, rows
 from tests.support.oracle import Catalogue, assert_congruent
 from tests.support.polling import retry, wait_until
-from tests.support.private_qdrant import private_servers
-
-NODES = 3
+from tests.support.private_qdrant import private_cluster, replicas
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[PrivateQdrant]]:
-    """Three nodes that know each other; the key is the same for all."""
-    ports = free_ports(NODES)
-    with private_servers(tmp_path, NODES) as nodes:
-        for number, (node, port) in enumerate(zip(nodes, ports, strict=True)):
-            node.api_key = nodes[0].api_key
-            node.environment |= {
-                "QDRANT__SERVICE__API_KEY": node.api_key,
-                "QDRANT__CLUSTER__ENABLED": "true",
-                "QDRANT__CLUSTER__P2P__PORT": str(port),
-                "QDRANT_URI": f"http://127.0.0.1:{port}",
-            }
-            if number:
-                node.environment["QDRANT_BOOTSTRAP"] = f"http://127.0.0.1:{ports[0]}"
-            node.start()
-        wait_until(lambda: all(len(state(node)["peers"]) == NODES for node in nodes))
+    with private_cluster(tmp_path, 3) as nodes:
         yield nodes
-
-
-def state(node: PrivateQdrant) -> dict[str, Any]:
-    answer: dict[str, Any] = node.server.request("GET", "/cluster")["result"]
-    return answer
-
-
-def replicas(node: PrivateQdrant) -> list[str]:
-    """The states of all replicas of all shards, as this node sees them."""
-    answer = node.server.request("GET", "/collections/personas/cluster")["result"]
-    return [one["state"] for one in answer["local_shards"] + answer["remote_shards"]]
 
 
 def test_a_cluster_gives_the_brute_force_answers_with_a_node_less_too(
@@ -57,7 +29,7 @@ def test_a_cluster_gives_the_brute_force_answers_with_a_node_less_too(
     with opened(settings) as index:
         assert index.stats().details["shards"] == "3"
         assert index.stats().details["replication"] == "2"
-        wait_until(lambda: replicas(cluster[0]) == ["Active"] * 6)
+        wait_until(lambda: replicas(cluster[0], "personas") == ["Active"] * 6)
         index.load(catalogue.rows())
         assert_congruent(index, catalogue, users, asked)
         for number in range(20):  # replaced, with its points on several shards
@@ -83,6 +55,6 @@ def test_a_cluster_gives_the_brute_force_answers_with_a_node_less_too(
         assert_congruent(index, catalogue, users, asked)
 
         cluster[2].start()
-        wait_until(lambda: set(replicas(cluster[0])) == {"Active"}, 60)
+        wait_until(lambda: set(replicas(cluster[0], "personas")) == {"Active"}, 60)
         cluster[1].kill()  # what the one that was away has missed it has been told
         assert_congruent(index, catalogue, users, asked)
