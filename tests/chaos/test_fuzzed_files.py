@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import strategies as st
 
 from indexer.artifacts.candidate_lists import read_candidates
@@ -30,13 +29,18 @@ MODELS: dict[str, type[Item | Review | Aspects | ItemPersonas]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*MODELS, "splits", "candidates"])
-def test_artifact_files(campaign: Campaign, tmp_path: Path, name: str) -> None:
-    """Each is read, with broken lines counted, or refused as a whole in one sentence."""
+def wild_artifact(name: str) -> st.SearchStrategy[tuple[str, bytes]]:
     good = b"".join((BOOKSHOP / f"{name}.jsonl").read_bytes().splitlines(keepends=True)[:3])
-    path = tmp_path / f"{name}.jsonl"
+    first = json.loads(good.splitlines()[0])
+    return st.tuples(st.just(name), damaged(good) | changed(first).map(encoded))
 
-    def check(data: bytes) -> None:
+
+def test_artifact_files(campaign: Campaign, tmp_path: Path) -> None:
+    """Each is read, with broken lines counted, or refused as a whole in one sentence."""
+    path = tmp_path / "artifact.jsonl"
+
+    def check(given: tuple[str, bytes]) -> None:
+        name, data = given
         path.write_bytes(data)
         refusals = Refusals()
         try:
@@ -52,9 +56,8 @@ def test_artifact_files(campaign: Campaign, tmp_path: Path, name: str) -> None:
         for sentence in refusals.sentences:
             assert "\n" not in sentence
 
-    first = json.loads(good.splitlines()[0])
-    wild = damaged(good) | changed(first).map(encoded)
-    campaign(f"fuzz: {name}.jsonl", "one file").fuzz(wild, check)
+    wild = st.sampled_from([*MODELS, "splits", "candidates"]).flatmap(wild_artifact)
+    campaign("fuzz: artifacts", "one file").fuzz(wild, check)
 
 
 CSV = (
@@ -62,14 +65,14 @@ CSV = (
 )
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet", ""])
-def test_files_of_other_people(campaign: Campaign, tmp_path: Path, suffix: str) -> None:
+def test_files_of_other_people(campaign: Campaign, tmp_path: Path) -> None:
     """What `p4r prepare plain` reads, under any name."""
-    form, path = plain(), tmp_path / f"reviews{suffix}"
+    form = plain()
     lines = (BOOKSHOP / "reviews.jsonl").read_bytes().splitlines(keepends=True)
-    good = CSV.replace(b",", b"\t") if suffix == ".tsv" else CSV
 
-    def check(data: bytes) -> None:
+    def check(given: tuple[str, bytes]) -> None:
+        suffix, data = given
+        path = tmp_path / f"reviews{suffix}"
         path.write_bytes(data)
         refusals = Refusals()
         try:
@@ -81,8 +84,10 @@ def test_files_of_other_people(campaign: Campaign, tmp_path: Path, suffix: str) 
         except InputError as error:
             check_sentence(error)
 
-    wild = damaged(good) | damaged(b"".join(lines[:2])) | st.binary(max_size=80)
-    campaign(f"fuzz: reviews{suffix or ' without a suffix'}", "one file").fuzz(wild, check)
+    good = [CSV, CSV.replace(b",", b"\t"), b"".join(lines[:2])]
+    wild = st.sampled_from(good).flatmap(damaged) | st.binary(max_size=80)
+    suffixes = st.sampled_from([".csv", ".tsv", ".jsonl", ".json", ".parquet", ""])
+    campaign("fuzz: files of other people", "one file").fuzz(st.tuples(suffixes, wild), check)
 
 
 def test_ledgers(campaign: Campaign, tmp_path: Path) -> None:
@@ -101,7 +106,7 @@ def test_ledgers(campaign: Campaign, tmp_path: Path) -> None:
             ledger.put("aspects", "f" * 32, {"answer": {"text": "new"}})
             assert ledger.get("aspects", "f" * 32) == {"answer": {"text": "new"}}
             for number, line in enumerate(whole):
-                if line in data.splitlines()[:-1] and data.count(f"{number:032x}".encode()) == 1:
+                if line in data.split(b"\n")[:-1] and data.count(f"{number:032x}".encode()) == 1:
                     found = ledger.get("aspects", f"{number:032x}")
                     assert found == {"answer": {"text": f"number {number}"}}
         assert path.read_bytes().endswith(b"\n")

@@ -42,6 +42,8 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict)
     given: bytes = b""
     """Standard input."""
+    longest_wait_s: float = 0.03
+    """The longest time between a step and the kill."""
 
     def start(self, folder: Path, dies: tuple[int, float] | None = None) -> warm.Popen:
         """Start it in a folder; `dies`: the step and the seconds after it at which it is killed."""
@@ -86,7 +88,7 @@ class Command:
 
     def killed(self, folder: Path, attempt: Attempt, steps: int) -> Ended:
         """Run it and kill it at a random moment of so many steps; it may end before."""
-        wait_s = attempt.random.choice((0.0, attempt.random.random() / 30))
+        wait_s = attempt.random.choice((0.0, attempt.random.random() * self.longest_wait_s))
         ended = self.run(folder, (attempt.random.randint(1, steps), wait_s))
         if ended.code == KILLED:
             attempt.killed()
