@@ -23,7 +23,7 @@ LEAST_FREE = 2**30
 """Bytes of free disk space below which a build is likely to fail."""
 EXTRAS = {
     "encoder": ("sentence_transformers", "encode texts in this process"),
-    "indexer": ("openai", "reason with an LLM"),
+    "indexer": ("openai", "make personas, with or without an LLM"),
     "service": ("fastapi", "serve over HTTP"),
     "train": ("accelerate", "train an adapter"),
     "candidates": ("implicit", "generate candidates"),
@@ -248,7 +248,10 @@ def _index(settings: Settings, probe_s: float) -> Finding:
 def _llm(settings: Settings, probe_s: float) -> Finding:
     llm = settings.llm
     if llm.api_key is None and "base_url" not in llm.model_fields_set:
-        advice = "not configured; p4r reason needs P4R_LLM__BASE_URL or P4R_LLM__API_KEY"
+        advice = (
+            "not configured; p4r reason needs P4R_LLM__BASE_URL or P4R_LLM__API_KEY, except with "
+            "--strategy extractive"
+        )
         return Finding("llm", "off", advice)
     url, query = llm.address
     started = time.monotonic()
