@@ -430,16 +430,31 @@ class EdgeEngine:
         return self._matrix
 
     def _fill(self, matrix: ScoreMatrix) -> None:
-        matrix.reserve(self._shard.count(edge.CountRequest(exact=True)))
+        """Make the matrix anew, which it is after a kill.
+
+        Raises IndexUnavailableError for an item that has lost points: Qdrant Edge loses none.
+        """
+        total = self._shard.count(edge.CountRequest(exact=True))
+        matrix.reserve(total)
         for item_ids in batches(self.item_ids(), POINTS_A_CALL // self.max_personas or 1):
             together: dict[str, list[tuple[int, Any]]] = {}
-            fields = [names.ITEM_ID, names.POSITION]
+            written: dict[str, set[str]] = {}
+            fields = [names.ITEM_ID, names.POSITION, names.CONTENT_HASH, names.UNSETTLED]
             for record in self._scroll(queries.of_items(item_ids), fields, with_vectors=True):
+                item_id = record.payload[names.ITEM_ID]
                 entry = (record.payload[names.POSITION], record.vector)
-                together.setdefault(record.payload[names.ITEM_ID], []).append(entry)
+                together.setdefault(item_id, []).append(entry)
+                marked = names.UNSETTLED in record.payload  # being replaced: any number is right
+                number = "" if marked else record.payload[names.CONTENT_HASH].partition("-")[0]
+                written.setdefault(item_id, set()).add(number)
             for item_id, entries in together.items():
+                total -= len(entries)
+                if "" not in written[item_id] and written[item_id] != {str(len(entries))}:
+                    raise self._folder.damaged(f"item {item_id!r} has lost personas")
                 entries.sort(key=lambda one: one[0])
                 matrix.put(item_id, np.array([vector for _, vector in entries], dtype=np.float32))
+        if total:
+            raise self._folder.damaged(f"{total} personas are of items that have lost their first")
 
     # -- errors -------------------------------------------------------------------------------
 

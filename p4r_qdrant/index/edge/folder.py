@@ -32,7 +32,7 @@ from p4r_qdrant.errors import (
 from p4r_qdrant.file_lock import take
 from p4r_qdrant.index.edge.serving import SERVING, address_at
 from p4r_qdrant.index.edge.shards import create_shard
-from p4r_qdrant.index.edge.sums import SUMS, FileSums
+from p4r_qdrant.index.edge.sums import BEFORE, SUMS, FileSums
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.settings import IndexSettings
 from p4r_qdrant.whole_files import is_unfinished, write_whole
@@ -166,7 +166,7 @@ class EdgeFolder:
         the shard's sparse files.
         """
         if damage := self._sums.take():
-            raise self._damaged(damage)
+            raise self.damaged(damage)
         self.check_space(_holes(self.path / name))
         return edge.EdgeShard.load(str(self.path / name))
 
@@ -230,9 +230,10 @@ class EdgeFolder:
             # Qdrant Edge panics over files that it does not understand.
             if type(error).__name__ != "PanicException":
                 raise
-            raise self._damaged(f"Qdrant Edge stopped: {error}") from None
+            raise self.damaged(f"Qdrant Edge stopped: {error}") from None
 
-    def _damaged(self, what: str) -> IndexUnavailableError:
+    def damaged(self, what: str) -> IndexUnavailableError:
+        """The error of a folder in which something is damaged."""
         return IndexUnavailableError(
             f"{self.location} is damaged ({' '.join(what.split())[:300]}); put a copy of it in "
             "its place, or delete it and index the artifacts again"
@@ -254,7 +255,7 @@ class EdgeFolder:
 def _may_precede_manifest(name: str) -> bool:
     """Whether a file of this name may be in a folder in which no index was made yet."""
     return (
-        name in (FIRST_SHARD, SERVING, LOCK, WRITER, SUMS, PUBLISHES)
+        name in (FIRST_SHARD, SERVING, LOCK, WRITER, SUMS, BEFORE, PUBLISHES)
         or name.startswith(VERSION)
         or is_unfinished(name)
     )

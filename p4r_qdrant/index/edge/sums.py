@@ -1,7 +1,8 @@
 """Checksums of the files of an embedded index that is closed: `sums.json`.
 
-They are taken away before the files are opened and written when the index is closed. After a kill
-there are none, and nothing is compared: Qdrant Edge repairs what a kill left.
+They are set aside (`sums.before.json`) before the files are opened, and written anew when the index
+is closed. After a kill only those JSON files are compared that have the size and the time of
+before: the others are written through memory maps, which need not change a file's time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from p4r_qdrant.whole_files import write_whole
 
-SUMS = "sums.json"
+SUMS, BEFORE = "sums.json", "sums.before.json"
 BLOCK = 1 << 15
 _ZEROS = bytes(BLOCK)
 
@@ -35,27 +36,33 @@ class FileSums:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._path = folder / SUMS
+        self._path, self._before = folder / SUMS, folder / BEFORE
         self._known: dict[str, _Sum] = {}
 
     def take(self) -> str:
-        """Compare the files with their checksums, and take these away.
+        """Compare the files with their checksums, and set these aside.
 
         Returns what is damaged, as a part of a sentence; "" where nothing is, or where there are
         no checksums. Those of damaged files stay. Raises OSError.
         """
-        for name, noted in self._read().items():
+        was_closed = self._path.exists()
+        for name, noted in _read(self._path if was_closed else self._before).items():
             path = self._folder / name
             try:
+                if not was_closed and not _is_untouched(path, noted):
+                    continue
                 found = _sum_of(path)
             except FileNotFoundError:
-                return f"{name} is missing"
+                if was_closed:
+                    return f"{name} is missing"
+                continue
             if found.size != noted.size:
                 return f"{name} has {found.size} bytes, not {noted.size}"
             if found.sum != noted.sum:
                 return f"the content of {name} differs from its checksum"
             self._known[name] = found
-        self._path.unlink(missing_ok=True)
+        if was_closed:
+            self._path.replace(self._before)
         return ""
 
     def write(self, files: Iterable[Path], *, all_anew: bool) -> None:
@@ -71,18 +78,25 @@ class FileSums:
             is_same = known is not None and (known.size, known.changed) == signs
             if all_anew or known is None or not is_same or known.size <= BLOCK:
                 known = _sum_of(path)
-            sums[name] = [known.size, known.sum]
+            sums[name] = [known.size, known.sum, known.changed]
         write_whole(self._path, json.dumps({"sum": _of_text(sums), "files": sums}))
+        self._before.unlink(missing_ok=True)
 
-    def _read(self) -> dict[str, _Sum]:
-        """The checksums; none where the file is not there or is itself damaged."""
-        try:
-            stored = json.loads(self._path.read_bytes())
-            if stored["sum"] != _of_text(stored["files"]):
-                return {}
-            return {name: _Sum(size, value) for name, (size, value) in stored["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+
+def _read(path: Path) -> dict[str, _Sum]:
+    """The checksums; none where the file is not there or is itself damaged."""
+    try:
+        stored = json.loads(path.read_bytes())
+        if stored["sum"] != _of_text(stored["files"]):
             return {}
+        return {name: _Sum(*values) for name, values in stored["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _is_untouched(path: Path, noted: _Sum) -> bool:
+    """Whether a file surely was not written to since its checksum was noted."""
+    return path.suffix == ".json" and _signs(path.stat()) == (noted.size, noted.changed)
 
 
 def _of_text(sums: object) -> int:

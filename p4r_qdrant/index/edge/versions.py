@@ -28,7 +28,7 @@ from p4r_qdrant.index.edge.folder import (
     EdgeFolder,
     failure,
 )
-from p4r_qdrant.index.edge.sums import SUMS
+from p4r_qdrant.index.edge.sums import BEFORE, SUMS
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.versions import Version, Versions, name_part
@@ -163,7 +163,7 @@ class EdgeVersions(Versions):
             version.check_unused()
             if name == FIRST:
                 doomed.mkdir(exist_ok=True)
-                for one in (MANIFEST, SUMS, "shard-*", "rows.*", LOCK, WRITER):
+                for one in (MANIFEST, SUMS, BEFORE, "shard-*", "rows.*", LOCK, WRITER):
                     for path in self._folder.glob(one):
                         path.rename(doomed / path.name)
             else:
