@@ -27,6 +27,9 @@ RUN = 8
 
 REVIEWS_AT_ONCE = 10_000
 _WORD = re.compile(r"\w+")
+_BETWEEN_QUOTES = re.compile(r"”\W*“")
+"""What follows here need not have followed in the text that is quoted."""
+
 _TEXTS = {".json", ".jsonl", ".md", ".txt", ".csv", ".toml"}
 
 Hashes = npt.NDArray[np.uint64]
@@ -146,7 +149,7 @@ def _strings(value: Any) -> Iterator[str]:
 def _runs(texts: Iterable[str]) -> Hashes:
     """A hash of each RUN consecutive words of each text: (n,) uint64; valid in one process only."""
     found = []
-    for text in texts:
+    for text in chain.from_iterable(map(_BETWEEN_QUOTES.split, texts)):
         if len(text) < 2 * RUN:
             continue
         words = [hash(word) for word in _WORD.findall(text.lower())]

@@ -20,7 +20,6 @@ from indexer.reasoning.extractive.reading import (
     sampled_texts,
 )
 from indexer.reasoning.extractive.sentences import (
-    ended,
     first_words,
     metadata_sentences,
     review_sentences,
@@ -92,21 +91,21 @@ class QuotedAspects(ReviewAspects):
     def record(self, about: Any, values: list[Any]) -> Aspects | None:
         """A line of aspects.jsonl."""
         review, names = about.review, [slot.name for slot in self.sources.domain.slots]
-        quoted: dict[str, list[str]] = {name: [] for name in names}
+        slots: dict[str, list[str]] = {name: [] for name in names}
         for number, sentence in zip(about.numbers, about.sentences, strict=True):
             slot = values[0]["slots"][number]
             if slot == NO_SLOT:
                 self.left_out["sentences that the encoder refuses"] += 1
             else:
-                quoted[names[slot]].append(sentence)
-        if not any(quoted.values()):
+                slots[names[slot]].append(sentence)
+        if not any(slots.values()):
             return None
         return Aspects(
             item_id=review.item_id,
             user_id=review.user_id,
             timestamp=review.timestamp,
             rating=review.rating,
-            aspects={name: " ".join(map(ended, own)) or None for name, own in quoted.items()},
+            aspects={name: quoted(own) or None for name, own in slots.items()},
         )
 
 
@@ -189,5 +188,5 @@ class QuotedPersonas(Personas):
 
 
 def quoted(texts: Sequence[str]) -> str:
-    """Sentences in quotation marks."""
+    """Sentences, each in quotation marks: the leak checks read no words across two of them."""
     return " ".join(f"“{text}”" for text in texts)

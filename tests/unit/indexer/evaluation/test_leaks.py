@@ -231,6 +231,15 @@ def test_words_that_training_reviews_hold_too_are_no_leak(shop: Path) -> None:
     assert checked(shop).clean
 
 
+@pytest.mark.parametrize(("between", "clean"), [(" ", False), ("” “", True), ("”; “", True)])
+def test_words_of_two_quotes_are_no_run(between: str, clean: bool, shop: Path) -> None:
+    """Sentences that are quoted one after the other need not follow each other in their review."""
+    words = held_out_review(shop)["text"].split()[:8]
+    text = f"“{' '.join(words[:4])}{between}{' '.join(words[4:])}”"
+    append(shop / "summaries.jsonl", {"item_id": "quoted", "summary": text})
+    assert checked(shop).clean is clean
+
+
 def test_a_split_that_cannot_be_trusted(shop: Path) -> None:
     append(shop / "splits.jsonl", {"user_id": "zoe", "test_item": "x", "valid_item": "x"})
     with pytest.raises(InputError, match="the split overlaps itself"):
