@@ -106,10 +106,13 @@ class Ledger:
         with self._mutex:
             self._file(step).append(digest, line.encode() + b"\n", ok)
 
-    def entries(self, step: str) -> Iterator[dict[str, Any]]:
-        """The records of a step in order, with `key` and `ok`, without superseded failures."""
+    def entries(self, step: str, *, superseded: bool = False) -> Iterator[dict[str, Any]]:
+        """The records of a step in order, with `key` and `ok`.
+
+        superseded: also failures whose request was asked again.
+        """
         with self._mutex:
-            return self._file(step).entries()
+            return self._file(step).entries(superseded=superseded)
 
     def count(self, step: str) -> tuple[int, int]:
         """(answered, only failed) requests of a step."""

@@ -85,8 +85,8 @@ class StepFile:
         self._end += len(line)
         self.unsynced = True
 
-    def entries(self) -> Iterator[dict[str, Any]]:
-        """All records in file order, without superseded failures."""
+    def entries(self, *, superseded: bool = False) -> Iterator[dict[str, Any]]:
+        """All records in file order; superseded failures among them only if asked for."""
         if self._fd < 0:
             return
         with self.path.open("rb") as file:
@@ -96,7 +96,9 @@ class StepFile:
                 if offset > end:
                     return
                 record = _parse(line)
-                if record is not None and self.places.get(digest_of(record["key"])) == start:
+                if record is None:
+                    continue
+                if superseded or self.places.get(digest_of(record["key"])) == start:
                     yield record
 
     def erase(self, digests: set[bytes]) -> int:

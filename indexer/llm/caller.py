@@ -40,12 +40,12 @@ _log = logging.getLogger(__name__)
 class Caller:
     """Calls one endpoint for one run. Once `stopped` says why, no new call begins.
 
-    budget: what the process has spent before is in it; None begins anew.
+    budget: what was spent before is in it.
     Raises SettingsError if OpenAI is called without a key.
     """
 
-    def __init__(self, settings: LLMSettings, budget: Budget | None = None) -> None:
-        self.budget = budget or Budget(settings)
+    def __init__(self, settings: LLMSettings, budget: Budget) -> None:
+        self.budget = budget
         self.endpoint = Endpoint(settings)
         self.stopped: Exception | None = None
         self.stopping = asyncio.Event()

@@ -49,7 +49,7 @@ class LLM:
         self.repeat_failed = repeat_failed
         self._settings = settings
         self._ledger = ledger
-        self._caller = Caller(settings, budget)
+        self._caller = Caller(settings, budget or Budget(settings, ledger))
         self._being_asked: dict[tuple[str, str], asyncio.Event] = {}
 
     async def __aenter__(self) -> Self:

@@ -67,7 +67,9 @@ class Worker:
         self._ledger = ledger
         self._steps: tuple[str, ItemSteps] | None = None
         """The steps, and the fingerprint of the encoder that they are for."""
-        self._budget = Budget(sources.llm)  # one for all batches: the ceilings bind the process
+        self._budget = Budget(
+            sources.llm, ledger
+        )  # one for all batches: the ceilings bind the process
         self._again = set[str]()
         """Items to reason on although the journal has no new record of them."""
         self.done: Counter[str] = Counter()

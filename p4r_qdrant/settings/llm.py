@@ -173,6 +173,13 @@ class LLMSettings(Section):
         description="Prompt and completion tokens that one run may use, or one process of p4r work "
         "or p4r serve.",
     )
+    ceiling_days: float | None = Field(
+        None,
+        gt=0,
+        le=3650,
+        description="Count against both ceilings what the ledger of the folder has recorded in the "
+        "last so many days, whichever process has spent it. Unset: each run begins anew.",
+    )
     allow_plaintext_key: bool = Field(False, description=PLAINTEXT_KEY)
 
     summaries: LLMStepSettings = Field(

@@ -702,6 +702,16 @@ def test_the_cost_ceiling(ledger: Ledger) -> None:
     assert server.busiest > 1  # careful near the ceiling, not all the way
 
 
+def test_a_ceiling_over_days_binds_all_runs_on_a_folder(ledger: Ledger) -> None:
+    with ScriptedLLM(GOOD) as server:
+        for run in range(4):
+            wanted = [request(n, max_tokens=200) for n in range(10 * run, 10 * run + 10)]
+            outcome = reason(server, ledger, wanted, max_tokens=3000, ceiling_days=7)
+    assert isinstance(outcome.error, BudgetReachedError)
+    assert "this folder in the last 7 days has used" in str(outcome.error)
+    assert len(server.calls) <= 3000 // 120
+
+
 def test_failed_attempts_cost_too(ledger: Ledger) -> None:
     with ScriptedLLM(says("no")) as server:
         outcome = reason(server, ledger, requests(3), price_input=1.0, price_output=1.0)
