@@ -32,8 +32,6 @@ from tests.support.polling import wait_until
 from tests.support.publishing import WORDS, Truths, catalogue_at, live, run, truth
 from tests.support.serving import AS_ADMIN, AS_READER, running, with_service
 
-PUBLISHES = 4
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -95,8 +93,11 @@ def act(backend: Backend, user_id: str, number: int) -> None:
         now.users.add(one.encoded(now.encoder.encode_texts([one.text])[0]))
 
 
-def test_publishes_while_requests_flow(index_settings: Settings, folder: Path) -> None:
-    encoders = [publishing.encoder(number) for number in range(PUBLISHES + 1)]
+@pytest.mark.parametrize("publishes", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_publishes_while_requests_flow(
+    index_settings: Settings, folder: Path, publishes: int
+) -> None:
+    encoders = [publishing.encoder(number) for number in range(publishes + 1)]
     by_fingerprint = {one.fingerprint: one for one in encoders}
     truths = Truths(folder, encoders)
     catalogues = {one.fingerprint: truth(folder, one) for one in encoders}
