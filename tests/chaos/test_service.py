@@ -2,13 +2,11 @@
 
 import itertools
 import json
-import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,9 @@ import httpx2
 import pytest
 
 from devtools.qdrant_process import PrivateQdrant
-from devtools.scripted_llm import ScriptedLLM
 from p4r_qdrant import Settings
 from tests.support.campaign import Attempt, Campaign
 from tests.support.engines import NewIndex, on_server
-from tests.support.obliging_llm import obliging
 from tests.support.polling import wait_until
 from tests.support.service_process import address_of, environment_of, wait_until_ready
 from tests.support.service_process import served as started
@@ -28,10 +24,7 @@ from tests.support.serving import (
     AS_ADMIN,
     CATALOGUE,
     history,
-    make_app,
     make_index,
-    running,
-    with_service,
 )
 
 ALL = list(CATALOGUE)
@@ -217,71 +210,3 @@ def under_load(
         assert set(written.refused) <= {(503, "1")}
         assert len(written.refused) == refused, "refused although Qdrant was back"
         written.check(address)
-
-
-def test_a_worker_that_is_killed_does_everything_and_pays_once(
-    campaign: Campaign, private_qdrant: PrivateQdrant, tmp_path: Path
-) -> None:
-    scenario = campaign("p4r work: kill -9", "the run after the last kill")
-    private_qdrant.start()
-    for attempt in scenario.attempts(1):
-        settings = on_server(private_qdrant.server, f"personas-{attempt.number}")
-        folder = tmp_path / str(attempt.number)
-        folder.mkdir()
-        make_index(settings)
-        with attempt:
-            worked(attempt, settings, folder)
-
-
-def worked(attempt: Attempt, settings: Settings, tmp_path: Path) -> None:
-    work = ("--artifacts", "artifacts", "--domain", "books")
-    with ScriptedLLM(lambda call: obliging(call).slowly(0.1)) as llm:
-        told = environment_of(settings) | {
-            "P4R_LLM__BASE_URL": llm.url,
-            "P4R_LLM__CONCURRENCY": "1",  # one call, and no more, is on its way at a kill
-        }
-
-        def worker(*more: str) -> AbstractContextManager[subprocess.Popen[str]]:
-            return started(tmp_path, *work, *more, command="work", **told)
-
-        with (
-            running(make_app(with_service(settings))) as address,
-            httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client,
-        ):
-            for number in range(12):
-                said = f"Ship number {number} was a joy to sail on all winter long."
-                body = {"item_id": "ships", "timestamp": number, "text": said, "rating": 5}
-                assert client.post(f"/v1/users/u{number}/interactions", json=body).is_success
-            for number in range(3):
-                reviews = [
-                    {"user_id": f"u{one}", "rating": 5, "timestamp": 1, "text": said}
-                    for one, said in enumerate(
-                        (
-                            f"Carried kettle {number} up every hill and made tea on the way.",
-                            f"Gave {number} of these to a neighbour who never sleeps at night.",
-                        )
-                    )
-                ]
-                body = {"title": f"Kettle {number}", "description": "A kettle, as it is."}
-                path = f"/v1/items/kettle-{number}"
-                assert client.put(path, json={**body, "reviews": reviews}).is_success
-            for _ in range(KILLS):
-                with worker() as process:
-                    before = len(llm.calls)
-                    wait_until(lambda: len(llm.calls) >= before + 6, 60)  # noqa: B023
-                    time.sleep(attempt.random.random() / 5)
-                    process.kill()
-                    attempt.killed()
-            with attempt.timed(), worker("--once") as process:
-                _, errors = process.communicate(timeout=120)
-                assert process.returncode == 0, errors
-            assert client.get("/v1/jobs").json()["waiting"] == 0
-            for number in range(12):
-                assert client.get(f"/v1/users/u{number}").json()["history"][0]["has_aspects"]
-            for number in range(3):
-                found = client.get(f"/v1/items/kettle-{number}/personas").json()["personas"]
-                assert len(found) == 2
-        asked = Counter(call.user for call in llm.calls)
-    again = {prompt: count for prompt, count in asked.items() if count > 1}
-    assert sum(count - 1 for count in again.values()) <= KILLS, "paid for an answer it had"
-    assert len(asked) == 12 + 3 * (1 + 2 + 1), "reviews, and each kettle's summary, notes, personas"
