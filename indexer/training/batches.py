@@ -14,10 +14,13 @@ from p4r_qdrant.encoder.user_vector import decay_weights
 
 
 class Collator:
-    """Makes a batch of examples. The personas of a batch are the positives of all its examples
-    and their hard negatives; with `siblings`, all personas of the target items too.
+    """Makes batches of examples.
 
-    encoder: the base, which knows what the model reads of a text; None: the texts as they are.
+    The personas of a batch are the positives and hard negatives of all its examples. With
+    `siblings`, they also include all personas of the target items.
+
+    encoder: adds prompts to the texts and cuts them to what the model reads. None leaves the texts
+    unchanged.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class Collator:
         self._siblings = siblings
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
-        """The batch, on the CPU."""
+        """Make one batch, on the CPU."""
         catalogue = self._catalogue
         personas = list(dict.fromkeys(one for example in examples for one in self._of(example)))
         said = [one for example in examples for one in example.texts]
@@ -50,7 +53,7 @@ class Collator:
         for row, example in enumerate(examples):
             columns = torch.tensor([texts[next(columns_of)] for _ in example.texts])
             weights = torch.from_numpy(decay_weights(len(columns), self._decay)).float()
-            user_weights[row].index_add_(0, columns, weights)  # a text may be there twice
+            user_weights[row].index_add_(0, columns, weights)  # a history can repeat a text
         return Batch(
             texts=list(texts),
             user_weights=user_weights,
@@ -70,6 +73,6 @@ class Collator:
 
 
 def _filled(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of different lengths as one tensor, filled up with NOTHING."""
+    """Pad rows of different lengths with NOTHING and return one tensor."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[NOTHING] * (width - len(row))] for row in rows])

@@ -1,4 +1,4 @@
-"""InfoNCE over the personas of a batch (Eq. 9), on one process or over all of them."""
+"""InfoNCE over the personas of a batch (Eq. 9), in one process or across several."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from p4r_qdrant.settings import TrainingSettings
 
 NOTHING = -1
-"""Fills rows of ids up to one length; no item or persona has it."""
+"""Padding for rows of ids; no item or persona has this id."""
 
 
 class Batch(TypedDict):
-    """n examples, over m personas and all distinct texts of both. Ids are positions in the
-    catalogue.
+    """A batch of n examples and m personas. Ids are positions in the catalogue.
 
-    texts: what is encoded. user_weights (n, n_texts) float32: the decays of Eq. 7.
-    persona_rows (m,) int64: where the texts of the personas are. personas, persona_items (m,)
-    int64. items (n,) int64: the targets. positives (n, a), interacted (n, b) int64, filled up
-    with NOTHING. weights (n,) float32. users: who they are, for an error message.
+    texts: the distinct texts of users and personas. user_weights (n, n_texts) float32: the decay
+    weights of Eq. 7. persona_rows (m,) int64: the position of each persona's text in `texts`.
+    personas, persona_items (m,) int64: the ids of the personas and of their items. items (n,)
+    int64: the target items. positives (n, a), interacted (n, b) int64: padded with NOTHING.
+    weights (n,) float32: the weight of each example. users: the user ids, for error messages.
     """
 
     texts: list[str]
@@ -38,11 +38,10 @@ class Batch(TypedDict):
 
 
 def batch_loss(batch: Batch, embeddings: Tensor, training: TrainingSettings) -> Tensor:
-    """The loss of a batch whose texts have these embeddings, (n_texts, dim), normalised.
+    """The loss of a batch. embeddings: of its texts, (n_texts, dim), L2-normalised.
 
-    Among several processes the negatives are the personas of all of them. The mean of what the
-    processes return, which is also what DistributedDataParallel makes of their gradients, is the
-    loss of the whole batch.
+    Several processes share their personas as negatives. The mean of the returned losses is the
+    loss of the whole batch; DistributedDataParallel averages the gradients in the same way.
     """
     vectors = embeddings.float()
     users = F.normalize(batch["user_weights"] @ vectors, dim=-1)
@@ -63,9 +62,9 @@ def info_nce(
 ) -> Tensor:
     """-log( sum_p+ exp(sim/t) / sum_q w_q exp(sim/t) ) of each user (Eq. 9): (n,).
 
-    users (n, dim), personas (m, dim): normalised. log_weights (n, m): log w, -inf for what is
-    masked. positive (n, m) bool: with several, it is enough to be near any of them, as Eq. 10
-    scores an item by its best persona.
+    users (n, dim), personas (m, dim): L2-normalised. log_weights (n, m): log w, -inf where a
+    persona is masked. positive (n, m) bool. A user with several positives must be near any one of
+    them, because Eq. 10 scores an item by its best persona.
     """
     logits = users @ personas.T / temperature + log_weights
     hits = logits.masked_fill(~positive, float("-inf"))
@@ -73,17 +72,17 @@ def info_nce(
 
 
 def is_positive(batch: Batch, personas: Tensor) -> Tensor:
-    """Which of the personas (m,) explain which example, (n, m) bool; of repeated ones the first."""
+    """(n, m) bool: whether a persona is a positive of an example; only its first occurrence."""
     return _among(personas, batch["positives"]) & ~_repeated(personas)
 
 
 def log_weights(
     batch: Batch, personas: Tensor, persona_items: Tensor, training: TrainingSettings
 ) -> Tensor:
-    """How the personas (m,) count as negatives of each example: log w, (n, m); -inf is masked.
+    """The weight of each persona as a negative of each example: log w, (n, m); -inf masks it.
 
-    Masked are false negatives: other personas of the target item, unless they have a weight,
-    and personas of items that the user has interacted with.
+    False negatives are masked: personas of items that the user has interacted with, and other
+    personas of the target item unless `sibling_weight` is set.
     """
     known = (persona_items != NOTHING) & ~_repeated(personas)
     weights = known.float().expand(len(batch["items"]), -1).clone()
@@ -96,26 +95,26 @@ def log_weights(
 
 
 def _among(ids: Tensor, rows: Tensor) -> Tensor:
-    """(n, m) bool: is ids[m] in rows[n]."""
+    """(n, m) bool: whether ids[m] is in rows[n]."""
     return ((rows[:, :, None] == ids) & (ids != NOTHING)).any(dim=1)
 
 
 def _repeated(ids: Tensor) -> Tensor:
-    """(m,) bool: has the id come before."""
+    """(m,) bool: whether an earlier position has the same id."""
     return (ids[:, None] == ids).tril(diagonal=-1).any(dim=1)
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size()
     return 1
 
 
 def everywhere(rows: Tensor, fill: float = 0.0) -> Tensor:
-    """The rows of all processes, in the order of the processes, with gradients to all of them.
+    """The rows of all processes, in the order of the processes. Gradients reach every process.
 
-    A process with fewer rows than the others is filled up with `fill`.
+    A process with fewer rows than the others is padded with `fill`.
     """
     if processes() == 1:
         return rows

@@ -1,4 +1,4 @@
-"""What is written beside a trained adapter: record, model card, loss curves."""
+"""Write the files beside a trained adapter: record, model card, loss curves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CURVES = "loss.png"
 _WHAT_FOR = """\
 It places a user's history near the persona that explains the next choice (Persona4Rec, Eq. 9).
 `p4r publish --adapter` with this folder makes a version of the index for it and switches readers to
-both: vectors of another encoder do not go with it."""
+both. Vectors of another encoder cannot be compared with those of this one."""
 
 _METRICS = """\
 Means over users. `untrained` is the base without the adapter, both with the history settings of
@@ -25,7 +25,7 @@ History = Sequence[Mapping[str, float]]
 
 
 def write_record(folder: Path, record: AdapterRecord) -> None:
-    """Write the record, and the card that says the same to people."""
+    """Write the record, and a model card with the same content for people."""
     with written_whole(folder / RECORD) as write:
         write(record.model_dump_json(indent=2))
     with written_whole(folder / CARD) as write:
@@ -80,7 +80,7 @@ def card(record: AdapterRecord) -> str:
 def draw_curves(history: History, untrained: Mapping[str, float], path: Path) -> None:
     """Draw the loss, the learning rate and the validation metrics against epochs (PNG).
 
-    history: what Trainer logged. untrained: `ndcg` and `mrr` of the base, drawn as level lines.
+    history: the log of Trainer. untrained: `ndcg` and `mrr` of the base, drawn as horizontal lines.
     """
     from matplotlib.figure import Figure
 

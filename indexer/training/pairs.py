@@ -1,4 +1,4 @@
-"""What the encoder is trained on: a user's interactions, and the persona that explains the next."""
+"""Training examples: a user's interactions, and the persona that explains the next one."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from p4r_qdrant.settings import HistorySettings, TrainingSettings
 from p4r_qdrant.texts import persona_text
 
 LEAST_EXAMPLES = 16
-"""With fewer, the score is mostly noise and a batch has hardly any negatives."""
+"""With fewer examples, the metrics are mostly noise and a batch has few negatives."""
 
 
 @dataclass
 class Catalogue:
-    """All personas, item by item. Items and personas go by their position here.
+    """All personas, item by item. The position of an item or a persona here is its id.
 
-    `texts` are those of Eq. 8. The personas of item i are `starts[i]` up to `starts[i + 1]`.
+    texts: of the personas (Eq. 8). The personas of item i are `starts[i]` to `starts[i + 1] - 1`.
     """
 
     items: dict[str, int] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Catalogue:
 
     @classmethod
     def read(cls, folder: ArtifactFolder, refusals: Refusals) -> Catalogue:
-        """The personas of a folder with their items' summaries; of a repeated item the first."""
+        """Read the personas of a folder and their items' summaries; an item's first line counts."""
         found = cls()
         with folder.summaries(refusals) as summaries:
             path = folder.personas()
@@ -58,7 +58,7 @@ class Catalogue:
         return found
 
     def add(self, record: ItemPersonas, summary: str) -> None:
-        """Put an item behind the others."""
+        """Append an item."""
         item = self.items[record.item_id] = len(self.items)
         for persona in record.personas:
             self.persona_ids.append(persona.persona_id)
@@ -67,7 +67,7 @@ class Catalogue:
         self.starts.append(len(self.texts))
 
     def personas_of(self, item: int) -> range:
-        """An item's personas."""
+        """The ids of an item's personas."""
         return range(self.starts[item], self.starts[item + 1])
 
     def find(self, item_id: str, persona_id: str) -> int | None:
@@ -79,10 +79,11 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of a batch: a user as he was when he chose an item, and why he chose it.
+    """One row of a batch: a user's history at the time of a choice, and what explains the choice.
 
-    texts: his interactions, newest first (Eq. 6). positives: the personas that explain the
-    choice; with several, any of them may. negatives: hard ones. interacted: the user's items.
+    texts: the interactions, newest first (Eq. 6). positives: the personas that explain the choice;
+    with several, any one of them is enough. negatives: hard negatives. interacted: the items of
+    the user.
     """
 
     user_id: str
@@ -96,14 +97,14 @@ class Example:
 
 @dataclass
 class Pairs:
-    """The examples of a run. `left_out` counts interactions that teach nothing, by reason."""
+    """The examples of a run. `left_out` counts interactions that give no example, by reason."""
 
     catalogue: Catalogue
     examples: list[Example] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
     def hash(self) -> str:
-        """A hash of all that is learnt from: texts, positives, negatives, masks."""
+        """A hash of everything that training reads: texts, positives, negatives, masks."""
         digest = hashlib.sha256(repr((self.catalogue.items, self.catalogue.texts)).encode())
         for example in self.examples:
             digest.update(repr(example).encode())
@@ -112,7 +113,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What examples and validation users are read from."""
+    """The sources of examples and of validation users."""
 
     folder: ArtifactFolder
     catalogue: Catalogue
@@ -121,7 +122,7 @@ class TrainingData:
 
 @contextmanager
 def training_data(folder: ArtifactFolder, refusals: Refusals) -> Iterator[TrainingData]:
-    """The catalogue and the open histories of a folder."""
+    """Open the catalogue and the histories of a folder."""
     catalogue = Catalogue.read(folder, refusals)
     with Histories(folder, refusals) as histories:
         yield TrainingData(folder, catalogue, histories)
@@ -136,13 +137,13 @@ def read_pairs(
     encoder: Encoder | None = None,
     leave_out: Collection[str] = (),
 ) -> Pairs:
-    """The examples that a folder's alignments give, and, if asked for, its other interactions.
+    """Make examples from a folder's alignments and, if the settings say so, other interactions.
 
-    Held-out interactions are in no history, hence in no example. `encoder` aligns interactions
-    without an alignment where they are to be `similar`. Alignments of users in `leave_out` are
-    not learnt from.
+    Held-out interactions are in no history, so they are in no example. `encoder` aligns the
+    interactions without an alignment where `unjudged` is "similar". Alignments of the users in
+    `leave_out` give no example.
 
-    Raises InputError where fewer than LEAST_EXAMPLES remain.
+    Raises InputError if fewer than LEAST_EXAMPLES examples remain.
     """
     catalogue, histories = data.catalogue, data.histories
     judged = _alignments(data, refusals)
@@ -198,19 +199,19 @@ def _check(pairs: Pairs, folder: ArtifactFolder) -> None:
     if len(pairs.examples) < LEAST_EXAMPLES:
         why = "".join(f"; left out: {count} {what}" for what, count in pairs.left_out.items())
         raise InputError(
-            f"{folder.path / ALIGNMENTS} gives {len(pairs.examples)} examples to learn from and "
+            f"{folder.path / ALIGNMENTS} gives {len(pairs.examples)} examples and "
             f"at least {LEAST_EXAMPLES} are needed{why}; align more interactions (`p4r reason "
             "--per-user`), or set P4R_TRAINING__UNJUDGED=any"
         )
     if len({example.item for example in pairs.examples}) < 2:
         raise InputError(
-            f"all examples of {folder.path / ALIGNMENTS} are of one item, so that there is nothing "
-            "to tell it from; align interactions with other items too"
+            f"all examples of {folder.path / ALIGNMENTS} are of one item, so there are no "
+            "negatives; align interactions with other items too"
         )
 
 
 def _alignments(data: TrainingData, refusals: Refusals) -> dict[tuple[str, str], int]:
-    """The judge's persona of each (user, item). Refused: what cannot be learnt from."""
+    """The aligned persona of each (user, item). Lines that give no example are refused."""
     users = {
         user_id: {one.item_id for one in data.histories.get(user_id)}
         for user_id in data.histories.users()
@@ -257,7 +258,7 @@ def _candidates(folder: ArtifactFolder, refusals: Refusals) -> Mapping[str, Sequ
 def _hard_negatives(
     catalogue: Catalogue, candidates: Sequence[str], interacted: Sequence[int], most: int
 ) -> tuple[int, ...]:
-    """The personas of the first `most` candidates that the user has not interacted with."""
+    """The personas of the first `most` candidates without an interaction of the user."""
     known = [catalogue.items[one] for one in candidates if one in catalogue.items]
     wanted = [item for item in known if item not in interacted][:most]
     return tuple(persona for item in wanted for persona in catalogue.personas_of(item))

@@ -1,7 +1,7 @@
 """`p4r train` from the artifact folder to the adapter, and `p4r tune`.
 
-An adapter's folder appears when it is whole. Until then checkpoints are in a folder beside it,
-from which a killed run goes on.
+The adapter's folder appears when it is complete. Until then a folder beside it holds the
+checkpoints, and a killed run resumes from them.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _NOT_OF_THE_RESULT = {"micro_batch_size", "checkpoint_steps"}
 
 @dataclass(frozen=True)
 class Trained:
-    """What `train` made. `fresh` is False where the same run had been finished before.
+    """The result of `train`. `fresh` is False if the same run was complete before.
 
-    too_long: sentences on texts that the encoder cannot read whole.
+    too_long: sentences about texts that are longer than the encoder reads.
     """
 
     adapter: Path
@@ -58,7 +58,7 @@ class Trained:
 
     @property
     def is_better(self) -> bool:
-        """Whether reranking is better than with the untrained base, by NDCG@10."""
+        """Whether NDCG@10 of reranking is higher than with the untrained base."""
         return self.record.metrics["ndcg"] > self.record.metrics["untrained_ndcg"]
 
 
@@ -71,13 +71,13 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     tensorboard: Path | None = None,
 ) -> Trained | None:
-    """Train an adapter on a folder's alignments; killed and run again, it goes on.
+    """Train an adapter on a folder's alignments. A killed run resumes when it is started again.
 
-    `output` is the adapter's folder, which must not hold another adapter; `tensorboard` a
-    folder to log to. Under torchrun only the first process returns something.
+    output: the adapter's folder, which must not hold another adapter. tensorboard: a folder for
+    logs. Under torchrun only the first process returns a result.
 
-    Raises InputError for what is wrong with data, settings or `output`; TrainingError where the
-    loss is no number or memory does not suffice; StorageFullError.
+    Raises InputError if the data, the settings or `output` are wrong, TrainingError if the loss is
+    not finite or memory does not suffice, StorageFullError if the disk is full.
     """
     base = _encoder(settings)
     pairs, validation = _read(folder, settings, refusals, base)
@@ -114,7 +114,7 @@ def train(
 
 
 def _encoder(settings: Settings, adapter: Path | None = None) -> PersonaEncoder:
-    """The base in float32, alone or with an adapter."""
+    """The base encoder in float32, alone or with an adapter."""
     changed = {"adapter": None if adapter is None else str(adapter), "dtype": "float32"}
     return PersonaEncoder.from_settings(settings.encoder.model_copy(update=changed))
 
@@ -132,7 +132,7 @@ def _read(
 
 
 def _too_long(base: PersonaEncoder, pairs: Pairs) -> list[str]:
-    """Sentences on the texts of the examples, each counted once."""
+    """Sentences about the texts of the examples that are too long, each text counted once."""
     if base.lengths is None:
         return []
     lengths = base.lengths.fresh()
@@ -152,7 +152,7 @@ def _settings(settings: Settings) -> dict[str, Any]:
 def _identity(
     base: PersonaEncoder, pairs: Pairs, validation: Validation, settings: Settings
 ) -> str:
-    """A hash of all that decides what comes out."""
+    """A hash of everything that determines the result."""
     chosen = _settings(settings)
     chosen["training"] = {
         name: value for name, value in chosen["training"].items() if name not in _NOT_OF_THE_RESULT
@@ -162,9 +162,9 @@ def _identity(
 
 
 def _finished(output: Path, run: str) -> AdapterRecord | None:
-    """The record of `output` if this very run made it.
+    """The record of `output` if the same run made it; None if there is no such folder.
 
-    Raises InputError where something else is there: an adapter may be in use, and stays as it is.
+    Raises InputError if the folder holds something else: an adapter can be in use and is kept.
     """
     if not output.exists():
         if not output.absolute().parent.is_dir():
@@ -182,9 +182,9 @@ def _finished(output: Path, run: str) -> AdapterRecord | None:
 def _begin(
     work: Path, run: str, base: PersonaEncoder, validation: Validation, settings: Settings
 ) -> dict[str, float]:
-    """Make the folder of checkpoints ready; metrics of the untrained base.
+    """Prepare the folder of checkpoints; return the metrics of the untrained base.
 
-    Checkpoints of another run (other data, other settings) are removed. Raises InputError where the
+    Checkpoints of another run (other data, other settings) are removed. Raises InputError if the
     folder holds something else.
     """
     note = work / RUN
@@ -219,7 +219,7 @@ def _fit(
     settings: Settings,
     callbacks: Sequence[TrainerCallback],
 ) -> None:
-    """Train, or go on from the last checkpoint, or see that there is nothing left to do."""
+    """Train from the last checkpoint, if there is one; return at once if the run is complete."""
     training = settings.training
     checkpoint = last_checkpoint(Path(arguments.output_dir))
     if checkpoint is not None and is_finished(checkpoint, training.patience):
@@ -233,7 +233,7 @@ def _fit(
 def _write_adapter(
     work: Path, output: Path, record: AdapterRecord, validation: Validation, settings: Settings
 ) -> AdapterRecord:
-    """Make the adapter's folder of the best checkpoint, proved by the serving code."""
+    """Make the adapter's folder from the best checkpoint; measure it with the serving code."""
     best, last = best_checkpoint(work), last_checkpoint(work)
     unfinished = work / "adapter"
     shutil.rmtree(unfinished, ignore_errors=True)

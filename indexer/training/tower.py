@@ -1,4 +1,4 @@
-"""The encoder while it is trained: a base model whose LoRA layers learn, in pieces of a batch."""
+"""The encoder during training: a base model with trainable LoRA layers, run in micro-batches."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import TrainingSettings
 
 HEAD = "head"
-"""The name, among `target_modules`, of a layer behind the model instead of layers inside."""
+"""The value of `target_modules` for one layer after the model instead of layers inside it."""
 
 
 class Tower(torch.nn.Module):
     """Texts to normalised embeddings. Both sides of a pair go through it.
 
-    The texts of a batch are encoded `micro_batch_size` at a time; only the embeddings stay. The
-    way back encodes each piece again, with the same dropout, and frees it before the next: one
-    batch of any size in the memory of a piece, with the gradients that one big batch has
-    (gradient caching, arXiv 2101.06983, by way of activation checkpoints).
+    The texts of a batch are encoded `micro_batch_size` at a time; only the embeddings are kept.
+    The backward pass encodes each micro-batch again with the same dropout and frees it before the
+    next. A batch of any size needs the memory of a micro-batch and has the gradients of the whole
+    batch (gradient caching, arXiv 2101.06983, implemented with activation checkpoints).
     """
 
     def __init__(self, base: PersonaEncoder, training: TrainingSettings) -> None:
-        """Put LoRA layers into the model of an encoder; nothing else of it learns from then on.
+        """Add LoRA layers to the model of an encoder; all other parameters are frozen.
 
-        Raises InputError where the model has no layer of the names in `target_modules`.
+        Raises InputError if the model has no layer with a name in `target_modules`.
         """
         super().__init__()
         model = base.sentence_transformer
@@ -52,7 +52,7 @@ class Tower(torch.nn.Module):
         self.micro_batch_size = training.micro_batch_size
 
     def _adapted(self, model: SentenceTransformer) -> Any:
-        """What LoRA goes into."""
+        """The module that gets the LoRA layers."""
         transformer: Any = model[0]
         return transformer.auto_model
 
@@ -87,24 +87,24 @@ class Tower(torch.nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the LoRA layers as `PersonaEncoder` reads them."""
+        """Write the LoRA layers in the format that `PersonaEncoder` reads."""
         self.adapter.save_pretrained(str(folder), save_embedding_layers=False)
 
     def load_adapter(self, folder: Path) -> None:
-        """Take up what `save_adapter` wrote."""
+        """Load the layers that `save_adapter` wrote."""
         from peft import set_peft_model_state_dict
 
         set_peft_model_state_dict(self.adapter, load_file(folder / ADAPTER_WEIGHTS))
 
 
 class HeadTower(Tower):
-    """A tower of which only a layer behind the base learns.
+    """A tower in which only one layer after the base is trained.
 
-    known: what the base makes of each text, (dim,); a text is encoded once, and kept.
+    known: the base's vector of each text, (dim,). Each text is encoded once.
     """
 
     def __init__(self, base: PersonaEncoder, training: TrainingSettings) -> None:
@@ -128,7 +128,7 @@ class HeadTower(Tower):
 
 
 class TowerEncoder(EncoderOver):
-    """The tower as the rest of the project knows encoders: Eq. 7 and 8 in the serving code."""
+    """The tower as an `Encoder`, so that the serving code computes Eq. 7 and 8 with it."""
 
     def __init__(self, tower: Tower) -> None:
         super().__init__(tower.base)
@@ -146,13 +146,13 @@ class TowerEncoder(EncoderOver):
 
 
 def tower(base: PersonaEncoder, training: TrainingSettings) -> Tower:
-    """The tower that the settings ask for; see `Tower`."""
+    """Make the tower that the settings ask for."""
     kind = HeadTower if training.target_modules == HEAD else Tower
     return kind(base, training)
 
 
 def _add_lora(adapted: Any, training: TrainingSettings, name: str) -> Any:
-    """LoRA layers put into a module, in place; the peft model around it."""
+    """Add LoRA layers to a module, in place; return the peft model around it."""
     with translated(
         lambda reason: InputError(
             f"LoRA does not fit the model ({reason}); set "
@@ -180,11 +180,11 @@ def _with_lora(adapted: Any, training: TrainingSettings, name: str) -> Any:
         lora_dropout=training.lora_dropout,
         target_modules=names,
         layers_to_transform=layers,
-        # A pooler is not in a sentence embedding's way: it would not learn.
+        # A sentence embedding does not use the pooler: it would get no gradients.
         exclude_modules=None if training.target_modules == HEAD else r".*pooler.*",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of transformers to peft; a model without a pooler
         peft = get_peft_model(adapted, config)
-    config.base_model_name_or_path = name  # a path of this machine says nothing elsewhere
+    config.base_model_name_or_path = name  # a path of this machine is useless elsewhere
     return peft

@@ -1,7 +1,7 @@
-"""Training the encoder: LoRA on the base, transformers' Trainer around it (Eq. 9).
+"""Train the encoder: LoRA layers on the base, with the Trainer of transformers (Eq. 9).
 
-Trainer brings epochs, optimizer, schedule, checkpoints, resuming, bf16 and several processes;
-what is ours is the loss, the validation, and what happens when memory or space run out.
+Trainer provides epochs, optimizer, schedule, checkpoints, resuming, bf16 and several processes.
+This module adds the loss, the validation, and the handling of full memory and full disks.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ MOST_LOGS = 500
 """Points of a loss curve."""
 
 STATE = "trainer_state.json"
-"""Written last: a checkpoint without it is half of one."""
+"""Written last: a checkpoint without it is incomplete."""
 _PICKLED = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
-"""What else a checkpoint must hold: without one of them Trainer would begin it anew, in silence."""
+"""Other files of a checkpoint. Trainer resets the state of a missing one without a warning."""
 
 _log = logging.getLogger(__name__)
 
 
 class TrainingError(P4RError):
-    """Training cannot go on: the loss is no number, or one text does not fit into memory."""
+    """Training cannot go on: the loss is not finite, or one text does not fit into memory."""
 
 
 class PersonaTrainer(Trainer):
-    """Trains a tower on pairs, and validates it each epoch by reranking."""
+    """Trains a tower on pairs and validates it after each epoch by reranking."""
 
     control: TrainerControl
 
@@ -106,7 +106,7 @@ class PersonaTrainer(Trainer):
         return_outputs: bool = False,  # noqa: ARG002 - Trainer's signature
         num_items_in_batch: Any = None,  # noqa: ARG002
     ) -> Tensor:
-        """Eq. 9 of one batch."""
+        """The loss of one batch (Eq. 9)."""
         embeddings = model(inputs["texts"])
         with torch.autocast(embeddings.device.type, enabled=False):
             return batch_loss(cast("Batch", inputs), embeddings, self._settings.training)
@@ -117,7 +117,7 @@ class PersonaTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """One batch. Out of memory, it is done again in smaller pieces, with the same dropout."""
+        """Train on one batch; out of memory, repeat it in smaller micro-batches, same dropout."""
         while True:
             dropout = _random_state()
             try:
@@ -133,9 +133,9 @@ class PersonaTrainer(Trainer):
                 return loss
 
     def _halve(self, error: RuntimeError) -> None:
-        """Encode half as many texts at once from now on; the batch stays what it is."""
+        """Encode half as many texts at once from now on; the batch size does not change."""
         size = self._tower.micro_batch_size
-        if size == 1 or processes() > 1:  # the others wait in a collective call: they cannot repeat
+        if size == 1 or processes() > 1:  # others wait in a collective call
             smaller = "1" if size == 1 else f"{size // 2} or less"
             raise TrainingError(
                 f"out of memory with {size} texts at once on {self.args.device}; set "
@@ -146,14 +146,14 @@ class PersonaTrainer(Trainer):
             torch.cuda.empty_cache()
 
     def _check(self, loss: Tensor, batch: dict[str, Any]) -> None:
-        """Stop before a step that would spoil the weights."""
+        """Raise TrainingError before a step if the loss or a gradient is not finite."""
         gradients = [one.grad for one in self._tower.parameters() if one.grad is not None]
         if torch.isfinite(loss) and all(bool(torch.isfinite(one).all()) for one in gradients):
             return
         kept = last_checkpoint(self._folder)
         users = ", ".join(batch["users"][:3])
         raise TrainingError(
-            f"the loss is no finite number in step {self.state.global_step + 1} of "
+            f"the loss is not finite in step {self.state.global_step + 1} of "
             f"{self.state.max_steps} (epoch {math.floor(self.state.epoch or 0) + 1}, a batch of "
             f"{len(batch['users'])} users: {users} ...); "
             + (f"the last good checkpoint is {kept}; " if kept else "there is no checkpoint yet; ")
@@ -161,7 +161,7 @@ class PersonaTrainer(Trainer):
         )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Metrics on the validation items, measured by the first process, known to all."""
+        """Metrics on the validation items, measured by the first process and sent to all."""
         measured: list[dict[str, float] | None] = [None]
         if self.is_world_process_zero():
             history = self._settings.history
@@ -179,7 +179,7 @@ class PersonaTrainer(Trainer):
         )
         return metrics
 
-    # --- checkpoints: of the LoRA layers, in the form that PersonaEncoder reads -----------------
+    # --- checkpoints of the LoRA layers, in the format that PersonaEncoder reads ---------------
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
         if self.args.should_save:
@@ -206,10 +206,10 @@ class PersonaTrainer(Trainer):
 
 
 class _MoreCheckpoints(TrainerCallback):
-    """A checkpoint every so many steps, for epochs that take long.
+    """Saves a checkpoint every `every` steps, for long epochs.
 
-    None at the end of an epoch: that one is written once the validation is done, and a run that
-    went on from an earlier one would leave the validation out.
+    It saves none at the end of an epoch: Trainer saves that one after the validation. A run that
+    resumed from an earlier checkpoint of the same step would skip the validation.
     """
 
     def __init__(self, every: int | None) -> None:
@@ -230,20 +230,20 @@ class _MoreCheckpoints(TrainerCallback):
 def training_arguments(
     folder: Path, examples: int, settings: Settings, *, tensorboard: Path | None = None
 ) -> TrainingArguments:
-    """Trainer's arguments for so many examples, with checkpoints in `folder`.
+    """Trainer's arguments for a number of examples, with checkpoints in `folder`.
 
-    Raises InputError where the batch does not divide among the processes, or the device is none
-    to train on.
+    Raises InputError if the batch size is not a multiple of the number of processes, or if
+    training is not possible on the device.
     """
     training = settings.training
     device = _device(settings.encoder)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if training.batch_size % world:
         raise InputError(
-            f"a batch of {training.batch_size} does not divide among {world} processes; set "
-            "P4R_TRAINING__BATCH_SIZE to a multiple"
+            f"a batch of {training.batch_size} cannot be divided among {world} processes; set "
+            f"P4R_TRAINING__BATCH_SIZE to a multiple of {world}"
         )
-    whole = examples // training.batch_size  # what is left over has few negatives: next time
+    whole = examples // training.batch_size  # the rest would be a small batch with few negatives
     steps = max(1, whole) * training.epochs
     half = settings.encoder.dtype
     on_gpu = device == "cuda"
@@ -269,7 +269,7 @@ def training_arguments(
         load_best_model_at_end=True,
         metric_for_best_model="eval_ndcg",
         greater_is_better=True,
-        restore_callback_states_from_checkpoint=True,  # how long the best epoch has not changed
+        restore_callback_states_from_checkpoint=True,  # epochs without improvement
         logging_steps=max(1, steps // MOST_LOGS),
         logging_nan_inf_filter=False,
         dataloader_pin_memory=on_gpu,
@@ -278,7 +278,7 @@ def training_arguments(
         report_to="tensorboard" if tensorboard else "none",
     )
     if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # no DataParallel: several GPUs are for torchrun
+        arguments._n_gpu = 1  # no DataParallel: use torchrun for several GPUs
     return arguments
 
 
@@ -287,8 +287,8 @@ def _device(encoder: EncoderSettings) -> str:
         return encoder.device
     if encoder.device != "auto":
         raise InputError(
-            f"training takes the device auto, cpu, cuda or mps, not {encoder.device!r}; choose one "
-            "of several GPUs with CUDA_VISIBLE_DEVICES"
+            f"training cannot use the device {encoder.device!r}; set P4R_ENCODER__DEVICE to auto, "
+            "cpu, cuda or mps, and choose one of several GPUs with CUDA_VISIBLE_DEVICES"
         )
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -297,7 +297,7 @@ def _device(encoder: EncoderSettings) -> str:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run, None where there is none. Warns of damaged ones."""
+    """The newest complete checkpoint of a run, or None. Logs a warning for damaged ones."""
     found = folder.glob("checkpoint-*")
     for one in sorted(found, key=lambda one: int(one.name.rpartition("-")[2]), reverse=True):
         if _state(one) is None:
@@ -311,7 +311,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 def best_checkpoint(folder: Path) -> Path:
     """The checkpoint of the best epoch so far.
 
-    Raises TrainingError where it is not there or damaged.
+    Raises TrainingError if it is missing or damaged.
     """
     last = last_checkpoint(folder)
     state = _state(last) if last else None
@@ -325,7 +325,7 @@ def best_checkpoint(folder: Path) -> Path:
 
 
 def is_finished(checkpoint: Path, patience: int) -> bool:
-    """Whether a run that was killed after this checkpoint had nothing left to do."""
+    """Whether a run that was killed after this checkpoint was already complete."""
     state = _state(checkpoint)
     if state is None:
         return False
@@ -339,7 +339,7 @@ def is_finished(checkpoint: Path, patience: int) -> bool:
 
 
 def log_history(checkpoint: Path) -> list[dict[str, float]]:
-    """What was logged up to a checkpoint: loss, learning_rate, eval_ndcg ..., with step, epoch."""
+    """The log up to a checkpoint: loss, learning_rate, eval_ndcg ..., each with step and epoch."""
     state = _state(checkpoint)
     return list(state.log_history) if state else []
 
@@ -353,7 +353,7 @@ def _state(checkpoint: Path) -> TrainerState | None:
 
 
 def _damage(checkpoint: Path) -> str:
-    """Which file of a checkpoint is missing or cut short, and how; "" where none is."""
+    """Which file of a checkpoint is missing or damaged, and how; "" if all are complete."""
     paths = [checkpoint / ADAPTER_CONFIG, checkpoint / ADAPTER_WEIGHTS]
     for name in _PICKLED:
         paths += sorted(checkpoint.glob(name)) or [checkpoint / name]
@@ -364,7 +364,7 @@ def _damage(checkpoint: Path) -> str:
             elif path.suffix == ".safetensors":
                 load_file(path)
             else:
-                with zipfile.ZipFile(path) as parts:  # with checksums, and nothing is unpickled
+                with zipfile.ZipFile(path) as parts:  # checks the checksums and unpickles nothing
                     if broken := parts.testzip():
                         return f"{path.name} is damaged at {broken}"
         except (OSError, ValueError, SafetensorError, zipfile.BadZipFile, EOFError) as error:
@@ -374,9 +374,9 @@ def _damage(checkpoint: Path) -> str:
 
 
 def _is_full(error: Exception, folder: Path) -> bool:
-    """Whether a checkpoint could not be written for want of space.
+    """Whether a checkpoint could not be written because the disk is full.
 
-    safetensors says so in words, torch.save in none.
+    The message of safetensors says so; that of torch.save does not.
     """
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
         return True

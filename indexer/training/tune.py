@@ -1,4 +1,4 @@
-"""Which history length and decay suit an encoder: picked on the validation items (Eq. 7)."""
+"""Choose the history length and decay of an encoder on the validation items (Eq. 7)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DECAYS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One point of the grid."""
+    """One point of the grid and its metrics."""
 
     history: HistorySettings
     metrics: Metrics
@@ -32,10 +32,10 @@ def tune(
     lengths: Sequence[int] = LENGTHS,
     decays: Sequence[float] = DECAYS,
 ) -> list[Tried]:
-    """Metrics of every length with every decay, best NDCG@10 first, then best MRR.
+    """Metrics of every length with every decay, sorted by NDCG@10, then by MRR, best first.
 
-    Of equal ones the shorter history comes first, then the smaller decay. Lengths beyond the
-    longest history among the users are the same as that one, and left out.
+    Ties are sorted by the shorter history, then by the smaller decay. Lengths beyond the longest
+    history of a user change nothing and are skipped.
     """
     longest = max(len(history) for history in encoded.users.histories)
     distinct = [one for one in lengths if one <= longest] or [min(lengths)]
@@ -59,7 +59,7 @@ def tune(
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What `tune_history` found, best first; `recorded` is the adapter that now says so."""
+    """The result of `tune_history`, best first. recorded: the adapter whose record was updated."""
 
     tried: list[Tried]
     validation: str
@@ -69,7 +69,7 @@ class Tuning:
 def tune_history(folder: ArtifactFolder, settings: Settings, refusals: Refusals) -> Tuning:
     """Try history lengths and decays with the encoder of the settings.
 
-    Where that has an adapter with a record, the best is recorded there.
+    If the encoder has an adapter with a record, the best settings are written to that record.
     """
     encoder = PersonaEncoder.from_settings(settings.encoder)
     with training_data(folder, refusals) as data:
@@ -84,7 +84,7 @@ def tune_history(folder: ArtifactFolder, settings: Settings, refusals: Refusals)
 
 
 def tuned(record: AdapterRecord, validation: Validation, best: Tried) -> AdapterRecord:
-    """The record with the history settings that validation picked, and their metrics."""
+    """The record with the best history settings on validation items, and their metrics."""
     metrics = {"tuned_ndcg": best.metrics.ndcg, "tuned_mrr": best.metrics.mrr}
     return record.model_copy(
         update={

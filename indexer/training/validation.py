@@ -1,6 +1,6 @@
-"""How good an encoder is: reranking the candidates that hold a user's validation item.
+"""Measure an encoder: rerank the candidates among which is a user's validation item.
 
-The test items are never looked at.
+Test items are never read.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from p4r_qdrant.records import Interaction, Split
 MOST_USERS = 2000
 MOST_ITEMS = 1000
 LEAST_LISTS = 10
-"""With fewer candidate lists that hold the validation item, the catalogue is ranked instead."""
+"""With fewer lists that contain the validation item, the catalogue is ranked instead."""
 
 LONGEST_HISTORY = 50
-"""Interactions of a user that are encoded; `p4r tune` looks no further back."""
+"""The most interactions of a user that are encoded, also by `p4r tune`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,9 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A user whose held-out item is to be found among candidates, all by their position in the
-    catalogue.
+    """A user whose held-out item must be found among candidates.
+
+    target, candidates: positions in the catalogue.
     """
 
     user_id: str
@@ -67,7 +68,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Validation:
-    """The users to validate on; `what` says in words what is ranked."""
+    """The users to validate on. what: a description of the ranked candidates."""
 
     catalogue: Catalogue
     cases: Sequence[Case]
@@ -77,8 +78,9 @@ class Validation:
     def read(cls, data: TrainingData, refusals: Refusals, seed: int = 0) -> Validation:
         """The users of splits.jsonl whose validation item has personas and who have a history.
 
-        Candidates are those of candidates.jsonl, where lists hold the validation item, else the
-        catalogue (a sample of a large one) without what is in the user's history.
+        The candidates come from the lists of candidates.jsonl that contain the validation item. If
+        there are too few such lists, they are the catalogue (a sample, if it is large) without the
+        items of the user's history.
 
         Raises InputError if no user has a validation item.
         """
@@ -109,7 +111,7 @@ class Validation:
         if not cases:
             raise InputError(
                 f"{folder.path / SPLITS} names no user with a history and a validation item that "
-                "has personas, so that nothing says when to stop; `p4r prepare` writes such splits"
+                "has personas, so training cannot be validated; `p4r prepare` writes such splits"
             )
         what = CANDIDATES if from_lists else f"{len(sample):,} items of the catalogue"
         return cls(catalogue, cases, f"{len(cases):,} users, {what}")
@@ -119,9 +121,7 @@ class Validation:
         return self.encoded(encoder, length).measure(length, decay)
 
     def encoded(self, encoder: Encoder, length: int = LONGEST_HISTORY) -> Encoded:
-        """All texts encoded, each once: what it takes to measure any decay, and lengths up to this
-        one.
-        """
+        """Encode each text once. The result can measure any decay, and lengths up to `length`."""
         items = sorted({one for case in self.cases for one in case.candidates})
         personas = [one for item in items for one in self.catalogue.personas_of(item)]
         rows = {persona: row for row, persona in enumerate(personas)}
@@ -137,7 +137,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A validation with its vectors. personas: (n, dim), item by item from `starts` on."""
+    """A validation with its vectors. personas: (n, dim); an item's rows begin at `starts`."""
 
     validation: Validation
     users: EncodedHistories
@@ -166,7 +166,7 @@ class Encoded:
 
 
 def _splits(folder: ArtifactFolder, refusals: Refusals, seed: int) -> Sequence[Split]:
-    """The splits with a validation item; a sample of many."""
+    """The splits with a validation item; a random sample if there are many."""
     found = [
         split
         for _, split in read_splits(folder.file(SPLITS), refusals)

@@ -15,9 +15,10 @@ Element = TypeVar("Element")
 
 
 def whole_items(points: Iterable[Point], size: int) -> Iterator[list[Point]]:
-    """Lists of up to `size` points, and no item in two: a crash leaves each old or new, not half.
+    """Lists of up to `size` points. All points of an item are in one list, so a crash never leaves
+    an item half written.
 
-    An item that alone has more is a list of its own.
+    An item with more points than `size` gets a list of its own.
     """
     some: list[Point] = []
     for _, own in groupby(points, lambda one: one.payload[ITEM_ID]):

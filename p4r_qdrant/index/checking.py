@@ -20,11 +20,11 @@ from p4r_qdrant.index.payload import (
 
 ITEMS_AT_ONCE = 256
 SAME = 3e-3
-"""How far a vector's score with itself may be from 1: float16 rounds."""
+"""The largest distance from 1 of a vector's score with itself: float16 rounds."""
 
 
 def problems(engine: Engine) -> Iterator[str]:
-    """What is wrong with the items of an index that nobody writes to, one sentence for each."""
+    """One sentence for each defect of an index. No other process may write to it meanwhile."""
     seen = 0
     for item_ids in batches(engine.item_ids(), ITEMS_AT_ONCE):
         own: dict[str, list[dict[str, Any]]] = {item_id: [] for item_id in item_ids}

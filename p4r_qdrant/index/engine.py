@@ -35,7 +35,7 @@ class StoredVector:
 class IndexStats:
     """Counts and settings of an index, as `p4r status` shows them.
 
-    details: what this engine alone has, as texts for people.
+    details: properties that only this engine has, as texts for people.
     """
 
     engine: str
@@ -49,8 +49,8 @@ class IndexStats:
 class Engine(Protocol):
     """Stores the points of one version of an index. Thread-safe.
 
-    location: where that is, for people. datatype: number format of the stored vectors.
-    max_personas: personas that an item is expected to have at most.
+    location: where the points are, for people. datatype: number format of the stored vectors.
+    max_personas: the expected maximum of personas of an item.
     """
 
     metadata: IndexMetadata
@@ -128,7 +128,7 @@ class Engine(Protocol):
         """Context manager for replacing items: one thread at a time if the engine needs that."""
 
     def discard_derived(self) -> None:
-        """Forget what is derived from the points. Called after a repair changed them."""
+        """Discard data derived from the points. Called after a repair changed them."""
 
     def complete(self) -> None:
         """Declare the fields of the settings; make payload indexes that older releases lack."""

@@ -2,13 +2,13 @@
 
     {"language": "en", "stock": {"gt": 0}, "genre": ["crime", "noir"], "tenant": {"not": "b"}}
 
-A value must be equal; a list means any of these; `gt`, `gte`, `lt`, `lte` compare numbers; `not`
-excludes a value or any of a list. All conditions must hold. On a field that holds a list, one
-matching element is enough, as in Qdrant.
+A value must be equal; a list matches any of its values; `gt`, `gte`, `lt`, `lte` compare numbers;
+`not` excludes a value or all values of a list. All conditions must hold. On a field that holds a
+list, one matching element is enough, as in Qdrant.
 
 Fields that can be filtered on are `item_id`, `persona_id`, `category`, `domain` and those that
-P4R_INDEX__FIELDS declares. On a server each has a payload index, which strict mode requires. Type
-and condition have to match.
+P4R_INDEX__FIELDS declares. On a server each has a payload index, which strict mode requires. The
+condition must fit the type of the field.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from p4r_qdrant.errors import InputError, PersonaError
 from p4r_qdrant.settings.index import FIELD_NAME
 
 MAX_FIELDS = 64
-"""Fields of one filter."""
+"""Most fields of one filter."""
 
 MAX_VALUES = 10_000
-"""Values in the list of one condition."""
+"""Most values in the list of one condition."""
 
 MAX_TEXT = 1000
-"""Characters of a field's name, or of a value."""
+"""Most characters of a field's name or of a value."""
 
 _SHORT = Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 2, 2, 3, 3

@@ -39,8 +39,9 @@ from p4r_qdrant.records import Persona, PersonaMatch, StoredPersona
 class PersonaIndex:
     """Personas by item, and the best persona of each candidate for a user.
 
-    Thread-safe. A reader sees an item's old personas or its new ones, for an instant both, never
-    none. Of two writers of one item the later one wins. `open_index` opens an index.
+    Thread-safe. A reader sees the old personas of an item, the new ones, or for an instant both,
+    but never none. If two processes write one item, the later write wins. Use `open_index` to open
+    an index.
     """
 
     def __init__(self, engine: Engine, version: str = "") -> None:
@@ -50,7 +51,7 @@ class PersonaIndex:
 
     @classmethod
     def repaired(cls, engine: Engine, version: str) -> PersonaIndex:
-        """An index on an engine, after `repair`. If that fails the engine is closed."""
+        """Open an index on an engine and repair it. If that fails, the engine is closed."""
         index = cls(engine, version)
         try:
             index.repair()
@@ -61,7 +62,7 @@ class PersonaIndex:
 
     @property
     def metadata(self) -> IndexMetadata:
-        """What the index records about how it was made."""
+        """The record of how the index was made."""
         return self.engine.metadata
 
     @property
@@ -88,11 +89,11 @@ class PersonaIndex:
         vectors: npt.ArrayLike,
         fields: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Write the personas of an item in place of those it has.
+        """Replace the personas of an item.
 
         vectors: (n_personas, dim). fields: stored with each persona; filters can use them.
-        Returns False if a newer write of the item was already there and stays. Raises PersonaError
-        or VectorError, and then writes nothing.
+        Returns False if the index already holds a newer write of the item, which is kept. Raises
+        PersonaError or VectorError; then nothing is written.
         """
         item = ItemVectors(item_id, personas, vectors, fields or {})
         return not replacing.replace(self.engine, self._points(item))
@@ -147,9 +148,7 @@ class PersonaIndex:
     def repair(self) -> int:
         """Finish replacements that a crash interrupted; returns the number of items.
 
-        Payload indexes that are missing are made.
-
-        Opening the index for writing does this.
+        Also makes missing payload indexes. Opening an index for writing calls this.
         """
         self.engine.complete()
         return replacing.repair(self.engine)
@@ -162,7 +161,7 @@ class PersonaIndex:
         return exists
 
     def delete_unchanged(self, written: Mapping[str, int]) -> None:
-        """Delete items that nobody has written since `written` was read; the others stay.
+        """Delete items that were not written since `written` was read; the others are kept.
 
         written: item id -> generation (see `written`). No clocks are compared.
         """
@@ -175,7 +174,7 @@ class PersonaIndex:
     ) -> int:
         """Delete the unwanted personas of some items; returns their number.
 
-        An item that somebody writes meanwhile keeps what they write.
+        An item that is written meanwhile keeps the new write.
         """
         dropped, emptied = 0, dict[str, int]()
         for batch in batches(item_ids, replacing.WRITE_BATCH):
@@ -195,7 +194,7 @@ class PersonaIndex:
         return dropped
 
     def _as_they_are(self, item_id: str, payloads: Sequence[dict[str, Any]]) -> list[Point]:
-        """The points of an item that is left with these payloads; their vectors are read."""
+        """The points that remain of an item, with these payloads and the stored vectors."""
         places = {point_id(item_id, one[POSITION]): one for one in payloads}
         stored = self.engine.points(list(places), with_vectors=True)
         kept = [(places[one], vector) for one, (_, vector) in stored.items() if vector is not None]
@@ -219,10 +218,10 @@ class PersonaIndex:
         self.engine.write_metadata(dataclasses.replace(self.metadata, **changes))
 
     def record_typical_user(self, vector: Floats) -> None:
-        """Store the mean h_u of known users, (dim,), which the persona prior needs.
+        """Store the mean h_u of known users, (dim,), for the persona prior.
 
-        Each persona's mean similarity to users is its dot product with this vector. That holds for
-        personas that are added later as well.
+        The mean similarity of a persona to users is its dot product with this vector, also for
+        personas that are added later.
         """
         if vector.shape != (self.metadata.dimension,) or not np.isfinite(vector).all():
             raise VectorError(
@@ -232,20 +231,20 @@ class PersonaIndex:
         self.record(typical_user=b64encode(vector.astype("<f4").tobytes()).decode())
 
     def optimize(self) -> None:
-        """Compact the stored points while the index is in use. A server does so by itself."""
+        """Compact the stored points while the index is in use. A server does this by itself."""
         self.engine.optimize()
 
     def purge(self) -> list[str]:
-        """Take what was deleted out of the files of the storage, while the index is in use.
+        """Remove deleted data from the files of the storage, while the index is in use.
 
-        Returns what remains there and until when, as sentences.
+        Returns sentences that say what remains there, and until when.
         """
         return self.engine.purge()
 
     # -- reading ------------------------------------------------------------------------------
 
     def get(self, item_id: str) -> list[StoredPersona]:
-        """An item's personas in their order; empty if the item does not exist."""
+        """The personas of an item in their order; empty if the item does not exist."""
         if not is_text(item_id):
             return []
         return [stored_persona(payload) for payload in self.engine.payloads([item_id])]
@@ -290,14 +289,14 @@ class PersonaIndex:
         """The best persona of each candidate for each user (Eq. 10), by exact scoring.
 
         user_vectors: (n_users, dim), compared by cosine; or for each user an array (k, dim) of
-        directions, compared by dot product, of which the best counts.
+        directions, compared by dot product; the best direction counts.
         candidate_ids: one list of 1 to 10,000 ids for each user; repeated ids count once.
         filter: see `index.filters`. explain: number of first matches with their persona's texts
         (and its vector, if `with_vectors`); None: all.
 
         Returns, for each user, one match for each distinct candidate: best score first, ties by
-        item id, then those without personas in the caller's order. Score and texts are of one
-        writing of the item. Raises VectorError and InputError.
+        item id, then candidates without personas in the caller's order. Score and texts come from
+        the same write of the item. Raises VectorError and InputError.
         """
         users, candidates = check_query(user_vectors, candidate_ids, self.metadata.dimension)
         query = Query(users, candidates, self._conditions(filter), explain, with_vectors)

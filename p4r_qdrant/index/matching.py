@@ -1,4 +1,4 @@
-"""Ranks items by their best persona for a user, and adds the personas' texts."""
+"""Rank items by their best persona for a user, and add the personas' texts."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from p4r_qdrant.index.query import Query, unit_directions
 from p4r_qdrant.records import PersonaMatch
 
 EXPLAINED_AT_ONCE = 1000
-"""Points whose texts (and vectors) one request reads."""
+"""The number of points whose texts (and vectors) one request reads."""
 
 ATTEMPTS = 5
-"""How often one call scores again because a persona was replaced before its texts were read."""
+"""How often one call scores again if a persona is replaced before its texts are read."""
 
 SAME = 1e-3
-"""How far a score may be from the one of the vector beside the texts, for users of length 1."""
+"""The largest difference between a score and that of the vector beside the texts, for users of
+length 1."""
 
 
 def best_personas(
     engine: Engine, query: Query, attempts: int = ATTEMPTS
 ) -> list[list[PersonaMatch]]:
-    """Score, rank and explain; again for users whose persona was replaced in between."""
+    """Score, rank and explain; repeat for users whose persona was replaced meanwhile."""
     found = _best_of_directions(engine, query)
     rankings = [
         rank(best, item_ids) for best, item_ids in zip(found, query.candidates, strict=True)
@@ -59,7 +60,7 @@ def best_personas_of(
 ) -> list[PersonaMatch]:
     """`best_personas` of one user whose vector is on the server, with the personas' vectors.
 
-    Who knows the user's vector can tell by `are_whole` whether scores and texts fit each other.
+    A caller that has the user's vector checks with `are_whole` that scores and texts match.
     """
     for attempt in range(1, ATTEMPTS + 1):
         ranking = rank(engine.best_points_of(user, item_ids, conditions), item_ids)
@@ -89,7 +90,7 @@ def _nearest_items(
     engine: Engine, directions: Floats, limit: int, conditions: list[Condition]
 ) -> list[PersonaMatch]:
     best: BestPoints = {}
-    # An item among the first by its best direction is among the first of that direction.
+    # An item that is among the best overall is among the best of its best direction.
     for vector, length in zip(*unit_directions(directions), strict=True):
         for item_id, (score, point) in _nearest(engine, vector, limit, conditions).items():
             _keep_better(best, item_id, float(length) * score, point)
@@ -123,7 +124,7 @@ def explain(
 
 
 def are_whole(explained: Sequence[PersonaMatch], directions: Floats, same: float = SAME) -> bool:
-    """Whether each score is that of the persona beside it; not where one was replaced in between.
+    """Whether each score belongs to the persona beside it; False if one was replaced meanwhile.
 
     explained: matches with vectors. directions: the user's, (k, dim), of any length. same: largest
     difference that rounding explains, for directions of length 1.
@@ -145,7 +146,7 @@ def without_vectors(matches: Sequence[PersonaMatch]) -> list[PersonaMatch]:
 
 
 def rank(best: BestPoints, item_ids: Sequence[str]) -> list[PersonaMatch]:
-    """Every candidate as a match: best score first, ties by item id, then those without score."""
+    """All candidates as matches: best score first, ties by item id, then those without a score."""
     scored = sorted(best.items(), key=lambda one: (-one[1][0], one[0]))
     matches = [PersonaMatch(item_id, score, point) for item_id, (score, point) in scored]
     if len(matches) < len(item_ids):
@@ -171,7 +172,7 @@ def _best_of_directions(engine: Engine, query: Query) -> list[BestPoints]:
 
 
 def _nearest(engine: Engine, vector: Floats, limit: int, conditions: list[Condition]) -> BestPoints:
-    """The best points of at least the `limit` nearest items, if there are so many."""
+    """The best points of the `limit` nearest items or more, if there are enough items."""
     best: BestPoints = {}
     requested = 2 * limit  # an item may have several personas among the nearest
     while True:
@@ -184,7 +185,7 @@ def _nearest(engine: Engine, vector: Floats, limit: int, conditions: list[Condit
 
 
 def _keep_better(best: BestPoints, item_id: str, score: float, point: str) -> None:
-    """Keep the better point of an item; of equal scores the one at the lower position."""
+    """Keep the better point of an item; with equal scores the point at the lower position."""
     held = best.get(item_id)
     if held is None or score > held[0] or (score == held[0] and point < held[1]):
         best[item_id] = (score, point)

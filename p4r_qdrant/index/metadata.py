@@ -1,4 +1,4 @@
-"""What an index records about how it was made."""
+"""The record of how an index was made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMAT = 1
 
 
 class MadeWith(Protocol):
-    """What an index notes of where its vectors come from: see `Encoder`."""
+    """The origin of vectors, as an index records it: see `Encoder`."""
 
     name: str
     dimension: int
@@ -36,13 +36,12 @@ class MadeWith(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IndexMetadata:
-    """What an index remembers of its making; kept with the collection.
+    """The record of how an index was made, stored with the collection.
 
-    `encoder` is the encoder's name, for people; `kind`, `model`, `adapter` and `options` (as JSON)
-    are what it can be loaded again from (see `Encoder`). `previous` is the version that was live
-    before this one; `publish` is the number of the publish that made it (see
-    `Versions.begin_publish`). `typical_user`:
-    the mean h_u of known users (see `typical`), for the persona prior.
+    encoder: the encoder's name, for people. kind, model, adapter, options (as JSON): enough to load
+    the encoder again (see `Encoder`). previous: the version that was live before this one.
+    publish: the number of the publish that made this version (see `Versions.begin_publish`).
+    typical_user: the mean h_u of known users (see `typical`), for the persona prior.
     """
 
     fingerprint: str
@@ -60,7 +59,7 @@ class IndexMetadata:
 
     @classmethod
     def of(cls, encoder: MadeWith) -> IndexMetadata:
-        """Of an index that is made with this encoder, now."""
+        """The metadata of an index that is made now with this encoder."""
         return cls(
             encoder.fingerprint,
             encoder.dimension,
@@ -74,18 +73,18 @@ class IndexMetadata:
 
     @property
     def typical(self) -> Floats | None:
-        """The mean h_u of known users, (dim,) float32; None where it was not noted."""
+        """The mean h_u of known users, (dim,) float32, or None if it was not recorded."""
         if not self.typical_user:
             return None
         return np.frombuffer(b64decode(self.typical_user), dtype="<f4").astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored, with the project's name and the format's number."""
+        """The stored form, with the name of the project and the number of the format."""
         return {"project": PROJECT, "format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any] | None, where: str) -> IndexMetadata:
-        """Read it back; raises IndexMismatchError where `where` is not an index of ours."""
+        """Read the stored form. Raises IndexMismatchError if `where` is another program's."""
         if not isinstance(stored, Mapping) or stored.get("project") != PROJECT:
             raise IndexMismatchError(
                 f"{where} was not made by {PROJECT}; choose another name for the personas "

@@ -20,10 +20,12 @@ def open_index(
 ) -> PersonaIndex:
     """Open the index the settings ask for: a Qdrant server with `qdrant.url`, else embedded.
 
-    Of several versions it is the live one (see `index.versions`), for as long as it is open.
-    `dimension` and `fingerprint` are checked; None takes the index as it is. An `encoder` brings
-    both along. With `create` an index that is not there is made (both must be known), its metadata
-    naming the encoder; without, IndexMismatchError says that there is none.
+    If there are several versions, the live one is opened (see `index.versions`). It stays the same
+    version while it is open. dimension, fingerprint: what the index must have been made with; None
+    accepts any. An Encoder as `encoder` sets both. create: make the index if it does not exist,
+    with the encoder in its metadata; then both must be known.
+
+    Raises IndexMismatchError if the index does not exist, or was made with another encoder.
     """
     made_with: IndexMetadata | None = None
     if isinstance(encoder, Encoder):

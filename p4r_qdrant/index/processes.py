@@ -10,7 +10,7 @@ _NAMESPACE = Path("/proc/self/ns/pid")
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process; True where that cannot be told."""
+    """Whether a process exists; True if this cannot be found out."""
     if os.name != "posix":
         return True
     try:
@@ -25,7 +25,7 @@ def is_running(pid: int) -> bool:
 def space() -> str:
     """Where process ids mean the same as here: a run of a kernel, and a container on it.
 
-    "" where that cannot be told.
+    "" if this cannot be found out.
     """
     try:
         return f"{_BOOT.read_text().strip()}/{_NAMESPACE.stat().st_ino}"

@@ -2,7 +2,7 @@
 
 A version is a collection `ALIAS-FINGERPRINT` on a server, where ALIAS is an alias of the live one,
 or a folder of the embedded engine. `p4r publish` fills a version that no process reads and then
-switches. Whoever reads asks once which version is live, and stays with it.
+switches. A reader looks up the live version once and keeps it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version: its name, and what was noted of its making."""
+    """One version: its name and its metadata."""
 
     name: str
     metadata: IndexMetadata
@@ -43,19 +43,19 @@ class Versions(ABC):
 
     @abstractmethod
     def live(self) -> str | None:
-        """The name of the live version, None where there is no index yet."""
+        """The name of the live version, or None if there is no index."""
 
     @abstractmethod
     def all(self) -> list[Version]:
-        """Every version, whole or not, the oldest first."""
+        """All versions, complete or not, the oldest first."""
 
     @abstractmethod
     def open(self, name: str, made_with: IndexMetadata | None = None) -> PersonaIndex:
-        """Open a version; `made_with` opens it for writing and makes it if it is not there."""
+        """Open a version. With `made_with`, open it for writing; make it if it does not exist."""
 
     @abstractmethod
     def switch(self, live: Mapping[str, str]) -> None:
-        """Make versions live, all of them in one step: alias -> name of the version."""
+        """Make versions live in one step: alias -> name of the version."""
 
     @abstractmethod
     def unname(self) -> None:
@@ -63,14 +63,14 @@ class Versions(ABC):
 
     @abstractmethod
     def check_switch(self, name: str) -> None:
-        """Raise InputError where `name` could not be made live."""
+        """Raise InputError if `name` cannot be made live."""
 
     @abstractmethod
     def sole_writer(self, name: str) -> AbstractContextManager[None]:
         """Context manager that gives this process exclusive write access, for long jobs.
 
-        Nobody can drop the version meanwhile. It outlives the index that was opened for writing.
-        Raises IndexLockedError if another process has it. Writing single items does not need it.
+        No process can drop the version meanwhile. The access can outlast the opened index. Writing
+        single items does not need it. Raises IndexLockedError if another process has the access.
         """
 
     @abstractmethod
@@ -93,21 +93,21 @@ class Versions(ABC):
 
     @abstractmethod
     def first(self, fingerprint: str) -> str:
-        """What the first version of an index is called."""
+        """The name of the first version of an index."""
 
     @abstractmethod
     def named(self, fingerprint: str) -> str:
-        """What the version of an encoder is called."""
+        """The name of an encoder's version."""
 
     @abstractmethod
     def missing(self) -> str:
-        """Where nothing is, as a part of a sentence."""
+        """The part of a sentence that says that there is no index, and where."""
 
     def close(self) -> None:  # noqa: B027 - folders are not held open
-        """Release what was opened to look. Closing twice is fine."""
+        """Close the connection. Closing twice is fine."""
 
     def open_live(self, made_with: IndexMetadata | None = None) -> PersonaIndex:
-        """Open the live version; where there is none yet `made_with` makes it."""
+        """Open the live version. If there is none, make one with `made_with`."""
         name = self.live()
         if name is None and made_with is None:
             raise self.nothing_live()
@@ -127,14 +127,14 @@ class Versions(ABC):
         return self.open(name, made_with)
 
     def of(self, fingerprint: str) -> str:
-        """The name of an encoder's version: the one that is there, or the one to be made."""
+        """The name of an encoder's version: of the existing one, else of the one to make."""
         live = self.live()
         found = [one for one in self.all() if same_encoder(one.metadata.fingerprint, fingerprint)]
         found.sort(key=lambda one: one.name != live)
         return found[0].name if found else self.named(fingerprint)
 
     def previous(self) -> str | None:
-        """The version that was live before the live one, None where there is none any more."""
+        """The version that was live before the live one; None if it no longer exists."""
         live = self.live()
         known = {one.name: one.metadata for one in self.all()}
         previous = known[live].previous if live in known else ""
@@ -151,7 +151,7 @@ class Versions(ABC):
         return previous
 
     def make_live(self, name: str) -> str | None:
-        """Make a version live that is there, such as a collection restored from a snapshot.
+        """Make an existing version live, such as a collection restored from a snapshot.
 
         Returns the version that was live before. Raises IndexMismatchError if it is no index of
         this project, InputError if it cannot be made live.
@@ -166,7 +166,7 @@ class Versions(ABC):
         return before
 
     def nothing_live(self) -> IndexMismatchError:
-        """The error of one who needs a live version where there is none."""
+        """The error for a missing live version."""
         waiting = [one.name for one in self.all()]
         if not waiting:
             return IndexMismatchError(f"{self.missing()}; make it with `p4r index`")
@@ -176,7 +176,7 @@ class Versions(ABC):
         )
 
     def old(self) -> list[Version]:
-        """All versions but the live and the previous one, the oldest first."""
+        """All versions except the live and the previous one, the oldest first."""
         kept = {self.live(), self.previous()}
         return [version for version in self.all() if version.name not in kept]
 
@@ -193,7 +193,7 @@ class Versions(ABC):
 
 
 def name_part(fingerprint: str) -> str:
-    """A fingerprint as a part of a name: itself, or a hash of what could not stand there."""
+    """A fingerprint as a part of a name: itself, or its hash if it has other characters."""
     if _NAME.fullmatch(fingerprint):
         return fingerprint
     return hashlib.sha256(fingerprint.encode(errors="surrogatepass")).hexdigest()[:16]

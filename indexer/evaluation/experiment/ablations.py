@@ -1,4 +1,4 @@
-"""Persona reranking with one thing changed at a time, from cached vectors."""
+"""Persona reranking with one change at a time, computed from cached vectors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CUTOFF = 10
 NDCG = metric_names((CUTOFF,)).index(f"NDCG@{CUTOFF}")
 RESAMPLES = 2_000
-"""Of the bootstrap: there are hundreds of lines, and none decides anything."""
+"""Bootstrap samples; few, because there are hundreds of rows and no decision rests on them."""
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
 PRIORS = (0.25, 0.5, 1.0)
 DISLIKES = (0.1, 0.25, 0.5)
@@ -30,7 +30,7 @@ WORDS = (0.1, 0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Variant:
-    """One thing that is changed. `settings`: forms of it, of which validation chooses one."""
+    """One change. settings: its forms; the best one on validation items is used."""
 
     group: str
     name: str
@@ -42,7 +42,7 @@ class Variant:
 def variants(
     config: ExperimentConfig, material: Material, length: int, decay: float
 ) -> Iterator[Variant]:
-    """All variants; the first is persona reranking as it is (Eq. 10)."""
+    """All variants; the first is unchanged persona reranking (Eq. 10)."""
     base = Scorer(decay=decay)
     full, personas = material.full.newest(length), material.personas
     yield Variant("as it is", "Eq. 10", full, personas, (base,))
@@ -105,8 +105,8 @@ def ablations(
 ) -> Iterator[dict[str, Any]]:
     """Every variant for every generator (by name) and number of candidates, alone and fused.
 
-    NDCG@10 on test items with its interval and the paired difference from the first variant;
-    `valid` is that on validation items, by which forms and weights are chosen.
+    Each row has NDCG@10 on test items, its interval and the paired difference from the first
+    variant. valid: NDCG@10 on validation items, which chooses forms and weights.
     """
     base: dict[tuple[Any, ...], Ranks] = {}
 
@@ -151,9 +151,9 @@ def _learned(
     length: int,
     decay: float,
 ) -> Iterator[tuple[dict[str, Any], Judged, Ranks]]:
-    """Four persona scores (and the generator's), weighed by what fits the validation items.
+    """Four persona scores (and the generator's) with weights that are fitted to validation items.
 
-    `valid` is of users whom the weights were not fitted to.
+    valid: measured on users whose validation items were not used for the weights.
     """
     base, full = Scorer(decay=decay), material.full.newest(length)
     forms = (
@@ -187,7 +187,7 @@ def _learned(
 
 
 def _form(scorer: Scorer) -> dict[str, Any]:
-    """What is not as usual in a scorer."""
+    """The settings of a scorer that are not the defaults."""
     usual = Scorer(decay=scorer.decay)
     names = ("interests", "prior", "dislikes", "words", "aggregation", "temperature")
     return {

@@ -1,4 +1,4 @@
-"""A copy of the interactions that holds no test item."""
+"""Copy the interactions without the test items."""
 
 from __future__ import annotations
 

@@ -63,35 +63,35 @@ class ExperimentConfig(BaseModel):
         "personas-ease",
     ]
     lists: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Path] = {}
-    """Lists made elsewhere, by name, best first, from training interactions alone: whether they
-    are, nobody can check, and every page says so. A relative path starts at the file."""
+    """Lists of other programs, by name, best first. They must be made from training interactions
+    alone; this cannot be checked, and every page says so. A relative path starts at the file."""
     candidates: Annotated[list[Count], Distinct] = [20, 50]
     """How many of a generator's items are reranked."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Distinct] = [0]
-    """The first one is for all tables; the others show how much bpr and lightgcn depend on it."""
+    """All tables use the first seed; the others show how much bpr and lightgcn depend on it."""
     encoder: EncoderSettings = EncoderSettings(model=BUNDLED_MODEL)
     """With an adapter there are lines for both, without and with it."""
     lengths: Annotated[list[Count], Distinct] = [5, 10, 20]
     decays: Annotated[list[Decay], Distinct] = [0.5, 0.7, 0.85, 1.0]
     weights: Annotated[list[Share], Distinct] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     interests: Annotated[list[Share], Distinct] = [0.0, 0.5, 1.0]
-    """Shares of single interactions, see `RerankSettings`. Where others than 0, of these and of
-    the priors, are best on validation items, they have lines beside Eq. 10."""
+    """Shares of single interactions, see `RerankSettings`. If a share or a prior other than 0 is
+    best on validation items, the tables have lines for it beside Eq. 10."""
     priors: Annotated[list[Prior], Distinct] = [0.0, 0.25, 0.5, 1.0]
     personas: Annotated[list[Count], Distinct] = [1, 3, 5, 7]
-    """How many personas an item may have, the others being cut off."""
+    """The most personas of an item; the others are not used."""
     cold: Share = 0.2
     """The share of items whose interactions are hidden, to see what personas do for new items."""
     disliked: float = 2.0
     """A rating up to this is a dislike."""
     aggregated: Path | None = None
-    """A folder whose personas.jsonl has one persona an item, made of all its reviews."""
+    """A folder whose personas.jsonl has one persona for each item, from all its reviews."""
     extractive: Literal["line", "all", "none"] = "line"
     """Personas made without an LLM. line: one variant has them. all: every line has them, and
     their aspects and summaries too; then the folder needs none of these."""
     leaking: Path | None = None
-    """A folder whose personas.jsonl was made with held-out reviews, to show what a leak is worth.
-    Every page then says that one line of it leaks."""
+    """A folder whose personas.jsonl was made with held-out reviews, to measure a leak.
+    Every page then says that one of its lines leaks."""
     examples: Annotated[int, Field(ge=0, le=20)] = 3
 
     @model_validator(mode="after")
@@ -105,7 +105,7 @@ class ExperimentConfig(BaseModel):
 def load_config(
     path: Path, *, artifacts: Path | None = None, adapter: Path | None = None
 ) -> ExperimentConfig:
-    """Read an experiment; `artifacts` and `adapter` take the place of the file's own.
+    """Read an experiment; `artifacts` and `adapter` replace the settings of the file.
 
     Raises InputError for a file that cannot be read, and for a setting that is unknown or wrong.
     """

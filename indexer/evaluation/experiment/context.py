@@ -1,4 +1,4 @@
-"""What every step of an experiment works with."""
+"""The context that all steps of an experiment share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of an experiment as CSV, for programs."""
+"""The tables of an experiment as CSV files."""
 
 from __future__ import annotations
 

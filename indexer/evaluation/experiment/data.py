@@ -1,4 +1,4 @@
-"""The catalogue, the split and the texts that an experiment works on."""
+"""The catalogue, the split and the texts of an experiment."""
 
 from __future__ import annotations
 

@@ -22,20 +22,20 @@ _LIBRARIES = {
     "scipy": "scipy",
     "sklearn": "scikit-learn",
 }
-"""Libraries whose version may change a result, by import name. Those of the encoder are not here:
-its fingerprint covers them."""
+"""Libraries whose version can change a result, by import name. The fingerprint of the encoder
+covers those of the encoder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a file imports (of `from a import b` both a and a.b), and a hash of its code."""
+    """The imports of a file (`from a import b` gives a and a.b), and a hash of its code."""
 
     imports: frozenset[str]
     digest: str
 
 
 def code_hash(modules: Iterable[str], root: Path = ROOT) -> str:
-    """A hash of modules, of all that they depend on, and of the versions of the libraries used.
+    """A hash of modules, of their dependencies, and of the versions of the libraries they use.
 
     Comments and layout do not count.
     """

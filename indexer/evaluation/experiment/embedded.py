@@ -20,16 +20,16 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Personas(PersonaVectors):
-    """Vectors of an item-by-item list of personas (or of any texts that stand for items).
+    """Vectors of personas, item by item (or of other texts that describe items).
 
-    texts: what was encoded, one for each row; empty where the vectors are of no single text.
+    texts: the encoded text of each row; empty if a vector is not the vector of one text.
     """
 
     texts: Sequence[str] = ()
 
     @classmethod
     def of(cls, texts: Iterable[tuple[str, Sequence[str]]], encoder: Encoder) -> Personas:
-        """Encode (item id, texts); items without a text are left out."""
+        """Encode (item id, texts); items without a text are skipped."""
         with_texts = [(item, own) for item, own in texts if own]
         flat = [text for _, own in with_texts for text in own]
         starts = np.cumsum([0, *(len(own) for _, own in with_texts)])
@@ -44,7 +44,7 @@ class Personas(PersonaVectors):
         return Personas(self.items, self.vectors[keep], np.cumsum([0, *counts]))
 
     def merged(self) -> Personas:
-        """One vector an item: the mean of its personas', of unit length."""
+        """One vector for each item: the mean of its personas' vectors, scaled to length 1."""
         sums = np.add.reduceat(self.vectors, self.starts[:-1], axis=0)
         unit = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
         return Personas(self.items, unit.astype(np.float32), np.arange(len(self.items) + 1))
@@ -55,10 +55,10 @@ class Personas(PersonaVectors):
 
 @dataclass(frozen=True)
 class Profiles:
-    """What users did, newest first, as vectors of Eq. 6.
+    """The interactions of users, newest first, as vectors (Eq. 6).
 
-    rows: (n_users, longest) int64, positions in `vectors` and `texts`; -1 for an interaction that
-    says nothing, and behind the end. ratings: (n_users, longest) float64, NaN where not known.
+    rows: (n_users, longest) int64, positions in `vectors` and `texts`; -1 for an interaction
+    without text and for padding. ratings: (n_users, longest) float64, NaN if unknown.
     """
 
     users: list[str]

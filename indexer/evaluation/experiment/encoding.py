@@ -25,11 +25,11 @@ EncoderName = Literal["untrained", "trained"]
 
 @dataclass(frozen=True)
 class Material:
-    """Users and items in all forms that are compared.
+    """Users and items in all forms that the experiment compares.
 
-    full, summaries: histories as summary with aspects, or as summary alone. personas: those of
-    the catalogue. items: the summary of each item in place of personas. others: more personas, by
-    name ("aggregated", "extractive", "leaking").
+    full, summaries: histories as summary with aspects, or as summary alone. personas: of the
+    catalogue. items: the summary of each item instead of personas. others: more personas, by name
+    ("aggregated", "extractive", "leaking").
     """
 
     full: Profiles
@@ -50,8 +50,8 @@ class Encoded:
 
 @contextmanager
 def encoded(name: EncoderName, model: Encoder, context: Context) -> Iterator[Encoded]:
-    """Encode all texts. Vectors are kept on disk; those of leaking personas in a folder apart,
-    because the other folder is searched for leaks.
+    """Encode all texts. Vectors are stored on disk; those of leaking personas have their own
+    folder, because the leak checks search the other one.
     """
     config, output = context.config, context.output
     with ExitStack() as stack:
@@ -92,7 +92,7 @@ def encoded(name: EncoderName, model: Encoder, context: Context) -> Iterator[Enc
 
 
 def summary_of(interaction: Interaction) -> str:
-    """An interaction as the summary of its item alone."""
+    """The text of an interaction that is only the summary of its item."""
     return interaction.summary or interaction.title
 
 

@@ -1,4 +1,4 @@
-"""Versions, machine and git revision that an experiment ran on."""
+"""The versions, machine and git revision of an experiment."""
 
 from __future__ import annotations
 

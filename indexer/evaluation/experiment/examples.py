@@ -1,4 +1,4 @@
-"""Users to look at: what they did, what was proposed, and which personas won."""
+"""Example users: their history, their candidates, and the winning personas."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = 5
 
 
 def spread(one: Judged, scores: Floats, count: int) -> list[str]:
-    """Users from the most helped to the most harmed by these scores, evenly spaced.
+    """Users sampled evenly from the largest gain to the largest loss by these scores.
 
     Only those whose test item is among the candidates.
     """
@@ -42,7 +42,7 @@ def spread(one: Judged, scores: Floats, count: int) -> list[str]:
 def example_users(
     encoded: Encoded, choice: Choice, judged: Judged, generator: str, context: Context
 ) -> list[dict[str, Any]]:
-    """Some users of a generator, from the most helped to the most harmed, as JSON."""
+    """Some users of a generator as JSON, from the largest gain to the largest loss."""
     profiles, folder = encoded.material.full.newest(choice.length), context.data.folder
     scores = choice.plain.scores(judged.pool, profiles, encoded.material.personas)
     users = spread(judged, scores, context.config.examples)
@@ -64,7 +64,7 @@ def example_users(
 
 
 class Labels:
-    """What people call an item: its title, or how its summary begins, or its id."""
+    """A label of an item for people: its title, the begin of its summary, or its id."""
 
     def __init__(self, items: Lookup[Item], summaries: Lookup[Summary]) -> None:
         self._items = items

@@ -1,4 +1,4 @@
-"""The candidate lists of an experiment: from its generators, and from other places."""
+"""The candidate lists of an experiment: from its generators and from other programs."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ def write_lists(context: Context, personas: PersonaVectors) -> dict[Generated, P
 
     personas: the hypothetical users of personas-ease.
 
-    Generators read data without test items. Lists that are there already, and whose provenance
-    fits, are kept.
+    Generators read data without test items. Existing lists are kept if their provenance matches.
     """
     config = context.config
     reviews, splits = blinded(context.data, context.output / "blinded")

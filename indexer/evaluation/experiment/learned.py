@@ -1,7 +1,7 @@
-"""A fusion that is learned: how much each of a handful of scores counts.
+"""A learned fusion: the weights of a few scores.
 
-A conditional logit over each user's candidates: the weights that make the validation items most
-likely, log softmax(features @ weights), with a little weight decay.
+A conditional logit over each user's candidates: the weights maximize the likelihood of the
+validation items, log softmax(features @ weights), with a small weight decay.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ FOLDS = 5
 
 
 def features(pool: Pool, scores: list[Floats], *, generator: bool) -> Floats:
-    """(n_users, n, n_features), each scaled to 0..1: these scores, and with `generator` its own
-    scores and its places. What has no score is judged by the generator.
+    """Features of the candidates, (n_users, n, n_features), each scaled to 0..1.
+
+    They are these scores and, with `generator`, the generator's scores and ranks. A candidate
+    without a score gets the generator's score.
     """
     columns = [pool.fused(one, 1.0) for one in scores]
     if generator:
@@ -51,7 +53,7 @@ def fit(pool: Pool, inputs: Floats, targets: Indexes) -> Floats:
 
 
 def out_of_fold(pool: Pool, inputs: Floats, targets: Indexes) -> Ranks:
-    """Ranks of the targets, each user's by weights that others were used for."""
+    """Ranks of the targets; the weights for a user are fitted to other users."""
     folds: npt.NDArray[np.int64] = np.arange(len(targets)) % FOLDS
     ranks = np.zeros(len(targets), dtype=np.int64)
     for fold in range(FOLDS):

@@ -1,8 +1,8 @@
 """Users and personas compared by their words: the sparse half of dense plus sparse.
 
 TF-IDF of scikit-learn (sublinear counts, smoothed, L2-normalised) over the same texts that the
-encoder reads; fitted to the personas. A user is the decayed mean of his interactions, as in Eq. 7,
-and the comparison is a cosine.
+encoder reads, fitted to the personas. A user is the decayed mean of the interactions, as in Eq. 7.
+The similarity is the cosine.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from indexer.metrics import Ranks, ceiling, metric_names, ndcg
 
 @dataclass(frozen=True)
 class Line:
-    """One way of ordering candidates: where each user's test item stands.
+    """One way to order candidates, with the rank of each user's test item.
 
-    encoder: None for the generator alone. weight: the persona score's share, where fused.
-    options: with those of the reranker that are best on validation items, not Eq. 10.
+    encoder: None for the generator alone. weight: the share of the persona score, if fused.
+    options: whether the reranker's best options on validation items are used instead of Eq. 10.
     """
 
     generator: str
@@ -33,7 +33,7 @@ class Line:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name for people."""
         if self.encoder is None:
             return "generator alone"
         options = ", options" if self.options else ""

@@ -1,4 +1,4 @@
-"""Reranking through the index and the reranker that serve."""
+"""Rerank with the index and the reranker that the service uses."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def indexed(
 
 @dataclass(frozen=True)
 class Through:
-    """What users are reranked through. length: the interactions of a history."""
+    """An index and an encoder to rerank with. length: the interactions of a history."""
 
     index: PersonaIndex
     encoder: Encoder
@@ -113,7 +113,7 @@ def ranks(
 
 
 class Stopwatch:
-    """Measures milliseconds per user from its creation on."""
+    """Measures the milliseconds per user since it was created."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()

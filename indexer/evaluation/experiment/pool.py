@@ -1,7 +1,7 @@
-"""Candidates as arrays, and where a held-out item stands when they are scored anew.
+"""Candidates as arrays, and the rank of a held-out item by other scores.
 
-The order is the reranker's: best score first, ties by item id, what has no score behind in the
-generator's order. A test holds the two together.
+The order is the reranker's: best score first, ties by item id, then the candidates without a score
+in the generator's order. A test compares both.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Indexes = npt.NDArray[np.int64]
 Known = npt.NDArray[np.bool_]
 
 NOBODY = -2
-"""In place of a target's position: this user has no such held-out item."""
+"""Instead of a target's position: the user has no such held-out item."""
 
 
 @dataclass(frozen=True)
 class Pool:
     """The candidates of some users, best first.
 
-    candidates: (n_users, n) int64, positions in `items`, which are in alphabetical order; -1
-    behind the end of a shorter list. scores: (n_users, n) float64, the generator's.
+    candidates: (n_users, n) int64, positions in `items`, which are in alphabetical order; shorter
+    lists are padded with -1. scores: (n_users, n) float64, the generator's.
     """
 
     users: list[str]
@@ -38,11 +38,11 @@ class Pool:
     scores: Floats
 
     def first(self, count: int) -> Pool:
-        """The first so many candidates of each user."""
+        """The first `count` candidates of each user."""
         return Pool(self.users, self.items, self.candidates[:, :count], self.scores[:, :count])
 
     def lists(self) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-        """Each user who has candidates, with their ids and scores."""
+        """Each user with candidates, their ids and scores."""
         rows = zip(self.candidates.tolist(), self.scores.tolist(), strict=True)
         for user, (places, scores) in zip(self.users, rows, strict=True):
             own = [(self.items[at], one) for at, one in zip(places, scores, strict=True) if at >= 0]
@@ -50,18 +50,18 @@ class Pool:
                 yield user, own
 
     def targets(self, wanted: Sequence[str | None]) -> Indexes:
-        """Positions of an item for each user; -1 where nobody lists it, NOBODY where it is None."""
+        """The position of each user's item; -1 if no list has it, NOBODY if it is None."""
         places = {item: place for place, item in enumerate(self.items)}
         found = [NOBODY if item is None else places.get(item, -1) for item in wanted]
         return np.array(found, dtype=np.int64)
 
     def generator_ranks(self, targets: Indexes) -> Ranks:
-        """Where the generator has put the targets."""
+        """The ranks of the targets in the generator's order."""
         found, column = self._columns(targets)
         return np.where(found, column + 1, 0)
 
     def ranks(self, scores: Floats, targets: Indexes) -> Ranks:
-        """Where the targets stand by other scores, (n_users, n); NaN for what has none."""
+        """The ranks of the targets by other scores, (n_users, n); NaN is no score."""
         found, column = self._columns(targets)
         users = np.arange(len(self.candidates))
         own, there = scores[users, column], self.candidates >= 0
@@ -74,10 +74,11 @@ class Pool:
         return np.where(found, 1 + np.where(np.isnan(own), behind, ahead), 0)
 
     def fused(self, scores: Floats, weight: float, known: Known | None = None) -> Floats:
-        """`weight` of these scores and the rest of the generator's, both scaled to 0..1.
+        """Weighted fusion of these scores and the generator's, both scaled to 0..1.
 
-        A candidate without a score gets the generator's. Users who are not `known`, (n_users,)
-        bool, keep the generator's order; by default those without any score.
+        weight: the share of these scores. A candidate without a score gets the generator's. Users
+        that are not `known`, (n_users,) bool, keep the generator's order; by default these are the
+        users without any score.
         """
         there = self.candidates >= 0
         generator = _min_max(np.where(there, self.scores, np.nan))
@@ -93,7 +94,7 @@ class Pool:
 
 
 def read_pool(path: Path, users: Sequence[str]) -> Pool:
-    """The lists of these users; nothing for those who have none. Repeated items count once.
+    """The lists of these users; users without one are skipped. Repeated items count once.
 
     Where a list lacks scores, 1 / place is the score of each of its items.
     """
@@ -119,7 +120,7 @@ def read_pool(path: Path, users: Sequence[str]) -> Pool:
 
 
 def _min_max(scores: Floats) -> Floats:
-    """Each row scaled to 0..1; 0.5 where all are the same, NaN where there is none."""
+    """Scale each row to 0..1; 0.5 if all values are equal, NaN if there are none."""
     known = ~np.isnan(scores)
     low = np.min(np.where(known, scores, np.inf), axis=1, keepdims=True)
     high = np.max(np.where(known, scores, -np.inf), axis=1, keepdims=True)

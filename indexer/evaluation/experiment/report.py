@@ -16,7 +16,7 @@ REPORT = "report.html"
 
 
 def check_drawing() -> None:
-    """Raise MissingExtraError without matplotlib, before hours of work instead of after."""
+    """Raise MissingExtraError if matplotlib is missing, before hours of work."""
     if find_spec("matplotlib") is None:
         raise MissingExtraError(
             "an experiment needs matplotlib: pip install 'p4r-qdrant[experiment]'"

@@ -1,4 +1,4 @@
-"""The reranked lines of the main table: every user through the index and the reranker."""
+"""The reranked lines of the main table, computed with the index and the reranker."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from indexer.metrics import Ranks
 from p4r_qdrant.errors import P4RError
 
 DISAGREEMENT = 0.01
-"""The share of users (at least one user) for whom index and NumPy may disagree: float32 sums in
-another order."""
+"""The share of users (at least one user) with different ranks in the index and in NumPy that is
+allowed: both add float32 numbers in another order."""
 
 
 def passes(choice: Choice, judged: Mapping[str, Judged], context: Context) -> int:
-    """How often every user is reranked."""
+    """How many times every user is reranked."""
     return 2 * len(choice.scorers) * len(judged) * len(context.config.candidates)
 
 
 def reranked_lines(
     encoded: Encoded, choice: Choice, judged: Mapping[str, Judged], context: Context
 ) -> list[dict[str, Any]]:
-    """Each scorer, generator and number of candidates, alone and fused; fields as `Line`.
+    """The lines of each scorer, generator and number of candidates, alone and fused.
 
-    Raises P4RError if the reranker places test items otherwise than NumPy does.
+    Raises P4RError if the reranker and NumPy rank test items differently.
     """
     rows = []
     profiles = encoded.material.full.newest(choice.length)
@@ -82,6 +82,6 @@ def _check_agreement(ranks: Ranks, expected: Ranks) -> None:
     differing = int(np.sum(ranks != expected))
     if differing > max(1, DISAGREEMENT * len(ranks)):
         raise P4RError(
-            f"the reranker places the held-out items of {differing} of {len(ranks)} users "
-            "otherwise than the same scores computed in NumPy do; please report this"
+            f"the reranker and NumPy rank the held-out items of {differing} of {len(ranks)} users "
+            "differently; please report this"
         )

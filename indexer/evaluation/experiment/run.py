@@ -165,7 +165,7 @@ def _artifacts(config: ExperimentConfig, output: Path, progress: Progress) -> Pa
 
 
 def _check_made(context: Context, lists: Sequence[Path], made: Sequence[Encoded]) -> LeakReport:
-    """The leak checks on all that lines are made from: lists, texts, and the adapter."""
+    """The leak checks on the inputs of the lines: lists, texts, and the adapter."""
     with_provenance = [path for path in lists if provenance_path(path).is_file()]
     elsewhere = [path for path in lists if path not in with_provenance]
     files = [one.encoder.texts_path for one in made]
@@ -205,7 +205,7 @@ def _generators(
 ) -> tuple[dict[str, str], Values]:
     """The strongest generator on validation items, by number of candidates; and all values.
 
-    What reads personas is not a generator to compare with, unless there is no other.
+    A generator that reads personas is no baseline, unless there is no other.
     """
     values = {str(count): selection.generator_values(judged, count) for count in counts}
     rivals = [name for name in judged if name != PERSONAS_EASE] or list(judged)
@@ -223,7 +223,7 @@ def _generator_lines(judged: Mapping[str, Judged], counts: Sequence[int]) -> lis
 
 
 class _Steps:
-    """The steps that take long: each is a stage whose result is kept, for each encoder."""
+    """The long steps, for each encoder: each is a stage with a stored result."""
 
     def __init__(
         self, context: Context, judged: Mapping[str, Judged], lists_hashes: Sequence[str]

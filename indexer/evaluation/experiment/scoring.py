@@ -1,4 +1,4 @@
-"""Persona scores of candidates in NumPy, from cached vectors: what the ablations vary.
+"""Persona scores of candidates in NumPy, from cached vectors, for the ablations.
 
 The online reranker computes Eq. 10, with `interests` and `prior` if the settings ask for them; the
 other forms here are experiments.
@@ -25,13 +25,13 @@ Aggregation = Literal["maximum", "mean", "soft"]
 
 @dataclass(frozen=True)
 class Scorer:
-    """How users and personas make scores of items.
+    """How items are scored from users and personas.
 
-    interests, prior: those of `RerankSettings`, of the reranker. dislikes: how much of the
-    similarity to what the user disliked (`disliked` or less stars) is taken off; the rest of the
-    history is what was liked. words: share of a comparison of words (see lexical.py), the encoder
-    has the rest. aggregation: of an item's personas, `maximum` (Eq. 10), `mean`, or `soft`, a
-    maximum that also counts the others (temperature).
+    interests, prior: see `RerankSettings`. dislikes: the weight of a penalty for similarity to the
+    disliked interactions (rated `disliked` or less); the user vector is then made from the others.
+    words: the share of the lexical similarity (see lexical.py); the encoder has the rest.
+    aggregation: of the scores of an item's personas: `maximum` (Eq. 10), `mean`, or `soft`, a soft
+    maximum with `temperature`.
     """
 
     decay: float = 0.85
@@ -74,16 +74,16 @@ class Scorer:
         return results
 
     def _columns(self, pool: Pool, personas: Personas) -> Indexes:
-        """Where each candidate's scores are; one behind the last for items without personas."""
+        """The column of each candidate's score; one after the last for items without personas."""
         places = {item: place for place, item in enumerate(personas.items)}
         nowhere = len(personas.items)
         of_item = np.array([places.get(item, nowhere) for item in pool.items] + [nowhere])
-        return of_item[pool.candidates]  # -1 finds the last, which is nowhere
+        return of_item[pool.candidates]  # -1 selects the last entry: no personas
 
     def _similarities(
         self, profiles: Profiles, means: Vectors, block: slice, personas: Personas
     ) -> Floats:
-        """(n, n_personas) float64: how near each user is to each persona."""
+        """(n, n_personas) float64: the similarity of each user to each persona."""
         near: Floats = (means[block] @ personas.vectors.T).astype(np.float64)
         if self.interests:
             near *= 1 - self.interests

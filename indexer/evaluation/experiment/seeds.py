@@ -1,4 +1,4 @@
-"""How much the generators that draw random numbers depend on the seed."""
+"""How much the results of random generators depend on the seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def seed_table(
 ) -> list[dict[str, Any]]:
     """NDCG@10 on test items for each seed: generator alone, personas, fused.
 
-    Empty where the configuration has a single seed.
+    Empty if the configuration has only one seed.
     """
     if len(context.config.seeds) < 2:
         return []

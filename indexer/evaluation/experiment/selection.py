@@ -1,4 +1,4 @@
-"""What is chosen by NDCG@10 on validation items, before a test item is looked at."""
+"""Choose settings by NDCG@10 on validation items, before any test item is read."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from p4r_qdrant.errors import InputError
 class Judged:
     """The pool of a generator with the held-out items of its users.
 
-    valid, test: (n_users,) positions among the pool's items; -1 where no list holds the item,
-    NOBODY where a user has none.
+    valid, test: (n_users,) positions in the pool's items; -1 if no list holds the item, NOBODY if
+    the user has none.
     """
 
     pool: Pool
@@ -36,7 +36,7 @@ class Judged:
 
 
 class Weighed(NamedTuple):
-    """What a fusion weight is chosen for."""
+    """The case that a fusion weight is chosen for."""
 
     scorer: Scorer
     generator: str
@@ -44,7 +44,7 @@ class Weighed(NamedTuple):
 
 
 class Fusion(NamedTuple):
-    """A share of the persona score in weighted fusion, and its NDCG@10 on validation items."""
+    """A weight of the persona score in fusion, and its NDCG@10 on validation items."""
 
     weight: float
     valid: float
@@ -52,10 +52,10 @@ class Fusion(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """The settings that are best for one encoder.
+    """The best settings for one encoder.
 
-    scorers: Eq. 10, and where they are better, options of the reranker. fusions: the share of the
-    persona score in weighted fusion, and what it reaches.
+    scorers: Eq. 10 and, if they are better, options of the reranker. fusions: the weights of the
+    persona score in fusion and their NDCG@10.
     """
 
     length: int
@@ -94,8 +94,8 @@ def read_judged(path: Path, context: Context) -> Judged:
     valid, test = pool.targets(data.wanted("valid")), pool.targets(data.wanted("test"))
     if not (pool.generator_ranks(valid) > 0).any():
         raise InputError(
-            f"no list of {path} holds its user's validation item, and nothing can be chosen "
-            "without one; make the lists from training interactions alone"
+            f"no list of {path} holds its user's validation item, so no settings can be chosen; "
+            "make the lists from training interactions alone"
         )
     return Judged(pool, valid, test)
 
@@ -160,9 +160,10 @@ def choice(
 
 
 class Hybrid(NamedTuple):
-    """The order that is best on validation items; without an encoder a generator's own.
+    """The best order on validation items; without an encoder it is a generator's own.
 
-    options: with those of the reranker, not Eq. 10. valid: its NDCG@10 on validation items.
+    options: whether the reranker's options are used instead of Eq. 10. valid: its NDCG@10 on
+    validation items.
     """
 
     generator: str
@@ -174,7 +175,7 @@ class Hybrid(NamedTuple):
 def hybrid(
     judged: Mapping[str, Judged], choices: Mapping[EncoderName, Choice], count: int
 ) -> Hybrid:
-    """The best of all generators, alone and fused with personas; of equal ones the simplest."""
+    """The best generator, alone or fused with personas; the simplest if several are equal."""
     values = generator_values(judged, count)
     found = [Hybrid(name, None, False, valid) for name, valid in values.items()]
     found += [
@@ -196,7 +197,7 @@ def mean_ndcg(
 
 
 def fusion_weight(judged: Judged, scores: Floats, weights: Iterable[float]) -> Fusion:
-    """The best share among `weights`; of equal ones the first."""
+    """The best of `weights`; the first if several are equal."""
     found = (Fusion(one, valid_ndcg(judged, judged.pool.fused(scores, one))) for one in weights)
     return max(found, key=lambda one: one.valid)
 
@@ -208,5 +209,5 @@ def valid_ndcg(judged: Judged, scores: Floats) -> float:
 
 
 def best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The row with the highest `valid`; of equal ones the first."""
+    """The row with the highest `valid`; the first if several are equal."""
     return max(rows, key=lambda row: row["valid"])

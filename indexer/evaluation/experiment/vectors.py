@@ -1,4 +1,4 @@
-"""An encoder that remembers on disk what it said of each text."""
+"""An encoder that stores the vector of each text on disk."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from p4r_qdrant.errors import InputError
 from p4r_qdrant.whole_files import opened_privately
 
 CHUNK = 256
-"""Texts that are encoded, and kept, at once: what a kill may cost."""
+"""Texts that are encoded and stored at once: a kill loses at most so many vectors."""
 
 
 class CachedEncoder(EncoderOver):
-    """Another encoder whose vectors are kept in a folder, by its fingerprint.
+    """Wraps an encoder and stores its vectors in a folder, by its fingerprint.
 
     FINGERPRINT.texts.jsonl holds the texts, one JSON string a line; FINGERPRINT.f32 their vectors
-    in that order, (n, dim) float32. A kill leaves whole records; half a one is cut off.
+    in that order, (n, dim) float32. A record that a kill left incomplete is cut off.
     """
 
     def __init__(self, encoder: Encoder, folder: Path, progress: Progress = SILENT) -> None:
@@ -40,7 +40,7 @@ class CachedEncoder(EncoderOver):
         self._rows = {text: row for row, text in enumerate(self._whole_records())}
 
     def _whole_records(self) -> list[str]:
-        """The texts that have a vector; what was not finished is cut off."""
+        """Read the texts that have a vector; cut off an incomplete record."""
         width = 4 * self.dimension
         known = self._vectors_path.stat().st_size // width
         texts: list[str] = []
@@ -60,7 +60,7 @@ class CachedEncoder(EncoderOver):
         return [text for text in dict.fromkeys(texts) if text not in self._rows]
 
     def encode_texts(self, batch: Sequence[str]) -> Floats:
-        """(n, dim) float32, L2-normalised; only what is not known is encoded."""
+        """(n, dim) float32, L2-normalised; only texts without a stored vector are encoded."""
         # Longest last: an encoder pads a chunk to its longest text.
         new = sorted(self.missing(batch), key=len)
         for start in range(0, len(new), CHUNK):

@@ -1,4 +1,4 @@
-"""What a generator is: settings to try, and scores of all items for some users."""
+"""The interface of a generator: a grid of settings, and scores of all items for some users."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.floating[Any]]
 
 DECAYS = (1.0, 0.95, 0.85, 0.7)
-"""What an interaction counts against the user's next newer one, in item-to-item models."""
+"""Weights of an interaction relative to the user's next newer one, in item-to-item models."""
 
 Scores = Callable[[Indexes], Floats]
 """Scores of all items, (n_users, n_items), for users by position."""
@@ -38,14 +38,14 @@ _NEEDS = {"bpr": "torch_geometric", "itemknn": "implicit", "lightgcn": "torch_ge
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A fitted model: the settings it was fitted with, and what it says."""
+    """A fitted model: its settings and its scores."""
 
     settings: Mapping[str, Any]
     scores: Scores
 
 
 class Generator(Protocol):
-    """A module of this package, or `PersonasEase`. `SETTINGS`: how many models `fitted` yields."""
+    """A module of this package, or `PersonasEase`. `SETTINGS`: the number of models of `fitted`."""
 
     SETTINGS: int
 

@@ -1,7 +1,7 @@
 """BPR-MF (Rendle et al., UAI 2009, arXiv 1205.2618).
 
-Not by `implicit`: it draws the item to compare with by popularity rather than uniformly, which
-makes for a much weaker generator to beat (magazines, validation NDCG@10: .20 at best).
+`implicit` is not used: it samples negative items by popularity and not uniformly, and that model is
+much weaker (magazines, validation NDCG@10: 0.20 at best).
 """
 
 from __future__ import annotations

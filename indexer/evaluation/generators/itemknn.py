@@ -1,7 +1,7 @@
 """Item-based nearest neighbours with implicit: cosine, TF-IDF or BM25 weights.
 
-A user's score of an item is the sum of its similarities to what the user has, over each item's
-`neighbours` most similar ones.
+The score of an item is the sum of its similarities to the user's items. Each item has similarities
+to its `neighbours` most similar items only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def fitted(training: Interactions, seed: int) -> Iterator[Fitted]:  # noqa: ARG0
     for weights, neighbours in product(WEIGHTS, NEIGHBOURS):
         model = kinds[weights](K=neighbours)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # implicit warns of its own conversions
+            warnings.simplefilter("ignore")  # implicit warns about its own conversions
             model.fit(matrix(training), show_progress=False)
         settings = {"weights": weights, "neighbours": neighbours}
         yield from item_scores(training, model.similarity, settings)

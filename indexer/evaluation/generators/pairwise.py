@@ -1,7 +1,7 @@
 """Embeddings of users and items trained by the BPR loss, with torch-geometric on the CPU.
 
-Scores are inner products of embeddings that LightGCN has passed through its layers; without a
-layer it is plain BPR-MF. Items to compare with are drawn uniformly, as both papers do.
+Scores are inner products of embeddings after the layers of LightGCN; without a layer the model is
+BPR-MF. Negative items are sampled uniformly, as in both papers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EPOCHS = (50, 100, 200, 400)
 RATE = 0.005
 BATCH = 2048
 MOST_STEPS = 10
-"""Steps an epoch: each one passes the whole graph, so large data have larger batches."""
+"""Most steps of an epoch. Each step passes the whole graph, so large data get larger batches."""
 
 
 def fitted(
@@ -36,11 +36,11 @@ def fitted(
     dimensions: Sequence[int],
     regularization: Sequence[float],
 ) -> Iterator[Fitted]:
-    """One model for each setting and number of epochs; later epochs go on from earlier ones."""
+    """One model for each setting and number of epochs; training continues between the numbers."""
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what its other models use is deprecated in torch
+        warnings.simplefilter("ignore")  # its other models use deprecated parts of torch
         from torch_geometric.nn.models import LightGCN
     training = matrix(interactions)
     n_users, n_items = training.shape
@@ -97,7 +97,7 @@ def _epoch(
     regularization: float,
     rng: np.random.Generator,
 ) -> None:
-    """Every interaction once, each with an item that its user does not have."""
+    """Train on every interaction once, each with an item that the user does not have."""
     import torch
 
     n_users, n_items = training.shape
@@ -120,7 +120,7 @@ def _epoch(
 def _not_theirs(users: Indexes, known: Indexes, n_items: int, rng: np.random.Generator) -> Indexes:
     """A random item for each user that is not among the `known` pairs (user * n_items + item).
 
-    Gives up after some draws: a user may have everything.
+    After 20 draws a wrong item remains: a user can have all items.
     """
     drawn = rng.integers(0, n_items, len(users))
     for _ in range(20):
@@ -133,7 +133,7 @@ def _not_theirs(users: Indexes, known: Indexes, n_items: int, rng: np.random.Gen
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """One result for one seed; what was set before is set again."""
+    """Context manager: the same seed gives the same result. Restores the settings of torch."""
     import torch
 
     before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()

@@ -1,6 +1,6 @@
 """A note in the folder of an embedded index: at which address `p4r serve` answers from it.
 
-Only one process can open the folder. Others read here whom to ask.
+Only one process can open the folder. Other processes read here where the service listens.
 """
 
 from __future__ import annotations

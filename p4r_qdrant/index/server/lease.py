@@ -1,9 +1,9 @@
 """One writer at a time, agreed on through a text that all of them can read and write.
 
-The holder writes its name and a number, and another number every few seconds. Who finds a name
-waits: for the number to change (the holder lives: refused), or for it not to (it was killed).
-No clocks are compared, and process ids only where they mean the same. Of two who were suspended at
-the wrong moment, so that both hold it, the one that was overwritten ends with an error.
+The holder writes its name and a number, and changes the number every few seconds. Another process
+that finds a name waits. If the number changes, the holder is alive and the lease is refused; if
+not, the holder was killed. No clocks are compared, and process ids only on the same machine. If two
+processes hold the lease because they were suspended, the one that was overwritten fails.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from p4r_qdrant.errors import IndexLockedError, P4RError
 from p4r_qdrant.index.processes import is_running, space
 
 BEAT_S = 3.0
-"""How often a holder shows that it lives."""
+"""How often a holder changes its number."""
 DEAD_AFTER_S = 20.0
-"""How long a holder may show nothing before it is taken for dead."""
+"""How long the number may stay the same before the holder counts as dead."""
 SETTLE_S = 0.3
-"""After which two who wrote their names at the same time see which of them stayed."""
+"""Wait before reading back which of two simultaneous writers holds the lease."""
 
 
 @contextmanager
 def held(read: Callable[[], str], write: Callable[[str], None], what: str) -> Iterator[None]:
-    """Be the only one; `what` is the thing that there is to hold, for people.
+    """Context manager that holds the lease. what: the name of the leased thing, for people.
 
     Raises IndexLockedError if another process holds the lease, at the end if one took it over.
     """
@@ -45,7 +45,7 @@ def held(read: Callable[[], str], write: Callable[[str], None], what: str) -> It
         number = 0
         while not over.wait(BEAT_S):
             number += 1
-            with suppress(P4RError):  # one that is missed is made up for by the next
+            with suppress(P4RError):  # the next change makes up for a missed one
                 if not _taken_over(read(), name):
                     write(f"{name} {number}")
 
@@ -84,7 +84,7 @@ def _wait_for_nobody(read: Callable[[], str], what: str) -> None:
 
 
 def _is_dead(holder: str) -> bool:
-    """Whether the holder was a process that would be seen from here, and is no more."""
+    """Whether the holder was a process of this machine that no longer exists."""
     _, pid, where, *_ = *holder.split(), "", "", ""
     return where == space() != "" and pid.isdecimal() and not is_running(int(pid))
 

@@ -28,7 +28,7 @@ PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 
 
 class ServerVersions(Versions):
-    """Collections `ALIAS-FINGERPRINT`; one that itself has the alias' name is live and alone.
+    """Collections `ALIAS-FINGERPRINT`. A collection with the name of the alias is the only version.
 
     Such a collection was made before there were versions. Its name cannot become an alias.
     """
@@ -52,10 +52,10 @@ class ServerVersions(Versions):
                 return self.alias
             if pause_s is not None:
                 time.sleep(pause_s)
-        # A key for single collections sees an alias only along with what it stands for.
+        # A key for single collections sees an alias only if it may see the collection, too.
         raise AuthenticationError(
-            f"{self.location} is an alias, and the API key may not see of which collection; let it "
-            f"read that one too, and those that begin with {self.alias}-"
+            f"{self.location} is an alias, and the API key may not see its collection; allow it to "
+            f"read that collection and those that begin with {self.alias}-"
         )
 
     def all(self) -> list[Version]:

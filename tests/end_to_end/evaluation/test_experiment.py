@@ -529,7 +529,7 @@ def test_an_index_that_ranks_otherwise_is_found_out(
         return honest(*arguments)[::-1]
 
     monkeypatch.setattr(online, "ranks", backwards)
-    with pytest.raises(P4RError, match="otherwise than the same scores computed in NumPy do"):
+    with pytest.raises(P4RError, match="reranker and NumPy rank the held-out items"):
         ran(config(shop), tmp_path / "out")
 
 

@@ -507,7 +507,7 @@ def test_an_adapter_of_no_numbers_is_refused(
     ("chosen", "said"),
     [
         ({"hard_negatives": 1, "target_modules": "nope"}, "P4R_TRAINING__TARGET_MODULES"),
-        ({"batch_size": 15}, "does not divide among 2 processes"),
+        ({"batch_size": 15}, "cannot be divided among 2 processes"),
     ],
 )
 def test_settings_that_do_not_fit(
