@@ -78,7 +78,8 @@ def judge_lists(
     lengths: list[int] = []
     notes: Counter[str] = Counter()
     seen: dict[str, int] = {}
-    lines = read_lines(path, _List, refusals)
+    broken = Refusals(keep=1, parent=refusals)
+    lines = read_lines(path, _List, broken)
     for number, _, line in track(progress, lines, f"reading {path.name}"):
         first = seen.setdefault(line.user_id, number)
         if first != number:
@@ -99,7 +100,8 @@ def judge_lists(
         if wanted in items:
             ranks[place] = items.index(wanted) + 1
     if not lengths:
-        raise InputError(f"{path} holds no list of a user whose truth is known; do the ids match?")
+        why = f"the first refusal: {broken.sentences[0]}" if broken.total else "do the ids match?"
+        raise InputError(f"{path} holds no list of a user whose truth is known; {why}")
     notes[NO_LIST] = len(places) - len(lengths)
     return JudgedLists(ranks, min(lengths), max(lengths), +notes)
 

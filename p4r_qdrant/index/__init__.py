@@ -1,4 +1,4 @@
-"""The persona index: one protocol (`base`), two engines (`server`, `edge`), the same answers."""
+"""The persona index: one interface (`index.py`), two engines (`server`, `edge`), equal results."""
 
 from p4r_qdrant.index.engine import IndexStats
 from p4r_qdrant.index.index import PersonaIndex

@@ -1,4 +1,4 @@
-"""What a point holds: payload field names, point ids, and the checks before a write.
+"""The content of a point: payload field names, point ids, and the checks before a write.
 
 One point is one persona. Both engines write what `make_points` returns and read it back with
 `stored_persona`, so that a collection looks the same whichever engine made it.
@@ -65,7 +65,7 @@ EXTRACTIVE = "extractive"
 
 
 POSITION = "slot"
-"""The place of a persona among those of its item, from 0. Stored under its first name."""
+"""The position of a persona among those of its item, from 0. The stored name is an older one."""
 
 
 GENERATION = "generation"
@@ -78,11 +78,11 @@ CONTENT_HASH = "content_hash"
 
 
 UNSETTLED = "unsettled"
-"""1 on a point whose item is being replaced; a kill in between leaves it for `repair()`."""
+"""1 on a point whose item is being replaced. A kill leaves it, and `repair()` removes it."""
 
 
 MOST_PER_ITEM = 256
-"""Personas an item can have whatever the settings: its points differ in one byte."""
+"""Most personas of an item with any settings: the ids of its points differ in one byte."""
 
 
 OWN_FIELDS = frozenset(
@@ -97,7 +97,7 @@ KEYWORDS = (PERSONA_ID, CATEGORY, DOMAIN)
 
 
 BOOKKEEPING = frozenset({POSITION, GENERATION, UNSETTLED})
-"""Indexed fields that are no concern of a caller's filter."""
+"""Indexed fields that a caller's filter cannot use."""
 
 
 _NOT_TOLD = OWN_FIELDS - {EVIDENCE_COUNT, EXTRACTIVE, UPDATED_AT}
@@ -141,9 +141,9 @@ class Point:
 
 @lru_cache(maxsize=100_000)
 def point_prefix(item_id: str) -> str:
-    """What the ids of an item's points begin with: a UUIDv8 of its hash, but for the last byte.
+    """The prefix of the ids of an item's points: a UUIDv8 of its hash, without the last byte.
 
-    Not UUIDv5: Python takes 6 us for one, and a query needs one for each candidate.
+    Not UUIDv5: it takes Python 6 us, and a query needs an id for each candidate.
     """
     digest = hashlib.blake2b(item_id.encode(), digest_size=15, person=b"p4r-qdrant").hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-8{digest[17:20]}-{digest[20:]}"
@@ -152,8 +152,8 @@ def point_prefix(item_id: str) -> str:
 def point_id(item_id: str, position: int) -> str:
     """The item's UUIDv8 with the persona's position (0..255) as its last byte.
 
-    The same item and position always give the same id. A point's id tells its item, so that a
-    query can be read without payloads.
+    The same item and position always give the same id. A point's id identifies its item, so the
+    results of a query need no payloads.
     """
     return f"{point_prefix(item_id)}{position:02x}"
 
@@ -161,10 +161,10 @@ def point_id(item_id: str, position: int) -> str:
 def content_hash(
     personas: Sequence[Persona], fields: Mapping[str, Any], vectors_hash: str = ""
 ) -> str:
-    """What an item's points are made from: their number, and a hash of the texts.
+    """The content of an item's points: their number, and a hash of the texts.
 
-    While it is unchanged there is nothing to encode or to write. An encoder's vectors follow from
-    the texts; those of anybody else are told apart by `vectors_hash`.
+    If it is unchanged, the item need not be encoded or written. The texts determine the vectors of
+    an encoder; `vectors_hash` identifies vectors from other sources.
     """
     content = [
         [one.persona_id, one.name, one.description, one.preference_rationale, len(one.evidence)]
@@ -224,7 +224,7 @@ def make_points(
 
 
 def payload_fields(item: Item | None, summary: str, domain: str) -> dict[str, Any]:
-    """What is stored beside an item's personas: title, category, summary, and its own fields."""
+    """The fields that are stored with an item's personas: title, category, summary, own fields."""
     fields: dict[str, Any] = {}
     if item is not None:
         fields |= item.model_extra or {}
@@ -247,7 +247,7 @@ def plain_text(value: str) -> str:
 
 
 def slug(value: str) -> str:
-    """A keyword one can type: lower case, words joined by hyphens."""
+    """A keyword that is easy to type: lower case, words joined by hyphens."""
     return "-".join(_WORD.findall(plain_text(value).lower()))
 
 
@@ -264,7 +264,7 @@ def stored_persona(payload: Mapping[str, Any]) -> StoredPersona:
 
 
 def check_item_id(item_id: str) -> str:
-    """Return `item_id`; raise PersonaError where it cannot be one."""
+    """Return `item_id`; raise PersonaError if it is not valid."""
     try:
         return check_id(item_id)
     except ValueError as error:
@@ -354,7 +354,7 @@ def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unstorable(value: Any, depth: int) -> str:
-    """What keeps Qdrant from storing a JSON value as it is; empty where nothing does."""
+    """Why Qdrant cannot store a JSON value unchanged; empty if it can."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return "holds a number of more than 64 bits; store it as text"
     if not isinstance(value, (list, dict)):

@@ -1,4 +1,4 @@
-"""Checks what a caller asks for, and turns users into unit directions."""
+"""Check the arguments of a query, and make unit directions of users."""
 
 from __future__ import annotations
 

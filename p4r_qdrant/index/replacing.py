@@ -1,8 +1,8 @@
 """Replaces the personas of an item without a gap, and repairs what a crash interrupted.
 
 New points are written first, marked unsettled, over older ones only; then older points are
-deleted; then the mark is removed. A reader sees an item's old personas or its new ones, for an
-instant both, never none. Of two writers of one item the later one wins.
+deleted; then the mark is removed. A reader sees the old personas of an item, the new ones, or for
+an instant both, but never none. If two processes write one item, the later write wins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from p4r_qdrant.index.payload import (
 )
 
 WRITE_BATCH = 256
-"""Items that one request writes or settles."""
+"""The number of items that one request writes or settles."""
 
 
 def now() -> int:
@@ -33,8 +33,8 @@ def now() -> int:
 def write(engine: Engine, items: Mapping[str, list[Point]]) -> set[str]:
     """Write items, whether the index has them or not: item id -> its points.
 
-    Items that the index does not have skip the bookkeeping between writers, unless another writer
-    adds them at the same time. Returns the ids of items where a newer write stays.
+    Items that are new in the index skip the coordination between writers, unless another writer
+    adds them at the same time. Returns the ids of items whose newer write was kept.
     """
     held = generations(engine, list(items))
     fresh = [one for item_id, own in items.items() if item_id not in held for one in own]
@@ -48,7 +48,7 @@ def write(engine: Engine, items: Mapping[str, list[Point]]) -> set[str]:
 def write_unchanged(
     engine: Engine, items: Mapping[str, list[Point]], known: Mapping[str, int]
 ) -> set[str]:
-    """Write items that nobody has written since `known` was read; the others stay.
+    """Write items that were not written since `known` was read; the others are kept.
 
     No clocks are compared: an item gets the generation after the one that was known, and every
     other writer takes a later one.
@@ -105,9 +105,9 @@ def settle(
 ) -> dict[str, int]:
     """Leave each item with its newest generation, without the mark.
 
-    own: item id -> content hash that the calling writer wrote under `generation`; None: the caller
-    is no writer. Returns the newest generation of those items where it is not the writer's alone;
-    these keep their mark.
+    own: item id -> content hash that the caller wrote with `generation`; None if the caller wrote
+    nothing. Returns the newest generation of the items that another writer has written, too; these
+    keep their mark.
     """
     newer: dict[str, int] = {}
     settled: dict[int, list[str]] = {}
@@ -146,7 +146,7 @@ def generations(engine: Engine, item_ids: Sequence[str]) -> dict[str, dict[int, 
 
 
 def _contested(engine: Engine, fresh: Sequence[Point]) -> list[Point]:
-    """Of points just written as new, those whose item another writer has written too."""
+    """The points, among those just written as new, whose item another writer has written, too."""
     own = {point.payload[ITEM_ID]: point.payload[GENERATION] for point in fresh}
     contested = {
         item_id

@@ -1,7 +1,7 @@
 """The embedded engine: points in a Qdrant Edge shard, and a matrix for scoring them.
 
-Qdrant Edge holds the GIL in every call. So long work is cut into short calls, and `optimize` runs
-in another process on a copy. Only one process can open a folder at a time.
+Qdrant Edge holds the GIL in every call. Therefore long work is split into short calls, and
+`optimize` runs in another process on a copy. Only one process can open a folder at a time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from p4r_qdrant.index.payload import Point, point_id
 from p4r_qdrant.settings import IndexSettings
 
 POINTS_A_CALL = 128
-"""Points that one call into Qdrant Edge reads or writes: about 3 ms without other threads."""
+"""The points that one call of Qdrant Edge reads or writes; it blocks all threads for about 3 ms."""
 POINTS_A_FLUSH = 20_000
 
 
@@ -75,7 +75,7 @@ class EdgeEngine:
         self._write_lock = threading.RLock()
         self._matrix: ScoreMatrix | None = None
         self._touched: set[str] | None = None
-        """Items written while `optimize` runs; None if it does not."""
+        """Items written while `optimize` runs; None if it does not run."""
         self._unflushed = 0
         self._written = False
         """Whether files may have changed since their checksums were compared."""
@@ -146,9 +146,9 @@ class EdgeEngine:
     def optimize(self) -> None:
         """Compact the shard while other threads read and write.
 
-        Another process makes a new shard of the points in a copy, so that nothing of deleted ones
-        is in it. Items written meanwhile are written to it too; then it replaces the old shard in
-        one step.
+        Another process makes a new shard from the points of a copy, so it holds nothing of deleted
+        points. Items written meanwhile are also written to the new shard. Then it replaces the old
+        shard in one step.
         """
         with self._translated():
             with self._write_lock:
@@ -229,7 +229,7 @@ class EdgeEngine:
     def best_points(
         self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
     ) -> list[BestPoints]:
-        """See `Engine`. Without a filter the matrix answers, else the shard."""
+        """See `Engine`. Without a filter the matrix scores, else the shard."""
         matrix = None
         if not conditions:
             with suppress(StorageFullError):  # after a crash, no room for a matrix: search instead
@@ -331,11 +331,11 @@ class EdgeEngine:
     # -- writing ------------------------------------------------------------------------------
 
     def replacing(self) -> AbstractContextManager[object]:
-        """One lock: in one process the writers of an item come one after another."""
+        """One lock: the writers of this process run one after another."""
         return self._write_lock
 
     def discard_derived(self) -> None:
-        """See `Engine`. The matrix is made again when it is needed."""
+        """See `Engine`. The matrix is rebuilt when it is needed."""
         self._matrix = None
 
     def write_metadata(self, metadata: IndexMetadata) -> None:
@@ -395,7 +395,7 @@ class EdgeEngine:
             self._shard.update(edge.UpdateOperation.delete_payload_by_filter(marked, keys))
 
     def _begin_write(self, item_ids: set[str], space: int = SPACE_TO_TIDY) -> ScoreMatrix:
-        """Before a write: the matrix on the disk is outdated, and an optimizer must know."""
+        """Prepare a write: drop the saved matrix, and record the items for a running optimizer."""
         self._folder.check_space(space)
         self._written = True
         matrix = self._score_matrix()
@@ -408,7 +408,7 @@ class EdgeEngine:
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """Shard and matrix change together; if that fails, the matrix is made again."""
+        """Change shard and matrix together; if that fails, the matrix is rebuilt."""
         try:
             yield
         except BaseException:
@@ -418,7 +418,7 @@ class EdgeEngine:
     # -- the matrix ---------------------------------------------------------------------------
 
     def _score_matrix(self) -> ScoreMatrix:
-        """The matrix of vectors: as it was saved, or after a crash made from the shard."""
+        """The matrix of vectors: the saved one, or after a crash one made from the shard."""
         self._check_open()
         if self._matrix is None:
             with self._write_lock, self._translated():

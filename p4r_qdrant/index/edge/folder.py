@@ -1,7 +1,7 @@
 """The folder of an embedded index: its manifest, its shards, and the disk space they take.
 
 FOLDER/manifest.json   the metadata of the index, and the name of the current shard
-FOLDER/shard-N/        the Qdrant Edge shard: the record of everything
+FOLDER/shard-N/        the Qdrant Edge shard: all points
 FOLDER/rows.*          the vectors as a matrix for scoring, derived (`matrix.py`)
 FOLDER/sums.json       checksums of manifest and shard, while the index is closed (`sums.py`)
 FOLDER/.lock           held by the one process that has the index open
@@ -84,7 +84,7 @@ class EdgeFolder:
         self._sums = FileSums(path)
 
     def lock(self) -> None:
-        """Keep every other process out until `unlock`; the folder is made if it is not there.
+        """Lock the folder for this process until `unlock`; make the folder if it does not exist.
 
         Raises IndexLockedError if another process has it open, or is just making it.
         """
@@ -95,7 +95,7 @@ class EdgeFolder:
             raise self._locked()
 
     def unlock(self) -> None:
-        """Let others in. Unlocking twice is fine."""
+        """Release the lock. Unlocking twice is fine."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -184,7 +184,7 @@ class EdgeFolder:
         return [self.path / f"shard-{last + one}" for one in range(1, count + 1)]
 
     def remove_other_shards(self, kept: str) -> None:
-        """Delete all shards but `kept`: those that a crash or a swap left."""
+        """Delete all shards except `kept`: a crash or a swap left them."""
         for path in self._shards():
             if path.name != kept:
                 shutil.rmtree(path, ignore_errors=True)
@@ -215,7 +215,7 @@ class EdgeFolder:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Turn the plain exceptions of Qdrant Edge and the file system into the project's."""
+        """Translate the exceptions of Qdrant Edge and the file system into the project's."""
         try:
             yield
         except OSError as error:
@@ -253,7 +253,7 @@ class EdgeFolder:
 
 
 def _may_precede_manifest(name: str) -> bool:
-    """Whether a file of this name may be in a folder in which no index was made yet."""
+    """Whether a folder without an index may hold a file of this name."""
     return (
         name in (FIRST_SHARD, SERVING, LOCK, WRITER, SUMS, BEFORE, PUBLISHES)
         or name.startswith(VERSION)

@@ -1,10 +1,10 @@
 """The persona vectors as one matrix on disk, for scoring candidates in process.
 
-The embedded engine answers a search point by point through Python objects; a matrix answers it
-by one multiplication, an order of magnitude faster. The matrix is derived from the shard, which
-stays the record: `rows.json` says which rows are whose, and is there only while both agree. It is
-taken away before the first write and written again when the index is closed; where it is missing
-(a crash), or its checksum is not that of both files, the matrix is made anew from the shard.
+A search of the embedded engine makes a Python object of each point. One matrix multiplication is an
+order of magnitude faster. The matrix is derived from the shard. `rows.json` holds the rows of each
+item, and exists only while matrix and shard agree: it is deleted before the first write and written
+when the index is closed. If it is missing after a crash, or its checksum does not match, the matrix
+is rebuilt from the shard.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from p4r_qdrant.arrays import Floats
 from p4r_qdrant.whole_files import write_whole
 
 GATHERED = 98_304
-"""Elements multiplied at a time: a larger product would wake BLAS threads, and wait for them."""
+"""Elements of one product; for a larger one, BLAS would start threads and wait for them."""
 FIRST_ROWS = 1024
 
 Rows = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 
 
 def directory_sum(directory: Mapping[str, Any], rows: Rows) -> int:
-    """The checksum of what rows.json holds, and of the used rows (n, dim)."""
+    """The checksum of the content of rows.json and of the used rows (n, dim)."""
     text = json.dumps(directory, sort_keys=True).encode()
     return zlib.crc32(np.ascontiguousarray(rows).view(np.uint8).reshape(-1).data, zlib.crc32(text))
 
@@ -38,8 +38,8 @@ def directory_sum(directory: Mapping[str, Any], rows: Rows) -> int:
 class ScoreMatrix:
     """A memory-mapped (capacity, dim) matrix and the rows of each item in it.
 
-    One writer at a time (the caller's lock); readers need none: a replaced item's rows are
-    written elsewhere and then named in one step, so a reader sees its old rows or its new ones.
+    The caller's lock allows one writer at a time. Readers need no lock: the new rows of an item are
+    written to free places and then assigned in one step, so a reader sees old rows or new rows.
     """
 
     def __init__(self, folder: Path, dimension: int, datatype: str) -> None:
@@ -54,7 +54,7 @@ class ScoreMatrix:
         self._matrix: Rows = np.zeros((0, dimension), self._dtype)
 
     def load(self) -> bool:
-        """Read what `save` left; False where it is missing or does not fit, and stays empty."""
+        """Load the files of `save`. Returns False, without rows, if they are missing or damaged."""
         if not self._loaded():
             # Rows are written from here on that this directory must never be read with.
             self._directory_path.unlink(missing_ok=True)
@@ -88,18 +88,18 @@ class ScoreMatrix:
         return True
 
     def begin_write(self) -> None:
-        """Take `rows.json` away: from here to `save` the shard alone can be trusted."""
+        """Delete `rows.json`: until `save`, only the shard is correct on the disk."""
         if self._clean or self._directory_path.exists():
             self._directory_path.unlink(missing_ok=True)
             self._clean = False
 
     def reserve(self, count: int) -> None:
-        """Make room for `count` more rows; raises OSError where the disk is full."""
+        """Make room for `count` more rows; raises OSError if the disk is full."""
         if self._used + count > len(self._matrix):
             self._map(max(FIRST_ROWS, 2 * len(self._matrix), self._used + count))
 
     def put(self, item_id: str, vectors: Rows) -> None:
-        """Give an item its rows, in the order of its slots; vectors: (n, dim)."""
+        """Set the rows of an item, in the order of its slots; vectors: (n, dim)."""
         count = len(vectors)
         self.reserve(count)
         self._matrix[self._used : self._used + count] = vectors
@@ -118,7 +118,7 @@ class ScoreMatrix:
         return self._used > 2 * self._live + FIRST_ROWS
 
     def compacted(self) -> ScoreMatrix:
-        """The living rows in a file of their own; who reads from this one can go on."""
+        """Copy the used rows to a new file; readers of the old file are not disturbed."""
         compact = ScoreMatrix(self._matrix_path.parent, self._dimension, self._dtype.name)
         self.begin_write()
         compact.reserve(self._live)
@@ -129,7 +129,7 @@ class ScoreMatrix:
     def save(self) -> None:
         """Write the matrix and its directory, so that the next `load` finds them.
 
-        Where more rows are dead than alive nothing is written: the next opening makes both anew.
+        If more rows are unused than used, nothing is written, and the next opening rebuilds both.
         """
         if self._clean or self.is_mostly_dead:
             return

@@ -1,7 +1,7 @@
 """Searches of a Qdrant Edge shard, and their filters.
 
-Without a filter the embedded engine scores with its matrix (`matrix.py`); these are the searches
-with one, and those without when there is no room for a matrix.
+Without a filter the embedded engine scores with its matrix (`matrix.py`). These are the searches
+with a filter, and those without one if there is no room for a matrix.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from p4r_qdrant.index.filters import Condition, values_at
 from p4r_qdrant.index.payload import MOST_PER_ITEM, point_prefix
 
 CANDIDATES_A_CALL = 500
-"""Candidates one search looks at: Python stands meanwhile, some milliseconds."""
+"""Candidates of one search, which blocks all Python threads for some milliseconds."""
 
 _EXACT = edge.SearchParams(exact=True)
 

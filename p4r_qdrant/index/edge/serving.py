@@ -1,4 +1,4 @@
-"""A note in the folder of an embedded index: at which address `p4r serve` answers from it.
+"""A note in the folder of an embedded index: the address of the `p4r serve` that uses it.
 
 Only one process can open the folder. Other processes read here where the service listens.
 """

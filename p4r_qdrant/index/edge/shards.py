@@ -1,8 +1,8 @@
-"""Make a shard, and make one anew with the points of another.
+"""Make a shard, also from the points of another one.
 
-A shard keeps what was deleted from it, in its segments and in its write-ahead log. A new one that
-gets the points that are left does not. Its log cannot simply be left out of a copy: points have
-the numbers of their last writes, and writes with lower numbers are ignored.
+The segments and the write-ahead log of a shard keep deleted data. A new shard that gets the
+remaining points does not. A copy cannot leave out the log: points have the numbers of their last
+writes, and writes with lower numbers are ignored.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Checksums of the files of an embedded index that is closed: `sums.json`.
 
-They are set aside (`sums.before.json`) before the files are opened, and written anew when the index
-is closed. After a kill only those JSON files are compared that have the size and the time of
-before: the others are written through memory maps, which need not change a file's time.
+They are renamed to `sums.before.json` before the files are opened, and written when the index is
+closed. After a kill, only JSON files with an unchanged size and time are compared: other files are
+written through memory maps, which may leave the time unchanged.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class FileSums:
     def take(self) -> str:
         """Compare the files with their checksums, and set these aside.
 
-        Returns what is damaged, as a part of a sentence; "" where nothing is, or where there are
-        no checksums. Those of damaged files stay. Raises OSError.
+        Returns what is damaged, as a part of a sentence; "" if nothing is, or if there are no
+        checksums. The checksums of damaged files are kept. Raises OSError.
         """
         was_closed = self._path.exists()
         for name, noted in _read(self._path if was_closed else self._before).items():
@@ -84,7 +84,7 @@ class FileSums:
 
 
 def _read(path: Path) -> dict[str, _Sum]:
-    """The checksums; none where the file is not there or is itself damaged."""
+    """The checksums; none if the file is missing or damaged."""
     try:
         stored = json.loads(path.read_bytes())
         if stored["sum"] != _of_text(stored["files"]):
@@ -121,7 +121,7 @@ def _sum_of(path: Path) -> _Sum:
 
 
 def _starts(file: FileIO, size: int) -> Iterator[int]:
-    """Where the blocks begin that hold data: Qdrant Edge's files are mostly holes."""
+    """The offsets of the blocks that hold data: Qdrant Edge's files are mostly holes."""
     start = 0
     while start < size:
         if hasattr(os, "SEEK_DATA"):

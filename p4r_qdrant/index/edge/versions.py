@@ -39,7 +39,7 @@ CURRENT = "current.json"
 FIRST = "first"
 """The version that is the folder itself."""
 DROPPED = "dropped-"
-"""What a version's folder is called while it is being deleted."""
+"""The prefix of a version's folder while it is being deleted."""
 
 
 class EdgeVersions(Versions):
@@ -112,7 +112,7 @@ class EdgeVersions(Versions):
             raise failure(self.location, str(error)) from None
 
     def check_switch(self, name: str) -> None:
-        """See `Versions`. The file can name any."""
+        """See `Versions`. Every version can be made live."""
 
     def begin_publish(self) -> int:
         """See `Versions`. The number is in a file beside all versions."""
@@ -136,7 +136,7 @@ class EdgeVersions(Versions):
 
     @contextmanager
     def sole_writer(self, name: str) -> Iterator[None]:
-        """See `Versions`. A lock of its own, for a reader may open a version once it is live."""
+        """See `Versions`. It has its own lock, since a reader opens the version once it is live."""
         try:
             lock = take(self.path(name) / WRITER)
         except OSError as error:
@@ -168,7 +168,7 @@ class EdgeVersions(Versions):
                         path.rename(doomed / path.name)
             else:
                 (self._folder / name).rename(doomed)
-            for path in self._folder.glob(f"{DROPPED}*"):  # what a kill has left among them
+            for path in self._folder.glob(f"{DROPPED}*"):  # and those that a kill left
                 shutil.rmtree(path)
         except OSError as error:
             raise failure(self.location, str(error)) from None

@@ -17,7 +17,7 @@ from p4r_qdrant.index.server.connection import Connection
 
 UNLIMITED = sys.maxsize
 PAGE = 1000
-"""Points one page of a scroll holds, if so many are allowed."""
+"""The points of one page of a scroll, if strict mode allows so many."""
 
 Result = TypeVar("Result")
 
@@ -26,10 +26,10 @@ Result = TypeVar("Result")
 class Limits:
     """The largest requests that a collection takes.
 
-    points: that a query or a page may ask for. written: that one upsert may hold. read: that may
-    be asked for by id. values: of one condition, such as the ids of candidates. exact: whether
-    exact searches and counts are allowed. unranked: points among which a search that does not ask
-    for it is exact all the same. searchable: whether the whole collection can be searched.
+    points: most points of a query or a page. written: most points of an upsert. read: most points
+    that are read by id. values: most values of a condition, such as the ids of candidates. exact:
+    whether exact searches and counts are allowed. unranked: most points among which every search is
+    exact. searchable: whether the whole collection can be searched.
     """
 
     points: int = UNLIMITED
@@ -42,7 +42,7 @@ class Limits:
 
     @classmethod
     def of(cls, info: models.CollectionInfo, timeout_s: float) -> Limits:
-        """Of a collection. A rate limit makes requests so small that none waits for `timeout_s`."""
+        """The limits of a collection. With a rate limit, no request needs to wait `timeout_s`."""
         strict = info.config.strict_mode_config
         if strict is None or not strict.enabled:
             return cls()
@@ -66,14 +66,14 @@ class Limits:
 
 
 def _at(rate: int | None, timeout_s: float) -> int:
-    """Points that a limit of so many a minute lets through in half of the time-out."""
+    """The points that a limit per minute allows in half of the time-out."""
     if not rate:
         return UNLIMITED
     return max(1, min(rate, math.floor(rate * timeout_s / 120)))
 
 
 class Collection:
-    """A collection of a connection. Its `limits` are those that `info` has read last.
+    """A collection of a connection. `limits` are from the last call of `info`.
 
     Every method waits for rate limits, and raises the errors of `Connection.call`.
     """
@@ -92,7 +92,7 @@ class Collection:
         return info
 
     def within_limits(self, work: Callable[[], Result]) -> Result:
-        """The result of `work`, which minds `limits`; done again if they were changed meanwhile."""
+        """The result of `work`, which respects `limits`; repeated if they change meanwhile."""
         known = self.limits
         try:
             return work()
@@ -133,7 +133,7 @@ class Collection:
         )
 
     def count(self, where: models.Filter | None = None) -> int:
-        """How many points match; where the server forbids to count them, they are read."""
+        """The number of matching points; if the server forbids counting, they are read."""
         return self.within_limits(partial(self._count, where or models.Filter()))
 
     def _count(self, where: models.Filter) -> int:

@@ -1,4 +1,4 @@
-"""The connection to a Qdrant server: its channels, and its failures as our errors."""
+"""The connection to a Qdrant server: its channels, and its failures as errors of this project."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from p4r_qdrant.retry_after import retry_after_s
 from p4r_qdrant.settings import QdrantSettings
 
 PROBE_S = 2.0
-"""Seconds that the gRPC port may take to answer before REST is tried."""
+"""Seconds to wait for the gRPC port before REST is tried."""
 REST_FOR_S = 60.0
-"""How long a gRPC port that did not answer is not tried again."""
+"""Seconds until a gRPC port that did not answer is tried again."""
 DEFAULT_WAIT_S = 1.0
 """Wait after a status 429 that does not say how long to wait."""
 
@@ -83,11 +83,11 @@ _REFUSED = frozenset(
     | {"RESOURCE_EXHAUSTED"}
 )
 _NO_GRPC = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "UNKNOWN", "INTERNAL"})
-"""What a port answers that is closed, or behind which something else than Qdrant listens."""
+"""The gRPC codes of a closed port, and of a port on which another program listens."""
 _NO_INTEGER = re.compile("not a valid integer: (.*)")
 """How qdrant-client says that Retry-After is a date, or a fraction."""
 HALF_MADE = "0 of 0 read operations failed"
-"""What Qdrant says of a collection that is being made."""
+"""Qdrant's message for a collection that is being made."""
 _log = logging.getLogger(__name__)
 _rest_since: dict[tuple[str | None, int], float] = {}
 """(address, gRPC port) -> when it was last found that only REST answers there."""
@@ -100,7 +100,7 @@ class _HalfMadeError(IndexUnavailableError):
 
 
 class Connection:
-    """A client of the server that the settings name; `location` is what is used there, for people.
+    """A client of the server in the settings. location: what is used there, for people.
 
     Calls go over gRPC; over REST alone if only that answers, or if the settings say so. Raises
     IndexUnavailableError if neither answers.
@@ -143,11 +143,11 @@ class Connection:
             self.client.close()
 
     def call(self, work: Callable[[], Result]) -> Result:
-        """The result of `work`, a request that may be sent again; its errors become ours.
+        """The result of `work`, a request that may be repeated; errors become those of the project.
 
-        While a rate limit refuses it, it waits as the server asks, up to the time-out; so it does
-        for a collection that another process is just making. Raises RateLimitedError if that is
-        not enough.
+        If a rate limit refuses the request, it is repeated after the time that the server names,
+        up to the time-out. The same holds for a collection that another process is making. Raises
+        RateLimitedError after the time-out.
         """
         deadline = time.monotonic() + self._settings.timeout_s
         while True:
@@ -185,7 +185,7 @@ class Connection:
         return "grpc"
 
     def _probe_grpc(self) -> None:
-        """Raise grpc.RpcError unless Qdrant listens on the gRPC port, whatever it thinks of us."""
+        """Raise grpc.RpcError unless Qdrant listens on the gRPC port; it may refuse the key."""
         seconds = min(self._settings.timeout_s, PROBE_S)
         stub = QdrantStub(self._channel)  # type: ignore[no-untyped-call]
         try:
@@ -200,7 +200,7 @@ class Connection:
         )
         client = _client(settings, "rest")
         with suppress(ResponseHandlingException):
-            with suppress(UnexpectedResponse):  # a wrong key, say: that is told later
+            with suppress(UnexpectedResponse):  # such as a wrong key, which is reported later
                 client.http.service_api.root()
             client.close()
             return True
@@ -209,7 +209,7 @@ class Connection:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Whatever qdrant-client raises, as one of our errors in one sentence."""
+        """Raise the error of qdrant-client as one of this project, in one sentence."""
         if self._closed:
             raise IndexUnavailableError(f"{self._location} is closed; open the index again")
         try:
@@ -236,7 +236,7 @@ class Connection:
             ) from None
         except P4RError:
             raise
-        except Exception as error:  # qdrant-client asserts what it expects of an answer
+        except Exception as error:  # qdrant-client asserts the form of an answer
             raise self._foreign(error) from None
 
     def _foreign(self, error: Exception) -> IndexUnavailableError:
@@ -298,7 +298,7 @@ def _retry_after(error: grpc.RpcError) -> float | None:
 
 
 def _sentence(content: bytes) -> str:
-    """What an answer of the REST API says, without its JSON."""
+    """The message of an answer of the REST API, without its JSON."""
     text = content.decode(errors="replace")
     with suppress(ValueError, KeyError, TypeError):
         return str(json.loads(text)["status"]["error"])
@@ -331,7 +331,7 @@ def _channel_options(settings: QdrantSettings) -> dict[str, Any]:
 
 
 def channel(settings: QdrantSettings) -> grpc.Channel:
-    """A gRPC channel of one's own to the server."""
+    """A separate gRPC channel to the server."""
     parts = urlsplit(settings.url or "")
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     target = f"{host}:{settings.grpc_port}"

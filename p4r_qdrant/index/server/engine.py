@@ -42,10 +42,10 @@ WORDS = (names.NAME, names.ITEM_TITLE)
 """Fields whose words people search for in the dashboard."""
 
 NUMBERS_A_REQUEST = 500_000
-"""Vector elements one request writes: 11 MB of JSON, beside the payloads; a server takes 32 MB."""
+"""Vector elements of one request: 11 MB of JSON without payloads; a server accepts 32 MB."""
 
 ITEMS_A_REQUEST = 256
-"""Items that one request deletes, each up to its own generation."""
+"""Most items that one request deletes, each up to its own generation."""
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class ServerEngine:
 
     def stats(self) -> IndexStats:
         """See `Engine`."""
-        # Over REST, where points are written: who looks at the state wants to know of both ports.
+        # Over REST, which writes points: the state shows problems of both ports.
         over_rest = self._client.http.collections_api.get_collection
         self._connection.call(partial(over_rest, self._collection.name))
         info = self._collection.info()
@@ -136,7 +136,7 @@ class ServerEngine:
                 metadata=made_with.to_json(),
             )
         except (grpc.RpcError, UnexpectedResponse):
-            if not self._client.collection_exists(name):  # else: another was faster
+            if not self._client.collection_exists(name):  # else: another process was faster
                 raise
 
     def complete(self) -> None:
@@ -152,7 +152,7 @@ class ServerEngine:
         words = {field: missing.pop(field) for field in missing.keys() & {*WORDS} - {*declared}}
         try:
             self._collection.index_fields(missing)
-            with suppress(IndexRefusedError):  # too many of them: the dashboard does without
+            with suppress(IndexRefusedError):  # too many of them: the dashboard works without
                 self._collection.index_fields(words)
             if self._settings.hnsw and info.config.hnsw_config.m == 0:
                 links = models.HnswConfigDiff(m=16)

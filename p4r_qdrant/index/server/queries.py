@@ -1,10 +1,10 @@
 """The hot path on a server: raw gRPC messages out and in, no models in between.
 
-One flat query a user: the candidates' points through the keyword index on `item_id`, scored
-exactly, best first, without payload, for a point's id tells whose it is. The limit is above what
-the candidates can have; where it is reached the query is asked again with a higher one. So nothing
-is cut off, and a candidate that does not come back has no personas. Texts are fetched afterwards,
-for those few points that are shown.
+One flat query for each user: the keyword index on `item_id` finds the points of the candidates,
+which are scored exactly. The answer has the best points first, without payload: a point's id
+identifies its item. The limit is higher than the number of points that the candidates should have.
+If it is reached, the query is repeated with a higher limit. So nothing is cut off, and a candidate
+without a result has no personas. Texts are read afterwards, only for the points that are shown.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from p4r_qdrant.index.payload import ITEM_ID, MOST_PER_ITEM, point_prefix
 from p4r_qdrant.index.server.collection import Collection
 
 CANDIDATES_A_QUERY = 2000
-"""Longer candidate lists are split into queries of so many, in one batch."""
+"""Most candidates of one query; longer lists are split into queries of one batch."""
 POINTS_A_BATCH = 100_000
-"""Points that the queries of one batch may bring back together."""
+"""Most points in the answers of one batch."""
 
 _EXACT = grpc.SearchParams(exact=True)
 _ORIGINALS = grpc.SearchParams(quantization=grpc.QuantizationSearchParams(ignore=True))
@@ -46,8 +46,8 @@ def best_points(
 ) -> list[BestPoints]:
     """For each user, (score, point id) of the best persona of each candidate that has any.
 
-    vectors: (n_users, dim) float32, or where each of them is. `per_item`: personas an item is
-    expected to have at most. Raises the errors of `Connection.call`.
+    vectors: (n_users, dim) float32, or their places on the server. per_item: the expected maximum
+    of personas of an item. Raises the errors of `Connection.call`.
     """
     best: list[BestPoints] = [{} for _ in candidates]
     limits = collection.limits
@@ -149,7 +149,7 @@ def points(collection: Collection, point_ids: Sequence[str], with_vectors: bool)
 
 
 def condition_messages(conditions: Sequence[Condition], values: int) -> list[grpc.Condition]:
-    """Filter conditions as Qdrant wants them; none has more than `values` values."""
+    """Filter conditions in the form of Qdrant; none has more than `values` values."""
     messages = []
     for one in conditions:
         if len(one.any_of) <= values:
@@ -167,7 +167,7 @@ def condition_messages(conditions: Sequence[Condition], values: int) -> list[grp
 
 
 def condition_message(condition: Condition) -> grpc.Condition:
-    """A filter condition as Qdrant wants it; an exclusion becomes a nested filter."""
+    """A filter condition in the form of Qdrant; an exclusion becomes a nested filter."""
     if condition.is_range:
         bounds = {
             name: value
@@ -269,7 +269,7 @@ def _collect(
 
 
 def plain(value: grpc.Value) -> Any:
-    """A payload value as Python's; qdrant-client's own conversion takes four times as long."""
+    """A payload value as a Python value, four times as fast as with qdrant-client."""
     if text := value.string_value:  # what nearly all of them are
         return text
     kind = value.WhichOneof("kind")
@@ -281,5 +281,5 @@ def plain(value: grpc.Value) -> Any:
 
 
 def _vector(message: Any) -> Sequence[float]:
-    """The numbers of a vector, where newer (`dense`) and older servers (`data`) put them."""
+    """The numbers of a vector, from the field of newer (`dense`) or older servers (`data`)."""
     return message.dense.data or message.data  # type: ignore[no-any-return]

@@ -149,8 +149,11 @@ def test_broken_lists_are_refused_and_their_users_miss(tmp_path: Path) -> None:
     assert refusals.total == 3
     assert lists.notes["empty lists"] == 1
     assert lists.shortest == 0
-    with pytest.raises(InputError, match="holds no list of a user whose truth is known"):
+    with pytest.raises(InputError, match=r"whose truth is known; do the ids match\?"):
         judged(tmp_path, truth, ranked("nobody", "x"))
+    for wrong in ({"user_id": "ann", "results": ["x"]}, {"user_id": "ann", "items": ["x"]}):
+        with pytest.raises(InputError, match=r"known; the first refusal: .*:1: results"):
+            judged(tmp_path, truth, wrong)
 
 
 def test_a_users_own_output_is_read_again(tmp_path: Path) -> None:
