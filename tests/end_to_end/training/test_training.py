@@ -189,8 +189,8 @@ def test_the_metrics_are_those_of_the_reranker(trained: run.Trained, model: str)
 
 
 def test_it_learns(model: str, tmp_path: Path) -> None:
-    """Random weights know nothing: whom the loss is lowered for, reranking gets better too."""
-    found = train(tmp_path / "a", settings(model, epochs=15, patience=15, learning_rate=2e-2))
+    """From random weights, a lower loss means better reranking."""
+    found = train(tmp_path / "a", settings(model, epochs=30, patience=30, learning_rate=2e-2))
     assert found.is_better
     assert found.record.metrics["ndcg"] > found.record.metrics["untrained_ndcg"] + 0.02
 
