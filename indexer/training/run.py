@@ -82,9 +82,10 @@ def train(
     base = _encoder(settings)
     pairs, validation = _read(folder, settings, refusals, base)
     run = _identity(base, pairs, validation, settings)
-    if (finished := _finished(output, run)) is not None:
-        return Trained(output, finished, pairs.left_out, _too_long(base, pairs), fresh=False)
     work = output.with_name(f"{output.name}.training")
+    if (finished := _finished(output, run)) is not None:
+        _remove_checkpoints(work, run)  # a kill may have left them
+        return Trained(output, finished, pairs.left_out, _too_long(base, pairs), fresh=False)
     arguments = training_arguments(work, len(pairs.examples), settings, tensorboard=tensorboard)
     with arguments.main_process_first(local=False):
         untrained = _begin(work, run, base, validation, settings)
@@ -179,6 +180,27 @@ def _finished(output: Path, run: str) -> AdapterRecord | None:
     return record
 
 
+def _begun(work: Path) -> dict[str, Any]:
+    """The note of the run that made a folder of checkpoints; empty if there is none."""
+    try:
+        note: dict[str, Any] = json.loads((work / RUN).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return note
+
+
+def _remove_checkpoints(work: Path, run: str) -> None:
+    """Remove the folder of checkpoints of this run; its note last, which says whose it is."""
+    if _begun(work).get("run") != run:
+        return
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != RUN:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+
+
 def _begin(
     work: Path, run: str, base: PersonaEncoder, validation: Validation, settings: Settings
 ) -> dict[str, float]:
@@ -187,11 +209,7 @@ def _begin(
     Checkpoints of another run (other data, other settings) are removed. Raises InputError if the
     folder holds something else.
     """
-    note = work / RUN
-    try:
-        begun = json.loads(note.read_bytes())
-    except (OSError, ValueError):
-        begun = {}
+    begun = _begun(work)
     if begun.get("run") == run:
         untrained: dict[str, float] = begun["untrained"]
         return untrained
@@ -206,7 +224,7 @@ def _begin(
     untrained = {"untrained_ndcg": found.ndcg, "untrained_mrr": found.mrr}
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    with written_whole(note) as write:
+    with written_whole(work / RUN) as write:
         write(json.dumps({"run": run, "untrained": untrained}))
     return untrained
 
@@ -263,5 +281,5 @@ def _write_adapter(
     record = tuned(record, validation, tune(encoded)[0])
     write_record(unfinished, record)
     unfinished.rename(output)
-    shutil.rmtree(work, ignore_errors=True)
+    _remove_checkpoints(work, record.run)
     return record

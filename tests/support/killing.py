@@ -77,8 +77,8 @@ class Command:
             except BaseException:
                 process.kill()
                 raise
-        taken = int(_steps(folder).read_text()) if _steps(folder).exists() else 0
-        return Ended(process.returncode, out.decode(), err.decode(), taken)
+        report = _steps(folder).read_text() if _steps(folder).exists() else ""
+        return Ended(process.returncode, out.decode(), err.decode(), int(report or 0))
 
     def succeed(self, folder: Path) -> Ended:
         """Run it; AssertionError if it fails."""

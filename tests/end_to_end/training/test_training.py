@@ -368,6 +368,19 @@ def test_a_run_that_is_done_is_not_done_again(trained: run.Trained, model: str) 
         train(trained.adapter, settings(model, seed=5))
 
 
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_checkpoints_that_a_kill_has_left_beside_the_adapter_are_removed(
+    trained: run.Trained, model: str, is_ours: bool
+) -> None:
+    work = trained.adapter.with_name(f"{trained.adapter.name}.training")
+    (work / "checkpoint-12").mkdir(parents=True)
+    (work / "a file").touch()
+    (work / run.RUN).write_text(json.dumps({"run": trained.record.run if is_ours else "x"}))
+    assert not train(trained.adapter, settings(model)).fresh
+    assert work.exists() != is_ours
+    shutil.rmtree(work, ignore_errors=True)
+
+
 def test_checkpoints_of_another_run_are_not_gone_on_from(
     trained: run.Trained, model: str, tmp_path: Path
 ) -> None:
