@@ -101,6 +101,7 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_LLM__BATCH_TOKENS": ("9000", 9000),
     "P4R_LLM__MAX_COST_USD": ("10.5", 10.5),
     "P4R_LLM__MAX_TOKENS": ("1000", 1000),
+    "P4R_LLM__CEILING_DAYS": ("30", 30.0),
     "P4R_LLM__ALLOW_PLAINTEXT_KEY": ("true", True),
     **{
         f"P4R_LLM__{step}__{field}": value
