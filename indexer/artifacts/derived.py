@@ -21,7 +21,8 @@ def noted(artifacts: Path, output: Path) -> Iterator[None]:
 
     Nothing is noted in a folder that cannot be written: nobody can be erased from it either.
     """
-    known, path = derived_from(artifacts), output.resolve()
+    known = [one for one in derived_from(artifacts) if one.exists()]  # others were deleted
+    path = output.resolve()
     is_new = path not in known and artifacts.is_dir()
     if is_new:
         _write(artifacts, [*known, path])

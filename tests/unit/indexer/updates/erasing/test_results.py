@@ -105,6 +105,10 @@ def test_a_folder_of_results_is_noted_unless_its_making_is_undone(tmp_path: Path
         with noted(artifacts, output):
             output.mkdir(exist_ok=True)
     assert derived_from(artifacts) == [output.resolve()]
+    output.rmdir()
+    with noted(artifacts, tmp_path / "next"):
+        (tmp_path / "next").mkdir()
+    assert derived_from(artifacts) == [(tmp_path / "next").resolve()]
     (artifacts / "derived.json").write_text("{")
     with pytest.raises(InputError, match=r"derived.json is broken: write the folders"):
         derived_from(artifacts)
