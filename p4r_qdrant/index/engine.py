@@ -86,6 +86,9 @@ class Engine(Protocol):
         vector: (dim,) float32, normalised.
         """
 
+    def state(self) -> int | None:
+        """A number that every write changes; None during a write, or if other processes write."""
+
     def points(self, point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
         """Read points by id; ids that do not exist are missing in the answer."""
 

@@ -30,6 +30,7 @@ def best_personas(
     engine: Engine, query: Query, attempts: int = ATTEMPTS
 ) -> list[list[PersonaMatch]]:
     """Score, rank and explain; repeat for users whose persona was replaced meanwhile."""
+    before = engine.state()
     found = _best_of_directions(engine, query)
     rankings = [
         rank(best, item_ids) for best, item_ids in zip(found, query.candidates, strict=True)
@@ -37,12 +38,16 @@ def best_personas(
     if query.explain == 0:
         return rankings
     firsts = [ranking[: query.explain] for ranking in rankings]
-    explained = iter(explain(engine, [match for first in firsts for match in first], True))
+    # Where nothing was written meanwhile, score and texts belong together; else vectors tell.
+    with_vectors = query.with_vectors or before is None
+    matches = [match for first in firsts for match in first]
+    explained = iter(explain(engine, matches, with_vectors))
+    unwritten = before is not None and engine.state() == before
     changed = []
     for user, first in enumerate(firsts):
         shown = list(islice(explained, len(first)))
         rankings[user][: len(first)] = shown if query.with_vectors else without_vectors(shown)
-        if not are_whole(shown, query.users[user]):
+        if not unwritten and not (with_vectors and are_whole(shown, query.users[user])):
             changed.append(user)
     if changed and attempts > 1:
         again = best_personas(engine, query.of_users(changed), attempts - 1)

@@ -94,6 +94,10 @@ class MemoryEngine:
         ]
         return sorted(found, key=lambda one: (-one[0], one[1]))[:limit]
 
+    def state(self) -> int | None:
+        """As if other processes could write."""
+        return None
+
     def points(self, point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
         self._step("points")
         found = [self.stored[one] for one in point_ids if one in self.stored]

@@ -73,6 +73,7 @@ class EdgeEngine:
         self._folder = EdgeFolder(path)
         self.location = self._folder.location
         self._write_lock = threading.RLock()
+        self._changes = 0
         self._matrix: ScoreMatrix | None = None
         self._touched: set[str] | None = None
         """Items written while `optimize` runs; None if it does not run."""
@@ -264,6 +265,11 @@ class EdgeEngine:
         with self._translated():
             return queries.nearest_points(self._shard, vector, limit, conditions)
 
+    def state(self) -> int | None:
+        """See `Engine`. No other process can write."""
+        changes = self._changes
+        return None if changes % 2 else changes
+
     def points(self, point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
         """See `Engine`."""
         found: StoredPoints = {}
@@ -409,11 +415,14 @@ class EdgeEngine:
     @contextmanager
     def _together(self) -> Iterator[None]:
         """Change shard and matrix together; if that fails, the matrix is rebuilt."""
+        self._changes += 1  # odd: under way
         try:
             yield
         except BaseException:
             self._matrix = None
             raise
+        finally:
+            self._changes += 1
 
     # -- the matrix ---------------------------------------------------------------------------
 

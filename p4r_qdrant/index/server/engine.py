@@ -220,6 +220,10 @@ class ServerEngine:
             partial(queries.nearest_points, self._collection, vector, limit, conditions)
         )
 
+    def state(self) -> int | None:
+        """See `Engine`: other processes may write."""
+        return None
+
     def points(self, point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
         """See `Engine`."""
         return self._collection.within_limits(

@@ -143,7 +143,7 @@ def points(collection: Collection, point_ids: Sequence[str], with_vectors: bool)
         for point in collection.ask("Get", message):
             found[point.id.uuid] = (
                 {field: plain(value) for field, value in point.payload.items()},
-                np.array(_vector(point.vectors.vector), dtype=np.float32) if with_vectors else None,
+                _vector(point.vectors.vector) if with_vectors else None,
             )
     return found
 
@@ -280,6 +280,10 @@ def plain(value: grpc.Value) -> Any:
     return None if kind in (None, "null_value") else getattr(value, kind)
 
 
-def _vector(message: Any) -> Sequence[float]:
-    """The numbers of a vector, from the field of newer (`dense`) or older servers (`data`)."""
-    return message.dense.data or message.data  # type: ignore[no-any-return]
+def _vector(message: grpc.VectorOutput) -> Floats:
+    """A vector, (dim,) float32, from the field of newer (`dense`) or older servers (`data`)."""
+    if message.dense.data:
+        # Its bytes end with the numbers; number by number they take ten times as long.
+        data, count = message.dense.SerializeToString(), len(message.dense.data)
+        return np.frombuffer(data, dtype="<f4", offset=len(data) - 4 * count).astype(np.float32)
+    return np.array(message.data, dtype=np.float32)

@@ -40,17 +40,26 @@ class Replaced(MemoryIndex):
         self.replace_item("a", [persona(name)], vector[None])
 
 
+class Alone(Replaced):
+    """The same where no other process can write, so that the engine knows of each write."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(times)
+        self.engine.state = lambda: -self.times  # type: ignore[method-assign]
+
+
 def check(match: PersonaMatch) -> None:
     assert match.persona is not None
     assert match.score == {"east": 1.0, "north": 0.0}[match.persona.persona_id]
 
 
+@pytest.mark.parametrize("kind", [Replaced, Alone])
 @pytest.mark.parametrize("times", [0, 1, 2, ATTEMPTS - 1])
-def test_an_item_replaced_under_a_reader_is_scored_again(times: int) -> None:
-    [[match]] = Replaced(times).best_personas([EAST], [["a"]])
+def test_an_item_replaced_under_a_reader_is_scored_again(times: int, kind: type[Replaced]) -> None:
+    [[match]] = kind(times).best_personas([EAST], [["a"]])
     check(match)
     assert match.vector is None
-    [match] = Replaced(times).nearest_items(EAST, 1)
+    [match] = kind(times).nearest_items(EAST, 1)
     check(match)
     assert match.vector is None
 
@@ -64,8 +73,24 @@ def test_a_ranking_is_of_one_writing_of_each_item(times: int, fusion: str) -> No
     check(PersonaMatch("a", item.persona_score, None, item.persona))
 
 
-def test_an_index_that_never_rests_is_not_asked_for_ever() -> None:
-    index = Replaced(10**6)
+@pytest.mark.parametrize(("kind", "read"), [(Replaced, True), (Alone, False)])
+def test_vectors_are_read_only_where_others_may_write(kind: type[Replaced], read: bool) -> None:
+    index = kind(0)
+    asked = []
+    points = index.engine.points
+
+    def watched(point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
+        asked.append(with_vectors)
+        return points(point_ids, with_vectors)
+
+    index.engine.points = watched  # type: ignore[method-assign]
+    index.best_personas([EAST], [["a"]])
+    assert asked == [read]
+
+
+@pytest.mark.parametrize("kind", [Replaced, Alone])
+def test_an_index_that_never_rests_is_not_asked_for_ever(kind: type[Replaced]) -> None:
+    index = kind(10**6)
     [[match]] = index.best_personas([EAST], [["a"]])
     assert match.persona
     assert index.calls.count("best_points") == ATTEMPTS
