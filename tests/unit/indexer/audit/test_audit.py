@@ -363,11 +363,16 @@ def test_one_file_alone(audited: Callable[..., Audit], name: str) -> None:
     assert leak_sentence(found) == ""
 
 
-@pytest.mark.parametrize("name", ["aspects", "personas", "alignments", "splits", "items"])
+@pytest.mark.parametrize("name", ["aspects", "alignments", "splits", "items"])
 def test_an_empty_file(audited: Callable[..., Audit], name: str) -> None:
     found = audited(catalogue() | {name: []}, words())
     assert json.loads(json.dumps(asdict(found), allow_nan=False))
     assert len(sections(found)) == 7
+
+
+def test_no_item_has_personas(audited: Callable[..., Audit]) -> None:
+    with pytest.raises(InputError, match=r"personas.jsonl is empty: no item has personas"):
+        audited(catalogue() | {"personas": []}, words())
 
 
 def test_nothing_to_audit(tmp_path: Path) -> None:
@@ -410,7 +415,7 @@ WILD_SPLITS = st.builds(lambda u, t, v: {"user_id": u, "test_item": t, "valid_it
     st.fixed_dictionaries(
         {"aspects": st.lists(WILD_ASPECTS, max_size=8)},
         optional={
-            "personas": st.lists(WILD_PERSONAS, max_size=5),
+            "personas": st.lists(WILD_PERSONAS, min_size=1, max_size=5),
             "alignments": st.lists(WILD_ALIGNMENTS, max_size=8),
             "splits": st.lists(WILD_SPLITS, max_size=3),
         },
