@@ -77,7 +77,7 @@ def reason(
     retry_failed: RetryFailed = False,
     force: Force = False,
 ) -> None:
-    """Make summaries, aspects, personas and alignments from reviews: by an LLM, or without one.
+    """Make summaries, aspects, personas and alignments from reviews.
 
     DIR/ledger keeps every answer: killed and run again, it goes on and pays for none twice. What
     has failed for good is not asked again with the same settings, unless with --retry-failed.

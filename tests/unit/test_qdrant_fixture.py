@@ -75,7 +75,8 @@ def test_processes_can_be_interrupted_though_the_run_ignores_sigint(
         """
         import signal, subprocess, sys
         def test_interrupt():
-            program = "print('ready', flush=True); import time; time.sleep(60)"
+            # A signal just before a long sleep would be noticed at its end.
+            program = "import time; print('ready', flush=True)\\nwhile True: time.sleep(0.01)"
             with subprocess.Popen([sys.executable, "-c", program], stdout=-1, stderr=-1) as process:
                 process.stdout.readline()
                 process.send_signal(signal.SIGINT)

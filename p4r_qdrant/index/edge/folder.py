@@ -1,7 +1,7 @@
 """The folder of an embedded index: its manifest, its shards, and the disk space they take.
 
 FOLDER/manifest.json   the metadata of the index, and the name of the current shard
-FOLDER/shard-N/        the Qdrant Edge shard: all points
+FOLDER/shard-N*/       the Qdrant Edge shard: all points
 FOLDER/rows.*          the vectors as a matrix for scoring, derived (`matrix.py`)
 FOLDER/sums.json       checksums of manifest and shard, while the index is closed (`sums.py`)
 FOLDER/.lock           held by the one process that has the index open
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -179,9 +180,9 @@ class EdgeFolder:
         self._sums.write([self.path / MANIFEST, *files], all_anew=all_anew)
 
     def next_shards(self, count: int) -> list[Path]:
-        """Paths for new shards."""
-        last = max(map(_number, self._shards()))
-        return [self.path / f"shard-{last + one}" for one in range(1, count + 1)]
+        """Paths for new shards; no other process, not even one left by a kill, takes them too."""
+        last, own = max(map(_number, self._shards())), secrets.token_hex(4)
+        return [self.path / f"shard-{last + one}-{own}" for one in range(1, count + 1)]
 
     def remove_other_shards(self, kept: str) -> None:
         """Delete all shards except `kept`: a crash or a swap left them."""
@@ -284,8 +285,8 @@ def _blocks(path: Path) -> int:
 
 
 def _number(shard: Path) -> int:
-    """N of a folder shard-N."""
-    number = shard.name.removeprefix("shard-")
+    """N of a folder shard-N or shard-N-XXXXXXXX."""
+    number = shard.name.split("-")[1]
     return int(number) if number.isdecimal() else 0
 
 

@@ -394,7 +394,7 @@ def test_a_request_that_fells_the_endpoint_fails_alone(ledger: Ledger) -> None:
     [
         (fails(400, "n must be 1"), "rejects such requests (HTTP 400: n must be 1)"),
         (fails(401, "Incorrect API key"), "rejects the key: set P4R_LLM__API_KEY (HTTP 401"),
-        (fails(402, "Pay first"), "check P4R_LLM__BASE_URL (HTTP 402: Pay first)"),
+        (fails(402, "Pay first"), "has no credit left (HTTP 402: Pay first)"),
         (
             fails(403, "Country"),
             "check the rights of the key and the model's name (HTTP 403: Country)",

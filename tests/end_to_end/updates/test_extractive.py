@@ -86,7 +86,7 @@ def test_what_arrives_is_quoted_and_in_the_index(tmp_path: Path) -> None:
     [one] = read(folder / "personas.jsonl")
     assert one["personas"][0]["evidence"] == ["ann"]
     [aspects] = read(folder / "aspects.jsonl")
-    assert QUIET in [text for text in aspects["aspects"].values() if text]
+    assert f"“{QUIET}”" in [text for text in aspects["aspects"].values() if text]
 
 
 def test_a_record_that_is_known_is_read_no_more(tmp_path: Path) -> None:
@@ -132,6 +132,6 @@ def test_the_worker_reads_a_review_without_an_llm(tmp_path: Path) -> None:
             assert worker.usage.calls == 0
             stored = live.users.get(one)
         assert stored is not None
-        assert QUIET in (stored.aspects or {}).values()
+        assert f"“{QUIET}”" in (stored.aspects or {}).values()
     finally:
         backend.close()

@@ -217,7 +217,7 @@ def test_the_callers_fields_come_back_as_they_were(index: PersonaIndex) -> None:
         assert {name: type(found.fields[name]) for name in FIELDS} == {
             name: type(value) for name, value in FIELDS.items()
         }
-        assert set(found.fields) - set(FIELDS) == {"evidence_count", "updated_at"}
+        assert set(found.fields) - set(FIELDS) == {"evidence_count", "extractive", "updated_at"}
 
 
 FILTERS: list[tuple[dict[str, Any], str]] = [

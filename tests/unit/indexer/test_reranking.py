@@ -173,6 +173,7 @@ def test_the_output_is_a_candidates_file_with_reasons(folder: Path) -> None:
             "persona_id": "trains-1_P1",
             "persona_name": "trains",
             "preference_rationale": "Steam engine rails",
+            "extractive": False,
             "because": [{"item_id": "trains-0", "share": 1.0}],
         },
         {
@@ -182,6 +183,7 @@ def test_the_output_is_a_candidates_file_with_reasons(folder: Path) -> None:
             "persona_id": None,
             "persona_name": None,
             "preference_rationale": None,
+            "extractive": None,
             "because": [],
         },
     ]

@@ -166,6 +166,7 @@ def test_books(source: Path) -> None:
         "description": "Reads.",
         "preference_rationale": "This persona appreciates this item because it is read.",
         "evidence": [],
+        "extractive": False,
     }
     assert rows["alignments.jsonl"] == [
         {"user_id": "u1", "item_id": "B1", "persona_id": "B1_P2", "justification": "Because."}
