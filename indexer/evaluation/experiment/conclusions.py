@@ -66,13 +66,19 @@ def _primary(row: Mapping[str, Any]) -> str:
     start = f"With {row['candidates']} candidates, {ours} is chosen on validation items"
     if row["line"] == "generator alone" and row["generator"] == gap["generator"]:
         return f"{start}: personas add nothing to it there."
+    return (
+        f"{start}. Its NDCG@10 on test items is {row['ndcg']:.4f}; against the strongest "
+        f"generator, {generator_name(gap['generator'])}, that is {gain(gap)}."
+    )
+
+
+def gain(gap: Mapping[str, Any]) -> str:
+    """A difference, its interval and its corrected p."""
     change = "" if gap["relative"] is None else f", {gap['relative']:+.1%}"
     sure = "beyond chance" if is_beyond_chance(gap) else "not beyond chance"
     return (
-        f"{start}. Its NDCG@10 on test items is {row['ndcg']:.4f}; against the strongest "
-        f"generator, {generator_name(gap['generator'])}, that is {gap['mean']:+.4f}{change} "
-        f"({sure}: 95% interval {gap['low']:+.4f} to {gap['high']:+.4f}, corrected p "
-        f"{gap['p_holm']:.4f})."
+        f"{gap['mean']:+.4f}{change} ({sure}: 95% interval {gap['low']:+.4f} to "
+        f"{gap['high']:+.4f}, corrected p {gap['p_holm']:.4f})"
     )
 
 

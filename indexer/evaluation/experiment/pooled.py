@@ -9,7 +9,7 @@ from urllib.parse import quote
 import numpy as np
 
 from indexer.evaluation import significance
-from indexer.evaluation.experiment.conclusions import Results, is_beyond_chance
+from indexer.evaluation.experiment.conclusions import Results, gain, is_beyond_chance
 from indexer.evaluation.experiment.main_table import gap
 from indexer.evaluation.experiment.report import REPORT
 from indexer.evaluation.experiment.wording import generator_name, line_name
@@ -73,14 +73,10 @@ def sentences(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What the pooled comparisons say."""
     for row in rows:
         if row["data"] == ALL:
-            found = row["against"]
-            change = "" if found["relative"] is None else f" ({found['relative']:+.1%})"
-            sure = "beyond chance" if is_beyond_chance(found) else "not beyond chance"
             yield (
-                f"Over all {row['users']:,} users, with {row['candidates']} candidates: NDCG@10 "
-                f"{row['ndcg']:.4f}, {found['mean']:+.4f}{change} against the strongest generators "
-                f"({sure}: 95% interval {found['low']:+.4f} to {found['high']:+.4f}, corrected p "
-                f"{found['p_holm']:.4f})."
+                f"Over all {row['users']:,} users, with {row['candidates']} candidates, NDCG@10 is "
+                f"{row['ndcg']:.4f}; against the strongest generators that is "
+                f"{gain(row['against'])}."
             )
 
 

@@ -599,7 +599,7 @@ def test_several_experiments_by_one_command(
     done = p4r("experiment", *files, "--output", str(output))
     assert done.code == 0, done.err
     assert f"all together: {output / 'report.html'}" in done.out
-    assert "Over all 44 users, with 10 candidates: NDCG@10 " in " ".join(done.out.split())
+    assert "Over all 44 users, with 10 candidates, NDCG@10 is " in " ".join(done.out.split())
     Page((output / "report.html").read_text()).check_harmless("one/report.html", "two/report.html")
     assert (output / "two" / "primary.csv").is_file()
     refused = p4r("experiment", *files, "--artifacts", str(shop), "--output", str(output))

@@ -136,7 +136,7 @@ def test_several_experiments_are_compared_over_all_users() -> None:
     values = [row["against"]["p"] for row in rows]
     assert [row["against"]["p_holm"] for row in rows] == pytest.approx(significance.holm(values))
     [sentence] = sentences(rows)
-    assert sentence.startswith("Over all 6 users, with 10 candidates: NDCG@10 ")
+    assert sentence.startswith("Over all 6 users, with 10 candidates, NDCG@10 is ")
     assert first["primary"][0]["against"]["p_holm"] == 0.02, "each report keeps its own"
 
 
