@@ -34,7 +34,7 @@ def check_output(
 ) -> None:
     """Refuse to write over an input, or over a file that the command did not write.
 
-    An empty file is nobody's: `mktemp` makes one.
+    An empty file, such as `mktemp` makes, may be replaced.
     reads: the files and folders that the command reads.
     ours: matches the first bytes of every file that the command writes.
     Raises: InputError.

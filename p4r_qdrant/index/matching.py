@@ -30,7 +30,8 @@ def best_personas(
     engine: Engine, query: Query, attempts: int = ATTEMPTS
 ) -> list[list[PersonaMatch]]:
     """Score, rank and explain; repeat for users whose persona was replaced meanwhile."""
-    before = engine.state()
+    # After a write elsewhere in the index, vectors tell which users it concerns.
+    before = engine.state() if attempts == ATTEMPTS else None
     found = _best_of_directions(engine, query)
     rankings = [
         rank(best, item_ids) for best, item_ids in zip(found, query.candidates, strict=True)

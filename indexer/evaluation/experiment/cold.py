@@ -1,7 +1,7 @@
-"""Items that nobody has bought yet: their interactions are hidden, their personas are not.
+"""How well are items without interactions found?
 
-Of a random share of the items with personas all training interactions are taken away. Users whose
-held-out item is among them show how often it is found in the whole catalogue.
+All training interactions of a random share of the items with personas are removed. Users whose
+held-out item is among these items show how often it is found in the whole catalogue.
 """
 
 from __future__ import annotations

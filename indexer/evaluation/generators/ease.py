@@ -21,5 +21,6 @@ def fitted(training: Interactions, seed: int) -> Iterator[Fitted]:  # noqa: ARG0
             f"EASE inverts a matrix of all pairs of items, and {n_items:,} items are too many "
             f"(at most {MOST_ITEMS:,}); choose itemknn"
         )
+    users = matrix(training)
     for l2 in L2:
-        yield from item_scores(training, exact(matrix(training), l2), {"l2": l2})
+        yield from item_scores(training, exact(users, l2), {"l2": l2})

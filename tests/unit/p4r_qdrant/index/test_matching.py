@@ -88,6 +88,15 @@ def test_vectors_are_read_only_where_others_may_write(kind: type[Replaced], read
     assert asked == [read]
 
 
+def test_writes_of_other_items_cost_one_more_pass_and_not_all_attempts() -> None:
+    index = Alone(0)
+    states = iter(range(100))
+    index.engine.state = lambda: next(states)  # type: ignore[method-assign]
+    [[match]] = index.best_personas([EAST], [["a"]])
+    check(match)
+    assert index.calls.count("best_points") == 2
+
+
 @pytest.mark.parametrize("kind", [Replaced, Alone])
 def test_an_index_that_never_rests_is_not_asked_for_ever(kind: type[Replaced]) -> None:
     index = kind(10**6)
