@@ -30,7 +30,9 @@ COLUMNS_AT_ONCE = 512
 
 
 def exact(rows: csr_matrix, l2: float) -> Floats:
-    """B for users (n_users, n_items): (n_items, n_items) float32. Memory: 4 n_items^2 bytes.
+    """B for users (n_users, n_items): (n_items, n_items) float32.
+
+    Memory: 4 n_items^2 bytes, and three times that of `rows`.
 
     Raises InputError where l2 is too small for float32 to invert G.
     """
