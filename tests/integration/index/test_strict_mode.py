@@ -287,9 +287,10 @@ def test_add_and_work(p4r: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.long
 def test_erase(p4r: Run, tmp_path: Path) -> None:
     shutil.copytree(BOOKSHOP, tmp_path / "artifacts")
-    assert p4r("index", "--domain", "books").code == 0
-    assert p4r("erase", "bea-k").code == 0
-    assert p4r("index", "--domain", "books").code == 0
+    index = ["index", "--domain", "books"]
+    for command in (index, ["erase", "bea-k"], index):
+        done = p4r(*command)
+        assert done.code == 0, (command, done.err)
 
 
 def test_what_the_server_refuses_is_no_outage(settings: Settings) -> None:
