@@ -15,12 +15,13 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import socket
 import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -78,6 +79,9 @@ class Reply:
     after: int = 0
     """Sent once so many completions have gone out."""
     message: Mapping[str, Any] = field(default_factory=dict)
+    tokens: Sequence[tuple[str, Mapping[str, float]]] | None = None
+    """The tokens of the content, each with the probabilities of tokens in its place; sent as
+    log-probabilities to a call that asks for them."""
     cut: str = ""
     """"reset": the connection is reset; "hang": silence; "half": reset in the middle of the body;
     "drip": one byte every 50 ms."""
@@ -267,6 +271,8 @@ def completion(call: Call, reply: Reply) -> bytes:
         "model": call.body.get("model"),
         "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
     }
+    if reply.tokens is not None and call.body.get("logprobs"):
+        whole["choices"][0]["logprobs"] = {"content": [_logprobs(*one) for one in reply.tokens]}
     if reply.usage is not None:
         prompt, completion = reply.usage
         whole["usage"] = {
@@ -275,6 +281,17 @@ def completion(call: Call, reply: Reply) -> bytes:
             "total_tokens": prompt + completion,
         }
     return json.dumps(whole).encode()
+
+
+def _logprobs(text: str, probabilities: Mapping[str, float]) -> dict[str, Any]:
+    top = [{"token": one, "logprob": math.log(p)} for one, p in probabilities.items()]
+    return {"token": text, "logprob": math.log(probabilities[text]), "top_logprobs": top}
+
+
+def chooses(chosen: str, probabilities: Mapping[str, float], before: str = "") -> Reply:
+    """An answer whose last token is `chosen`, with its alternatives; `before` it stands a text."""
+    tokens = [(before, {before: 1.0})] if before else []
+    return Reply(before + chosen, tokens=[*tokens, (chosen, probabilities)])
 
 
 def main() -> None:

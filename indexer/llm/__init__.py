@@ -47,12 +47,14 @@ from indexer.llm.budget import Budget
 from indexer.llm.endpoint import check_key
 from indexer.llm.errors import (
     NO_ANSWER,
+    TOO_LONG,
     BatchesUnderWay,
     BudgetReachedError,
     EndpointDownError,
     LLMRefusedError,
 )
 from indexer.llm.live import LLM
+from indexer.llm.options import Options
 from indexer.llm.request import (
     Answer,
     Request,
@@ -66,6 +68,7 @@ from indexer.llm.request import (
 __all__ = [
     "LLM",
     "NO_ANSWER",
+    "TOO_LONG",
     "Answer",
     "BatchFolder",
     "BatchLLM",
@@ -75,6 +78,7 @@ __all__ = [
     "BudgetReachedError",
     "EndpointDownError",
     "LLMRefusedError",
+    "Options",
     "Request",
     "Requests",
     "Tally",

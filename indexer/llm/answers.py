@@ -7,16 +7,28 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from indexer.llm.capabilities import Capabilities, RetryPrompt
-from indexer.llm.parsing import OFF_SCHEMA, parse_answer, schema_problem, shortened
+from indexer.llm.options import option_logprobs
+from indexer.llm.parsing import (
+    OFF_SCHEMA,
+    parse_answer,
+    schema_problem,
+    shortened,
+    thought_end,
+)
 from indexer.llm.request import Answer, Request, Usage
 from indexer.llm.wire import Completion
 from p4r_qdrant.records import clean_text
+from p4r_qdrant.settings.llm import section_of
 
 KEPT_CHARACTERS = 20_000
 """Characters of an unusable answer that are kept, and shown to the model in the retry."""
 _DO_ANSWER = (
     "You gave no answer the last time. Nobody asks for an opinion, only for the JSON object "
     "described above; where there is nothing to say, leave its fields as empty as it allows."
+)
+_DO_ANSWER_IN_TEXT = (
+    "You gave no answer the last time. Nobody asks for an opinion, only for the answer in the form "
+    "that is described above."
 )
 _IN_THOUGHT = "the answer was cut off in its thought"
 
@@ -48,8 +60,8 @@ class Attempt:
         self.usage += spent
         self.completion = clean_text((completion.text or completion.thought)[:KEPT_CHARACTERS])
         self.finish_reason = completion.finish_reason
-        thinks = capabilities.notice(completion)
-        if completion.cut_off and thinks and not _is_whole(completion):
+        thinks = capabilities.notice(self.request, completion)
+        if completion.cut_off and thinks and not _is_whole(self.request, completion):
             self._cut_off_in_thought(completion, capabilities)
             return None
         value, problem, again = _validate(self.request, completion, self.retry)
@@ -89,7 +101,7 @@ class Attempt:
         repeated = any(problem.startswith(_IN_THOUGHT) for problem in self.problems)
         if repeated or max(self.sent, used) > self.retry.max_tokens:
             limit = capabilities.limit(self.request, self.retry)
-            setting = f"P4R_LLM__{self.request.step.upper()}__THOUGHT_TOKENS"
+            setting = f"P4R_LLM__{section_of(self.request.step).upper()}__THOUGHT_TOKENS"
             self.give_up(f"{_IN_THOUGHT} after {limit} tokens: raise {setting}", final=True)
             capabilities.found_no_end()
         else:
@@ -102,10 +114,11 @@ def _validate(
     """(value, "", None) if the completion is usable, else (None, problem, retry prompt)."""
     limit = sent.max_tokens
     retry = RetryPrompt(limit, room=sent.room)
+    do_answer = _DO_ANSWER if request.schema is not None else _DO_ANSWER_IN_TEXT
     if completion.refusal or completion.filtered:
         reason = completion.refusal and f": {shortened(completion.refusal)}"
-        return None, f"the model refused to answer{reason}", replace(retry, rule=_DO_ANSWER)
-    if completion.cut_off and not _is_whole(completion):
+        return None, f"the model refused to answer{reason}", replace(retry, rule=do_answer)
+    if completion.cut_off and not _is_whole(request, completion):
         rule = f"Your last answer was cut off after {limit} tokens: keep this one shorter."
         problem = f"the answer was cut off after {limit} tokens"
         more = max(limit, min(2 * limit, 4 * request.max_tokens))
@@ -114,11 +127,9 @@ def _validate(
     if not problem:
         return value, "", None
     if not completion.text.strip():
-        return None, problem, replace(retry, rule=_DO_ANSWER)
-    correction = (
-        f"This answer cannot be used: {problem}. Answer again, with one corrected JSON object "
-        "and nothing else."
-    )
+        return None, problem, replace(retry, rule=do_answer)
+    form = "with one corrected JSON object" if request.schema is not None else "in that form"
+    correction = f"This answer cannot be used: {problem}. Answer again, {form} and nothing else."
     shown = clean_text(completion.text[:KEPT_CHARACTERS])
     return None, problem, replace(retry, completion=shown, correction=correction)
 
@@ -129,6 +140,8 @@ def _read_answer(request: Request, completion: Completion) -> tuple[Any, str]:
     The answer stands in the content or in the arguments of a tool call. Without either it may be
     the end of the thought, where an endpoint takes the whole answer for one.
     """
+    if request.schema is None:
+        return _read_plain(request, completion)
     problem = ""
     texts = [text for text in completion.texts if text.strip()]
     for text in texts or [completion.thought]:
@@ -139,7 +152,27 @@ def _read_answer(request: Request, completion: Completion) -> tuple[Any, str]:
     return None, problem if texts else "the answer was empty"
 
 
+def _read_plain(request: Request, completion: Completion) -> tuple[Any, str]:
+    """(value, problem) of an answer without a schema: the text behind the thought."""
+    text = completion.text
+    start = thought_end(text)
+    answer = clean_text(text[start:])
+    if not answer:
+        return None, "the answer was empty"
+    value: Any = answer
+    if request.options is not None:
+        found = option_logprobs(completion.logprobs or (), request.options, start)
+        if found is None:
+            named = ", ".join(request.options.texts)
+            where = f" behind {request.options.after!r}" if request.options.after else ""
+            return None, f"it has none of {named}{where}"
+        value = {"text": answer, "options": found}
+    problem = request.check(value) if request.check is not None else None
+    return value, problem or ""
+
+
 def _read_text(request: Request, text: str, *, at_end: bool) -> tuple[Any, str]:
+    assert request.schema is not None  # noqa: S101 - plain text is read elsewhere
     try:
         value = parse_answer(text, request.schema, at_end=at_end)
     except ValueError as error:
@@ -150,8 +183,10 @@ def _read_text(request: Request, text: str, *, at_end: bool) -> tuple[Any, str]:
     return value, problem or ""
 
 
-def _is_whole(completion: Completion) -> bool:
-    """Whether one of the texts is JSON as it is, whatever the finish reason says."""
+def _is_whole(request: Request, completion: Completion) -> bool:
+    """Whether an answer can be used whatever the finish reason says: JSON, or a usable text."""
+    if request.schema is None:
+        return not _read_plain(request, completion)[1]
     return any(map(_is_json, completion.texts))
 
 

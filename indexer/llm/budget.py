@@ -12,7 +12,7 @@ from indexer.llm.errors import BudgetReachedError
 from indexer.llm.request import Request, Tally, Usage, estimate_tokens, usage_of
 from indexer.llm.wire import Completion
 from p4r_qdrant.settings import LLMSettings
-from p4r_qdrant.settings.llm import STEPS
+from p4r_qdrant.settings.llm import STEPS, section_of
 
 HOUR_S = 3600
 
@@ -44,7 +44,7 @@ class Budget:
 
     def _priced(self, step: str, usage: Usage) -> Usage:
         """The usage with a cost, by the prices of now where it was not known."""
-        if usage.cost_usd is not None or step not in STEPS:
+        if usage.cost_usd is not None or section_of(step) not in STEPS:
             return usage
         cost = self._settings.of(step).cost(usage.prompt_tokens, usage.completion_tokens)
         return replace(usage, cost_usd=cost)

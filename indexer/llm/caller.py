@@ -11,10 +11,17 @@ from typing import TypeVar
 
 from indexer.llm.answers import Attempt
 from indexer.llm.budget import Budget
-from indexer.llm.capabilities import Capabilities, RequestFormat, RetryPrompt, room_in
+from indexer.llm.capabilities import (
+    Capabilities,
+    RequestFormat,
+    RetryPrompt,
+    names_logprobs,
+    room_in,
+)
 from indexer.llm.endpoint import Endpoint
 from indexer.llm.errors import (
     NO_ANSWER,
+    TOO_LONG,
     EndpointDownError,
     LLMRefusedError,
     RefusedRequestError,
@@ -198,6 +205,8 @@ class Caller:
             attempt.sent = limit = int(body.get(request_format.limit_name, 0))
             try:
                 completion = await self.endpoint.complete(request, body)
+                if request.options and completion.text.strip() and completion.logprobs is None:
+                    raise self.endpoint.no_logprobs(request)
                 break
             except RefusedRequestError as error:
                 attempt.refusals += (str(error),)
@@ -222,7 +231,7 @@ class Caller:
         request, retry = attempt.request, attempt.retry
         room = room_in(error.body.message, request, limit)
         if room is None or retry.room is not None:
-            raise UnanswerableError(f"the prompt is too long for the model: {error}")
+            raise UnanswerableError(f"{TOO_LONG}: {error}")
         self.capabilities_of(request).room = room
         return replace(retry, room=room.left)
 
@@ -238,6 +247,8 @@ class Caller:
                 "%s takes a simpler request for %s: %s", request.model, request.step, simpler
             )
             return simpler
+        if request.options is not None and names_logprobs(error.body.searched):
+            raise self.endpoint.no_logprobs(request)
         if attempt.retry.is_first:
             raise self.refused(request, error)
         raise UnanswerableError(f"the endpoint refused: {error}")

@@ -27,6 +27,7 @@ _NO_SYSTEM = re.compile(
 _LIMIT = re.compile(
     r"max_(completion_|output_|new_)?tokens|maxOutputTokens|(output|completion) tokens", re.I
 )
+_LOGPROBS = re.compile(r"log.?prob", re.I)
 _POSITIVE = re.compile(r"positive|greater|larger|above|> ?0|\(0|non.?zero", re.I)
 _NUMBER = re.compile(r"\d+(?:,\d{3})*")
 _CONTEXT = re.compile(r"context\D{0,40}(\d+(?:,\d{3})*)(?![\d,]*\s*\+)", re.I)
@@ -67,6 +68,7 @@ class RequestFormat:
 
     system: whether there is a system message; else its text begins the user's message.
     most_tokens: the largest limit of tokens that the endpoint accepts, if it said so.
+    most_alternatives: the same for the alternatives of a token.
     """
 
     form: AnswerForm
@@ -74,6 +76,7 @@ class RequestFormat:
     temperature: Temperature = "as set"
     system: bool = True
     most_tokens: int | None = None
+    most_alternatives: int | None = None
 
     def __str__(self) -> str:
         """What is sent, in words."""
@@ -93,6 +96,10 @@ class RequestFormat:
         None if it names nothing that is sent. `limit`: the tokens that were asked for.
         """
         refused = _UNSUPPORTED.search(message) is not None
+        if request.options is not None and _LOGPROBS.search(message):
+            asked = self.most_alternatives or request.options.alternatives
+            fewer = [one for one in _numbers(message) if 1 < one < asked]
+            return replace(self, most_alternatives=max(fewer)) if fewer else None
         if self.system and _NO_SYSTEM.search(message):
             return replace(self, system=False)
         if self.limit_name == "max_tokens" and refused and "max_tokens" in message:
@@ -177,10 +184,10 @@ class Capabilities:
         ]
         return min(limit for limit in limits if limit is not None)
 
-    def notice(self, completion: Completion) -> bool:
+    def notice(self, request: Request, completion: Completion) -> bool:
         """Whether the model thinks; if so, all calls of the step get tokens for it from now on.
 
-        Prose that is cut off is taken for a thought, until that proves wrong.
+        Prose that is cut off where JSON was wanted is taken for a thought, until that proves wrong.
         """
         text = completion.text
         surely = bool(
@@ -189,7 +196,8 @@ class Capabilities:
             or THOUGHT_MARK.search(text)
             or (completion.cut_off and not text.strip())
         )
-        is_prose = completion.cut_off and not text.lstrip().startswith(("{", "```", "["))
+        is_prose = request.schema is not None and completion.cut_off
+        is_prose = is_prose and not text.lstrip().startswith(("{", "```", "["))
         thinks = surely or (is_prose and self.thought_tokens != 0)
         if thinks and self.thought_tokens is None:
             self.thought_tokens = THOUGHT_TOKENS
@@ -209,7 +217,8 @@ class Capabilities:
         """The JSON body of a call."""
         request_format = request_format or self.request_format
         system = request.system
-        if request_format.form != "json_schema" or self.spelled_out:
+        form = request_format.form if request.schema is not None else "text"
+        if request.schema is not None and (form != "json_schema" or self.spelled_out):
             schema = json.dumps(request.schema, ensure_ascii=False)
             system += f"\n\nAnswer with one JSON object that fits this JSON schema:\n{schema}"
         if retry.rule:
@@ -234,11 +243,15 @@ class Capabilities:
         if request_format.temperature:
             is_low = request_format.temperature == "low"
             body["temperature"] = LOW_TEMPERATURE if is_low else request.temperature
-        if request_format.form == "json_schema":
+        if form == "json_schema":
             schema_form = {"name": request.step, "schema": request.schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema_form}
-        elif request_format.form == "json_object":
+        elif form == "json_object":
             body["response_format"] = {"type": "json_object"}
+        if request.options is not None:
+            most = request_format.most_alternatives or request.options.alternatives
+            body["logprobs"] = True
+            body["top_logprobs"] = min(most, request.options.alternatives)
         return body
 
 
@@ -258,6 +271,11 @@ def room_in(message: str, request: Request, limit: int) -> Room | None:
     estimated = _estimated(request)
     room = Room(context, estimated if prompt is None else prompt, estimated)
     return room if LEAST_ROOM <= room.left < limit else None
+
+
+def names_logprobs(message: str) -> bool:
+    """Whether an error message speaks of log-probabilities."""
+    return _LOGPROBS.search(message) is not None
 
 
 def _estimated(request: Request) -> int:

@@ -191,6 +191,13 @@ class Endpoint:
         }.get(advice or status, f"{url} rejects such requests: check P4R_LLM__BASE_URL")
         return LLMRefusedError(f"{sentence} (HTTP {status}: {message or 'no reason given'})")
 
+    def no_logprobs(self, request: Request) -> LLMRefusedError:
+        """The error that stops a run which needs log-probabilities, from an endpoint without."""
+        return LLMRefusedError(
+            f"{self._settings.base_url} gives no log-probabilities for {request.model}, which "
+            f"{request.step} needs: name another model or endpoint"
+        )
+
     def shown(self, message: str, prompts: Iterable[str]) -> str:
         """The endpoint's message, fit to be shown: short, without the key and without a prompt."""
         text = message.replace(self._secret, "***") if self._secret else message

@@ -10,6 +10,10 @@ NO_ANSWER = "no answer came"
 """How the problem of a request begins if the endpoint never answered it."""
 
 
+TOO_LONG = "the prompt is too long for the model"
+"""How the problem of a request begins if its prompt does not fit into the model's context."""
+
+
 class LLMRefusedError(InputError):
     """The endpoint refuses all such requests: wrong key, model or address, or no credit."""
 

@@ -134,6 +134,15 @@ def _after_thought(text: str, found: list[_Found]) -> list[_Found]:
     return found
 
 
+def thought_end(text: str) -> int:
+    """The characters of a plain text up to the end of its thought; all of it without an end."""
+    end, is_open = 0, False
+    for mark in THOUGHT_MARK.finditer(text):
+        is_open = _CLOSING.search(mark[0]) is None
+        end = mark.end()
+    return len(text) if is_open else end
+
+
 def _ends_thought(text: str) -> bool:
     """Whether a text closes a thought that it has not opened."""
     opened = 0

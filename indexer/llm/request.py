@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from indexer.ledger import Ledger, request_key
+from indexer.llm.options import Options
 from p4r_qdrant import __version__
 from p4r_qdrant.records import clean_text
 from p4r_qdrant.settings import LLMSettings
@@ -39,9 +40,12 @@ class RequestFields:
     """The fields of a request.
 
     schema: a JSON schema whose root is an object. For the endpoints' strict mode every object in
-        it lists all its properties as required and has `additionalProperties: false`.
-    check: takes an answer that fits the schema; returns what is wrong with it, in a sentence that
-        is shown to the model, or None.
+        it lists all its properties as required and has `additionalProperties: false`. None: the
+        answer is plain text, without its thought.
+    options: the texts whose log-probabilities are wanted. Only for plain text: the answer is then
+        {"text": ..., "options": {option: log-probability}}.
+    check: takes an answer that fits the schema, or such a text; returns what is wrong with it, in a
+        sentence that is shown to the model, or None.
     about: the ids of the records that the prompt is made of (item_id, user_id). They are stored
         with the answer, so that a user's answers can be erased.
     template: the hash of the prompt template; stored with the answer.
@@ -52,7 +56,7 @@ class RequestFields:
 
     step: str
     prompt: Prompt = field(repr=False)
-    schema: Mapping[str, Any] = field(repr=False)
+    schema: Mapping[str, Any] | None = field(repr=False)
     model: str
     temperature: float = 0.0
     max_tokens: int = 1024
@@ -60,14 +64,21 @@ class RequestFields:
     about: Mapping[str, str] = field(default_factory=dict)
     template: str = ""
     key: str = ""
+    options: Options | None = None
 
     def __post_init__(self) -> None:
         if not self.key:
+            parameters: dict[str, Any] = {
+                "temperature": self.temperature,
+                "max_tokens": self.max_tokens,
+            }
+            if self.options is not None:
+                parameters["options"] = self.options.identity
             key = request_key(
                 template=self.step,
                 content=[self.system, self.user, self.schema],
                 model=self.model,
-                parameters={"temperature": self.temperature, "max_tokens": self.max_tokens},
+                parameters=parameters,
             )
             object.__setattr__(self, "key", key)
 

@@ -15,6 +15,7 @@ import httpx2
 import openai
 
 from indexer.llm.errors import ErrorBody, TransientError
+from indexer.llm.options import Token
 from p4r_qdrant.settings import LLMSettings
 
 MAX_RESPONSE_BYTES = 4 << 20
@@ -89,6 +90,7 @@ class Completion:
     finish_reason: as the endpoint names it; `cut_off` and `filtered` read it.
     tokens: (prompt, completion) tokens; None if the endpoint does not report them.
     thought_tokens: the part of the completion that was thought, if it is reported.
+    logprobs: the tokens of the content with their alternatives; None if there are none.
     """
 
     texts: tuple[str, ...]
@@ -97,6 +99,7 @@ class Completion:
     refusal: str
     tokens: tuple[int, int] | None
     thought_tokens: int
+    logprobs: tuple[Token, ...] | None = None
 
     @property
     def text(self) -> str:
@@ -165,7 +168,29 @@ def completion_of(data: Any) -> Completion:
         refusal if isinstance(refusal, str) else "",
         _counted(usage),
         _thought_tokens(usage),
+        _logprobs(choice.get("logprobs")),
     )
+
+
+def _logprobs(given: Any) -> tuple[Token, ...] | None:
+    """The tokens of a choice; None where the endpoint gives none, or not in OpenAI's form."""
+    if not isinstance(given, dict) or not isinstance(given.get("content"), list):
+        return None
+    tokens = []
+    for one in given["content"]:
+        match one:
+            case {"token": str(text), "logprob": int() | float() as own}:
+                others = one.get("top_logprobs")
+                pairs = others if isinstance(others, list) else []
+                alternatives = {text: float(own)}
+                for pair in pairs:
+                    match pair:
+                        case {"token": str(other), "logprob": int() | float() as logprob}:
+                            alternatives[other] = float(logprob)
+                tokens.append(Token(text, alternatives))
+            case _:
+                return None
+    return tuple(tokens)
 
 
 def _parts(content: Any) -> tuple[str, str]:

@@ -31,8 +31,13 @@ KNOWN_PRICES = {"gpt-4o-mini": (0.15, 0.60)}
 THOUGHT_TOKENS = 8192
 """Tokens for the thought before an answer, once a model has shown that it thinks."""
 
-STEPS = ("summaries", "aspects", "personas", "alignments", "judgments")
+STEPS = ("summaries", "aspects", "personas", "alignments", "judgments", "peers")
 """Sections of `LLMSettings` that override the model, temperature or prices of one step."""
+
+
+def section_of(step: str) -> str:
+    """The section of a step: its own name, or `peers` for all steps of peers ("peer-letters")."""
+    return "peers" if step.startswith("peer-") else step
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,8 @@ class LLMStepSettings(Section):
         None,
         ge=1,
         description="Largest number of tokens of an answer of this step, without thought. Unset: "
-        "400 (summaries), 500 (aspects, judgments), 1600 (personas), 300 (alignments).",
+        "400 (summaries), 500 (aspects, judgments), 1600 (personas), 300 (alignments); peers: what "
+        "their answers need.",
     )
     thought_tokens: int | None = Field(
         None, ge=0, description="Largest number of tokens of the thought before an answer."
@@ -197,6 +203,9 @@ class LLMSettings(Section):
     judgments: LLMStepSettings = Field(
         default_factory=LLMStepSettings, description="Overrides for `p4r judge`."
     )
+    peers: LLMStepSettings = Field(
+        default_factory=LLMStepSettings, description="Overrides for `p4r peers`."
+    )
 
     @property
     def address(self) -> tuple[str, dict[str, str]]:
@@ -229,7 +238,7 @@ class LLMSettings(Section):
 
     def of(self, step: str) -> StepModel:
         """Model, temperature and prices of a step: its own, or else those of the section."""
-        own = getattr(self, step, None)
+        own = getattr(self, section_of(step), None)
         if not isinstance(own, LLMStepSettings):
             own = LLMStepSettings()
         model = own.model or self.model
