@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from indexer.updates.worker import Worker
 from p4r_qdrant.errors import InputError, P4RError
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
 
 
 def publish_metrics(worker: Worker, host: str, port: int) -> int:
@@ -17,6 +21,21 @@ def publish_metrics(worker: Worker, host: str, port: int) -> int:
     Raises: InputError if the port is in use.
     """
     from prometheus_client import CollectorRegistry, start_http_server
+
+    registry = CollectorRegistry()
+    registry.register(collector(worker))
+    try:
+        server, _ = start_http_server(port, host, registry)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another "
+            "--metrics-port"
+        ) from None
+    return int(server.server_port)
+
+
+def collector(worker: Worker) -> Collector:
+    """The metrics of a worker, for a registry of prometheus_client."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
 
@@ -42,13 +61,4 @@ def publish_metrics(worker: Worker, host: str, port: int) -> int:
                     jobs.add_metric([state], count)
                 yield jobs
 
-    registry = CollectorRegistry()
-    registry.register(OfWorker())
-    try:
-        server, _ = start_http_server(port, host, registry)
-    except OSError as error:
-        raise InputError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another "
-            "--metrics-port"
-        ) from None
-    return int(server.server_port)
+    return OfWorker()

@@ -39,7 +39,7 @@ def test_a_container_can_do_little(name: str) -> None:
 def test_keys_come_from_the_environment_and_settings_are_known(name: str) -> None:
     known = known_names()
     for variable, value in SERVICES[name]["environment"].items():
-        if variable.endswith("KEY") and not variable.endswith("PLAINTEXT_KEY"):
+        if variable.endswith(("KEY", "PASSWORD")) and not variable.endswith("PLAINTEXT_KEY"):
             assert re.fullmatch(r"\$\{[A-Z_0-9]+:[-?].*\}", value), f"{variable} is written down"
         if variable.startswith("P4R_"):
             assert variable in known
@@ -47,8 +47,10 @@ def test_keys_come_from_the_environment_and_settings_are_known(name: str) -> Non
 
 def test_what_is_kept_is_in_volumes() -> None:
     volumes = set(yaml.safe_load(COMPOSE.read_text())["volumes"])
-    mounted = {one.split(":")[0] for own in SERVICES.values() for one in own["volumes"]}
-    assert mounted == volumes
+    mounted = {one for own in SERVICES.values() for one in own["volumes"]}
+    read = {one for one in mounted if one.endswith(":ro")}
+    assert {one.split(":")[0] for one in mounted - read} == volumes
+    assert all((COMPOSE.parent / one.split(":")[0]).is_dir() for one in read)
 
 
 def test_the_gpu_profile_is_the_service_on_a_gpu() -> None:
