@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic_core import to_json
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from p4r_qdrant import __version__
@@ -62,6 +63,7 @@ def create_app(served: Service) -> FastAPI:
         finally:
             await served.close()
 
+    own = served.backend.settings.service
     app = Application(
         title="p4r",
         version=__version__,
@@ -72,7 +74,6 @@ def create_app(served: Service) -> FastAPI:
         redirect_slashes=False,  # a redirect would name a scheme and host that a proxy has changed
         telemetry=served.tracing.of_requests if served.tracing else NO_TELEMETRY,
     )
-    own = served.backend.settings.service
     app.state.service = served
     app.state.access = Access(own)
     problems.install(app)
@@ -87,6 +88,14 @@ def create_app(served: Service) -> FastAPI:
         settings=own,
         tracing=served.tracing,
     )
+    if own.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=own.origins,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Encoding", "Content-Type", "X-Request-ID"],
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
     _add_rerank(app)
     app.include_router(items.router)
     app.include_router(users.router)
@@ -169,11 +178,13 @@ def _add_operations(app: FastAPI) -> None:
             ],
         }
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["operations"])
     async def healthz() -> HealthAnswer:
         """Whether the process is alive."""
         return HealthAnswer()
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get(
         "/readyz",
         tags=["operations"],

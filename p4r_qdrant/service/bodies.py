@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from email.message import Message
 from functools import partial
 from itertools import accumulate
@@ -56,18 +57,26 @@ def body_of(model: type[Model]) -> Any:
         served: Service = request.app.state.service
         if not _is_json(request.headers.get("content-type", "")):
             _refuse(_NO_OBJECT)
+        packed = _is_packed(request.headers.get("content-encoding", ""))
         try:
             raw = await request.body()
         except ClientDisconnect:
             raise ProblemError(400, "no_json", "the body ends early") from None
-        work = partial(parsed, raw, model, served.backend.settings.service)
-        return work() if len(raw) < LARGE else await served.parse(work)
+        work = partial(parsed, raw, model, served.backend.settings.service, packed=packed)
+        return work() if len(raw) < LARGE and not packed else await served.parse(work)
 
     return Depends(read)
 
 
-def parsed(raw: bytes, model: type[Model], limits: ServiceSettings) -> Model:
-    """The body as a model. Raises ProblemError (400, 413), InputError, RequestValidationError."""
+def parsed(
+    raw: bytes, model: type[Model], limits: ServiceSettings, *, packed: bool = False
+) -> Model:
+    """The body as a model. Raises ProblemError (400, 413), InputError, RequestValidationError.
+
+    packed: whether it is compressed with gzip.
+    """
+    if packed:
+        raw = _unpacked(raw, limits.max_body_bytes)
     value = _loaded(raw, limits.max_body_values)
     if not isinstance(value, dict):
         _refuse(_NO_OBJECT)
@@ -76,6 +85,42 @@ def parsed(raw: bytes, model: type[Model], limits: ServiceSettings) -> Model:
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         _refuse(*({**one, "loc": ("body", *one["loc"])} for one in problems))
+
+
+def _is_packed(encoding: str) -> bool:
+    """Whether a body is compressed with gzip. Raises ProblemError (415) for other encodings."""
+    if encoding.strip().lower() in ("", "identity"):
+        return False
+    if encoding.strip().lower() in ("gzip", "x-gzip"):
+        return True
+    raise ProblemError(
+        415,
+        "encoding",
+        f"the Content-Encoding {encoding[:40]!r} is not supported; send gzip, or leave it out",
+        {"Accept-Encoding": "gzip"},
+    )
+
+
+def _unpacked(raw: bytes, most_bytes: int) -> bytes:
+    """The body without gzip; of a larger one only `most_bytes` are ever unpacked.
+
+    Raises ProblemError (400, 413).
+    """
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        text = stream.decompress(raw, most_bytes + 1)
+    except zlib.error:
+        raise ProblemError(400, "no_json", "the body is not valid gzip") from None
+    if len(text) > most_bytes:
+        raise ProblemError(413, "too_large", too_large(most_bytes))
+    if not stream.eof or stream.unused_data:
+        raise ProblemError(400, "no_json", "the body is not one complete gzip member")
+    return text
+
+
+def too_large(most_bytes: int) -> str:
+    """What a caller reads about a body of more bytes."""
+    return f"the body has more than {most_bytes} bytes (P4R_SERVICE__MAX_BODY_BYTES); send less"
 
 
 def _loaded(raw: bytes, most_values: int) -> Any:

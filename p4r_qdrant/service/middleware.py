@@ -14,6 +14,7 @@ from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from p4r_qdrant.service import logs, problems
+from p4r_qdrant.service.bodies import too_large
 from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.paths import QUIET
 from p4r_qdrant.settings import ServiceSettings
@@ -83,17 +84,14 @@ class _Incoming:
     @property
     def too_large(self) -> str:
         """What a caller is told."""
-        return (
-            f"the body has more than {self._settings.max_body_bytes} bytes "
-            "(P4R_SERVICE__MAX_BODY_BYTES); send less"
-        )
+        return too_large(self._settings.max_body_bytes)
 
 
 class Requests:
     """The one middleware, in plain ASGI.
 
     Routes are matched on the path as it was sent: a slash inside an id stays `%2F` until the
-    route decodes it. A slash at the end does not count.
+    route decodes it. A slash at the end does not count, nor whether a proxy stripped the root path.
     """
 
     def __init__(
@@ -117,7 +115,10 @@ class Requests:
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         path = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
-        scope["path"] = path.removesuffix("/") or "/"
+        scope["root_path"] = self._settings.root_path
+        if f"{path}/".startswith(f"{scope['root_path']}/"):  # a proxy that does not strip it
+            path = path.removeprefix(scope["root_path"])
+        scope["path"] = scope["root_path"] + (path.removesuffix("/") or "/")
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
         incoming = _Incoming(scope, receive, self._settings)

@@ -67,7 +67,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     of_qdrant = {502} if 503 in statuses else set[int]()
     return {
         status: {"model": ErrorBody, "description": _MEANING[status]}
-        for status in sorted({400, 401, 403, 408, 413, 422, *statuses} | of_qdrant)
+        for status in sorted({400, 401, 403, 408, 413, 415, 422, *statuses} | of_qdrant)
     }
 
 
@@ -79,6 +79,7 @@ _MEANING = {
     409: "Not possible in this state",
     408: "The body did not arrive in time",
     413: "The body is too large",
+    415: "The body has a Content-Encoding other than gzip",
     422: "The request is invalid; the message says what to change",
     429: "Too much work at once; try again after Retry-After seconds",
     502: "Qdrant refuses the request: its strict mode or a quota forbids it",

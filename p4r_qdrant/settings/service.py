@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from p4r_qdrant.settings.section import OptionalSecret, Section, is_this_machine
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
+
+
+def _origins(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]
+
+
+def _check_origins(text: str) -> str:
+    for origin in _origins(text):
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                f"{origin!r} is no origin; write scheme and host, as in https://shop.example, "
+                "without a path"
+            )
+    return text
+
+
+def _check_root_path(path: str) -> str:
+    if path and (not path.startswith("/") or path.endswith("/") or "//" in path):
+        raise ValueError("root_path must look like /p4r: a slash first, none at the end")
+    return path
 
 
 class ServiceSettings(Section):
@@ -22,6 +47,16 @@ class ServiceSettings(Section):
     )
     allow_anonymous: bool = Field(
         False, description="Require no key. Allowed only if `host` is this machine."
+    )
+    root_path: Annotated[str, AfterValidator(_check_root_path)] = Field(
+        "",
+        description="Path under which a proxy offers the service, as in /p4r. The proxy may strip "
+        "it or not.",
+    )
+    cors_origins: Annotated[str, AfterValidator(_check_origins)] = Field(
+        "",
+        description="Origins of web pages that may call the service from a browser, separated by "
+        "commas, as in https://shop.example; * allows all. Empty: none.",
     )
     deadline_ms: int = Field(
         1000,
@@ -94,6 +129,11 @@ class ServiceSettings(Section):
         False,
         description="Send OpenTelemetry spans to the address in OTEL_EXPORTER_OTLP_ENDPOINT.",
     )
+
+    @property
+    def origins(self) -> list[str]:
+        """`cors_origins` as a list."""
+        return _origins(self.cors_origins)
 
     @property
     def is_local(self) -> bool:

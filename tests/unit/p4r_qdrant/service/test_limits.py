@@ -209,9 +209,9 @@ def test_a_large_body_is_parsed_on_another_thread(
     names = []
     right = bodies.parsed
 
-    def noted(*arguments: Any) -> Any:
+    def noted(*arguments: Any, **options: Any) -> Any:
         names.append(threading.current_thread().name)
-        return right(*arguments)
+        return right(*arguments, **options)
 
     monkeypatch.setattr(bodies, "parsed", noted)
     for count in (1, 900):
