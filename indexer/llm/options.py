@@ -63,12 +63,12 @@ def option_logprobs(
 
 
 def _words_from(tokens: Sequence[Token], start: int) -> Iterator[Token]:
-    """The tokens that end after so many characters and are not only signs."""
-    end = 0
+    """The tokens with a word behind so many characters."""
+    begin = 0
     for token in tokens:
-        end += len(token.text)
-        if end > start and _EDGE.sub("", token.text[max(0, start - end) :]):
+        if _EDGE.sub("", token.text[max(0, start - begin) :]):
             yield token
+        begin += len(token.text)
 
 
 def _folded(text: str) -> str:

@@ -40,6 +40,11 @@ def token(text: str, **probabilities: float) -> Token:
             Options(("3", "4", "1"), after="rating:"),
             {"3": 0.7, "4": 0.2},
         ),
+        (
+            [token("7 of 9. Rating: "), token("3", **{"3": 0.7, "4": 0.2})],
+            Options(("3", "4", "7"), after="rating:"),
+            {"3": 0.7, "4": 0.2},
+        ),
         ([token("no marker "), token("3")], Options(("3",), after="rating:"), None),
         ([], LETTERS, None),
     ],

@@ -1,0 +1,1 @@
+"""The rerankers that personas are compared with, behind one protocol."""

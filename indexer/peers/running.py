@@ -1,0 +1,113 @@
+"""Run a peer over many queries, with an LLM or as a dry run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from indexer.ledger import Ledger
+from indexer.llm import LLM, Answer, Request, Usage, estimate_tokens
+from indexer.llm.request import from_record, given_up
+from indexer.peers.protocol import Asker, Peer, PeerAnswer, PeerQuery
+from indexer.reasoning.run import Estimate
+from p4r_qdrant.settings import LLMSettings
+
+AT_ONCE = 64
+"""Queries that are worked on at the same time, at most; the LLM limits the open calls."""
+
+
+def asker(llm: LLM) -> Asker:
+    """Asks an LLM; the assumed answers are not used."""
+
+    async def ask(request: Request, assumed: Any) -> Answer:  # noqa: ARG001
+        return await llm.ask(request)
+
+    return ask
+
+
+class DryRun:
+    """Counts what would be asked, by step, and takes the assumed answers; nothing is sent.
+
+    Answers that the ledger holds are used. A later request of a chain is estimated from assumed
+    answers, so that its tokens are about right. watch: is shown every request.
+    """
+
+    def __init__(
+        self,
+        settings: LLMSettings,
+        ledger: Ledger,
+        *,
+        repeat_failed: bool = True,
+        watch: Callable[[Request], None] | None = None,
+    ) -> None:
+        self.estimates: dict[str, Estimate] = {}
+        self._settings = settings
+        self._ledger = ledger
+        self._repeat_failed = repeat_failed
+        self._watch = watch
+        self._seen: set[str] = set()
+
+    async def __call__(self, request: Request, assumed: Any) -> Answer:
+        """The answer of the ledger, else the assumed one."""
+        if self._watch is not None:
+            self._watch(request)
+        is_new = request.key not in self._seen
+        self._seen.add(request.key)
+        one = self.estimates.setdefault(request.step, Estimate())
+        if (record := self._ledger.get(request.step, request.key)) is not None:
+            one.known += is_new
+            return from_record(request, record)
+        if not self._repeat_failed and (failure := given_up(self._ledger, request, self._settings)):
+            one.given_up += is_new
+            return failure
+        if is_new:
+            one.requests += 1
+            one.prompt_tokens += estimate_tokens(request.system) + estimate_tokens(request.user)
+            one.completion_tokens += estimate_tokens(_text(assumed))
+            prices = self._settings.of(request.step)
+            one.cost_usd = prices.cost(one.prompt_tokens, one.completion_tokens)
+        return Answer(request, assumed, Usage())
+
+
+def _text(assumed: Any) -> str:
+    if isinstance(assumed, dict) and "options" in assumed:
+        return str(assumed["text"])
+    return assumed if isinstance(assumed, str) else json.dumps(assumed)
+
+
+async def rank_all(
+    peer: Peer,
+    queries: Iterable[PeerQuery],
+    ask: Asker,
+    done: Callable[[], None] = lambda: None,
+    at_once: int = AT_ONCE,
+) -> list[PeerAnswer]:
+    """The answers in the order of the queries; `done` is called after each one.
+
+    If a call stops the run, the calls in flight end and are kept; then the error is raised.
+    """
+    answers: dict[int, PeerAnswer] = {}
+    waiting = enumerate(queries)
+    stopped: list[BaseException] = []
+
+    async def work() -> None:
+        while not stopped and (one := next(waiting, None)) is not None:
+            place, query = one
+            try:
+                answers[place] = await peer.rank(query, ask)
+            except Exception as error:
+                stopped.append(error)
+            else:
+                done()
+
+    await asyncio.gather(*(work() for _ in range(at_once)))
+    if stopped:
+        raise stopped[0]
+    return [answers[place] for place in range(len(answers))]
+
+
+def total(answers: Iterable[PeerAnswer]) -> Usage:
+    """What several answers cost together."""
+    return sum((one.usage for one in answers), Usage())
