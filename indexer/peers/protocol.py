@@ -41,9 +41,9 @@ class PeerAnswer:
     """A peer's order of all candidates, as item ids.
 
     scores, explanations: by item id, where there are any. usage: of all calls that the query needs,
-    also of those whose answers the ledger held. repaired: what had to be put right in answers (missing, repeated and
-    unknown candidates). failed: requests without a usable answer; where they decide, candidates
-    keep the generator's order. notes: what was left out or cut, counted.
+    also of those whose answers the ledger held. repaired: what had to be put right in answers
+    (missing, repeated and unknown candidates). failed: requests without a usable answer; where they
+    decide, candidates keep the generator's order. notes: what was left out or cut, counted.
     """
 
     order: tuple[str, ...]
