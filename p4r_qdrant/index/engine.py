@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from p4r_qdrant.arrays import Floats
+from p4r_qdrant.index.columns import ColumnSets
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point
@@ -57,6 +58,10 @@ class Engine(Protocol):
     location: str
     datatype: str
     max_personas: int
+
+    @property
+    def columns(self) -> ColumnSets:
+        """The sets of columns of the collaborative part."""
 
     @property
     def fields(self) -> Mapping[str, str]:
@@ -125,7 +130,10 @@ class Engine(Protocol):
         """Remove the mark UNSETTLED from the items' points of this generation."""
 
     def write_metadata(self, metadata: IndexMetadata) -> None:
-        """Store `metadata` with the index."""
+        """Store `metadata` with the index: the fields that differ from those that were read."""
+
+    def read_metadata(self) -> None:
+        """Read the metadata again, which another process may have written."""
 
     def replacing(self) -> AbstractContextManager[object]:
         """Context manager for replacing items: one thread at a time if the engine needs that."""

@@ -15,6 +15,7 @@ from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import InputError, VectorError
 from p4r_qdrant.index import matching, replacing
 from p4r_qdrant.index.batching import batches
+from p4r_qdrant.index.collaborative import CollaborativeIndex
 from p4r_qdrant.index.engine import Engine, IndexStats, StoredVector
 from p4r_qdrant.index.filters import Condition, check_types, indexed, parse
 from p4r_qdrant.index.metadata import IndexMetadata
@@ -36,8 +37,10 @@ from p4r_qdrant.index.query import Query, check_query, is_text
 from p4r_qdrant.records import Persona, PersonaMatch, StoredPersona
 
 
-class PersonaIndex:
+class PersonaIndex(CollaborativeIndex):
     """Personas by item, and the best persona of each candidate for a user.
+
+    A version may also have a collaborative part: see `CollaborativeIndex`.
 
     Thread-safe. A reader sees the old personas of an item, the new ones, or for an instant both,
     but never none. If two processes write one item, the later write wins. Use `open_index` to open
@@ -158,6 +161,7 @@ class PersonaIndex:
         exists = bool(self.engine.payloads([check_item_id(item_id)], [ITEM_ID, POSITION]))
         if exists:
             self.engine.delete([item_id])
+        self.remove_columns([check_item_id(item_id)])
         return exists
 
     def delete_unchanged(self, written: Mapping[str, int]) -> None:
@@ -168,6 +172,8 @@ class PersonaIndex:
         if written:
             self.engine.delete_unchanged(written)
             self.engine.discard_derived()
+            gone = written.keys() - self.hashes([*written]).keys()
+            self.remove_columns(sorted(gone))
 
     def drop_personas(
         self, item_ids: Iterable[str], unwanted: Callable[[StoredPersona], bool]
@@ -239,6 +245,7 @@ class PersonaIndex:
 
         Returns sentences that say what remains there, and until when.
         """
+        self.drop_columns_before()
         return self.engine.purge()
 
     # -- reading ------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ class IndexMetadata:
     the encoder again (see `Encoder`). previous: the version that was live before this one.
     publish: the number of the publish that made this version (see `Versions.begin_publish`).
     typical_user: the mean h_u of known users (see `typical`), for the persona prior.
+    collaborative: the record of the collaborative part (see `CollaborativePart`), as JSON.
+    scoring: the weights of the score that belong to this version, as JSON.
     """
 
     fingerprint: str
@@ -56,6 +58,8 @@ class IndexMetadata:
     typical_user: str = ""
     publish: str = ""
     options: str = ""
+    collaborative: str = ""
+    scoring: str = ""
 
     @classmethod
     def of(cls, encoder: MadeWith) -> IndexMetadata:

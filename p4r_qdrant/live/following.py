@@ -26,6 +26,9 @@ class OfVersion(Closable, Protocol):
     def version(self) -> str:
         """Name of the version."""
 
+    def reread(self) -> None:
+        """Read the metadata of the version again: a publish may have changed it."""
+
 
 Opened = TypeVar("Opened", bound=OfVersion)
 
@@ -74,7 +77,10 @@ class Following(Generic[Opened]):
 
     def _refresh(self) -> bool:
         name, old = self._versions.live(), self._current.now
-        if name == old.version or self._closing.is_set():
+        if self._closing.is_set():
+            return False
+        if name == old.version:
+            old.reread()
             return False
         if name is None:
             raise IndexMismatchError(f"{self._versions.missing()} any more; publish it again")

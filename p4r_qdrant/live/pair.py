@@ -78,6 +78,10 @@ class IndexAndEncoder:
             return rows
         return rows - np.float32(options.prior) * typical_user(self.index)
 
+    def reread(self) -> None:
+        """Read the metadata of the index again: a publish may have refitted the columns."""
+        self.index.refresh()
+
     def _checked(self, encoder: Encoder) -> Encoder:
         self.index.metadata.check(encoder.dimension, encoder.fingerprint, "the persona index")
         return encoder

@@ -99,6 +99,12 @@ class Live:
         """The encoder, loaded at first use. Raises as `PersonaReranker.encoder` does."""
         return self.reranker.encoder
 
+    def reread(self) -> None:
+        """Read the metadata of the index again: a publish may have changed it."""
+        self.index.refresh()
+        if self.writer is not self.index:
+            self.writer.refresh()
+
     def note(self, item_id: str, written: Written) -> None:
         """Remember a write. Only the newest MAX_WRITTEN items are kept."""
         self.written.pop(item_id, None)

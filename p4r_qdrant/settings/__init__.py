@@ -6,6 +6,7 @@ they belong to the tests. `Settings.catalogue()` lists every setting with its de
 """
 
 from p4r_qdrant.settings.catalogue import Setting
+from p4r_qdrant.settings.collaborative import CollaborativeSettings
 from p4r_qdrant.settings.encoder import EncoderSettings, HistorySettings
 from p4r_qdrant.settings.index import IndexSettings, QdrantSettings
 from p4r_qdrant.settings.llm import OPENAI_HOST, LLMSettings, LLMStepSettings, StepModel
@@ -18,6 +19,7 @@ from p4r_qdrant.settings.training import TrainingSettings
 __all__ = [
     "CONFIG_FILE",
     "OPENAI_HOST",
+    "CollaborativeSettings",
     "EncoderSettings",
     "HistorySettings",
     "IndexSettings",

@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from p4r_qdrant.errors import SettingsError
 from p4r_qdrant.settings.catalogue import Setting, settings_of
+from p4r_qdrant.settings.collaborative import CollaborativeSettings
 from p4r_qdrant.settings.encoder import EncoderSettings, HistorySettings
 from p4r_qdrant.settings.index import IndexSettings, QdrantSettings
 from p4r_qdrant.settings.llm import LLMSettings
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
     encoder: EncoderSettings = Field(default_factory=EncoderSettings)
     history: HistorySettings = Field(default_factory=HistorySettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+    collaborative: CollaborativeSettings = Field(default_factory=CollaborativeSettings)
     rerank: RerankSettings = Field(default_factory=RerankSettings)
     reasoning: ReasoningSettings = Field(default_factory=ReasoningSettings)
     llm: LLMSettings = Field(default_factory=LLMSettings)

@@ -23,6 +23,7 @@ from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point
+from tests.support.memory_columns import MemoryColumnSets
 
 
 class MemoryIndex(PersonaIndex):
@@ -58,6 +59,7 @@ class MemoryEngine:
         self.max_personas = max_personas
         self.stored: dict[str, Point] = {}
         self._step = step
+        self.columns = MemoryColumnSets(step)
 
     def complete(self) -> None: ...
 
@@ -111,6 +113,8 @@ class MemoryEngine:
     def write_metadata(self, metadata: IndexMetadata) -> None:
         self._step("metadata")
         self.metadata = metadata
+
+    def read_metadata(self) -> None: ...
 
     def replacing(self) -> AbstractContextManager[object]:
         return nullcontext()

@@ -30,7 +30,9 @@ from p4r_qdrant.errors import (
 from p4r_qdrant.index import filters
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.batching import batches, whole_items
+from p4r_qdrant.index.columns import ColumnSets
 from p4r_qdrant.index.edge import queries
+from p4r_qdrant.index.edge.columns import EdgeColumnSets
 from p4r_qdrant.index.edge.folder import (
     SPACE_TO_GROW,
     SPACE_TO_TIDY,
@@ -71,6 +73,7 @@ class EdgeEngine:
         self._settings = settings
         self.max_personas = settings.max_personas
         self._folder = EdgeFolder(path)
+        self._columns = EdgeColumnSets(self._folder, self._translated)
         self.location = self._folder.location
         self._write_lock = threading.RLock()
         self._changes = 0
@@ -111,6 +114,12 @@ class EdgeEngine:
         return IndexMismatchError(
             f"there is no persona index in {self.location}; make it with `p4r index`"
         )
+
+    @property
+    def columns(self) -> ColumnSets:
+        """See `Engine`."""
+        self._check_open()
+        return self._columns
 
     @property
     def fields(self) -> Mapping[str, str]:
@@ -352,6 +361,9 @@ class EdgeEngine:
                 Manifest(metadata, self._shard_name, self.datatype, self._declared)
             )
             self.metadata = metadata
+
+    def read_metadata(self) -> None:
+        """See `Engine`. No other process can write it."""
 
     def upsert(self, points: Sequence[Point], older_than: int | None = None) -> None:
         """See `Engine`."""

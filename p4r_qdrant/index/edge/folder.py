@@ -2,6 +2,7 @@
 
 FOLDER/manifest.json   the metadata of the index, and the name of the current shard
 FOLDER/shard-N*/       the Qdrant Edge shard: all points
+FOLDER/columns-N/      the columns of the collaborative part (`columns.py`)
 FOLDER/rows.*          the vectors as a matrix for scoring, derived (`matrix.py`)
 FOLDER/sums.json       checksums of manifest and shard, while the index is closed (`sums.py`)
 FOLDER/.lock           held by the one process that has the index open
@@ -44,6 +45,8 @@ WRITER = ".writer"
 """The lock of a publish, which goes on when the folder is closed (`versions.py`)."""
 FIRST_SHARD = "shard-1"
 """The shard of a new folder. Without a manifest, a killed `create` left it."""
+COLUMNS = "columns-"
+"""Prefix of the folders of sets of columns (`columns.py`)."""
 PUBLISHES = "publishes"
 """The file with the number of the newest publish (`versions.py`)."""
 VERSION = "version-"

@@ -20,6 +20,7 @@ from p4r_qdrant.errors import IndexLockedError, IndexMismatchError
 from p4r_qdrant.file_lock import take
 from p4r_qdrant.index.edge.engine import EdgeEngine
 from p4r_qdrant.index.edge.folder import (
+    COLUMNS,
     LOCK,
     MANIFEST,
     PUBLISHES,
@@ -163,7 +164,16 @@ class EdgeVersions(Versions):
             version.check_unused()
             if name == FIRST:
                 doomed.mkdir(exist_ok=True)
-                for one in (MANIFEST, SUMS, BEFORE, "shard-*", "rows.*", LOCK, WRITER):
+                for one in (
+                    MANIFEST,
+                    SUMS,
+                    BEFORE,
+                    "shard-*",
+                    f"{COLUMNS}*",
+                    "rows.*",
+                    LOCK,
+                    WRITER,
+                ):
                     for path in self._folder.glob(one):
                         path.rename(doomed / path.name)
             else:

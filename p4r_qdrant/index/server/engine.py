@@ -22,6 +22,7 @@ from p4r_qdrant.errors import AuthenticationError, IndexMismatchError, IndexRefu
 from p4r_qdrant.index import filters
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.batching import batches, whole_items
+from p4r_qdrant.index.columns import ColumnSets
 from p4r_qdrant.index.engine import (
     BestPoints,
     IndexStats,
@@ -34,6 +35,7 @@ from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point
 from p4r_qdrant.index.server import purging, queries
 from p4r_qdrant.index.server.collection import Collection
+from p4r_qdrant.index.server.columns import ServerColumnSets
 from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.settings import IndexSettings, Settings
 from p4r_qdrant.settings.index import FieldType
@@ -69,6 +71,7 @@ class ServerEngine:
         self._connection = Connection(settings.qdrant, self.location)
         self._client = self._connection.client
         self._collection = Collection(self._connection, name, settings.qdrant.timeout_s)
+        self.columns: ColumnSets = ServerColumnSets(self._collection, settings)
         try:
             if made_with is not None:
                 self._connection.call(partial(self._create, settings.index, made_with))
@@ -232,8 +235,15 @@ class ServerEngine:
 
     def write_metadata(self, metadata: IndexMetadata) -> None:
         """See `Engine`."""
-        self._update(metadata.to_json())
+        known = self.metadata.to_json()
+        changed = {field: one for field, one in metadata.to_json().items() if known[field] != one}
+        if changed:
+            self._update(changed)
         self.metadata = metadata
+
+    def read_metadata(self) -> None:
+        """See `Engine`."""
+        self.metadata, _ = self._read_collection()
 
     def replacing(self) -> AbstractContextManager[object]:
         """See `Engine`. Other processes write too, so a lock would not help."""

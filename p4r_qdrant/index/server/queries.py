@@ -70,7 +70,7 @@ def best_points(
             for one in taken
         ]
         again = []
-        for one, result in zip(taken, _send(collection, messages), strict=True):
+        for one, result in zip(taken, send(collection, messages), strict=True):
             user, item_ids = queries[one]
             if len(result) < asked[one] or asked[one] >= MOST_PER_ITEM * len(item_ids):
                 _collect(result, item_ids, best[user])
@@ -239,9 +239,10 @@ def _a_batch(pending: Sequence[int], limits: Sequence[int]) -> list[int]:
     return taken
 
 
-def _send(
+def send(
     collection: Collection, messages: Sequence[grpc.QueryPoints]
 ) -> list[Sequence[grpc.ScoredPoint]]:
+    """The answers of some queries, in one request."""
     if len(messages) == 1:
         return [collection.ask("Query", messages[0])]
     batch = grpc.QueryBatchPoints(collection_name=collection.name, query_points=messages)

@@ -14,6 +14,8 @@ from p4r_qdrant.errors import AuthenticationError, IndexLockedError, IndexMismat
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.server import lease
+from p4r_qdrant.index.server.collection import Collection
+from p4r_qdrant.index.server.columns import ServerColumnSets, is_set
 from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.index.server.engine import ServerEngine
 from p4r_qdrant.index.versions import Version, Versions, name_part
@@ -64,7 +66,7 @@ class ServerVersions(Versions):
         found = []
         for name in self._collections():
             ours = name in (self.alias, live)
-            if not ours and not name.startswith(f"{self.alias}-"):
+            if not ours and (not name.startswith(f"{self.alias}-") or is_set(name)):
                 continue
             with suppress(IndexMismatchError):  # no index: user vectors, say; or just dropped
                 metadata = self._metadata(name)
@@ -145,6 +147,8 @@ class ServerVersions(Versions):
         with self.sole_writer(name):
             if name in self._aliases().values():
                 raise IndexLockedError(f"the collection {name!r} is named by an alias; it stays")
+            version = Collection(self._connection, name, self._settings.qdrant.timeout_s)
+            ServerColumnSets(version, self._settings).drop()
             self._connection.call(partial(self._client.delete_collection, name))
 
     def first(self, fingerprint: str) -> str:

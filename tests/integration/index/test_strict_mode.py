@@ -20,6 +20,7 @@ from p4r_qdrant.errors import IndexRefusedError, InputError
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.server.engine import payload_indexes
 from p4r_qdrant.users.qdrant.collections import RECORD_INDEXES, VECTOR_INDEXES
+from tests.support.columns import check_large, column
 from tests.support.command_line import Run, in_process
 from tests.support.engines import on_server, opened
 from tests.support.environment import clear_settings
@@ -127,6 +128,16 @@ def test_the_index(settings: Settings, filtered: set[str]) -> None:
             index.nearest_items(USER, 5)
         assert "P4R_INDEX__HNSW=true" in sentence(caught)
     assert filtered <= set(payload_indexes(settings.index))
+
+
+def test_the_collaborative_part(settings: Settings, filtered: set[str]) -> None:
+    with opened(settings) as index:
+        check_large(index, 120)
+        index.put_provisional([column("new", None, {0: 9.0})])
+        index.remove_columns([f"item-{number}" for number in range(1, 120)])
+        assert index.collaborative_nearest({"item-0": 1.0}, 9) == [("new", 9.0)]
+        assert len(index.item_numbers()) == 120
+    assert filtered == {"unsettled"}, "no field of the columns needs a payload index"
 
 
 def test_a_search_over_the_whole_catalogue(strict: PrivateQdrant) -> None:

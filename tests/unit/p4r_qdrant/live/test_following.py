@@ -35,6 +35,10 @@ class Opened:
     def __init__(self, version: str) -> None:
         self.version = version
         self._closed = False
+        self.reads = 0
+
+    def reread(self) -> None:
+        self.reads += 1
 
     def close(self) -> None:
         self._closed = True
@@ -72,6 +76,7 @@ def test_a_new_version_replaces_the_old_one(versions: Versions) -> None:
     one = made(versions)
     old = one._current.now
     assert not one.refresh()
+    assert old.reads == 1
     versions.name = "b"
     with one._current.in_use() as used:
         assert one.refresh()
