@@ -135,6 +135,8 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_SERVICE__MAX_HEAD_BYTES": ("2048", 2048),
     "P4R_SERVICE__MAX_BODY_VALUES": ("5000", 5000),
     "P4R_SERVICE__RECEIVE_TIMEOUT_S": ("2.5", 2.5),
+    "P4R_SERVICE__ROOT_PATH": ("/p4r", "/p4r"),
+    "P4R_SERVICE__CORS_ORIGINS": ("https://shop.example", "https://shop.example"),
     "P4R_SERVICE__TELL_BECAUSE": ("false", False),
     "P4R_SERVICE__MAX_USERS": ("5", 5),
     "P4R_SERVICE__MAX_CANDIDATES": ("50", 50),
