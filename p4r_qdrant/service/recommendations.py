@@ -57,7 +57,7 @@ async def recommend(
     try:
         async with asyncio.timeout(served.backend.settings.service.deadline_ms / 1000):
             with served.backend.in_use() as live:
-                vector = await _vector(user_id, served, live)
+                vector = await vector_of_user(user_id, served, live)
                 with served.span("query"):
                     items = await on_thread(work)
     except TimeoutError:
@@ -69,7 +69,7 @@ async def recommend(
     return {"user_id": user_id, "personalized": vector is not None, "items": items}
 
 
-async def _vector(user_id: str, served: Service, live: Live) -> UserVector | None:
+async def vector_of_user(user_id: str, served: Service, live: Live) -> UserVector | None:
     """The user vector; None if no interaction has a text. Raises ProblemError (404, 429, 503)."""
 
     def work() -> tuple[UserVector | None, list[StoredInteraction]]:
