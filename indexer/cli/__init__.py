@@ -6,6 +6,7 @@ for serving must run without the offline parts.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import os
@@ -109,7 +110,10 @@ def main() -> None:
         sys.exit(0)  # the reader of the pipe has seen enough
     except OSError as error:
         _silence_output()
-        _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1)
+        what = f"{error.filename or 'the output'}: {error.strerror or error}"
+        if error.errno == errno.ENAMETOOLONG:
+            _fail(f"{what}; give a shorter one", 2)
+        _fail(what, 1)
 
 
 def _open_closed_streams() -> None:

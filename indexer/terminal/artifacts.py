@@ -85,7 +85,7 @@ def print_reasoned(folder: ArtifactFolder) -> None:
 
 def print_erased(erased: Erased) -> None:
     """Print on standard error where an erasure looked, what it removed, and what remains."""
-    table = Table("looked at", number("removed"), "what")
+    table = Table(Column("looked at", unbroken=True), number("removed"), "what")
     for place in erased.places:
         if place.problem is not None:
             table.add(place.where, "?", str(place.problem), style="bold red")

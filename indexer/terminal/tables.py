@@ -1,4 +1,4 @@
-"""Tables that fit the width of the terminal and never cut or wrap a number."""
+"""Tables that fit the width of the terminal and never cut or wrap a number or a path."""
 
 from __future__ import annotations
 
@@ -25,11 +25,15 @@ Cell = str | Text
 
 @dataclass(frozen=True)
 class Column:
-    """One column. The cells of a `number` column are right-aligned and stay on one line."""
+    """One column. The cells of a `number` column are right-aligned.
+
+    unbroken: each cell stays on one line, as those of a `number` column do.
+    """
 
     name: str
     number: bool = False
     style: str = ""
+    unbroken: bool = False
 
     def cells_width(self, cells: list[Text]) -> tuple[int, int]:
         """The least and the best width for these cells and the name of the column."""
@@ -38,6 +42,8 @@ class Column:
         best = max(longest, cell_len(self.name))
         if self.number:
             return max(longest, min(words, LEAST_NAME)), best
+        if self.unbroken:
+            return best, best
         return min(best, LEAST_TEXT), best
 
 
@@ -108,7 +114,8 @@ class Table:
     def _print_blocks(self, console: Terminal) -> None:
         for row, style in self._rows:
             first, *others = row
-            console.print(first, style=style or "bold", highlight=False)
+            unbroken = self._columns[0].unbroken
+            console.print(first, style=style or "bold", highlight=False, soft_wrap=unbroken)
             for column, cell in zip(self._columns[1:], others, strict=True):
                 if not cell.plain:
                     continue

@@ -275,6 +275,8 @@ def failure(location: str, message: str) -> Exception:
         )
     if any(one in message for one in ("Not a directory", "File exists")):
         return InputError(f"{location} is not a folder; set P4R_QDRANT__PATH to another one")
+    if "name too long" in message:
+        return InputError(f"{location} has too long a name; set P4R_QDRANT__PATH to a shorter one")
     if "No space left" in message:
         return StorageFullError(f"{location} has no disk space left; free some, run again")
     return IndexUnavailableError(f"{location} failed: {' '.join(message.split())[:300]}")

@@ -112,6 +112,20 @@ OUTPUTS = {
 }
 
 
+@pytest.mark.parametrize("command", ["import", "reason", "serve"])
+def test_an_input_with_too_long_a_name(command: str, p4r: Run, tmp_path: Path) -> None:
+    shutil.copytree(BOOKSHOP, tmp_path / "B")
+    before = tree(tmp_path)
+    result = p4r(*FILES[command].format(bad="x" * 300).split(), **SETTINGS)
+    assert (result.code, result.sentence != "") == (2, True), result
+    assert tree(tmp_path) == before
+
+
+def test_an_index_with_too_long_a_name(p4r: Run) -> None:
+    result = p4r("status", **SETTINGS, P4R_QDRANT__PATH="x" * 300)
+    assert (result.code, "P4R_QDRANT__PATH" in result.sentence) == (2, True), result
+
+
 @pytest.mark.parametrize("command", ["audit", "index", "publish", "train --output new", "tune"])
 def test_a_file_of_personas_that_is_empty(command: str, p4r: Run, tmp_path: Path) -> None:
     """It was lost: a folder without personas has no such file."""
@@ -123,7 +137,7 @@ def test_a_file_of_personas_that_is_empty(command: str, p4r: Run, tmp_path: Path
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("place", ["B/items.jsonl/new", "B/items.jsonl"])
+@pytest.mark.parametrize("place", ["B/items.jsonl/new", "B/items.jsonl", "x" * 300])
 @pytest.mark.parametrize("command", OUTPUTS)
 def test_an_output_that_cannot_be(command: str, place: str, p4r: Run, tmp_path: Path) -> None:
     """A file where a folder has to be; an input."""

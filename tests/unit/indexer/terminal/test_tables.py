@@ -84,6 +84,23 @@ def test_texts_wrap_between_words_and_nothing_is_lost(
     assert "empty" not in printed
 
 
+@pytest.mark.parametrize("width", [20, 40, 80, 100, 200])
+def test_a_path_stays_on_one_line(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that is wider than the terminal, which then wraps it itself."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    table = Table(Column("looked at", unbroken=True), number("removed"), "what")
+    paths = ["catalogue", "/srv/" + "catalogue/" * 8 + "artifacts"]
+    for path in paths:
+        table.add(path, "12", "interactions of the users that were erased, and what they wrote")
+    table.print()
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    for path in paths:
+        assert [line for line in printed if line.split()[0] == path], printed
+    assert max(len(line) for line in printed) <= max(width, len(paths[1]))
+
+
 def test_an_empty_table_has_its_names(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
