@@ -86,15 +86,15 @@ _NO_GRPC = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "UNKN
 """The gRPC codes of a closed port, and of a port on which another program listens."""
 _NO_INTEGER = re.compile("not a valid integer: (.*)")
 """How qdrant-client says that Retry-After is a date, or a fraction."""
-HALF_MADE = "0 of 0 read operations failed"
-"""Qdrant's message for a collection that is being made."""
+PASSING = ("0 of 0 read operations failed", "channel closed")
+"""Qdrant's messages while it makes a collection, and for a write while its settings change."""
 _log = logging.getLogger(__name__)
 _rest_since: dict[tuple[str | None, int], float] = {}
 """(address, gRPC port) -> when it was last found that only REST answers there."""
 
 
-class _HalfMadeError(IndexUnavailableError):
-    """A collection that is being made: it has no shards yet that could be read."""
+class _PassingError(IndexUnavailableError):
+    """What the server does with the collection now is over in a moment."""
 
     retry_after_s = 0.1
 
@@ -146,15 +146,15 @@ class Connection:
         """The result of `work`, a request that may be repeated; errors become those of the project.
 
         If a rate limit refuses the request, it is repeated after the time that the server names,
-        up to the time-out. The same holds for a collection that another process is making. Raises
-        RateLimitedError after the time-out.
+        up to the time-out. The same holds for a collection that another process is making, or whose
+        settings it changes. Raises RateLimitedError after the time-out.
         """
         deadline = time.monotonic() + self._settings.timeout_s
         while True:
             try:
                 with self._translated():
                     return work()
-            except (RateLimitedError, _HalfMadeError) as error:
+            except (RateLimitedError, _PassingError) as error:
                 if time.monotonic() + error.retry_after_s > deadline:
                     raise
                 _log.debug("sending it again in %g s: %s", error.retry_after_s, for_log(error))
@@ -166,33 +166,43 @@ class Connection:
         place = (self._settings.url, self._settings.grpc_port)
         if time.monotonic() - _rest_since.get(place, -math.inf) < REST_FOR_S:
             return "rest"
+        probe_s = min(self._settings.timeout_s, PROBE_S)
         try:
-            with self._translated():
-                self._probe_grpc()
+            self._probe_grpc(probe_s)
         except IndexUnavailableError:
-            if not self._rest_answers():
-                raise
-            if place not in _rest_since:
-                _log.warning(
-                    "the gRPC port %s of Qdrant on %s does not answer; REST alone is used, which "
-                    "is slower: open that port, or set P4R_QDRANT__TRANSPORT=rest",
-                    place[1],
-                    place[0],
-                )
-            _rest_since[place] = time.monotonic()
-            return "rest"
+            by_rest = self._rest_answers()
+            try:  # a busy server answers later, on each port that is not blocked
+                self._probe_grpc(probe_s if by_rest else self._settings.timeout_s)
+            except IndexUnavailableError:
+                if not by_rest:
+                    raise
+                self._note_rest(place)
+                return "rest"
         _rest_since.pop(place, None)
         return "grpc"
 
-    def _probe_grpc(self) -> None:
-        """Raise grpc.RpcError unless Qdrant listens on the gRPC port; it may refuse the key."""
-        seconds = min(self._settings.timeout_s, PROBE_S)
+    def _note_rest(self, place: tuple[str | None, int]) -> None:
+        if place not in _rest_since:
+            _log.warning(
+                "the gRPC port %s of Qdrant on %s does not answer; REST alone is used, which "
+                "is slower: open that port, or set P4R_QDRANT__TRANSPORT=rest",
+                place[1],
+                place[0],
+            )
+        _rest_since[place] = time.monotonic()
+
+    def _probe_grpc(self, seconds: float) -> None:
+        """Raise IndexUnavailableError unless Qdrant listens on the gRPC port.
+
+        It may refuse the key.
+        """
         stub = QdrantStub(self._channel)  # type: ignore[no-untyped-call]
-        try:
-            stub.HealthCheck(HealthCheckRequest(), timeout=seconds, metadata=self.metadata)
-        except grpc.RpcError as error:
-            if not isinstance(error, grpc.Call) or error.code().name in _NO_GRPC:
-                raise
+        with self._translated():
+            try:
+                stub.HealthCheck(HealthCheckRequest(), timeout=seconds, metadata=self.metadata)
+            except grpc.RpcError as error:
+                if not isinstance(error, grpc.Call) or error.code().name in _NO_GRPC:
+                    raise
 
     def _rest_answers(self) -> bool:
         settings = self._settings.model_copy(
@@ -283,7 +293,7 @@ class Connection:
                 f"Qdrant on {url} refuses a request for {self._location}: {details} (its strict "
                 "mode or a quota; change it there)"
             )
-        kind = _HalfMadeError if HALF_MADE in details else IndexUnavailableError
+        kind = _PassingError if any(one in details for one in PASSING) else IndexUnavailableError
         return kind(f"Qdrant on {url} failed ({code}): {details}")
 
 

@@ -25,6 +25,7 @@ from p4r_qdrant.errors import (
 from p4r_qdrant.index import replacing
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_versions
+from p4r_qdrant.index.server import connection
 from tests.support.engines import on_server, opened
 from tests.support.index_data import USER, personas, rows
 from tests.support.messages import sentence
@@ -101,6 +102,22 @@ def test_a_server_that_never_answers_is_given_up_after_the_time_out() -> None:
         opened(at("http://127.0.0.1:1", port, timeout_s=1))
     assert "within 1 s" in sentence(caught)
     assert "P4R_QDRANT__TIMEOUT_S" in str(caught.value)
+
+
+def test_a_busy_server_gets_the_whole_time_out(
+    private_qdrant: PrivateQdrant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers on no port for longer than a closed port would take."""
+    monkeypatch.setattr(connection, "PROBE_S", 0.05)
+    private_qdrant.start()
+    private_qdrant.suspend()
+    waking = threading.Timer(0.5, private_qdrant.resume)
+    waking.start()
+    try:
+        with opened(on_server(private_qdrant.server, "personas")) as index:
+            assert index.stats().details["transport"] == "gRPC"
+    finally:
+        waking.join()
 
 
 def test_a_write_that_is_never_answered_is_given_up_after_the_time_out(

@@ -86,6 +86,8 @@ BUSY = grpc.StatusCode.RESOURCE_EXHAUSTED
         (QdrantException("Retry-After header value is not a valid integer: 1.5"), 1.5),
         (Answer(BUSY, "Rate limit exceeded"), 1),
         (Answer(grpc.StatusCode.INTERNAL, "0 of 0 read operations failed"), 0.1),
+        (Answer(grpc.StatusCode.INTERNAL, "Service internal error: channel closed"), 0.1),
+        (rest(500, b'{"status":{"error":"Service internal error: channel closed"}}'), 0.1),
     ],
 )
 def test_what_passes_is_waited_for(
