@@ -1,4 +1,4 @@
-"""`p4r index`, `publish`, `rerank`, `show`, `status`, `remove`."""
+"""`p4r index`, `publish`, `rerank`, `show`, `search`, `status`, `remove`."""
 
 from __future__ import annotations
 
@@ -255,6 +255,33 @@ def show(item: Annotated[str, typer.Argument(help="An item id.")], as_json: AsJs
         print_json({"item_id": item, "personas": texts})
     else:
         print_personas(item, personas)
+
+
+@group.command(epilog='Example:  p4r search "a night nurse who cooks on one ring" --top 3')
+def search(
+    text: Annotated[str, typer.Argument(help="A person, described in words.")],
+    top: Annotated[int, typer.Option(min=1, max=10_000, help="Number of items.")] = 10,
+    filter: Annotated[  # noqa: A002
+        str | None,
+        typer.Option(metavar="JSON", help='Search only items that match: \'{"language": "en"}\'.'),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the items whose personas are nearest to a described person."""
+    from indexer.terminal.index import print_found
+    from indexer.terminal.progress import loading
+    from p4r_qdrant.index.filters import from_json
+    from p4r_qdrant.rerank.reranker import PersonaReranker
+    from p4r_qdrant.schemas.search import FoundAnswer
+    from p4r_qdrant.settings import Settings
+
+    wanted = from_json(filter, "--filter")
+    with loading("the encoder"), PersonaReranker.from_settings(Settings.load()) as reranker:
+        found = reranker.search(text, top, filter=wanted)
+    if as_json:
+        print_json({"items": [FoundAnswer.of(one) for one in found if one.persona]})
+    else:
+        print_found(found)
 
 
 @group.command(epilog="Example:  P4R_QDRANT__URL=http://localhost:6333 p4r status")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from indexer.terminal.console import err, out
-from indexer.terminal.tables import print_fields
+from indexer.terminal.tables import Column, Table, number, print_fields
 from p4r_qdrant.index.engine import IndexStats
-from p4r_qdrant.records import StoredPersona
+from p4r_qdrant.records import PersonaMatch, StoredPersona
 
 if TYPE_CHECKING:
     from indexer.indexing.items import Source
@@ -58,6 +58,20 @@ def print_personas(item_id: str, personas: Sequence[StoredPersona]) -> None:
             Text(one.preference_rationale, "italic"),
             Text(f"evidence: {one.fields.get('evidence_count', 0)}", "dim"),
         )
+
+
+def print_found(matches: Sequence[PersonaMatch]) -> None:
+    """Print the items that a search by a person found, each with its nearest persona."""
+    if not matches:
+        out.say("No item matches.")
+        return
+    table = Table(number(""), "item", number("score"), Column("persona", style="cyan"))
+    for place, one in enumerate(matches, start=1):
+        title = str(one.persona.fields.get("item_title") or "") if one.persona else ""
+        score = "-" if one.score is None else f"{one.score:.3f}"
+        persona = one.persona.label if one.persona else ""
+        table.add(str(place), f"{title}  {one.item_id}".strip(), score, persona)
+    table.print()
 
 
 def print_published(version: str, location: str, report: Published | None = None) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from p4r_qdrant.records import Candidate, Interaction, Persona
 from p4r_qdrant.schemas.items import DeletedAnswer, ItemPersonasAnswer, PutItemAnswer
 from p4r_qdrant.schemas.reranking import RecommendationsAnswer, RerankAnswer
+from p4r_qdrant.schemas.search import SearchAnswer
 from p4r_qdrant.schemas.users import AcceptedAnswer, ErasedAnswer, ExportedInteraction, UserAnswer
 from p4r_qdrant.settings import RerankSettings
 
@@ -61,6 +62,14 @@ def recommend(user_id: str, top: int, filter: Filter) -> Call[RecommendationsAns
         params["filter"] = json.dumps(filter)
     path = f"/v1/recommendations/{_id(user_id)}"
     return Call("GET", path, RecommendationsAnswer, params=params)
+
+
+def search(text: str, top: int, filter: Filter) -> Call[SearchAnswer]:  # noqa: A002
+    """Items of the whole catalogue for a described person."""
+    body: dict[str, Any] = {"text": text, "top": top}
+    if filter is not None:
+        body["filter"] = dict(filter)
+    return Call("POST", "/v1/search", SearchAnswer, body)
 
 
 def interact(

@@ -14,6 +14,7 @@ from p4r_qdrant.errors import MissingExtraError
 from p4r_qdrant.records import Persona
 from p4r_qdrant.schemas.items import DeletedAnswer, ItemPersonasAnswer, PutItemAnswer
 from p4r_qdrant.schemas.reranking import RankingAnswer, RecommendationsAnswer, RerankAnswer
+from p4r_qdrant.schemas.search import SearchAnswer
 from p4r_qdrant.schemas.users import AcceptedAnswer, ErasedAnswer, ExportedInteraction, UserAnswer
 from p4r_qdrant.settings import RerankSettings
 
@@ -90,6 +91,16 @@ class Client:
     ) -> RecommendationsAnswer:
         """Recommend items of the whole catalogue to a known user."""
         return self._send(calls.recommend(user_id, top, filter))
+
+    def search(
+        self,
+        text: str,
+        top: int = 10,
+        *,
+        filter: Filter = None,  # noqa: A002
+    ) -> SearchAnswer:
+        """Return the items whose personas are nearest to a person described in words."""
+        return self._send(calls.search(text, top, filter))
 
     def interact(self, user_id: str, item_id: str, timestamp: int, **more: Any) -> AcceptedAnswer:
         """Store an interaction; `more`: rating, and title and text of a review."""
@@ -208,6 +219,16 @@ class AsyncClient:
     ) -> RecommendationsAnswer:
         """See `Client`."""
         return await self._send(calls.recommend(user_id, top, filter))
+
+    async def search(
+        self,
+        text: str,
+        top: int = 10,
+        *,
+        filter: Filter = None,  # noqa: A002
+    ) -> SearchAnswer:
+        """See `Client`."""
+        return await self._send(calls.search(text, top, filter))
 
     async def interact(
         self, user_id: str, item_id: str, timestamp: int, **more: Any

@@ -13,6 +13,7 @@ condition must fit the type of the field.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,19 @@ class Condition:
     def is_range(self) -> bool:
         """Whether this is a numeric range rather than a set of values."""
         return not self.any_of
+
+
+def from_json(text: str | None, where: str) -> dict[str, Any] | None:
+    """A filter that `where` gives as JSON, not checked yet. Raises InputError for anything else."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f'{where}: send a JSON object, such as {{"language": "en"}}')
+    return value
 
 
 def parse(filter: Mapping[str, Any] | None) -> list[Condition]:  # noqa: A002

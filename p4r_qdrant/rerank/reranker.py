@@ -23,7 +23,7 @@ from p4r_qdrant.live.loading import (
     history_for_index,
 )
 from p4r_qdrant.live.pair import IndexAndEncoder, typical_user
-from p4r_qdrant.records import Ranking
+from p4r_qdrant.records import PersonaMatch, Ranking
 from p4r_qdrant.rerank.candidates import CandidateLike, User, distinct_candidates, vectors_of
 from p4r_qdrant.rerank.ordering import (
     Order,
@@ -248,6 +248,23 @@ class PersonaReranker:
         scores = {one.item_id: one.score for one in matches}
         order = Order(vector, unranked, matches, scores, self._rerank.interests)
         return order.ranking(top, fingerprint)
+
+    def search(
+        self,
+        text: str,
+        top: int = 10,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+    ) -> list[PersonaMatch]:
+        """The `top` items whose personas are nearest to a person described in words, best first.
+
+        Raises InputError for a text without words or a wrong filter.
+        """
+        if not text.strip():
+            raise InputError("describe the person in words, as in 'a night nurse who cooks'")
+        with self._serving.in_use() as serving:
+            [person] = serving.encoder.encode_queries([text])
+            return serving.index.nearest_items(person, top, filter)
 
     @property
     def needs_scores(self) -> bool:

@@ -22,8 +22,17 @@ from p4r_qdrant.schemas.common_rerank import CommonRerankBody
 from p4r_qdrant.schemas.items import ItemBody
 from p4r_qdrant.schemas.operations import EncoderState, HealthAnswer, JobsAnswer, ReadyAnswer
 from p4r_qdrant.schemas.reranking import RankingAnswer, RerankAnswer, RerankBody
+from p4r_qdrant.schemas.search import SearchBody
 from p4r_qdrant.schemas.users import InteractionBody
-from p4r_qdrant.service import bodies, common_rerank, items, problems, recommendations, users
+from p4r_qdrant.service import (
+    bodies,
+    common_rerank,
+    items,
+    problems,
+    recommendations,
+    search,
+    users,
+)
 from p4r_qdrant.service.middleware import Requests
 from p4r_qdrant.service.security import Access, TellsBecause, admin, reader
 from p4r_qdrant.service.state import Service, service
@@ -48,7 +57,8 @@ class Application(FastAPI):
         document = super().openapi()
         served: Service = self.state.service
         limits = served.backend.settings.service
-        made = bodies.schemas(limits, RerankBody, CommonRerankBody, ItemBody, InteractionBody)
+        models = (RerankBody, CommonRerankBody, SearchBody, ItemBody, InteractionBody)
+        made = bodies.schemas(limits, *models)
         document["components"]["schemas"] |= made
         return document
 
@@ -99,6 +109,7 @@ def create_app(served: Service) -> FastAPI:
         )
     _add_rerank(app)
     app.include_router(common_rerank.router)
+    app.include_router(search.router)
     app.include_router(items.router)
     app.include_router(users.router)
     app.include_router(recommendations.router)

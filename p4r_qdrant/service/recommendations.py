@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
 from p4r_qdrant.encoder.user_vector import UserVector, history_texts, user_vector
-from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.filters import from_json
 from p4r_qdrant.schemas.reranking import RankedAnswer, RecommendationsAnswer
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
@@ -46,7 +45,7 @@ async def recommend(
 
     Seen are the items of the newest 5000 interactions. 503 if the deadline is missed.
     """
-    wanted = _parsed(filter)
+    wanted = from_json(filter, "filter")
     on_thread = served.ranker.threads.on_thread
 
     def work() -> list[dict[str, Any]]:
@@ -86,15 +85,3 @@ async def vector_of_user(user_id: str, served: Service, live: Live) -> UserVecto
         return None
     rows = await served.encode(live, [text for _, text in pairs], of_users=True)
     return user_vector([one for one, _ in pairs], rows, live.history.decay)
-
-
-def _parsed(text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise InputError('filter: send a JSON object, such as {"language": "en"}')
-    return value

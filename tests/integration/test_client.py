@@ -57,6 +57,21 @@ def test_users_in_every_form(address: str) -> None:
         assert client.rerank(told, ALL, min_score=2.0).items == []
 
 
+def test_a_described_person_finds_items(address: str) -> None:
+    with Client(address, key=READER) as client:
+        found = client.search("old roses in a walled garden", 2).items
+        assert found[0].item_id == "roses"
+        assert found[0].score > found[1].score
+        assert found[0].persona.persona_id.startswith("roses_")
+        assert found[0].item_title == "Roses"
+        kept = client.search("old roses", filter={"shelf": {"not": "r"}}).items
+        assert {one.item_id for one in kept} == {"ships", "cakes", "trains"}
+        for wrong in ({"text": " "}, {"text": "x", "filter": {"nobody knows": 1}}):
+            with pytest.raises(ServiceRefusedError) as refused:
+                client.search(wrong["text"], filter=wrong.get("filter"))  # type: ignore[arg-type]
+            assert refused.value.status == 422
+
+
 def test_items_and_users(address: str) -> None:
     with Client(address, key=ADMIN) as client:
         client.put_item("a/b", [persona("a/b", 1, "moss on stones")], title="Moss", fields={"n": 1})
@@ -77,6 +92,8 @@ def test_items_and_users(address: str) -> None:
 def test_the_same_with_asyncio(address: str) -> None:
     async def go() -> None:
         async with AsyncClient(address, key=ADMIN) as client:
+            searched = await client.search("night trains", 1)
+            assert [one.item_id for one in searched.items] == ["trains"]
             told = [Interaction("i", 1, summary="night trains")]
             answers = await asyncio.gather(*(client.rerank(told, ALL) for _ in range(5)))
             assert {one.items[0].item_id for one in answers} == {"trains"}

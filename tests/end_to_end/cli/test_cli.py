@@ -190,6 +190,18 @@ def test_show(bookshop: Path, p4r: Run) -> None:
         assert f"evidence: {len(persona['evidence'])}" in result.out
 
 
+def test_search(bookshop: Path, p4r: Run, with_model: None) -> None:
+    result = p4r("search", "a night nurse who cooks on one ring", "--top", "3")
+    assert (result.code, result.err) == (0, "")
+    assert "One Ring, One Pan" in result.out.splitlines()[1]
+    assert len(result.out.splitlines()) >= 4
+    found = json.loads(p4r("search", "a night nurse", "--top", "2", "--json").out)["items"]
+    assert len(found) == 2
+    assert found[0]["score"] >= found[1]["score"]
+    nothing = p4r("search", "a night nurse", "--filter", '{"domain": "cars"}')
+    assert nothing == Result(0, "No item matches.\n", "")
+
+
 def test_rerank_into_a_file(bookshop: Path, p4r: Run, with_model: None, tmp_path: Path) -> None:
     result = p4r(*RERANK, "--output", "reranked.jsonl", "--top", "5")
     assert result == Result(0, "", "written: reranked.jsonl\n")
@@ -380,6 +392,7 @@ def test_audit_knows_at_once_what_cannot_be_written(p4r: Run, tmp_path: Path) ->
         ((*RERANK, "--output", "no/such/x"), {}, 2, "no/such/x cannot be written: No such file"),
         (("show", "nope"), {}, 2, "item 'nope' is not in the folder p4r-index"),
         (("show", ""), {}, 2, "item id refused: an id must not be empty"),
+        (("search", "x", "--filter", "[1]"), {}, 2, "--filter: send a JSON object"),
         (("show", "\udcff"), {}, 2, r"item id refused: the id '\udcff' is not valid Unicode"),
         (("show", "x" * 10_000), {}, 2, "an id may have 512 characters, this one has 10000"),
         (("remove", "nope", "nope", "no\nway"), {}, 2, "control character or line break"),

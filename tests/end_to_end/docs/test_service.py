@@ -87,6 +87,7 @@ def test_the_lines_of_the_document(tmp_path: Path) -> None:
         accepted,
         by_id,
         recommended,
+        found,
         put,
         personas,
         deleted,
@@ -104,6 +105,7 @@ def test_the_lines_of_the_document(tmp_path: Path) -> None:
     [ranking] = by_id["rankings"]
     assert (ranking["personalized"], ranking["degraded"], len(ranking["items"])) == (True, False, 3)
     assert len(recommended["items"]) == 3
+    assert found["items"][0]["item_id"] == "one-ring-one-pan"
     assert (put["written"], deleted) == (True, {"deleted": "kettle-year"})
     assert [one["name"] for one in personas["personas"]] == ["Hill Walker With a Flask"]
     assert [one["item_id"] for one in user["history"]] == ["one-ring-one-pan"]

@@ -197,6 +197,15 @@ def test_several_interests_find_what_the_mean_does_not(
             assert top.because[0].item_id == "i0", "the one that won comes first"
 
 
+def test_a_described_person_finds_items(texts_index: MemoryIndex, encoder: HashEncoder) -> None:
+    reranker = PersonaReranker(texts_index, encoder)
+    found = reranker.search("cakes bread", top=2)
+    assert found == texts_index.nearest_items(encoder.encode_queries(["cakes bread"])[0], 2)
+    assert found[0].item_id == "cakes"
+    with pytest.raises(InputError, match="describe the person in words"):
+        reranker.search(" \n")
+
+
 def test_a_vector_has_no_single_interests(index: MemoryIndex) -> None:
     candidates = ["north", "east", "between"]
     single = PersonaReranker(index, rerank=RerankSettings(interests=1.0))
