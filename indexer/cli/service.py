@@ -1,4 +1,4 @@
-"""`p4r serve` and `work`."""
+"""`p4r serve`, `work` and `mcp`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from indexer.cli.shared import MadeArtifacts, PromptDomain, artifact_sources, check_llm
+from p4r_qdrant.errors import InputError
 
 group = typer.Typer()
 
@@ -122,3 +123,36 @@ def work(
         finally:
             backend.close()
     print_counts("done", dict(worker.done))
+
+
+@group.command(epilog="Example:  p4r mcp --url http://127.0.0.1:8000")
+def mcp(
+    url: Annotated[
+        str, typer.Option(help="Address of the running service.")
+    ] = "http://127.0.0.1:8000",
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Answer over HTTP at http://127.0.0.1:PORT/mcp, not over stdio."
+        ),
+    ] = None,
+) -> None:
+    """Let an assistant ask a running service, by the Model Context Protocol (MCP).
+
+    Over stdio the key is P4R_SERVICE__API_KEY; over HTTP each caller sends its own. The tools only
+    read: search_by_person, recommend, rerank, explain, personas_of.
+    """
+    from p4r_qdrant.frameworks.mcp import make_server
+    from p4r_qdrant.settings import Settings
+    from p4r_qdrant.settings.section import check_address
+
+    key = Settings.load().service.api_key if port is None else None
+    try:
+        check_address(url, "--url", "http://host:8000", "SERVICE", key_in_the_clear=key is not None)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    server = make_server(url, key.get_secret_value() if key else None)
+    if port is None:
+        server.run("stdio")
+    else:
+        server.run("streamable-http", host="127.0.0.1", port=port, stateless_http=True)
