@@ -104,6 +104,17 @@ def publish(
     shrink: Annotated[
         bool, typer.Option("--shrink", help="Allow that more than half of the live items go.")
     ] = False,
+    no_collaborative: Annotated[
+        bool,
+        typer.Option("--no-collaborative", help="Publish the personas alone, without B."),
+    ] = False,
+    training_only: Annotated[
+        bool,
+        typer.Option(
+            "--training-only",
+            help="Fit the collaborative part without the interactions that splits.jsonl holds out.",
+        ),
+    ] = False,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Only switch back to the previous version.")
     ] = False,
@@ -122,7 +133,8 @@ def publish(
     """Build a new version of the index, verify it, and switch to it in one step.
 
     Unchanged items are skipped: killed and run again, it goes on. With the encoder of the live
-    version, that version is updated item by item.
+    version, that version is updated item by item. The collaborative part, EASE on all interactions
+    of the folder and on the personas, is fitted again if they have changed.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
@@ -140,7 +152,12 @@ def publish(
         )
     if (vectors is None) != (fingerprint is None) or (vectors is not None and adapter is not None):
         raise InputError("--vectors FILE and --fingerprint NAME go together, without --adapter")
-    settings = Settings.load(**({} if adapter is None else {"encoder": {"adapter": str(adapter)}}))
+    given: dict[str, dict[str, object]] = {}
+    if adapter is not None:
+        given["encoder"] = {"adapter": str(adapter)}
+    if no_collaborative:
+        given["collaborative"] = {"enabled": False}
+    settings = Settings.load(**given)
     if rollback:
         with open_versions(settings) as versions:
             print_published(versions.roll_back(), f"of {versions.location}")
@@ -160,7 +177,8 @@ def publish(
             if vectors is not None and fingerprint is not None
             else _loaded(settings) as source
         ):
-            publish_folder(folder, source, settings, domain, refusals, again=again, shrink=shrink)
+            options = {"again": again, "shrink": shrink, "training_only": training_only}
+            publish_folder(folder, source, settings, domain, refusals, **options)
     if drop_old:
         with open_versions(settings) as versions:
             print_dropped(*drop_old_versions(settings.qdrant, versions))
@@ -301,6 +319,8 @@ def status(as_json: AsJson = False) -> None:
         return
     metadata = asdict(stats.metadata)
     metadata["typical_user"] = bool(metadata["typical_user"])  # a whole vector
+    for name in ("collaborative", "scoring"):
+        metadata[name] = json.loads(metadata[name]) if metadata[name] else None
     print_json(
         {
             "engine": stats.engine,

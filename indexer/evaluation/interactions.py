@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -92,20 +92,38 @@ def read_interactions(
 
     Raises InputError where nothing is left.
     """
+    found = interactions_in([reviews], held_out, refusals, progress)
+    if not found.users:
+        raise InputError(f"{reviews} holds no training interaction: all are held out, or none read")
+    return found
+
+
+def interactions_in(
+    files: Sequence[Path],
+    held_out: Collection[tuple[str, str]],
+    refusals: Refusals,
+    progress: Progress = SILENT,
+) -> Interactions:
+    """Read files of reviews or aspects without the pairs in `held_out`, perhaps nothing.
+
+    A pair that is repeated, in one file or in several, counts once.
+    """
     users: dict[str, int] = {}
     items: dict[str, int] = {}
     held_items: set[str] = set()
     pairs, times = array("q"), array("d")
-    lines = read_lines(reviews, _Pair, refusals)
-    for _, _, line in track(progress, lines, f"reading {reviews.name}"):
-        if (line.user_id, line.item_id) in held_out:
-            held_items.add(line.item_id)
-            continue
-        pairs.append(users.setdefault(line.user_id, len(users)))
-        pairs.append(items.setdefault(line.item_id, len(items)))
-        times.append(-inf if line.timestamp is None else line.timestamp)
+    for file in files:
+        lines = read_lines(file, _Pair, refusals)
+        for _, _, line in track(progress, lines, f"reading {file.name}"):
+            if (line.user_id, line.item_id) in held_out:
+                held_items.add(line.item_id)
+                continue
+            pairs.append(users.setdefault(line.user_id, len(users)))
+            pairs.append(items.setdefault(line.item_id, len(items)))
+            times.append(-inf if line.timestamp is None else line.timestamp)
     if not pairs:
-        raise InputError(f"{reviews} holds no training interaction: all are held out, or none read")
+        none = np.zeros(0, dtype=np.int64)
+        return Interactions([], [], none, none, none, frozenset(held_items))
     user_of, item_of = np.frombuffer(pairs, dtype=np.int64).reshape(-1, 2).T
     codes, pair_of = np.unique(
         _by_name(users)[user_of] * len(items) + _by_name(items)[item_of], return_inverse=True

@@ -13,6 +13,7 @@ from indexer.artifacts.journal import ids_of
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import PERSONAS
 from indexer.artifacts.outdated import outdated_in, persona_digest
+from indexer.indexing.collaborative import Fitting, fitted
 from indexer.indexing.fresh_version import FreshVersion
 from indexer.indexing.items import IndexReport, ItemIndexer, Source
 from indexer.indexing.mean_user import note_typical_user
@@ -35,12 +36,14 @@ class PublishOptions:
     """How to publish.
 
     again: encode everything, whatever the index holds. shrink: allow a version with less than half
-    of the live items.
+    of the live items. training_only: fit the collaborative part without the interactions that
+    splits.jsonl holds out.
     """
 
     domain: str
     again: bool = False
     shrink: bool = False
+    training_only: bool = False
 
 
 @dataclass
@@ -50,7 +53,8 @@ class Published(IndexReport):
     `version` is live now. `previous` was live before, "" if none was or it is the same. `removed`
     counts items that the artifacts no longer hold; `kept_because` says why such items were kept.
     `outdated_in` names other versions that are in use and may hold personas of erased users.
-    `users` counts stored users whose vectors were made with the new encoder.
+    `users` counts stored users whose vectors were made with the new encoder. `collaborative` says
+    what was done about the collaborative part.
     """
 
     version: str = ""
@@ -60,6 +64,7 @@ class Published(IndexReport):
     users: int = 0
     kept_because: str = ""
     outdated_in: list[str] = field(default_factory=list)
+    collaborative: str = ""
 
 
 def publish(
@@ -74,13 +79,23 @@ def publish(
 
     The vectors of a new encoder go to a version that no process reads. It is compared with the
     artifacts and the encoder, and then becomes the live version in one step. If the encoder is the
-    live one, its version is updated item by item. If it is killed and run again, it goes on.
+    live one, its version is updated item by item. If it is killed and run again, it goes on. The
+    collaborative part is fitted to the personas and interactions, if they have changed.
 
     Raises: VerificationError before the switch if the index does not hold what was written;
         InputError, with nothing written, if the artifacts hold less than half of the live items
-        and `options.shrink` is not set.
+        and `options.shrink` is not set, or if fitting takes more memory than the settings allow.
     """
     folder.personas()
+    total = folder.estimated_lines(PERSONAS)
+    fitting = Fitting.planned(
+        folder,
+        settings.collaborative,
+        refusals,
+        with_personas=total,
+        training_only=options.training_only,
+        progress=progress,
+    )
     made, expected = IndexMetadata.of(source), Expected(source.fingerprint)
     with open_versions(settings) as versions, source.on_all_devices():
         name = versions.of(source.fingerprint)
@@ -95,7 +110,7 @@ def publish(
             index.metadata.check(source.dimension, source.fingerprint, index.location)
             held = _live_items(versions, index)
             least = 0 if options.shrink else (held + 1) // 2
-            progress.start("publishing items", folder.estimated_lines(PERSONAS))
+            progress.start("publishing items", total)
             indexer = ItemIndexer(source, index, refusals, again=options.again, known=before)
             done = indexer.index_all(
                 stream,
@@ -122,6 +137,7 @@ def publish(
             if report.written or live != name:
                 verify_written(index, expected.written)
                 verify_scores(index, source, expected.sample)
+            report.collaborative = fitted(fitting, versions, index, progress)
             if report.written or report.removed or live != name:
                 index.record(
                     encoder=made.encoder,

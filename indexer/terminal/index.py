@@ -10,7 +10,9 @@ from rich.text import Text
 
 from indexer.terminal.console import err, out
 from indexer.terminal.tables import Column, Table, number, print_fields
+from p4r_qdrant.index.columns import CollaborativePart
 from p4r_qdrant.index.engine import IndexStats
+from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.records import PersonaMatch, StoredPersona
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str =
         "version": live,
         "published": stats.metadata.published_at,
         "previous": stats.metadata.previous,
+        "collaborative": described(stats.metadata),
         "typical user": "noted, for a persona prior" if stats.metadata.typical_user else "",
         "others": ", ".join(one.name for one in versions if one.name != live),
         **stats.details,
@@ -43,6 +46,20 @@ def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str =
             f"{adapter} is not on this machine: histories of users need it, or P4R_ENCODER__ADAPTER"
         )
     print_fields(fields)
+
+
+def described(metadata: IndexMetadata) -> str:
+    """The collaborative part of a version, for people; "" if it has none."""
+    part = CollaborativePart.from_text(metadata.collaborative)
+    if part is None:
+        return ""
+    fit = part.settings
+    words = (
+        f"set {part.set} of {part.fitted_at}: {part.items:,} items, up to {part.k:,} entries each, "
+        f"from {fit.get('interactions', 0):,} interactions"
+    )
+    held_out = fit.get("held_out", 0)
+    return words + (f" ({held_out:,} of them held out by splits.jsonl)" if held_out else "")
 
 
 def print_personas(item_id: str, personas: Sequence[StoredPersona]) -> None:
@@ -81,6 +98,7 @@ def print_published(version: str, location: str, report: Published | None = None
             f"{report.written} items written, {report.unchanged} unchanged, {report.removed} "
             f"removed, {report.refused} records refused"
         )
+        out.say(f"collaborative part: {report.collaborative}")
         if report.users:
             out.say(f"{report.users} users of the service encoded")
         if report.kept_because:

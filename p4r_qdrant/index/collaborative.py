@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -150,15 +150,25 @@ class CollaborativeIndex:
     # -- writing ------------------------------------------------------------------------------
 
     def write_collaborative(self, part: CollaborativePart, columns: Iterable[Column]) -> None:
-        """Write a new set of columns and switch to it in one step; `part.set` is chosen here.
+        """Write a new set of columns and switch to it in one step.
+
+        `part.set` is chosen here, and `part.items` counted.
 
         Only one process may do so at a time. The set before stays for readers that still use it,
         older ones are deleted.
         """
         before = self.collaborative
         number = 1 + (before.set if before else 0)
-        self.engine.columns.write(number, columns)
-        self._switch(dataclasses.replace(part, set=number), before)
+        items = 0
+
+        def counted() -> Iterator[Column]:
+            nonlocal items
+            for one in columns:
+                items += bool(len(one.places))
+                yield one
+
+        self.engine.columns.write(number, counted())
+        self._switch(dataclasses.replace(part, set=number, items=items), before)
 
     def drop_collaborative(self) -> None:
         """Take the collaborative part out of the index. Its set stays until the next publish."""
@@ -198,6 +208,15 @@ class CollaborativeIndex:
         if self.collaborative is not None and item_ids:
             with suppress(IndexMismatchError):  # no set, no column
                 self._ask(lambda columns: columns.remove(item_ids))
+
+    def check_collaborative(self) -> None:
+        """Take the collaborative part out if its set of columns is missing."""
+        part = self.collaborative
+        if part is not None:
+            try:
+                self.engine.columns.open(part.set)
+            except IndexMismatchError:
+                self.drop_collaborative()
 
     def drop_columns_before(self) -> None:
         """Delete all sets of columns but the one in use."""

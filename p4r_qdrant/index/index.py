@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from p4r_qdrant.arrays import Floats
+from p4r_qdrant.arrays import Floats, normalised
 from p4r_qdrant.errors import InputError, VectorError
 from p4r_qdrant.index import matching, replacing
 from p4r_qdrant.index.batching import batches
@@ -35,6 +35,9 @@ from p4r_qdrant.index.payload import (
 )
 from p4r_qdrant.index.query import Query, check_query, is_text
 from p4r_qdrant.records import Persona, PersonaMatch, StoredPersona
+
+_GONE: tuple[dict[str, Any], Floats | None] = ({}, None)
+"""A point that was deleted meanwhile."""
 
 
 class PersonaIndex(CollaborativeIndex):
@@ -283,6 +286,19 @@ class PersonaIndex(CollaborativeIndex):
             for payload in self.engine.payloads(item_ids):
                 together.setdefault(payload[ITEM_ID], []).append(stored_persona(payload))
             yield from together.values()
+
+    def vectors(self) -> Iterator[tuple[str, Floats]]:
+        """(item id, its persona vectors, (n, dim) float32 of unit length) of all items, by id."""
+        for item_ids in batches(sorted(self.engine.item_ids()), replacing.WRITE_BATCH):
+            own: dict[str, list[str]] = {}
+            for payload in self.engine.payloads(item_ids, [ITEM_ID, POSITION]):
+                item_id = payload[ITEM_ID]
+                own.setdefault(item_id, []).append(point_id(item_id, payload[POSITION]))
+            stored = self.engine.points([one for ids in own.values() for one in ids], True)
+            for item_id, ids in own.items():
+                rows = [vector for one in ids if (vector := stored.get(one, _GONE)[1]) is not None]
+                if rows:
+                    yield item_id, normalised(np.stack(rows))
 
     def best_personas(
         self,

@@ -153,6 +153,8 @@ class Versions(ABC):
     def make_live(self, name: str) -> str | None:
         """Make an existing version live, such as a collection restored from a snapshot.
 
+        If its set of columns was not restored, it loses its collaborative part.
+
         Returns the version that was live before. Raises IndexMismatchError if it is no index of
         this project, InputError if it cannot be made live.
         """
@@ -160,6 +162,7 @@ class Versions(ABC):
         before = self.live()
         with self.open(name) as index:
             index.repair()
+            index.check_collaborative()
             if before not in (None, name):
                 index.record(previous=before, published_at=today())
         self.switch({self.alias: name})

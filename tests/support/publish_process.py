@@ -13,12 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from indexer.collaborative import fitting
 from indexer.indexing import items, publish
 from p4r_qdrant import Settings
 from p4r_qdrant.index import replacing
+from p4r_qdrant.index.edge.columns import EdgeColumnSets
 from p4r_qdrant.index.edge.engine import EdgeEngine
 from p4r_qdrant.index.edge.versions import EdgeVersions
 from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.server.columns import ServerColumnSets
 from p4r_qdrant.index.server.engine import ServerEngine
 from p4r_qdrant.index.server.versions import ServerVersions
 from tests.support import publishing
@@ -30,6 +33,9 @@ STEPS: dict[str, list[tuple[Any, str]]] = {
     "settle": [(replacing, "settle")],
     "delete": [(EdgeEngine, "delete"), (ServerEngine, "delete")],
     "strangers": [(EdgeEngine, "delete_unchanged"), (ServerEngine, "delete_unchanged")],
+    "columns": [(EdgeColumnSets, "write"), (ServerColumnSets, "write")],
+    "half": [(fitting, "_column")],
+    "set": [(EdgeColumnSets, "drop"), (ServerColumnSets, "drop")],
     "verify": [(publish, "verify_scores")],
     "record": [(PersonaIndex, "record")],
     "switch": [(EdgeVersions, "switch"), (ServerVersions, "switch")],

@@ -52,6 +52,15 @@ def write_personas(folder: Path, rows: Sequence[Any]) -> None:
     (folder / "personas.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
+def write_reviews(folder: Path, pairs: Sequence[tuple[str, str]], rating: float = 5) -> None:
+    """Write reviews of (user, item) pairs, the first one the oldest."""
+    rows = [
+        {"user_id": user, "item_id": item, "rating": rating, "timestamp": n, "text": "Fine."}
+        for n, (user, item) in enumerate(pairs)
+    ]
+    (folder / "reviews.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
 def catalogue_at(folder: Path, items: int = 12) -> Path:
     """An artifact folder of items with one to four personas."""
     write_personas(folder, [item(number) for number in range(items)])

@@ -12,6 +12,7 @@ from itertools import product
 
 import numpy as np
 
+from indexer.collaborative.fitting import with_hypothetical
 from indexer.collaborative.hypothetical import KEEP, PersonaVectors, affinities
 from indexer.collaborative.weights import MOST_ITEMS, by_neighbourhood, exact
 from indexer.evaluation.generators.base import DECAYS, Fitted, item_scores, matrix
@@ -34,14 +35,10 @@ class PersonasEase:
 
         training: with an item for each of the personas (`Interactions.with_items`).
         """
-        from scipy.sparse import vstack
-
         columns = np.searchsorted(training.items, self._personas.items)
         hypothetical = affinities(self._personas, columns, len(training.items), KEEP)
         solve = exact if len(training.items) <= MOST_ITEMS else by_neighbourhood
         users = matrix(training)
-        each = len(training.users) / hypothetical.shape[0]
         for share, l2 in product(SHARES, L2):
-            weight = np.float32(np.sqrt(share * each))
-            rows = vstack([users, hypothetical * weight], format="csr")
+            rows = with_hypothetical(users, hypothetical, share)
             yield from item_scores(training, solve(rows, l2), {"share": share, "l2": l2})

@@ -64,16 +64,23 @@ def test_texts_that_are_too_long_are_told(
     assert " of 99 texts" in said[0]
 
 
+FITTED = (
+    "fitted on 24 items, 153 interactions (44 of them held out by splits.jsonl, exact); 24 items "
+    "can be recommended"
+)
+
+
 def test_publish_back_and_away(p4r: Run, encoders: dict[str | None, HashEncoder]) -> None:
     first = p4r(*PUBLISH)
     assert (first.code, first.err) == (0, "")
     assert first.out.splitlines() == [
         "24 items written, 0 unchanged, 0 removed, 0 records refused",
+        f"collaborative part: {FITTED}",
         "live: version-hash-encoder-1-None, the folder p4r-index/version-hash-encoder-1-None",
     ]
     assert p4r(*PUBLISH).out.startswith("0 items written, 24 unchanged, 0 removed")
     second = p4r(*PUBLISH, "--adapter", "nightly")
-    assert second.out.splitlines()[2] == (
+    assert second.out.splitlines()[3] == (
         "before: version-hash-encoder-1-None (p4r publish --rollback switches back)"
     )
     shown = rows(p4r("status"))
@@ -89,6 +96,19 @@ def test_publish_back_and_away(p4r: Run, encoders: dict[str | None, HashEncoder]
     assert (dropped.code, dropped.out) == (0, "deleted: version-hash-encoder-1-nightly\n")
     assert p4r("publish", "--drop-old").out.startswith("deleted: nothing")
     assert p4r(*PUBLISH, "--again", "--drop-old").out.startswith("24 items written")
+
+
+def test_the_collaborative_part_is_said_and_left_out(p4r: Run) -> None:
+    assert p4r(*PUBLISH).code == 0
+    assert (
+        "24 items, up to 200 entries each, from 153 interactions (26 of them" in p4r("status").out
+    )
+    assert json.loads(p4r("status", "--json").out)["metadata"]["collaborative"]["set"] == 1
+    again = p4r(*PUBLISH, "--training-only").out
+    assert "fitted on 24 items, 109 interactions (exact)" in again
+    assert "collaborative part: none, it is switched off" in p4r(*PUBLISH, "--no-collaborative").out
+    assert json.loads(p4r("status", "--json").out)["metadata"]["collaborative"] is None
+    assert [*encoders] == [None]
 
 
 def test_a_persona_prior_is_published_and_served(
@@ -150,7 +170,7 @@ def test_an_index_made_by_writing_is_published_over(
 ) -> None:
     assert p4r("index", *PUBLISH[1:]).code == 0
     assert p4r(*PUBLISH).out.startswith("0 items written, 24 unchanged"), "the same encoder"
-    assert p4r(*PUBLISH, "--adapter", "nightly").out.splitlines()[2].startswith("before: first ")
+    assert p4r(*PUBLISH, "--adapter", "nightly").out.splitlines()[3].startswith("before: first ")
     refused = p4r("index", *PUBLISH[1:])
     assert refused.code == 2
     assert "`p4r publish` the artifacts with the new one" in refused.sentence

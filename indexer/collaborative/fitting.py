@@ -1,0 +1,204 @@
+"""Fit the collaborative model for an index: interactions and personas in, columns of B out.
+
+    X = [R ; a A],  B = EASE(X)
+
+a^2 is the share of the personas times the number of users per persona, so that with a share of 1
+both halves weigh as much. Without any interaction, B is that of the personas alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from indexer.collaborative.hypothetical import MOST_USERS, PersonaVectors, affinities
+from indexer.collaborative.weights import (
+    COLUMNS_AT_ONCE,
+    MOST_ITEMS,
+    NEIGHBOURS,
+    by_neighbourhood,
+    exact,
+)
+from indexer.evaluation.interactions import Interactions
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.columns import Column
+from p4r_qdrant.settings import CollaborativeSettings
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_matrix, csr_matrix
+
+    from p4r_qdrant.arrays import Floats
+
+Method = Literal["exact", "by neighbourhood"]
+
+ALGORITHM = 1
+"""Changes whenever the same inputs give other columns."""
+
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What B is fitted on.
+
+    interactions: with an item for each of the personas. numbers: item id -> number, for all items.
+    catalogue: the items that may be recommended; the others keep their rows, since histories hold
+    them, and lose their columns. held_out: interactions of splits.jsonl that are among them.
+    """
+
+    interactions: Interactions
+    personas: PersonaVectors
+    numbers: Mapping[str, int]
+    catalogue: Collection[str]
+    settings: CollaborativeSettings
+    held_out: int = 0
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The settings and sizes of the fit, for the record of the index."""
+        own = self.settings
+        return {
+            "share": own.share,
+            "l2": own.l2,
+            "keep": own.keep,
+            "decay": own.decay,
+            "method": self.method,
+            "users": len(self.interactions.users),
+            "interactions": len(self.interactions.user_of),
+            "held_out": self.held_out,
+        }
+
+    @property
+    def method(self) -> Method:
+        """How B is fitted. Raises InputError if the memory of the settings is too small."""
+        return method_for(
+            len(self.interactions.items),
+            len(self.interactions.user_of),
+            len(self.personas.vectors),
+            self.settings,
+        )
+
+    @property
+    def hash(self) -> str:
+        """A hash of everything that the columns depend on."""
+        own = self.interactions
+        fitted = {name: one for name, one in self.description.items() if name != "decay"}
+        settings = [ALGORITHM, self.settings.columns, fitted]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for name in own.items:
+            line = [name, self.numbers[name], name in self.catalogue]
+            digest.update(json.dumps(line).encode())
+        digest.update(own.user_of.astype("<i8").tobytes() + own.item_of.astype("<i8").tobytes())
+        digest.update(self.personas.hash.encode())
+        return digest.hexdigest()[:16]
+
+
+def method_for(
+    n_items: int, n_interactions: int, n_personas: int, settings: CollaborativeSettings
+) -> Method:
+    """Exact, if there are few enough items and enough memory for it.
+
+    Raises InputError, with the setting, if even the approximation takes more memory than allowed.
+    """
+    allowed = settings.memory_gb * _GB
+    needed = _memory(n_items, n_interactions, n_personas, settings)
+    if n_items <= MOST_ITEMS and needed["exact"] <= allowed:
+        return "exact"
+    if needed["by neighbourhood"] <= allowed:
+        return "by neighbourhood"
+    least = min(needed.values()) if n_items <= MOST_ITEMS else needed["by neighbourhood"]
+    raise InputError(
+        f"the collaborative part of {n_items:,} items takes about {least / _GB:.1f} GB of memory, "
+        f"and P4R_COLLABORATIVE__MEMORY_GB allows {settings.memory_gb:g}: raise it, or publish "
+        "with --no-collaborative"
+    )
+
+
+def _memory(
+    n_items: int, n_interactions: int, n_personas: int, settings: CollaborativeSettings
+) -> dict[Method, float]:
+    """Bytes of a fit, by method. The rows of X and their copies are in both."""
+    opinions = min(n_personas, MOST_USERS) * min(settings.keep, n_items)
+    rows = 24.0 * (n_interactions + opinions)
+    columns = 24.0 * n_items * min(settings.columns, n_items)
+    near = 16.0 * n_items * min(NEIGHBOURS, n_items) + 12.0 * COLUMNS_AT_ONCE * n_items
+    return {
+        "exact": rows + 4.0 * n_items * n_items + columns,
+        "by neighbourhood": rows + near + columns,
+    }
+
+
+def fitted_columns(inputs: Inputs) -> Iterator[Column]:
+    """The columns of B, of all items that have a number; the largest entries of each.
+
+    Raises InputError if the memory of the settings is too small, or l2.
+    """
+    method = inputs.method
+    rows = extended(inputs)
+    settings = inputs.settings
+    weights = exact(rows, settings.l2) if method == "exact" else by_neighbourhood(rows, settings.l2)
+    del rows
+    items = inputs.interactions.items
+    numbers = np.array([inputs.numbers[one] for one in items], dtype=np.uint32)
+    for place, item_id in enumerate(items):
+        if item_id in inputs.catalogue:
+            yield _column(item_id, place, weights, numbers, settings.columns)
+        else:
+            yield _empty(item_id, int(numbers[place]))
+    fitted = set(items)
+    for item_id, number in inputs.numbers.items():
+        if item_id not in fitted:
+            yield _empty(item_id, number)
+
+
+def extended(inputs: Inputs) -> csr_matrix:
+    """X, (n_users + n_personas, n_items) float32."""
+    own, personas = inputs.interactions, inputs.personas
+    from scipy.sparse import csr_matrix
+
+    shape = (len(own.users), len(own.items))
+    ones = np.ones(len(own.user_of), np.float32)
+    users = csr_matrix((ones, (own.user_of, own.item_of)), shape=shape)
+    if not len(personas.items) or not inputs.settings.share:
+        return users
+    columns = np.searchsorted(own.items, personas.items)
+    hypothetical = affinities(personas, columns, len(own.items), inputs.settings.keep)
+    return with_hypothetical(users, hypothetical, inputs.settings.share)
+
+
+def with_hypothetical(users: csr_matrix, hypothetical: csr_matrix, share: float) -> csr_matrix:
+    """The rows of users, (n_users, n_items), above those of personas, (n_personas, n_items).
+
+    share: the weight of all personas together, relative to that of all users.
+    """
+    from scipy.sparse import vstack
+
+    each = (users.shape[0] or hypothetical.shape[0]) / hypothetical.shape[0]
+    return vstack([users, hypothetical * np.float32(np.sqrt(share * each))], format="csr")
+
+
+def _column(
+    item_id: str, place: int, weights: Floats | csc_matrix, numbers: Any, most: int
+) -> Column:
+    if isinstance(weights, np.ndarray):
+        values = weights[:, place]
+        places = np.flatnonzero(values)
+        values = values[places]
+    else:
+        own = slice(*weights.indptr[place : place + 2])
+        places, values = weights.indices[own], weights.data[own]
+    if len(places) > most:
+        largest = np.argpartition(-np.abs(values), most - 1)[:most]
+        places, values = places[largest], values[largest]
+    order = np.argsort(numbers[places])
+    kept = order[values[order] != 0]
+    return Column(item_id, int(numbers[place]), numbers[places[kept]], values[kept])
+
+
+def _empty(item_id: str, number: int) -> Column:
+    return Column(item_id, number, np.zeros(0, np.uint32), np.zeros(0, np.float32))
