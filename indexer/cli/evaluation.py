@@ -14,8 +14,12 @@ from indexer.cli.shared import JsonCommand, JsonFile, exit_for
 from p4r_qdrant.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from indexer.artifacts.lines import Refusals
     from indexer.collaborative.hypothetical import PersonaVectors
+    from indexer.evaluation.experiment.config import ExperimentConfig
+    from p4r_qdrant.settings import LLMSettings
 
 group = typer.Typer()
 
@@ -184,22 +188,33 @@ def experiment(
         Path | None,
         typer.Option(metavar="DIR", help="A trained adapter, instead of the file's."),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Make the lists, and count what the LLM rerankers of [peers] would ask; ask "
+            "nothing.",
+        ),
+    ] = False,
 ) -> None:
     """Run a whole experiment on held-out items and write a report.
 
     It compares generators, persona reranking and its parts. Killed and run again it goes on. It
     scores nothing if held-out data leak into the artifacts. Of several experiments, each has a
     folder in --output, and a page compares them over all users.
+
+    With [peers] in a file it also compares LLM rerankers, which ask the LLM of P4R_LLM__*.
     """
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.writing import written_whole
     from indexer.evaluation.experiment.config import load_config
     from indexer.evaluation.experiment.pooled import pooled, pooled_page
     from indexer.evaluation.experiment.report import REPORT, check_drawing, write_report
-    from indexer.evaluation.experiment.run import run_experiment
+    from indexer.evaluation.experiment.run import estimate_peers, run_experiment
     from indexer.terminal.console import out
     from indexer.terminal.evaluation import print_experiment, print_pooled
     from indexer.terminal.progress import ProgressBar
+    from indexer.terminal.reasoning import print_estimates
 
     check_drawing()
     several = len(configs) > 1
@@ -209,17 +224,37 @@ def experiment(
     if len(set(folders)) < len(folders):
         raise InputError("two experiments have the same file name; results go into a folder of it")
     wanted = [load_config(path, artifacts=artifacts, adapter=adapter) for path in configs]
+    llm = _llm_of_peers(wanted, asks=not dry_run)
     refusals = Refusals()
     found = []
     for one, folder in zip(wanted, folders, strict=True):
+        if dry_run:
+            with ProgressBar() as bar:
+                estimates = estimate_peers(one, output / folder, refusals, bar, llm)
+            print_estimates(estimates)
+            continue
         with ProgressBar() as bar:
-            found.append(run_experiment(one, output / folder, refusals, bar))
+            found.append(run_experiment(one, output / folder, refusals, bar, llm=llm))
         page = write_report(found[-1], output / folder)
         print_experiment(found[-1])
         out.say(f"report: {page}")
-    if several:
+    if several and found:
         print_pooled(pooled(found))
         with written_whole(output / REPORT) as write:
             write(pooled_page(found, folders))
         out.say(f"all together: {output / REPORT}")
     exit_for(refusals)
+
+
+def _llm_of_peers(configs: Sequence[ExperimentConfig], *, asks: bool) -> LLMSettings | None:
+    """The LLM that peers ask, None if no experiment has any. Raises SettingsError without a key."""
+    from p4r_qdrant.settings import Settings
+
+    if not any(one.peers for one in configs):
+        return None
+    from indexer.llm import check_key
+
+    llm = Settings.load().llm
+    if asks:
+        check_key(llm)
+    return llm

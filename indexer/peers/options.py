@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-DIGITS = 10
-"""Ratings are asked for as one digit, which is one token for every model."""
+RankingPeer = Literal["listwise", "letters", "pointwise", "rated"]
+"""The peers that put candidates in order; `explained` explains them."""
 
 
 class PeerOptions(BaseModel):

@@ -85,6 +85,8 @@ def print_experiment(results: Mapping[str, Any]) -> None:
             style="dim" if row["encoder"] is None else "",
         )
     table.print()
+    if results["peers"]:
+        _print_peers(results["peers"])
     for sentence in primary(results):
         out.paragraph(sentence)
     if results["leaking"]:
@@ -92,6 +94,33 @@ def print_experiment(results: Mapping[str, Any]) -> None:
     for check in results["leaks"]:
         if check["vouched"]:
             out.paragraph(f"{check['vouched']}.", style="bold red")
+
+
+def _print_peers(found: Mapping[str, Any]) -> None:
+    """Print the LLM rerankers of an experiment beside personas, in short."""
+    metrics = ("HR@10", "MRR@10", "NDCG@10")
+    columns = (*metrics, "vs. own", "p (Holm)", "failed", "tau")
+    table = Table("generator", "order", *map(number, columns))
+    for row in found["lines"]:
+        gap, asked = row["own"], row["asked"]
+        relative, tau = gap and gap["relative"], asked and asked["tau"]
+        table.add(
+            f"{row['generator']}, {row['candidates']}",
+            row["line"],
+            *(f"{row['metrics'][name]['mean']:.4f}" for name in metrics),
+            "" if relative is None else f"{relative:+.1%}",
+            f"{gap['p_holm']:.3f}" if gap else "",
+            f"{asked['failed_share']:.1%}" if asked else "",
+            f"{tau['mean']:.2f}" if tau else "",
+            style="dim" if row["kind"] == "generator" else "",
+        )
+    out.print()
+    table.print()
+    out.paragraph(
+        f"{found['users']:,} users; the LLM is {found['model']}. Tau: Kendall's tau between the "
+        "order from the generator's list and the order from a shuffled one.",
+        style="dim",
+    )
 
 
 def print_pooled(rows: list[dict[str, Any]]) -> None:

@@ -2,10 +2,20 @@
 
 from typing import Any
 
+from indexer.metrics import metric_names
+
 LINES: list[tuple[str, str | None, bool]] = [
     ("generator alone", None, False),
     ("personas, untrained", "untrained", False),
     ("fused, untrained", "untrained", True),
+]
+
+
+PEERS = [
+    ("generator alone", "generator"),
+    ("personas, untrained", "personas"),
+    ("listwise", "peer"),
+    ("rated, with averages", "peer"),
 ]
 
 
@@ -28,6 +38,20 @@ def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
         row = {"group": group, "name": name, "generator": value, "candidates": 10, "fused": fused}
         row |= {"form": {"prior": 0.5, "aggregation": text}, "valid": 0.3, "weight": None}
         return row | estimate | {"difference": estimate}
+
+    def peer(name: str, line: str, kind: str) -> dict[str, Any]:
+        asked: dict[str, Any] = {
+            "calls": 20,
+            "prompt_tokens": 9000,
+            "completion_tokens": 300,
+            "cost_usd": None,
+        }
+        asked |= {"repaired": 3, "failed": 1, "failed_share": 0.05, "notes": {text: 2}}
+        asked |= {"shuffled_ndcg": 0.3, "tau": estimate}
+        row = {"generator": name, "candidates": 10, "line": line, "kind": kind, "ceiling": 0.9}
+        row |= {"metrics": dict.fromkeys(metric_names(), estimate)}
+        row |= {"own": None if kind == "generator" else gap | {"p_holm": 0.5}}
+        return row | {"asked": asked if kind == "peer" else None}
 
     check = {"name": text, "looked_at": 1200, "leaks": 0, "examples": [], "unproven": ""}
     form = {"interests": 0.5, "prior": 0.25, "weights": {f"{generator}, 10": 0.3}}
@@ -132,5 +156,16 @@ def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
                 "generator": generator,
             }
         ],
+        "peers": {
+            "users": 20,
+            "candidates": 10,
+            "model": text,
+            "lines": [peer(generator, *one) for one in PEERS],
+            "segments": [
+                {"generator": generator, "line": line, "segment": text, "rule": text, "users": 7}
+                | {"ceiling": 0.5, **estimate}
+                for line, _ in PEERS
+            ],
+        },
         "seconds": {text: 1.25},
     }

@@ -132,6 +132,24 @@ def segments(results: Results) -> str:
     )
 
 
+def peers(results: Results) -> list[str]:
+    """The best line of each kind against LLM rerankers, for each generator; empty without peers."""
+    found = results["peers"]
+    if not found:
+        return []
+    sentences = []
+    for generator in dict.fromkeys(row["generator"] for row in found["lines"]):
+        best: dict[str, tuple[float, str]] = {}
+        for row in found["lines"]:
+            if row["generator"] == generator:
+                value = row["metrics"]["NDCG@10"]["mean"]
+                if row["kind"] not in best or value > best[row["kind"]][0]:
+                    best[row["kind"]] = (value, row["line"])
+        values = ", ".join(f"{value:.3f} by {line_name(line)}" for value, line in best.values())
+        sentences.append(f"{generator_name(generator)}: the best NDCG@10 is {values}.")
+    return sentences
+
+
 def cold(results: Results) -> str:
     """How often items without interactions are found; empty where none was hidden."""
     if not results["cold"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -17,12 +17,15 @@ from pydantic import (
 
 from indexer.artifacts.lines import validation_sentence
 from indexer.evaluation.generators.base import GENERATORS
+from indexer.peers.options import PeerOptions, RankingPeer
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import EncoderSettings
 
+_Values = TypeVar("_Values", list[Any], tuple[Any, ...])
 
-def _distinct(values: list[Any]) -> list[Any]:
+
+def _distinct(values: _Values) -> _Values:
     if not values or len(set(values)) < len(values):
         raise ValueError("give at least one value, and none twice")
     return values
@@ -43,6 +46,26 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]
 Prior = Annotated[float, Field(ge=0, le=2)]
 Distinct = AfterValidator(_distinct)
+
+
+class PeersConfig(PeerOptions):
+    """The LLM rerankers that an experiment compares with personas, on the same lists."""
+
+    names: Annotated[tuple[RankingPeer, ...], Distinct] = (
+        "listwise",
+        "letters",
+        "pointwise",
+        "rated",
+    )
+    """rated has a second line in which the prompts print average ratings."""
+    generators: Annotated[list[str], Distinct] | None = None
+    """Unset: the strongest generator on validation items."""
+    candidates: Count | None = None
+    """One of the numbers of candidates of the experiment. Unset: the first."""
+    users: Count | None = None
+    """A random sample of users. Unset: all."""
+    shuffled: bool = True
+    """Also give the candidates in a random order, to see how much the order of a prompt decides."""
 
 
 class ExperimentConfig(BaseModel):
@@ -93,13 +116,26 @@ class ExperimentConfig(BaseModel):
     """A folder whose personas.jsonl was made with held-out reviews, to measure a leak.
     Every page then says that one of its lines leaks."""
     examples: Annotated[int, Field(ge=0, le=20)] = 3
+    peers: PeersConfig | None = None
+    """LLM rerankers to compare with. They ask the LLM of the settings P4R_LLM__*."""
 
     @model_validator(mode="after")
     def _check_names(self) -> ExperimentConfig:
         twice = next((name for name in self.lists if name in self.generators), None)
         if twice is not None:
             raise ValueError(f"lists.{twice} has the name of a generator; give it another one")
+        if self.peers is not None:
+            self._check_peers(self.peers)
         return self
+
+    def _check_peers(self, peers: PeersConfig) -> None:
+        known = [*self.generators, *self.lists]
+        unknown = next((one for one in peers.generators or () if one not in known), None)
+        if unknown is not None:
+            raise ValueError(f"peers.generators: {unknown!r} is none of {', '.join(known)}")
+        if peers.candidates is not None and peers.candidates not in self.candidates:
+            counts = ", ".join(map(str, self.candidates))
+            raise ValueError(f"peers.candidates: {peers.candidates} is none of {counts}")
 
 
 def load_config(

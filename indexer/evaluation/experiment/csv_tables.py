@@ -22,6 +22,11 @@ def csv_tables(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "history.csv": results["history"],
         "options.csv": results["options"],
     }
+    if results["peers"]:
+        tables |= {
+            "peers.csv": [_peer_row(row) for row in results["peers"]["lines"]],
+            "peers_segments.csv": results["peers"]["segments"],
+        }
     leaking = {"leaking": True} if results["leaking"] else {}
     for name, rows in tables.items():
         yield name, _csv([row | leaking for row in rows])
@@ -40,6 +45,17 @@ def _main_row(row: Mapping[str, Any]) -> dict[str, Any]:
         found = row.get(against) or {}
         flat |= {f"{against} {key}": found.get(key) for key in _AGAINST}
     return flat
+
+
+def _peer_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    asked = row["asked"] or {}
+    flat = {key: value for key, value in row.items() if key not in ("metrics", "own", "asked")}
+    for name, one in row["metrics"].items():
+        flat |= {name: one["mean"], f"{name} low": one["low"], f"{name} high": one["high"]}
+    flat |= {f"own {key}": (row["own"] or {}).get(key) for key in _AGAINST[1:]}
+    flat |= {key: value for key, value in asked.items() if key not in ("tau", "notes")}
+    tau = asked.get("tau") or {}
+    return flat | {f"tau {key}": tau.get(key) for key in ("mean", "low", "high")}
 
 
 def _cold_row(row: Mapping[str, Any]) -> dict[str, Any]:

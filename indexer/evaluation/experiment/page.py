@@ -16,6 +16,7 @@ from indexer.evaluation.experiment.wording import (
     named_values,
     variant_name,
 )
+from indexer.metrics import metric_names
 from indexer.pages.charts import Bar, BarChart, BarGroup
 from indexer.pages.rendering import render
 
@@ -65,6 +66,10 @@ def page(results: Results) -> str:
         segments=results["segments"],
         segments_say=conclusions.segments(results),
         segment_chart=_segment_chart(results),
+        peers=results["peers"],
+        peers_say=conclusions.peers(results),
+        peers_model=results["peers"]["model"] if results["peers"] else "",
+        peer_metrics=metric_names(),
         cold=results["cold"],
         cold_says=conclusions.cold(results),
         form_name=form_name,

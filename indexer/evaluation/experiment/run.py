@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from indexer.artifacts.derived import noted
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.names import ITEMS, PERSONAS, REVIEWS, SPLITS, SUMMARIES
-from indexer.artifacts.opening import as_stored
+from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.artifacts.writing import written_whole
 from indexer.evaluation.candidates import lists_hash, provenance_path
 from indexer.evaluation.evaluate import outside_notes
-from indexer.evaluation.experiment import ablations, cold, reranked_lines, selection
+from indexer.evaluation.experiment import selection
 from indexer.evaluation.experiment.config import EXTRACTIVE, ExperimentConfig
 from indexer.evaluation.experiment.context import Context
-from indexer.evaluation.experiment.data import Data, files_hash
+from indexer.evaluation.experiment.data import Data
 from indexer.evaluation.experiment.encoding import Encoded, EncoderName, encoded
 from indexer.evaluation.experiment.environment import environment
 from indexer.evaluation.experiment.examples import example_users
 from indexer.evaluation.experiment.extracting import extracted
-from indexer.evaluation.experiment.generating import write_lists
+from indexer.evaluation.experiment.generating import Generated, write_lists
 from indexer.evaluation.experiment.main_table import Line, main_table, primary_table, segment_table
+from indexer.evaluation.experiment.peer_study import PeerStudy
+from indexer.evaluation.experiment.peer_tables import peer_tables
 from indexer.evaluation.experiment.seeds import seed_table
-from indexer.evaluation.experiment.selection import Choice, Judged, read_judged
-from indexer.evaluation.experiment.stages import RESULTS, Stages, locked
+from indexer.evaluation.experiment.selection import Judged, read_judged
+from indexer.evaluation.experiment.stages import RESULTS, locked
+from indexer.evaluation.experiment.steps import Steps
 from indexer.evaluation.generators.base import PERSONAS_EASE
 from indexer.evaluation.leaks.check import LeakFiles, check_leaks
 from indexer.evaluation.leaks.identity import check_adapter
 from indexer.evaluation.leaks.report import LeakReport
 from indexer.evaluation.segments import segments
 from indexer.progress import Progress
+from indexer.reasoning.run import Estimate
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.local import PersonaEncoder
-from p4r_qdrant.settings import EncoderSettings
+from p4r_qdrant.errors import SettingsError
+from p4r_qdrant.settings import EncoderSettings, LLMSettings
+
+Values = dict[str, dict[str, float]]
+"""NDCG@10 on validation items, by number of candidates and generator."""
 
 
 def load_encoder(settings: EncoderSettings) -> Encoder:
@@ -50,29 +55,74 @@ def load_encoder(settings: EncoderSettings) -> Encoder:
 
 
 def run_experiment(
-    config: ExperimentConfig, output: Path, refusals: Refusals, progress: Progress
+    config: ExperimentConfig,
+    output: Path,
+    refusals: Refusals,
+    progress: Progress,
+    *,
+    llm: LLMSettings | None = None,
 ) -> dict[str, Any]:
     """Run an experiment, write `output`/results.json and return its content.
 
     A killed run resumes where it stopped when it is started with the same configuration. Nothing
     is scored before the leak checks pass: raises LeakError. Lists are made from a copy of the data
     without test items; all settings are chosen on validation items.
+
+    llm: what the configuration's peers ask; needed only with these.
     """
+    with _prepared(config, output, refusals, progress) as (context, stack):
+        results = _results(context, stack, llm)
+        text = json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False)
+        with written_whole(output / RESULTS) as write:
+            write(text)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def estimate_peers(
+    config: ExperimentConfig,
+    output: Path,
+    refusals: Refusals,
+    progress: Progress,
+    llm: LLMSettings | None,
+) -> dict[str, Estimate]:
+    """What the peers of an experiment would ask, from its lists, which are made; nothing is asked.
+
+    Raises LeakError as `run_experiment` does.
+    """
+    with _prepared(config, output, refusals, progress) as (context, stack):
+        lists = _lists(context, stack)
+        study = _peer_study(context, stack, lists, llm)
+        return {} if study is None else study.estimates()
+
+
+@contextmanager
+def _prepared(
+    config: ExperimentConfig, output: Path, refusals: Refusals, progress: Progress
+) -> Iterator[tuple[Context, ExitStack]]:
+    """The catalogue, read, and the folder of results, locked."""
     progress.start("reading the catalogue")
     data = Data.read(_artifacts(config, output, progress), refusals)
     with locked(output), ExitStack() as stack:
         stack.enter_context(noted(config.artifacts, output))
         histories = stack.enter_context(Histories(data.folder, Refusals()))
-        context = Context(config, output, data, histories, progress)
-        text = json.dumps(_results(context, stack), ensure_ascii=False, indent=1, allow_nan=False)
-        with written_whole(output / RESULTS) as write:
-            write(text)
-    results: dict[str, Any] = json.loads(text)
-    return results
+        yield Context(config, output, data, histories, progress), stack
 
 
-def _results(context: Context, stack: ExitStack) -> dict[str, Any]:
-    """All steps in order; only the steps after `_choices` look at test items."""
+@dataclass(frozen=True)
+class _Lists:
+    """The lists of all generators, after the leak checks on all that they are made from."""
+
+    encoded: list[Encoded]
+    paths: dict[Generated, Path]
+    leaks: LeakReport
+    judged: dict[str, Judged]
+    generators: Values
+    strongest: dict[str, str]
+
+
+def _lists(context: Context, stack: ExitStack) -> _Lists:
+    """Check for leaks, encode, make the lists, and check again. Raises LeakError."""
     config, data = context.config, context.data
     _check_leaks(context, elsewhere=list(config.lists.values())).require_clean()
     models = [
@@ -92,7 +142,32 @@ def _results(context: Context, stack: ExitStack) -> dict[str, Any]:
         if seed == config.seeds[0]
     }
     strongest, generators = _generators(judged, config.candidates)
-    steps = _Steps(context, judged, [lists_hash(path) for path in lists.values()])
+    return _Lists(all_encoded, lists, leaks, judged, generators, strongest)
+
+
+def _peer_study(
+    context: Context, stack: ExitStack, made: _Lists, llm: LLMSettings | None
+) -> PeerStudy | None:
+    """The peers of the configuration, if any."""
+    if context.config.peers is None:
+        return None
+    if llm is None:
+        raise SettingsError("the experiment has peers, which ask an LLM: give its settings")
+    return stack.enter_context(
+        PeerStudy(context.config.peers, context, made.judged, made.strongest, llm)
+    )
+
+
+def _results(context: Context, stack: ExitStack, llm: LLMSettings | None) -> dict[str, Any]:
+    """All steps in order; only the steps after `choices` look at test items."""
+    config, data = context.config, context.data
+    made = _lists(context, stack)
+    all_encoded, lists, judged, strongest = made.encoded, made.paths, made.judged, made.strongest
+    leaks, study = made.leaks, _peer_study(context, stack, made, llm)
+    if study is not None:
+        leaks = leaks + study.check()
+        leaks.require_clean()
+    steps = Steps(context, judged, [lists_hash(path) for path in lists.values()])
     choices = [steps.choice(one) for one in all_encoded]
     lines = [*_generator_lines(judged, config.candidates)]
     for one, choice in zip(all_encoded, choices, strict=True):
@@ -101,6 +176,7 @@ def _results(context: Context, stack: ExitStack) -> dict[str, Any]:
     lines.sort(key=lambda line: (order.index(line.generator), line.candidates))
     by_encoder = {one.name: own for one, own in zip(all_encoded, choices, strict=True)}
     hybrids = {count: selection.hybrid(judged, by_encoder, int(count)) for count in strongest}
+    found_segments = segments(data.test, data.training)
     main, choice = all_encoded[-1], choices[-1]
     count = config.candidates[0]
     shown = strongest[str(count)]
@@ -112,7 +188,7 @@ def _results(context: Context, stack: ExitStack) -> dict[str, Any]:
         "data": _data_record(data),
         "leaks": leaks.record(),
         "chosen": {
-            "generators": generators,
+            "generators": made.generators,
             "strongest": strongest,
             "encoders": {
                 one.name: {"name": one.encoder.name, "fingerprint": one.encoder.fingerprint}
@@ -122,7 +198,8 @@ def _results(context: Context, stack: ExitStack) -> dict[str, Any]:
         },
         "primary": primary_table(lines, strongest, hybrids),
         "main": main_table(lines, strongest),
-        "segments": list(segment_table(lines, segments(data.test, data.training))),
+        "segments": list(segment_table(lines, found_segments)),
+        "peers": None if study is None else peer_tables(study, study.run(), lines, found_segments),
         "cold": steps.cold(main, choice),
         "ablations": steps.ablations(main, choice),
         "ablations_encoder": main.name,
@@ -196,10 +273,6 @@ def _check_leaks(
     return report
 
 
-Values = dict[str, dict[str, float]]
-"""NDCG@10 on validation items, by number of candidates and generator."""
-
-
 def _generators(
     judged: Mapping[str, Judged], counts: Sequence[int]
 ) -> tuple[dict[str, str], Values]:
@@ -220,84 +293,6 @@ def _generator_lines(judged: Mapping[str, Judged], counts: Sequence[int]) -> lis
         for count in counts
         for one in [widest.first(count)]
     ]
-
-
-class _Steps:
-    """The long steps, for each encoder: each is a stage with a stored result."""
-
-    def __init__(
-        self, context: Context, judged: Mapping[str, Judged], lists_hashes: Sequence[str]
-    ) -> None:
-        self.context = context
-        self.judged = judged
-        self.stages = Stages(context.output / "stages")
-        self.histories: dict[EncoderName, list[dict[str, Any]]] = {}
-        self.options: dict[EncoderName, list[dict[str, Any]]] = {}
-        config = context.config
-        extras = [
-            files_hash(as_stored(extra / name) for name in (PERSONAS, SUMMARIES)) if extra else None
-            for extra in (config.aggregated, config.leaking, context.output / EXTRACTIVE)
-        ]
-        settings = config.model_dump(mode="json", exclude={"name"})
-        self._inputs = [context.data.hash(), settings, *extras, list(lists_hashes)]
-
-    def choice(self, one: Encoded) -> Choice:
-        """History, options and fusion weights, chosen on validation items."""
-        self.context.progress.start(f"choosing on validation items, {one.name}")
-        inputs = [*self._inputs, one.encoder.fingerprint]
-        narrow = [every.first(self.context.config.candidates[0]) for every in self.judged.values()]
-        self.histories[one.name] = self.stages.result(
-            f"history-{one.name}",
-            [selection],
-            inputs,
-            partial(selection.history, one, narrow, self.context),
-        )
-        history = selection.best(self.histories[one.name])
-        length, decay = history["length"], history["decay"]
-        self.options[one.name] = self.stages.result(
-            f"options-{one.name}",
-            [selection],
-            [*inputs, length, decay],
-            partial(selection.options, one, narrow, self.context, length, decay),
-        )
-        options = selection.best(self.options[one.name])
-        return selection.choice(one, self.judged, self.context, history, options)
-
-    def reranked_lines(self, one: Encoded, choice: Choice) -> list[Line]:
-        """The lines of the main table that the index and the reranker make."""
-        passes = reranked_lines.passes(choice, self.judged, self.context)
-        self.context.progress.start(f"reranking, {one.name}", passes * len(self.context.data.users))
-        rows = self.stages.result(
-            f"main-{one.name}",
-            [reranked_lines],
-            [*self._inputs, one.encoder.fingerprint, choice.record()],
-            partial(reranked_lines.reranked_lines, one, choice, self.judged, self.context),
-        )
-        return [Line(**(row | {"ranks": np.array(row["ranks"], dtype=np.int64)})) for row in rows]
-
-    def cold(self, one: Encoded, choice: Choice) -> list[dict[str, Any]]:
-        """What is found of items whose interactions are hidden."""
-        self.context.progress.start("hiding the interactions of some items")
-        rows: list[dict[str, Any]] = self.stages.result(
-            f"cold-{one.name}",
-            [cold],
-            [*self._inputs, one.encoder.fingerprint, choice.record()],
-            partial(cold.cold_table, one, choice, self.context),
-        )
-        return rows
-
-    def ablations(self, one: Encoded, choice: Choice) -> list[dict[str, Any]]:
-        """Every variant of persona reranking."""
-        self.context.progress.start("ablations")
-        length, decay = choice.length, choice.plain.decay
-        config, judged = self.context.config, self.judged
-        rows: list[dict[str, Any]] = self.stages.result(
-            "ablations",
-            [ablations],
-            [*self._inputs, one.encoder.fingerprint, length, decay],
-            lambda: list(ablations.ablations(config, judged, one.material, length, decay)),
-        )
-        return rows
 
 
 def _data_record(data: Data) -> dict[str, Any]:

@@ -56,6 +56,7 @@ _FIELDS = {
     "extractive": "extractive personas",
     "leaking": "folder with leaking personas",
     "examples": "example users shown",
+    "peers": "LLM rerankers",
     "python": "Python",
     "system": "operating system",
     "cpus": "processor cores",

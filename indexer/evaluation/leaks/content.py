@@ -76,6 +76,10 @@ class HeldOutRuns:
             public |= np.isin(flat, _runs(chain.from_iterable(batch)))
         return cls(flat[~public], owner[~public], owners, too_short)
 
+    def repeated_in(self, texts: Iterable[str]) -> tuple[str, str] | None:
+        """The (user, item) of a held-out review whose words stand in one of these texts."""
+        return self.find(_runs(texts))
+
     def find(self, text: Hashes) -> tuple[str, str] | None:
         """The (user, item) of a held-out review that a text repeats, None if it repeats none."""
         if not len(self.hashes) or not len(text):

@@ -36,7 +36,7 @@ def test_the_most_important_comes_first() -> None:
     assert found.headings[:3] == ["text: reranking by personas", "Main results", "Examples"]
     first = found.text.index("What this says")
     assert first < found.text.index("Data and measures") < found.text.index("Main results")
-    assert found.text.count("What this says") == 7
+    assert found.text.count("What this says") == 8
 
 
 def test_names_in_place_of_fields() -> None:

@@ -1,0 +1,209 @@
+"""The LLM rerankers of an experiment: checked for leaks, estimated, and run on its lists."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import ITEMS, REVIEWS
+from indexer.evaluation.experiment.config import PeersConfig
+from indexer.evaluation.experiment.context import Context
+from indexer.evaluation.experiment.pool import Indexes
+from indexer.evaluation.experiment.selection import Judged
+from indexer.evaluation.leaks.content import HeldOutRuns
+from indexer.evaluation.leaks.report import LeakReport
+from indexer.ledger import LEDGER, Ledger
+from indexer.llm import LLM, Request
+from indexer.metrics import Floats, Ranks
+from indexer.peers import registry
+from indexer.peers.asking import PeerSources
+from indexer.peers.leaks import Named, peer_checks
+from indexer.peers.material import Material
+from indexer.peers.protocol import PeerAnswer, PeerQuery
+from indexer.peers.results import Totals
+from indexer.peers.running import DryRun, asker, rank_all
+from indexer.prompts import Domain
+from indexer.reasoning.run import Estimate
+from p4r_qdrant.records import Candidate, CandidateList
+from p4r_qdrant.settings import LLMSettings
+
+WITH_AVERAGES = "rated, with averages"
+
+
+@dataclass(frozen=True)
+class PeerRun:
+    """One peer on the lists of one generator.
+
+    ranks: of the test items of the study's users. shuffled: the same for candidates given in a
+    random order; taus: Kendall's tau of both orders of each user who has a list.
+    """
+
+    name: str
+    generator: str
+    candidates: int
+    ranks: Ranks
+    totals: Totals
+    shuffled: Ranks | None = None
+    taus: Floats | None = None
+
+
+class PeerStudy(ExitStack):
+    """All peers on the lists of all generators that are compared; a context manager.
+
+    members: (n,) positions of the study's users in those of the experiment.
+    """
+
+    def __init__(
+        self,
+        config: PeersConfig,
+        context: Context,
+        judged: Mapping[str, Judged],
+        strongest: Mapping[str, str],
+        llm: LLMSettings,
+    ) -> None:
+        super().__init__()
+        self._config = config
+        self._context = context
+        self._llm = llm
+        self.count = config.candidates or context.config.candidates[0]
+        generators = config.generators or [strongest[str(self.count)]]
+        self._judged = {name: judged[name].first(self.count) for name in generators}
+        self.members = _sample(len(context.data.users), config.users, context.config.seeds[0])
+        self.model = ", ".join(sorted({llm.of(f"peer-{name}").model for name in config.names}))
+        self._material = Material(context.data.folder, Refusals())
+        self._ledger = context.output / LEDGER
+
+    def __enter__(self) -> Self:
+        self.enter_context(self._material)
+        options = PeerSources(
+            Domain.load(self._context.config.domain), self._llm, self._config, self._material
+        )
+        self.peers = list(_variants(self._config, options))
+        self.queries = {name: list(self._queries(one)) for name, one in self._judged.items()}
+        return self
+
+    def check(self) -> LeakReport:
+        """The leak checks of all peers and lists; nothing is asked."""
+        folder, truth = self._context.data.folder, self._context.data.test
+        self._context.progress.start("looking for leaks of peers")
+        runs = HeldOutRuns.read(
+            folder.file(REVIEWS), folder.at(ITEMS), truth.held_out, self._context.progress
+        )
+        every = [query for own in self.queries.values() for query in own]
+        with self._reading() as ledger:
+
+            def dry_run(watch: Callable[[Request], None]) -> DryRun:
+                return DryRun(self._llm, ledger, assume_all=True, watch=watch)
+
+            return LeakReport(list(peer_checks(self.peers, every, runs, dry_run)))
+
+    def estimates(self) -> dict[str, Estimate]:
+        """What the peers would ask; nothing is asked."""
+        with self._reading() as ledger:
+            counting = DryRun(self._llm, ledger, repeat_failed=False)
+            for _, peer in self.peers:
+                for own in self.queries.values():
+                    for order in self._orders(own):
+                        asyncio.run(rank_all(peer, order, counting))
+        return counting.estimates
+
+    def run(self) -> list[PeerRun]:
+        """Ask what is not answered yet. Raises what stops the LLM; all answers are kept."""
+        with Ledger(self._ledger) as ledger:
+            return asyncio.run(self._run(ledger))
+
+    async def _run(self, ledger: Ledger) -> list[PeerRun]:
+        progress, runs = self._context.progress, []
+        async with LLM(self._llm, ledger, repeat_failed=False) as llm:
+            for generator, own in self.queries.items():
+                for name, peer in self.peers:
+                    orders = self._orders(own)
+                    progress.start(f"asking {name}, {generator}", sum(map(len, orders)))
+                    answers = [
+                        await rank_all(peer, order, asker(llm), progress.advance)
+                        for order in orders
+                    ]
+                    runs.append(self._result(name, generator, own, answers))
+        return runs
+
+    def _result(
+        self,
+        name: str,
+        generator: str,
+        own: Sequence[PeerQuery],
+        answers: Sequence[Sequence[PeerAnswer]],
+    ) -> PeerRun:
+        found = PeerRun(
+            name, generator, self.count, self._ranks(own, answers[0]), Totals.of(name, answers[0])
+        )
+        if len(answers) < 2:
+            return found
+        pairs = zip(answers[0], answers[1], strict=True)
+        taus = np.array([_tau(one.order, other.order) for one, other in pairs])
+        return replace(found, shuffled=self._ranks(own, answers[1]), taus=taus)
+
+    def _orders(self, own: Sequence[PeerQuery]) -> list[Sequence[PeerQuery]]:
+        """The generator's order, and a random one if it is wanted."""
+        return [own, [_shuffled(one) for one in own]] if self._config.shuffled else [own]
+
+    def _ranks(self, own: Sequence[PeerQuery], answers: Sequence[PeerAnswer]) -> Ranks:
+        """The rank of each member's test item; 0 for a miss."""
+        orders = {one.user_id: a.order for one, a in zip(own, answers, strict=True)}
+        users, wanted = self._context.data.users, self._context.data.wanted("test")
+        found = [
+            orders[user].index(item) + 1 if item in orders.get(user, ()) else 0
+            for user, item in ((users[at], wanted[at]) for at in self.members.tolist())
+        ]
+        return np.array(found, dtype=np.int64)
+
+    def _queries(self, judged: Judged) -> Iterator[PeerQuery]:
+        members = {self._context.data.users[at] for at in self.members.tolist()}
+        for user, own in judged.pool.lists():
+            if user in members:
+                results = [Candidate(item_id=item, score=score) for item, score in own]
+                yield self._material.query(CandidateList(user_id=user, results=results))
+
+    def _reading(self) -> Ledger:
+        return Ledger(Path(self._ledger), read_only=True)
+
+
+def _variants(config: PeersConfig, sources: PeerSources) -> Iterator[Named]:
+    """Every peer; the rated one without averages in the prompts and with them."""
+    for name in config.names:
+        if name != "rated":
+            yield name, registry.made(name, sources)
+            continue
+        for averages in (False, True):
+            options = config.model_copy(update={"averages": averages})
+            peer = registry.made(name, replace(sources, options=options))
+            yield (WITH_AVERAGES if averages else name), peer
+
+
+def _sample(count: int, wanted: int | None, seed: int) -> Indexes:
+    order = np.random.default_rng(seed).permutation(count)
+    chosen: Indexes = np.sort(order if wanted is None else order[:wanted])
+    return chosen
+
+
+def _shuffled(query: PeerQuery) -> PeerQuery:
+    candidates = list(query.candidates)
+    random.Random(query.user_id).shuffle(candidates)  # noqa: S311 - an order, no secret
+    return replace(query, candidates=tuple(candidates))
+
+
+def _tau(order: Sequence[str], other: Sequence[str]) -> float:
+    """Kendall's tau of two orders of the same items; 1 for a single item."""
+    from scipy.stats import kendalltau
+
+    if len(order) < 2:
+        return 1.0
+    places = {item: place for place, item in enumerate(other)}
+    return float(kendalltau(range(len(order)), [places[item] for item in order]).statistic)

@@ -1,0 +1,229 @@
+"""LLM rerankers in `p4r experiment`: the same lists and checks as for personas."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devtools.scripted_llm import ScriptedLLM
+from indexer.artifacts.lines import Refusals
+from indexer.evaluation.experiment import ablations, peer_study
+from indexer.evaluation.experiment import run as module
+from indexer.evaluation.experiment.ablations import Variant
+from indexer.evaluation.experiment.config import ExperimentConfig, load_config
+from indexer.evaluation.experiment.report import write_report
+from indexer.evaluation.experiment.run import estimate_peers, run_experiment
+from indexer.evaluation.leaks.report import LeakError
+from indexer.peers.asking import PeerSources
+from indexer.peers.listwise import Listwise
+from indexer.peers.protocol import Asker, PeerAnswer, PeerQuery
+from indexer.progress import SILENT
+from p4r_qdrant.errors import InputError, SettingsError
+from p4r_qdrant.settings import LLMSettings
+from tests.support import scripted_peers
+from tests.support.command_line import Run
+from tests.support.hash_encoder import HashEncoder
+from tests.support.html_page import Page
+from tests.support.jsonl import read
+from tests.support.paths import BOOKSHOP
+
+pytest.importorskip("scipy")
+pytest.importorskip("matplotlib")
+
+NAMES = ("listwise", "letters", "pointwise", "rated")
+LINES = [*NAMES, peer_study.WITH_AVERAGES]
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a model, and with few variants."""
+
+    def one(*arguments: Any) -> Iterator[Variant]:
+        groups = {"as it is", "number of personas"}
+        yield from (one for one in all_variants(*arguments) if one.group in groups)
+
+    all_variants = ablations.variants
+    monkeypatch.setattr(ablations, "variants", one)
+    monkeypatch.setattr(module, "load_encoder", lambda _: HashEncoder(64))
+
+
+def config(**peers: Any) -> ExperimentConfig:
+    values: dict[str, Any] = {
+        "name": "Test",
+        "artifacts": BOOKSHOP,
+        "domain": "books",
+        "generators": ["popularity", "ease"],
+        "candidates": [10],
+        "lengths": [4],
+        "decays": [1.0],
+        "weights": [0.5],
+        "personas": [7],
+        "interests": [0.0],
+        "priors": [0.0],
+        "extractive": "none",
+        "peers": peers,
+    }
+    return ExperimentConfig.model_validate(values)
+
+
+def settings(url: str) -> LLMSettings:
+    return LLMSettings(base_url=url, model="m", retry_for_s=0.1, price_input=1.0, price_output=2.0)
+
+
+def ran(wanted: ExperimentConfig, output: Path, llm: LLMSettings | None) -> dict[str, Any]:
+    return run_experiment(wanted, output, Refusals(), SILENT, llm=llm)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("peers")
+
+
+def test_all_peers_stand_beside_personas(output: Path) -> None:
+    with ScriptedLLM(scripted_peers.realistic) as llm:
+        wanted = config(users=6, reviews=3)
+        estimates = estimate_peers(wanted, output, Refusals(), SILENT, settings(llm.url))
+        assert not llm.calls
+        results = ran(wanted, output, settings(llm.url))
+        calls = len(llm.calls)
+        again = ran(wanted, output, settings(llm.url))
+        assert len(llm.calls) == calls, "the second run paid nothing"
+    assert sum(one.requests for one in estimates.values()) == calls
+    assert all(one.cost_usd for one in estimates.values())
+    found = results["peers"]
+    assert found == again["peers"]
+    kinds = [(row["kind"], row["line"]) for row in found["lines"]]
+    assert kinds == [
+        ("generator", "generator alone"),
+        ("personas", "personas, untrained"),
+        ("personas", "fused, untrained"),
+        *(("peer", name) for name in LINES),
+    ]
+    for row in found["lines"]:
+        assert set(row["metrics"]) == {
+            f"{m}@{k}" for m in ("HR", "MRR", "NDCG") for k in (5, 10, 20)
+        }
+        assert row["metrics"]["HR@10"]["mean"] == pytest.approx(row["ceiling"])
+        if row["kind"] == "peer":
+            assert row["own"]["p"] <= row["own"]["p_holm"]
+            assert row["asked"]["failed"] == 0
+            assert row["asked"]["tau"]["mean"] == pytest.approx(1.0), "it knows what it wants"
+            assert row["asked"]["shuffled_ndcg"] == pytest.approx(row["metrics"]["NDCG@10"]["mean"])
+    assert {row["line"] for row in found["segments"]} == {row["line"] for row in found["lines"]}
+    checks = {one["name"]: one for one in results["leaks"]}
+    for name in LINES:
+        assert checks[f"prompts of {name}"]["looked_at"] > 0
+        assert checks[f"orders of {name} without answers"]["leaks"] == 0
+    page = Page(write_report(results, output).read_text())
+    page.check_tables()
+    assert "Against LLM rerankers" in page.headings
+    rows = list(csv.DictReader((output / "peers.csv").read_text().splitlines()))
+    assert [row["line"] for row in rows] == [row["line"] for row in found["lines"]]
+    assert float(rows[-1]["tau mean"]) == pytest.approx(1.0)
+
+
+def test_no_held_out_pair_is_in_a_ledger_key_or_a_profile(output: Path) -> None:
+    """Reviews that were read are training reviews."""
+    held_out = {
+        (one["user_id"], one[which])
+        for one in read(BOOKSHOP / "splits.jsonl")
+        for which in ("test_item", "valid_item")
+    }
+    asked = read(output / "ledger" / "peer-rated.jsonl")
+    notes = [one for one in asked if "likes" in one["answer"] and len(one["about"]) == 2]
+    assert len(notes) > 10
+    assert not held_out & {(one["about"]["user_id"], one["about"]["item_id"]) for one in notes}
+
+
+def test_all_users_and_one_order(tmp_path: Path) -> None:
+    wanted = config(names=["listwise"], shuffled=False, generators=["popularity"])
+    with ScriptedLLM(scripted_peers.realistic) as llm:
+        results = ran(wanted, tmp_path, settings(llm.url))
+        assert len(llm.calls) == 22
+    found = results["peers"]
+    *lines, peer = found["lines"]
+    assert peer["asked"]["tau"] is None
+    main = {row["line"]: row for row in results["main"] if row["generator"] == "popularity"}
+    for row in lines:
+        assert row["generator"] == "popularity"
+        assert row["metrics"] == main[row["line"]]["metrics"], "the same users and lists"
+
+
+class _Peeking(Listwise):
+    """Knows the splits: moves the test item to the head whatever is answered."""
+
+    async def rank(self, query: PeerQuery, ask: Asker) -> PeerAnswer:
+        answer = await super().rank(query, ask)
+        rows = {one["user_id"]: one for one in read(BOOKSHOP / "splits.jsonl")}
+        item = rows[query.user_id]["test_item"]
+        order = sorted(answer.order, key=lambda one: one != item)
+        return replace(answer, order=tuple(order))
+
+
+class _Quoting(Listwise):
+    """Puts the held-out review into the prompt."""
+
+    async def rank(self, query: PeerQuery, ask: Asker) -> PeerAnswer:
+        item = {o["user_id"]: o["test_item"] for o in read(BOOKSHOP / "splits.jsonl")}[
+            query.user_id
+        ]
+        text = next(
+            one["text"]
+            for one in read(BOOKSHOP / "reviews.jsonl")
+            if (one["user_id"], one["item_id"]) == (query.user_id, item)
+        )
+        first = replace(query.history[0], summary=text, title="", aspects={})
+        return await super().rank(replace(query, history=(first, *query.history[1:])), ask)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (_Peeking, "changes the order of user"),
+        (_Quoting, "repeats the held-out review of user"),
+    ],
+)
+def test_a_peer_that_looks_at_the_truth_is_caught(
+    kind: type[Listwise], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def variants(_: Any, sources: PeerSources) -> Iterator[tuple[str, Listwise]]:
+        yield "mine", kind(sources)
+
+    monkeypatch.setattr(peer_study, "_variants", variants)
+    with ScriptedLLM(scripted_peers.realistic) as llm:
+        with pytest.raises(LeakError, match=sentence):
+            ran(config(names=["listwise"]), tmp_path, settings(llm.url))
+        assert not llm.calls, "nothing is asked before the checks pass"
+
+
+def test_what_is_wrong_in_the_file_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    for text, sentence in [
+        ('[peers]\nnames = ["best"]', r"peers\.names"),
+        ('[peers]\ngenerators = ["bpr2"]', "peers.generators: 'bpr2' is none of"),
+        ("[peers]\ncandidates = 30", "peers.candidates: 30 is none of 20, 50"),
+        ("[peers]\nwordz = 30", r"peers\.wordz"),
+    ]:
+        path.write_text(f'name = "x"\nartifacts = "x"\n{text}\n')
+        with pytest.raises(InputError, match=sentence):
+            load_config(path)
+    with pytest.raises(SettingsError, match="has peers, which ask an LLM"):
+        ran(config(names=["listwise"]), tmp_path / "out", None)
+
+
+def test_the_command_counts_first(p4r: Run, tmp_path: Path) -> None:
+    path = tmp_path / "shop.toml"
+    path.write_text(
+        f'name = "Shop"\nartifacts = "{BOOKSHOP}"\ndomain = "books"\ngenerators = ["ease"]\n'
+        'candidates = [10]\nextractive = "none"\n[peers]\nnames = ["listwise"]\nusers = 3\n'
+    )
+    url = {"P4R_LLM__BASE_URL": "http://127.0.0.1:1/v1"}
+    result = p4r("experiment", str(path), "--output", str(tmp_path / "out"), "--dry-run", **url)
+    assert result.code == 0, result.err
+    assert "peer-listwise" in result.out
+    missing = p4r("experiment", str(path), "--output", str(tmp_path / "out"))
+    assert missing.code == 2
+    assert "P4R_LLM__API_KEY" in missing.err
