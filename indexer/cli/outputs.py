@@ -19,6 +19,7 @@ Force = Annotated[
 # How the files begin that the commands write.
 AUDIT_PAGE = re.compile(rb'<meta name="generator" content="p4r audit">')
 AUDIT_RECORD = re.compile(rb'\A\{\s*"folder": "[^\n]*",\s*"split_pairs":')
+BENCH = re.compile(rb'\A\{\s*"model": "[^\n]*",\s*"cells":')
 EVALUATION = re.compile(rb'\A\{\s*"on": "(test|valid)",\s*"users":')
 PLOT = re.compile(rb"\A\x89PNG.*p4r stats", re.DOTALL)
 RANKINGS = re.compile(rb'\A\{"user_id": "[^\n]*", "personalized": ')

@@ -114,6 +114,12 @@ class LocalLLM:
         if self._errors is not None:
             self._errors.close()
 
+    @property
+    def pid(self) -> int:
+        """The process of the server."""
+        assert self._process is not None  # noqa: S101
+        return self._process.pid
+
     def wait(self) -> None:
         """Wait for the end of the server, which is an error: raises P4RError."""
         assert self._process is not None  # noqa: S101

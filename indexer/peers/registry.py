@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from indexer.peers.asking import AskingPeer, PeerSources
 from indexer.peers.explained import Explained
 from indexer.peers.letters import Letters
@@ -15,8 +17,14 @@ PEERS: dict[str, type[AskingPeer]] = {
 }
 
 
+def check_names(names: Iterable[str]) -> None:
+    """Raise InputError for an unknown peer."""
+    for name in names:
+        if name not in PEERS:
+            raise InputError(f"there is no peer {name!r}; choose of {', '.join(PEERS)}")
+
+
 def made(name: str, sources: PeerSources) -> AskingPeer:
     """A peer by its name. Raises InputError for an unknown one."""
-    if name not in PEERS:
-        raise InputError(f"there is no peer {name!r}; choose of {', '.join(PEERS)}")
+    check_names([name])
     return PEERS[name](sources)

@@ -10,6 +10,8 @@ from indexer.terminal.reasoning import dollars
 from indexer.terminal.tables import Table, number
 
 if TYPE_CHECKING:
+    from indexer.peers.bench_run import BenchResult
+    from indexer.peers.cells import Cell
     from indexer.peers.results import Totals
 
 
@@ -32,3 +34,56 @@ def print_totals(totals: Sequence[Totals]) -> None:
     for one in totals:
         for what, count in one.notes.items():
             out.paragraph(f"{one.peer}: {count:,} {what}")
+
+
+def print_bench(found: BenchResult) -> None:
+    """Print the cells of `p4r peers bench`, and after how many requests personas pay."""
+    names = ("users", "candidates", "cold", "p50", "p95", "all", "calls", "tokens")
+    table = Table("peer", *map(number, (*names, "$ per 1,000", "failed")), "")
+    for one in found.cells:
+        table.add(*_bench_row(one), style="" if one.measured else "dim")
+    table.print()
+    out.paragraph(
+        f"The LLM is {found.model}; seconds of uncached calls. cold: the first request. p50, p95: "
+        "of one request. all: until the last answer to users who ask at the same time. calls, "
+        "tokens: of one request. Dim rows are extrapolated.",
+        style="dim",
+    )
+    memory = [f"this process {_megabytes(found.process_bytes)}"]
+    if found.llm_bytes is not None:
+        memory.append(f"the LLM {_megabytes(found.llm_bytes)}")
+    out.paragraph(f"Resident memory: {', '.join(memory)}.")
+    offline = found.offline
+    how = "by the ledger of the artifacts" if offline.paid else "estimated"
+    out.paragraph(
+        f"Personas cost offline: {offline.usage.calls:,} calls, {offline.usage.tokens:,} tokens, "
+        f"{dollars(offline.usage.cost_usd)} ({how}); online they ask no LLM."
+    )
+    for peer, requests in found.earned_back.items():
+        if requests is not None:
+            out.paragraph(f"{peer} has cost as much after {requests:,.0f} requests.")
+
+
+def _bench_row(one: Cell) -> list[str]:
+    cost = "" if one.cost_usd is None else dollars(1000 * one.cost_usd)
+    return [
+        one.peer,
+        f"{one.users:,}",
+        f"{one.candidates:,}",
+        *(_seconds(value) for value in (one.cold_s, one.p50_s, one.p95_s, one.wall_s)),
+        f"{one.calls:.1f}",
+        f"{one.tokens:,.0f}",
+        cost,
+        "" if one.failed_share is None else f"{one.failed_share:.1%}",
+        "" if one.measured else f"extrapolated {one.note}",
+    ]
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{1000 * value:.1f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def _megabytes(size: int | None) -> str:
+    return "not known" if size is None else f"{size / 1e6:,.0f} MB"

@@ -1,0 +1,79 @@
+"""`p4r peers` as a command, with a scripted LLM."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from devtools.scripted_llm import ScriptedLLM
+from tests.support import scripted_peers
+from tests.support.command_line import Run
+from tests.support.hash_encoder import HashEncoder
+from tests.support.jsonl import read
+from tests.support.paths import BOOKSHOP
+
+CANDIDATES = BOOKSHOP / "candidates.jsonl"
+SHOP = ("--artifacts", str(BOOKSHOP), "--domain", "books", "--candidates", str(CANDIDATES))
+
+
+def test_rank_counts_asks_and_resumes(p4r: Run, tmp_path: Path) -> None:
+    command = ("peers", "rank", *SHOP, "--output", "ranked", "--users", "4", "--set", "words=30")
+    with ScriptedLLM(scripted_peers.realistic) as llm:
+        url = {"P4R_LLM__BASE_URL": llm.url, "P4R_LLM__MODEL": "m"}
+        counted = p4r(*command, "--dry-run", **url)
+        assert (counted.code, llm.calls) == (0, [])
+        assert not (tmp_path / "ranked").exists()
+        ranked = p4r(*command, **url)
+        assert ranked.code == 0, ranked.err
+        assert len(llm.calls) == 4
+        again = p4r(*command, **url)
+        assert (again.code, len(llm.calls)) == (0, 4)
+    rows = read(tmp_path / "ranked" / "listwise.jsonl")
+    given = {one["user_id"]: one["results"] for one in read(CANDIDATES)}
+    for row in rows:
+        ids = sorted(one["item_id"] for one in row["results"])
+        assert ids == sorted(one["item_id"] for one in given[row["user_id"]])
+    truth = str(BOOKSHOP / "splits.jsonl")
+    ranking = str(tmp_path / "ranked" / "listwise.jsonl")
+    assert p4r("evaluate", "--candidates", ranking, "--truth", truth).code == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--peer", "best"), "there is no peer 'best'"),
+        (("--set", "words"), "--set needs NAME=VALUE"),
+        (("--set", "words=1"), "--set: words"),
+        (("--set", "wordz=1"), "--set: wordz"),
+        ((), "P4R_LLM__API_KEY"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    more: tuple[str, ...], sentence: str, p4r: Run, tmp_path: Path
+) -> None:
+    result = p4r("peers", "rank", *SHOP, "--output", "ranked", *more)
+    assert result.code == 2
+    assert sentence in result.sentence
+    assert not (tmp_path / "ranked").exists()
+
+
+def test_bench_measures_peers_and_personas(
+    p4r: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p4r_qdrant.encoder.loading.load_encoder", lambda _: HashEncoder(32))
+    command = ("peers", "bench", *SHOP, "--output", "b", "--peers", "listwise,letters")
+    with ScriptedLLM(scripted_peers.realistic) as llm:
+        url = {"P4R_LLM__BASE_URL": llm.url, "P4R_LLM__MODEL": "m"}
+        result = p4r(*command, "--users", "1,2", "--depths", "5,10", "--minutes", "1", **url)
+        assert result.code == 0, result.err
+    found = json.loads((tmp_path / "b" / "bench.json").read_text())
+    peers = ["listwise", "letters", "personas", "personas, stored user vectors"]
+    assert [one["peer"] for one in found["cells"]] == [name for name in peers for _ in range(4)]
+    assert all(one["measured"] for one in found["cells"])
+    assert found["earned_back"]["listwise"] > 1
+    assert found["earned_back"]["personas"] is None
+    assert "has cost as much after" in result.out
+    wrong = p4r(*command, "--users", "none")
+    assert "--users needs whole numbers with commas" in wrong.sentence
+    wrong = p4r(*command, "--depths", "100", **url)
+    assert "name smaller --depths" in wrong.sentence
