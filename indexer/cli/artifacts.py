@@ -273,25 +273,32 @@ def erase(
             "those that the folder knows of; can be repeated.",
         ),
     ] = None,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Fit the collaborative part of the index again at once."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Erase users everywhere: artifacts, results, stored users, all versions of the index.
 
     Prints the items whose personas cite a user, one on each line: reason on them again. A report
     says where it looked and what remains; erasures.jsonl keeps it. Killed and run again, it removes
-    the rest and prints the same items.
+    the rest and prints the same items. The collaborative part of the index is fitted again by the
+    next publish, or at once with --refit.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
+    from indexer.indexing.collaborative import refitted
     from indexer.ledger import Ledger
     from indexer.terminal.artifacts import print_erased
-    from indexer.terminal.console import out
+    from indexer.terminal.console import err, out
     from indexer.updates.erasing.run import erasing
     from indexer.updates.erasing.stored import Stored
     from p4r_qdrant.settings import Settings
 
     folder = ArtifactFolder(artifacts)
-    stored = Stored(Settings.load())
+    settings = Settings.load()
+    stored = Stored(settings, refits=refit)
     refusals = Refusals()
     with (
         Ledger(folder.path / "ledger") as ledger,
@@ -305,6 +312,8 @@ def erase(
                 out.say(item_id)
         out.file.flush()
         print_erased(erased)
+        if refit and (done := refitted(folder, settings, refusals)):
+            err.say(f"collaborative part: {done}")
     exit_for(refusals)
 
 

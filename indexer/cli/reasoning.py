@@ -245,7 +245,7 @@ def add(
                         ItemReasoner(
                             sources, journal, ledger, llm, item_steps(sources, refusals, encoder)
                         ),
-                        ItemIndexer(encoder, index, refusals),
+                        ItemIndexer(encoder, index, refusals, provisional=True),
                         settle_s=settle,
                         reported=print_added,
                     )

@@ -49,6 +49,7 @@ class Inputs:
     interactions: with an item for each of the personas. numbers: item id -> number, for all items.
     catalogue: the items that may be recommended; the others keep their rows, since histories hold
     them, and lose their columns. held_out: interactions of splits.jsonl that are among them.
+    training_only: they were left out.
     """
 
     interactions: Interactions
@@ -57,6 +58,7 @@ class Inputs:
     catalogue: Collection[str]
     settings: CollaborativeSettings
     held_out: int = 0
+    training_only: bool = False
 
     @property
     def description(self) -> dict[str, Any]:
@@ -71,6 +73,7 @@ class Inputs:
             "users": len(self.interactions.users),
             "interactions": len(self.interactions.user_of),
             "held_out": self.held_out,
+            "training_only": self.training_only,
         }
 
     @property

@@ -22,9 +22,13 @@ from p4r_qdrant.errors import IndexLockedError, MissingExtraError
 from p4r_qdrant.index.columns import CollaborativePart
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import today
+from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.records import Id
-from p4r_qdrant.settings import CollaborativeSettings
+from p4r_qdrant.settings import CollaborativeSettings, Settings
+
+_FITTED = ("share", "l2", "keep", "decay")
+"""The settings of a fit that its record holds."""
 
 
 class _Named(BaseModel):
@@ -44,6 +48,7 @@ class Fitting:
     held_out: int
     in_catalogue: frozenset[str]
     settings: CollaborativeSettings
+    training_only: bool = False
 
     @classmethod
     def planned(
@@ -83,7 +88,7 @@ class Fitting:
             named = frozenset(line.item_id for _, _, line in lines)
         count = max(len(found.items), with_personas)
         method_for(count, len(found.user_of), count, settings)
-        return cls(found, used, named, settings)
+        return cls(found, used, named, settings, training_only)
 
     def fit(self, index: PersonaIndex, known: Mapping[str, int], next_number: int) -> str:
         """Fit B and write it, unless the index has a part of the same inputs.
@@ -100,7 +105,13 @@ class Fitting:
                 numbers[item_id] = next_number
                 next_number += 1
         inputs = Inputs(
-            interactions, personas, numbers, catalogue, self.settings, held_out=self.held_out
+            interactions,
+            personas,
+            numbers,
+            catalogue,
+            self.settings,
+            self.held_out,
+            self.training_only,
         )
         before, digest = index.collaborative, inputs.hash
         size = f"{len(interactions.items):,} items, {len(interactions.user_of):,} interactions"
@@ -144,6 +155,34 @@ def fitted(
         return "none, it is switched off"
     progress.start("fitting the collaborative part")
     return fitting.fit(index, *known_numbers(versions, index))
+
+
+def refitted(folder: ArtifactFolder, settings: Settings, refusals: Refusals) -> str:
+    """Fit the collaborative part of the live version again, as it was fitted, without its encoder.
+
+    The set of columns before is deleted. Returns: what was done, as a part of a sentence; "" if
+    there is no such part. Raises P4RError.
+    """
+    with open_versions(settings) as versions:
+        name = versions.live()
+        if name is None:
+            return ""
+        with versions.open(name) as index, versions.sole_writer(name):
+            part = index.collaborative
+            if part is None:
+                return ""
+            own = {one: part.settings[one] for one in _FITTED if one in part.settings}
+            own["columns"] = part.k
+            fitting = Fitting.planned(
+                folder,
+                settings.collaborative.model_copy(update={**own, "enabled": True}),
+                refusals,
+                with_personas=index.stats().items,
+                training_only=bool(part.settings.get("training_only")),
+            )
+            done = fitted(fitting, versions, index)
+            index.drop_columns_before()
+            return done
 
 
 def stored_personas(index: PersonaIndex) -> PersonaVectors:

@@ -20,6 +20,7 @@ from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.salvage import encoded_where_possible
 from p4r_qdrant.errors import InputError, TextsRefusedError
+from p4r_qdrant.index import provisional
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.payload import ItemVectors, check_personas, content_hash
@@ -71,7 +72,8 @@ class ItemIndexer:
 
     An item that cannot be indexed goes to `refusals`. again: treat every item as changed. known:
     what `PersonaIndex.written` gave before the rows were read; items that somebody has written
-    since stay as they are.
+    since stay as they are. provisional: give new items a provisional column in the collaborative
+    part, where there is one.
     """
 
     source: Source
@@ -79,6 +81,7 @@ class ItemIndexer:
     refusals: Refusals
     again: bool = False
     known: Mapping[str, int] | None = None
+    provisional: bool = False
 
     def index_all(
         self,
@@ -148,6 +151,9 @@ class ItemIndexer:
             items = list(self._with_vectors(encodable))
             written.update(item.item_id for item in items)
             self.index.load(items, refuse, known=self.known, kept=written.discard)
+            if self.provisional:
+                new = ((one.item_id, one.vectors) for one in items if one.item_id in written)
+                provisional.add(self.index, new)
         return written
 
     def _encodable(self, rows: Iterable[IndexRow]) -> Iterator[IndexRow]:

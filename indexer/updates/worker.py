@@ -212,7 +212,7 @@ class Worker:
                     journal.ask_again(item_id)
             indexer = StreamingIndexer(
                 ItemReasoner(self._sources, journal, self._ledger, llm, steps),
-                ItemIndexer(live.encoder, index, refusals),
+                ItemIndexer(live.encoder, index, refusals, provisional=True),
                 settle_s=0,
                 reported=lambda one: added.update({one.item_id: one}),
             )

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Response
 
 from p4r_qdrant import texts
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.index import provisional
 from p4r_qdrant.index.payload import FIRST_FIELDS, OWN_FIELDS, payload_fields
 from p4r_qdrant.records import Item, Review
 from p4r_qdrant.schemas.items import DeletedAnswer, ItemBody, ItemPersonasAnswer, PutItemAnswer
@@ -101,6 +102,7 @@ async def put(
 
         def replace() -> bool:
             done = live.writer.replace_item(item_id, personas, vectors, fields)
+            provisional.add(live.writer, [(item_id, vectors)])
             number = served.backend.publishes(live)
             live.note(item_id, Written(number, personas, body.summary, fields))
             return done

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from p4r_qdrant import texts
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import SettingsError
+from p4r_qdrant.index import provisional
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.versions import Versions
@@ -140,6 +141,7 @@ class Live:
             for item_id, one in put:
                 own = np.stack(list(islice(vectors, len(one.personas))))
                 self.writer.replace_item(item_id, one.personas, own, one.fields)
+                provisional.add(self.writer, [(item_id, own)])
 
     def close(self) -> None:
         """Close everything. Closing twice is fine."""

@@ -2,7 +2,7 @@
 
 A persona that rested on the users alone goes from the live version, where readers still need the
 others. In the other versions the items go whose personas may rest on the users: nobody reasons on
-them again there.
+them again there. Other versions also lose their collaborative part, which nobody fits again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from p4r_qdrant.settings import Settings
 from p4r_qdrant.users.opening import keeps_users, open_store
 from p4r_qdrant.users.store import UserStore
 
+NOT_REFITTED = (
+    "the collaborative part counts what they had until it is fitted again: by the next "
+    "p4r publish, or at once with p4r erase --refit"
+)
 NOT_LIVE = "there are stored users, but no live index to open them with: make one, and erase again"
 
 
@@ -31,13 +35,15 @@ class Stored:
     """The index and the stored users that the settings name.
 
     writer, users: those of the live version, if this process has them open. purges: take what was
-    erased out of the files now; else `purge` does.
+    erased out of the files now; else `purge` does. refits: the caller fits the collaborative part
+    of the live version again.
     """
 
     settings: Settings
     writer: PersonaIndex | None = None
     users: UserStore | None = None
     purges: bool = True
+    refits: bool = False
 
     def knows(self, user_id: str) -> bool:
         """Whether a user is stored. Raises P4RError."""
@@ -83,7 +89,13 @@ class Stored:
         def erase(index: PersonaIndex, is_live: bool) -> list[str]:
             unwanted = is_lost if is_live else lambda _: True
             dropped[index.version] = index.drop_personas(items, unwanted)
-            return index.purge() if self.purges and dropped[index.version] else []
+            remains = index.purge() if self.purges and dropped[index.version] else []
+            if index.collaborative is not None and is_live and not self.refits:
+                return [NOT_REFITTED, *remains]
+            if index.collaborative is not None and not is_live:
+                index.drop_collaborative()
+                index.drop_columns_before()
+            return remains
 
         dropped: dict[str, int] = {}
         places = self._in_versions(erase)

@@ -112,6 +112,23 @@ def test_the_collaborative_part_is_said_and_left_out(
     assert [*encoders] == [None]
 
 
+def test_erasing_somebody_refits_the_collaborative_part(
+    p4r: Run, encoders: dict[str | None, HashEncoder], tmp_path: Path
+) -> None:
+    shutil.copytree(BOOKSHOP, tmp_path / "books")
+    assert p4r("publish", "--artifacts", "books", "--domain", "books").code == 0
+    asked = p4r("erase", "maren-o", "--artifacts", "books")
+    assert asked.code == 0, asked.err
+    assert "counts what they had until it is fitted again: by the next p4r publish" in " ".join(
+        asked.err.split()
+    )
+    asked = p4r("erase", "priya-n", "--artifacts", "books", "--refit")
+    assert asked.code == 0, asked.err
+    assert "collaborative part: fitted on 23 items, 140 interactions" in " ".join(asked.err.split())
+    assert "until it is fitted again" not in " ".join(asked.err.split())
+    assert len(encoders) == 1
+
+
 def test_a_persona_prior_is_published_and_served(
     p4r: Run, encoders: dict[str | None, HashEncoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

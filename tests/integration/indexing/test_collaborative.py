@@ -6,10 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.indexing.items import ItemIndexer
 from p4r_qdrant import PersonaIndex, Settings, open_index
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.index import provisional
 from p4r_qdrant.index.columns import Column
 from p4r_qdrant.index.opening import open_versions
+from p4r_qdrant.records import ItemPersonas
+from p4r_qdrant.texts import persona_texts
 from p4r_qdrant.users.versions import drop_old
 from tests.integration.indexing.test_publish import killed
 from tests.support import publishing
@@ -189,3 +195,49 @@ def best(index: PersonaIndex) -> list[tuple[str, float]]:
     found = index.collaborative_nearest({"item-1": 1.0, "item-4": 0.5}, 5)
     assert np.all(np.diff([score for _, score in found]) <= 0)
     return found
+
+
+def test_a_new_item_has_a_provisional_column(index_settings: Settings, folder: Path) -> None:
+    """The mean of those of the items with the nearest personas, until the next publish."""
+    encoder = publishing.encoder(0)
+    run(folder, encoder, index_settings)
+    new = publishing.item(3) | {"item_id": "new"}
+    record = ItemPersonas.model_validate(new)
+    with open_index(index_settings) as index:
+        vectors = encoder.encode_texts(persona_texts(record.personas))
+        index.replace_item("new", record.personas, vectors)
+        assert provisional.add(index, [("new", vectors), ("item-1", vectors)]) == 1
+        [held] = index.collaborative_columns(["new"]).values()
+        assert held.number is None
+        near = index.nearest_items(vectors, provisional.NEAREST, exclude=["new"])
+        assert near[0].item_id == "item-3"
+        columns = index.collaborative_columns([one.item_id for one in near])
+        assert dense(held) == pytest.approx(
+            sum(map(dense, columns.values())) / len(columns), abs=1e-6
+        )
+        assert "new" in dict(index.collaborative_nearest({"item-1": 1.0, "item-4": 1.0}, 13))
+        assert index.collaborative_nearest({"new": 1.0}, 3) == [], "it speaks for nothing yet"
+    write_personas(folder, [*(publishing.item(number) for number in range(12)), new])
+    run(folder, encoder, index_settings)
+    with open_index(index_settings) as index:
+        assert index.collaborative_columns(["new"])["new"].number == 13
+        assert index.collaborative_nearest({"new": 1.0}, 3)
+
+
+def dense(column: Column) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    found = np.zeros(20)
+    found[column.places] = column.values
+    return found
+
+
+def test_items_that_arrive_get_one(index_settings: Settings, folder: Path) -> None:
+    encoder = publishing.encoder(0)
+    run(folder, encoder, index_settings)
+    write_personas(folder, [publishing.item(20), publishing.item(21)])
+    rows = [*ArtifactFolder(folder).index_rows("x", Refusals())]
+    with open_index(index_settings) as index:
+        ItemIndexer(encoder, index, Refusals()).index_rows(rows[:1])
+        ItemIndexer(encoder, index, Refusals(), provisional=True).index_rows(rows)
+        assert index.collaborative_columns(["item-20", "item-21"]).keys() == {"item-21"}
+        index.drop_collaborative()
+        assert provisional.add(index, [("item-20", np.ones((1, 24)))]) == 0

@@ -11,10 +11,11 @@ from indexer.artifacts.derived import noted
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ERASING, ERASURES
+from indexer.indexing.collaborative import refitted
 from indexer.ledger import Ledger
 from indexer.updates.erasing.report import Erased
 from indexer.updates.erasing.run import UnknownUserError, erasing
-from indexer.updates.erasing.stored import Stored
+from indexer.updates.erasing.stored import NOT_REFITTED, Stored
 from p4r_qdrant import Settings, open_index
 from p4r_qdrant.errors import IndexLockedError
 from p4r_qdrant.index.opening import open_versions
@@ -97,6 +98,13 @@ def held(settings: Settings) -> dict[str, list[str]]:
         return {item_id: [one.persona_id for one in index.get(item_id)] for item_id in ids}
 
 
+def interactions(settings: Settings) -> int | None:
+    """How many the collaborative part was fitted on; None if there is none."""
+    with open_index(settings) as index:
+        part = index.collaborative
+        return None if part is None else part.settings["interactions"]
+
+
 def test_nothing_of_the_user_comes_back_with_a_rollback(
     place: tuple[Settings, Path], tmp_path: Path
 ) -> None:
@@ -109,12 +117,17 @@ def test_nothing_of_the_user_comes_back_with_a_rollback(
     assert files_with(USER, storage)
     assert files_with(WORDS, storage)
 
+    assert interactions(settings) == 3
     erased = erase(folder, settings, USER)
 
     assert held(settings) == {"two": ["two_P1"], "item-1": ["item-1_P0", "item-1_P1"]}
+    assert erased.remains == [NOT_REFITTED]
+    assert refitted(folder, settings, Refusals()).startswith("fitted on 9 items, 1 interactions")
+    assert interactions(settings) == 1
     with open_versions(settings) as versions:
         versions.roll_back()
     assert live(settings) == version(settings, FIRST)
+    assert interactions(settings) is None, "nobody fits it again there"
     assert held(settings) == {"item-1": ["item-1_P0", "item-1_P1"]}
     for word in (USER, WORDS):
         assert files_with(word, storage, tmp_path / "results") == []
@@ -134,7 +147,6 @@ def test_nothing_of_the_user_comes_back_with_a_rollback(
         "pages": 1,
     }
     assert removed["artifacts", "artifacts"]["lines of reviews.jsonl"] == 2
-    assert erased.remains == []
     assert erased.items == ["one", "two"]
     assert erased.bare == ["one"]
     [line] = read(folder.path / ERASURES)
