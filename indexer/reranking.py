@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from indexer.artifacts.lines import Refusals
 from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.batching import batches
-from p4r_qdrant.records import CandidateList, Interaction, Ranking
+from p4r_qdrant.records import Because, CandidateList, Interaction, RankedItem, Ranking
 from p4r_qdrant.rerank.reranker import PersonaReranker
 
 USERS_A_CALL = 64
@@ -91,10 +91,25 @@ def output_record(reranked: Reranked) -> dict[str, Any]:
                     item.persona.preference_rationale if item.persona else None
                 ),
                 "extractive": item.persona.extractive if item.persona else None,
-                "because": [
-                    {"item_id": one.item_id, "share": round(one.share, 4)} for one in item.because
-                ],
+                "because": _shares(item.because),
+                **_of_parts(item),
             }
             for item in reranked.ranking.items
         ],
     }
+
+
+def _of_parts(item: RankedItem) -> dict[str, Any]:
+    """What the one score of all parts adds to an output; nothing with another score."""
+    if item.parts is None:
+        return {}
+    carried = asdict(item.parts).items()
+    return {
+        "parts": {name: None if value is None else round(value, 4) for name, value in carried},
+        "chosen_with": _shares(item.chosen_with),
+        "why": item.why,
+    }
+
+
+def _shares(reasons: Sequence[Because]) -> list[dict[str, Any]]:
+    return [{"item_id": one.item_id, "share": round(one.share, 4)} for one in reasons]

@@ -265,10 +265,11 @@ class PersonaMatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Because:
-    """What one past interaction contributes to a score.
+    """What one item of a user's history contributes to a score.
 
-    The contributions of all interactions add up to the persona score (Eq. 7 is linear), before a
-    prior is taken off; `share` is the contribution divided by that sum.
+    Of a persona score: the contributions of all interactions add up to it (Eq. 7 is linear), before
+    a prior is taken off; `share` is the contribution divided by that sum. Of a collaborative score:
+    only the items that speak for the ranked one; `share` is the contribution divided by theirs.
     """
 
     item_id: str
@@ -278,14 +279,27 @@ class Because:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What each part carried of an item's score; they add up to it. None: it was left out."""
+
+    personas: float | None = None
+    collaborative: float | None = None
+    generator: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RankedItem:
     """One item of a reranked list.
 
     `score` is what ordered the item: the persona score, or the fused one. It is None where the
     item kept the generator's order (no personas, or a user without history). `persona_score`
-    is Eq. 10 (or what `RerankSettings` ask for), `generator_score` what the candidate came with,
-    `generator_rank` its place there (from 1). `because` is sorted by contribution, largest first;
-    with several interests the one that won is first.
+    is Eq. 10 (or what `RerankSettings` ask for), `collaborative_score` is c(u, i),
+    `generator_score` what the candidate came with, `generator_rank` its place there (from 1).
+    `parts`: see `Parts`; only with `fusion = "standard"`.
+
+    `because` is sorted by contribution, largest first; with several interests the one that won is
+    first. `chosen_with`: the user's own items that the collaborative score comes from, largest
+    contribution first.
     """
 
     item_id: str
@@ -296,13 +310,37 @@ class RankedItem:
     because: tuple[Because, ...] = ()
     generator_score: float | None = None
     generator_rank: int = 0
+    collaborative_score: float | None = None
+    parts: Parts | None = None
+    chosen_with: tuple[Because, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """Both reasons as one sentence for people; empty if the item is not explained.
+
+        "for the Bread-and-History Reader; readers of One Ring, One Pan chose it too"
+        """
+        reasons = []
+        if self.persona is not None:
+            reasons.append(f"for the {_ARTICLE.sub('', self.persona.label)}")
+        if self.chosen_with:
+            first = self.chosen_with[0]
+            domain = self.persona.fields.get("domain") if self.persona is not None else None
+            people = _PEOPLE.get(str(domain), "users")
+            reasons.append(f"{people} of {first.title or first.item_id} chose it too")
+        return "; ".join(reasons)
+
+
+_ARTICLE = re.compile(r"^the\s+", re.IGNORECASE)
+_PEOPLE = {"books": "readers", "products": "buyers", "restaurants": "guests"}
+"""Who chooses the items of a domain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """The answer to one rerank: the items, best first.
 
-    `personalized` is False where the user has no history and the generator's order was kept.
+    `personalized` is False where nothing is known of the user and the generator's order was kept.
     `fingerprint` tells which encoder made the personas' vectors, and the user's.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 
 from rich.padding import Padding
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from indexer.terminal.console import out
 from indexer.terminal.tables import Column, Table, number
-from p4r_qdrant.records import Because, Interaction, RankedItem, Ranking, StoredPersona
+from p4r_qdrant.records import Because, Interaction, Parts, RankedItem, Ranking
 
 REASONS_SHOWN = 3
 SHOWN = 5
@@ -40,8 +41,8 @@ def print_ranking(
         )
     table.print()
     for item in ranking.items[:reasons]:
-        if item.persona is not None:
-            _print_why(item, item.persona, titles)
+        if item.why:
+            _print_why(item, titles)
 
 
 def print_before_and_after(
@@ -67,10 +68,12 @@ def print_before_and_after(
         assert item.persona is not None  # noqa: S101 - for the type checker
         title = f"{item.rank}. {title_of(item, titles)}"
         out.print()
-        out.print(Text.assemble((title, "bold"), "  ", (item.persona.label, "cyan")))
+        out.print(Text.assemble((title, "bold"), "  ", (item.why, "cyan")))
         _indented(Text(item.persona.preference_rationale))
         if item.because:
             _indented(Text(f"because of {because(item.because)}", style="dim"))
+        if item.chosen_with:
+            _indented(Text(f"chosen with {because(item.chosen_with)}", style="dim"))
 
 
 def _indented(text: Text) -> None:
@@ -111,9 +114,20 @@ def because(reasons: Sequence[Because]) -> str:
     )
 
 
-def _print_why(item: RankedItem, persona: StoredPersona, titles: Mapping[str, str]) -> None:
-    lines = [Text(persona.preference_rationale)]
+def carried(parts: Parts) -> str:
+    """What each part carried of a score; parts that were left out are not named."""
+    return ", ".join(
+        f"{name} {value:+.2f}" for name, value in asdict(parts).items() if value is not None
+    )
+
+
+def _print_why(item: RankedItem, titles: Mapping[str, str]) -> None:
+    lines = [Text(item.persona.preference_rationale)] if item.persona else []
     if item.because:
         lines.append(Text.assemble(("because of  ", "bold"), because(item.because)))
-    title = Text(f"{item.rank}. {title_of(item, titles)} - {persona.label}", "bold cyan")
+    if item.chosen_with:
+        lines.append(Text.assemble(("chosen with  ", "bold"), because(item.chosen_with)))
+    if item.parts:
+        lines.append(Text.assemble(("score  ", "bold"), carried(item.parts)))
+    title = Text(f"{item.rank}. {title_of(item, titles)}: {item.why}", "bold cyan")
     out.card(title, *lines, border_style="cyan")

@@ -24,6 +24,10 @@ CandidateLike = str | tuple[str, float | None] | Candidate
 Filter = Mapping[str, Any] | None
 Answered = TypeVar("Answered")
 
+FUSION = ("weight", "rrf_k")
+PART_WEIGHTS = ("persona_weight", "collaborative_weight", "generator_weight")
+"""Weights that are not sent if they are not set."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Answered]):
@@ -46,18 +50,23 @@ def rerank(
     """`options`: top, filter, explain and min_score; None leaves the service's default."""
     body: dict[str, Any] = {"users": [_user(*one) for one in zip(users, candidates, strict=True)]}
     if fusion is not None:
-        body["fusion"] = {
-            "method": fusion.fusion,
-            "weight": fusion.weight,
-            "rrf_k": fusion.rrf_k,
-        }
+        sent = {*FUSION, *(name for name in PART_WEIGHTS if getattr(fusion, name) is not None)}
+        body["fusion"] = {"method": fusion.fusion, **fusion.model_dump(include=sent)}
     body |= {name: value for name, value in options.items() if value is not None}
     return Call("POST", "/v1/rerank", RerankAnswer, body)
 
 
-def recommend(user_id: str, top: int, filter: Filter) -> Call[RecommendationsAnswer]:  # noqa: A002
+def recommend(
+    user_id: str,
+    top: int,
+    filter: Filter,  # noqa: A002
+    *,
+    seen: bool,
+) -> Call[RecommendationsAnswer]:
     """Items of the whole catalogue for a known user."""
     params = {"top": str(top)}
+    if seen:
+        params["seen"] = "true"
     if filter is not None:
         params["filter"] = json.dumps(filter)
     path = f"/v1/recommendations/{_id(user_id)}"

@@ -88,9 +88,13 @@ class Client:
         top: int = 10,
         *,
         filter: Filter = None,  # noqa: A002
+        seen: bool = False,
     ) -> RecommendationsAnswer:
-        """Recommend items of the whole catalogue to a known user."""
-        return self._send(calls.recommend(user_id, top, filter))
+        """Recommend items of the whole catalogue to a known user.
+
+        `seen`: whether items that the user has already may come again.
+        """
+        return self._send(calls.recommend(user_id, top, filter, seen=seen))
 
     def search(
         self,
@@ -216,9 +220,10 @@ class AsyncClient:
         top: int = 10,
         *,
         filter: Filter = None,  # noqa: A002
+        seen: bool = False,
     ) -> RecommendationsAnswer:
         """See `Client`."""
-        return await self._send(calls.recommend(user_id, top, filter))
+        return await self._send(calls.recommend(user_id, top, filter, seen=seen))
 
     async def search(
         self,

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from p4r_qdrant.client import AsyncClient, Client
-from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.records import Interaction, RankedItem
+from p4r_qdrant.records import Because, RankedItem
 from p4r_qdrant.rerank.reranker import PersonaReranker
-from p4r_qdrant.schemas.reranking import RankedAnswer
+from p4r_qdrant.schemas.reranking import BecauseAnswer, RankedAnswer
 
 Reranker = PersonaReranker | Client | AsyncClient
 """In this process, or over HTTP. An AsyncClient works with the async methods only."""
@@ -38,7 +37,7 @@ def recommend(
         raise InputError(ASYNC_ONLY)
     found = user_of(reranker, user, query)
     if isinstance(reranker, PersonaReranker):
-        return reranker.recommend(found, top, filter=wanted, exclude=_had(found)).items
+        return reranker.recommend(found, top, filter=wanted).items
     user_id = _user_id(found)
     return reranker.recommend(user_id, top, filter=wanted).items if user_id else ()
 
@@ -129,8 +128,9 @@ def metadata_of(item: Ranked, degraded: str | None = None) -> Metadata:
 
     p4r_rank, p4r_score (None if the generator's order is kept), p4r_persona and p4r_persona_id
     (None for items that are not explained), p4r_extractive: whether that persona quotes reviews,
-    p4r_explanation ("" for items that are not explained), p4r_because: the share of each past
-    interaction, p4r_degraded: why the service kept the generator's order.
+    p4r_explanation ("" for items that are not explained), p4r_why: the reasons as one sentence,
+    p4r_because: the share of each past interaction, p4r_chosen_with: the share of each item of the
+    user in the collaborative score, p4r_degraded: why the service kept the generator's order.
     """
     persona = item.persona
     return {
@@ -140,9 +140,9 @@ def metadata_of(item: Ranked, degraded: str | None = None) -> Metadata:
         "p4r_persona_id": persona.persona_id if persona else None,
         "p4r_extractive": persona.extractive if persona else None,
         EXPLANATION: _explanation(item),
-        "p4r_because": [
-            {"item_id": one.item_id, "title": one.title, "share": one.share} for one in item.because
-        ],
+        "p4r_why": item.why,
+        "p4r_because": _shares(item.because),
+        "p4r_chosen_with": _shares(item.chosen_with),
         "p4r_degraded": degraded,
     }
 
@@ -162,6 +162,10 @@ def _explanation(item: Ranked) -> str:
     if item.persona is None:
         return ""
     return f"{item.persona.name}: {item.persona.description} {item.persona.preference_rationale}"
+
+
+def _shares(reasons: Sequence[Because | BecauseAnswer]) -> list[Metadata]:
+    return [{"item_id": one.item_id, "title": one.title, "share": one.share} for one in reasons]
 
 
 def _placed(
@@ -185,11 +189,3 @@ def _user_id(user: Any) -> str | None:
         "the service recommends only to users that it stores: pass a user id, or retrieve with a "
         "PersonaReranker"
     )
-
-
-def _had(user: Any) -> set[str]:
-    """The item ids of a history."""
-    if user is None:
-        return set()
-    history = user.interactions if isinstance(user, UserVector) else user
-    return {one.item_id for one in history if isinstance(one, Interaction)}

@@ -349,11 +349,12 @@ class PersonaIndex(CollaborativeIndex):
         *,
         exclude: Collection[str] = (),
         with_vectors: bool = False,
+        explain: bool = True,
     ) -> list[PersonaMatch]:
         """The items of the whole catalogue whose best persona is nearest to a user.
 
         user_vector: (dim,), or several directions (k, dim): see `best_personas`. filter: see
-        `index.filters`. exclude: ids of items to leave out.
+        `index.filters`. exclude: ids of items to leave out. explain: whether texts are read.
         Returns up to `limit` matches with their texts, best first, ties by item id; approximate
         if the index has HNSW links. Raises VectorError and InputError.
         """
@@ -365,6 +366,8 @@ class PersonaIndex(CollaborativeIndex):
         unwanted = tuple(one for one in dict.fromkeys(exclude) if is_text(one))
         if unwanted:
             conditions.append(Condition(ITEM_ID, unwanted, negated=True))
+        if not explain:
+            return matching.nearest_scores(self.engine, directions, limit, conditions)
         found = matching.nearest_items(self.engine, directions, limit, conditions)
         return found if with_vectors else matching.without_vectors(found)
 

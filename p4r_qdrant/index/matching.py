@@ -85,16 +85,17 @@ def nearest_items(
     directions: (k, dim) float32, of any length; the best one counts.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        ranking = _nearest_items(engine, directions, limit, conditions)
+        ranking = nearest_scores(engine, directions, limit, conditions)
         shown = explain(engine, ranking, with_vectors=True)
         if attempt == ATTEMPTS or are_whole(shown, directions):
             break
     return shown
 
 
-def _nearest_items(
+def nearest_scores(
     engine: Engine, directions: Floats, limit: int, conditions: list[Condition]
 ) -> list[PersonaMatch]:
+    """`nearest_items` without texts and vectors."""
     best: BestPoints = {}
     # An item that is among the best overall is among the best of its best direction.
     for vector, length in zip(*unit_directions(directions), strict=True):

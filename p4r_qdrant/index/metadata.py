@@ -43,7 +43,8 @@ class IndexMetadata:
     publish: the number of the publish that made this version (see `Versions.begin_publish`).
     typical_user: the mean h_u of known users (see `typical`), for the persona prior.
     collaborative: the record of the collaborative part (see `CollaborativePart`), as JSON.
-    scoring: the weights of the score that belong to this version, as JSON.
+    scoring: the weights of the score that `p4r tune` chose, as JSON (see `rerank.scoring`).
+    popular: ids of the most popular items, as a JSON list.
     """
 
     fingerprint: str
@@ -60,6 +61,7 @@ class IndexMetadata:
     options: str = ""
     collaborative: str = ""
     scoring: str = ""
+    popular: str = ""
 
     @classmethod
     def of(cls, encoder: MadeWith) -> IndexMetadata:
@@ -81,6 +83,11 @@ class IndexMetadata:
         if not self.typical_user:
             return None
         return np.frombuffer(b64decode(self.typical_user), dtype="<f4").astype(np.float32)
+
+    @property
+    def popular_items(self) -> tuple[str, ...]:
+        """Ids of the most popular items, most popular first; empty if they were not recorded."""
+        return tuple(json.loads(self.popular)) if self.popular else ()
 
     def to_json(self) -> dict[str, Any]:
         """The stored form, with the name of the project and the number of the format."""

@@ -1,22 +1,12 @@
-"""Check the users and candidate lists that callers pass in."""
+"""Check the candidate lists that callers pass in."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.payload import check_vectors
-from p4r_qdrant.live.pair import IndexAndEncoder, Vector
-from p4r_qdrant.records import Candidate, Interaction
-
-User = UserVector | Sequence[Interaction] | npt.NDArray[np.floating[Any]] | Sequence[float] | None
-"""A history in any order, a user vector, a plain vector (dim,), or None or [] if unknown."""
+from p4r_qdrant.records import Candidate
 
 CandidateLike = str | tuple[str, float | None] | Candidate
 """An item id, with or without the generator's score. Lists of candidates are best first."""
@@ -62,31 +52,3 @@ def _scored(candidate: CandidateLike, position: int) -> Scored:
     if score is not None and not math.isfinite(score):
         raise InputError(f"the generator's score of candidate {item_id!r} is {score}")
     return item_id, score
-
-
-def vectors_of(pair: IndexAndEncoder, users: Sequence[User]) -> list[Vector | None]:
-    """One vector for each user: h_u of a history (Eq. 7), None if nothing is known of the user.
-
-    All histories are encoded as one batch. Raises VectorError if a vector does not fit the index.
-    """
-    vectors: list[Vector | None] = [None] * len(users)
-    histories: dict[int, Sequence[Interaction]] = {}
-    dimension = pair.index.metadata.dimension
-    for position, user in enumerate(users):
-        if isinstance(user, UserVector):
-            check_vectors([user.vector], dimension, f"user {position}")
-            vectors[position] = user
-        elif user is None or len(user) == 0:
-            continue
-        elif isinstance(user[0], Interaction):
-            histories[position] = user  # type: ignore[assignment]
-        else:
-            given: Any = [user]
-            vectors[position] = check_vectors(given, dimension, f"user {position}")[0]
-    if histories:
-        encoded = pair.encoder.user_vectors(
-            list(histories.values()), length=pair.history.length, decay=pair.history.decay
-        )
-        for position, vector in zip(histories, encoded, strict=True):
-            vectors[position] = vector
-    return vectors

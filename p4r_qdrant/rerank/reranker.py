@@ -8,10 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from p4r_qdrant.encoder.base import Encoder
-from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.index import PersonaIndex
-from p4r_qdrant.index.matching import are_whole
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.live.following import Following
 from p4r_qdrant.live.hotswap import Current
@@ -24,23 +22,20 @@ from p4r_qdrant.live.loading import (
 )
 from p4r_qdrant.live.pair import IndexAndEncoder, typical_user
 from p4r_qdrant.records import PersonaMatch, Ranking
-from p4r_qdrant.rerank.candidates import CandidateLike, User, distinct_candidates, vectors_of
-from p4r_qdrant.rerank.ordering import (
-    Order,
-    Request,
-    explain_orders,
-    order_candidates,
-    rank_users,
-)
+from p4r_qdrant.rerank.candidates import CandidateLike, distinct_candidates
+from p4r_qdrant.rerank.ordering import Request, rank_users
+from p4r_qdrant.rerank.recommending import recommend
+from p4r_qdrant.rerank.scoring import resolved
+from p4r_qdrant.rerank.stored import rank_stored
+from p4r_qdrant.rerank.users import User, known_users
 from p4r_qdrant.settings import EncoderSettings, HistorySettings, RerankSettings, Settings
 from p4r_qdrant.users.records import StoredUser
-
-SAME = 5e-3
-"""Largest difference between a score and the product of a stored user's and a persona's vector."""
 
 
 class PersonaReranker:
     """Reorders candidates by their best persona for a user (Eq. 10), and explains the order.
+
+    With `fusion = "standard"` the persona score is one part of three; see `standard`.
 
     `RerankSettings` can add several interests and a persona prior to Eq. 10:
     score(u, i) = max over p in P_i and j of q_j @ v_p, where
@@ -173,9 +168,10 @@ class PersonaReranker:
         if top is not None and top < 1:
             raise InputError(f"top must be at least 1, not {top}")
         lists = [distinct_candidates(one, position) for position, one in enumerate(candidates)]
-        request = Request(self._options(rerank), top, filter, explain)
         with self._serving.in_use() as serving:
-            return rank_users(serving, vectors_of(serving, users), lists, request)
+            options = self._options(rerank)
+            request = Request.of(serving.index, options, top, filter, explain)
+            return rank_users(serving, known_users(serving, users), lists, request)
 
     def rerank_stored(
         self,
@@ -191,27 +187,11 @@ class PersonaReranker:
 
         Raises IndexMismatchError if the vector is not there.
         """
-        request = Request(self._options(rerank), top, filter, explain)
-        loaded = partial(self.rerank, top=top, filter=filter, explain=explain, rerank=rerank)
-        if request.options.interests or request.options.prior:
-            return loaded(user.load(), candidates)  # the query needs more than the stored vector
         given = distinct_candidates(candidates, 0)
         with self._serving.in_use() as serving:
-            matches = serving.index.best_personas_of(
-                user.point,
-                [item_id for item_id, _ in given],
-                filter,
-                explain=request.explained_by_query,
-            )
-            vector = user.load()
-            order = order_candidates(vector, given, matches, request)
-            if request.is_fused:
-                explain_orders(serving.index, [order], [vector.vector[None]], request.shown)
-            ranking = order.ranking(top, serving.index.metadata.fingerprint)
-        if are_whole(order.matches[: request.shown], vector.vector[None], SAME):
-            return ranking
-        # The user or an item changed since the query: score again, so that texts and reasons fit.
-        return loaded(vector, candidates)
+            options = self._options(rerank)
+            request = Request.of(serving.index, options, top, filter, explain)
+            return rank_stored(serving, user, given, request)
 
     def _options(self, rerank: RerankSettings | None) -> RerankSettings:
         """The reranker's own settings, changed by what `rerank` sets."""
@@ -225,29 +205,32 @@ class PersonaReranker:
         *,
         filter: Mapping[str, Any] | None = None,  # noqa: A002
         exclude: Collection[str] = (),
+        seen: bool = False,
+        rerank: RerankSettings | None = None,
     ) -> Ranking:
-        """The `top` items of the whole catalogue for a user, best first, each with its persona.
+        """The `top` items of the whole catalogue for a user, best first, each with its reasons.
+
+        Candidates are the items with the nearest personas and, with `fusion = "standard"`, those
+        with the best collaborative scores; the one score orders both. An unknown user gets the most
+        popular items that the version records, perhaps none.
 
         The search is approximate if the index has HNSW links (P4R_INDEX__HNSW), else exact and
-        slow. `exclude`: item ids to leave out, such as those the user already has. Empty for an
-        unknown user. Raises as `rerank_many` does.
+        slow. `exclude`: item ids to leave out. `seen`: whether items of the user's history may come
+        again. Else as `rerank_many`.
         """
         with self._serving.in_use() as serving:
-            fingerprint = serving.index.metadata.fingerprint
-            [vector] = vectors_of(serving, [user])
-            if vector is None:
-                return Ranking((), personalized=False, fingerprint=fingerprint)
-            matches = serving.index.nearest_items(
-                serving.directions(vector, self._rerank),
-                top,
-                filter,
-                exclude=exclude,
-                with_vectors=isinstance(vector, UserVector),
-            )
-        unranked: dict[str, tuple[int, float | None]] = {one.item_id: (0, None) for one in matches}
-        scores = {one.item_id: one.score for one in matches}
-        order = Order(vector, unranked, matches, scores, self._rerank.interests)
-        return order.ranking(top, fingerprint)
+            [known] = known_users(serving, [user])
+            options, weights = resolved(self._options(rerank), serving.index, catalogue=True)
+            unwanted = set(exclude) if seen else {*exclude, *known.items}
+            request = Request(options, weights, top, filter, None, has_generator=False)
+            return recommend(serving, known, unwanted, request)
+
+    def uses_items(self, rerank: RerankSettings | None = None) -> bool:
+        """Whether scores need the items of users' whole histories: `KnownUser.items`."""
+        with self._serving.in_use() as serving:
+            index, options = serving.index, self._options(rerank)
+            found = [resolved(options, index, catalogue=one) for one in (False, True)]
+            return any(o.fusion == "standard" and w.collaborative > 0 for o, w in found)
 
     def search(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, FiniteFloat, model_validator
@@ -18,7 +19,7 @@ from p4r_qdrant.records import (
     Timestamp,
 )
 from p4r_qdrant.schemas.base import Answer, AtMost, Body, BoundedText
-from p4r_qdrant.settings import RerankSettings
+from p4r_qdrant.settings.rerank import Fusion, RerankSettings
 
 Reason = Literal[
     "deadline",
@@ -31,6 +32,7 @@ Reason = Literal[
 """Why a ranking keeps the generator's order. index_refused: Qdrant answers and refuses the query;
 overloaded: so many requests wait, or Qdrant's rate limit is reached."""
 FiniteScore = Annotated[Score, Field(allow_inf_nan=False)]
+PartWeight = Annotated[float, Field(ge=0, le=1000)]
 MAX_DIMENSION = 65_536
 """Most numbers of a vector: as many as Qdrant takes."""
 VectorBody = Annotated[list[FiniteFloat], Field(max_length=MAX_DIMENSION, fail_fast=True)]
@@ -103,15 +105,22 @@ class UserBody(Body):
 
 
 class FusionBody(Body):
-    """How the generator's scores are mixed with persona scores; see P4R_RERANK__*."""
+    """How persona, collaborative and generator scores are combined; see P4R_RERANK__*.
 
-    method: Literal["none", "weighted", "rrf"]
+    The three weights are those of `standard`; a weight that is not sent is as recorded.
+    """
+
+    method: Fusion
     weight: float = Field(0.6, ge=0, le=1, description="Share of the persona score (weighted).")
     rrf_k: int = Field(60, ge=1, le=1_000_000)
+    persona_weight: PartWeight | None = None
+    collaborative_weight: PartWeight | None = None
+    generator_weight: PartWeight | None = None
 
     def settings(self) -> RerankSettings:
         """The settings that the reranker takes."""
-        return RerankSettings(fusion=self.method, weight=self.weight, rrf_k=self.rrf_k)
+        given = self.model_dump(exclude={"method"}, exclude_none=True)
+        return RerankSettings(fusion=self.method, **given)
 
 
 class RerankBody(Body):
@@ -187,7 +196,7 @@ class PersonaAnswer(Answer):
 
 
 class BecauseAnswer(Answer):
-    """The share of a past interaction in a score. All shares add up to 1."""
+    """The share of one of the user's items in a score. All shares add up to 1."""
 
     item_id: str
     title: str
@@ -199,10 +208,22 @@ class BecauseAnswer(Answer):
         return {"item_id": because.item_id, "title": because.title, "share": because.share}
 
 
+class PartsAnswer(Answer):
+    """What each part carried of a score; they add up to it. Null: the part was left out."""
+
+    personas: float | None
+    collaborative: float | None
+    generator: float | None
+
+
 class RankedAnswer(Answer):
     """One item of a ranking.
 
-    `score` orders the items; null if the generator's order is kept. `persona_score` is Eq. 10.
+    `score` orders the items; null if the generator's order is kept. `persona_score` is Eq. 10,
+    `collaborative_score` what the user's items say. `parts`: null unless the standardised parts
+    make the score. `because`: shares of the user's interactions in the persona score.
+    `chosen_with`: the user's items that the collaborative score comes from. `why`: the reasons as
+    one sentence.
     """
 
     item_id: str
@@ -214,10 +235,16 @@ class RankedAnswer(Answer):
     item_title: str | None = None
     persona: PersonaAnswer | None = None
     because: list[BecauseAnswer] = Field(default_factory=list)
+    collaborative_score: float | None = None
+    parts: PartsAnswer | None = None
+    chosen_with: list[BecauseAnswer] = Field(default_factory=list)
+    why: str = ""
 
     @classmethod
     def of(cls, item: RankedItem, *, because: bool = True) -> dict[str, Any]:
-        """The answer as a plain dict; `because` is left empty if it is not to be told."""
+        """The answer as a plain dict. Without `because` it names no item of the user."""
+        if not because:
+            item = replace(item, because=(), chosen_with=())
         answer: dict[str, Any] = {
             "item_id": item.item_id,
             "rank": item.rank,
@@ -229,7 +256,13 @@ class RankedAnswer(Answer):
         if item.persona is not None:
             answer["item_title"] = item.persona.fields.get("item_title")
             answer["persona"] = PersonaAnswer.of(item.persona)
-            answer["because"] = [BecauseAnswer.of(one) for one in item.because if because]
+            answer["because"] = [BecauseAnswer.of(one) for one in item.because]
+        if item.parts is not None:
+            answer["collaborative_score"] = item.collaborative_score
+            answer["parts"] = asdict(item.parts)
+            answer["chosen_with"] = [BecauseAnswer.of(one) for one in item.chosen_with]
+        if why := item.why:
+            answer["why"] = why
         return answer
 
 
@@ -285,7 +318,8 @@ class RerankAnswer(Answer):
 class RecommendationsAnswer(Answer):
     """Items of the whole catalogue for a user, best first.
 
-    If no interaction of the user has a text, `personalized` is false and the list is empty.
+    If no interaction of the user is known to the index and none has a text, `personalized` is false
+    and the items are the most popular ones, if the index records them.
     """
 
     user_id: str

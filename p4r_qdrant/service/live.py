@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +23,7 @@ from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.live.loading import LoadEncoder, history_for_index
 from p4r_qdrant.records import Persona
 from p4r_qdrant.rerank.reranker import PersonaReranker
-from p4r_qdrant.settings import HistorySettings, QdrantSettings, Settings
+from p4r_qdrant.settings import HistorySettings, QdrantSettings, RerankSettings, Settings
 from p4r_qdrant.users.opening import open_store
 from p4r_qdrant.users.store import UserStore
 
@@ -105,6 +105,14 @@ class Live:
         self.index.refresh()
         if self.writer is not self.index:
             self.writer.refresh()
+
+    def items_of(
+        self, user_ids: Iterable[str], rerank: RerankSettings | None = None
+    ) -> dict[str, dict[str, str]]:
+        """The items of users' whole histories, if scores need them; else nothing is read."""
+        if not self.reranker.uses_items(rerank):
+            return {user_id: {} for user_id in user_ids}
+        return {user_id: self.users.items(user_id) for user_id in dict.fromkeys(user_ids)}
 
     def note(self, item_id: str, written: Written) -> None:
         """Remember a write. Only the newest MAX_WRITTEN items are kept."""

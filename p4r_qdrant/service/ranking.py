@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError, InputError
 from p4r_qdrant.index.payload import check_vectors
 from p4r_qdrant.records import RankedItem, Ranking
-from p4r_qdrant.rerank.candidates import User
+from p4r_qdrant.rerank.users import KnownUser, User
 from p4r_qdrant.schemas.reranking import Reason, RerankBody, UserBody
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.batching import Batcher
@@ -43,6 +43,7 @@ class Ranker:
             try:
                 with self._backend.in_use() as live:
                     _check_vectors(body, live)
+                    _check_collaborative(body, live)
                     request = Request(body, live, [None] * count, reasons, deadline)
                     rankings = await self._rankings(request)
             except FailedError as error:
@@ -79,10 +80,9 @@ class Ranker:
         For a single user the query names the stored vector, if the engine stores it.
         """
         body, live = request.body, request.live
-        fusion = body.fusion.settings() if body.fusion else None
 
         def work() -> list[Ranking] | None:
-            stored = live.users.vectors.stored(user_ids[0]) if len(user_ids) == 1 else None
+            stored = live.users.stored(user_ids[0]) if len(user_ids) == 1 else None
             if stored is not None:
                 try:
                     ranking = live.reranker.rerank_stored(
@@ -91,7 +91,7 @@ class Ranker:
                         body.top,
                         filter=body.filter,
                         explain=body.explain,
-                        rerank=fusion,
+                        rerank=request.fusion,
                     )
                 except IndexMismatchError:  # the vector is not made yet, or the user is unknown
                     return None
@@ -99,7 +99,9 @@ class Ranker:
             vectors = live.users.user_vectors(list(set(user_ids)))
             if vectors.keys() < set(user_ids):
                 return None
-            return _reranked(request, [vectors[user_id] for user_id in user_ids])
+            items = live.items_of(user_ids, request.fusion)
+            users = [KnownUser(vectors[one], items[one]) for one in user_ids]
+            return _reranked(request, users)
 
         with self._metrics.stage("query"):
             return await self.threads.run(work, request)
@@ -125,7 +127,7 @@ def _reranked(request: Request, users: Sequence[User]) -> list[Ranking]:
         body.top,
         filter=body.filter,
         explain=body.explain,
-        rerank=body.fusion.settings() if body.fusion else None,
+        rerank=request.fusion,
     )
 
 
@@ -134,6 +136,17 @@ def _check_vectors(body: RerankBody, live: Live) -> None:
     for position, user in enumerate(body.users):
         if user.vector is not None:
             check_vectors([user.vector], live.index.metadata.dimension, f"users.{position}")
+
+
+def _check_collaborative(body: RerankBody, live: Live) -> None:
+    """Raise InputError if a collaborative weight is asked for and the index has no such part."""
+    fusion = body.fusion
+    asked = fusion is not None and fusion.method == "standard" and fusion.collaborative_weight
+    if asked and live.index.collaborative is None:
+        raise InputError(
+            "fusion.collaborative_weight: the index has no collaborative part; leave the weight "
+            "out, or let the operator add the part with `p4r publish --artifacts DIR`"
+        )
 
 
 async def _all_as_generated(body: RerankBody) -> list[Ranking]:

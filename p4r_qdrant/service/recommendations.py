@@ -9,6 +9,8 @@ from fastapi import APIRouter, Depends, Query
 
 from p4r_qdrant.encoder.user_vector import UserVector, history_texts, user_vector
 from p4r_qdrant.index.filters import from_json
+from p4r_qdrant.records import Ranking
+from p4r_qdrant.rerank.users import KnownUser
 from p4r_qdrant.schemas.reranking import RankedAnswer, RecommendationsAnswer
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
@@ -18,14 +20,13 @@ from p4r_qdrant.service.security import TellsBecause, reader
 from p4r_qdrant.service.state import Service, service
 from p4r_qdrant.users.records import StoredInteraction
 
-MAX_SEEN = 5000
-"""A user's newest interactions whose items are not recommended again."""
-
 router = APIRouter(prefix="/v1/recommendations", tags=["reranking"])
 Served = Annotated[Service, Depends(service)]
 Filter = Annotated[
     str | None, Query(max_length=10_000, description='JSON, as in rerank: {"language": "en"}')
 ]
+
+Seen = Annotated[bool, Query(description="Whether items already seen may come again.")]
 
 
 @router.get(
@@ -40,32 +41,34 @@ async def recommend(
     because: TellsBecause,
     top: Annotated[int, Query(ge=1, le=1000)] = 10,
     filter: Filter = None,  # noqa: A002
+    seen: Seen = False,
 ) -> dict[str, Any]:
-    """Return the items with the personas nearest to a known user, without items already seen.
+    """Return the best items of the whole catalogue for a known user, without items already seen.
 
+    Personas and, if the index has it, the collaborative part propose items; one score orders them.
     Seen are the items of the newest 5000 interactions. 503 if the deadline is missed.
     """
     wanted = from_json(filter, "filter")
     on_thread = served.ranker.threads.on_thread
 
-    def work() -> list[dict[str, Any]]:
-        seen = live.users.interactions.seen(user_id, MAX_SEEN)
-        ranking = live.reranker.recommend(vector, top, filter=wanted, exclude=seen)
-        return [RankedAnswer.of(item, because=because) for item in ranking.items]
+    def work() -> Ranking:
+        user = KnownUser(vector, live.users.items(user_id))
+        return live.reranker.recommend(user, top, filter=wanted, seen=seen)
 
     try:
         async with asyncio.timeout(served.backend.settings.service.deadline_ms / 1000):
             with served.backend.in_use() as live:
                 vector = await vector_of_user(user_id, served, live)
                 with served.span("query"):
-                    items = await on_thread(work)
+                    ranking = await on_thread(work)
     except TimeoutError:
         raise problems.unavailable(
             "there was no answer within P4R_SERVICE__DEADLINE_MS; try again later"
         ) from None
     except FailedError:
         raise problems.busy("too many requests are waiting; try again later") from None
-    return {"user_id": user_id, "personalized": vector is not None, "items": items}
+    items = [RankedAnswer.of(item, because=because) for item in ranking.items]
+    return {"user_id": user_id, "personalized": ranking.personalized, "items": items}
 
 
 async def vector_of_user(user_id: str, served: Service, live: Live) -> UserVector | None:

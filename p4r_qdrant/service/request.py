@@ -19,12 +19,12 @@ from p4r_qdrant.errors import (
     VectorError,
     for_log,
 )
-from p4r_qdrant.rerank.candidates import User
+from p4r_qdrant.rerank.users import User
 from p4r_qdrant.schemas.reranking import Reason, RerankBody
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.metrics import Metrics
-from p4r_qdrant.settings import ServiceSettings
+from p4r_qdrant.settings import RerankSettings, ServiceSettings
 
 Result = TypeVar("Result")
 
@@ -48,6 +48,11 @@ class Request:
     users: list[User]
     reasons: list[Reason | None]
     deadline: float
+
+    @property
+    def fusion(self) -> RerankSettings | None:
+        """What the request sets of the score."""
+        return self.body.fusion.settings() if self.body.fusion else None
 
     @property
     def seconds_left(self) -> float:

@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
 from p4r_qdrant.encoder.user_vector import UserVector, history_texts, user_vector
 from p4r_qdrant.errors import IndexUnavailableError, P4RError, TextsRefusedError, for_log
 from p4r_qdrant.records import Interaction
+from p4r_qdrant.rerank.users import KnownUser, items_of
 from p4r_qdrant.schemas.operations import EncoderState
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.backend import Backend
@@ -64,6 +66,8 @@ class Resolver:
             made = request.users[position]
             if user_id in bare and isinstance(made, UserVector):
                 self._remember(request.live.users, bare[user_id], made)
+        if request.live.reranker.uses_items(request.fusion):
+            await self._add_items(request, known)
 
     async def _look_up(
         self, request: Request, known: Mapping[int, str]
@@ -85,6 +89,27 @@ class Resolver:
         for position, user_id in known.items():
             request.users[position] = vectors.get(user_id)
         return bare
+
+    async def _add_items(self, request: Request, known: Mapping[int, str]) -> None:
+        """Add the items of whole histories, which the collaborative score needs."""
+        wanted = {at: one for at, one in known.items() if request.reasons[at] is None}
+        items: dict[str, dict[str, str]] = {}
+        if wanted:
+            live = request.live
+            try:
+                with self._metrics.stage("user"):
+                    work = partial(live.items_of, wanted.values(), request.fusion)
+                    items = await self._threads.run(work, request)
+            except FailedError as error:
+                request.degrade(list(wanted), error.reason)
+                return
+        for position, user in enumerate(request.body.users):
+            own = items_of(user.interactions()) if user.history else {}
+            own = items.get(wanted.get(position, ""), own)
+            vector = request.users[position]
+            if own and request.reasons[position] is None:
+                assert vector is None or isinstance(vector, UserVector)  # noqa: S101
+                request.users[position] = KnownUser(vector, own)
 
     async def _encode(
         self, request: Request, histories: Mapping[int, Sequence[Interaction]]

@@ -8,17 +8,39 @@ from pydantic import Field
 
 from p4r_qdrant.settings.section import Section
 
+Fusion = Literal["recorded", "standard", "weighted", "rrf", "none"]
+
 
 class RerankSettings(Section):
-    """How candidates are scored. The defaults are Eq. 10 without fusion.
+    """How candidates are scored. By default as the version of the index records, else by Eq. 10.
 
     See docs/explanation/options.md.
     """
 
-    fusion: Literal["none", "weighted", "rrf"] = Field(
-        "none",
-        description="How persona scores and the generator's scores are combined: not at all, by a "
-        "weighted sum, or by reciprocal rank fusion.",
+    fusion: Fusion = Field(
+        "recorded",
+        description="How persona, collaborative and generator scores are combined. standard: a "
+        "weighted sum of all three, standardised; weighted, rrf: persona and generator scores by a "
+        "weighted sum or by reciprocal ranks; none: persona scores alone; recorded: standard if "
+        "the version of the index records weights (`p4r tune`), else none.",
+    )
+    persona_weight: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Weight of the persona score (standard); unset: as recorded, else 1.",
+    )
+    collaborative_weight: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Weight of the collaborative score (standard); unset: as recorded, else 1.",
+    )
+    generator_weight: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Weight of the generator's score (standard); unset: as recorded, else 1.",
     )
     weight: float = Field(
         0.6,

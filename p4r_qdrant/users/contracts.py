@@ -52,8 +52,11 @@ class Interactions(ABC):
         """All interactions of a user, streamed."""
 
     @abstractmethod
-    def seen(self, user_id: str, length: int) -> set[str]:
-        """The item ids of a user's newest `length` interactions. Reads nothing else of them."""
+    def items(self, user_id: str, length: int) -> dict[str, str]:
+        """Titles by item id of a user's newest `length` interactions, newest first.
+
+        Reads nothing else of them.
+        """
 
     @abstractmethod
     def user_ids(self) -> Iterator[str]:

@@ -26,11 +26,13 @@ class StoredUser:
     """A user whose vector is stored at `point`.
 
     `load()` returns the full UserVector; needed only to explain scores. It raises
-    IndexMismatchError if the vector is not there.
+    IndexMismatchError if the vector is not there. `items()` returns the titles by item id of the
+    whole history, newest first.
     """
 
     point: StoredVector
     load: Callable[[], UserVector]
+    items: Callable[[], Mapping[str, str]] = dict
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,13 +183,13 @@ class SqliteInteractions(Interactions):
                 return
             last = (rows[-1][2], rows[-1][1])
 
-    def seen(self, user_id: str, length: int) -> set[str]:
+    def items(self, user_id: str, length: int) -> dict[str, str]:
         """See `Interactions`."""
         statement = (
-            "SELECT item_id FROM interactions WHERE user_id = ? "
+            "SELECT item_id, title FROM interactions WHERE user_id = ? "
             "ORDER BY timestamp DESC, item_id DESC LIMIT ?"
         )
-        return {row[0] for row in self._database.read(statement, (user_id, length))}
+        return dict(self._database.read(statement, (user_id, length)))
 
     def user_ids(self) -> Iterator[str]:
         """See `Interactions`."""

@@ -22,12 +22,15 @@ from p4r_qdrant.encoder.user_vector import UserVector, user_vector
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.settings import HistorySettings
 from p4r_qdrant.users.contracts import Interactions, Jobs, Storage, UserVectors
-from p4r_qdrant.users.records import Job, OtherVersion, StoredInteraction
+from p4r_qdrant.users.records import Job, OtherVersion, StoredInteraction, StoredUser
 
 _log = logging.getLogger(__name__)
 
 UPKEEP_ATTEMPTS = 5
 """How often a user vector is made again if other writers change the history meanwhile."""
+
+MAX_ITEMS = 5000
+"""A user's newest interactions that count as the whole history."""
 
 BEGUN = "begun"
 """In an erase job: the store may still hold something of the user."""
@@ -163,6 +166,15 @@ class UserStore:
             return self.vectors.get(user_ids)
         found = {user_id: self.vector_of(self.recent(user_id)) for user_id in user_ids}
         return {user_id: vector for user_id, vector in found.items() if vector is not None}
+
+    def stored(self, user_id: str) -> StoredUser | None:
+        """Where h_u is stored, without looking; None if the engine does not store it."""
+        found = self.vectors.stored(user_id)
+        return replace(found, items=lambda: self.items(user_id)) if found is not None else None
+
+    def items(self, user_id: str) -> dict[str, str]:
+        """Titles by item id of a user's whole history, newest first; up to MAX_ITEMS."""
+        return self.interactions.items(user_id, MAX_ITEMS)
 
     def vector_of(self, recent: Sequence[StoredInteraction]) -> UserVector | None:
         """h_u (Eq. 7). None if an interaction is not encoded, or if none has a text."""

@@ -121,10 +121,12 @@ class ServerInteractions(Interactions):
         """See `Interactions`."""
         return map(_stored, self._records.scroll(_of_user(user_id), page=PAGE))
 
-    def seen(self, user_id: str, length: int) -> set[str]:
+    def items(self, user_id: str, length: int) -> dict[str, str]:
         """See `Interactions`."""
-        [points] = self._read(_newest(user_id, length, ["item_id"]))
-        return {point.payload["item_id"] for point in points}
+        [points] = self._read(_newest(user_id, length, ["item_id", "title", "timestamp"]))
+        found = [one.payload for one in points]
+        found.sort(key=lambda one: (one["timestamp"], one["item_id"]), reverse=True)
+        return {one["item_id"]: one["title"] for one in found}
 
     def user_ids(self) -> Iterator[str]:
         """See `Interactions`. Keeps the ids in memory: some 100 bytes each."""

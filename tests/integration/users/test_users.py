@@ -94,11 +94,11 @@ def test_only_the_newest_count_in_whatever_order_they_come(store: UserStore) -> 
     known = store.user_vectors(["ada"])["ada"]
     assert [one.timestamp for one in known.interactions] == times
     assert len(list(store.interactions.of("ada"))) == 12
-    assert store.interactions.seen("ada", 99) == {
+    assert set(store.interactions.items("ada", 99)) == {
         one.item_id for one in store.interactions.of("ada")
     }
     newest = {one.item_id for one in store.interactions.recent("ada", 1)}
-    assert store.interactions.seen("ada", 1) == newest
+    assert set(store.interactions.items("ada", 1)) == newest
 
 
 def test_times_that_are_equal(store: UserStore) -> None:

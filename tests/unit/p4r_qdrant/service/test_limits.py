@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.schemas.items import ItemBody
 from p4r_qdrant.schemas.reranking import RerankBody
-from p4r_qdrant.service import batching, bodies, middleware, recommendations
+from p4r_qdrant.service import batching, bodies, middleware
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.batching import Batcher
@@ -30,6 +30,7 @@ from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.service.state import Service
 from p4r_qdrant.settings import ServiceSettings, Settings
+from p4r_qdrant.users.store import MAX_ITEMS
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
 from tests.support.polling import wait_until
@@ -254,16 +255,16 @@ def test_recommendations_read_no_history_with_its_texts(
     with app.state.service.backend.in_use() as live:
         monkeypatch.setattr(live.users.interactions, "of", None)
         asked = []
-        right = live.users.interactions.seen
+        right = live.users.interactions.items
 
         def seen(*given: Any) -> Any:
             asked.append(given)
             return right(*given)
 
-        monkeypatch.setattr(live.users.interactions, "seen", seen)
+        monkeypatch.setattr(live.users.interactions, "items", seen)
     items = client.get(reader_of_ships).json()["items"]
     assert "ships" not in [one["item_id"] for one in items]
-    assert asked == [("sailor", recommendations.MAX_SEEN)]
+    assert asked == [("sailor", MAX_ITEMS)]
 
 
 def test_recommendations_have_a_deadline(
@@ -276,7 +277,7 @@ def test_recommendations_have_a_deadline(
     changed = backend.settings.model_copy(update={"service": own})
     monkeypatch.setattr(backend, "settings", changed)
     with backend.in_use() as live:
-        monkeypatch.setattr(live.users.interactions, "seen", lambda *_: gate.wait(10))
+        monkeypatch.setattr(live.users.interactions, "items", lambda *_: gate.wait(10))
     response = client.get(reader_of_ships)
     gate.set()
     assert response.status_code == 503
