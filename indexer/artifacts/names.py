@@ -15,10 +15,11 @@ ERASING = "erasing.json"
 ERASURES = "erasures.jsonl"
 OUTDATED = "outdated.json"
 DERIVED = "derived.json"
+TUNED = "tuned.json"
 
 ARTIFACTS = frozenset(
     {ITEMS, REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, CANDIDATES, ARRIVALS}
-    | {ERASING, ERASURES, OUTDATED, DERIVED}
+    | {ERASING, ERASURES, OUTDATED, DERIVED, TUNED}
 )
 """All of them."""
 

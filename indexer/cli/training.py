@@ -77,25 +77,38 @@ def train(
 
 
 @group.command(
-    epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r tune --artifacts examples/bookshop"
+    epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r tune --artifacts examples/bookshop "
+    "--candidates examples/bookshop/candidates.jsonl"
 )
 def tune(
     artifacts: Artifacts,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Lists of your generator, to choose the weights for lists with."
+        ),
+    ] = None,
     adapter: Annotated[
         str | None, typer.Option(metavar="ADAPTER", help="Instead of P4R_ENCODER__ADAPTER.")
     ] = None,
 ) -> None:
-    """Choose history length and decay on the validation items."""
+    """Choose history, collaborative fit and weights of the score on the validation items.
+
+    The choice is written to tuned.json in the artifact folder, where p4r publish finds it. Lists
+    must be made from training interactions alone, as p4r candidates does.
+    """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
-    from indexer.terminal.progress import loading
+    from indexer.artifacts.names import TUNED
+    from indexer.terminal.progress import ProgressBar
     from indexer.terminal.training import print_tuning
-    from indexer.training.tune import tune_history
+    from indexer.tuning.run import tune_all
     from p4r_qdrant.settings import Settings
 
     refusals = Refusals()
     settings = Settings.load(encoder={"adapter": adapter}) if adapter else Settings.load()
-    with loading("the encoder, and trying the settings"):
-        tuned = tune_history(ArtifactFolder(artifacts), settings, refusals)
-    print_tuning(tuned)
+    folder = ArtifactFolder(artifacts)
+    with ProgressBar() as bar:
+        tuning = tune_all(folder, settings, candidates, refusals, bar)
+    print_tuning(tuning, folder.path / TUNED)
     exit_for(refusals)

@@ -8,8 +8,10 @@ from indexer.terminal.console import err, out
 from indexer.terminal.tables import Table, number
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from indexer.training.run import Trained
-    from indexer.training.tune import Tuning
+    from indexer.tuning.run import Tuning
 
 
 def print_training(trained: Trained) -> None:
@@ -37,23 +39,35 @@ def print_training(trained: Trained) -> None:
     )
 
 
-def print_tuning(tuning: Tuning, shown: int = 10) -> None:
-    """Print the best settings of the history that `p4r tune` found."""
-    table = Table(number("length"), number("decay"), number("NDCG@10"), number("MRR"))
-    for one in tuning.tried[:shown]:
-        table.add(
-            str(one.history.length),
-            f"{one.history.decay:g}",
-            f"{one.metrics.ndcg:.4f}",
-            f"{one.metrics.mrr:.4f}",
-        )
+def print_tuning(tuning: Tuning, written: Path, shown: int = 5) -> None:
+    """Print the best settings that `p4r tune` found, and how they compare."""
+    table = Table("history", number("NDCG@10"), number("MRR"))
+    for tried in tuning.histories[:shown]:
+        history, metrics = tried.history, tried.metrics
+        name = f"{history.length} interactions, decay {history.decay:g}"
+        table.add(name, f"{metrics.ndcg:.4f}", f"{metrics.mrr:.4f}")
     table.print()
-    best = tuning.tried[0].history
+    if tuning.fit is not None:
+        table = Table("collaborative part, whole catalogue", number("NDCG@10"))
+        for one in tuning.fit.tried[:shown]:
+            name = f"share {one['share']:g}, l2 {one['l2']:g}, decay {one['decay']:g}"
+            table.add(name, f"{one['valid']:.4f}")
+        table.print()
+    table = Table("weights on validation items", number("NDCG@10"))
+    for name, value in tuning.tuned.valid.items():
+        table.add(name, f"{value:.4f}")
+    table.print()
+    for what, weighed in tuning.weighed.items():
+        best = weighed[0].weights.model_dump().items()
+        chosen = ", ".join(f"{part} {weight:g}" for part, weight in best)
+        out.say(f"weights for the {what}: {chosen}")
+    history = tuning.tuned.history
     out.say(
-        f"best of {len(tuning.tried)} on {tuning.validation}; "
+        f"best of {len(tuning.histories)} histories on {tuning.tuned.validation}; "
         + (
             f"recorded in {tuning.recorded}"
             if tuning.recorded
-            else f"set P4R_HISTORY__LENGTH={best.length} P4R_HISTORY__DECAY={best.decay:g}"
+            else f"set P4R_HISTORY__LENGTH={history.length} P4R_HISTORY__DECAY={history.decay:g}"
         )
     )
+    out.say(f"written: {written}; readers get it by p4r publish --artifacts {written.parent}")

@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.artifacts.folder import ArtifactFolder
-from indexer.artifacts.lines import Refusals
 from indexer.training.output import write_record
-from indexer.training.pairs import training_data
 from indexer.training.validation import Encoded, Metrics, Validation
 from p4r_qdrant.encoder.adapter import AdapterRecord
-from p4r_qdrant.encoder.local import PersonaEncoder
-from p4r_qdrant.settings import HistorySettings, Settings
+from p4r_qdrant.settings import HistorySettings
 
 LENGTHS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 DECAYS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
@@ -57,30 +53,13 @@ def tune(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """The result of `tune_history`, best first. recorded: the adapter whose record was updated."""
-
-    tried: list[Tried]
-    validation: str
-    recorded: Path | None
-
-
-def tune_history(folder: ArtifactFolder, settings: Settings, refusals: Refusals) -> Tuning:
-    """Try history lengths and decays with the encoder of the settings.
-
-    If the encoder has an adapter with a record, the best settings are written to that record.
-    """
-    encoder = PersonaEncoder.from_settings(settings.encoder)
-    with training_data(folder, refusals) as data:
-        validation = Validation.read(data, refusals, settings.training.seed)
-    tried = tune(validation.encoded(encoder))
-    adapter = Path(settings.encoder.adapter) if settings.encoder.adapter else None
-    record = AdapterRecord.read(adapter) if adapter else None
-    if adapter is None or record is None:
-        return Tuning(tried, validation.what, None)
-    write_record(adapter, tuned(record, validation, tried[0]))
-    return Tuning(tried, validation.what, adapter)
+def record_history(adapter: Path, validation: Validation, best: Tried) -> Path | None:
+    """Write the best settings to the record of an adapter; None if it has no record."""
+    record = AdapterRecord.read(adapter)
+    if record is None:
+        return None
+    write_record(adapter, tuned(record, validation, best))
+    return adapter
 
 
 def tuned(record: AdapterRecord, validation: Validation, best: Tried) -> AdapterRecord:

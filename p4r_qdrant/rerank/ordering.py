@@ -19,7 +19,7 @@ from p4r_qdrant.rerank.beside import beside
 from p4r_qdrant.rerank.candidates import Scored
 from p4r_qdrant.rerank.fusion import best_first, fused_scores
 from p4r_qdrant.rerank.scoring import Weights, resolved
-from p4r_qdrant.rerank.standard import standard_scores
+from p4r_qdrant.rerank.standard import combined, standard_columns
 from p4r_qdrant.rerank.users import KnownUser
 from p4r_qdrant.settings import RerankSettings
 
@@ -231,19 +231,16 @@ def _put_in_order(
 ) -> None:
     """Order by the one score; where no part has a weight, the candidates' order is kept."""
     match_of = {one.item_id: one for one in order.matches}
-    found = standard_scores(
-        candidates,
-        personas,
-        order.collaborative,
-        request.weights,
-        has_generator=request.has_generator,
+    columns = standard_columns(
+        candidates, personas, order.collaborative, has_generator=request.has_generator
     )
-    places = range(len(candidates)) if found is None else found.order
+    found = combined(columns, request.weights)
+    places = range(len(candidates)) if found is None else found.order.tolist()
     order.matches = [match_of[candidates[place][0]] for place in places]
     if found is not None:
         item_ids = [item_id for item_id, _ in candidates]
-        order.scores = dict(zip(item_ids, found.scores, strict=True))
-        order.parts = dict(zip(item_ids, found.parts, strict=True))
+        order.scores = dict(zip(item_ids, found.scores.tolist(), strict=True))
+        order.parts = dict(zip(item_ids, found.parts(), strict=True))
 
 
 def explain_orders(

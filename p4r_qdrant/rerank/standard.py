@@ -24,32 +24,39 @@ ROUNDING = 1e-6
 """Deviation, relative to the largest value, below which float32 scores are equal."""
 
 
+Columns = tuple[Values | None, Values | None, Values | None]
+"""Persona, collaborative and generator scores of a list, standardised; None: the part is missing.
+Each (n,) float64."""
+
+
 @dataclass(frozen=True, slots=True)
-class Standard:
-    """The scores of a list. order: positions of the candidates, best first."""
+class Combined:
+    """The score of a list. order: (n,) positions, best first. carried: by each part, weighted."""
 
-    order: list[int]
-    scores: list[float]
-    parts: list[Parts]
+    order: npt.NDArray[np.intp]
+    scores: Values
+    carried: Columns
+
+    def parts(self) -> list[Parts]:
+        """What each part carried of each score."""
+        size = len(self.scores)
+        rows = ([None] * size if one is None else one.tolist() for one in self.carried)
+        return list(map(Parts, *rows))
 
 
-def standard_scores(
+def standard_columns(
     candidates: Sequence[Scored],
     personas: Mapping[str, float | None] | None,
     collaborative: Mapping[str, float] | None,
-    weights: Weights,
     *,
     has_generator: bool = True,
-) -> Standard | None:
-    """The score of each candidate; ties keep the order of `candidates`.
+) -> Columns:
+    """The parts of the score of each candidate.
 
     personas: None if the user has no vector; an item without personas gets the mean of those that
     have some. collaborative: None or empty if nothing is known of the user there; an item that is
     missing scores 0 before it is standardised. Where the generator gives no score for one of the
-    candidates, minus the logarithm of their ranks is used for all. If the generator's part alone
-    has a weight, its order is kept as it is.
-
-    Returns None if no part of the user's own is known or has a weight, and no generator's either.
+    candidates, minus the logarithm of their ranks is used for all.
     """
     item_ids = [item_id for item_id, _ in candidates]
     columns: list[Values | None] = [None, None, None]
@@ -59,24 +66,28 @@ def standard_scores(
         columns[1] = standardised(_values(collaborative, item_ids, 0.0), ROUNDING)
     if has_generator:
         columns[2] = standardised(_generator_values(candidates), 0.0)
-    shares = [
-        weight if column is not None else 0.0
-        for weight, column in zip(
-            (weights.personas, weights.collaborative, weights.generator), columns, strict=True
-        )
-    ]
+    return columns[0], columns[1], columns[2]
+
+
+def combined(columns: Columns, weights: Weights) -> Combined | None:
+    """The score of each candidate; ties keep their order.
+
+    If of the parts that are there the generator's alone has a weight, its order is kept as it is.
+    Returns None if no part that is there has a weight.
+    """
+    given = (weights.personas, weights.collaborative, weights.generator)
+    shares = [0.0 if one is None else weight for weight, one in zip(given, columns, strict=True)]
     total = sum(shares)
     if not total:
         return None
     carried = [
-        None if column is None else column * (share / total)
-        for share, column in zip(shares, columns, strict=True)
+        None if one is None else one * (share / total)
+        for share, one in zip(shares, columns, strict=True)
     ]
-    scores = np.sum([one for one in carried if one is not None], axis=0)
+    scores: Values = np.sum([one for one in carried if one is not None], axis=0)
     own = shares[0] or shares[1]
     order = np.argsort(-scores, kind="stable") if own else np.arange(len(scores))
-    rows = [[None] * len(scores) if one is None else one.tolist() for one in carried]
-    return Standard(order.tolist(), scores.tolist(), list(map(Parts, *rows)))
+    return Combined(order, scores, (carried[0], carried[1], carried[2]))
 
 
 def standardised(values: Values, rounding: float) -> Values:

@@ -7,7 +7,7 @@ length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -23,12 +23,17 @@ L2 = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 
 class PersonasEase:
-    """The generator `personas-ease`."""
+    """The generator `personas-ease`. shares, l2: the grid that it tries."""
 
-    SETTINGS = len(SHARES) * len(L2) * len(DECAYS)
-
-    def __init__(self, personas: PersonaVectors) -> None:
+    def __init__(
+        self,
+        personas: PersonaVectors,
+        shares: Sequence[float] = SHARES,
+        l2: Sequence[float] = L2,
+    ) -> None:
         self._personas = personas
+        self._grid = [*product(shares, l2)]
+        self.SETTINGS = len(self._grid) * len(DECAYS)
 
     def fitted(self, training: Interactions, seed: int) -> Iterator[Fitted]:  # noqa: ARG002
         """One model for each share, regularization and decay.
@@ -39,6 +44,6 @@ class PersonasEase:
         hypothetical = affinities(self._personas, columns, len(training.items), KEEP)
         solve = exact if len(training.items) <= MOST_ITEMS else by_neighbourhood
         users = matrix(training)
-        for share, l2 in product(SHARES, L2):
+        for share, l2 in self._grid:
             rows = with_hypothetical(users, hypothetical, share)
             yield from item_scores(training, solve(rows, l2), {"share": share, "l2": l2})

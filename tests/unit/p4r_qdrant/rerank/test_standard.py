@@ -11,7 +11,7 @@ from p4r_qdrant import Interaction, PersonaReranker, Ranking
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.records import Parts
 from p4r_qdrant.rerank.scoring import Weights
-from p4r_qdrant.rerank.standard import standard_scores, standardised
+from p4r_qdrant.rerank.standard import Combined, combined, standard_columns, standardised
 from p4r_qdrant.rerank.users import KnownUser
 from p4r_qdrant.settings import RerankSettings
 from tests.support.collaborative_index import CollaborativeMemoryIndex
@@ -48,6 +48,11 @@ def z(*values: float) -> list[float]:
     return list((found - found.mean()) / found.std())
 
 
+def standard_scores(*given: Any, **more: Any) -> Combined | None:
+    *scores, weighed = given
+    return combined(standard_columns(*scores, **more), weighed)
+
+
 def weights(personas: float, collaborative: float, generator: float) -> RerankSettings:
     return RerankSettings(
         fusion="standard",
@@ -71,8 +76,8 @@ def test_each_part_is_standardised_over_the_candidates_and_weighted() -> None:
     parts = [z(0.1, 0.3, 0.2), z(0, 0, 2), z(5, 3, 1)]
     expected = [(p + 2 * c + g) / 4 for p, c, g in zip(*parts, strict=True)]
     assert found.scores == pytest.approx(expected)
-    assert found.order == sorted(range(3), key=lambda one: -expected[one])
-    last = found.parts[2]
+    assert found.order.tolist() == sorted(range(3), key=lambda one: -expected[one])
+    last = found.parts()[2]
     assert (last.personas, last.collaborative, last.generator) == pytest.approx(
         (parts[0][2] / 4, 2 * parts[1][2] / 4, parts[2][2] / 4)
     )
@@ -83,9 +88,9 @@ def test_an_item_without_personas_gets_the_mean_of_the_others() -> None:
         [("a", 1.0), ("b", 1.0), ("c", 1.0)], {"a": 0.1, "b": None, "c": 0.3}, None, Weights()
     )
     assert found is not None
-    assert [one.personas for one in found.parts] == pytest.approx([-0.5, 0.0, 0.5])
-    assert [one.collaborative for one in found.parts] == [None] * 3
-    assert [one.generator for one in found.parts] == [0.0] * 3
+    assert [one.personas for one in found.parts()] == pytest.approx([-0.5, 0.0, 0.5])
+    assert [one.collaborative for one in found.parts()] == [None] * 3
+    assert [one.generator for one in found.parts()] == [0.0] * 3
 
 
 def test_without_scores_of_the_generator_its_ranks_count() -> None:
@@ -99,8 +104,8 @@ def test_without_scores_of_the_generator_its_ranks_count() -> None:
 def test_a_missing_part_leaves_the_weights_to_the_others() -> None:
     found = standard_scores([("a", 1.0), ("b", 0.0)], {"a": 0.0, "b": 1.0}, {}, Weights())
     assert found is not None
-    assert found.parts == [Parts(-0.5, None, 0.5), Parts(0.5, None, -0.5)]
-    assert found.order == [0, 1]
+    assert found.parts() == [Parts(-0.5, None, 0.5), Parts(0.5, None, -0.5)]
+    assert found.order.tolist() == [0, 1]
 
 
 def test_nothing_that_counts() -> None:
@@ -136,12 +141,12 @@ def test_weights_of_zero_keep_the_generators_order_and_all_scores_are_finite(
     alone = Weights(personas=0, collaborative=0, generator=1)
     found = standard_scores(candidates, personas, together, alone)
     assert found is not None
-    assert found.order == list(range(len(rows)))
+    assert found.order.tolist() == list(range(len(rows)))
     mixed = standard_scores(candidates, personas, together, Weights(personas=weight))
     assert mixed is not None
     assert np.isfinite(mixed.scores).all()
-    assert sorted(mixed.order) == list(range(len(rows)))
-    for score, one in zip(mixed.scores, mixed.parts, strict=True):
+    assert sorted(mixed.order.tolist()) == list(range(len(rows)))
+    for score, one in zip(mixed.scores, mixed.parts(), strict=True):
         assert score == pytest.approx(sum(vars_of(one)), abs=1e-9)
 
 
@@ -176,10 +181,8 @@ def test_both_reasons_and_one_sentence(index: CollaborativeMemoryIndex) -> None:
     user = KnownUser(np.array(NORTH, dtype=np.float32), HAS)
     ranking = PersonaReranker(index, rerank=STANDARD).rerank(user, SCORED, explain=2)
     north, cold = ranking.items[0], next(one for one in ranking.items if one.item_id == "cold")
-    assert [(one.title, one.share) for one in north.chosen_with] == [
-        ("The Map", pytest.approx(0.75)),
-        ("One Ring, One Pan", pytest.approx(0.25)),
-    ]
+    assert [one.title for one in north.chosen_with] == ["The Map", "One Ring, One Pan"]
+    assert [one.share for one in north.chosen_with] == pytest.approx([0.75, 0.25])
     assert north.why == "for the Sailor; readers of The Map chose it too"
     assert cold.why == "users of One Ring, One Pan chose it too"
     assert ranking.items[-1].chosen_with == ()

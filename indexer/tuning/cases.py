@@ -1,0 +1,144 @@
+"""The candidates of validation users with the parts of their scores, as the reranker sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.collaborative.hypothetical import PersonaVectors
+from indexer.evaluation.generators.base import Fitted, matrix
+from indexer.evaluation.interactions import Indexes, Interactions
+from indexer.tuning.weights import Case
+from p4r_qdrant.encoder.user_vector import UserVector
+from p4r_qdrant.records import CandidateList
+from p4r_qdrant.rerank.recommending import BREADTH
+from p4r_qdrant.rerank.standard import standard_columns
+
+USERS_AT_ONCE = 256
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Persona and collaborative scores of whole catalogues.
+
+    training: with an item for each of the personas. model: None if there is no collaborative part.
+    """
+
+    training: Interactions
+    personas: PersonaVectors
+    model: Fitted | None
+
+    def of(
+        self, users: Sequence[str], vectors: Sequence[UserVector | None]
+    ) -> Iterator[tuple[Values | None, Values | None]]:
+        """For each user both scores of all items, (n_items,); None for a part that is missing.
+
+        NaN is the persona score of an item without personas.
+        """
+        rows = {user: row for row, user in enumerate(self.training.users)}
+        for start in range(0, len(users), USERS_AT_ONCE):
+            block = slice(start, start + USERS_AT_ONCE)
+            near = iter(self._near([one for one in vectors[block] if one is not None]))
+            known = [rows[one] for one in users[block] if one in rows]
+            together = iter(self._together(np.array(known, dtype=np.int64)))
+            for user, vector in zip(users[block], vectors[block], strict=True):
+                yield (
+                    None if vector is None else next(near),
+                    None if user not in rows else next(together),
+                )
+
+    def _near(self, vectors: Sequence[UserVector]) -> Values:
+        """Eq. 10 of all items: (n, n_items)."""
+        scores = np.full((len(vectors), len(self.training.items)), np.nan)
+        if vectors:
+            stacked = np.stack([one.vector for one in vectors])
+            best = np.maximum.reduceat(
+                stacked @ self.personas.vectors.T, self.personas.starts[:-1], axis=1
+            )
+            scores[:, np.searchsorted(self.training.items, self.personas.items)] = best
+        return scores
+
+    def _together(self, rows: Indexes) -> Sequence[Values | None]:
+        if self.model is None or not len(rows):
+            return [None] * len(rows)
+        return list(np.asarray(self.model.scores(rows), dtype=np.float64))
+
+
+def catalogue_cases(
+    scores: Scores,
+    users: Sequence[str],
+    vectors: Sequence[UserVector | None],
+    wanted: Mapping[str, str],
+) -> Iterator[Case]:
+    """What `PersonaReranker.recommend` orders: the best items of each part that the user has not.
+
+    wanted: user -> validation item.
+    """
+    items = scores.training.items
+    places = {item: place for place, item in enumerate(items)}
+    rows = {user: row for row, user in enumerate(scores.training.users)}
+    had = matrix(scores.training)
+    for user, (near, together) in zip(users, scores.of(users, vectors), strict=True):
+        own = had[rows[user]].indices if user in rows else np.zeros(0, dtype=np.int64)
+        proposed = {*_best(near, own, least=-np.inf), *_best(together, own, least=0.0)}
+        chosen = sorted(proposed)
+        target = places.get(wanted[user], -1)
+        yield Case(
+            standard_columns(
+                [(items[one], None) for one in chosen],
+                _by_id(near, chosen, items),
+                _by_id(together, chosen, items),
+                has_generator=False,
+            ),
+            chosen.index(target) if target in proposed else None,
+        )
+
+
+def list_cases(
+    scores: Scores,
+    lists: Sequence[CandidateList],
+    vectors: Sequence[UserVector | None],
+    wanted: Mapping[str, str],
+) -> Iterator[Case]:
+    """What `PersonaReranker.rerank` orders: the lists of a generator."""
+    places = {item: place for place, item in enumerate(scores.training.items)}
+    found = scores.of([one.user_id for one in lists], vectors)
+    for one, (near, together) in zip(lists, found, strict=True):
+        candidates = [*{each.item_id: each.score for each in one.results}.items()]
+        item_ids = [item_id for item_id, _ in candidates]
+        known = [places[item_id] for item_id in item_ids if item_id in places]
+        target = wanted[one.user_id]
+        yield Case(
+            standard_columns(
+                candidates,
+                _by_id(near, known, scores.training.items),
+                _by_id(together, known, scores.training.items),
+            ),
+            item_ids.index(target) if target in item_ids else None,
+        )
+
+
+def _best(values: Values | None, own: Indexes, least: float) -> list[int]:
+    """The positions of the best items above `least` that are not the user's own."""
+    if values is None:
+        return []
+    masked = np.where(np.isnan(values), -np.inf, values)
+    masked[own] = -np.inf
+    count = min(BREADTH, len(masked))
+    best = np.argpartition(-masked, count - 1)[:count]
+    return [int(one) for one in best if masked[one] > least]
+
+
+def _by_id(
+    values: Values | None, chosen: Sequence[int], items: Sequence[str]
+) -> dict[str, float] | None:
+    """Scores by item id; items without one, or with 0, are missing as in an index."""
+    if values is None:
+        return None
+    known = ((items[one], float(values[one])) for one in chosen)
+    return {item_id: value for item_id, value in known if value and not np.isnan(value)}
