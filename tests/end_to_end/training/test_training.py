@@ -31,6 +31,7 @@ from safetensors.numpy import load_file, save_file
 from devtools.qdrant_process import free_ports
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.tuned import read_tuned
 from indexer.training import run
 from indexer.training.tower import Tower
 from indexer.training.trainer import (
@@ -630,13 +631,33 @@ def test_train_and_tune(
     assert "epoch 1: loss " in err
     assert list(board.rglob("events.out.tfevents.*"))
     assert p4r("train", "--artifacts", str(BOOKSHOP), "--output", adapter)[0] == 0
-    record = AdapterRecord.read(Path(adapter))
+
+
+def test_tune(
+    p4r: Callable[..., tuple[int, str, str]], trained: run.Trained, tmp_path: Path
+) -> None:
+    adapter = str(trained.adapter)
+    record = AdapterRecord.read(trained.adapter)
     assert record is not None
-    code, out, err = p4r("tune", "--artifacts", str(BOOKSHOP), "--adapter", adapter)
+    books = tmp_path / "books"
+    shutil.copytree(BOOKSHOP, books)
+    code, out, err = p4r("tune", "--artifacts", str(books), "--adapter", adapter)
     assert (code, f"recorded in {adapter}" in out) == (0, True), err
-    assert AdapterRecord.read(Path(adapter)) == record  # as training had picked it
-    code, out, err = p4r("tune", "--artifacts", str(BOOKSHOP))
+    assert AdapterRecord.read(trained.adapter) == record  # as training had picked it
+    found = read_tuned(ArtifactFolder(books))
+    assert found is not None
+    assert found.history == record.history
+    assert found.scoring.candidates is None
+    code, out, err = p4r(
+        "tune", "--artifacts", str(books), "--candidates", str(books / "candidates.jsonl")
+    )
     assert (code, "set P4R_HISTORY__LENGTH=" in out) == (0, True), err
+    assert "weights for the candidate lists: " in out
+    again = read_tuned(ArtifactFolder(books))
+    assert again is not None
+    assert again.fingerprint != found.fingerprint
+    assert again.valid["candidate lists: chosen"] >= again.valid["candidate lists: generator"]
+    assert again.valid["whole catalogue: chosen"] >= again.valid["whole catalogue: collaborative"]
 
 
 def test_train_and_publish(

@@ -41,7 +41,9 @@ Cases = st.lists(st.tuples(st.none() | st.integers(0, 4), Scores), min_size=1)
 
 
 @given(Cases)
-def test_the_best_is_never_below_the_generator(given_cases: list[tuple[int | None, dict[str, float]]]) -> None:
+def test_the_best_is_never_below_the_generator(
+    given_cases: list[tuple[int | None, dict[str, float]]],
+) -> None:
     cases = [case(target, 5, personas) for target, personas in given_cases]
     found = choose_weights(cases, every_weighting(has_generator=True))
     values = [one.valid for one in found]
