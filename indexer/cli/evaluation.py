@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from indexer.artifacts.lines import Refusals
     from indexer.collaborative.hypothetical import PersonaVectors
     from indexer.evaluation.experiment.config import ExperimentConfig
+    from indexer.evaluation.generators.hybrid import UserTexts
+    from p4r_qdrant.records import Interaction
     from p4r_qdrant.settings import LLMSettings
 
 group = typer.Typer()
@@ -36,11 +38,11 @@ def candidates(
         typer.Option(metavar="FILE", help="The lists; their provenance is written beside them."),
     ],
     model: Annotated[
-        str, typer.Option(help="bpr, lightgcn, itemknn, ease, popularity or personas-ease.")
+        str, typer.Option(help="bpr, lightgcn, itemknn, ease, popularity, personas-ease or hybrid.")
     ] = "ease",
     artifacts: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="personas-ease: the folder with the personas."),
+        typer.Option(metavar="DIR", help="personas-ease, hybrid: the folder with the personas."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Items in a list.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of bpr and lightgcn.")] = 0,
@@ -50,7 +52,8 @@ def candidates(
 
     It is fitted to training interactions, tuned on validation items, and never sees a test item.
     Items that a user has in training are left out; scores are kept. personas-ease takes each
-    persona for one more user, whose taste for every item is known; it needs --artifacts.
+    persona for one more user, whose taste for every item is known; hybrid orders the catalogue by
+    that and by the nearest personas. Both need --artifacts.
     """
     from indexer.artifacts.lines import Refusals
     from indexer.evaluation.candidates import (
@@ -67,9 +70,8 @@ def candidates(
     for path in (output, provenance):
         check_output(path, [reviews, splits, artifacts], force=force or mine)
     refusals = Refusals()
-    personas = _hypothetical_users(model, artifacts, refusals)
+    inputs = ListInputs(reviews, splits, *_encoded(model, artifacts, splits, refusals))
     with ProgressBar() as bar:
-        inputs = ListInputs(reviews, splits, personas)
         made = write_candidates(inputs, output, ListOptions(model, top, seed), refusals, bar)
     chosen = ", ".join(f"{name} {value}" for name, value in made.settings.items()) or "no settings"
     best = max(one["value"] for one in made.tried)
@@ -80,22 +82,29 @@ def candidates(
     exit_for(refusals)
 
 
-def _hypothetical_users(
-    model: str, artifacts: Path | None, refusals: Refusals
-) -> PersonaVectors | None:
-    """The personas that a generator needs, encoded; None where it needs none."""
+def _encoded(
+    model: str, artifacts: Path | None, splits: Path, refusals: Refusals
+) -> tuple[PersonaVectors | None, UserTexts | None]:
+    """The personas and histories that a generator reads, encoded; None for what it does not read.
+
+    No history holds an interaction that `splits` holds out.
+    """
     from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.histories import Histories
+    from indexer.artifacts.lines import Refusals as Unreported
     from indexer.collaborative.encoding import encoded_personas
-    from indexer.evaluation.generators.base import PERSONAS_EASE, check_generator
+    from indexer.evaluation.generators.base import HYBRID, READ_PERSONAS, check_generator
+    from indexer.evaluation.generators.hybrid import UserTexts
+    from indexer.evaluation.truth import read_truth
     from indexer.terminal.progress import ProgressBar, loading
     from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.settings import Settings
 
     check_generator(model)
-    if model != PERSONAS_EASE:
+    if model not in READ_PERSONAS:
         if artifacts is not None:
             raise InputError(f"the generator {model} reads no personas; leave --artifacts out")
-        return None
+        return None, None
     if artifacts is None:
         raise InputError(f"the generator {model} needs personas; name their folder, --artifacts")
     folder = ArtifactFolder(artifacts)
@@ -103,7 +112,19 @@ def _hypothetical_users(
     with loading("the encoder"):
         encoder = load_encoder(Settings.load().encoder)
     with ProgressBar() as bar:
-        return encoded_personas(folder, encoder, refusals, bar)
+        personas = encoded_personas(folder, encoder, refusals, bar)
+        if model != HYBRID:
+            return personas, None
+        held_out = read_truth(splits, Unreported(), "valid").held_out
+        users = sorted({user for user, _ in held_out})
+        bar.start("encoding histories")
+        with Histories(folder, Unreported()) as histories:
+
+            def history_of(user: str) -> list[Interaction]:
+                everything = histories.get(user)
+                return [one for one in everything if (user, one.item_id) not in held_out]
+
+            return personas, UserTexts.of(users, history_of, encoder)
 
 
 @group.command(

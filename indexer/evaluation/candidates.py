@@ -18,12 +18,14 @@ from indexer.artifacts.writing import written_whole
 from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.catalogue import Catalogue
 from indexer.evaluation.generators.base import (
-    PERSONAS_EASE,
+    HYBRID,
+    READ_PERSONAS,
     Fitted,
     Generator,
     check_generator,
     generator_named,
 )
+from indexer.evaluation.generators.hybrid import UserTexts, weighed
 from indexer.evaluation.generators.personas_ease import PersonasEase
 from indexer.evaluation.interactions import Interactions, read_interactions
 from indexer.evaluation.truth import read_truth
@@ -38,11 +40,20 @@ _PACKAGES = ("numpy", "scipy", "implicit", "torch", "torch-geometric")
 
 @dataclass(frozen=True, slots=True)
 class ListInputs:
-    """What lists are made from. personas: for the generator personas-ease, and only for it."""
+    """What lists are made from.
+
+    personas: for the generators personas-ease and hybrid, and only for them. profiles: for hybrid.
+    """
 
     reviews: Path
     splits: Path
     personas: PersonaVectors | None = None
+    profiles: UserTexts | None = None
+
+    @property
+    def texts_hash(self) -> str:
+        """A hash of personas and profiles; empty without them."""
+        return "-".join(one.hash for one in (self.personas, self.profiles) if one is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class Provenance:
 
     training: hash of the interactions it was fitted to. tuned_on: hash of the validation pairs.
     lists: hash of the file. tried: every setting with its value of `tuned_by`. personas: hash of
-    the personas' vectors, where they are hypothetical users.
+    the personas' vectors, and of the users' texts, where a generator reads them.
     """
 
     model: str
@@ -128,7 +139,7 @@ def write_candidates(
     training = read_interactions(inputs.reviews, truth.held_out, refusals)
     if inputs.personas is not None:
         training = training.with_items(inputs.personas.items)
-    generator = _generator(options.model, inputs.personas)
+    generator = _generator(options.model, inputs)
     position = {user: place for place, user in enumerate(training.users)}
     catalogue = Catalogue(training)
 
@@ -139,16 +150,24 @@ def write_candidates(
         )
     wanted = [truth.items[user] for user in judged]
     rows = np.array([position[user] for user in judged])
-    progress.start(f"tuning {options.model}", generator.SETTINGS)
     tried: list[dict[str, Any]] = []
-    best: Fitted | None = None
-    for fitted in generator.fitted(training, options.seed):
-        value = ndcg(catalogue.ranks(fitted, rows, wanted))
-        if best is None or value > max(one["value"] for one in tried):
-            best = fitted
-        tried.append({**fitted.settings, "value": value})
-        progress.advance()
-    assert best is not None  # noqa: S101 - every generator has settings
+
+    def best_of(models: Iterable[Fitted]) -> Fitted:
+        best, highest = None, -1.0
+        for fitted in models:
+            value = ndcg(catalogue.ranks(fitted, rows, wanted))
+            if value > highest:
+                best, highest = fitted, value
+            tried.append({**fitted.settings, "value": value})
+            progress.advance()
+        assert best is not None  # noqa: S101 - every generator has settings
+        return best
+
+    progress.start(f"tuning {options.model}", generator.SETTINGS)
+    best = best_of(generator.fitted(training, options.seed))
+    if inputs.personas is not None and inputs.profiles is not None:
+        progress.start("trying weights")
+        best = best_of(weighed(training, inputs.personas, inputs.profiles, best))
 
     served = [user for user in users_to_serve if user in position]
     progress.start("writing lists", len(served))
@@ -177,15 +196,16 @@ def write_candidates(
             tuned_by=TUNED_BY,
             tried=tried,
             versions=installed_versions(_PACKAGES),
-            personas=inputs.personas.hash if inputs.personas else "",
+            personas=inputs.texts_hash,
         )
         tell(json.dumps(asdict(provenance), indent=2))
     return provenance
 
 
-def _generator(model: str, personas: PersonaVectors | None) -> Generator:
-    if model != PERSONAS_EASE:
+def _generator(model: str, inputs: ListInputs) -> Generator:
+    """The generator; for hybrid that of its collaborative part."""
+    if model not in READ_PERSONAS:
         return generator_named(model)
-    if personas is None:
+    if inputs.personas is None or (model == HYBRID and inputs.profiles is None):
         raise InputError(f"the generator {model} needs personas; name an artifact folder")
-    return PersonasEase(personas)
+    return PersonasEase(inputs.personas)

@@ -15,7 +15,7 @@ from indexer.tuning.weights import Case
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.records import CandidateList
 from p4r_qdrant.rerank.recommending import BREADTH
-from p4r_qdrant.rerank.standard import standard_columns
+from p4r_qdrant.rerank.standard import Columns, standard_columns
 
 USERS_AT_ONCE = 256
 
@@ -79,24 +79,27 @@ def catalogue_cases(
 
     wanted: user -> validation item.
     """
+    places = {item: place for place, item in enumerate(scores.training.items)}
+    for user, (chosen, columns) in zip(users, proposals(scores, users, vectors), strict=True):
+        target = places.get(wanted[user])
+        yield Case(columns, chosen.index(target) if target in chosen else None)
+
+
+def proposals(
+    scores: Scores, users: Sequence[str], vectors: Sequence[UserVector | None]
+) -> Iterator[tuple[list[int], Columns]]:
+    """The positions of the best items of each part that the user has not, ascending, and the parts
+    of their scores.
+    """
     items = scores.training.items
-    places = {item: place for place, item in enumerate(items)}
     rows = {user: row for row, user in enumerate(scores.training.users)}
     had = matrix(scores.training)
     for user, (near, together) in zip(users, scores.of(users, vectors), strict=True):
         own = had[rows[user]].indices if user in rows else np.zeros(0, dtype=np.int64)
-        proposed = {*_best(near, own, least=-np.inf), *_best(together, own, least=0.0)}
-        chosen = sorted(proposed)
-        target = places.get(wanted[user], -1)
-        yield Case(
-            standard_columns(
-                [(items[one], None) for one in chosen],
-                _by_id(near, chosen, items),
-                _by_id(together, chosen, items),
-                has_generator=False,
-            ),
-            chosen.index(target) if target in proposed else None,
-        )
+        chosen = sorted({*_best(near, own, least=-np.inf), *_best(together, own, least=0.0)})
+        candidates = [(items[one], None) for one in chosen]
+        near_by_id, by_id = _by_id(near, chosen, items), _by_id(together, chosen, items)
+        yield chosen, standard_columns(candidates, near_by_id, by_id, has_generator=False)
 
 
 def list_cases(

@@ -84,6 +84,7 @@ class ExperimentConfig(BaseModel):
         "itemknn",
         "ease",
         "personas-ease",
+        "hybrid",
     ]
     lists: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Path] = {}
     """Lists of other programs, by name, best first. They must be made from training interactions

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from indexer.artifacts.lines import Refusals
-from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.candidates import (
     ListInputs,
     ListOptions,
@@ -19,7 +18,9 @@ from indexer.evaluation.candidates import (
 )
 from indexer.evaluation.experiment.blinding import blinded
 from indexer.evaluation.experiment.context import Context
-from indexer.evaluation.generators.base import PERSONAS_EASE
+from indexer.evaluation.experiment.encoding import Encoded
+from indexer.evaluation.generators.base import HYBRID, READ_PERSONAS
+from indexer.evaluation.generators.hybrid import UserTexts
 
 SEEDED = frozenset({"bpr", "lightgcn"})
 """Generators whose lists depend on the seed."""
@@ -32,10 +33,10 @@ class Generated(NamedTuple):
     seed: int
 
 
-def write_lists(context: Context, personas: PersonaVectors) -> dict[Generated, Path]:
+def write_lists(context: Context, encoded: Encoded) -> dict[Generated, Path]:
     """The file of each generator and seed, then of lists made elsewhere.
 
-    personas: the hypothetical users of personas-ease.
+    encoded: the personas and the histories of generators that read them.
 
     Generators read data without test items. Existing lists are kept if their provenance matches.
     """
@@ -44,13 +45,22 @@ def write_lists(context: Context, personas: PersonaVectors) -> dict[Generated, P
     folder = context.output / "lists"
     folder.mkdir(exist_ok=True)
     top = max(100, *config.candidates)
+    profiles = None
+    if HYBRID in config.generators:
+        users, histories = context.data.users, context.histories
+        profiles = UserTexts.of(users, histories.get, encoded.encoder)
     found = {}
     for model in config.generators:
         for seed in config.seeds if model in SEEDED else config.seeds[:1]:
             path = folder / f"{model}-{seed}.jsonl"
             found[Generated(model, seed)] = path
             options = ListOptions(model, top, seed)
-            inputs = ListInputs(reviews, splits, personas if model == PERSONAS_EASE else None)
+            inputs = ListInputs(
+                reviews,
+                splits,
+                encoded.material.personas if model in READ_PERSONAS else None,
+                profiles if model == HYBRID else None,
+            )
             if not _is_there(path, context, inputs, options):
                 write_candidates(inputs, path, options, Refusals(), context.progress)
     return found | {Generated(name, config.seeds[0]): path for name, path in config.lists.items()}
@@ -64,6 +74,5 @@ def _is_there(path: Path, context: Context, inputs: ListInputs, options: ListOpt
         return False
     made = ListOptions(provenance.model, provenance.top, provenance.seed)
     training = training_hash(context.data.training)
-    personas = inputs.personas.hash if inputs.personas else ""
     fitted_to = (provenance.training, provenance.personas)
-    return same and made == options and fitted_to == (training, personas)
+    return same and made == options and fitted_to == (training, inputs.texts_hash)

@@ -9,7 +9,7 @@ from typing import Any
 from indexer.evaluation import significance
 from indexer.evaluation.evaluate import estimates
 from indexer.evaluation.experiment.selection import Hybrid
-from indexer.evaluation.generators.base import PERSONAS_EASE
+from indexer.evaluation.generators.base import READ_PERSONAS
 from indexer.evaluation.segments import Segment
 from indexer.metrics import Ranks, ceiling, metric_names, ndcg
 
@@ -60,7 +60,7 @@ def main_table(lines: Sequence[Line], strongest: Mapping[str, str]) -> list[dict
             row["best"] = row["own"]  # one test, not two
         elif best is not line:
             row["best"] = _against(line, best)
-            if line.encoder is not None or line.generator == PERSONAS_EASE:
+            if line.encoder is not None or line.generator in READ_PERSONAS:
                 tested.append(row["best"])
         rows.append(row)
     corrected = significance.holm([one["p"] for one in tested]).tolist()

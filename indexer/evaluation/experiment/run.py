@@ -33,7 +33,7 @@ from indexer.evaluation.experiment.seeds import seed_table
 from indexer.evaluation.experiment.selection import Judged, read_judged
 from indexer.evaluation.experiment.stages import RESULTS, locked
 from indexer.evaluation.experiment.steps import Steps
-from indexer.evaluation.generators.base import PERSONAS_EASE
+from indexer.evaluation.generators.base import READ_PERSONAS
 from indexer.evaluation.leaks.check import LeakFiles, check_leaks
 from indexer.evaluation.leaks.identity import check_adapter
 from indexer.evaluation.leaks.report import LeakReport
@@ -133,7 +133,7 @@ def _lists(context: Context, stack: ExitStack) -> _Lists:
         made = context.output / EXTRACTIVE
         extracted(data.folder, config.domain, made, models[0][1], context.progress)
     all_encoded = [stack.enter_context(encoded(name, one, context)) for name, one in models]
-    lists = write_lists(context, all_encoded[-1].material.personas)
+    lists = write_lists(context, all_encoded[-1])
     leaks = _check_made(context, list(lists.values()), all_encoded)
     leaks.require_clean()
     judged = {
@@ -281,7 +281,7 @@ def _generators(
     A generator that reads personas is no baseline, unless there is no other.
     """
     values = {str(count): selection.generator_values(judged, count) for count in counts}
-    rivals = [name for name in judged if name != PERSONAS_EASE] or list(judged)
+    rivals = [name for name in judged if name not in READ_PERSONAS] or list(judged)
     strongest = {count: max(rivals, key=lambda name: own[name]) for count, own in values.items()}
     return strongest, values
 

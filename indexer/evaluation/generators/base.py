@@ -31,7 +31,13 @@ MODELS = ("bpr", "lightgcn", "itemknn", "ease", "popularity")
 PERSONAS_EASE = "personas-ease"
 """The generator that reads personas too (see `personas_ease`)."""
 
-GENERATORS = (*MODELS, PERSONAS_EASE)
+HYBRID = "hybrid"
+"""The generator that combines personas-ease with persona scores (see `hybrid`)."""
+
+READ_PERSONAS = (PERSONAS_EASE, HYBRID)
+"""Generators that read personas: no baselines."""
+
+GENERATORS = (*MODELS, *READ_PERSONAS)
 
 _NEEDS = {"bpr": "torch_geometric", "itemknn": "implicit", "lightgcn": "torch_geometric"}
 

@@ -25,16 +25,21 @@ from indexer.evaluation.generators import bpr, ease, itemknn, lightgcn, pairwise
 from indexer.evaluation.generators.base import (
     DECAYS,
     GENERATORS,
+    HYBRID,
     MODELS,
     PERSONAS_EASE,
+    READ_PERSONAS,
     Fitted,
     generator_named,
     matrix,
 )
+from indexer.evaluation.generators.hybrid import UserTexts
 from indexer.evaluation.generators.personas_ease import PersonasEase
 from indexer.evaluation.interactions import Interactions, read_interactions
 from indexer.evaluation.truth import read_truth
+from p4r_qdrant.encoder.user_vector import EncodedHistories
 from p4r_qdrant.errors import InputError, MissingExtraError
+from p4r_qdrant.records import Interaction
 from tests.support.artifact_rows import review
 from tests.support.jsonl import write
 
@@ -72,8 +77,9 @@ def _small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(data: Path, model: str, **options: Any) -> tuple[dict[str, list[str]], str]:
     """Each user's items, and the file as it was written."""
     output = data / f"{model}.jsonl"
-    personas = hypothetical_users() if model == PERSONAS_EASE else None
-    inputs = ListInputs(data / "reviews.jsonl", data / "splits.jsonl", personas)
+    personas = hypothetical_users() if model in READ_PERSONAS else None
+    profiles = user_texts(data) if model == HYBRID else None
+    inputs = ListInputs(data / "reviews.jsonl", data / "splits.jsonl", personas, profiles)
     write_candidates(inputs, output, ListOptions(model, **options), Refusals())
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     return {
@@ -90,6 +96,18 @@ def hypothetical_users() -> PersonaVectors:
     vectors = centres + 0.3 * rng.standard_normal(centres.shape)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return PersonaVectors(items, unit.astype(np.float32), np.arange(0, 2 * len(items) + 1, 2))
+
+
+def user_texts(data: Path) -> UserTexts:
+    """The text of an interaction is the item's id, its vector that of the item's first persona."""
+    personas = hypothetical_users()
+    histories = [
+        [(Interaction(item, at), item) for at, item in enumerate(sorted(items))]
+        for items in training(data).values()
+    ]
+    rows = {item: row for row, item in enumerate(personas.items)}
+    encoded = EncodedHistories(histories, rows, personas.vectors[::2])
+    return UserTexts([*training(data)], encoded)
 
 
 def interactions(dense: Any) -> Interactions:
@@ -124,7 +142,7 @@ def test_a_list_holds_what_the_user_has_not_best_first(model: str, data: Path) -
     for user, items in lists.items():
         assert len(items) == len(set(items)) == 6
         assert not had[user] & set(items)
-        if model != PERSONAS_EASE:
+        if model not in READ_PERSONAS:
             assert set(items) <= everything, "what has no training interaction cannot be known"
     for line in text.splitlines():
         scores = [one["score"] for one in json.loads(line)["results"]]
@@ -301,10 +319,28 @@ def test_no_share_of_personas_is_ease(data: Path) -> None:
     assert np.ptp(np.delete(same.scores(users), known, axis=1)) == 0
 
 
-def test_personas_ease_needs_personas(data: Path) -> None:
+@pytest.mark.parametrize("model", READ_PERSONAS)
+def test_a_generator_that_reads_personas_needs_them(model: str, data: Path) -> None:
     inputs = ListInputs(data / "reviews.jsonl", data / "splits.jsonl")
-    with pytest.raises(InputError, match="personas-ease needs personas; name an artifact folder"):
-        write_candidates(inputs, data / "out.jsonl", ListOptions(PERSONAS_EASE), Refusals())
+    with pytest.raises(InputError, match=f"{model} needs personas; name an artifact folder"):
+        write_candidates(inputs, data / "out.jsonl", ListOptions(model), Refusals())
+
+
+def test_hybrid_weighs_both_parts_on_validation_items(data: Path) -> None:
+    made(data, HYBRID)
+    told = json.loads(provenance_path(data / f"{HYBRID}.jsonl").read_text())
+    weighed = [one for one in told["tried"] if "personas" in one]
+    assert {one["personas"] for one in weighed} == {tenth / 10 for tenth in range(11)}
+    best = max(one["value"] for one in weighed)
+    assert best == next(
+        one["value"]
+        for one in weighed
+        if {name: value for name, value in one.items() if name != "value"} == told["settings"]
+    )
+    alone = max(one["value"] for one in told["tried"] if "personas" not in one)
+    together = max(one["value"] for one in weighed if one["personas"] == 0)
+    assert together == pytest.approx(alone, abs=0.02)  # the same scores, of what is proposed
+    assert told["personas"] == f"{hypothetical_users().hash}-{user_texts(data).hash}"
 
 
 def test_itemknn_scores_as_implicit_recommends() -> None:
