@@ -20,7 +20,7 @@ from indexer.artifacts.tuned import Tuned, write_tuned
 from indexer.collaborative.encoding import encoded_personas
 from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.experiment.vectors import CachedEncoder
-from indexer.evaluation.interactions import Interactions, read_interactions
+from indexer.evaluation.interactions import Interactions, interactions_in
 from indexer.evaluation.truth import Truth, read_truth
 from indexer.progress import SILENT, Progress
 from indexer.training.pairs import training_data
@@ -130,8 +130,8 @@ def _interactions(folder: ArtifactFolder, truth: Truth) -> Interactions | None:
     """The training interactions; None without SciPy, which fits them."""
     if find_spec("scipy") is None:
         return None
-    source = folder.at(REVIEWS) if folder.has(REVIEWS) else folder.file(ASPECTS)
-    return read_interactions(source, truth.held_out, Refusals())
+    files = [folder.at(name) for name in (REVIEWS, ASPECTS) if folder.has(name)]
+    return interactions_in(files, truth.held_out, Refusals())
 
 
 def _nothing(personas: PersonaVectors) -> Interactions:
