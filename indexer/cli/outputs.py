@@ -22,6 +22,7 @@ AUDIT_RECORD = re.compile(rb'\A\{\s*"folder": "[^\n]*",\s*"split_pairs":')
 BENCH = re.compile(rb'\A\{\s*"model": "[^\n]*",\s*"cells":')
 EVALUATION = re.compile(rb'\A\{\s*"on": "(test|valid)",\s*"users":')
 PLOT = re.compile(rb"\A\x89PNG.*p4r stats", re.DOTALL)
+RATED = re.compile(rb'\A\{\s*"rated_pairs":')
 RANKINGS = re.compile(rb'\A\{"user_id": "[^\n]*", "personalized": ')
 _HEAD = 4096
 

@@ -34,28 +34,23 @@ class Form:
     check: Callable[[Any], str | None] | None = None
 
 
-class AskingPeer(Peer):
-    """A peer that asks an LLM. `template` is the prompt of its main question."""
+@dataclass(frozen=True)
+class RequestMaker:
+    """Makes the requests of one step. `step`: the name of its file in the ledger."""
 
-    def __init__(self, sources: PeerSources) -> None:
-        self.sources = sources
-        self.options = sources.options
+    step: str
+    domain: Domain
+    llm: LLMSettings
 
-    @property
-    def step(self) -> str:
-        """The name of its file in the ledger."""
-        return f"peer-{self.name}"
-
-    def request(
+    def __call__(
         self, template: str, material: str, form: Form, about: Mapping[str, str], **values: Any
     ) -> Request:
         """A request; `values` are put into the template beside the material."""
-        domain, llm = self.sources.domain, self.sources.llm
-        model = llm.of(self.step)
-        prompt = domain.render(
+        model = self.llm.of(self.step)
+        prompt = self.domain.render(
             template,
             material=material,
-            language=llm.language or "the language of the material",
+            language=self.llm.language or "the language of the material",
             **values,
         )
         return Request(
@@ -67,6 +62,16 @@ class AskingPeer(Peer):
             max_tokens=form.max_tokens,
             check=form.check,
             about=about,
-            template=domain.version(template),
+            template=self.domain.version(template),
             options=form.options,
         )
+
+
+class AskingPeer(Peer):
+    """A peer that asks an LLM by `request`."""
+
+    def __init__(self, sources: PeerSources) -> None:
+        self.sources = sources
+        self.options = sources.options
+        self.step = f"peer-{self.name}"
+        self.request = RequestMaker(self.step, sources.domain, sources.llm)

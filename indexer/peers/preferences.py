@@ -5,13 +5,13 @@ Source: EXP3RT (arXiv 2408.06276), steps 1 and 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from indexer.llm import Request
-from indexer.peers.asking import Form
+from indexer.peers.asking import Form, RequestMaker
 from indexer.peers.protocol import Exchange
 from indexer.peers.together import together
 from indexer.peers.wording import Wording, listed
@@ -47,12 +47,8 @@ class Preferences:
         return bool(self.likes or self.dislikes)
 
 
-MakeRequest = Callable[..., Request]
-"""`AskingPeer.request`."""
-
-
 async def extracted(
-    reviews: Sequence[Review], make: MakeRequest, exchange: Exchange, wording: Wording
+    reviews: Sequence[Review], make: RequestMaker, exchange: Exchange, wording: Wording
 ) -> list[Preferences]:
     """The preferences in each review that has some; reviews without text are not asked about."""
     asked = []
@@ -68,7 +64,7 @@ async def extracted(
 async def profiled(
     template: str,
     extractions: Sequence[Preferences],
-    make: MakeRequest,
+    make: RequestMaker,
     exchange: Exchange,
     about: Mapping[str, str],
 ) -> Preferences:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 from indexer.ledger import Ledger
 from indexer.llm import LLM, Answer, Request, Usage, estimate_tokens
@@ -13,6 +13,9 @@ from indexer.llm.request import from_record, given_up
 from indexer.peers.protocol import Asker, Peer, PeerAnswer, PeerQuery
 from indexer.reasoning.run import Estimate
 from p4r_qdrant.settings import LLMSettings
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 AT_ONCE = 64
 """Queries that are worked on at the same time, at most; the LLM limits the open calls."""
@@ -82,35 +85,48 @@ def _text(assumed: Any) -> str:
     return assumed if isinstance(assumed, str) else json.dumps(assumed)
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 async def rank_all(
     peer: Peer,
     queries: Iterable[PeerQuery],
     ask: Asker,
-    done: Callable[[], None] = lambda: None,
+    done: Callable[[], None] = nothing,
     at_once: int = AT_ONCE,
 ) -> list[PeerAnswer]:
-    """The answers in the order of the queries; `done` is called after each one.
+    """The answers in the order of the queries; `done` is called after each one."""
+    return await each(queries, lambda query: peer.rank(query, ask), done, at_once)
 
-    If a call stops the run, the calls in flight end and are kept; then the error is raised.
+
+async def each(
+    inputs: Iterable[In],
+    work: Callable[[In], Awaitable[Out]],
+    done: Callable[[], None] = nothing,
+    at_once: int = AT_ONCE,
+) -> list[Out]:
+    """The results in the order of the inputs; `done` is called after each one.
+
+    If one of them stops the run, those in progress end first; then the error is raised.
     """
-    answers: dict[int, PeerAnswer] = {}
-    waiting = enumerate(queries)
-    stopped: list[BaseException] = []
+    found: dict[int, Out] = {}
+    waiting = enumerate(inputs)
+    stopped: list[Exception] = []
 
-    async def work() -> None:
+    async def take() -> None:
         while not stopped and (one := next(waiting, None)) is not None:
-            place, query = one
             try:
-                answers[place] = await peer.rank(query, ask)
+                found[one[0]] = await work(one[1])
             except Exception as error:
                 stopped.append(error)
             else:
                 done()
 
-    await asyncio.gather(*(work() for _ in range(at_once)))
+    await asyncio.gather(*(take() for _ in range(at_once)))
     if stopped:
         raise stopped[0]
-    return [answers[place] for place in range(len(answers))]
+    return [found[place] for place in range(len(found))]
 
 
 def total(answers: Iterable[PeerAnswer]) -> Usage:

@@ -12,6 +12,7 @@ from indexer.terminal.tables import Table, number
 if TYPE_CHECKING:
     from indexer.peers.bench_run import BenchResult
     from indexer.peers.cells import Cell
+    from indexer.peers.rating_study import RatingRow
     from indexer.peers.results import Totals
 
 
@@ -62,6 +63,30 @@ def print_bench(found: BenchResult) -> None:
     for peer, requests in found.earned_back.items():
         if requests is not None:
             out.paragraph(f"{peer} has cost as much after {requests:,.0f} requests.")
+
+
+def print_ratings(rows: Sequence[RatingRow]) -> None:
+    """Print the errors of all predictors of ratings."""
+    names = ("RMSE", "MAE", "invalid", "calls", "tokens", "cost")
+    table = Table("predictor", *map(number, names), "")
+    for one in rows:
+        error, usage = one.error, one.usage
+        table.add(
+            one.name,
+            f"{error.rmse:.3f} [{error.rmse_interval[0]:.2f}, {error.rmse_interval[1]:.2f}]",
+            f"{error.mae:.3f} [{error.mae_interval[0]:.2f}, {error.mae_interval[1]:.2f}]",
+            "" if one.invalid is None else f"{one.invalid:.1%}",
+            f"{usage.calls:,}" if usage else "",
+            f"{usage.tokens:,}" if usage else "",
+            dollars(usage.cost_usd) if usage else "",
+            "leaks: its averages include test ratings" if one.leaks else "",
+        )
+    table.print()
+    out.paragraph(
+        f"{rows[0].pairs:,} rated pairs, with 95 % bootstrap intervals. An invalid answer is "
+        "counted as the mean.",
+        style="dim",
+    )
 
 
 def _bench_row(one: Cell) -> list[str]:

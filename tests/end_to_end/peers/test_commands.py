@@ -9,7 +9,7 @@ from devtools.scripted_llm import ScriptedLLM
 from tests.support import scripted_peers
 from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
-from tests.support.jsonl import read
+from tests.support.jsonl import read, write
 from tests.support.paths import BOOKSHOP
 
 CANDIDATES = BOOKSHOP / "candidates.jsonl"
@@ -77,3 +77,28 @@ def test_bench_measures_peers_and_personas(
     assert "--users needs whole numbers with commas" in wrong.sentence
     wrong = p4r(*command, "--depths", "100", **url)
     assert "name smaller --depths" in wrong.sentence
+
+
+def test_rate_prints_a_table_and_resumes(p4r: Run, tmp_path: Path) -> None:
+    texts = {"user_profile": "calm", "item_description": "A film.", "item_profile_helpful": "light"}
+    averages = {"user_average": 6.0, "item_average": 7.0}
+    pairs = [{"user_id": f"u{n}", "item_id": "i", "rating": n % 10 + 1} for n in range(12)]
+    write(tmp_path, "r.jsonl", [one | texts | averages for one in pairs])
+    write(tmp_path, "i.jsonl", [{"user_id": f"u{n}", "item_id": "j"} for n in range(12)])
+    command = ("peers", "rate", "--ratings", "r.jsonl", "--interactions", "i.jsonl")
+    with ScriptedLLM(scripted_peers.realistic) as llm:
+        url = {"P4R_LLM__BASE_URL": llm.url, "P4R_LLM__MODEL": "m"}
+        counted = p4r(*command, "--output", "rated", "--dry-run", **url)
+        assert (counted.code, llm.calls) == (0, [])
+        found = p4r(*command, "--output", "rated", **url)
+        assert found.code == 0, found.err
+        calls = len(llm.calls)
+        assert p4r(*command, "--output", "rated", **url).code == 0
+        assert len(llm.calls) == calls == 2, "equal prompts are asked once"
+    rows = json.loads((tmp_path / "rated" / "ratings.json").read_text())["rows"]
+    valid = [one["name"] for one in rows if one["invalid"] == 0]
+    assert valid[0] == "zero-shot, without averages"
+    assert "leaks: its averages include test ratings" in found.out
+    alone = p4r(*command, "--output", "alone", "--trivial")
+    assert alone.code == 0
+    assert not (tmp_path / "alone" / "ledger").exists()
