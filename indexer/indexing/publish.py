@@ -13,10 +13,12 @@ from indexer.artifacts.journal import ids_of
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import PERSONAS
 from indexer.artifacts.outdated import outdated_in, persona_digest
+from indexer.artifacts.tuned import read_tuned
 from indexer.indexing.collaborative import Fitting, fitted
 from indexer.indexing.fresh_version import FreshVersion
 from indexer.indexing.items import IndexReport, ItemIndexer, Source
 from indexer.indexing.mean_user import note_typical_user
+from indexer.indexing.scoring import note_scoring, with_tuned
 from indexer.indexing.vector_files import VectorFile
 from indexer.indexing.verifying import Expected, verify_scores, verify_written
 from indexer.progress import SILENT, Progress
@@ -53,8 +55,8 @@ class Published(IndexReport):
     `version` is live now. `previous` was live before, "" if none was or it is the same. `removed`
     counts items that the artifacts no longer hold; `kept_because` says why such items were kept.
     `outdated_in` names other versions that are in use and may hold personas of erased users.
-    `users` counts stored users whose vectors were made with the new encoder. `collaborative` says
-    what was done about the collaborative part.
+    `users` counts stored users whose vectors were made with the new encoder. `collaborative` and
+    `weights` say what was done about the collaborative part and the weights of the score.
     """
 
     version: str = ""
@@ -65,6 +67,7 @@ class Published(IndexReport):
     kept_because: str = ""
     outdated_in: list[str] = field(default_factory=list)
     collaborative: str = ""
+    weights: str = ""
 
 
 def publish(
@@ -80,7 +83,8 @@ def publish(
     The vectors of a new encoder go to a version that no process reads. It is compared with the
     artifacts and the encoder, and then becomes the live version in one step. If the encoder is the
     live one, its version is updated item by item. If it is killed and run again, it goes on. The
-    collaborative part is fitted to the personas and interactions, if they have changed.
+    collaborative part is fitted to the personas and interactions, if they have changed, with the
+    settings that `p4r tune` chose unless others are set; its weights of the score are recorded.
 
     Raises: VerificationError before the switch if the index does not hold what was written;
         InputError, with nothing written, if the artifacts hold less than half of the live items
@@ -88,9 +92,10 @@ def publish(
     """
     folder.personas()
     total = folder.estimated_lines(PERSONAS)
+    tuned = read_tuned(folder)
     fitting = Fitting.planned(
         folder,
-        settings.collaborative,
+        with_tuned(settings.collaborative, tuned),
         refusals,
         with_personas=total,
         training_only=options.training_only,
@@ -138,6 +143,7 @@ def publish(
                 verify_written(index, expected.written)
                 verify_scores(index, source, expected.sample)
             report.collaborative = fitted(fitting, versions, index, progress)
+            report.weights = note_scoring(index, tuned, fitting)
             if report.written or report.removed or live != name:
                 index.record(
                     encoder=made.encoder,

@@ -14,6 +14,7 @@ from p4r_qdrant.index.columns import CollaborativePart
 from p4r_qdrant.index.engine import IndexStats
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.records import PersonaMatch, StoredPersona
+from p4r_qdrant.rerank.scoring import Scoring
 
 if TYPE_CHECKING:
     from indexer.indexing.items import Source
@@ -36,6 +37,7 @@ def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str =
         "published": stats.metadata.published_at,
         "previous": stats.metadata.previous,
         "collaborative": described(stats.metadata),
+        "weights": weights_of(stats.metadata),
         "typical user": "noted, for a persona prior" if stats.metadata.typical_user else "",
         "others": ", ".join(one.name for one in versions if one.name != live),
         **stats.details,
@@ -46,6 +48,12 @@ def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str =
             f"{adapter} is not on this machine: histories of users need it, or P4R_ENCODER__ADAPTER"
         )
     print_fields(fields)
+
+
+def weights_of(metadata: IndexMetadata) -> str:
+    """The weights of the score that a version records, for people; "" if it records none."""
+    scoring = Scoring.recorded(metadata.scoring)
+    return scoring.described() if scoring is not None else ""
 
 
 def described(metadata: IndexMetadata) -> str:
@@ -99,6 +107,7 @@ def print_published(version: str, location: str, report: Published | None = None
             f"removed, {report.refused} records refused"
         )
         out.say(f"collaborative part: {report.collaborative}")
+        out.say(f"weights of the score: {report.weights}")
         if report.users:
             out.say(f"{report.users} users of the service encoded")
         if report.kept_because:

@@ -58,9 +58,7 @@ def print_tuning(tuning: Tuning, written: Path, shown: int = 5) -> None:
         table.add(name, f"{value:.4f}")
     table.print()
     for what, weighed in tuning.weighed.items():
-        best = weighed[0].weights.model_dump().items()
-        chosen = ", ".join(f"{part} {weight:g}" for part, weight in best)
-        out.say(f"weights for the {what}: {chosen}")
+        out.say(f"weights for the {what}: {weighed[0].weights.described()}")
     history = tuning.tuned.history
     out.say(
         f"best of {len(tuning.histories)} histories on {tuning.tuned.validation}; "

@@ -20,6 +20,10 @@ class Weights(BaseModel):
     collaborative: float = Field(1.0, ge=0)
     generator: float = Field(1.0, ge=0)
 
+    def described(self) -> str:
+        """The weights for people."""
+        return ", ".join(f"{part} {weight:g}" for part, weight in self.model_dump().items())
+
 
 class Scoring(BaseModel):
     """What `p4r tune` chose and a version records: weights for lists and for the catalogue.
@@ -37,16 +41,28 @@ class Scoring(BaseModel):
         wanted = (self.catalogue, self.candidates)
         return next((one for one in (wanted if catalogue else wanted[::-1]) if one), None)
 
+    @classmethod
+    def recorded(cls, text: str) -> Scoring | None:
+        """What a version records as `text`; None if it records none.
+
+        Raises IndexMismatchError if it cannot be read.
+        """
+        return _parsed(text) if text else None
+
+    def described(self) -> str:
+        """The weights for people."""
+        ways = {"lists": self.candidates, "the whole catalogue": self.catalogue}
+        return "; ".join(f"{one.described()} for {way}" for way, one in ways.items() if one)
+
 
 @lru_cache(maxsize=64)
-def _parsed(text: str, where: str) -> Scoring | None:
-    if not text:
-        return None
+def _parsed(text: str) -> Scoring:
     try:
         return Scoring.model_validate_json(text)
     except ValidationError:
         raise IndexMismatchError(
-            f"{where} records weights of the score that this version cannot read; publish it again"
+            "the version records weights of the score that this release cannot read; publish it "
+            "again"
         ) from None
 
 
@@ -59,7 +75,7 @@ def resolved(
     the whole catalogue is ranked, without a generator. Raises IndexMismatchError if a weight of the
     collaborative part is set and the index has no such part.
     """
-    recorded = _parsed(index.metadata.scoring, index.location)
+    recorded = Scoring.recorded(index.metadata.scoring)
     if options.fusion == "recorded":
         fusion = "none" if recorded is None else "standard"
         options = options.model_copy(update={"fusion": fusion})
