@@ -28,7 +28,7 @@ from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
 from tests.support.html_page import Page
 from tests.support.jsonl import read
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import BOOKSHOP, ROOT
 
 pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
@@ -197,6 +197,12 @@ def test_a_peer_that_looks_at_the_truth_is_caught(
         with pytest.raises(LeakError, match=sentence):
             ran(config(names=["listwise"]), tmp_path, settings(llm.url))
         assert not llm.calls, "nothing is asked before the checks pass"
+
+
+def test_the_example_is_right() -> None:
+    wanted = load_config(ROOT / "examples" / "bookshop-peers.toml").peers
+    assert wanted is not None
+    assert wanted.names == NAMES
 
 
 def test_what_is_wrong_in_the_file_is_one_sentence(tmp_path: Path) -> None:
