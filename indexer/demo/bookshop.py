@@ -9,6 +9,7 @@ from statistics import fmean
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.names import ASPECTS, CANDIDATES, PERSONAS
+from indexer.indexing.collaborative import Fitting
 from indexer.indexing.items import index_artifacts
 from indexer.progress import SILENT, Progress
 from indexer.reranking import Reranked, rerank_file
@@ -17,10 +18,14 @@ from p4r_qdrant.encoder.local import BUNDLED_MODEL, PersonaEncoder
 from p4r_qdrant.index.opening import open_index
 from p4r_qdrant.records import Aspects, ItemPersonas
 from p4r_qdrant.rerank.reranker import PersonaReranker
-from p4r_qdrant.settings import QdrantSettings, Settings
+from p4r_qdrant.settings import CollaborativeSettings, QdrantSettings, RerankSettings, Settings
 
 READERS = ("maren-o", "norm-t", "jude-v")
 """Three readers of the bookshop whose tastes have little in common."""
+SCORE = RerankSettings(
+    fusion="standard", persona_weight=1, collaborative_weight=1, generator_weight=0
+)
+"""Both reasons show; on validation items of so few readers nothing can be chosen."""
 LEAST_RATING = 4.0
 """Mean rating of a persona's evidence from which on the persona speaks for its item."""
 
@@ -36,7 +41,7 @@ def run(
 ) -> Iterator[Reranked]:
     """Index a catalogue in `index_folder` on the embedded engine and rerank for `readers`.
 
-    Everything is computed from the files of `artifacts`. The encoder is the bundled
+    Personas and the interactions of all readers count the same. Everything is computed from the files of `artifacts`. The encoder is the bundled
     all-MiniLM-L6-v2 unless another one is given. P4R_* and p4r.toml are ignored: they may name an
     index that is in use.
     """
@@ -50,7 +55,17 @@ def run(
         index_artifacts(
             folder, encoder, index, domain="books", refusals=refusals, progress=progress
         )
-        reranker = PersonaReranker(index, encoder)
+        progress.start("fitting the collaborative part")
+        fitting = Fitting.planned(
+            folder,
+            CollaborativeSettings(),
+            Refusals(),
+            with_personas=folder.estimated_lines(PERSONAS),
+            training_only=True,
+        )
+        if fitting is not None:
+            fitting.fit(index, {}, 0)
+        reranker = PersonaReranker(index, encoder, rerank=SCORE)
         candidates = folder.file(CANDIDATES)
         for number, reader in enumerate(readers):
             # The files are read again for each reader; a broken line is reported once.

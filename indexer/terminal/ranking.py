@@ -72,8 +72,6 @@ def print_before_and_after(
         _indented(Text(item.persona.preference_rationale))
         if item.because:
             _indented(Text(f"because of {because(item.because)}", style="dim"))
-        if item.chosen_with:
-            _indented(Text(f"chosen with {because(item.chosen_with)}", style="dim"))
 
 
 def _indented(text: Text) -> None:
