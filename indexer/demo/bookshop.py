@@ -41,9 +41,9 @@ def run(
 ) -> Iterator[Reranked]:
     """Index a catalogue in `index_folder` on the embedded engine and rerank for `readers`.
 
-    Personas and the interactions of all readers count the same. Everything is computed from the files of `artifacts`. The encoder is the bundled
-    all-MiniLM-L6-v2 unless another one is given. P4R_* and p4r.toml are ignored: they may name an
-    index that is in use.
+    Personas and the interactions of all readers count the same. Everything is computed from the
+    files of `artifacts`. The encoder is the bundled all-MiniLM-L6-v2 unless another one is given.
+    P4R_* and p4r.toml are ignored: they may name an index that is in use.
     """
     folder = ArtifactFolder(artifacts)
     progress.start("loading the encoder")
