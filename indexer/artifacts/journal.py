@@ -278,13 +278,17 @@ class Journal:
             self._path.unlink()
 
 
+def arriving(folder: ArtifactFolder) -> set[str]:
+    """The items on their way into personas.jsonl: the index may hold their new personas already."""
+    return {one.item_id for one in _records(folder, ARRIVALS, JournalRecord)}
+
+
 def ids_of(folder: ArtifactFolder) -> set[str]:
     """The items of a folder: those on their way into personas.jsonl, then those in it.
 
     Read in this order, because another process may be merging the former into the latter.
     """
-    arriving = {one.item_id for one in _records(folder, ARRIVALS, JournalRecord)}
-    return arriving | {one.item_id for one in _records(folder, PERSONAS, ItemPersonas)}
+    return arriving(folder) | {one.item_id for one in _records(folder, PERSONAS, ItemPersonas)}
 
 
 def _records(folder: ArtifactFolder, name: str, model: type[Model]) -> Iterator[Model]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.index_rows import IndexRow
+from indexer.artifacts.journal import arriving
 from indexer.artifacts.lines import Refusals
 from indexer.indexing.vector_files import VectorFile
 from indexer.progress import SILENT, Progress
@@ -31,6 +32,7 @@ MOST_ITEMS = 4096
 """Items in memory at once."""
 SPOOLED = 64 << 20
 """Bytes of rows that wait in memory; more of them wait in a temporary file."""
+KEPT = "items stay as p4r add, or another process, has written them to the index"
 
 Source = Encoder | VectorFile
 """Where the personas' vectors come from."""
@@ -38,10 +40,14 @@ Source = Encoder | VectorFile
 
 @dataclass
 class IndexReport:
-    """Counts of items written and unchanged, and of refused records of any file."""
+    """Counts of items written, unchanged and kept, and of refused records of any file.
+
+    kept: items that stay as somebody else has written them.
+    """
 
     written: int = 0
     unchanged: int = 0
+    kept: int = 0
     refused: int = 0
 
 
@@ -57,13 +63,23 @@ def index_artifacts(
     """Encode and write the personas of an artifact folder; unchanged items are skipped.
 
     If it is killed and run again, it ends in the same state and encodes only what is missing.
-    Broken records are refused and counted.
+    Broken records are refused and counted. Items that somebody else writes meanwhile, such as
+    `p4r add`, stay as they are.
 
     progress: each item is one step of a task that the caller starts.
     """
-    return ItemIndexer(source, index, refusals).index_all(
-        folder.index_rows(domain, refusals), progress=progress
-    )
+    indexer = ItemIndexer(source, index, refusals, known=settled_items(index, folder))
+    return indexer.index_all(folder.index_rows(domain, refusals), progress=progress)
+
+
+def settled_items(index: PersonaIndex, folder: ArtifactFolder) -> dict[str, int]:
+    """`PersonaIndex.written` without the items that the index may hold newer than the folder.
+
+    `p4r add` journals an item, indexes it, and only then writes its personas to the folder: read
+    this first, then the personas.
+    """
+    written = index.written()
+    return {one: written[one] for one in written.keys() - arriving(folder)}
 
 
 @dataclass
@@ -71,9 +87,9 @@ class ItemIndexer:
     """Encodes items and writes those that changed to an index.
 
     An item that cannot be indexed goes to `refusals`. again: treat every item as changed. known:
-    what `PersonaIndex.written` gave before the rows were read; items that somebody has written
-    since stay as they are. provisional: give new items a provisional column in the collaborative
-    part, where there is one.
+    `settled_items`; other items that the index holds stay as they are. provisional: give new items
+    a provisional column in the collaborative part, where there is one. kept: counts items that stay
+    as somebody else has written them.
     """
 
     source: Source
@@ -82,6 +98,7 @@ class ItemIndexer:
     again: bool = False
     known: Mapping[str, int] | None = None
     provisional: bool = False
+    kept: int = 0
 
     def index_all(
         self,
@@ -117,7 +134,7 @@ class ItemIndexer:
                         if row.item.item_id in written:
                             settled(row, True)
                     progress.advance(len(some))
-        report.refused = self.refusals.total
+        report.kept, report.refused = self.kept, self.refusals.total
         return report
 
     def index_rows(self, rows: Sequence[IndexRow]) -> tuple[set[str], set[str]]:
@@ -131,9 +148,7 @@ class ItemIndexer:
         changed, unchanged = list[IndexRow](), list[IndexRow]()
         for row in rows:
             stored = held.get(row.item.item_id)
-            new = stored is None or stored != content_hash(
-                row.item.personas, row.fields, self._vectors_hash(row)
-            )
+            new = stored is None or stored != row_hash(row, self.source)
             (changed if new else unchanged).append(row)
         return changed, unchanged
 
@@ -146,11 +161,16 @@ class ItemIndexer:
             self.refusals.add(f"{where[item.item_id]}: {error}", "item refused")
             written.discard(item.item_id)
 
+        def keep(item_id: str) -> None:
+            self.kept += 1
+            self.refusals.note(KEPT, where[item_id])
+            written.discard(item_id)
+
         encodable = list(self._encodable(rows))
         if encodable:
             items = list(self._with_vectors(encodable))
             written.update(item.item_id for item in items)
-            self.index.load(items, refuse, known=self.known, kept=written.discard)
+            self.index.load(items, refuse, known=self.known, kept=keep)
             if self.provisional:
                 new = ((one.item_id, one.vectors) for one in items if one.item_id in written)
                 provisional.add(self.index, new)
@@ -184,12 +204,18 @@ class ItemIndexer:
                 row.item.personas,
                 vectors[start:end],
                 row.fields,
-                self._vectors_hash(row),
+                _vectors_hash(row, self.source),
             )
 
-    def _vectors_hash(self, row: IndexRow) -> str:
-        """The hash of vectors from a file; "" for those of an encoder, which the texts define."""
-        return self.source.hash_of(row.item) if isinstance(self.source, VectorFile) else ""
+
+def row_hash(row: IndexRow, source: Source) -> str:
+    """The content hash of an item with its vectors (see `PersonaIndex.hashes`)."""
+    return content_hash(row.item.personas, row.fields, _vectors_hash(row, source))
+
+
+def _vectors_hash(row: IndexRow, source: Source) -> str:
+    """The hash of vectors from a file; "" for those of an encoder, which the texts define."""
+    return source.hash_of(row.item) if isinstance(source, VectorFile) else ""
 
 
 def row_vectors(rows: Sequence[IndexRow], source: Source) -> tuple[Floats, Mapping[int, str]]:

@@ -16,7 +16,7 @@ from indexer.artifacts.outdated import outdated_in, persona_digest
 from indexer.artifacts.tuned import read_tuned
 from indexer.indexing.collaborative import Fitting, fitted
 from indexer.indexing.fresh_version import FreshVersion
-from indexer.indexing.items import IndexReport, ItemIndexer, Source
+from indexer.indexing.items import IndexReport, ItemIndexer, Source, settled_items
 from indexer.indexing.mean_user import note_typical_user
 from indexer.indexing.scoring import note_scoring, with_tuned
 from indexer.indexing.vector_files import VectorFile
@@ -109,7 +109,7 @@ def publish(
         with fresh, versions.open(name, made) as index, versions.sole_writer(name):
             fresh.is_ours = True
             number = versions.begin_publish()
-            before = index.written()  # what is written from now on is not in `rows` and stays
+            before = settled_items(index, folder)  # the others are not in `rows`, and stay
             rows = folder.index_rows(options.domain, refusals)
             stream = _started(rows)
             index.metadata.check(source.dimension, source.fingerprint, index.location)
@@ -128,9 +128,9 @@ def publish(
                     f"the live index holds {held} items, the artifacts only {len(rows)}; nothing "
                     "was written: publish with --shrink to remove the others"
                 )
-            report = Published(done.written, done.unchanged, done.refused, name, index.location)
+            report = Published(**vars(done), version=name, location=index.location)
             note_typical_user(folder, source, index, settings)
-            if len(expected.item_ids) < max(1, least):
+            if len(expected.item_ids) + done.kept < max(1, least):
                 of_file = isinstance(source, VectorFile)
                 raise (InputError if of_file else VerificationError)(
                     f"only {len(expected.item_ids)} of {len(rows)} items could be written to "

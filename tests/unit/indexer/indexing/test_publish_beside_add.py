@@ -1,4 +1,4 @@
-"""`p4r publish` while `p4r add` works on the same folder and index, in every order of steps."""
+"""`p4r publish` or `index` while `p4r add` works on the same folder and index, in every order."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +12,7 @@ from indexer.artifacts.index_rows import IndexRow
 from indexer.artifacts.journal import Journal, Reasoned
 from indexer.artifacts.lines import Refusals
 from indexer.indexing import publish as publishing
-from indexer.indexing.items import ItemIndexer
+from indexer.indexing.items import ItemIndexer, index_artifacts
 from indexer.indexing.publish import PublishOptions, publish
 from p4r_qdrant import Settings
 from p4r_qdrant.index.payload import payload_fields
@@ -79,13 +79,22 @@ class Shop:
     def publish(self) -> None:
         publish(self.folder, self.encoder, Settings(), PublishOptions("books"), Refusals())
 
+    def edit(self) -> None:
+        """Personas that are not in the index yet, or were."""
+        rows = [personas(one, f"edited {one}").model_dump() for one in "ab"]
+        write(self.folder.path, "personas.jsonl", rows)
+
+    def index_again(self) -> None:
+        index_artifacts(self.folder, self.encoder, self.index, domain="books", refusals=Refusals())
+
     def add(self) -> None:
         """What `p4r add` and `p4r work` do around the LLM."""
         indexer = ItemIndexer(self.encoder, self.index, Refusals())
         with Journal(self.folder) as journal:
             journal.take(Item(item_id="new", title="new"))
-            journal.ask_again("bare")
-            for item_id in ("new", "bare"):
+            for item_id in ("a", "bare"):
+                journal.ask_again(item_id)
+            for item_id in ("new", "a", "bare"):
                 made, item = personas(item_id, f"new {item_id}"), journal.item(item_id)
                 fields = payload_fields(item, f"About {item_id}.", "books")
                 indexer.index_rows([IndexRow(item_id, made, f"About {item_id}.", fields)])
@@ -120,21 +129,25 @@ def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Sh
     return make
 
 
+@pytest.mark.parametrize("command", [Shop.publish, Shop.index_again])
 def test_what_add_has_indexed_stays(
-    shops: Callable[[str], Shop], monkeypatch: pytest.MonkeyPatch
+    command: Callable[[Shop], None],
+    shops: Callable[[str], Shop],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     turns = Interleaving(monkeypatch)
     turns.watch(Path, "replace", "open")
     turns.watch(Journal, "_append")
-    turns.watch(MemoryEngine, "upsert", "delete", "item_ids")
+    turns.watch(MemoryEngine, "upsert", "delete", "item_ids", "written")
     shop = shops("first")
-    turns.run([(0, 1 << 30)], shop.add, shop.publish)
+    turns.run([(0, 1 << 30)], shop.add, lambda: command(shop))
     shop.check()
-    added, published = turns.steps
+    added, done = turns.steps
     looking_again = 4  # steps that a publish takes only where it finds strangers
-    for number, order in enumerate(orders(added, published + looking_again)):
+    for number, order in enumerate(orders(added, done + looking_again)):
         shop = shops(str(number))
-        turns.run(order, shop.add, shop.publish)
+        shop.edit()
+        turns.run(order, shop.add, lambda shop=shop: command(shop))  # type: ignore[misc]
         try:
             shop.check()
         except AssertionError as error:
