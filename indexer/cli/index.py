@@ -160,7 +160,15 @@ def publish(
     settings = Settings.load(**given)
     if rollback:
         with open_versions(settings) as versions:
-            print_published(versions.roll_back(), f"of {versions.location}")
+            before, name = versions.live(), versions.roll_back()
+            print_published(name, f"of {versions.location}")
+            if name == before:
+                out.say(
+                    f"It is live since a rollback from {versions.undone(name)}; "
+                    "p4r publish --live VERSION makes another one live."
+                )
+            else:
+                out.say(f"before: {before} (p4r publish --live {before} switches to it again)")
         return
     if live is not None:
         with open_versions(settings) as versions:

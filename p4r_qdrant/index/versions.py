@@ -54,8 +54,15 @@ class Versions(ABC):
         """Open a version. With `made_with`, open it for writing; make it if it does not exist."""
 
     @abstractmethod
-    def switch(self, live: Mapping[str, str]) -> None:
-        """Make versions live in one step: alias -> name of the version."""
+    def switch(self, live: Mapping[str, str], undone: str = "") -> None:
+        """Make versions live in one step: alias -> name of the version.
+
+        undone: the version that a rollback takes out of use (see `undone`).
+        """
+
+    @abstractmethod
+    def undone(self, live: str) -> str:
+        """The version that a rollback to `live` took out of use; "" if `live` was published."""
 
     @abstractmethod
     def unname(self) -> None:
@@ -141,13 +148,19 @@ class Versions(ABC):
         return previous if previous in known else None
 
     def roll_back(self) -> str:
-        """Make the previous version live again; returns its name."""
+        """Make the version live that was live before the last publish; returns its name.
+
+        A second call changes nothing: killed and run again, it goes back once.
+        """
+        live = self.live()
+        if live is not None and self.undone(live):
+            return live
         previous = self.previous()
         if previous is None:
             raise InputError(
                 f"{self.location} has no earlier version to go back to; publish one again"
             )
-        self.switch({self.alias: previous})
+        self.switch({self.alias: previous}, undone=live or "")
         return previous
 
     def make_live(self, name: str) -> str | None:

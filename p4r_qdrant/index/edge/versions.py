@@ -2,7 +2,8 @@
 
     PATH/                         the first version
     PATH/version-FINGERPRINT/     the others
-    PATH/current.json             {"personas": the live one}; not there: the first
+    PATH/current.json             {"personas": the live one, "undone": see `Versions.undone`}; not
+                                  there: the first
 
 Each is a whole index (see `folder.py`) with its own lock: one process can fill a version
 while another process serves from another version.
@@ -37,6 +38,7 @@ from p4r_qdrant.settings import Settings
 from p4r_qdrant.whole_files import write_whole
 
 CURRENT = "current.json"
+UNDONE = "undone"
 FIRST = "first"
 """The version that is the folder itself."""
 DROPPED = "dropped-"
@@ -93,7 +95,7 @@ class EdgeVersions(Versions):
         engine = EdgeEngine(self._settings.index, self.path(name), made_with)
         return PersonaIndex.repaired(engine, name)
 
-    def switch(self, live: Mapping[str, str]) -> None:
+    def switch(self, live: Mapping[str, str], undone: str = "") -> None:
         """See `Versions`. The file is written whole and renamed."""
         path = self._folder / CURRENT
         for name in live.values():
@@ -101,9 +103,20 @@ class EdgeVersions(Versions):
                 raise IndexMismatchError(f"there is no {name!r} in {self.location} to switch to")
         try:
             stored = json.loads(path.read_bytes()) if path.exists() else {}
-            write_whole(path, json.dumps(stored | dict(live)))
+            write_whole(path, json.dumps(stored | dict(live) | {UNDONE: undone}))
         except OSError as error:
             raise failure(self.location, str(error)) from None
+
+    def undone(self, live: str) -> str:
+        """See `Versions`."""
+        path = self._folder / CURRENT
+        try:
+            stored = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise failure(self.location, str(error)) from None
+        return str(stored.get(UNDONE) or "") if stored.get(self.alias) == live else ""
 
     def unname(self) -> None:
         """See `Versions`. Afterwards the first version is live, if it is there."""

@@ -25,6 +25,8 @@ WRITER = "writer"
 """The field of a collection's metadata that names its sole writer."""
 PUBLISHES = "publishes"
 """The field of it with the number of the newest publish."""
+UNDONE = "undone"
+"""The field of it with the version that a rollback to this one took out of use."""
 PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 """Pauses after which views of the server that disagree are read again."""
 
@@ -84,10 +86,13 @@ class ServerVersions(Versions):
             return PersonaIndex(engine, name)
         return PersonaIndex.repaired(engine, name)
 
-    def switch(self, live: Mapping[str, str]) -> None:
+    def switch(self, live: Mapping[str, str], undone: str = "") -> None:
         """See `Versions`. One operation an alias: deleted and then made, it could get lost."""
         if gone := set(live.values()) - set(self._collections()):
             raise IndexMismatchError(f"there is no {min(gone)!r} in {self.location} to switch to")
+        for name in live.values():
+            if undone != self.undone(name):
+                self._note(name, {UNDONE: undone})
         operations: list[Any] = [
             models.CreateAliasOperation(
                 create_alias=models.CreateAlias(collection_name=name, alias_name=alias)
@@ -96,6 +101,10 @@ class ServerVersions(Versions):
             if alias != name
         ]
         self._connection.call(partial(self._client.update_collection_aliases, operations))
+
+    def undone(self, live: str) -> str:
+        """See `Versions`."""
+        return str(self._noted(live).get(UNDONE) or "")
 
     def unname(self) -> None:
         """See `Versions`."""
