@@ -27,7 +27,8 @@ class Connection(HttpToolsProtocol):
 
     If there are too many, the one that has been without a request for longest is closed: who only
     holds connections keeps nobody out, also not by a body without an end that is refused already.
-    If all have requests, the new one gets 503.
+    If all have requests, the one whose body has taken longest to arrive is closed. If all bodies
+    have arrived, the new one gets 503.
     """
 
     limits: ServiceSettings
@@ -44,9 +45,9 @@ class Connection(HttpToolsProtocol):
         self._await_head()
         if len(self.connections) <= self.limits.max_connections:
             return
-        idle = [one for one in self.connections if one.can_be_closed and one is not self]
-        if idle:
-            min(idle, key=lambda one: one.idle_since).transport.abort()
+        late = [one for one in self.connections if one.waits_for_caller and one is not self]
+        if late:
+            min(late, key=lambda one: (not one.can_be_closed, one.waits_since)).transport.abort()
             return
         self.refuse(503, "busy", "too many connections have requests; try again later")
 
@@ -61,8 +62,13 @@ class Connection(HttpToolsProtocol):
         return self.is_idle or (self.cycle.response_started and self.cycle.more_body)
 
     @property
-    def idle_since(self) -> float:
-        """Time of the event loop."""
+    def waits_for_caller(self) -> bool:
+        """Whether the caller has to send something: a request, or the rest of its body."""
+        return self.can_be_closed or self.cycle.more_body
+
+    @property
+    def waits_since(self) -> float:
+        """Since when it waits for a request, or for its body; a time of the event loop."""
         return self._since
 
     def data_received(self, data: bytes) -> None:
@@ -94,6 +100,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is there."""
+        self._since = self.loop.time()
         self._stop_timer()
         super().on_headers_complete()
 

@@ -78,7 +78,8 @@ class ServiceSettings(Section):
         500,
         ge=1,
         description="Largest number of connections. For a further one, the one that has been "
-        "without a request for longest is closed; if all have requests, it gets status 503.",
+        "without a request for longest is closed; if all have requests, the one whose body has "
+        "taken longest to arrive; if all bodies have arrived, the further one gets status 503.",
     )
     max_head_bytes: int = Field(
         65_536,

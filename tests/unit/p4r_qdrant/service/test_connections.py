@@ -16,7 +16,7 @@ from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.state import Service
 from p4r_qdrant.settings import ServiceSettings
-from tests.support.serving import running, with_service
+from tests.support.serving import AS_READER, running, with_service
 
 ASKED = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 
@@ -65,6 +65,23 @@ def test_idle_connections_keep_nobody_out(begun: bytes) -> None:
             held.append(connect())
             held[-1].sendall(begun)
             assert b"200 OK" in health(connect)
+        for one in held:
+            one.close()
+
+
+def test_unfinished_bodies_with_the_reading_key_keep_nobody_out() -> None:
+    """The body that has taken longest is given up; one that arrives meanwhile is answered."""
+    key = f"Authorization: {AS_READER['Authorization']}\r\n".encode()
+    head = UPLOAD.replace(b"Host: x\r\n", b"Host: x\r\nContent-Type: application/json\r\n" + key)
+    with served(max_connections=5) as connect:
+        held = []
+        for _ in range(12):
+            held.append(connect())
+            held[-1].sendall(head)
+            assert b"200 OK" in health(connect)
+        held[-1].sendall(b"]" + b" " * 997)
+        assert b"HTTP/1.1 422" in held[-1].recv(65536)
+        assert answer(held[0]) == b""
         for one in held:
             one.close()
 
