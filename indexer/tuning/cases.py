@@ -88,15 +88,16 @@ def catalogue_cases(
 def proposals(
     scores: Scores, users: Sequence[str], vectors: Sequence[UserVector | None]
 ) -> Iterator[tuple[list[int], Columns]]:
-    """The positions of the best items of each part that the user has not, ascending, and the parts
-    of their scores.
+    """The positions of the best items of each part that the user has not, and the parts of their
+    scores: first those by personas, best first, then the others by id.
     """
     items = scores.training.items
     rows = {user: row for row, user in enumerate(scores.training.users)}
     had = matrix(scores.training)
     for user, (near, together) in zip(users, scores.of(users, vectors), strict=True):
         own = had[rows[user]].indices if user in rows else np.zeros(0, dtype=np.int64)
-        chosen = sorted({*_best(near, own, least=-np.inf), *_best(together, own, least=0.0)})
+        by_personas, by_items = _best(near, own, least=-np.inf), _best(together, own, least=0.0)
+        chosen = [*dict.fromkeys([*by_personas, *sorted(by_items)])]
         candidates = [(items[one], None) for one in chosen]
         near_by_id, by_id = _by_id(near, chosen, items), _by_id(together, chosen, items)
         yield chosen, standard_columns(candidates, near_by_id, by_id, has_generator=False)
@@ -127,13 +128,13 @@ def list_cases(
 
 
 def _best(values: Values | None, own: Indexes, least: float) -> list[int]:
-    """The positions of the best items above `least` that are not the user's own."""
+    """The positions of the best items above `least` that are not the user's own, best first."""
     if values is None:
         return []
     masked = np.where(np.isnan(values), -np.inf, values)
     masked[own] = -np.inf
     count = min(BREADTH, len(masked))
-    best = np.argpartition(-masked, count - 1)[:count]
+    best = np.argsort(-masked, kind="stable")[:count]
     return [int(one) for one in best if masked[one] > least]
 
 

@@ -23,13 +23,14 @@ def recommend(
     """The first `request.top` items of the catalogue without those to `exclude`.
 
     With `fusion = "standard"` these are the best by the one score of the items with the nearest
-    personas and of those with the best collaborative scores. Items without personas stay only if
+    personas and of those with the best collaborative scores. Of equal scores, or if no part that
+    knows the user has a weight, the nearer persona comes first. Items without personas stay only if
     there is no filter. Of an unknown user, the most popular items.
     """
     if request.is_standard:
         found = _proposed(pair, user, exclude, request)
         if found:
-            return rank_users(pair, [user], [[(one, None) for one in sorted(found)]], request)[0]
+            return rank_users(pair, [user], [[(one, None) for one in found]], request)[0]
     elif user.vector is not None:
         return _nearest(pair, user, exclude, request)
     return _popular(pair, exclude, request)
@@ -37,12 +38,15 @@ def recommend(
 
 def _proposed(
     pair: IndexAndEncoder, user: KnownUser, exclude: Collection[str], request: Request
-) -> set[str]:
-    """The items that the parts propose; empty if no part with a weight knows the user."""
+) -> list[str]:
+    """The items that the parts propose; empty if no part knows the user.
+
+    First those by personas, nearest first, then the others by id.
+    """
     breadth = max(BREADTH, 2 * (request.top or 0))
 
     def by_personas() -> list[str]:
-        if user.vector is None or not request.weights.personas:
+        if user.vector is None:
             return []
         directions = pair.directions(user.vector, request.options)
         found = pair.index.nearest_items(
@@ -58,7 +62,7 @@ def _proposed(
         return [item_id for item_id, _ in found]
 
     near, together = beside(by_personas, by_items)
-    return {*near, *together}
+    return [*dict.fromkeys([*near, *sorted(together)])]
 
 
 def _nearest(

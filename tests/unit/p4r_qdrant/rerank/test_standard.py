@@ -335,6 +335,19 @@ def test_recommendations_match_a_filter(index: CollaborativeMemoryIndex) -> None
     assert ids(reranker.recommend(user, filter={"shelf": "x"})) == []
 
 
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [(HAS, ["north", "cold", "south", "east"]), ({"unknown": ""}, ["north", "east", "south"])],
+)
+def test_personas_fill_up_what_items_do_not_say(
+    has: dict[str, str], expected: list[str], index: CollaborativeMemoryIndex
+) -> None:
+    """Of the items of HAS one speaks against `east`; of the others nothing is known."""
+    user = KnownUser(np.array([0.6, 0.8], dtype=np.float32), has)
+    found = PersonaReranker(index, rerank=weights(0, 1, 0)).recommend(user)
+    assert ids(found) == expected
+
+
 def test_a_user_without_texts_gets_what_items_say(index: CollaborativeMemoryIndex) -> None:
     found = PersonaReranker(index, rerank=STANDARD).recommend(KnownUser(None, HAS))
     assert ids(found) == ["north", "cold"]
