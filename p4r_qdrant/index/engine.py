@@ -19,6 +19,9 @@ BestPoints = dict[str, tuple[float, str]]
 NearPoint = tuple[float, str, str]
 """(score, point id, item id) of a point that a search over the whole catalogue found."""
 
+ItemPage = tuple[list[str], str | None]
+"""Item ids of a page, and the id of the point that the next page begins with; None: the last."""
+
 StoredPoints = dict[str, tuple[dict[str, Any], Floats | None]]
 """Point id -> its payload and, if it was requested, its vector, (dim,) float32."""
 
@@ -107,6 +110,15 @@ class Engine(Protocol):
 
     def item_ids(self) -> Iterator[str]:
         """The ids of all items, streamed, in no particular order."""
+
+    def item_page(
+        self, conditions: list[Condition], words: str, limit: int, start: str | None
+    ) -> ItemPage:
+        """Up to `limit` items whose first persona meets the conditions, by point id from `start`.
+
+        words: words that the item's title must hold, in any case and order; "": any title.
+        start: None for the first page. A page can be short and not the last.
+        """
 
     def written(self) -> Iterator[tuple[str, int]]:
         """(item id, generation) of each item, streamed, in no particular order."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from base64 import b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +37,20 @@ from p4r_qdrant.index.payload import (
 from p4r_qdrant.index.query import Query, check_query, is_text
 from p4r_qdrant.records import Persona, PersonaMatch, StoredPersona
 
+MAX_PAGE = 1000
+"""Most items of a page of the catalogue."""
+
+_POINT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 _GONE: tuple[dict[str, Any], Floats | None] = ({}, None)
 """A point that was deleted meanwhile."""
+
+
+class Page(NamedTuple):
+    """A page of the catalogue: items as their personas in order, and where the next one begins."""
+
+    items: list[list[StoredPersona]]
+    next: str | None
 
 
 class PersonaIndex(CollaborativeIndex):
@@ -286,6 +299,34 @@ class PersonaIndex(CollaborativeIndex):
             for payload in self.engine.payloads(item_ids):
                 together.setdefault(payload[ITEM_ID], []).append(stored_persona(payload))
             yield from together.values()
+
+    def page(
+        self,
+        limit: int,
+        start: str | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        words: str = "",
+    ) -> Page:
+        """A page of the catalogue, in an order that stays the same and has no meaning.
+
+        limit: most items, 1 to 1000. start: `Page.next` of the page before. filter: see
+        `index.filters`; an item's first persona has to match. words: words that the item's title
+        must hold, in any case and order. A page can be short and not the last. Raises InputError.
+        """
+        if not 1 <= limit <= MAX_PAGE:
+            raise InputError(f"a page has 1 to {MAX_PAGE} items, not {limit}")
+        if start is not None and not _POINT.fullmatch(start):
+            raise InputError("the page begins at something that is no point id; open the first one")
+        if not is_text(words):
+            raise InputError("the words of the title are not valid Unicode")
+        item_ids, following = self.engine.item_page(
+            self._conditions(filter), words.strip(), limit, start
+        )
+        found: dict[str, list[StoredPersona]] = {one: [] for one in item_ids}
+        for payload in self.engine.payloads(item_ids) if item_ids else ():
+            found[payload[ITEM_ID]].append(stored_persona(payload))
+        return Page([one for one in found.values() if one], following)
 
     def vectors(self) -> Iterator[tuple[str, Floats]]:
         """(item id, its persona vectors, (n, dim) float32 of unit length) of all items, by id."""

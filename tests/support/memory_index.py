@@ -15,6 +15,7 @@ from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.engine import (
     BestPoints,
     IndexStats,
+    ItemPage,
     NearPoint,
     StoredPoints,
     StoredVector,
@@ -166,6 +167,19 @@ class MemoryEngine:
 
     def item_ids(self) -> Iterator[str]:
         return iter(dict.fromkeys(one.payload["item_id"] for one in self.stored.values()))
+
+    def item_page(
+        self, conditions: list[Condition], words: str, limit: int, start: str | None
+    ) -> ItemPage:
+        found = [
+            point
+            for _, point in sorted(self.stored.items())
+            if not point.payload["slot"] and _fits(point.payload, conditions)
+            if set(words.lower().split()) <= set(str(point.payload["item_title"]).lower().split())
+            if start is None or point.id >= start
+        ]
+        following = found[limit].id if len(found) > limit else None
+        return [one.payload["item_id"] for one in found[:limit]], following
 
     def written(self) -> Iterator[tuple[str, int]]:
         firsts = (one.payload for one in list(self.stored.values()) if not one.payload["slot"])

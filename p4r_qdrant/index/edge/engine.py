@@ -44,6 +44,7 @@ from p4r_qdrant.index.edge.shards import rebuild_shard
 from p4r_qdrant.index.engine import (
     BestPoints,
     IndexStats,
+    ItemPage,
     NearPoint,
     StoredPoints,
     StoredVector,
@@ -311,6 +312,13 @@ class EdgeEngine:
         first = edge.Filter(must=[queries.equals(names.POSITION, 0)])
         for record in self._scroll(first, [names.ITEM_ID]):
             yield record.payload[names.ITEM_ID]
+
+    def item_page(
+        self, conditions: list[Condition], words: str, limit: int, start: str | None
+    ) -> ItemPage:
+        """See `Engine`."""
+        with self._translated():
+            return queries.item_page(self._shard, conditions, words, limit, start)
 
     def written(self) -> Iterator[tuple[str, int]]:
         """See `Engine`."""

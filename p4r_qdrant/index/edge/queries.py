@@ -14,7 +14,7 @@ import qdrant_edge as edge
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.batching import batches
-from p4r_qdrant.index.engine import BestPoints, NearPoint
+from p4r_qdrant.index.engine import BestPoints, ItemPage, NearPoint
 from p4r_qdrant.index.filters import Condition, values_at
 from p4r_qdrant.index.payload import MOST_PER_ITEM, point_prefix
 
@@ -35,9 +35,7 @@ def best_points(
 
     vector: (dim,) float32. `per_item`: personas an item is expected to have at most.
     """
-    # Qdrant Edge 0.9 takes True for 1 and so never matches it: truth values are checked here.
-    truths = [one for one in conditions if one.any_of and isinstance(one.any_of[0], bool)]
-    others = [condition(one) for one in conditions if one not in truths]
+    truths, others = _truths_apart(conditions)
     best: BestPoints = {}
     for some in batches(item_ids, CANDIDATES_A_CALL):
         owner = {point_prefix(item_id): item_id for item_id in some}
@@ -60,8 +58,8 @@ def nearest_points(
 
     vector: (dim,) float32.
     """
-    truths = [one for one in conditions if one.any_of and isinstance(one.any_of[0], bool)]
-    wanted = edge.Filter(must=[condition(one) for one in conditions if one not in truths])
+    truths, others = _truths_apart(conditions)
+    wanted = edge.Filter(must=others)
     asked, most = limit, shard.count(edge.CountRequest(exact=False))
     while True:
         request = edge.QueryRequest(
@@ -76,6 +74,39 @@ def nearest_points(
         if len(kept) >= limit or len(found) < asked or asked > most:
             return kept[:limit]
         asked *= 4  # those that are not as true as asked took the places of others
+
+
+def item_page(
+    shard: edge.EdgeShard, conditions: list[Condition], words: str, limit: int, start: str | None
+) -> ItemPage:
+    """Items whose first persona meets the conditions, and where the next page begins."""
+    truths, others = _truths_apart(conditions)
+    title = [edge.FieldCondition(names.ITEM_TITLE, match=edge.MatchText(words))] if words else []
+    wanted = edge.Filter(must=[equals(names.POSITION, 0), *title, *others])
+    offset: Any = start
+    item_ids: list[str] = []
+    while True:
+        page, following = shard.scroll(
+            edge.ScrollRequest(offset=offset, limit=limit + 1, filter=wanted, with_payload=True)
+        )
+        for point in page:
+            payload = point.payload or {}
+            if all(_is_true_as_asked(payload, one) for one in truths):
+                if len(item_ids) == limit:
+                    return item_ids, str(point.id)
+                item_ids.append(payload[names.ITEM_ID])
+        if following is None:
+            return item_ids, None
+        offset = following
+
+
+def _truths_apart(conditions: list[Condition]) -> tuple[list[Condition], list[Any]]:
+    """The conditions on truth values, which are checked here, and the others as Edge wants them.
+
+    Qdrant Edge 0.9 takes True for 1 and so never matches it.
+    """
+    truths = [one for one in conditions if one.any_of and isinstance(one.any_of[0], bool)]
+    return truths, [condition(one) for one in conditions if one not in truths]
 
 
 def _found(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from qdrant_client import models
+from qdrant_client import grpc, models
 
 from p4r_qdrant.errors import IndexRefusedError
 from p4r_qdrant.index.batching import batches
@@ -122,8 +122,19 @@ class Collection:
             if offset is None:
                 return
 
+    def page(
+        self, where: grpc.Filter, fields: Sequence[str], limit: int, start: str | None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """The payloads of some matching points from one on, and the id that comes after them."""
+        points, following = self._page(where, fields, limit, start)
+        return [one.payload or {} for one in points], None if following is None else str(following)
+
     def _page(
-        self, where: models.Filter, fields: Sequence[str] | bool, page: int, offset: Any
+        self,
+        where: models.Filter | grpc.Filter,
+        fields: Sequence[str] | bool,
+        page: int,
+        offset: Any,
     ) -> tuple[list[models.Record], Any]:
         read = partial(
             self.client.scroll, self.name, where, limit=min(page, self.limits.points), offset=offset

@@ -18,7 +18,12 @@ from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.errors import AuthenticationError, IndexMismatchError, IndexRefusedError
+from p4r_qdrant.errors import (
+    AuthenticationError,
+    IndexMismatchError,
+    IndexRefusedError,
+    InputError,
+)
 from p4r_qdrant.index import filters
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.batching import batches, whole_items
@@ -26,6 +31,7 @@ from p4r_qdrant.index.columns import ColumnSets
 from p4r_qdrant.index.engine import (
     BestPoints,
     IndexStats,
+    ItemPage,
     NearPoint,
     StoredPoints,
     StoredVector,
@@ -330,6 +336,19 @@ class ServerEngine:
         """See `Engine`."""
         for found in self._scroll([_equals(names.POSITION, 0)], [names.ITEM_ID]):
             yield found[names.ITEM_ID]
+
+    def item_page(
+        self, conditions: list[Condition], words: str, limit: int, start: str | None
+    ) -> ItemPage:
+        """See `Engine`. Raises InputError if the titles have no index of words."""
+        if words and self.read_fields().get(names.ITEM_TITLE) != "text":
+            raise InputError(
+                f"{self.location} has no index of the words of titles, which P4R_INDEX__FIELDS or "
+                "the server's strict mode prevents; leave the words out"
+            )
+        return self._collection.within_limits(
+            partial(queries.item_page, self._collection, conditions, words, limit, start)
+        )
 
     def written(self) -> Iterator[tuple[str, int]]:
         """See `Engine`."""

@@ -19,9 +19,15 @@ from qdrant_client import grpc
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import IndexMismatchError, IndexRefusedError
 from p4r_qdrant.index.batching import batches
-from p4r_qdrant.index.engine import BestPoints, NearPoint, StoredPoints, StoredVector
+from p4r_qdrant.index.engine import BestPoints, ItemPage, NearPoint, StoredPoints, StoredVector
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.payload import ITEM_ID, MOST_PER_ITEM, point_prefix
+from p4r_qdrant.index.payload import (
+    ITEM_ID,
+    ITEM_TITLE,
+    MOST_PER_ITEM,
+    POSITION,
+    point_prefix,
+)
 from p4r_qdrant.index.server.collection import Collection
 
 CANDIDATES_A_QUERY = 2000
@@ -128,6 +134,25 @@ def nearest_points(
         if len(page) < message.limit:
             break
     return found
+
+
+def item_page(
+    collection: Collection,
+    conditions: Sequence[Condition],
+    words: str,
+    limit: int,
+    start: str | None,
+) -> ItemPage:
+    """Items whose first persona meets the conditions, and where the next page begins.
+
+    Raises the errors of `Connection.call`.
+    """
+    first = grpc.FieldCondition(key=POSITION, match=grpc.Match(integer=0))
+    title = grpc.FieldCondition(key=ITEM_TITLE, match=grpc.Match(text=words))
+    where = [grpc.Condition(field=one) for one in ([first, title] if words else [first])]
+    where += condition_messages(conditions, collection.limits.values)
+    found, following = collection.page(grpc.Filter(must=where), [ITEM_ID], limit, start)
+    return [one[ITEM_ID] for one in found], following
 
 
 def points(collection: Collection, point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
