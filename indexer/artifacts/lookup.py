@@ -119,6 +119,10 @@ class Lookup(_ByOffset[Model]):
         item_id: str = getattr(record, "item_id")  # noqa: B009 - every such model has one
         return "" if self._offsets.setdefault(item_id, offset) == offset else item_id
 
+    def ids(self) -> Collection[str]:
+        """The ids of all items with a record, in the order of the file."""
+        return self._offsets.keys()
+
     def get(self, item_id: str) -> Model | None:
         """The record of an item, or None."""
         offset = self._offsets.get(item_id)

@@ -7,10 +7,11 @@ tokens.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from string import ascii_uppercase
 
-from indexer.llm import Options
+from indexer.llm import Options, Request
 from indexer.peers.asking import Form
 from indexer.peers.protocol import Exchange, PeerCandidate, PeerQuery, by_score
 from indexer.peers.windowed import OrderedWindow, WindowedPeer
@@ -29,19 +30,11 @@ class Letters(WindowedPeer):
         self, query: PeerQuery, window: Sequence[PeerCandidate], exchange: Exchange
     ) -> OrderedWindow:
         """By the probability of the letters at the first word of the answer."""
-        letters = ascii_uppercase[: len(window)]
-        material = letters_material(query, window, Wording(self.options, exchange.notes))
-        request = self.request(
-            "peer_letters",
-            material,
-            Form(ANSWER_TOKENS, options=Options(tuple(letters))),
-            {"user_id": query.user_id},
-            last=letters[-1],
-        )
+        request = self.question(query, window, exchange.notes)
         answer = await exchange.ask(request, {"text": "A", "options": {}}, can_split=True)
         if answer is None:
             return OrderedWindow(window)
-        found = answer["options"]
+        letters, found = ascii_uppercase[: len(window)], answer["options"]
         scores = {
             one.item_id: math.exp(found[letter])
             for letter, one in zip(letters, window, strict=True)
@@ -50,8 +43,25 @@ class Letters(WindowedPeer):
         exchange.notes["letters without a log-probability"] += len(window) - len(scores)
         return OrderedWindow(by_score(window, scores), scores)
 
+    def question(
+        self,
+        query: PeerQuery,
+        window: Sequence[PeerCandidate],
+        notes: Counter[str] | None = None,
+    ) -> Request:
+        """The request for one window; what is cut is counted in `notes`."""
+        letters = ascii_uppercase[: len(window)]
+        wording = Wording(self.options, Counter() if notes is None else notes)
+        return self.request(
+            "peer_letters",
+            _material(query, window, wording),
+            Form(ANSWER_TOKENS, options=Options(tuple(letters))),
+            {"user_id": query.user_id},
+            last=letters[-1],
+        )
 
-def letters_material(query: PeerQuery, window: Sequence[PeerCandidate], wording: Wording) -> str:
+
+def _material(query: PeerQuery, window: Sequence[PeerCandidate], wording: Wording) -> str:
     """The history and the lettered candidates."""
     lines = [
         f"({letter}) {wording.candidate(one)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import Self
@@ -54,6 +54,10 @@ class Material(ExitStack):
             tuple(self.candidate(item_id, score) for item_id, score in scores.items()),
             top,
         )
+
+    def items(self) -> Iterable[str]:
+        """The ids of all items that have metadata, a summary or a training interaction."""
+        return {*self._items.ids(), *self._summaries.ids(), *self._users_of}
 
     def candidate(self, item_id: str, score: float | None = None) -> PeerCandidate:
         """An item with its title and its summary, else its metadata."""

@@ -7,9 +7,10 @@ tokens.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
-from indexer.llm import Options
+from indexer.llm import Options, Request
 from indexer.peers.asking import AskingPeer, Form
 from indexer.peers.protocol import Asker, Exchange, PeerAnswer, PeerCandidate, PeerQuery, by_score
 from indexer.peers.together import together
@@ -39,14 +40,21 @@ class Pointwise(AskingPeer):
     async def _score(
         self, query: PeerQuery, candidate: PeerCandidate, exchange: Exchange
     ) -> float | None:
-        request = self.request(
+        request = self.question(query, candidate, exchange.notes)
+        answer = await exchange.ask(request, {"text": NO, "options": {}})
+        return None if answer is None else share_of_yes(answer["options"])
+
+    def question(
+        self, query: PeerQuery, candidate: PeerCandidate, notes: Counter[str] | None = None
+    ) -> Request:
+        """The request for one candidate; what is cut is counted in `notes`."""
+        wording = Wording(self.options, Counter() if notes is None else notes)
+        return self.request(
             "peer_pointwise",
-            pointwise_material(query, candidate, Wording(self.options, exchange.notes)),
+            _material(query, candidate, wording),
             Form(ANSWER_TOKENS, options=Options((YES, NO))),
             {"user_id": query.user_id, "item_id": candidate.item_id},
         )
-        answer = await exchange.ask(request, {"text": NO, "options": {}})
-        return None if answer is None else share_of_yes(answer["options"])
 
 
 def share_of_yes(logprobs: Mapping[str, float]) -> float | None:
@@ -55,7 +63,7 @@ def share_of_yes(logprobs: Mapping[str, float]) -> float | None:
     return yes / (yes + no) if yes + no else None
 
 
-def pointwise_material(query: PeerQuery, candidate: PeerCandidate, wording: Wording) -> str:
+def _material(query: PeerQuery, candidate: PeerCandidate, wording: Wording) -> str:
     """What the user liked and disliked, oldest first, and the candidate."""
     likes, dislikes = wording.liked(query)
     return (

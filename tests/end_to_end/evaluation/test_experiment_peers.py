@@ -1,6 +1,7 @@
 """LLM rerankers in `p4r experiment`: the same lists and checks as for personas."""
 
 import csv
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,10 +51,18 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_encoder", lambda _: HashEncoder(64))
 
 
-def config(**peers: Any) -> ExperimentConfig:
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: a folder notes where the results are that were made from it."""
+    folder = tmp_path_factory.mktemp("shop") / "shop"
+    shutil.copytree(BOOKSHOP, folder, ignore=shutil.ignore_patterns("derived.json"))
+    return folder
+
+
+def config(artifacts: Path, **peers: Any) -> ExperimentConfig:
     values: dict[str, Any] = {
         "name": "Test",
-        "artifacts": BOOKSHOP,
+        "artifacts": artifacts,
         "domain": "books",
         "generators": ["popularity", "ease"],
         "candidates": [10],
@@ -82,9 +91,9 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("peers")
 
 
-def test_all_peers_stand_beside_personas(output: Path) -> None:
+def test_all_peers_stand_beside_personas(shop: Path, output: Path) -> None:
     with ScriptedLLM(scripted_peers.realistic) as llm:
-        wanted = config(users=6, reviews=3)
+        wanted = config(shop, users=6, reviews=3)
         estimates = estimate_peers(wanted, output, Refusals(), SILENT, settings(llm.url))
         assert not llm.calls
         results = ran(wanted, output, settings(llm.url))
@@ -138,8 +147,8 @@ def test_no_held_out_pair_is_in_a_ledger_key_or_a_profile(output: Path) -> None:
     assert not held_out & {(one["about"]["user_id"], one["about"]["item_id"]) for one in notes}
 
 
-def test_all_users_and_one_order(tmp_path: Path) -> None:
-    wanted = config(names=["listwise"], shuffled=False, generators=["popularity"])
+def test_all_users_and_one_order(shop: Path, tmp_path: Path) -> None:
+    wanted = config(shop, names=["listwise"], shuffled=False, generators=["popularity"])
     with ScriptedLLM(scripted_peers.realistic) as llm:
         results = ran(wanted, tmp_path, settings(llm.url))
         assert len(llm.calls) == 22
@@ -187,7 +196,7 @@ class _Quoting(Listwise):
     ],
 )
 def test_a_peer_that_looks_at_the_truth_is_caught(
-    kind: type[Listwise], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Listwise], sentence: str, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def variants(_: Any, sources: PeerSources) -> Iterator[tuple[str, Listwise]]:
         yield "mine", kind(sources)
@@ -195,7 +204,7 @@ def test_a_peer_that_looks_at_the_truth_is_caught(
     monkeypatch.setattr(peer_study, "_variants", variants)
     with ScriptedLLM(scripted_peers.realistic) as llm:
         with pytest.raises(LeakError, match=sentence):
-            ran(config(names=["listwise"]), tmp_path, settings(llm.url))
+            ran(config(shop, names=["listwise"]), tmp_path, settings(llm.url))
         assert not llm.calls, "nothing is asked before the checks pass"
 
 
@@ -205,7 +214,7 @@ def test_the_example_is_right() -> None:
     assert wanted.names == NAMES
 
 
-def test_what_is_wrong_in_the_file_is_one_sentence(tmp_path: Path) -> None:
+def test_what_is_wrong_in_the_file_is_one_sentence(shop: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     for text, sentence in [
         ('[peers]\nnames = ["best"]', r"peers\.names"),
@@ -217,13 +226,13 @@ def test_what_is_wrong_in_the_file_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=sentence):
             load_config(path)
     with pytest.raises(SettingsError, match="has peers, which ask an LLM"):
-        ran(config(names=["listwise"]), tmp_path / "out", None)
+        ran(config(shop, names=["listwise"]), tmp_path / "out", None)
 
 
-def test_the_command_counts_first(p4r: Run, tmp_path: Path) -> None:
+def test_the_command_counts_first(p4r: Run, shop: Path, tmp_path: Path) -> None:
     path = tmp_path / "shop.toml"
     path.write_text(
-        f'name = "Shop"\nartifacts = "{BOOKSHOP}"\ndomain = "books"\ngenerators = ["ease"]\n'
+        f'name = "Shop"\nartifacts = "{shop}"\ndomain = "books"\ngenerators = ["ease"]\n'
         'candidates = [10]\nextractive = "none"\n[peers]\nnames = ["listwise"]\nusers = 3\n'
     )
     url = {"P4R_LLM__BASE_URL": "http://127.0.0.1:1/v1"}

@@ -1,6 +1,7 @@
 """`p4r peers` as a command, with a scripted LLM."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,17 @@ from tests.support import scripted_peers
 from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
 from tests.support.jsonl import read, write
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.tiny_causal_lm import save_tiny_causal_lm
 
 CANDIDATES = BOOKSHOP / "candidates.jsonl"
-SHOP = ("--artifacts", str(BOOKSHOP), "--domain", "books", "--candidates", str(CANDIDATES))
+SHOP = ("--artifacts", "shop", "--domain", "books", "--candidates", str(CANDIDATES))
+
+
+@pytest.fixture(autouse=True)
+def _shop(tmp_path: Path) -> None:
+    """A copy: a folder notes where the results are that were made from it."""
+    shutil.copytree(BOOKSHOP, tmp_path / "shop", ignore=shutil.ignore_patterns("derived.json"))
 
 
 def test_rank_counts_asks_and_resumes(p4r: Run, tmp_path: Path) -> None:
@@ -77,6 +85,25 @@ def test_bench_measures_peers_and_personas(
     assert "--users needs whole numbers with commas" in wrong.sentence
     wrong = p4r(*command, "--depths", "100", **url)
     assert "name smaller --depths" in wrong.sentence
+
+
+def test_a_tuned_local_model_ranks(p4r: Run, tmp_path: Path) -> None:
+    words = " ".join(path.read_text() for path in (ROOT / "prompts" / "products").glob("peer_*.md"))
+    model = save_tiny_causal_lm(tmp_path / "model", f"{words} Yes No", positions=4000)
+    tuned = p4r(
+        *("peers", "tune", "--peer", "pointwise", "--local-model", str(model), "--domain", "books"),
+        *("--artifacts", "shop", "--output", "tuned", "--epochs", "1", "--samples", "8"),
+    )
+    assert tuned.code == 0, tuned.err
+    assert "dev examples" in tuned.out
+    command = ("peers", "rank", *SHOP, "--peer", "pointwise", "--users", "2", "--output", "ranked")
+    ranked = p4r(*command, "--local-model", str(model), "--adapter", "tuned")
+    assert ranked.code == 0, ranked.err
+    rows = read(tmp_path / "ranked" / "pointwise.jsonl")
+    assert [one["failed"] for one in rows] == [0, 0]
+    assert all(0 < item["score"] < 1 for one in rows for item in one["results"])
+    wrong = p4r(*command, "--adapter", "tuned")
+    assert wrong.sentence.endswith("--adapter needs --local-model")
 
 
 def test_rate_prints_a_table_and_resumes(p4r: Run, tmp_path: Path) -> None:

@@ -1,0 +1,13 @@
+"""`p4r peers`."""
+
+from __future__ import annotations
+
+import typer
+
+from indexer.cli.peers import benchmark, ranking, rating, tuning
+from indexer.cli.peers.app import peers
+
+__all__ = ["benchmark", "group", "ranking", "rating", "tuning"]
+
+group = typer.Typer()
+group.add_typer(peers, name="peers", rich_help_panel="Evaluate")

@@ -1,0 +1,72 @@
+"""Options that several commands of `p4r peers` share, and what they are read as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from indexer.peers.local import LocalModel
+    from indexer.peers.options import PeerOptions
+    from p4r_qdrant.settings import LLMSettings
+
+Results = Annotated[
+    Path, typer.Option("--output", metavar="DIR", help="The folder of results; created if missing.")
+]
+Candidates = Annotated[
+    Path, typer.Option("--candidates", metavar="FILE", help="Candidate lists, best first.")
+]
+LocalModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--local-model",
+        metavar="MODEL",
+        help="A causal LM on this machine: a folder, a name, a GGUF file, or `bundled` (SmolLM2).",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="An option of the peer, such as words=100; repeatable."
+    ),
+]
+
+
+def peer_options(given: Sequence[str] | None, **defaults: Any) -> PeerOptions:
+    """The options of --set. Raises InputError for one that is unknown or wrong."""
+    import tomllib
+
+    from pydantic import ValidationError
+
+    from indexer.artifacts.lines import validation_sentence
+    from indexer.peers.options import PeerOptions
+    from p4r_qdrant.errors import InputError
+
+    try:
+        return PeerOptions.model_validate(defaults | tomllib.loads("\n".join(given or ())))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"--set needs NAME=VALUE, such as words=100: {error}") from None
+    except ValidationError as error:
+        raise InputError(f"--set: {validation_sentence(error)}") from None
+
+
+def local_model(local: str | None, adapter: Path | None) -> tuple[LocalModel | None, LLMSettings]:
+    """The local model, if one is named, and the settings that requests are made with."""
+    from p4r_qdrant.errors import InputError
+    from p4r_qdrant.settings import Settings
+
+    if local is None:
+        if adapter is not None:
+            raise InputError("--adapter needs --local-model")
+        return None, Settings.load().llm
+    from indexer.peers.local import LocalModel
+    from indexer.peers.local_asker import local_settings
+    from indexer.terminal.progress import loading
+
+    with loading("the model"):
+        model = LocalModel.load(None if local == "bundled" else local, adapter)
+    return model, local_settings(model)

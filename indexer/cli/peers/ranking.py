@@ -1,0 +1,138 @@
+"""`p4r peers rank`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indexer.cli.outputs import Force, check_output
+from indexer.cli.peers.app import peers
+from indexer.cli.peers.options import (
+    Candidates,
+    LocalModelOption,
+    Results,
+    Set,
+    local_model,
+    peer_options,
+)
+from indexer.cli.shared import Artifacts, DryRun, PromptDomain, RetryFailed, exit_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from indexer.peers.protocol import PeerAnswer
+
+Name = Annotated[
+    str, typer.Option("--peer", help="listwise, letters, pointwise, rated or explained.")
+]
+
+
+@peers.command(
+    epilog="Example:  P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r peers rank --peer listwise "
+    "--artifacts examples/bookshop --candidates examples/bookshop/candidates.jsonl "
+    "--domain books --output ranked --dry-run"
+)
+def rank(
+    artifacts: Artifacts,
+    candidates: Candidates,
+    output: Results,
+    peer: Name = "listwise",
+    domain: PromptDomain = "products",
+    users: Annotated[int | None, typer.Option(min=1, help="Only the first so many lists.")] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many candidates of a list.")
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only so many places need to be right; fewer calls."),
+    ] = None,
+    local: LocalModelOption = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With --local-model: LoRA layers of `p4r peers tune`."),
+    ] = None,
+    options: Set = None,
+    dry_run: DryRun = False,
+    retry_failed: RetryFailed = False,
+    force: Force = False,
+) -> None:
+    """Order candidate lists by an LLM, as ZS-LLM, LlamaRec, TALLRec, EXP3RT or XRec do.
+
+    Histories are without what splits.jsonl holds out. The output is a candidates file for
+    `p4r evaluate`. Killed and run again, it goes on and pays for no answer twice.
+
+    letters and pointwise can also read the probabilities of a model on this machine, tuned or not.
+    """
+    import asyncio
+
+    from indexer.artifacts.candidate_lists import read_candidates
+    from indexer.artifacts.derived import noted
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.lines import Refusals
+    from indexer.artifacts.writing import written_whole
+    from indexer.ledger import LEDGER, Ledger
+    from indexer.leftovers import undone_unless_paid
+    from indexer.llm import LLM, check_key
+    from indexer.peers import registry
+    from indexer.peers.asking import PeerSources
+    from indexer.peers.lists import queries
+    from indexer.peers.material import Material
+    from indexer.peers.results import Totals, line
+    from indexer.peers.running import DryRun as Counting
+    from indexer.peers.running import asker, rank_all
+    from indexer.prompts import Domain
+    from indexer.terminal.console import out
+    from indexer.terminal.peers import print_totals
+    from indexer.terminal.reasoning import ReasoningProgress, print_estimates
+    from p4r_qdrant.errors import InputError
+
+    refusals = Refusals()
+    chosen = peer_options(options)
+    target = output / f"{peer}.jsonl"
+    check_output(target, [candidates], force=force or (output / LEDGER).is_dir())
+    with Material(ArtifactFolder(artifacts), refusals) as material:
+        model, llm = local_model(local, adapter)
+        sources = PeerSources(Domain.load(domain), llm, chosen, material)
+        made = registry.made(peer, sources)
+        lists = read_candidates(candidates, refusals)
+        wanted = list(queries(material, lists, users=users, depth=depth, top=top))
+        if not wanted:
+            raise InputError(f"{candidates} holds no list of candidates")
+        if dry_run:
+            with Ledger(output / LEDGER, read_only=True) as ledger:
+                counting = Counting(llm, ledger, repeat_failed=retry_failed)
+                asyncio.run(rank_all(made, wanted, counting))
+            print_estimates(counting.estimates)
+            exit_for(refusals)
+            return
+        if model is None:
+            check_key(llm)
+        progress = ReasoningProgress()
+
+        async def go(ledger: Ledger) -> Sequence[PeerAnswer]:
+            if model is not None:
+                from indexer.peers.local_asker import LocalAsker
+
+                progress.start(made.step, len(wanted))
+                return await rank_all(made, wanted, LocalAsker(model, ledger), progress.advance)
+            async with LLM(llm, ledger, repeat_failed=retry_failed) as asked:
+                progress.follow(asked)
+                progress.start(made.step, len(wanted))
+                return await rank_all(made, wanted, asker(asked), progress.advance)
+
+        with (
+            noted(artifacts, output),
+            undone_unless_paid(output),
+            Ledger(output / LEDGER) as ledger,
+            progress,
+        ):
+            answers = asyncio.run(go(ledger))
+        with written_whole(target, private=True) as write:
+            for query, answer in zip(wanted, answers, strict=True):
+                write(json.dumps(line(query, answer), ensure_ascii=False))
+    print_totals([Totals.of(peer, answers)])
+    out.say(f"rankings: {target}")
+    exit_for(refusals)
