@@ -4,19 +4,21 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 
-from devtools.qdrant_process import PrivateQdrant
+from devtools.qdrant_process import PrivateQdrant, QdrantServer
 from p4r_qdrant import Settings
-from tests.support.campaign import Attempt, Campaign
+from tests.support.campaign import LONG, Attempt, Campaign
 from tests.support.engines import NewIndex, on_server
+from tests.support.network import Link, links
 from tests.support.polling import wait_until
 from tests.support.service_process import address_of, environment_of, wait_until_ready
 from tests.support.service_process import served as started
@@ -143,13 +145,48 @@ def test_a_qdrant_that_is_killed_under_load(
     for attempt in scenario.attempts(1):
         settings = on_server(private_qdrant.server, f"personas-{attempt.number}")
         with attempt:
-            under_load(attempt, private_qdrant, settings, tmp_path)
+            make_index(settings)
+            under_load(attempt, private_qdrant.kill, private_qdrant.start, settings, tmp_path)
+            attempt.killed()
+
+
+@pytest.mark.skipif(not LONG, reason="make chaos ROUNDS=2 or more: it waits for time-outs")
+@pytest.mark.parametrize("reset", [False, True], ids=["delayed", "lost"])
+def test_a_network_that_is_cut_under_load(
+    campaign: Campaign, private_qdrant: PrivateQdrant, tmp_path: Path, reset: bool
+) -> None:
+    """Between the service and Qdrant; what was sent meanwhile arrives late, or never."""
+    what = "is lost" if reset else "arrives late"
+    scenario = campaign(f"network cut under a service, what was sent {what}", "until all is normal")
+    private_qdrant.start()
+    server = private_qdrant.server
+    for attempt in scenario.attempts(1):
+        settings = on_server(server, f"personas-{attempt.number}")
+        with attempt, links(urlsplit(server.url).port or 0, server.grpc_port) as both:
+            make_index(settings)
+            far = QdrantServer(f"http://127.0.0.1:{both[0].port}", both[1].port, server.api_key)
+            behind = on_server(far, settings.qdrant.collection)
+
+            def cut(both: Sequence[Link] = both) -> None:
+                for one in both:
+                    one.cut()
+
+            def mend(attempt: Attempt = attempt, both: Sequence[Link] = both) -> None:
+                time.sleep(4 * attempt.random.random())
+                for one in both:
+                    one.mend(reset=reset)
+
+            under_load(attempt, cut, mend, behind, tmp_path, P4R_QDRANT__TIMEOUT_S="2")
 
 
 def under_load(
-    attempt: Attempt, private_qdrant: PrivateQdrant, settings: Settings, tmp_path: Path
+    attempt: Attempt,
+    fail: Callable[[], object],
+    mend: Callable[[], object],
+    settings: Settings,
+    tmp_path: Path,
+    **more: str,
 ) -> None:
-    make_index(settings)
     answers: list[str] = []
     over = threading.Event()
     users: list[Mapping[str, Any]] = [
@@ -181,7 +218,7 @@ def under_load(
                 assert written._write_three(client, next(written.number))
 
     with (
-        served(tmp_path, settings, P4R_SERVICE__DEADLINE_MS="1000") as (address, _),
+        served(tmp_path, settings, P4R_SERVICE__DEADLINE_MS="1000", **more) as (address, _),
         ThreadPoolExecutor(3) as pool,
     ):
         body = {"item_id": "ships", "timestamp": 1}
@@ -191,13 +228,12 @@ def under_load(
         try:
             wait_until(lambda: len(answers) > 20, 60)
             time.sleep(attempt.random.random())
-            private_qdrant.kill()
-            attempt.killed()
+            fail()
             since = len(answers)
             wait_until(lambda: any(why != "ok" for why in answers[since:]), 30)
             time.sleep(attempt.random.random())
             with attempt.timed():
-                private_qdrant.start()
+                mend()
                 wait_until(lambda: answers[-20:] == ["ok"] * 20, 60)
             acknowledged = len(written.jobs)
             wait_until(lambda: len(written.jobs) > acknowledged, 60)
