@@ -35,6 +35,7 @@ from p4r_qdrant.file_lock import take
 from p4r_qdrant.index.edge.serving import SERVING, address_at
 from p4r_qdrant.index.edge.shards import create_shard
 from p4r_qdrant.index.edge.sums import BEFORE, SUMS, FileSums
+from p4r_qdrant.index.edge.trackers import damage_of
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.settings import IndexSettings
 from p4r_qdrant.whole_files import is_unfinished, write_whole
@@ -166,10 +167,12 @@ class EdgeFolder:
     def load_shard(self, name: str) -> edge.EdgeShard:
         """Open a shard, after its files and the manifest were compared with their checksums.
 
+        Without checksums, as after a kill, only the lists of point ids are checked.
         Raises IndexUnavailableError if one is damaged, StorageFullError if the disk has no room for
         the shard's sparse files.
         """
-        if damage := self._sums.take():
+        was_closed = (self.path / SUMS).exists()
+        if damage := self._sums.take() or ("" if was_closed else damage_of(self.path / name)):
             raise self.damaged(damage)
         self.check_space(_holes(self.path / name))
         return edge.EdgeShard.load(str(self.path / name))
