@@ -3,8 +3,9 @@
     python -m benchmarks.collaborative [--items 1000 2000 4000 8000] [--output fit.json]
 
 Interactions and persona vectors are random: popularity falls as 1 / rank, five personas an item
-lie around one of its genres. Each fit runs in a process of its own, which reports its peak memory
-above that of its inputs. The last two columns compare `by_neighbourhood` with `exact`: of the 50
+lie around one of its genres. Times are those of the processor with one thread, so that a busy
+machine changes little. Each fit runs in a process of its own, which reports its peak memory above
+that of its inputs. The last two columns compare `by_neighbourhood` with `exact`: of the 50
 largest weights of an item, the share that both have, and the correlation of all their scores of
 users. The exponents are slopes of log time and log memory between the smallest and the largest fit.
 """
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
+from threadpoolctl import threadpool_limits
 
 from indexer.collaborative.hypothetical import KEEP, PersonaVectors, affinities
 from indexer.collaborative.weights import by_neighbourhood, exact
@@ -44,6 +46,11 @@ def main() -> None:
     parser.add_argument("--exact-up-to", type=int, default=16_000, help="then neighbourhoods alone")
     parser.add_argument("--output", type=Path, help="JSON of all rows")
     arguments = parser.parse_args()
+    with threadpool_limits(1):
+        run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
     rows = []
     print(f"{'items':>8} {'A s':>8} {'exact s':>8} {'MB':>7} {'near s':>8} {'MB':>7}", end="")
     print(f" {'shared':>7} {'scores':>7}")
@@ -67,9 +74,9 @@ def main() -> None:
 def measured(n_items: int, *, with_exact: bool) -> dict[str, Any]:
     """One row of the table."""
     users, personas = catalogue(n_items)
-    began = time.perf_counter()
+    began = time.process_time()
     hypothetical = affinities(personas, np.arange(n_items), n_items, KEEP)
-    row: dict[str, Any] = {"items": n_items, "affinities_s": time.perf_counter() - began}
+    row: dict[str, Any] = {"items": n_items, "affinities_s": time.process_time() - began}
     weight = np.float32(np.sqrt(users.shape[0] / hypothetical.shape[0]))
     rows = vstack([users, hypothetical * weight], format="csr")
     if with_exact:
@@ -115,9 +122,9 @@ def in_a_process(fit: Callable[[csr_matrix, float], Any], rows: csr_matrix) -> t
 
 
 def _fit(fit: Callable[[csr_matrix, float], Any], rows: csr_matrix) -> tuple[Any, ...]:
-    before, began = _now_mb(), time.perf_counter()
+    before, began = _now_mb(), time.process_time()
     weights = fit(rows, L2)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return weights, seconds, peak - before
 

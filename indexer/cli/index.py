@@ -226,6 +226,7 @@ def rerank(
     from indexer.artifacts.lines import Refusals
     from indexer.reranking import output_record, rerank_file
     from indexer.terminal.console import print_refusals
+    from indexer.terminal.index import warn_of_held_out
     from indexer.terminal.progress import ProgressBar, loading
     from indexer.terminal.ranking import print_ranking
     from p4r_qdrant.rerank.reranker import PersonaReranker
@@ -243,6 +244,8 @@ def rerank(
             write = files.enter_context(new_file(output, RANKINGS, reads, force=force))
         with loading("the encoder"):
             reranker = files.enter_context(PersonaReranker.from_settings(settings))
+        if output is not None:
+            warn_of_held_out(reranker.index)
         # rerank_file reports the broken lines of items.jsonl.
         items = files.enter_context(folder.items(Refusals()))
         bar = files.enter_context(ProgressBar())

@@ -19,6 +19,7 @@ import numpy as np
 from indexer.collaborative.hypothetical import MOST_USERS, PersonaVectors, affinities
 from indexer.collaborative.weights import (
     COLUMNS_AT_ONCE,
+    KNOWN,
     MOST_ITEMS,
     NEIGHBOURS,
     by_neighbourhood,
@@ -129,7 +130,8 @@ def _memory(
     opinions = min(n_personas, MOST_USERS) * min(settings.keep, n_items)
     rows = 24.0 * (n_interactions + opinions)
     columns = 24.0 * n_items * min(settings.columns, n_items)
-    near = 16.0 * n_items * min(NEIGHBOURS, n_items) + 12.0 * COLUMNS_AT_ONCE * n_items
+    kept = n_items * min((1 + KNOWN) * NEIGHBOURS, n_items)  # of X'X and of B
+    near = 24.0 * kept + 12.0 * COLUMNS_AT_ONCE * n_items
     return {
         "exact": rows + 4.0 * n_items * n_items + columns,
         "by neighbourhood": rows + near + columns,

@@ -19,6 +19,7 @@ from p4r_qdrant.rerank.scoring import Scoring
 if TYPE_CHECKING:
     from indexer.indexing.items import Source
     from indexer.indexing.publish import Published
+    from p4r_qdrant.index.index import PersonaIndex
     from p4r_qdrant.index.versions import Version
 
 
@@ -68,6 +69,18 @@ def described(metadata: IndexMetadata) -> str:
     )
     held_out = fit.get("held_out", 0)
     return words + (f" ({held_out:,} of them held out by splits.jsonl)" if held_out else "")
+
+
+def warn_of_held_out(index: PersonaIndex) -> None:
+    """Warn that rankings cannot be evaluated, if the score counts what is held out."""
+    part = index.collaborative
+    held_out = part.settings.get("held_out", 0) if part and index.metadata.scoring else 0
+    if held_out:
+        err.say(
+            f"The collaborative part was fitted with {held_out:,} interactions that splits.jsonl "
+            "holds out: do not evaluate these rankings. For that, publish with --training-only.",
+            style="yellow",
+        )
 
 
 def print_personas(item_id: str, personas: Sequence[StoredPersona]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.tuned import Tuned, write_tuned
 from indexer.indexing.mean_user import typical_user
 from indexer.indexing.publish import PublishOptions, publish
 from p4r_qdrant import Interaction, PersonaEncoder, PersonaReranker, Settings, open_index
@@ -17,6 +18,7 @@ from p4r_qdrant.encoder.fingerprint import same_encoder
 from p4r_qdrant.encoder.lengths import Lengths, guessed_tokens
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.rerank.scoring import Scoring, Weights
 from p4r_qdrant.settings import HistorySettings
 from tests.support.adapters import saved_adapter
 from tests.support.command_line import RERANK, WITHOUT, Result, Run, finished, spawn
@@ -113,6 +115,28 @@ def test_the_collaborative_part_is_said_and_left_out(
     assert "collaborative part: none, it is switched off" in p4r(*PUBLISH, "--no-collaborative").out
     assert json.loads(p4r("status", "--json").out)["metadata"]["collaborative"] is None
     assert [*encoders] == [None]
+
+
+def test_rankings_that_know_the_answers_are_said_to(
+    p4r: Run, encoders: dict[str | None, HashEncoder], tmp_path: Path
+) -> None:
+    """The score counts interactions that are held out; without them nothing is said."""
+    shutil.copytree(BOOKSHOP, tmp_path / "books")
+    publish = ("publish", "--artifacts", "books", "--domain", "books")
+    assert p4r(*publish).code == 0
+    both = Weights(personas=1.0, collaborative=1.0, generator=0.0)
+    scoring = Scoring(candidates=both, catalogue=both)
+    fingerprint = encoders[None].fingerprint
+    write_tuned(
+        ArtifactFolder(tmp_path / "books"),
+        Tuned(fingerprint=fingerprint, history=HistorySettings(), scoring=scoring),
+    )
+    for options, warned in ((), True), (("--training-only",), False):
+        assert p4r(*publish, *options).code == 0
+        done = p4r(*RERANK, "--user", "maren-o", "--output", "-")
+        assert done.code == 0, done.err
+        said = " ".join(done.err.split())
+        assert ("44 interactions that splits.jsonl holds out: do not" in said) == warned
 
 
 def test_erasing_somebody_refits_the_collaborative_part(

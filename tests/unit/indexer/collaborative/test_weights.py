@@ -44,7 +44,10 @@ def test_all_items_as_neighbours_are_the_exact_solution(
     assert found.toarray() == pytest.approx(solved(dense, 3.0), abs=1e-6)
 
 
-def test_few_neighbours_are_those_with_the_largest_entries() -> None:
+def test_few_neighbours_are_those_with_the_largest_entries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(weights, "KNOWN", 5)  # all of X'X
     dense = users(200, 20)
     found = by_neighbourhood(scipy_sparse.csr_matrix(dense), 3.0, neighbours=4).toarray()
     together = dense.T @ dense
@@ -57,6 +60,23 @@ def test_few_neighbours_are_those_with_the_largest_entries() -> None:
         square = dense[:, chosen].T @ dense[:, chosen] + 3 * np.eye(len(chosen))
         ridge = np.linalg.solve(square.astype(float), together[chosen, item].astype(float))
         assert found[chosen, item] == pytest.approx(ridge, abs=1e-6)
+
+
+def test_an_entry_that_no_column_keeps_counts_as_0() -> None:
+    """Of X'X the largest entries of each column are known, in either of its two columns."""
+    dense = users(200, 20) * np.random.default_rng(1).random((200, 20), dtype=np.float32)
+    found = by_neighbourhood(scipy_sparse.csr_matrix(dense), 3.0, neighbours=4).toarray()
+    together = (dense.T @ dense).astype(float)
+    kept = np.zeros((20, 20), dtype=bool)
+    for item in range(20):
+        others = np.delete(np.arange(20), item)
+        kept[others[np.argsort(-together[others, item], kind="stable")[:8]], item] = True
+    together[~(kept | kept.T | np.eye(20, dtype=bool))] = 0
+    for item in range(20):
+        chosen = np.flatnonzero(found[:, item])
+        square = together[np.ix_(chosen, chosen)] + 3 * np.eye(len(chosen))
+        known = np.linalg.solve(square, together[chosen, item])
+        assert found[chosen, item] == pytest.approx(known, abs=1e-5)
 
 
 def test_an_item_alone_has_no_neighbours() -> None:
