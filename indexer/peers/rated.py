@@ -11,7 +11,7 @@ from dataclasses import replace
 from indexer.peers.asking import AskingPeer
 from indexer.peers.preferences import NONE, Preferences, extracted, profiled
 from indexer.peers.protocol import Asker, Exchange, PeerAnswer, PeerCandidate, PeerQuery, by_score
-from indexer.peers.ratings import RatingForm, RatingMaterial
+from indexer.peers.ratings import Predicted, RatingForm, RatingMaterial
 from indexer.peers.scale import RatingScale
 from indexer.peers.together import together
 from indexer.peers.wording import Wording
@@ -35,17 +35,15 @@ class Rated(AskingPeer):
         found = await together(
             *(self._rating(query, one, likes, exchange) for one in query.candidates)
         )
-        scores = {
-            one.item_id: rating
-            for one, rating in zip(query.candidates, found, strict=True)
-            if rating is not None
-        }
+        pairs = list(zip(query.candidates, found, strict=True))
+        scores = {one.item_id: rated.rating for one, rated in pairs if rated is not None}
+        reasons = {one.item_id: rated.reasons for one, rated in pairs if rated and rated.reasons}
         exchange.notes["candidates without a valid rating"] += len(found) - len(scores)
-        return exchange.answer(by_score(query.candidates, scores), scores)
+        return exchange.answer(by_score(query.candidates, scores), scores, reasons)
 
     async def _rating(
         self, query: PeerQuery, candidate: PeerCandidate, likes: Preferences, exchange: Exchange
-    ) -> float | None:
+    ) -> Predicted | None:
         wording = Wording(self.options, exchange.notes)
         profile = await self._profile(
             "peer_item_profile",
@@ -69,7 +67,7 @@ class Rated(AskingPeer):
         how = RatingForm(scale, self.options.reasoning)
         about = {"user_id": query.user_id, "item_id": candidate.item_id}
         request = self.request(how.template, material.text(scale), how.form, about, **how.values)
-        return how.expected(await exchange.ask(request, how.assumed))
+        return how.predicted(await exchange.ask(request, how.assumed))
 
     def _reviews_of(self, user_id: str, item_id: str) -> list[Review]:
         """The reviews of an item by others: the most similar users', or the longest."""

@@ -102,7 +102,8 @@ class RatingStudy:
                 {"user_id": pair.user_id, "item_id": pair.item_id},
                 **how.values,
             )
-            return how.expected(await exchange.ask(request, how.assumed))
+            found = how.predicted(await exchange.ask(request, how.assumed))
+            return None if found is None else found.rating
 
         return await each(self.members.tolist(), one, done), exchange.usage
 

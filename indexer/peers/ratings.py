@@ -47,6 +47,14 @@ class RatingMaterial:
 
 
 @dataclass(frozen=True, slots=True)
+class Predicted:
+    """An expected rating; `reasons`: what the model wrote before it."""
+
+    rating: float
+    reasons: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RatingForm:
     """How a rating is asked for."""
 
@@ -77,8 +85,11 @@ class RatingForm:
         text = "word " * 100 if self.reasoning else ""
         return {"text": f"{text}{MARKER} {self.scale.digits[-1]}", "options": {}}
 
-    def expected(self, answer: Mapping[str, Any] | None) -> float | None:
-        """The expected rating; None if there is no usable answer."""
+    def predicted(self, answer: Mapping[str, Any] | None) -> Predicted | None:
+        """The expected rating and its reasons; None if there is no usable answer."""
         if answer is None or not answer["options"]:
             return None
-        return self.scale.expected(answer["options"])
+        text = str(answer["text"])
+        end = text.lower().rfind(MARKER.lower())
+        reasons = " ".join(text[:end].split()) if self.reasoning and end > 0 else ""
+        return Predicted(self.scale.expected(answer["options"]), reasons)

@@ -10,10 +10,12 @@ from indexer.terminal.reasoning import dollars
 from indexer.terminal.tables import Table, number
 
 if TYPE_CHECKING:
+    from indexer.judging.figures import Share
     from indexer.peers.bench_run import BenchResult
     from indexer.peers.cells import Cell
     from indexer.peers.rating_study import RatingRow
     from indexer.peers.results import Totals
+    from indexer.peers.verdicts import Verdicts
 
 
 def print_totals(totals: Sequence[Totals]) -> None:
@@ -112,3 +114,27 @@ def _seconds(value: float | None) -> str:
 
 def _megabytes(size: int | None) -> str:
     return "not known" if size is None else f"{size / 1e6:,.0f} MB"
+
+
+def print_verdicts(found: Verdicts) -> None:
+    """Print how often each system is best, and how far raters agree."""
+    table = Table("criterion", *(number(name) for name in found.systems), number("tied"), "alpha")
+    for one in found.criteria:
+        shares = (one.best[name] for name in found.systems)
+        cells = ["-" if share is None else _share(share) for share in shares]
+        tied = f"{one.ties / one.examples:.1%}" if one.examples else "-"
+        alpha = "-" if one.alpha is None else f"{one.alpha:.2f}"
+        table.add(one.criterion, *cells, tied, alpha)
+    table.print()
+    out.paragraph(
+        f"{found.raters} raters. Shares of examples in which most raters call a system the best, "
+        "with 95 % Wilson intervals; tied: no majority, or most say so. alpha: Krippendorff's, "
+        "nominal; 1 is full agreement, 0 is chance.",
+        style="dim",
+    )
+    if found.missing:
+        out.paragraph(f"{found.missing:,} cells have no verdict.")
+
+
+def _share(share: Share) -> str:
+    return f"{share.count / share.of:.1%} [{share.low:.0%}, {share.high:.0%}]"

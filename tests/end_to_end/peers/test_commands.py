@@ -1,6 +1,7 @@
 """`p4r peers` as a command, with a scripted LLM."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -129,3 +130,33 @@ def test_rate_prints_a_table_and_resumes(p4r: Run, tmp_path: Path) -> None:
     alone = p4r(*command, "--output", "alone", "--trivial")
     assert alone.code == 0
     assert not (tmp_path / "alone" / "ledger").exists()
+
+
+def test_compare_and_verdicts(p4r: Run, tmp_path: Path) -> None:
+    rank = ("peers", "rank", *SHOP, "--output", "ranked", "--users", "5", "--depth", "3")
+    with ScriptedLLM(scripted_peers.realistic) as llm:
+        url = {"P4R_LLM__BASE_URL": llm.url, "P4R_LLM__MODEL": "m"}
+        for peer in ("explained", "rated"):
+            assert p4r(*rank, "--peer", peer, "--set", "reviews=1", **url).code == 0
+    files = [
+        f"{name}=ranked/{peer}.jsonl" for name, peer in (("xrec", "explained"), ("x", "rated"))
+    ]
+    command = ("peers", "compare", "--artifacts", "shop", "--output", "compared", "--raters", "2")
+    options = [text for one in files for text in ("--explanations", one)]
+    made = p4r(*command, *options, "--blind")
+    assert made.code == 0, made.err
+    assert "5 examples of xrec, x" in made.out
+    page = (tmp_path / "compared" / "explanations.html").read_text()
+    assert "It fits." in page
+    assert "xrec" not in page
+    for rater in (1, 2):
+        path = tmp_path / "compared" / f"rater-{rater}.csv"
+        head, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([head, *(re.sub(",,,,$", "A,A,A,tie,B", row) for row in rows)]))
+    found = p4r("peers", "verdicts", "--folder", "compared")
+    assert found.code == 0, found.err
+    assert "Krippendorff" in found.out
+    record = json.loads((tmp_path / "compared" / "verdicts.json").read_text())
+    assert record["criteria"][0]["criterion"] == "intuitiveness"
+    wrong = p4r(*command, "--explanations", "xrec")
+    assert "--explanations needs NAME=FILE" in wrong.sentence

@@ -1,0 +1,159 @@
+"""What raters said: win rates with intervals, and how far they agree."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import ascii_uppercase
+
+import numpy as np
+
+from indexer.artifacts.lines import Refusals
+from indexer.judging.figures import Share
+from indexer.peers.side_by_side import CRITERIA, Example, Sheet
+from p4r_qdrant.errors import InputError, MissingExtraError
+
+try:
+    import krippendorff
+except ModuleNotFoundError:
+    raise MissingExtraError(
+        "agreement needs krippendorff: pip install 'p4r-qdrant[peers]'"
+    ) from None
+
+TIE = "tie"
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which system stands behind each letter: by rater and example."""
+
+    systems: Sequence[str]
+    examples: Sequence[str]
+    orders: Mapping[str, Sequence[Sequence[str]]]
+
+    @classmethod
+    def of(cls, found: Sequence[Example], made: Sequence[Sheet]) -> Key:
+        """The key of these sheets."""
+        orders = {str(one.rater): [list(order) for order in one.orders] for one in made}
+        return cls(sorted(found[0].texts), [one.name for one in found], orders)
+
+    @classmethod
+    def read(cls, path: Path) -> Key:
+        """Read key.json. Raises InputError."""
+        try:
+            value = json.loads(path.read_bytes())
+            return cls(value["systems"], value["examples"], value["orders"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{path} is no key of `p4r peers compare`") from None
+
+    def json(self) -> str:
+        """As it is written."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+
+
+@dataclass(frozen=True)
+class CriterionVerdict:
+    """One criterion. best: by system, the examples in which most raters call it the best; `tie`
+    where most say so or there is no majority. alpha: Krippendorff's, nominal, over all raters; None
+    if it is not defined (fewer than two raters, or a single verdict).
+    """
+
+    criterion: str
+    examples: int
+    best: Mapping[str, Share | None]
+    ties: int
+    alpha: float | None
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The verdicts of all raters. missing: cells without a verdict."""
+
+    systems: Sequence[str]
+    raters: int
+    criteria: Sequence[CriterionVerdict]
+    missing: int
+
+
+def read_verdicts(key: Key, sheets: Mapping[str, Path], refusals: Refusals) -> Verdicts:
+    """Read the filled sheets, by rater. Raises InputError for a sheet of something else.
+
+    A cell that is neither a letter nor a tie is refused; an empty one is missing.
+    """
+    said = {rater: _read_sheet(key, rater, path, refusals) for rater, path in sheets.items()}
+    criteria = [_verdict(key, name, said) for name in CRITERIA]
+    cells = len(said) * len(key.examples) * len(CRITERIA)
+    given = sum(len(own) for own in said.values())
+    return Verdicts(key.systems, len(said), criteria, cells - given)
+
+
+Said = Mapping[tuple[str, str], str]
+"""By example and criterion: the system that is best, or a tie."""
+
+
+def _read_sheet(key: Key, rater: str, path: Path, refusals: Refusals) -> Said:
+    if rater not in key.orders:
+        raise InputError(f"the key knows no rater {rater!r}: {', '.join(key.orders)}")
+    orders = dict(zip(key.examples, key.orders[rater], strict=True))
+    found = {}
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(keepends=True)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as CSV: {error}") from None
+    if not rows or not {"example", *CRITERIA} <= rows[0].keys():
+        raise InputError(f"{path} is no sheet of `p4r peers compare`: it needs its columns")
+    for number, row in enumerate(rows, start=2):
+        name = (row["example"] or "").removeprefix("'")
+        if name not in orders:
+            refusals.add(f"{path}: row {number} is of {name!r}, which the key does not know")
+            continue
+        for criterion in CRITERIA:
+            cell = (row[criterion] or "").strip().strip(".()").casefold()
+            if not cell:
+                continue
+            letters = ascii_uppercase[: len(orders[name])].casefold()
+            if cell != TIE and (len(cell) != 1 or cell not in letters):
+                refusals.add(
+                    f"{path}: row {number}, {criterion}: {row[criterion]!r} is none of "
+                    f"{', '.join(letters.upper())} and tie"
+                )
+                continue
+            system = TIE if cell == TIE else orders[name][letters.index(cell)]
+            found[name, criterion] = system
+    return found
+
+
+def _verdict(key: Key, criterion: str, said: Mapping[str, Said]) -> CriterionVerdict:
+    best: Counter[str] = Counter()
+    rated = 0
+    for example in key.examples:
+        votes = Counter(
+            own[example, criterion] for own in said.values() if (example, criterion) in own
+        )
+        if not votes:
+            continue
+        rated += 1
+        (first, count), *others = votes.most_common()
+        best[TIE if others and others[0][1] == count else first] += 1
+    shares = {name: Share.made(best[name], rated) for name in key.systems}
+    return CriterionVerdict(criterion, rated, shares, best[TIE], _alpha(key, criterion, said))
+
+
+def _alpha(key: Key, criterion: str, said: Mapping[str, Said]) -> float | None:
+    """Krippendorff's alpha of (raters, examples) verdicts, nominal."""
+    numbers = {name: place for place, name in enumerate([*key.systems, TIE])}
+    values = [
+        [numbers.get(own.get((example, criterion), ""), np.nan) for example in key.examples]
+        for own in said.values()
+    ]
+    table = np.array(values, dtype=np.float64)
+    known = table[~np.isnan(table)]
+    if len(values) < 2 or len(np.unique(known)) < 2:
+        return None
+    if not ((~np.isnan(table)).sum(axis=0) > 1).any():
+        return None
+    return float(krippendorff.alpha(table, level_of_measurement="nominal"))
