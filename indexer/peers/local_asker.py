@@ -41,7 +41,7 @@ class LocalAsker:
         if request.options is None or request.options.after:
             raise InputError(
                 f"{request.step} needs written answers, and a local model gives probabilities: "
-                "choose letters or pointwise, or an endpoint"
+                "choose letters, pointwise, or ratings with reasoning=false, or an endpoint"
             )
         if (record := self._ledger.get(request.step, request.key)) is not None:
             return from_record(request, record)

@@ -10,9 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from indexer.peers.local import LocalModel
     from indexer.peers.options import PeerOptions
-    from p4r_qdrant.settings import LLMSettings
 
 Results = Annotated[
     Path, typer.Option("--output", metavar="DIR", help="The folder of results; created if missing.")
@@ -26,6 +24,12 @@ LocalModelOption = Annotated[
         "--local-model",
         metavar="MODEL",
         help="A causal LM on this machine: a folder, a name, a GGUF file, or `bundled` (SmolLM2).",
+    ),
+]
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter", metavar="DIR", help="With --local-model: LoRA layers of `p4r peers tune`."
     ),
 ]
 Set = Annotated[
@@ -52,21 +56,3 @@ def peer_options(given: Sequence[str] | None, **defaults: Any) -> PeerOptions:
         raise InputError(f"--set needs NAME=VALUE, such as words=100: {error}") from None
     except ValidationError as error:
         raise InputError(f"--set: {validation_sentence(error)}") from None
-
-
-def local_model(local: str | None, adapter: Path | None) -> tuple[LocalModel | None, LLMSettings]:
-    """The local model, if one is named, and the settings that requests are made with."""
-    from p4r_qdrant.errors import InputError
-    from p4r_qdrant.settings import Settings
-
-    if local is None:
-        if adapter is not None:
-            raise InputError("--adapter needs --local-model")
-        return None, Settings.load().llm
-    from indexer.peers.local import LocalModel
-    from indexer.peers.local_asker import local_settings
-    from indexer.terminal.progress import loading
-
-    with loading("the model"):
-        model = LocalModel.load(None if local == "bundled" else local, adapter)
-    return model, local_settings(model)

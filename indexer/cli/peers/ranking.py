@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from indexer.cli.outputs import Force, check_output
+from indexer.cli.peers.answering import answering
 from indexer.cli.peers.app import peers
 from indexer.cli.peers.options import (
+    AdapterOption,
     Candidates,
     LocalModelOption,
     Results,
     Set,
-    local_model,
     peer_options,
 )
 from indexer.cli.shared import Artifacts, DryRun, PromptDomain, RetryFailed, exit_for
@@ -50,10 +50,7 @@ def rank(
         typer.Option(min=1, help="Only so many places need to be right; fewer calls."),
     ] = None,
     local: LocalModelOption = None,
-    adapter: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="With --local-model: LoRA layers of `p4r peers tune`."),
-    ] = None,
+    adapter: AdapterOption = None,
     options: Set = None,
     dry_run: DryRun = False,
     retry_failed: RetryFailed = False,
@@ -75,14 +72,13 @@ def rank(
     from indexer.artifacts.writing import written_whole
     from indexer.ledger import LEDGER, Ledger
     from indexer.leftovers import undone_unless_paid
-    from indexer.llm import LLM, check_key
     from indexer.peers import registry
     from indexer.peers.asking import PeerSources
     from indexer.peers.lists import queries
     from indexer.peers.material import Material
     from indexer.peers.results import Totals, line
     from indexer.peers.running import DryRun as Counting
-    from indexer.peers.running import asker, rank_all
+    from indexer.peers.running import rank_all
     from indexer.prompts import Domain
     from indexer.terminal.console import out
     from indexer.terminal.peers import print_totals
@@ -94,8 +90,8 @@ def rank(
     target = output / f"{peer}.jsonl"
     check_output(target, [candidates], force=force or (output / LEDGER).is_dir())
     with Material(ArtifactFolder(artifacts), refusals) as material:
-        model, llm = local_model(local, adapter)
-        sources = PeerSources(Domain.load(domain), llm, chosen, material)
+        who = answering(local, adapter)
+        sources = PeerSources(Domain.load(domain), who.llm, chosen, material)
         made = registry.made(peer, sources)
         lists = read_candidates(candidates, refusals)
         wanted = list(queries(material, lists, users=users, depth=depth, top=top))
@@ -103,25 +99,18 @@ def rank(
             raise InputError(f"{candidates} holds no list of candidates")
         if dry_run:
             with Ledger(output / LEDGER, read_only=True) as ledger:
-                counting = Counting(llm, ledger, repeat_failed=retry_failed)
+                counting = Counting(who.llm, ledger, repeat_failed=retry_failed)
                 asyncio.run(rank_all(made, wanted, counting))
             print_estimates(counting.estimates)
             exit_for(refusals)
             return
-        if model is None:
-            check_key(llm)
+        who.check_key()
         progress = ReasoningProgress()
 
         async def go(ledger: Ledger) -> Sequence[PeerAnswer]:
-            if model is not None:
-                from indexer.peers.local_asker import LocalAsker
-
+            async with who.asker(ledger, progress, retry_failed=retry_failed) as ask:
                 progress.start(made.step, len(wanted))
-                return await rank_all(made, wanted, LocalAsker(model, ledger), progress.advance)
-            async with LLM(llm, ledger, repeat_failed=retry_failed) as asked:
-                progress.follow(asked)
-                progress.start(made.step, len(wanted))
-                return await rank_all(made, wanted, asker(asked), progress.advance)
+                return await rank_all(made, wanted, ask, progress.advance)
 
         with (
             noted(artifacts, output),

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from indexer.cli.peers.answering import answering
 from indexer.cli.peers.app import peers
 from indexer.cli.peers.options import (
     LocalModelOption,
     Set,
-    local_model,
     peer_options,
 )
 from indexer.cli.shared import Artifacts, PromptDomain, exit_for
@@ -63,12 +63,12 @@ def tune(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
     )
     with Material(ArtifactFolder(artifacts), refusals) as material, noted(artifacts, output):
-        model, llm = local_model(local, None)
-        if model is None:
+        who = answering(local)
+        if who.model is None:
             raise InputError("name a local model, --local-model")
-        sources = PeerSources(Domain.load(domain), llm, chosen, material)
+        sources = PeerSources(Domain.load(domain), who.llm, chosen, material)
         data = tuning_data(examples_of(peer, sources, seed), samples, seed)
-        found = tune_peer(model, peer, data, output, how)
+        found = tune_peer(who.model, peer, data, output, how)
     out.say(
         f"{found.measure} of {found.dev_examples} dev examples: {found.before:.3f} before, "
         f"{found.after:.3f} after {found.examples} examples: {output}"

@@ -127,6 +127,11 @@ def test_rate_prints_a_table_and_resumes(p4r: Run, tmp_path: Path) -> None:
     valid = [one["name"] for one in rows if one["invalid"] == 0]
     assert valid[0] == "zero-shot, without averages"
     assert "leaks: its averages include test ratings" in found.out
+    words = " ".join(path.read_text() for path in (ROOT / "prompts" / "products").glob("peer_*.md"))
+    model = save_tiny_causal_lm(tmp_path / "model", f"{words} 0 1 2 3 4 5 6 7 8 9", positions=2000)
+    local = ("--output", "local", "--local-model", str(model))
+    assert p4r(*command, *local, "--set", "reasoning=false").code == 0
+    assert "reasoning=false" in p4r(*command, *local, "--output", "reasoned").sentence
     alone = p4r(*command, "--output", "alone", "--trivial")
     assert alone.code == 0
     assert not (tmp_path / "alone" / "ledger").exists()
