@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from typing import TypeVar
 
+import numpy as np
+
 from p4r_qdrant.errors import IndexMismatchError, InputError
 from p4r_qdrant.index.columns import CollaborativePart, Column, ColumnSet, Scored, Weights
 from p4r_qdrant.index.engine import Engine
@@ -88,15 +90,18 @@ class CollaborativeIndex:
 
         def work(columns: ColumnSet) -> dict[str, list[tuple[str, float]]]:
             numbers = columns.numbers([*filter(is_text, history)])
-            owner = {number: item_id for item_id, number in numbers.items()}
+            owned = [own for own in numbers if history[own]]
+            places = np.array([numbers[own] for own in owned], dtype=np.uint32)
             asked = [*dict.fromkeys(filter(is_text, item_ids))]
             found = {}
-            for item_id, column in (columns.columns(asked) if owner else {}).items():
-                entries = zip(column.places.tolist(), column.values.tolist(), strict=True)
+            for item_id, column in (columns.columns(asked) if owned else {}).items():
+                if not len(column.places):
+                    continue
+                at = np.minimum(np.searchsorted(column.places, places), len(column.places) - 1)
+                values = column.values[at].tolist()
                 shares = [
-                    (own, history[own] * value)
-                    for place, value in entries
-                    if (own := owner.get(place)) is not None and history[own]
+                    (owned[one], history[owned[one]] * values[one])
+                    for one in np.flatnonzero(column.places[at] == places).tolist()
                 ]
                 if shares:
                     found[item_id] = sorted(shares, key=lambda one: (-one[1], one[0]))

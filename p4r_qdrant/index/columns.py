@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as fields_of
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,13 +50,20 @@ class CollaborativePart:
     @classmethod
     def from_text(cls, text: str) -> CollaborativePart | None:
         """Read the stored form. None if there is none, or one that this release does not know."""
-        try:
-            stored = json.loads(text) if text else None
-            if not isinstance(stored, dict):
-                return None
-            return cls(**{one.name: stored[one.name] for one in fields_of(cls)})
-        except (ValueError, KeyError):
+        return _parsed(text) if text else None
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str) -> CollaborativePart | None:
+    try:
+        stored = json.loads(text)
+        if not isinstance(stored, dict):
             return None
+        return CollaborativePart(
+            **{one.name: stored[one.name] for one in fields_of(CollaborativePart)}
+        )
+    except (ValueError, KeyError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,10 +133,14 @@ def rank_users(
 
     With fusion it is asked again where an item was replaced before its texts were read.
     """
+    index, shown = pair.index, request.shown
+    # After a write elsewhere in the index, vectors tell which users it concerns.
+    state = index.engine.state() if request.is_fused else None
     for _ in range(ATTEMPTS):
         orders, directions = _ordered(pair, users, lists, request)
-        if not request.is_fused or explain_orders(pair.index, orders, directions, request.shown):
+        if not request.is_fused or explain_orders(index, orders, directions, shown, state):
             break
+        state = None
     return [order.ranking(request.top, pair.index.metadata.fingerprint) for order in orders]
 
 
@@ -244,18 +248,25 @@ def _put_in_order(
 
 
 def explain_orders(
-    index: PersonaIndex, orders: Sequence[Order], directions: Sequence[Floats], shown: int | None
+    index: PersonaIndex,
+    orders: Sequence[Order],
+    directions: Sequence[Floats],
+    shown: int | None,
+    state: int | None = None,
 ) -> bool:
     """Read the texts of the first `shown` matches of each order, all in one request.
 
     Also reads which of the user's own items they were chosen with. directions: (k, dim) of each
-    order with a vector. Returns whether scores and texts fit.
+    order with a vector. state: of the index before the scores were read, if it can tell whether
+    something was written since. Returns whether scores and texts fit.
     """
     personal = [order for order in orders if order.user.vector is not None]
+    with_vectors = state is None or any(isinstance(o.user.vector, UserVector) for o in personal)
 
     def texts() -> list[PersonaMatch]:
         return index.explain(
-            [match for order in personal for match in order.matches[:shown]], with_vectors=True
+            [match for order in personal for match in order.matches[:shown]],
+            with_vectors=with_vectors,
         )
 
     together = [order for order in orders if order.collaborative]
@@ -264,12 +275,12 @@ def explain_orders(
     else:
         found = texts()
     explained = iter(found)
-    fit = True
+    fit = with_vectors
     for order, rows in zip(personal, directions, strict=True):
         first = list(islice(explained, len(order.matches[:shown])))
         order.matches[: len(first)] = first
         fit = fit and are_whole(first, rows)
-    return fit
+    return fit or (state is not None and index.engine.state() == state)
 
 
 def _add_own_items(index: PersonaIndex, orders: Sequence[Order], shown: int | None) -> None:

@@ -78,11 +78,15 @@ def test_publish_back_and_away(p4r: Run, encoders: dict[str | None, HashEncoder]
     assert first.out.splitlines() == [
         "24 items written, 0 unchanged, 0 removed, 0 records refused",
         f"collaborative part: {FITTED}",
+        (
+            "weights of the score: none, there is no tuned.json: personas alone make the score (p4r "
+            "tune chooses some)"
+        ),
         "live: version-hash-encoder-1-None, the folder p4r-index/version-hash-encoder-1-None",
     ]
     assert p4r(*PUBLISH).out.startswith("0 items written, 24 unchanged, 0 removed")
     second = p4r(*PUBLISH, "--adapter", "nightly")
-    assert second.out.splitlines()[3] == (
+    assert second.out.splitlines()[4] == (
         "before: version-hash-encoder-1-None (p4r publish --rollback switches back)"
     )
     shown = rows(p4r("status"))
