@@ -72,16 +72,16 @@ FITTED = (
 )
 
 
+WEIGHTS = "none, there is no tuned.json: personas alone make the score (p4r tune chooses some)"
+
+
 def test_publish_back_and_away(p4r: Run, encoders: dict[str | None, HashEncoder]) -> None:
     first = p4r(*PUBLISH)
     assert (first.code, first.err) == (0, "")
     assert first.out.splitlines() == [
         "24 items written, 0 unchanged, 0 removed, 0 records refused",
         f"collaborative part: {FITTED}",
-        (
-            "weights of the score: none, there is no tuned.json: personas alone make the score (p4r "
-            "tune chooses some)"
-        ),
+        f"weights of the score: {WEIGHTS}",
         "live: version-hash-encoder-1-None, the folder p4r-index/version-hash-encoder-1-None",
     ]
     assert p4r(*PUBLISH).out.startswith("0 items written, 24 unchanged, 0 removed")
