@@ -6,10 +6,9 @@ pointwise, r 8, alpha 16, stopped early by AUC. Both: dropout 0.05, query and va
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +35,11 @@ from indexer.peers.local import (
     padded,
     without_future_warnings,
 )
+from indexer.peers.tuned import RECORD
 from indexer.peers.tuning_data import Example, TuningData
 from indexer.training.trainer import last_checkpoint
 from p4r_qdrant.errors import InputError
 
-RECORD = "peer.json"
 CHECKPOINTS = "checkpoints"
 _VALUE = "eval_value"
 
@@ -169,17 +168,20 @@ def tune_peer(
     data: TuningData,
     output: Path,
     options: TuningOptions,
+    about: Mapping[str, Any] | None = None,
 ) -> Tuned:
     """Train LoRA layers and write them to `output`. A killed run goes on from its checkpoint.
 
-    The epoch that is best on the dev examples counts. Raises InputError if the folder holds
+    The epoch that is best on the dev examples counts. about: what the examples were made from, for
+    the record. Raises InputError if the folder holds
     another run, LocalModelError for too little memory.
     """
     record = {
         "peer": peer,
         "model": model.name,
         "options": asdict(options),
-        "data": _hash(data),
+        "data": data.hash(),
+        **(about or {}),
     }
     _check_record(output, record)
     measure = "MRR" if peer == "letters" else "AUC"
@@ -261,13 +263,6 @@ def _tokens(model: LocalModel, one: Example) -> list[int]:
 def _options(one: Example) -> Options:
     assert one.request.options is not None  # noqa: S101 - both peers have options
     return one.request.options
-
-
-def _hash(data: TuningData) -> str:
-    digest = hashlib.sha256()
-    for one in (*data.train, *data.dev):
-        digest.update(f"{one.request.key} {one.answer}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def _check_record(output: Path, record: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,14 @@ class TuningData:
 
     train: Sequence[Example]
     dev: Sequence[Example]
+
+    def hash(self) -> str:
+        """A hash of all questions and answers."""
+        digest = hashlib.sha256()
+        for one in (*self.train, *self.dev):
+            parts = (one.user_id, one.request.system, one.request.user, one.answer)
+            digest.update("\x00".join(parts).encode() + b"\n")
+        return digest.hexdigest()[:16]
 
 
 def letters_examples(peer: Letters, seed: int) -> Iterator[Example]:

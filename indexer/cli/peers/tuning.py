@@ -68,7 +68,8 @@ def tune(
             raise InputError("name a local model, --local-model")
         sources = PeerSources(Domain.load(domain), who.llm, chosen, material)
         data = tuning_data(examples_of(peer, sources, seed), samples, seed)
-        found = tune_peer(who.model, peer, data, output, how)
+        about = {"domain": domain, "samples": samples, "peer_options": chosen.model_dump()}
+        found = tune_peer(who.model, peer, data, output, how, about)
     out.say(
         f"{found.measure} of {found.dev_examples} dev examples: {found.before:.3f} before, "
         f"{found.after:.3f} after {found.examples} examples: {output}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -17,15 +17,13 @@ from pydantic import (
 
 from indexer.artifacts.lines import validation_sentence
 from indexer.evaluation.generators.base import GENERATORS
-from indexer.peers.options import PeerOptions, RankingPeer
+from indexer.peers.options import PeerOptions, RankingPeer, TunablePeer
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import EncoderSettings
 
-_Values = TypeVar("_Values", list[Any], tuple[Any, ...])
 
-
-def _distinct(values: _Values) -> _Values:
+def _distinct(values: list[Any]) -> list[Any]:
     if not values or len(set(values)) < len(values):
         raise ValueError("give at least one value, and none twice")
     return values
@@ -51,13 +49,13 @@ Distinct = AfterValidator(_distinct)
 class PeersConfig(PeerOptions):
     """The LLM rerankers that an experiment compares with personas, on the same lists."""
 
-    names: Annotated[tuple[RankingPeer, ...], Distinct] = (
-        "listwise",
-        "letters",
-        "pointwise",
-        "rated",
-    )
-    """rated has a second line in which the prompts print average ratings."""
+    names: tuple[RankingPeer, ...] = ("listwise", "letters", "pointwise", "rated")
+    """Asked through the endpoint. rated has a second line, with average ratings in its prompts."""
+    adapters: dict[TunablePeer, Path] = Field(default_factory=dict)
+    """Folders that `p4r peers tune` made: lines of peers tuned on this machine. A relative path
+    starts at the file."""
+    local: str = "bundled"
+    """The model of the adapters: a folder, a name, a GGUF file, or `bundled` (SmolLM2)."""
     generators: Annotated[list[str], Distinct] | None = None
     """Unset: the strongest generator on validation items."""
     candidates: Count | None = None
@@ -66,6 +64,12 @@ class PeersConfig(PeerOptions):
     """A random sample of users. Unset: all."""
     shuffled: bool = True
     """Also give the candidates in a random order, to see how much the order of a prompt decides."""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> PeersConfig:
+        if len(set(self.names)) < len(self.names) or not (self.names or self.adapters):
+            raise ValueError("names: give at least one peer, and none twice")
+        return self
 
 
 class ExperimentConfig(BaseModel):
@@ -160,6 +164,7 @@ def load_config(
         values["lists"] = {
             name: path.parent / one if isinstance(one, str) else one for name, one in lists.items()
         }
+    _resolve_peers(values.get("peers"), path.parent)
     encoder = values.setdefault("encoder", {"model": BUNDLED_MODEL})
     if isinstance(encoder, dict) and isinstance(encoder.get("adapter"), str):
         encoder["adapter"] = str(path.parent / encoder["adapter"])
@@ -171,3 +176,16 @@ def load_config(
         return ExperimentConfig.model_validate(values)
     except ValidationError as error:
         raise InputError(f"{path}: {validation_sentence(error)}") from None
+
+
+def _resolve_peers(peers: Any, folder: Path) -> None:
+    """Start the relative paths of [peers] at the folder of the file."""
+    if not isinstance(peers, dict):
+        return
+    adapters, local = peers.get("adapters"), peers.get("local")
+    if isinstance(adapters, dict):
+        peers["adapters"] = {
+            name: folder / one if isinstance(one, str) else one for name, one in adapters.items()
+        }
+    if isinstance(local, str) and (folder / local).exists():  # else the name of a model
+        peers["local"] = str(folder / local)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -27,13 +27,17 @@ from indexer.peers import registry
 from indexer.peers.asking import PeerSources
 from indexer.peers.leaks import Named, peer_checks
 from indexer.peers.material import Material
-from indexer.peers.protocol import PeerAnswer, PeerQuery
+from indexer.peers.protocol import Asker, PeerAnswer, PeerQuery
 from indexer.peers.results import Totals
 from indexer.peers.running import DryRun, asker, rank_all
+from indexer.peers.tuned import TunedRecord, tuned_check
 from indexer.prompts import Domain
 from indexer.reasoning.run import Estimate
 from p4r_qdrant.records import Candidate, CandidateList
 from p4r_qdrant.settings import LLMSettings
+
+if TYPE_CHECKING:
+    from indexer.peers.local import LocalModel
 
 WITH_AVERAGES = "rated, with averages"
 
@@ -67,28 +71,46 @@ class PeerStudy(ExitStack):
         context: Context,
         judged: Mapping[str, Judged],
         strongest: Mapping[str, str],
-        llm: LLMSettings,
+        llm: LLMSettings | None,
     ) -> None:
+        """`llm`: None only if no peer asks an endpoint."""
         super().__init__()
         self._config = config
         self._context = context
-        self._llm = llm
+        self._llm = llm or LLMSettings()
         self.count = config.candidates or context.config.candidates[0]
         generators = config.generators or [strongest[str(self.count)]]
         self._judged = {name: judged[name].first(self.count) for name in generators}
         self.members = _sample(len(context.data.users), config.users, context.config.seeds[0])
-        self.model = ", ".join(sorted({llm.of(f"peer-{name}").model for name in config.names}))
+        models = {self._llm.of(f"peer-{name}").model for name in config.names}
+        self.model = ", ".join(sorted(models))
         self._material = Material(context.data.folder, Refusals())
         self._ledger = context.output / LEDGER
 
     def __enter__(self) -> Self:
         self.enter_context(self._material)
-        options = PeerSources(
+        sources = PeerSources(
             Domain.load(self._context.config.domain), self._llm, self._config, self._material
         )
-        self.peers = list(_variants(self._config, options))
+        self.peers = list(_variants(self._config, sources))
+        self._models: dict[str, LocalModel] = {}
+        for name, adapter in self._config.adapters.items():
+            self._add_tuned(name, adapter, sources)
         self.queries = {name: list(self._queries(one)) for name, one in self._judged.items()}
         return self
+
+    def _add_tuned(self, name: str, adapter: Path, sources: PeerSources) -> None:
+        """Load a tuned model, whose prompts are those that it was tuned with."""
+        from indexer.peers.local import LocalModel
+        from indexer.peers.local_asker import local_settings
+
+        label = f"{name}, tuned"
+        self._context.progress.start(f"loading {label}")
+        options = TunedRecord.read(adapter).peer_options
+        local = None if self._config.local == "bundled" else self._config.local
+        model = self._models[label] = LocalModel.load(local, adapter)
+        mine = replace(sources, llm=local_settings(model), options=options)
+        self.peers.append((label, registry.made(name, mine)))
 
     def check(self) -> LeakReport:
         """The leak checks of all peers and lists; nothing is asked."""
@@ -103,13 +125,20 @@ class PeerStudy(ExitStack):
             def dry_run(watch: Callable[[Request], None]) -> DryRun:
                 return DryRun(self._llm, ledger, assume_all=True, watch=watch)
 
-            return LeakReport(list(peer_checks(self.peers, every, runs, dry_run)))
+            checks = list(peer_checks(self.peers, every, runs, dry_run))
+        checks += [
+            tuned_check(name, adapter, self._material)
+            for name, adapter in self._config.adapters.items()
+        ]
+        return LeakReport(checks)
 
     def estimates(self) -> dict[str, Estimate]:
         """What the peers would ask; nothing is asked."""
         with self._reading() as ledger:
             counting = DryRun(self._llm, ledger, repeat_failed=False)
-            for _, peer in self.peers:
+            for name, peer in self.peers:
+                if name in self._models:
+                    continue
                 for own in self.queries.values():
                     for order in self._orders(own):
                         asyncio.run(rank_all(peer, order, counting))
@@ -122,17 +151,30 @@ class PeerStudy(ExitStack):
 
     async def _run(self, ledger: Ledger) -> list[PeerRun]:
         progress, runs = self._context.progress, []
-        async with LLM(self._llm, ledger, repeat_failed=False) as llm:
+        async with AsyncExitStack() as stack:
+            endpoint: Asker | None = None
+            if self._config.names:
+                llm = LLM(self._llm, ledger, repeat_failed=False)
+                endpoint = asker(await stack.enter_async_context(llm))
             for generator, own in self.queries.items():
                 for name, peer in self.peers:
                     orders = self._orders(own)
+                    ask = self._local(name, ledger) or endpoint
+                    assert ask is not None  # noqa: S101 - a peer is tuned or asks the endpoint
                     progress.start(f"asking {name}, {generator}", sum(map(len, orders)))
                     answers = [
-                        await rank_all(peer, order, asker(llm), progress.advance)
-                        for order in orders
+                        await rank_all(peer, order, ask, progress.advance) for order in orders
                     ]
                     runs.append(self._result(name, generator, own, answers))
         return runs
+
+    def _local(self, name: str, ledger: Ledger) -> Asker | None:
+        """What a tuned peer asks; None for the others."""
+        if name not in self._models:
+            return None
+        from indexer.peers.local_asker import LocalAsker
+
+        return LocalAsker(self._models[name], ledger)
 
     def _result(
         self,

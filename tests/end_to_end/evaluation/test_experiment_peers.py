@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from devtools.scripted_llm import ScriptedLLM
+from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.evaluation.experiment import ablations, peer_study
 from indexer.evaluation.experiment import run as module
@@ -20,16 +21,24 @@ from indexer.evaluation.experiment.run import estimate_peers, run_experiment
 from indexer.evaluation.leaks.report import LeakError
 from indexer.peers.asking import PeerSources
 from indexer.peers.listwise import Listwise
+from indexer.peers.local import LocalModel
+from indexer.peers.local_asker import local_settings
+from indexer.peers.material import Material
+from indexer.peers.options import PeerOptions
 from indexer.peers.protocol import Asker, PeerAnswer, PeerQuery
+from indexer.peers.tuning import TuningOptions, tune_peer
+from indexer.peers.tuning_data import examples_of, tuning_data
 from indexer.progress import SILENT
+from indexer.prompts import Domain
 from p4r_qdrant.errors import InputError, SettingsError
 from p4r_qdrant.settings import LLMSettings
 from tests.support import scripted_peers
 from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
 from tests.support.html_page import Page
-from tests.support.jsonl import read
+from tests.support.jsonl import read, write
 from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.tiny_causal_lm import save_tiny_causal_lm
 
 pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
@@ -93,7 +102,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_peers_stand_beside_personas(shop: Path, output: Path) -> None:
     with ScriptedLLM(scripted_peers.realistic) as llm:
-        wanted = config(shop, users=6, reviews=3)
+        wanted = config(shop, users=3, reviews=2)
         estimates = estimate_peers(wanted, output, Refusals(), SILENT, settings(llm.url))
         assert not llm.calls
         results = ran(wanted, output, settings(llm.url))
@@ -208,6 +217,51 @@ def test_a_peer_that_looks_at_the_truth_is_caught(
         assert not llm.calls, "nothing is asked before the checks pass"
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    words = " ".join(path.read_text() for path in (ROOT / "prompts" / "products").glob("peer_*.md"))
+    return save_tiny_causal_lm(tmp_path_factory.mktemp("tiny"), f"{words} Yes No", positions=4000)
+
+
+@pytest.fixture(scope="module")
+def adapter(shop: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tuned on the shop, as `p4r peers tune` does."""
+    output = tmp_path_factory.mktemp("tuned") / "pointwise"
+    options = PeerOptions(history_words=10, words=20)
+    model = LocalModel.load(tiny, device="cpu")
+    with Material(ArtifactFolder(shop), Refusals()) as material:
+        sources = PeerSources(Domain.load("books"), local_settings(model), options, material)
+        data = tuning_data(examples_of("pointwise", sources, 0), 8, 0)
+    about = {"domain": "books", "samples": 8, "peer_options": options.model_dump()}
+    tune_peer(model, "pointwise", data, output, TuningOptions(epochs=1), about)
+    return output
+
+
+def test_a_tuned_peer_has_a_line_and_its_training_is_checked(
+    shop: Path, tiny: Path, adapter: Path, tmp_path: Path
+) -> None:
+    wanted = config(shop, names=[], adapters={"pointwise": adapter}, local=str(tiny), users=4)
+    results = ran(wanted, tmp_path / "out", None)
+    line = results["peers"]["lines"][-1]
+    assert line["line"] == "pointwise, tuned"
+    assert line["asked"]["failed"] == 0
+    assert line["asked"]["cost_usd"] == 0
+    [check] = [one for one in results["leaks"] if one["name"].startswith("training data of point")]
+    assert (check["looked_at"], check["unproven"]) == (8, "")
+    other = tmp_path / "shop"
+    shutil.copytree(shop, other)
+    reviews = read(other / "reviews.jsonl")
+    write(other, "reviews.jsonl", [one | {"rating": 1} for one in reviews])
+    aspects = read(other / "aspects.jsonl")
+    write(other, "aspects.jsonl", [one | {"rating": 1} for one in aspects])
+    elsewhere = wanted.model_copy(update={"artifacts": other})
+    with pytest.raises(LeakError, match="was tuned on other data"):
+        ran(elsewhere, tmp_path / "other", None)
+    wrong = config(shop, names=[], adapters={"letters": adapter}, local=str(tiny), users=4)
+    with pytest.raises(InputError, match="was tuned as pointwise, not as letters"):
+        ran(wrong, tmp_path / "wrong", None)
+
+
 def test_the_example_is_right() -> None:
     wanted = load_config(ROOT / "examples" / "bookshop-peers.toml").peers
     assert wanted is not None
@@ -221,6 +275,8 @@ def test_what_is_wrong_in_the_file_is_one_sentence(shop: Path, tmp_path: Path) -
         ('[peers]\ngenerators = ["bpr2"]', "peers.generators: 'bpr2' is none of"),
         ("[peers]\ncandidates = 30", "peers.candidates: 30 is none of 20, 50"),
         ("[peers]\nwordz = 30", r"peers\.wordz"),
+        ("[peers]\nnames = []", "give at least one peer"),
+        ('[peers.adapters]\nrated = "x"', r"peers\.adapters"),
     ]:
         path.write_text(f'name = "x"\nartifacts = "x"\n{text}\n')
         with pytest.raises(InputError, match=sentence):
