@@ -15,17 +15,23 @@ import numpy as np
 
 from p4r_qdrant import open_index
 from p4r_qdrant.errors import P4RError
+from tests.support.columns import column, part
 from tests.support.engines import embedded, opened
 from tests.support.index_data import USER, rows
 from tests.support.oracle import Catalogue, assert_congruent
 
 CATALOGUE = Catalogue({f"i{number}": rows(number, 1 + number % 4) for number in range(20)})
 ITEMS = list(CATALOGUE.vectors)
+COLUMNS = [
+    column(item_id, place, {(place + step) % 20: 0.25 * step for step in (1, 3, 6)})
+    for place, item_id in enumerate(ITEMS)
+]
 
 
 def make(folder: Path) -> None:
     with opened(embedded(folder)) as index:
         index.load(CATALOGUE.rows())
+        index.write_collaborative(part(COLUMNS), COLUMNS)
 
 
 def outcome(folder: Path) -> str:
@@ -40,6 +46,12 @@ def outcome(folder: Path) -> str:
             assert {one: len(index.get(one)) for one in ITEMS} == {
                 one: len(vectors) for one, vectors in CATALOGUE.vectors.items()
             }
+            [scores] = index.collaborative_scores([{"i3": 1.0, "i9": 0.5}], [ITEMS])
+            wanted = {"i2": 0.25, "i0": 0.75, "i17": 1.5, "i8": 0.125, "i6": 0.375}
+            assert scores == {**wanted, "i3": 0.75}
+            best = index.collaborative_nearest({"i3": 1.0, "i9": 0.5}, 2)
+            assert best == [("i17", 1.5), ("i0", 0.75)]
+            assert index.collaborative_shares({"i3": 1.0}, ["i0"]) == {"i0": [("i3", 0.75)]}
     except P4RError as error:
         return f"sentence: {error}"
     except BaseException as error:

@@ -31,6 +31,8 @@ from p4r_qdrant.whole_files import sync_folder, whole_file, write_whole
 
 ITEMS, SUMS, CHANGES = "items.json", "sums.json", "changes.log"
 BY_ITEM, BY_HISTORY = "by-item", "by-history"
+PARTS = ("starts", "places", "values")
+FILES = {ITEMS, *(f"{name}.{part}.npy" for name in (BY_ITEM, BY_HISTORY) for part in PARTS)}
 
 Places = npt.NDArray[np.int64]
 
@@ -106,6 +108,8 @@ class EdgeColumns:
             )
         try:
             sums = json.loads((path / SUMS).read_bytes())
+            if sums.keys() != FILES:
+                raise ValueError(f"{path.name}/{SUMS} does not name the files of a set")
             for name, noted in sums.items():
                 if _sum_of(path / name) != noted:
                     raise ValueError(f"{path.name}/{name} does not match its checksum")
@@ -275,7 +279,7 @@ def _saved_sparse(
     path: Path, name: str, starts: Places, places: Numbers, values: Floats
 ) -> dict[str, int]:
     sums = {}
-    for part, array in (("starts", starts), ("places", places), ("values", values)):
+    for part, array in zip(PARTS, (starts, places, values), strict=True):
         file = path / f"{name}.{part}.npy"
         with whole_file(file) as opened:
             np.save(opened, array)
@@ -298,7 +302,7 @@ def _sum_of(path: Path) -> int:
 
 def _mapped(path: Path, name: str) -> Sparse:
     arrays = []
-    for part in ("starts", "places", "values"):
+    for part in PARTS:
         file = path / f"{name}.{part}.npy"
         arrays.append(np.load(file, mmap_mode="r"))
     return Sparse(*arrays)
