@@ -1,4 +1,7 @@
-"""Check every item of an index: its personas, their texts and vectors, and how they score."""
+"""Check every item of an index: its personas, their texts and vectors, and how they score.
+
+The columns of the collaborative part are compared with their checksums.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from p4r_qdrant.errors import P4RError
 from p4r_qdrant.index.batching import batches
+from p4r_qdrant.index.columns import CollaborativePart
 from p4r_qdrant.index.engine import Engine
 from p4r_qdrant.index.payload import (
     CONTENT_HASH,
@@ -36,6 +41,21 @@ def problems(engine: Engine) -> Iterator[str]:
                 yield f"item {item_id!r} {problem}; index it again"
     if lost := engine.stats().personas - seen:
         yield f"{lost} personas are of items whose first persona is gone; index them again"
+    yield from _of_columns(engine)
+
+
+def _of_columns(engine: Engine) -> Iterator[str]:
+    part = CollaborativePart.from_text(engine.metadata.collaborative)
+    if part is None:
+        return
+    try:
+        columns = engine.columns.open(part.set)
+    except P4RError as error:  # the files are damaged, or missing
+        yield f"the collaborative part: {error}"
+        return
+    numbers = [number for _, number in columns.items() if number is not None]
+    if len(set(numbers)) < len(numbers) or max(numbers, default=-1) >= part.next_number:
+        yield "the collaborative part has item numbers that clash; publish the artifacts again"
 
 
 def _of_payloads(payloads: Sequence[dict[str, Any]]) -> str:

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from devtools.qdrant_process import QdrantServer
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.indexing.items import ItemIndexer
-from p4r_qdrant import PersonaIndex, Settings, open_index
+from p4r_qdrant import Interaction, PersonaIndex, PersonaReranker, Settings, open_index
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index import provisional
+from p4r_qdrant.index.checking import problems
 from p4r_qdrant.index.columns import Column
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.records import ItemPersonas
@@ -19,7 +21,10 @@ from p4r_qdrant.texts import persona_texts
 from p4r_qdrant.users.versions import drop_old
 from tests.integration.indexing.test_publish import killed
 from tests.support import publishing
+from tests.support.damage import flip
+from tests.support.engines import embedded, on_server
 from tests.support.messages import sentence
+from tests.support.polling import wait_until
 from tests.support.publishing import catalogue_at, run, write_personas, write_reviews
 
 PAIRS = [(f"user-{n % 9}", f"item-{n * n % 7}") for n in range(40)] + [("user-1", "unheard-of")]
@@ -241,3 +246,44 @@ def test_items_that_arrive_get_one(index_settings: Settings, folder: Path) -> No
         assert index.collaborative_columns(["item-20", "item-21"]).keys() == {"item-21"}
         index.drop_collaborative()
         assert provisional.add(index, [("item-20", np.ones((1, 24)))]) == 0
+
+
+def test_a_running_reader_follows_a_refit(
+    qdrant_server: QdrantServer, collection_name: str, folder: Path
+) -> None:
+    """The version stays, and so does the encoder: only the columns change."""
+    index_settings = on_server(qdrant_server, collection_name)
+    encoder = publishing.encoder(0)
+    run(folder, encoder, index_settings)
+    settings = publishing.refreshing(index_settings, 0.05)
+    load = publishing.by_fingerprint(encoder)
+    with PersonaReranker.from_settings(settings, load_encoder=load) as reranker:
+        index = reranker.index
+        write_reviews(folder, PAIRS[5:])
+        run(folder, encoder, index_settings)
+        write_reviews(folder, PAIRS[9:])
+        run(folder, encoder, index_settings)  # the set that the reader knows is gone
+        assert index.collaborative_nearest({"item-1": 1.0}, 3)
+        assert reranker.index is index
+        write_reviews(folder, PAIRS[2:])
+        run(folder, encoder, index_settings)
+
+        def followed() -> bool:
+            reranker.recommend([Interaction("item-1", 1, summary="salt")], top=2)
+            return index.collaborative is not None and index.collaborative.set == 4
+
+        wait_until(followed)
+
+
+def test_damaged_columns_are_found(tmp_path: Path, folder: Path) -> None:
+    settings = embedded(tmp_path / "index")
+    run(folder, publishing.encoder(0), settings)
+    with open_versions(settings) as versions, versions.open_live() as index:
+        assert [*problems(index.engine)] == []
+        [file] = (tmp_path / "index").rglob("by-item.values.npy")
+        flip(file, file.stat().st_size - 3)
+        [problem] = problems(index.engine)
+        assert "by-item.values.npy does not match its checksum" in problem
+        file.parent.rename(tmp_path / "elsewhere")
+        [problem] = problems(index.engine)
+        assert "is missing or not complete; publish the artifacts again" in problem
