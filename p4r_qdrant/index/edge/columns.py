@@ -279,7 +279,8 @@ def _saved_sparse(
     path: Path, name: str, starts: Places, places: Numbers, values: Floats
 ) -> dict[str, int]:
     sums = {}
-    for part, array in zip(PARTS, (starts, places, values), strict=True):
+    arrays: list[npt.NDArray[Any]] = [starts, places, values]
+    for part, array in zip(PARTS, arrays, strict=True):
         file = path / f"{name}.{part}.npy"
         with whole_file(file) as opened:
             np.save(opened, array)
