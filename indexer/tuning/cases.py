@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,12 @@ from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.generators.base import Fitted, matrix
 from indexer.evaluation.interactions import Indexes, Interactions
 from indexer.tuning.weights import Case
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.records import CandidateList
 from p4r_qdrant.rerank.recommending import BREADTH
 from p4r_qdrant.rerank.standard import Columns, standard_columns
+from p4r_qdrant.settings import RerankSettings
 
 USERS_AT_ONCE = 256
 
@@ -27,11 +29,15 @@ class Scores:
     """Persona and collaborative scores of whole catalogues.
 
     training: with an item for each of the personas. model: None if there is no collaborative part.
+    options: the form of the persona score: `interests` and `prior`. typical: the mean user, (dim,),
+    for the prior.
     """
 
     training: Interactions
     personas: PersonaVectors
     model: Fitted | None
+    options: RerankSettings = field(default_factory=RerankSettings)
+    typical: Floats | None = None
 
     def of(
         self, users: Sequence[str], vectors: Sequence[UserVector | None]
@@ -53,20 +59,34 @@ class Scores:
                 )
 
     def _near(self, vectors: Sequence[UserVector]) -> Values:
-        """Eq. 10 of all items: (n, n_items)."""
+        """The persona scores of all items: (n, n_items)."""
         scores = np.full((len(vectors), len(self.training.items)), np.nan)
         if vectors:
-            stacked = np.stack([one.vector for one in vectors])
-            best = np.maximum.reduceat(
-                stacked @ self.personas.vectors.T, self.personas.starts[:-1], axis=1
-            )
+            directions = [self._directions(one) for one in vectors]
+            near = np.concatenate(directions) @ self.personas.vectors.T
+            starts = np.cumsum([0, *(len(rows) for rows in directions[:-1])])
+            best = np.maximum.reduceat(near, starts, axis=0)
+            best = np.maximum.reduceat(best, self.personas.starts[:-1], axis=1)
             scores[:, np.searchsorted(self.training.items, self.personas.items)] = best
         return scores
+
+    def _directions(self, vector: UserVector) -> Floats:
+        """The query vectors of a user, as `IndexAndEncoder.directions` makes them."""
+        rows = vector.directions(self.options.interests)
+        if self.options.prior and self.typical is not None:
+            rows = rows - np.float32(self.options.prior) * self.typical
+        return rows
 
     def _together(self, rows: Indexes) -> Sequence[Values | None]:
         if self.model is None or not len(rows):
             return [None] * len(rows)
         return list(np.asarray(self.model.scores(rows), dtype=np.float64))
+
+
+def mean_user(vectors: Iterable[UserVector | None]) -> Floats | None:
+    """The mean h_u of known users, (dim,), for the persona prior; None if none is known."""
+    known = [one.vector for one in vectors if one is not None]
+    return np.mean(known, axis=0, dtype=np.float32) if known else None
 
 
 def catalogue_cases(

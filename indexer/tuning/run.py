@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from indexer.progress import SILENT, Progress
 from indexer.training.pairs import training_data
 from indexer.training.tune import Tried, record_history, tune
 from indexer.training.validation import MOST_USERS, Validation
-from indexer.tuning.cases import Scores, catalogue_cases, list_cases
+from indexer.tuning.cases import Scores, catalogue_cases, list_cases, mean_user
 from indexer.tuning.fit import ChosenFit, choose_fit
 from indexer.tuning.weights import Case, Weighed, choose_weights, every_weighting, measured
 from p4r_qdrant.encoder.base import Encoder
@@ -90,7 +90,10 @@ def tune_all(
             wanted = {user: item for user, item in truth.items.items() if user in known}
             fit = choose_fit(training, personas, wanted, progress) if wanted else None
         scores = Scores(
-            training or _nothing(personas), personas, fit.model if fit is not None else None
+            training or _nothing(personas),
+            personas,
+            fit.model if fit is not None else None,
+            settings.rerank,
         )
         history = histories[0].history
         cases = _cases(folder, scores, truth, candidates, encoder, history)
@@ -162,6 +165,7 @@ def _cases(
             strict=True,
         )
     )
+    scores = replace(scores, typical=mean_user(vectors.values()))
     cases = {CATALOGUE: [*catalogue_cases(scores, users, [*vectors.values()], truth.items)]}
     if candidates is not None:
         own = [vectors[one.user_id] for one in lists]

@@ -17,7 +17,7 @@ import numpy as np
 from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.generators.base import Fitted, Floats
 from indexer.evaluation.interactions import Indexes, Interactions
-from indexer.tuning.cases import Scores, proposals
+from indexer.tuning.cases import Scores, mean_user, proposals
 from indexer.tuning.weights import every_weighting
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.user_vector import (
@@ -29,9 +29,12 @@ from p4r_qdrant.encoder.user_vector import (
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.rerank.scoring import Weights
 from p4r_qdrant.rerank.standard import Columns, combined
+from p4r_qdrant.settings import RerankSettings
 
 LENGTHS = (3, 5, 10, 20)
 DECAYS = (0.7, 0.85, 1.0)
+FORMS = ((0.0, 0.0), (0.5, 0.0), (0.5, 0.5))
+"""Interests and prior of the persona score (`RerankSettings`)."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +76,22 @@ class UserTexts:
 def weighed(
     training: Interactions, personas: PersonaVectors, profiles: UserTexts, model: Fitted
 ) -> Iterator[Fitted]:
-    """The one score with each weight of the persona score, for each length and decay.
+    """The one score with each weight of the persona score, for each form, length and decay of it.
 
     training: with an item for each of the personas. model: the collaborative part.
     """
-    scores = Scores(training, personas, model)
-    for length, decay in product(LENGTHS, DECAYS):
-        found = _Proposed(scores, profiles.vectors(length, decay))
+    for (interests, prior), length, decay in product(FORMS, LENGTHS, DECAYS):
+        vectors = profiles.vectors(length, decay)
+        options = RerankSettings(interests=interests, prior=prior)
+        typical = mean_user(vectors.values())
+        found = _Proposed(Scores(training, personas, model, options, typical), vectors)
         for weights in every_weighting(has_generator=False):
             settings = {
                 **model.settings,
                 "length": length,
                 "history_decay": decay,
+                "interests": interests,
+                "prior": prior,
                 "personas": weights.personas,
             }
             yield Fitted(settings, partial(found.scores, weights=weights))

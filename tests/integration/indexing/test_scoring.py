@@ -15,13 +15,13 @@ from indexer.collaborative.encoding import encoded_personas
 from indexer.evaluation.generators.personas_ease import PersonasEase
 from indexer.evaluation.interactions import interactions_in
 from indexer.evaluation.truth import read_truth
-from indexer.tuning.cases import Scores, catalogue_cases, list_cases
+from indexer.tuning.cases import Scores, catalogue_cases, list_cases, mean_user
 from p4r_qdrant import PersonaReranker, Settings, open_index
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Ranking
 from p4r_qdrant.rerank.scoring import Scoring, Weights
 from p4r_qdrant.rerank.users import KnownUser, items_of
-from p4r_qdrant.settings import CollaborativeSettings, HistorySettings
+from p4r_qdrant.settings import CollaborativeSettings, HistorySettings, RerankSettings
 from tests.support.hash_encoder import HashEncoder
 from tests.support.paths import BOOKSHOP
 from tests.support.publishing import run
@@ -51,8 +51,11 @@ def place_of(ranking: Ranking, item_id: str) -> int:
     return ids.index(item_id) + 1 if item_id in ids else 0
 
 
+@pytest.mark.parametrize(
+    "form", [RerankSettings(), RerankSettings(interests=0.5, prior=0.25)], ids=["plain", "form"]
+)
 def test_the_reranker_orders_as_tuning_did(
-    index_settings: Settings, folder: ArtifactFolder
+    index_settings: Settings, folder: ArtifactFolder, form: RerankSettings
 ) -> None:
     tuned(folder)
     report = run(folder.path, ENCODER, index_settings, training_only=True)
@@ -66,17 +69,20 @@ def test_the_reranker_orders_as_tuning_did(
         for one in PersonasEase(personas, [FIT.share], [FIT.l2]).fitted(training, 0)
         if one.settings["decay"] == FIT.decay
     ]
-    scores = Scores(training, personas, model)
     held = {one.user_id: one for one in read_candidates(folder.file(CANDIDATES), Refusals())}
     lists = [held[user] for user in truth.items if user in held]
     users = [one.user_id for one in lists]
     with Histories(folder, Refusals()) as histories:
         known = [histories.get(user) for user in users]
     vectors = ENCODER.user_vectors(known, length=HISTORY.length, decay=HISTORY.decay)
+    typical = mean_user(vectors)
+    assert typical is not None
+    scores = Scores(training, personas, model, form, typical)
     of_lists = [*list_cases(scores, lists, vectors, truth.items)]
     of_catalogue = [*catalogue_cases(scores, users, vectors, truth.items)]
     with open_index(index_settings) as index:
-        reranker = PersonaReranker(index)
+        index.record_typical_user(typical)
+        reranker = PersonaReranker(index, rerank=form)
         told = [
             KnownUser(vector, items_of(history))
             for vector, history in zip(vectors, known, strict=True)
