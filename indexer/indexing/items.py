@@ -68,7 +68,8 @@ def index_artifacts(
 
     progress: each item is one step of a task that the caller starts.
     """
-    indexer = ItemIndexer(source, index, refusals, known=settled_items(index, folder))
+    known = settled_items(index, folder)
+    indexer = ItemIndexer(source, index, refusals, known=known, provisional=True)
     return indexer.index_all(folder.index_rows(domain, refusals), progress=progress)
 
 

@@ -9,6 +9,7 @@ with a history by the dot product over the numbers of items that both hold.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Collection as Ids
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -108,19 +109,24 @@ class ServerColumns:
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
-        self._known: dict[str, int] = {}
-        """Numbers of items; they never change."""
+        self._lock = threading.Lock()
+        self._known: dict[str, int | None] = {}
+        """Numbers of items, None if they have none. In one set they never change."""
 
     def numbers(self, item_ids: Ids[str]) -> dict[str, int]:
         """See `ColumnSet`."""
         known = self._known
         found = {one: known[one] for one in item_ids if one in known}
         unknown = [one for one in item_ids if one not in found]
-        new = self._collection.within_limits(partial(self._read_numbers, unknown))
-        while len(known) + len(new) > MOST_CACHED and known:
-            known.pop(next(iter(known)), None)
-        known.update(new)
-        return found | new
+        if unknown:
+            new = self._collection.within_limits(partial(self._read_numbers, unknown))
+            fresh = {one: new.get(one) for one in unknown}
+            with self._lock:
+                for one in [*known][: max(0, len(known) + len(fresh) - MOST_CACHED)]:
+                    del known[one]
+                known.update(fresh)
+            found |= fresh
+        return {one: number for one, number in found.items() if number is not None}
 
     def _read_numbers(self, item_ids: Sequence[str]) -> dict[str, int]:
         found = {}

@@ -6,13 +6,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from devtools.qdrant_process import QdrantServer
 from p4r_qdrant import PersonaIndex, Settings, open_index
 from p4r_qdrant.errors import IndexMismatchError, InputError
 from p4r_qdrant.index.columns import Weights
 from p4r_qdrant.index.edge.columns import EdgeColumns
+from p4r_qdrant.index.server import columns
 from p4r_qdrant.index.server.columns import ServerColumns
 from tests.support.columns import WildB, check_large, column, histories, part, wild_b
-from tests.support.engines import opened
+from tests.support.engines import on_server, opened
 from tests.support.index_data import personas, rows
 from tests.support.oracle import ITEM_IDS
 
@@ -26,8 +28,8 @@ NEAR = 1e-5
 
 def check(index: PersonaIndex, data: st.DataObject) -> None:
     b = data.draw(wild_b())
-    columns = b.columns()
-    index.write_collaborative(part(columns), columns)
+    written = b.columns()
+    index.write_collaborative(part(written), written)
     assert index.item_numbers() == b.numbers
     users = [data.draw(histories(b)) for _ in range(3)]
     some = st.one_of(st.sampled_from([*b.entries, "missing"]), ITEM_IDS)
@@ -115,6 +117,29 @@ def test_without_a_collaborative_part(index: PersonaIndex) -> None:
         index.collaborative_nearest({"a": 1.0}, 0)
     with pytest.raises(InputError, match="1 histories but 0 candidate lists"):
         index.collaborative_scores([{"a": 1.0}], [])
+
+
+def test_a_reader_asks_a_server_once_for_the_number_of_an_item(
+    qdrant_server: QdrantServer, collection_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of one that has none; no more of them are kept than MOST_CACHED."""
+    monkeypatch.setattr(columns, "MOST_CACHED", 3)
+    asked: list[list[str]] = []
+    right = ServerColumns._read_numbers
+
+    def noted(self: ServerColumns, item_ids: list[str]) -> dict[str, int]:
+        asked.append(item_ids)
+        return right(self, item_ids)
+
+    monkeypatch.setattr(ServerColumns, "_read_numbers", noted)
+    with opened(on_server(qdrant_server, collection_name)) as index:
+        index.write_collaborative(part(TWO), TWO)
+        for _ in range(2):
+            assert index.collaborative_nearest({"a": 1.0, "nobody": 1.0}, 9) == [("b", 0.25)]
+        assert asked == [["a", "nobody"]]
+        assert index.collaborative_nearest({"b": 1.0, "x": 1.0}, 9) == [("a", 0.5)]
+        assert index.collaborative_nearest({"a": 1.0}, 9) == [("b", 0.25)]
+        assert asked == [["a", "nobody"], ["b", "x"], ["a"]]
 
 
 TWO = [column("a", 0, {1: 0.5}), column("b", 1, {0: 0.25}), column("gone", 2, {})]
