@@ -64,8 +64,8 @@ class Fitting:
         """Read the interactions of a folder; None if the settings switch the fit off.
 
         with_personas: about how many items have personas. training_only: without those that
-        splits.jsonl holds out. Raises InputError if the items
-        need more memory than the settings allow, MissingExtraError without SciPy.
+        splits.jsonl holds out. Raises InputError if the items need more memory than the settings
+        allow, MissingExtraError without SciPy.
         """
         if not settings.enabled:
             return None

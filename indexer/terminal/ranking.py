@@ -113,10 +113,8 @@ def because(reasons: Sequence[Because]) -> str:
 
 
 def carried(parts: Parts) -> str:
-    """What each part carried of a score; parts that were left out are not named."""
-    return ", ".join(
-        f"{name} {value:+.2f}" for name, value in asdict(parts).items() if value is not None
-    )
+    """What each part carried of a score; parts that carried nothing are not named."""
+    return ", ".join(f"{name} {value:+.2f}" for name, value in asdict(parts).items() if value)
 
 
 def _print_why(item: RankedItem, titles: Mapping[str, str]) -> None:

@@ -115,7 +115,7 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_LLM__ALLOW_PLAINTEXT_KEY": ("true", True),
     **{
         f"P4R_LLM__{step}__{field}": value
-        for step in ("SUMMARIES", "ASPECTS", "PERSONAS", "ALIGNMENTS", "JUDGMENTS")
+        for step in ("SUMMARIES", "ASPECTS", "PERSONAS", "ALIGNMENTS", "JUDGMENTS", "PEERS")
         for field, value in {
             "MODEL": ("other", "other"),
             "TEMPERATURE": ("0.5", 0.5),
