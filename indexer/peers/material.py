@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Self
 
 from indexer.artifacts.folder import ArtifactFolder
@@ -18,6 +18,9 @@ from indexer.reasoning.sanitizing import metadata
 from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.records import CandidateList, Review
+
+HELD_ITEMS = 256
+"""Items whose reviews are held in memory."""
 
 
 class Material(ExitStack):
@@ -33,6 +36,7 @@ class Material(ExitStack):
         self._items = folder.items(refusals)
         self._summaries = folder.summaries(refusals)
         self._reviews: ItemRecords[Review] | None = None
+        self._held_reviews = lru_cache(maxsize=HELD_ITEMS)(self._read_reviews)
         if folder.has(REVIEWS):  # broken lines are reported by the histories already
             self._reviews = ItemRecords(folder.at(REVIEWS), Review, folder.held_out())
 
@@ -68,9 +72,12 @@ class Material(ExitStack):
             text = metadata(item).text
         return PeerCandidate(item_id, title, text, score)
 
-    def reviews_of_item(self, item_id: str) -> list[Review]:
+    def reviews_of_item(self, item_id: str) -> Sequence[Review]:
         """The training reviews of an item, in the order of the file."""
-        return [] if self._reviews is None else self._reviews.get(item_id)
+        return self._held_reviews(item_id)
+
+    def _read_reviews(self, item_id: str) -> Sequence[Review]:
+        return () if self._reviews is None else tuple(self._reviews.get(item_id))
 
     def reviews_of_user(self, user_id: str, most: int) -> list[Review]:
         """The newest training reviews of a user, newest first."""

@@ -63,6 +63,7 @@ class DryRun:
             return Answer(request, assumed, Usage())
         is_new = request.key not in self._seen
         self._seen.add(request.key)
+        assumed = _told_apart(assumed, request.key)
         one = self.estimates.setdefault(request.step, Estimate())
         if (record := self._ledger.get(request.step, request.key)) is not None:
             one.known += is_new
@@ -77,6 +78,18 @@ class DryRun:
             prices = self._settings.of(request.step)
             one.cost_usd = prices.cost(one.prompt_tokens, one.completion_tokens)
         return Answer(request, assumed, Usage())
+
+
+def _told_apart(assumed: Any, key: str) -> Any:
+    """An assumed answer that differs from others, as real ones do: so do the prompts made of it."""
+    if isinstance(assumed, dict) and "options" not in assumed:
+        return {
+            name: [f"{one} {key[:6]}" for one in value]
+            if isinstance(value, list)
+            else f"{value} {key[:6]}"
+            for name, value in assumed.items()
+        }
+    return assumed
 
 
 def _text(assumed: Any) -> str:

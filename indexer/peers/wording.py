@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import lru_cache
 
 from indexer.peers.options import PeerOptions
 from indexer.peers.protocol import PeerCandidate, PeerQuery
@@ -14,6 +15,8 @@ CHARACTERS_A_WORD = 6
 """Where a text has no spaces, so many characters count as a word."""
 NO_TEXT = "(nothing is known of it)"
 _TITLE_WORDS = 12
+_cleaned = lru_cache(maxsize=8192)(cleaned)
+"""The same texts are in the prompts of many users."""
 _WORD = re.compile(r"\S+\s*")
 
 
@@ -69,7 +72,7 @@ class Wording:
 
     def line(self, text: str, words: int | None = None) -> str:
         """An outside text on one line, without what addresses a model, of at most `words` words."""
-        kept = cleaned(text)
+        kept = _cleaned(text)
         self._notes["sentences that address a model, left out"] += kept.removed
         line = " ".join(kept.text.split())
         return line if words is None else self._cut(line, words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -88,7 +89,8 @@ def _with_options(prompt: str, utility: Utility) -> Reply:
 def _json(call: Call) -> Reply:
     schema = call.body["response_format"]["json_schema"]["schema"]
     if "likes" in schema["properties"]:
-        return says({"likes": ["Calm prose"], "dislikes": []})
+        number = int(hashlib.sha256(call.user.encode()).hexdigest()[:8], 16)
+        return says({"likes": [f"Calm prose, number {number}"], "dislikes": []})
     return says({"text": "You like calm prose, and this has some."})
 
 

@@ -321,6 +321,22 @@ def test_a_dry_run_counts_the_calls_of_the_run(
     assert (after.requests, after.known) == (0, before.requests)
 
 
+def test_a_dry_run_counts_every_user_although_profiles_are_assumed(
+    sources: Sources, material: Any, tmp_path: Path
+) -> None:
+    results = [Candidate(item_id=one) for one in ("salt-orchard", "one-ring-one-pan")]
+    users = [READER, "norm-t", "kofi-b"]
+    wanted = [material.query(CandidateList(user_id=one, results=results)) for one in users]
+    counts = []
+    for own in (wanted[:1], wanted):
+        with Ledger(tmp_path, read_only=True) as ledger:
+            dry = DryRun(LLMSettings(model="m"), ledger)
+            asyncio.run(rank_all(registry.made("rated", sources(reviews=1)), own, dry))
+        [found] = dry.estimates.values()
+        counts.append(found.requests)
+    assert counts[1] - counts[0] >= 2 * 2, "two ratings for each of two more users"
+
+
 def test_a_ceiling_stops_it_and_it_goes_on(tmp_path: Path, sources: Sources) -> None:
     with ScriptedLLM(scripted_peers.perfect) as llm:
         wanted = query([5 * one for one in shuffled(10)])
