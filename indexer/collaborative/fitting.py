@@ -83,7 +83,7 @@ class Inputs:
         return method_for(
             len(self.interactions.items),
             len(self.interactions.user_of),
-            len(self.personas.vectors),
+            self.personas.vectors.shape,
             self.settings,
         )
 
@@ -103,14 +103,15 @@ class Inputs:
 
 
 def method_for(
-    n_items: int, n_interactions: int, n_personas: int, settings: CollaborativeSettings
+    n_items: int, n_interactions: int, personas: tuple[int, ...], settings: CollaborativeSettings
 ) -> Method:
     """Exact, if there are few enough items and enough memory for it.
 
-    Raises InputError, with the setting, if even the approximation takes more memory than allowed.
+    personas: the shape of their vectors, (n_personas, dim). Raises InputError, with the setting, if
+    even the approximation takes more memory than allowed.
     """
     allowed = settings.memory_gb * _GB
-    needed = _memory(n_items, n_interactions, n_personas, settings)
+    needed = _memory(n_items, n_interactions, personas, settings)
     if n_items <= MOST_ITEMS and needed["exact"] <= allowed:
         return "exact"
     if needed["by neighbourhood"] <= allowed:
@@ -124,11 +125,12 @@ def method_for(
 
 
 def _memory(
-    n_items: int, n_interactions: int, n_personas: int, settings: CollaborativeSettings
+    n_items: int, n_interactions: int, personas: tuple[int, ...], settings: CollaborativeSettings
 ) -> dict[Method, float]:
-    """Bytes of a fit, by method. The rows of X and their copies are in both."""
+    """Bytes of a fit, by method. The rows of X, the vectors and their copies are in both."""
+    n_personas, dimension = personas
     opinions = min(n_personas, MOST_USERS) * min(settings.keep, n_items)
-    rows = 24.0 * (n_interactions + opinions)
+    rows = 24.0 * (n_interactions + opinions) + 8.0 * n_personas * dimension
     columns = 24.0 * n_items * min(settings.columns, n_items)
     kept = n_items * min((1 + KNOWN) * NEIGHBOURS, n_items)  # of X'X and of B
     near = 24.0 * kept + 12.0 * COLUMNS_AT_ONCE * n_items

@@ -60,7 +60,7 @@ def run(
             folder,
             CollaborativeSettings(),
             Refusals(),
-            with_personas=folder.estimated_lines(PERSONAS),
+            shape=(folder.estimated_lines(PERSONAS), encoder.dimension),
             training_only=True,
         )
         if fitting is not None:

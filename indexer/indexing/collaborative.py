@@ -27,6 +27,8 @@ from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.records import Id
 from p4r_qdrant.settings import CollaborativeSettings, Settings
 
+TYPICAL_PERSONAS = 5
+"""Personas of an item, for an estimate of memory."""
 _FITTED = ("share", "l2", "keep", "decay")
 """The settings of a fit that its record holds."""
 
@@ -57,15 +59,15 @@ class Fitting:
         settings: CollaborativeSettings,
         refusals: Refusals,
         *,
-        with_personas: int,
+        shape: tuple[int, int],
         training_only: bool = False,
         progress: Progress = SILENT,
     ) -> Fitting | None:
         """Read the interactions of a folder; None if the settings switch the fit off.
 
-        with_personas: about how many items have personas. training_only: without those that
-        splits.jsonl holds out. Raises InputError if the items need more memory than the settings
-        allow, MissingExtraError without SciPy.
+        shape: about how many items have personas, and the dimension of their vectors.
+        training_only: without those that splits.jsonl holds out. Raises InputError if the items
+        need more memory than the settings allow, MissingExtraError without SciPy.
         """
         if not settings.enabled:
             return None
@@ -86,8 +88,9 @@ class Fitting:
         if folder.has(ITEMS):
             lines = read_lines(folder.at(ITEMS), _Named, Refusals())  # refused elsewhere
             named = frozenset(line.item_id for _, _, line in lines)
-        count = max(len(found.items), with_personas)
-        method_for(count, len(found.user_of), count, settings)
+        with_personas, dimension = shape
+        vectors = (TYPICAL_PERSONAS * with_personas, dimension)
+        method_for(max(len(found.items), with_personas), len(found.user_of), vectors, settings)
         return cls(found, used, named, settings, training_only)
 
     def fit(self, index: PersonaIndex, known: Mapping[str, int], next_number: int) -> str:
@@ -177,7 +180,7 @@ def refitted(folder: ArtifactFolder, settings: Settings, refusals: Refusals) -> 
                 folder,
                 settings.collaborative.model_copy(update={**own, "enabled": True}),
                 refusals,
-                with_personas=index.stats().items,
+                shape=(index.stats().items, index.metadata.dimension),
                 training_only=bool(part.settings.get("training_only")),
             )
             done = fitted(fitting, versions, index)

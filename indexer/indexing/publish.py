@@ -97,7 +97,7 @@ def publish(
         folder,
         with_tuned(settings.collaborative, tuned),
         refusals,
-        with_personas=total,
+        shape=(total, source.dimension),
         training_only=options.training_only,
         progress=progress,
     )

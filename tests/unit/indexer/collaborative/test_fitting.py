@@ -124,9 +124,9 @@ def test_memory_is_checked_before(tmp_path: Path) -> None:
         next(fitted_columns(given))
     assert "--no-collaborative" in sentence(caught)
     settings = CollaborativeSettings()
-    assert method_for(30_000, 1_000_000, 100_000, settings) == "exact"
-    assert method_for(30_001, 1_000_000, 100_000, settings) == "by neighbourhood"
+    assert method_for(30_000, 1_000_000, (100_000, 384), settings) == "exact"
+    assert method_for(30_001, 1_000_000, (100_000, 384), settings) == "by neighbourhood"
     small = CollaborativeSettings(memory_gb=3)
-    assert method_for(30_000, 1_000_000, 100_000, small) == "by neighbourhood"
+    assert method_for(30_000, 1_000_000, (100_000, 384), small) == "by neighbourhood"
     with pytest.raises(InputError, match=r"the collaborative part of 2,000,000 items takes about"):
-        method_for(2_000_000, 1_000_000, 100_000, settings)
+        method_for(2_000_000, 1_000_000, (100_000, 384), settings)
