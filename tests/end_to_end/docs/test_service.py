@@ -86,6 +86,7 @@ def test_the_lines_of_the_document(tmp_path: Path) -> None:
         inline,
         accepted,
         by_id,
+        weighed,
         recommended,
         found,
         put,
@@ -104,6 +105,10 @@ def test_the_lines_of_the_document(tmp_path: Path) -> None:
     assert (accepted["new"], accepted["encoded"], accepted["aspects"]) == (True, True, "no_llm")
     [ranking] = by_id["rankings"]
     assert (ranking["personalized"], ranking["degraded"], len(ranking["items"])) == (True, False, 3)
+    [ranking] = weighed["rankings"]
+    parts = ranking["items"][0]["parts"]
+    assert parts["collaborative"] is None, "p4r index makes no collaborative part"
+    assert parts["personas"] + parts["generator"] == pytest.approx(ranking["items"][0]["score"])
     assert len(recommended["items"]) == 3
     assert found["items"][0]["item_id"] == "one-ring-one-pan"
     assert (put["written"], deleted) == (True, {"deleted": "kettle-year"})
