@@ -1,14 +1,17 @@
-"""`p4r serve`, `work` and `mcp`."""
+"""`p4r serve`, `studio`, `work` and `mcp`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from indexer.cli.shared import MadeArtifacts, PromptDomain, artifact_sources, check_llm
 from p4r_qdrant.errors import InputError
+
+if TYPE_CHECKING:
+    from p4r_qdrant.settings import Settings
 
 group = typer.Typer()
 
@@ -31,12 +34,94 @@ def serve(
     domain: Annotated[
         str, typer.Option(help="With --artifacts: books, restaurants, products, or a folder.")
     ] = "products",
+    studio: Annotated[
+        bool, typer.Option("--studio", help="Also offer pages for people under /studio.")
+    ] = False,
 ) -> None:
     """Serve reranking over HTTP; /docs describes the API.
 
     Only one process can open the embedded index: with it, --artifacts does the work of `p4r work`
     here.
     """
+    options = {
+        "host": host,
+        "port": port,
+        "allow_anonymous": anonymous or None,
+        "studio": studio or None,
+    }
+    settings = _settings(options)
+    from p4r_qdrant.service.run import serve as run_service
+
+    if artifacts is None:
+        run_service(settings)
+        return
+
+    from indexer.artifacts.evidence import QuotedEvidence
+    from indexer.ledger import LEDGER, Ledger
+    from indexer.updates.worker import Worker
+    from indexer.updates.worker_thread import WorkerThread
+
+    sources = artifact_sources(artifacts, domain, settings)
+    evidence = QuotedEvidence(artifacts) if settings.service.studio else None
+    with Ledger(artifacts / LEDGER) as ledger:
+        run_service(
+            settings,
+            lambda backend: WorkerThread(Worker(backend, sources, ledger)),
+            evidence=evidence,
+        )
+
+
+@group.command(epilog="Example:  p4r studio --artifacts books")
+def studio(
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")
+    ] = None,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", exists=True, file_okay=False, help="Quote the reviews of this folder."
+        ),
+    ] = None,
+    browser: Annotated[
+        bool | None,
+        typer.Option(
+            "--browser/--no-browser", help="Open a browser. Default: if this is a terminal."
+        ),
+    ] = None,
+) -> None:
+    """Show the catalogue, its personas and what readers get, on pages for people.
+
+    The pages are served on this machine alone: without a key, or with the service's keys if they
+    are set. `p4r serve --studio` offers them to others.
+    """
+    import sys
+    import webbrowser
+
+    from indexer.terminal.console import out
+    from p4r_qdrant.settings import Settings
+
+    own = Settings.load().service
+    options = {
+        "host": "127.0.0.1",
+        "port": port,
+        "studio": True,
+        "allow_anonymous": not (own.api_key or own.admin_key),
+    }
+    settings = _settings(options)
+    from indexer.artifacts.evidence import QuotedEvidence
+    from p4r_qdrant.service.run import serve as run_service
+
+    def show(address: str) -> None:
+        out.say(f"{address}/studio")
+        if sys.stdout.isatty() if browser is None else browser:
+            webbrowser.open(f"{address}/studio")
+
+    evidence = QuotedEvidence(artifacts) if artifacts is not None else None
+    run_service(settings, evidence=evidence, listening_at=show)
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    """The settings, with the given options of the service. Raises MissingExtraError."""
     import importlib.util
 
     from p4r_qdrant.errors import MissingExtraError
@@ -44,22 +129,8 @@ def serve(
 
     if importlib.util.find_spec("fastapi") is None:
         raise MissingExtraError("serving needs FastAPI: pip install 'p4r-qdrant[service]'")
-    from p4r_qdrant.service.run import serve as run_service
-
-    options = {"host": host, "port": port, "allow_anonymous": anonymous or None}
     given = {name: value for name, value in options.items() if value is not None}
-    settings = Settings.load(service=given) if given else Settings.load()
-    if artifacts is None:
-        run_service(settings)
-        return
-
-    from indexer.ledger import LEDGER, Ledger
-    from indexer.updates.worker import Worker
-    from indexer.updates.worker_thread import WorkerThread
-
-    sources = artifact_sources(artifacts, domain, settings)
-    with Ledger(artifacts / LEDGER) as ledger:
-        run_service(settings, lambda backend: WorkerThread(Worker(backend, sources, ledger)))
+    return Settings.load(service=given) if given else Settings.load()
 
 
 @group.command(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from indexer.terminal.console import err, out
 from indexer.terminal.tables import Column, Table, number, print_fields
-from p4r_qdrant.index.columns import CollaborativePart
 from p4r_qdrant.index.engine import IndexStats
-from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.records import PersonaMatch, StoredPersona
-from p4r_qdrant.rerank.scoring import Scoring
+from p4r_qdrant.rerank.status import status_fields
 
 if TYPE_CHECKING:
     from indexer.indexing.items import Source
@@ -25,50 +22,7 @@ if TYPE_CHECKING:
 
 def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str = "") -> None:
     """Print what `p4r status` shows; `versions` are all versions, `live` is the one in use."""
-    fields = {
-        "engine": stats.engine,
-        "where": stats.location,
-        "items": f"{stats.items:,}",
-        "personas": f"{stats.personas:,}",
-        "encoder": stats.metadata.encoder,
-        "fingerprint": stats.metadata.fingerprint,
-        "dimension": str(stats.metadata.dimension),
-        "created": stats.metadata.created_at,
-        "version": live,
-        "published": stats.metadata.published_at,
-        "previous": stats.metadata.previous,
-        "collaborative": described(stats.metadata),
-        "weights": weights_of(stats.metadata),
-        "typical user": "noted, for a persona prior" if stats.metadata.typical_user else "",
-        "others": ", ".join(one.name for one in versions if one.name != live),
-        **stats.details,
-    }
-    adapter = stats.metadata.adapter
-    if adapter and not Path(adapter).is_dir():
-        fields["adapter"] = (
-            f"{adapter} is not on this machine: histories of users need it, or P4R_ENCODER__ADAPTER"
-        )
-    print_fields(fields)
-
-
-def weights_of(metadata: IndexMetadata) -> str:
-    """The weights of the score that a version records, for people; "" if it records none."""
-    scoring = Scoring.recorded(metadata.scoring)
-    return scoring.described() if scoring is not None else ""
-
-
-def described(metadata: IndexMetadata) -> str:
-    """The collaborative part of a version, for people; "" if it has none."""
-    part = CollaborativePart.from_text(metadata.collaborative)
-    if part is None:
-        return ""
-    fit = part.settings
-    words = (
-        f"set {part.set} of {part.fitted_at}: {part.items:,} items, up to {part.k:,} entries each, "
-        f"from {fit.get('interactions', 0):,} interactions"
-    )
-    held_out = fit.get("held_out", 0)
-    return words + (f" ({held_out:,} of them held out by splits.jsonl)" if held_out else "")
+    print_fields(status_fields(stats, versions, live))
 
 
 def warn_of_held_out(index: PersonaIndex) -> None:

@@ -36,6 +36,8 @@ from p4r_qdrant.service import (
 from p4r_qdrant.service.middleware import Requests
 from p4r_qdrant.service.security import Access, TellsBecause, admin, reader
 from p4r_qdrant.service.state import Service, service
+from p4r_qdrant.service.studio import pages as studio
+from p4r_qdrant.service.studio.evidence import Evidence
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
@@ -63,8 +65,11 @@ class Application(FastAPI):
         return document
 
 
-def create_app(served: Service) -> FastAPI:
-    """The application of a service; its lifespan starts and closes the service."""
+def create_app(served: Service, evidence: Evidence | None = None) -> FastAPI:
+    """The application of a service; its lifespan starts and closes the service.
+
+    `evidence` finds the reviews that the studio quotes.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -114,6 +119,8 @@ def create_app(served: Service) -> FastAPI:
     app.include_router(users.router)
     app.include_router(recommendations.router)
     _add_operations(app)
+    if own.studio:
+        studio.install(app, served, evidence)
     _add_documentation(app)
     return app
 

@@ -15,7 +15,7 @@ from p4r_qdrant.errors import (
     for_log,
 )
 from p4r_qdrant.index.opening import open_versions
-from p4r_qdrant.index.versions import Versions
+from p4r_qdrant.index.versions import Version, Versions
 from p4r_qdrant.live.following import Following
 from p4r_qdrant.live.hotswap import Current
 from p4r_qdrant.live.loading import LoadEncoder
@@ -109,6 +109,10 @@ class Backend:
     def is_open(self) -> bool:
         """Whether the index is open."""
         return self._current is not None
+
+    def versions(self) -> list[Version]:
+        """All versions, the oldest first; empty while the index is not open. Raises P4RError."""
+        return self._versions.all() if self._versions is not None else []
 
     def publishes(self, live: Live) -> int:
         """See `Versions.publishes`. Raises P4RError."""

@@ -112,21 +112,26 @@ def _of_problem(request: Request, error: Exception) -> JSONResponse:
 
 
 def _of_ours(request: Request, error: Exception) -> JSONResponse:
-    """Answer 422 for a mistake of the caller, 502 where Qdrant refuses a request, else 503.
+    assert isinstance(error, P4RError)  # noqa: S101 - it is installed for these
+    return _of_problem(request, of_ours(request, error))
+
+
+def of_ours(request: Request, error: P4RError) -> ProblemError:
+    """422 for a mistake of the caller, 502 where Qdrant refuses a request, else 503.
 
     The messages of the latter name addresses and folders, so they are logged and not sent.
     """
     if isinstance(error, InputError) and not isinstance(error, OURS):
-        return answer(request.state.request_id, 422, "invalid", str(error))
+        return ProblemError(422, "invalid", str(error))
     request.state.problem = for_log(error)
     if isinstance(error, IndexRefusedError):
         message = "Qdrant refuses this request; the service's log says why"
-        return answer(request.state.request_id, 502, "refused", message)
+        return ProblemError(502, "refused", message)
     wait_s = error.retry_after_s if isinstance(error, RateLimitedError) else RETRY_AFTER_S
     what = "the index" if isinstance(error, IndexUnavailableError) else "a part of the service"
     headers = {"Retry-After": str(math.ceil(wait_s))}
     message = f"{what} is not available now; the service's log says why"
-    return answer(request.state.request_id, 503, "unavailable", message, headers)
+    return ProblemError(503, "unavailable", message, headers)
 
 
 def _of_validation(request: Request, error: Exception) -> JSONResponse:

@@ -17,6 +17,7 @@ from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.request import FailedError, RankThreads, Request
 from p4r_qdrant.service.resolving import Resolver
+from p4r_qdrant.settings import RerankSettings
 
 
 class Ranker:
@@ -43,7 +44,7 @@ class Ranker:
             try:
                 with self._backend.in_use() as live:
                     _check_vectors(body, live)
-                    _check_collaborative(body, live)
+                    check_collaborative(body.fusion.settings() if body.fusion else None, live)
                     request = Request(body, live, [None] * count, reasons, deadline)
                     rankings = await self._rankings(request)
             except FailedError as error:
@@ -138,10 +139,9 @@ def _check_vectors(body: RerankBody, live: Live) -> None:
             check_vectors([user.vector], live.index.metadata.dimension, f"users.{position}")
 
 
-def _check_collaborative(body: RerankBody, live: Live) -> None:
+def check_collaborative(options: RerankSettings | None, live: Live) -> None:
     """Raise InputError if a collaborative weight is asked for and the index has no such part."""
-    fusion = body.fusion
-    asked = fusion is not None and fusion.method == "standard" and fusion.collaborative_weight
+    asked = options is not None and options.fusion == "standard" and options.collaborative_weight
     if asked and live.index.collaborative is None:
         raise InputError(
             "fusion.collaborative_weight: the index has no collaborative part; leave the weight "

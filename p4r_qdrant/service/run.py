@@ -18,6 +18,7 @@ from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.security import check_exposure
 from p4r_qdrant.service.state import Background, Service
+from p4r_qdrant.service.studio.evidence import Evidence
 from p4r_qdrant.settings import ServiceSettings, Settings
 
 MakeBackground = Callable[[Backend], Background]
@@ -31,10 +32,17 @@ DRAIN_S = 20
 """Seconds that running requests may take when the process is asked to end."""
 
 
-def serve(settings: Settings, make_background: MakeBackground | None = None) -> None:
+def serve(
+    settings: Settings,
+    make_background: MakeBackground | None = None,
+    *,
+    evidence: Evidence | None = None,
+    listening_at: Callable[[str], None] = lambda _: None,
+) -> None:
     """Serve until a signal ends it. Raises InputError if it cannot start.
 
-    `make_background` makes the worker that does the jobs inside this process.
+    `make_background` makes the worker that does the jobs inside this process. `evidence` finds the
+    reviews that the studio quotes. `listening_at` is called with the address.
     """
     check_exposure(settings.service)
     listening = _listening(settings.service)
@@ -45,10 +53,12 @@ def serve(settings: Settings, make_background: MakeBackground | None = None) -> 
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         logs.requests.info("listening", extra={"fields": {"address": address}})
-        app = create_app(Service(backend, make_background(backend) if make_background else None))
+        background = make_background(backend) if make_background else None
+        app = create_app(Service(backend, background), evidence)
         config = configured(app, _with_room(settings.service))
         folder = settings.qdrant.path
         note = noted(folder, address) if settings.qdrant.url is None else nullcontext()
+        listening_at(address + settings.service.root_path)
         with note, suppress(KeyboardInterrupt):  # Ctrl-C
             uvicorn.Server(config).run(sockets=[listening])
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -14,6 +14,8 @@ from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.settings import ServiceSettings
 
 _BEARER = HTTPBearer(auto_error=False, description="P4R_SERVICE__API_KEY or __ADMIN_KEY")
+Role = Literal["reader", "admin"]
+"""What a key allows: reading the catalogue and reranking, or everything."""
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 
 
@@ -47,6 +49,12 @@ class Access:
         self._reader = _bytes(settings.api_key)
         self._admin = _bytes(settings.admin_key)
 
+    def role(self, key: str) -> Role | None:
+        """What a key allows; None if the service does not know it."""
+        given = key.encode(errors="replace")
+        is_admin, is_reader = _same(given, self._admin), _same(given, self._reader)
+        return "admin" if is_admin else "reader" if is_reader else None
+
     def tells_because(self, credentials: HTTPAuthorizationCredentials | None) -> bool:
         """Whether a caller is told which items of a stored user's history made a score."""
         is_admin = self._anonymous or _same(_given(credentials), self._admin)
@@ -56,10 +64,8 @@ class Access:
         """Raise ProblemError (401, 403) if the key does not allow the request."""
         if self._anonymous:
             return
-        given = _given(credentials)
-        is_admin = _same(given, self._admin)
-        is_reader = _same(given, self._reader)
-        if not (is_admin or is_reader):
+        role = self.role(credentials.credentials if credentials else "")
+        if role is None:
             what = "unknown" if credentials else "missing"
             raise ProblemError(
                 401,
@@ -67,7 +73,7 @@ class Access:
                 f"the API key is {what}; send the header Authorization: Bearer KEY",
                 {"WWW-Authenticate": "Bearer"},
             )
-        if admin and not is_admin:
+        if admin and role != "admin":
             raise ProblemError(
                 403, "forbidden", "this route needs the admin key, not the reading key"
             )

@@ -126,6 +126,9 @@ class ServiceSettings(Section):
         None,
         description="Read-only Qdrant key (or JWT) for reranking. Unset: P4R_QDRANT__API_KEY.",
     )
+    studio: bool = Field(
+        False, description="Offer the persona studio, pages for people, under /studio."
+    )
     tracing: bool = Field(
         False,
         description="Send OpenTelemetry spans to the address in OTEL_EXPORTER_OTLP_ENDPOINT.",

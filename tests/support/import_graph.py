@@ -28,7 +28,7 @@ LAYERS = (
         *("p4r_qdrant.records", "p4r_qdrant.errors", "p4r_qdrant.resources", "p4r_qdrant.arrays"),
         *("p4r_qdrant.whole_files", "p4r_qdrant.retry_after"),
     ),
-    ("p4r_qdrant.settings", "p4r_qdrant.texts"),
+    ("p4r_qdrant.settings", "p4r_qdrant.texts", "p4r_qdrant.templating"),
     ("p4r_qdrant.encoder",),
     ("p4r_qdrant.index",),
     ("p4r_qdrant.users",),

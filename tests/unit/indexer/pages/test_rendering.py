@@ -8,6 +8,7 @@ from jinja2 import UndefinedError
 
 from indexer.pages import rendering
 from indexer.pages.charts import Bar, BarChart, BarGroup, HistogramChart, Series
+from p4r_qdrant.templating import Templates
 from tests.support.html_page import HOSTILE, Page
 from tests.support.paths import ROOT
 
@@ -19,14 +20,8 @@ def templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with templates of the test, beside those of the package."""
     for path in TEMPLATES:
         (tmp_path / path.name).write_text(path.read_text())
-    monkeypatch.setattr(rendering, "_TEMPLATES", tmp_path)
-    rendering._environment.cache_clear()
+    monkeypatch.setattr(rendering, "render", Templates(tmp_path).render)
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> None:
-    rendering._environment.cache_clear()
 
 
 def test_texts_are_escaped_wherever_they_stand(templates: Path) -> None:

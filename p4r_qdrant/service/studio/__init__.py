@@ -1,0 +1,1 @@
+"""The persona studio: pages for people, rendered on the server, without scripts."""

@@ -1,0 +1,187 @@
+"""The pages of the catalogue: items page by page, items for a described person, one item."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.payload import (
+    CATEGORY,
+    DOMAIN,
+    EVIDENCE_COUNT,
+    ITEM_ID,
+    ITEM_TITLE,
+    SUMMARY,
+    point_id,
+    slug,
+)
+from p4r_qdrant.records import MAX_ID_LENGTH, PersonaMatch, StoredPersona, check_id
+from p4r_qdrant.service import problems
+from p4r_qdrant.service.live import Live
+from p4r_qdrant.service.request import FailedError
+from p4r_qdrant.service.studio.evidence import Evidence, Quote
+from p4r_qdrant.service.studio.visit import PREFIX, Known, StudioRoute
+
+router = APIRouter(prefix=PREFIX, route_class=StudioRoute, include_in_schema=False)
+
+PAGE = 24
+"""Items of a page."""
+
+FOUND = 20
+"""Items of a search by person."""
+
+COMPARED = 8
+"""Personas of an item that are compared with those of other items."""
+
+NEAREST = 3
+"""Items that are shown as nearest to a persona."""
+
+Field = Annotated[str, Query(max_length=1000)]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRow:
+    """An item in a list."""
+
+    item_id: str
+    title: str
+    category: str
+    personas: Sequence[StoredPersona]
+
+
+@dataclass(frozen=True, slots=True)
+class PersonaCard:
+    """A persona on its item's page. nearest: the items nearest to it; None: not compared."""
+
+    persona: StoredPersona
+    evidence_count: int
+    nearest: Sequence[PersonaMatch] | None
+    quotes: Sequence[Quote]
+
+
+@router.get("")
+async def catalogue(
+    visit: Known,
+    item: Field = "",
+    words: Field = "",
+    category: Field = "",
+    domain: Field = "",
+    start: Field = "",
+) -> Response:
+    """Items page by page, read from Qdrant."""
+    wanted: dict[str, Any] = {}
+    if item := item.strip():
+        wanted[ITEM_ID] = item
+    if category := category.strip():
+        wanted[CATEGORY] = sorted({category, slug(category) or category})
+    if domain := domain.strip():
+        wanted[DOMAIN] = domain
+    given = {"item": item, "words": words, "category": category, "domain": domain}
+    served = visit.studio.served
+    with served.backend.in_use() as live:
+        try:
+            page = await served.in_thread(
+                lambda: live.index.page(PAGE, start or None, filter=wanted, words=words)
+            )
+        except InputError as error:
+            return visit.page(
+                "catalogue.html", 422, rows=[], given=given, problem=str(error), following=None
+            )
+    following = visit.link("", **given, start=page.next) if page.next else None
+    rows = [_row(one) for one in page.items]
+    return visit.page("catalogue.html", rows=rows, given=given, problem="", following=following)
+
+
+@router.get("/search")
+async def search(visit: Known, person: Field = "") -> Response:
+    """The items whose personas are nearest to a person described in words."""
+    if not person.strip():
+        return visit.page("search.html", person="", found=None)
+    served = visit.studio.served
+    try:
+        async with asyncio.timeout(visit.studio.settings.deadline_ms / 1000):
+            with served.backend.in_use() as live:
+                [vector] = await served.encode(live, [person], of_users=True)
+                found = await served.ranker.threads.on_thread(
+                    lambda: live.index.nearest_items(vector, FOUND)
+                )
+    except (TimeoutError, FailedError):
+        raise problems.unavailable("the search did not end in time; try again") from None
+    return visit.page("search.html", person=person, found=found)
+
+
+@router.get("/item")
+async def item(
+    visit: Known,
+    id: Annotated[str, Query(max_length=MAX_ID_LENGTH)],  # noqa: A002
+) -> Response:
+    """The personas of an item side by side."""
+    try:
+        check_id(id)
+    except ValueError as error:
+        raise problems.ProblemError(422, "invalid", str(error)) from None
+    served, evidence = visit.studio.served, visit.studio.evidence
+    with served.backend.in_use() as live:
+        cards = await served.in_thread(lambda: _cards(live, id, evidence))
+    if not cards:
+        raise problems.ProblemError(404, "unknown_item", f"the index has no item {id!r}")
+    fields = cards[0].persona.fields
+    own = {
+        name: value
+        for name, value in fields.items()
+        if name not in (ITEM_TITLE, SUMMARY, "extractive", EVIDENCE_COUNT)
+    }
+    return visit.page(
+        "item.html",
+        item_id=id,
+        title=_text(fields.get(ITEM_TITLE)) or id,
+        summary=_text(fields.get(SUMMARY)),
+        fields=own,
+        cards=cards,
+        has_evidence=evidence is not None,
+    )
+
+
+def _cards(live: Live, item_id: str, evidence: Evidence | None) -> list[PersonaCard]:
+    personas = live.index.get(item_id)
+    quotes = evidence(item_id) if evidence is not None and personas else {}
+    places = [
+        PersonaMatch(item_id, 0.0, point_id(item_id, number))
+        for number in range(min(COMPARED, len(personas)))
+    ]
+    vectors = {
+        one.persona.persona_id: one.vector
+        for one in live.index.explain(places, with_vectors=True)
+        if one.persona is not None
+    }
+    cards = []
+    for one in personas:
+        vector = vectors.get(one.persona_id)
+        nearest = (
+            None if vector is None else live.index.nearest_items(vector, NEAREST, exclude=[item_id])
+        )
+        count = int(one.fields.get(EVIDENCE_COUNT) or 0)
+        cards.append(PersonaCard(one, count, nearest, quotes.get(one.persona_id, ())))
+    return cards
+
+
+def _row(personas: Sequence[StoredPersona]) -> ItemRow:
+    first = personas[0]
+    return ItemRow(
+        first.item_id,
+        _text(first.fields.get(ITEM_TITLE)) or first.item_id,
+        _text(first.fields.get(CATEGORY)),
+        personas,
+    )
+
+
+def _text(value: Any) -> str:
+    """A field of an item as text, whatever it was stored as."""
+    if value is None:
+        return ""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,66 @@
+"""Sessions of the studio: signed cookies that expire, and the tokens of its forms."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+from p4r_qdrant.service.security import Role
+from p4r_qdrant.settings import ServiceSettings
+
+SESSION_S = 8 * 3600
+"""Seconds until a session ends."""
+
+COOKIE = "p4r_studio"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A visitor. role: None before the login."""
+
+    id: str
+    role: Role | None = None
+
+    @classmethod
+    def new(cls, role: Role | None = None) -> Session:
+        """A session that nobody can guess."""
+        return cls(secrets.token_urlsafe(16), role)
+
+
+class Sessions:
+    """Signs sessions with a secret made of the service's keys: a changed key ends all sessions.
+
+    Nothing is stored here, so several processes with the same keys share their sessions.
+    """
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        keys = [
+            one.get_secret_value() for one in (settings.api_key, settings.admin_key) if one
+        ] or [secrets.token_hex(32)]
+        secret = hashlib.sha256("\0".join(["p4r studio", *keys]).encode()).digest()
+        self._cookies = URLSafeTimedSerializer(secret, salt="session")
+        self._secret = secret
+
+    def signed(self, session: Session) -> str:
+        """The value of the cookie."""
+        return str(self._cookies.dumps([session.id, session.role]))
+
+    def read(self, cookie: str | None) -> Session | None:
+        """The session of a cookie; None if there is none, or if it is wrong or too old."""
+        try:
+            found, role = self._cookies.loads(cookie or "", max_age=SESSION_S)
+        except (BadSignature, ValueError):
+            return None
+        return Session(found, role)
+
+    def token(self, session: Session) -> str:
+        """The token that each form of a session carries, so that no other site can send one."""
+        return hmac.new(self._secret, f"form {session.id}".encode(), "sha256").hexdigest()
+
+    def is_own(self, session: Session, token: str) -> bool:
+        """Whether a form was made for this session."""
+        return hmac.compare_digest(self.token(session).encode(), token.encode())

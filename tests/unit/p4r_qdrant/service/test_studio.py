@@ -1,0 +1,430 @@
+"""The studio without a browser: logins, forms, headers, hostile texts, and each page."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from starlette.testclient import TestClient
+
+from p4r_qdrant import Persona, open_index
+from p4r_qdrant.service.studio import sessions
+from tests.support.engines import embedded
+from tests.support.hash_encoder import HashEncoder
+from tests.support.hostile_texts import HOSTILE_TEXTS
+from tests.support.serving import (
+    ADMIN,
+    AS_ADMIN,
+    CATALOGUE,
+    DIMENSION,
+    READER,
+    make_app,
+    make_index,
+    with_service,
+)
+
+Serve = Callable[..., TestClient]
+PAGES = ("/studio", "/studio/search", "/studio/reader", "/studio/versions")
+
+
+class Html(HTMLParser):
+    """A page: its text, its elements, and the fields of its forms that post."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "index"
+    make_index(embedded(folder))
+    return folder
+
+
+@pytest.fixture
+def serve(made: Path, tmp_path: Path) -> Iterator[Serve]:  # closed before tmp_path is deleted
+    """Starts the service with the studio, without a session."""
+    clients = []
+
+    def start(folder: Path = made, **own: Any) -> TestClient:
+        app = make_app(with_service(embedded(folder), studio=True, **own), HashEncoder(DIMENSION))
+        address = "http://localhost" if own.get("allow_anonymous") else "http://testserver"
+        client = TestClient(app, address, raise_server_exceptions=False, follow_redirects=False)
+        client.__enter__()
+        clients.append(client)
+        return client
+
+    yield start
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+def token(client: TestClient, place: str = "/studio/login") -> str:
+    found = re.search(r'name="token" value="(\w+)"', client.get(place).text)
+    assert found
+    return found[1]
+
+
+def log_in(client: TestClient, key: str) -> TestClient:
+    form = {"token": token(client), "key": key, "following": "/studio/versions"}
+    answer = client.post("/studio/login", data=form)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/studio/versions")
+    return client
+
+
+def test_without_the_option_there_is_no_studio(made: Path) -> None:
+    with TestClient(make_app(with_service(embedded(made)))) as client:
+        assert client.get("/studio", headers=AS_ADMIN).status_code == 404
+
+
+def test_the_pages_need_a_login(serve: Serve) -> None:
+    client = serve()
+    for place in (*PAGES, "/studio/item?id=ships", "/studio/nowhere"):
+        answer = client.get(place)
+        assert answer.status_code == 401
+        assert "ships" not in Html(answer.text).text.lower()
+        [hidden] = [one for one in Html(answer.text).named("input") if one["name"] == "following"]
+        assert hidden["value"] == place
+    assert client.get("/studio", headers=AS_ADMIN).status_code == 401, "a cookie, not a header"
+    assert client.get("/studio/style.css").status_code == 200
+
+
+@pytest.mark.parametrize("key", ["", "wrong", "reading-kez", "\ud800"])
+def test_a_wrong_key(serve: Serve, key: str) -> None:
+    client = serve()
+    form = {"token": token(client), "key": key.encode(errors="replace").decode()}
+    assert client.post("/studio/login", data=form).status_code == 403
+    assert client.get("/studio").status_code == 401
+
+
+def test_the_cookie(serve: Serve) -> None:
+    client = serve()
+    before = client.get("/studio/login").headers["set-cookie"]
+    form = {"token": token(client), "key": READER, "following": ""}
+    secure = client.post("/studio/login", data=form, headers={"X-Forwarded-Proto": "https"})
+    cookie = secure.headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=strict", "Path=/studio", "Secure"} <= set(cookie.split("; "))
+    assert "Secure" not in before
+    assert READER not in cookie
+    assert cookie.split(";")[0] != before.split(";")[0], "the login begins another session"
+
+
+@pytest.mark.parametrize(
+    ("following", "place"),
+    [
+        ("/studio/item?id=ships", "/studio/item?id=ships"),
+        ("https://elsewhere.example/studio", "/studio"),
+        ("//elsewhere.example", "/studio"),
+        ("/studio\\\\elsewhere", "/studio"),
+        ("/studio.elsewhere.example", "/studio"),
+        ("/docs", "/studio"),
+    ],
+)
+def test_the_login_leads_to_the_studio_only(serve: Serve, following: str, place: str) -> None:
+    client = serve()
+    form = {"token": token(client), "key": ADMIN, "following": following}
+    assert client.post("/studio/login", data=form).headers["location"] == place
+
+
+def test_a_session_ends(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = log_in(serve(), READER)
+    assert client.get("/studio").status_code == 200
+    cookie = client.cookies[sessions.COOKIE]
+    for changed in (cookie[:-1], f"x{cookie}", cookie.replace(".", ""), "", "\x7f"):
+        wrong = client.get("/studio", headers={"Cookie": f"{sessions.COOKIE}={changed}"})
+        assert wrong.status_code == 401, changed
+    later = time.time() + sessions.SESSION_S + 5
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time", lambda: later)
+        assert client.get("/studio").status_code == 401
+    log_in(client, READER)
+    out = client.post("/studio/logout", data={"token": token(client, "/studio")})
+    assert out.status_code == 303
+    assert client.get("/studio").status_code == 401
+
+
+def test_another_key_ends_all_sessions(serve: Serve, made: Path) -> None:
+    client = log_in(serve(), ADMIN)
+    cookie = client.cookies[sessions.COOKIE]
+    client.__exit__(None, None, None)
+    other = with_service(embedded(made), studio=True, admin_key="another-key").service
+    assert sessions.Sessions(other).read(cookie) is None
+    same = with_service(embedded(made), studio=True).service
+    assert sessions.Sessions(same).read(cookie) is not None
+
+
+@pytest.mark.parametrize("place", ["/studio/login", "/studio/logout", "/studio/reader"])
+def test_a_form_of_another_site_does_nothing(serve: Serve, place: str) -> None:
+    client = log_in(serve(), ADMIN)
+    stranger = TestClient(client.app)
+    for given in ("", "0" * 64, token(stranger)):
+        form = {"token": given, "key": ADMIN, "person": "ships", "method": "none"}
+        answer = client.post(place, data=form)
+        assert answer.status_code == 403
+        assert "session that has ended" in answer.text
+        assert "Order for this reader" not in answer.text
+    assert client.post(place, json={}).status_code == 415
+    assert client.get("/studio").status_code == 200, "still logged in"
+
+
+def test_the_headers(serve: Serve) -> None:
+    client = log_in(serve(), ADMIN)
+    for place in (
+        *PAGES,
+        "/studio/style.css",
+        "/studio/icon.svg",
+        "/studio/item?id=no",
+        "/studio/x",
+    ):
+        answer = client.get(place)
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; style-src 'self'; img-src 'self'")
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+
+
+def test_anonymous_on_this_machine(serve: Serve) -> None:
+    client = serve(allow_anonymous=True)
+    page = client.get("/studio")
+    assert page.status_code == 200
+    assert "Log out" not in page.text
+    form = {"token": token(client, "/studio/reader"), "person": "old roses", "method": "none"}
+    assert "Roses" in client.post("/studio/reader", data=form).text
+    other = client.get("/studio", headers={"Host": "elsewhere.example"})
+    assert other.status_code == 400
+
+
+def test_behind_a_prefix(serve: Serve) -> None:
+    client = serve(root_path="/p4r")
+    for place in ("/p4r/studio", "/studio"):
+        page = Html(client.get(place).text)
+        assert page.named("link")[0]["href"] == "/p4r/studio/style.css"
+        assert page.named("form")[0]["action"] == "/p4r/studio/login"
+    assert "Path=/p4r/studio" in client.get("/studio/login").headers["set-cookie"]
+
+
+def links(page: Html) -> list[str]:
+    return [str(one["href"]) for one in page.named("a") if "/item?" in str(one["href"])]
+
+
+def test_the_catalogue(serve: Serve) -> None:
+    client = log_in(serve(), READER)
+    found = links(Html(client.get("/studio").text))
+    assert sorted(found) == [f"/studio/item?id={one}" for one in sorted(CATALOGUE)]
+    assert links(Html(client.get("/studio?words=SHIPS").text)) == ["/studio/item?id=ships"]
+    assert links(Html(client.get("/studio?item=roses").text)) == ["/studio/item?id=roses"]
+    assert "No item matches" in client.get("/studio?category=nothing").text
+    assert client.get("/studio?start=17").status_code == 422
+    assert client.get("/studio?words=" + "x" * 2000).status_code == 422
+
+
+def test_pages_follow_each_other(serve: Serve, tmp_path: Path) -> None:
+    encoder = HashEncoder(DIMENSION)
+    fill(tmp_path / "many", {f"i{number}": [f"text {number}"] for number in range(60)}, encoder)
+    client = log_in(serve(tmp_path / "many"), READER)
+    seen: list[str] = []
+    place: str | None = "/studio"
+    while place:
+        page = Html(client.get(place).text)
+        seen += links(page)
+        place = next((one["href"] for one in page.named("a") if one.get("rel") == "next"), None)
+    assert len(seen) == len(set(seen)) == 60
+
+
+def test_an_item(serve: Serve) -> None:
+    client = log_in(serve(), READER)
+    page = Html(client.get("/studio/item?id=ships").text)
+    assert "tall ships under sail" in page.text
+    assert "harbour and tide tables" in page.text
+    assert "quotes no reviews" in page.text
+    assert set(links(page)) <= {f"/studio/item?id={one}" for one in CATALOGUE if one != "ships"}
+    assert links(page)
+    for wrong, status in (("no", 404), ("", 422), ("%0A", 422), ("x" * 600, 422)):
+        assert client.get(f"/studio/item?id={wrong}").status_code == status
+    assert client.get("/studio/item").status_code == 422
+
+
+def test_a_search_by_person(serve: Serve) -> None:
+    client = log_in(serve(), READER)
+    page = Html(client.get("/studio/search?person=night trains across the alps").text)
+    assert links(page)[0] == "/studio/item?id=trains"
+    assert not links(Html(client.get("/studio/search?person=%20").text))
+
+
+def ranked(client: TestClient, **form: str) -> tuple[int, list[str], str]:
+    form["token"] = token(client, "/studio/reader")
+    answer = client.post("/studio/reader", data=form)
+    return answer.status_code, links(Html(answer.text)), answer.text
+
+
+def test_a_reader(serve: Serve) -> None:
+    client = log_in(serve(), ADMIN)
+    candidates = "cakes\t0.9\nships\t0.5\nroses\t0.2\nno-personas\t0.1"
+    given = {"person": "pruning old roses", "candidates": candidates}
+    status, order, text = ranked(client, **given, personas="1", generator="0")
+    assert status == 200
+    assert order[0] == "/studio/item?id=roses"
+    assert "up 2 from 3" in text
+    assert "pruning old roses" in text
+    _, order, text = ranked(client, **given, personas="0", generator="1")
+    assert order[0] == "/studio/item?id=cakes", "the weights change the order"
+    assert "where it was" in text
+    assert 'class="generator"' in text
+    _, order, _ = ranked(client, history="roses\nnight trains", method="none")
+    assert "/studio/item?id=trains" in order, "the whole catalogue, with words and an item"
+    _, _, text = ranked(client, history="roses", candidates=candidates)
+    assert "100 % of the persona score from" in text
+
+
+def test_a_stored_user(serve: Serve) -> None:
+    client = log_in(serve(tell_because=False), ADMIN)
+    one = {"item_id": "ships", "rating": 5, "timestamp": 1}
+    put = client.post("/v1/users/eve/interactions", json=one, headers=AS_ADMIN)
+    assert put.status_code in (200, 201, 202), put.text
+    candidates = "cakes\nships"
+    _, order, text = ranked(client, user="eve", candidates=candidates)
+    assert order[0] == "/studio/item?id=ships"
+    assert "of the persona score from" in text
+    assert '<option value="eve">' in text
+    reading = log_in(TestClient(client.app, follow_redirects=False), READER)
+    _, order, text = ranked(reading, user="eve", candidates=candidates)
+    assert order[0] == "/studio/item?id=ships"
+    assert "of the persona score from" not in text, "a reader learns nothing of stored users"
+    assert "<datalist" not in text
+    assert ranked(client, user="nobody", candidates=candidates)[0] == 404
+    client.delete("/v1/users/eve", headers=AS_ADMIN)
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ({}, "one of three"),
+        ({"person": "a", "history": "b"}, "one of three"),
+        ({"person": "a", "candidates": "x\tmuch"}, "line 1: 'much' is no number"),
+        ({"person": "a", "candidates": "\n".join(map(str, range(2000)))}, "at most 1000"),
+        ({"history": "\n".join(map(str, range(300)))}, "200 lines at most"),
+        ({"person": "a", "personas": "much"}, "from 0 to 1000"),
+        ({"person": "a", "generator": "-1"}, "from 0 to 1000"),
+        ({"person": "a", "personas": "nan"}, "from 0 to 1000"),
+        ({"person": "a", "method": "magic"}, "methods of the list"),
+        ({"person": "a", "candidates": "x" * 600}, "512 characters"),
+        ({"person": "a", "candidates": "ships", "collaborative": "1"}, "collaborative"),
+        ({f"field {number}": "" for number in range(60)}, "50 fields at most"),
+    ],
+)
+def test_a_wrong_form_keeps_what_was_typed(serve: Serve, form: dict[str, str], said: str) -> None:
+    status, _, text = ranked(log_in(serve(), READER), **form)
+    assert status == 422
+    assert said in Html(text).text
+    if "person" in form:
+        assert "\na</textarea>" in text
+
+
+def test_the_versions(serve: Serve, made: Path) -> None:
+    client = serve()
+    text = Html(log_in(client, ADMIN).get("/studio/versions").text).text
+    assert "hash-encoder" in text
+    assert str(made) in text
+    client.post("/studio/logout", data={"token": token(client, "/studio")})
+    assert str(made) not in log_in(client, READER).get("/studio/versions").text
+
+
+# --- hostile texts ---------------------------------------------------------------------------
+
+
+def fill(folder: Path, items: dict[str, list[str]], encoder: HashEncoder) -> None:
+    """An index in which each text stands in every field of an item."""
+    with open_index(
+        embedded(folder),
+        dimension=encoder.dimension,
+        fingerprint=encoder.fingerprint,
+        encoder=encoder.name,
+        create=True,
+    ) as index:
+        for number, (item_id, texts) in enumerate(items.items()):
+            personas = [
+                Persona(
+                    persona_id=f"P{number}-{place}",
+                    name=text,
+                    description=text,
+                    preference_rationale=text,
+                )
+                for place, text in enumerate(texts)
+            ]
+            fields = dict.fromkeys(("item_title", "summary", "category", "domain", "own"), texts[0])
+            vectors = encoder.encode_documents([one.description for one in personas])
+            index.replace_item(item_id, personas, vectors, fields)
+
+
+def check_harmless(html: str) -> None:
+    """Nothing runs, nothing is fetched from elsewhere, nothing turns the page around."""
+    page = Html(html)
+    allowed = {"html", "head", "meta", "title", "link", "body", "a", "header", "nav", "form"}
+    allowed |= {"input", "button", "main", "h1", "h2", "h3", "p", "label", "div", "ul", "ol", "li"}
+    allowed |= {"bdi", "b", "span", "section", "details", "summary", "dl", "dt", "dd", "textarea"}
+    allowed |= {"fieldset", "legend", "select", "option", "datalist", "svg", "rect", "blockquote"}
+    assert {name for name, _ in page.tags} <= allowed
+    for name, attributes in page.tags:
+        assert not {one for one in attributes if one.startswith("on") or one == "style"}, name
+        for one in ("href", "src", "action"):
+            assert attributes.get(one, "/studio") in ("#main",) or str(
+                attributes.get(one, "/studio")
+            ).startswith("/studio"), attributes
+    unsafe = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+    assert not re.search(unsafe, html.replace("\r", ""))
+
+
+def test_hostile_texts_in_every_field(serve: Serve, tmp_path: Path) -> None:
+    assert len(HOSTILE_TEXTS) >= 40
+    encoder = HashEncoder(DIMENSION)
+    items = {f"item {number}": [text, text] for number, text in enumerate(HOSTILE_TEXTS)}
+    fill(tmp_path / "hostile", items, encoder)
+    client = log_in(serve(tmp_path / "hostile"), ADMIN)
+    place: str | None = "/studio"
+    while place:
+        answer = client.get(place)
+        assert answer.status_code == 200
+        check_harmless(answer.text)
+        page = Html(answer.text)
+        place = next((one["href"] for one in page.named("a") if one.get("rel") == "next"), None)
+    for item_id in items:
+        answer = client.get("/studio/item", params={"id": item_id})
+        assert answer.status_code == 200, item_id
+        check_harmless(answer.text)
+
+
+def test_hostile_texts_in_every_form(serve: Serve) -> None:
+    client = log_in(serve(), ADMIN)
+    own = token(client, "/studio/reader")
+    names = ("item", "words", "category", "domain", "start")
+    for text in HOSTILE_TEXTS:
+        check_harmless(client.get("/studio", params=dict.fromkeys(names, text[:900])).text)
+        check_harmless(client.get("/studio/search", params={"person": text[:900]}).text)
+        check_harmless(client.get("/studio/item", params={"id": text[:500]}).text)
+        text = text[:20_000]
+        form = {"token": own, "history": text, "candidates": text}
+        answer = client.post("/studio/reader", data={**form, "method": text, "personas": text})
+        assert answer.status_code == 422
+        check_harmless(answer.text)
+        answer = client.post("/studio/reader", data={**form, "candidates": "ships"})
+        assert answer.status_code in (200, 422)
+        check_harmless(answer.text)
