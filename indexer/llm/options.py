@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 _EDGE = re.compile(r"^\W+|\W+$")
+_OPENING = re.compile(r"[\s(\[{\"'*_`]*")
+"""What may stand before an option: blanks, brackets, quotation marks, marks of bold text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +17,7 @@ class Options:
     """Texts of one token each, such as letters, digits, or Yes and No.
 
     after: where the answer has one of them: behind the last occurrence of this text; "": at its
-        first word.
+        first token, brackets and the like aside.
     alternatives: the most probable tokens that the endpoint is asked for.
     """
 
@@ -52,21 +54,21 @@ def option_logprobs(
             return None
         start = found + len(options.after)
     names = {_folded(text): text for text in options.texts}
-    for token in _words_from(tokens, start):
+    for token in _answers_from(tokens, start):
         scores: dict[str, float] = {}
         for spelling, logprob in token.alternatives.items():
             name = names.get(_folded(_EDGE.sub("", spelling)))
             if name is not None:
                 scores[name] = _added(scores.get(name, -math.inf), logprob)
-        return scores or None  # the first word decides, whatever the model says after it
+        return scores or None  # the first token decides, whatever the model says after it
     return None
 
 
-def _words_from(tokens: Sequence[Token], start: int) -> Iterator[Token]:
-    """The tokens with a word behind so many characters."""
+def _answers_from(tokens: Sequence[Token], start: int) -> Iterator[Token]:
+    """The tokens behind so many characters that do not only open something."""
     begin = 0
     for token in tokens:
-        if _EDGE.sub("", token.text[max(0, start - begin) :]):
+        if not _OPENING.fullmatch(token.text[max(0, start - begin) :]):
             yield token
         begin += len(token.text)
 

@@ -121,7 +121,8 @@ def _personas(
         indexed(folder, Path(place) / "index", encoder, wanted.domain, Refusals()) as index,
     ):
         reranker = PersonaReranker(index, encoder, history=settings.history, rerank=settings.rerank)
-        stored = stored_users(found, encoder, settings.history)
+        asking = found[: max(wanted.plan.users)]
+        stored = stored_users(asking, encoder, settings.history)
         bench = Bench(wanted.plan, found, progress)
         for name, vectors in ((PERSONAS, None), (STORED, stored)):
             yield from bench.cells(PersonasPeer(reranker, vectors), name, None, FREE_S)

@@ -37,7 +37,7 @@ def bench(
     depths: Annotated[str, typer.Option(help="Candidates of a user, with commas.")] = "20,50,100",
     minutes: Annotated[
         float, typer.Option(min=0.05, help="Time for all peers; the other cells are extrapolated.")
-    ] = 8.0,
+    ] = 7.0,
     local: Annotated[
         bool, typer.Option("--local", help="Ask the small LLM of `p4r local-llm`, started here.")
     ] = False,

@@ -33,6 +33,7 @@ def token(text: str, **probabilities: float) -> Token:
         ([token("A", A=0.5, _A=0.25, a=0.1)], LETTERS, {"A": 0.75}),
         ([token("("), token("A", A=0.5, C=0.5)], LETTERS, {"A": 0.5, "C": 0.5}),
         ([token("The", The=0.9, B=0.1), token(" A", _A=1.0)], LETTERS, {"B": 0.1}),
+        ([token("<", B=0.2), token("A", A=1.0)], LETTERS, {"B": 0.2}),
         ([token("Well", Well=1.0), token(" A", _A=1.0)], LETTERS, None),
         ([token("yes", yes=0.6, NO=0.4)], Options(("Yes", "No")), {"Yes": 0.6, "No": 0.4}),
         (
