@@ -9,11 +9,14 @@ from typing import Any
 
 from devtools.scripted_llm import Call, Reply, chooses, says
 from indexer.llm import Answer, Request, Usage
+from indexer.peers.asking import PeerSources
 from indexer.peers.protocol import PeerCandidate, PeerQuery
 
 _NUMBERED = re.compile(r"^\[(\d+)\] (.*)$", re.MULTILINE)
 _LETTERED = re.compile(r"^\(([A-Z])\) (.*)$", re.MULTILINE)
 
+Sources = Callable[..., PeerSources]
+"""Makes the sources of peers: for an address, with options."""
 Utility = Callable[[str], float]
 """How much a candidate's line in a prompt is liked."""
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,8 +11,7 @@ from indexer.peers.options import PeerOptions
 from indexer.prompts import Domain
 from p4r_qdrant.settings import LLMSettings
 from tests.support.paths import BOOKSHOP
-
-Sources = Callable[..., PeerSources]
+from tests.support.scripted_peers import Sources
 
 
 @pytest.fixture(scope="module")

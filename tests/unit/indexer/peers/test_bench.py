@@ -22,8 +22,8 @@ from p4r_qdrant.records import Interaction
 from p4r_qdrant.settings import LLMSettings
 from tests.support import scripted_peers
 from tests.support.paths import BOOKSHOP
+from tests.support.scripted_peers import Sources as PeerSourcesOf
 from tests.support.scripted_peers import query
-from tests.unit.indexer.peers.conftest import Sources as PeerSourcesOf
 
 
 def users(count: int, candidates: int) -> list[PeerQuery]:

@@ -28,9 +28,8 @@ from indexer.peers.tuning_data import (
 )
 from p4r_qdrant.errors import InputError
 from tests.support.paths import ROOT
-from tests.support.scripted_peers import query
+from tests.support.scripted_peers import Sources, query
 from tests.support.tiny_causal_lm import save_tiny_causal_lm
-from tests.unit.indexer.peers.conftest import Sources
 
 YES_NO = Options(("Yes", "No"))
 WORDS = ["red", "blue", "green", "yellow", "tall", "short", "wide", "round"]

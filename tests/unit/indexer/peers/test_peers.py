@@ -23,8 +23,7 @@ from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Candidate, CandidateList, Interaction
 from p4r_qdrant.settings import LLMSettings
 from tests.support import scripted_peers
-from tests.support.scripted_peers import Planted, best, query
-from tests.unit.indexer.peers.conftest import Sources
+from tests.support.scripted_peers import Planted, Sources, best, query
 
 RANKING = [name for name in registry.PEERS if name != "explained"]
 READER = "maren-o"
