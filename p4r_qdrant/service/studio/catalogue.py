@@ -14,6 +14,7 @@ from p4r_qdrant.index.payload import (
     CATEGORY,
     DOMAIN,
     EVIDENCE_COUNT,
+    EXTRACTIVE,
     ITEM_ID,
     ITEM_TITLE,
     SUMMARY,
@@ -134,7 +135,7 @@ async def item(
     own = {
         name: value
         for name, value in fields.items()
-        if name not in (ITEM_TITLE, SUMMARY, "extractive", EVIDENCE_COUNT)
+        if name not in (SUMMARY, EXTRACTIVE, EVIDENCE_COUNT)
     }
     return visit.page(
         "item.html",
