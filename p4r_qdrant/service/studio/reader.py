@@ -53,10 +53,14 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An item of the answer. moved: places up from the generator's; None without one."""
+    """An item of the answer.
+
+    is_known: whether the index has it. moved: places up from the generator's; None without one.
+    """
 
     item: RankedItem
     title: str
+    is_known: bool
     moved: int | None
     bars: Sequence[Bar]
 
@@ -251,7 +255,8 @@ def _places(ranking: Ranking, titles: Mapping[str, str], has_generator: bool) ->
             Bar(name, value, 100 * min(value, 0.0) / largest, 100 * abs(value) / largest)
             for name, value in own.items()
         ]
-        places.append(Place(item, title or item.item_id, moved, bars))
+        is_known = item.persona is not None or item.item_id in titles
+        places.append(Place(item, title or item.item_id, is_known, moved, bars))
     return places
 
 

@@ -119,7 +119,8 @@ class Visit:
         except ValueError:
             raise ProblemError(422, "invalid", f"a form has {MAX_FIELDS} fields at most") from None
         token = fields.pop("token", "")
-        self.typed = {name: value.strip() for name, value in fields.items()}
+        # Browsers send each line break of a text area as two characters.
+        self.typed = {name: value.replace("\r\n", "\n").strip() for name, value in fields.items()}
         if self.session is None or not self.studio.sessions.is_own(self.session, token):
             raise ProblemError(
                 403,

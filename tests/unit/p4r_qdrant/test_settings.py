@@ -141,6 +141,7 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_SERVICE__ROOT_PATH": ("/p4r", "/p4r"),
     "P4R_SERVICE__CORS_ORIGINS": ("https://shop.example", "https://shop.example"),
     "P4R_SERVICE__TELL_BECAUSE": ("false", False),
+    "P4R_SERVICE__STUDIO": ("true", True),
     "P4R_SERVICE__MAX_USERS": ("5", 5),
     "P4R_SERVICE__MAX_CANDIDATES": ("50", 50),
     "P4R_SERVICE__MAX_HISTORY": ("12", 12),

@@ -293,6 +293,9 @@ def test_a_reader(serve: Serve) -> None:
     assert "/studio/item?id=trains" in order, "the whole catalogue, with words and an item"
     _, _, text = ranked(client, history="roses", candidates=candidates)
     assert "100 % of the persona score from" in text
+    assert "/studio/item?id=no-personas" not in links(Html(text)), "the index does not have it"
+    _, _, text = ranked(client, history="roses", candidates=candidates.replace("\n", "\r\n"))
+    assert f"\n{candidates}</textarea>" in text, "line breaks as a browser sends them"
 
 
 def test_a_stored_user(serve: Serve) -> None:
