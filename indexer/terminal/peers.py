@@ -102,7 +102,7 @@ def _bench_row(one: Cell) -> list[str]:
         f"{one.tokens:,.0f}",
         cost,
         "" if one.failed_share is None else f"{one.failed_share:.1%}",
-        "" if one.measured else f"extrapolated {one.note}",
+        "" if one.measured else one.note if one.p50_s is None else f"extrapolated {one.note}",
     ]
 
 
