@@ -1,7 +1,10 @@
 """A catalogue as artifacts, many encoders, and the right rankings for each encoder."""
 
 import json
+import os
 import re
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +20,10 @@ from p4r_qdrant import Encoder, Interaction, PersonaReranker, Ranking, Settings,
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.records import ItemPersonas
+from tests.support import warm
 from tests.support.hash_encoder import HashEncoder
 from tests.support.oracle import Catalogue, assert_congruent, brute_force
+from tests.support.paths import ROOT
 
 TEXT = "salt orchard ships bridge bread leek map river lamp storm quiet pan theodolite chain"
 WORDS = TEXT.split()
@@ -197,3 +202,16 @@ def hammered(
             over.set()
             for future in futures:
                 future.result()
+
+
+def killed(settings: Settings, folder: Path, encoder: int, point: str) -> None:
+    """Publish in a process that kills itself at a point."""
+    key = settings.qdrant.api_key
+    task = json.dumps([settings.model_dump_json(), str(folder), encoder, point])
+    process = warm.run(
+        [sys.executable, "-m", "tests.support.publish_process", task],
+        cwd=ROOT,
+        env=os.environ | {"KEY": key.get_secret_value() if key else ""},
+        timeout=120,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()

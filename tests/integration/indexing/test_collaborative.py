@@ -19,7 +19,6 @@ from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.records import ItemPersonas
 from p4r_qdrant.texts import persona_texts
 from p4r_qdrant.users.versions import drop_old
-from tests.integration.indexing.test_publish import killed
 from tests.support import publishing
 from tests.support.damage import flip
 from tests.support.engines import embedded, on_server
@@ -86,7 +85,7 @@ def test_killed_and_run_again(index_settings: Settings, folder: Path, point: str
     run(folder, publishing.encoder(0), index_settings)
     before = columns(index_settings)
     write_reviews(folder, PAIRS[3:])
-    killed(index_settings, folder, 0, point)
+    publishing.killed(index_settings, folder, 0, point)
     assert same(columns(index_settings), before) == (point != "set 0"), "half a set is in use"
     run(folder, publishing.encoder(0), index_settings)
     after = columns(index_settings)

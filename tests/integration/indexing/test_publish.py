@@ -4,9 +4,6 @@ import base64
 import hashlib
 import hmac
 import json
-import os
-import signal
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -41,13 +38,12 @@ from p4r_qdrant.index.server import lease
 from p4r_qdrant.records import Interaction, ItemPersonas
 from p4r_qdrant.settings import RerankSettings
 from p4r_qdrant.users.versions import drop_old
-from tests.support import publishing, warm
+from tests.support import publishing
 from tests.support.edge_runner import process
 from tests.support.engines import embedded, on_server, opened
 from tests.support.hash_encoder import HashEncoder
 from tests.support.messages import sentence
 from tests.support.oracle import Catalogue
-from tests.support.paths import ROOT
 from tests.support.polling import wait_until
 from tests.support.publishing import (
     Truths,
@@ -97,7 +93,7 @@ def test_killed_and_run_again(index_settings: Settings, folder: Path, point: str
     before, after = publishing.encoder(0), publishing.encoder(1)
     run(folder, before, index_settings)
     old = live(index_settings)
-    killed(index_settings, folder, 1, point)
+    publishing.killed(index_settings, folder, 1, point)
     assert live(index_settings) == old, "switched before it was whole"
     name = publishing.version(index_settings, after)
     with open_versions(index_settings) as versions:
@@ -114,19 +110,6 @@ def test_killed_and_run_again(index_settings: Settings, folder: Path, point: str
     check_live(index_settings, folder, publishing.encoder(1))
 
 
-def killed(settings: Settings, folder: Path, encoder: int, point: str) -> None:
-    """Publish in a process that kills itself at a point."""
-    key = settings.qdrant.api_key
-    task = json.dumps([settings.model_dump_json(), str(folder), encoder, point])
-    process = warm.run(
-        [sys.executable, "-m", "tests.support.publish_process", task],
-        cwd=ROOT,
-        env=os.environ | {"KEY": key.get_secret_value() if key else ""},
-        timeout=120,
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
-
-
 @pytest.mark.parametrize("point", ["upsert 1", "settle 1", "strangers 0"])
 def test_killed_while_the_live_version_is_brought_up_to_date(
     index_settings: Settings, folder: Path, point: str
@@ -135,7 +118,7 @@ def test_killed_while_the_live_version_is_brought_up_to_date(
     run(folder, encoder, index_settings)
     changed = [publishing.item(number, 4 - number % 4, "new") for number in range(2, 12)]
     publishing.write_personas(folder, changed)
-    killed(index_settings, folder, 1, point)
+    publishing.killed(index_settings, folder, 1, point)
     with open_index(index_settings) as index:
         (ranking,) = index.best_personas(
             encoder.encode_texts(["salt"]), [[f"item-{number}" for number in range(2, 12)]]
