@@ -126,7 +126,8 @@ async def item(
         check_id(id)
     except ValueError as error:
         raise problems.ProblemError(422, "invalid", str(error)) from None
-    served, evidence = visit.studio.served, visit.studio.evidence
+    served = visit.studio.served
+    evidence = visit.studio.evidence if visit.role == "admin" else None
     with served.backend.in_use() as live:
         cards = await served.in_thread(lambda: _cards(live, id, evidence))
     if not cards:

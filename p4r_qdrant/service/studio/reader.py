@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,7 +13,7 @@ from fastapi import APIRouter, Response
 from pydantic import ValidationError
 
 from p4r_qdrant.encoder.user_vector import history_texts, user_vector
-from p4r_qdrant.errors import InputError
+from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.index.payload import ITEM_TITLE, SUMMARY
 from p4r_qdrant.records import MAX_ID_LENGTH, Interaction, RankedItem, Ranking, check_id
 from p4r_qdrant.rerank.users import KnownUser, items_of
@@ -83,11 +84,11 @@ async def rank(visit: Known) -> Response:
     try:
         candidates = _candidates(form, visit.studio.settings.max_candidates)
         ranking = await _ranking(visit, form, candidates)
-    except InputError as error:
+        titles = await _titles(visit, ranking)
+    except P4RError as error:
         return await _page(visit, form, problem=problems.of_ours(visit.request, error))
     except ProblemError as error:
         return await _page(visit, form, problem=error)
-    titles = await _titles(visit, ranking)
     return await _page(visit, form, _places(ranking, titles, bool(candidates)), ranking)
 
 
@@ -101,7 +102,8 @@ async def _page(
     served = visit.studio.served
     user_ids: list[str] = []
     if visit.role == "admin":
-        with served.backend.in_use() as live:
+        # Without the index there are no suggestions, but what was typed is still there.
+        with suppress(P4RError), served.backend.in_use() as live:
             user_ids = await served.in_thread(
                 lambda: list(islice(live.users.interactions.user_ids(), SUGGESTED))
             )

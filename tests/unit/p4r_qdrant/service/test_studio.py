@@ -14,7 +14,9 @@ pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
 from p4r_qdrant import Persona, open_index
+from p4r_qdrant.errors import IndexUnavailableError
 from p4r_qdrant.service.studio import sessions
+from p4r_qdrant.service.studio.evidence import Quote
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
 from tests.support.hostile_texts import HOSTILE_TEXTS
@@ -255,12 +257,26 @@ def test_an_item(serve: Serve) -> None:
     page = Html(client.get("/studio/item?id=ships").text)
     assert "tall ships under sail" in page.text
     assert "harbour and tide tables" in page.text
-    assert "quotes no reviews" in page.text
+    assert "admin key only" in page.text
     assert set(links(page)) <= {f"/studio/item?id={one}" for one in CATALOGUE if one != "ships"}
     assert links(page)
     for wrong, status in (("no", 404), ("", 422), ("%0A", 422), ("x" * 600, 422)):
         assert client.get(f"/studio/item?id={wrong}").status_code == status
     assert client.get("/studio/item").status_code == 422
+
+
+def test_reviews_are_quoted_to_an_admin_only(serve: Serve, made: Path) -> None:
+    client = log_in(serve(), READER)
+    other = log_in(TestClient(client.app, follow_redirects=False), ADMIN)
+    assert "quotes no reviews" in other.get("/studio/item?id=ships").text
+    quotes = {"ships_P0": [Quote("</bdi><b>Sailed</b> by night", 4.5)]}
+    client.app.state.studio.evidence = lambda item_id: quotes  # type: ignore[attr-defined]
+    text = other.get("/studio/item?id=ships").text
+    assert "&lt;b&gt;Sailed&lt;/b&gt; by night" in text
+    assert "rated 4.5" in text
+    assert "1 review behind it" in text
+    assert "0 reviews behind it" in text
+    assert "Sailed" not in client.get("/studio/item?id=ships").text
 
 
 def test_a_search_by_person(serve: Serve) -> None:
@@ -340,6 +356,28 @@ def test_a_wrong_form_keeps_what_was_typed(serve: Serve, form: dict[str, str], s
     assert said in Html(text).text
     if "person" in form:
         assert "\na</textarea>" in text
+
+
+def test_without_the_index_nothing_typed_is_lost(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = log_in(serve(), ADMIN)
+    own = token(client, "/studio/reader")
+
+    def away() -> None:
+        raise IndexUnavailableError("http://10.0.0.1:6333 does not answer")
+
+    monkeypatch.setattr(client.app.state.service.backend, "in_use", away)  # type: ignore[attr-defined]
+    form = {"token": own, "person": "pruning old roses", "candidates": "roses"}
+    for answer in (
+        client.post("/studio/reader", data=form),
+        *(client.get(place) for place in ("/studio", "/studio/versions", "/studio/item?id=roses")),
+    ):
+        assert answer.status_code == 503
+        assert "not available now" in answer.text
+        assert "10.0.0.1" not in answer.text
+    assert "pruning old roses</textarea>" in client.post("/studio/reader", data=form).text
+    assert client.get("/studio/reader").status_code == 200
 
 
 def test_the_versions(serve: Serve, made: Path) -> None:
