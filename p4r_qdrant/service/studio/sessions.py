@@ -34,13 +34,15 @@ class Session:
 class Sessions:
     """Signs sessions with a secret made of the service's keys: a changed key ends all sessions.
 
-    Nothing is stored here, so several processes with the same keys share their sessions.
+    Nothing is stored here, so several processes with the same keys share their sessions. Without an
+    admin key the secret is random, or the holder of the reading key could sign any role.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
-        keys = [
-            one.get_secret_value() for one in (settings.api_key, settings.admin_key) if one
-        ] or [secrets.token_hex(32)]
+        keys = [secrets.token_hex(32)]
+        if settings.admin_key:
+            given = (settings.api_key, settings.admin_key)
+            keys = [one.get_secret_value() for one in given if one]
         secret = hashlib.sha256("\0".join(["p4r studio", *keys]).encode()).digest()
         self._cookies = URLSafeTimedSerializer(secret, salt="session")
         self._secret = secret

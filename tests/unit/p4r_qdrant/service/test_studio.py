@@ -11,12 +11,14 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from p4r_qdrant import Persona, open_index
 from p4r_qdrant.errors import IndexUnavailableError
 from p4r_qdrant.service.studio import sessions
 from p4r_qdrant.service.studio.evidence import Quote
+from p4r_qdrant.settings import ServiceSettings
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
 from tests.support.hostile_texts import HOSTILE_TEXTS
@@ -171,6 +173,13 @@ def test_another_key_ends_all_sessions(serve: Serve, made: Path) -> None:
     assert sessions.Sessions(other).read(cookie) is None
     same = with_service(embedded(made), studio=True).service
     assert sessions.Sessions(same).read(cookie) is not None
+
+
+def test_the_reading_key_alone_signs_nothing() -> None:
+    """Whoever knows it could else sign the role of an admin."""
+    known = ServiceSettings(api_key=SecretStr(READER))
+    cookie = sessions.Sessions(known).signed(sessions.Session.new("admin"))
+    assert sessions.Sessions(known).read(cookie) is None
 
 
 @pytest.mark.parametrize("place", ["/studio/login", "/studio/logout", "/studio/reader"])
