@@ -29,6 +29,8 @@ ALLOWED = {
 UNDECLARED = {
     "asttokens": "Apache-2.0",
     "bleach": "Apache-2.0",
+    "kubernetes-validate": "Apache-2.0",
+    "promql-parser": "MIT",
     "protobuf": "BSD-3-Clause",
     "tiktoken": "MIT",
     "transformers": "Apache-2.0",

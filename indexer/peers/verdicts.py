@@ -10,19 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import ascii_uppercase
 
-import numpy as np
-
 from indexer.artifacts.lines import Refusals
 from indexer.judging.figures import Share
 from indexer.peers.side_by_side import CRITERIA, Example, Sheet
 from p4r_qdrant.errors import InputError, MissingExtraError
 
 try:
-    import krippendorff
+    from nltk.metrics.agreement import AnnotationTask
 except ModuleNotFoundError:
-    raise MissingExtraError(
-        "agreement needs krippendorff: pip install 'p4r-qdrant[peers]'"
-    ) from None
+    raise MissingExtraError("agreement needs nltk: pip install 'p4r-qdrant[peers]'") from None
 
 TIE = "tie"
 
@@ -144,16 +140,14 @@ def _verdict(key: Key, criterion: str, said: Mapping[str, Said]) -> CriterionVer
 
 
 def _alpha(key: Key, criterion: str, said: Mapping[str, Said]) -> float | None:
-    """Krippendorff's alpha of (raters, examples) verdicts, nominal."""
-    numbers = {name: place for place, name in enumerate([*key.systems, TIE])}
-    values = [
-        [numbers.get(own.get((example, criterion), ""), np.nan) for example in key.examples]
-        for own in said.values()
+    """Krippendorff's alpha of the verdicts, nominal; None if no example has two, or all agree."""
+    verdicts = [
+        (rater, example, own[example, criterion])
+        for rater, own in said.items()
+        for example in key.examples
+        if (example, criterion) in own
     ]
-    table = np.array(values, dtype=np.float64)
-    known = table[~np.isnan(table)]
-    if len(values) < 2 or len(np.unique(known)) < 2:
+    raters = Counter(example for _, example, _ in verdicts)
+    if max(raters.values(), default=0) < 2 or len({verdict for *_, verdict in verdicts}) < 2:
         return None
-    if not ((~np.isnan(table)).sum(axis=0) > 1).any():
-        return None
-    return float(krippendorff.alpha(table, level_of_measurement="nominal"))
+    return float(AnnotationTask(verdicts).alpha())
