@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,8 +75,10 @@ def tune_all(
     can be validated on.
     """
     adapter = Path(settings.encoder.adapter) if settings.encoder.adapter else None
-    with tempfile.TemporaryDirectory(prefix="p4r-tune-") as temporary:
-        encoder = CachedEncoder(load_encoder(settings.encoder), Path(temporary))
+    with (
+        tempfile.TemporaryDirectory(prefix="p4r-tune-") as temporary,
+        closing(CachedEncoder(load_encoder(settings.encoder), Path(temporary))) as encoder,
+    ):
         with training_data(folder, refusals) as data:
             validation = Validation.read(data, refusals, settings.training.seed)
         progress.start("trying histories")
@@ -97,7 +100,6 @@ def tune_all(
         )
         history = histories[0].history
         cases = _cases(folder, scores, truth, candidates, encoder, history)
-        encoder.close()
     progress.start("trying weights")
     weighed = {
         what: choose_weights(own, every_weighting(has_generator=what == LISTS))

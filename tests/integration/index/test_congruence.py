@@ -169,7 +169,7 @@ def check_options(index: PersonaIndex, data: st.DataObject) -> None:
     for user, ranking in zip(users, rankings, strict=True):
         assert_ranking_is_congruent(ranking.items, catalogue, user, candidates)
     for user, history in zip(users, told, strict=True):
-        found = reranker.recommend(history, top=len(catalogue.vectors) or 1)
+        found = reranker.recommend(history, top=len(catalogue.vectors) or 1, seen=True)
         assert_ranking_is_congruent(found.items, catalogue, user, catalogue.vectors)
 
 
