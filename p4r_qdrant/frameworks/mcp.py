@@ -20,6 +20,7 @@ from p4r_qdrant.records import Interaction
 from p4r_qdrant.schemas.items import ItemPersonasAnswer
 from p4r_qdrant.schemas.reranking import RankedAnswer, RankingAnswer, RecommendationsAnswer
 from p4r_qdrant.schemas.search import SearchAnswer
+from p4r_qdrant.settings import RerankSettings
 
 try:
     from mcp.server import MCPServer
@@ -101,7 +102,11 @@ def make_server(url: str, key: str | None = None) -> MCPServer:
             raise ToolError("send either user_id or history")
         wanted: list[CandidateLike] = list(candidates)
         async with _errors_in_words(), service(context) as client:
-            return await client.rerank(user_id or _history(history or []), wanted, top)
+            if user_id is not None:
+                return await client.rerank(user_id, wanted, top)
+            # Nothing but its words is known of such a history: the persona score alone counts.
+            alone = RerankSettings(fusion="none")
+            return await client.rerank(_history(history or []), wanted, top, rerank=alone)
 
     @server.tool(annotations=_READS)
     async def explain(user_id: UserId, item_id: ItemId, context: Context) -> RankedAnswer:

@@ -101,7 +101,7 @@ async def _scores(
         else:
             user = UserBody(vector=person.vector.tolist(), candidates=list(ids))
         [ranking], [reason] = await served.ranker.rerank(
-            RerankBody(users=[user], explain=0, fusion=_fusion(served))
+            RerankBody(users=[user], explain=0, fusion=_fusion(person, served))
         )
         if reason is not None:
             return [None] * len(documents), reason
@@ -117,10 +117,14 @@ async def _scores(
     return [scores[one] for one in documents], None
 
 
-def _fusion(served: Service) -> FusionBody | None:
-    """None: as the settings say. Weighted fusion needs scores, and this protocol has none."""
+def _fusion(person: Person, served: Service) -> FusionBody | None:
+    """None: as the settings and the version say.
+
+    Of a described person only the persona score is known, whatever weight it has for others.
+    Weighted fusion needs scores, and this protocol has none.
+    """
     is_weighted = served.backend.settings.rerank.fusion == "weighted"
-    return FusionBody(method="none") if is_weighted else None
+    return FusionBody(method="none") if is_weighted or person.user_id is None else None
 
 
 def _answer(

@@ -17,6 +17,7 @@ from voyageai.client import Client as VoyageClient
 
 from p4r_qdrant.errors import IndexUnavailableError
 from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.settings import RerankSettings
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
 from tests.support.serving import (
@@ -69,6 +70,18 @@ def test_a_described_person_orders_items(client: TestClient) -> None:
     body["users"][0]["candidates"] = documents
     ours = client.post("/v1/rerank", json=body).json()["rankings"][0]["items"]
     assert order(answer, documents) == [one["item_id"] for one in ours]
+
+
+def test_a_described_person_counts_whatever_weight_personas_have(tmp_path: Path) -> None:
+    """`p4r tune` may set the weight of personas to 0: of users of whom more is known."""
+    settings = embedded(tmp_path)
+    make_index(settings)
+    weights = RerankSettings(fusion="standard", persona_weight=0, generator_weight=1)
+    given = with_service(settings.model_copy(update={"rerank": weights}))
+    with TestClient(make_app(given), headers=AS_ADMIN) as client:
+        documents = ["cakes", "roses", "ships"]
+        assert order(ask(client, SAILOR, documents), documents)[0] == "ships"
+        assert order(ask(client, SAILOR, ["a text", *documents]), ["", *documents])[-1] != "ships"
 
 
 def test_a_stored_user_orders_items(client: TestClient) -> None:
