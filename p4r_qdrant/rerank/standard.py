@@ -81,7 +81,7 @@ def combined(columns: Columns, weights: Weights) -> Combined | None:
     if not total:
         return None
     carried = [
-        None if one is None else one * (share / total)
+        None if one is None else one * (share / total) + 0.0  # no negative zeros for people
         for share, one in zip(shares, columns, strict=True)
     ]
     scores: Values = np.sum([one for one in carried if one is not None], axis=0)
