@@ -54,13 +54,15 @@ class Engine(Protocol):
     """Stores the points of one version of an index. Thread-safe.
 
     location: where the points are, for people. datatype: number format of the stored vectors.
-    max_personas: the expected maximum of personas of an item.
+    max_personas: the expected maximum of personas of an item. waits: whether calls wait for a
+    server, so that two at once take less time than one after the other.
     """
 
     metadata: IndexMetadata
     location: str
     datatype: str
     max_personas: int
+    waits: bool
 
     @property
     def columns(self) -> ColumnSets:

@@ -1,4 +1,4 @@
-"""Run two pieces of work at the same time."""
+"""Ask an index two questions at the same time."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from p4r_qdrant.index.index import PersonaIndex
+
 First = TypeVar("First")
 Second = TypeVar("Second")
 
 _threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="p4r-beside")
 
 
-def beside(first: Callable[[], First], second: Callable[[], Second]) -> tuple[First, Second]:
-    """The results of both; `second` runs on a thread. Raises what they raise, the first's first.
+def beside(
+    index: PersonaIndex, first: Callable[[], First], second: Callable[[], Second]
+) -> tuple[First, Second]:
+    """The results of two questions to an index. Raises what they raise, the first's first.
 
-    For work that waits for a server. `second` must not call this function.
+    `second` runs on a thread if the index waits for a server; it must not call this function.
     """
+    if not index.engine.waits:
+        return first(), second()
     job = _threads.submit(second)
     try:
         found = first()

@@ -172,7 +172,9 @@ def _ordered(
         )
 
     if request.is_collaborative:
-        found, scores = beside(best_personas, partial(collaborative.scores, index, users, item_ids))
+        found, scores = beside(
+            index, best_personas, partial(collaborative.scores, index, users, item_ids)
+        )
     else:
         found, scores = best_personas(), [{}] * len(users)
     matches = dict(zip(queried, found, strict=True))
@@ -271,7 +273,7 @@ def explain_orders(
 
     together = [order for order in orders if order.collaborative]
     if together:
-        found, _ = beside(texts, partial(_add_own_items, index, together, shown))
+        found, _ = beside(index, texts, partial(_add_own_items, index, together, shown))
     else:
         found = texts()
     explained = iter(found)

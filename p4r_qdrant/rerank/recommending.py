@@ -61,7 +61,7 @@ def _proposed(
         found = pair.index.collaborative_nearest(weights, breadth, exclude)
         return [item_id for item_id, _ in found]
 
-    near, together = beside(by_personas, by_items)
+    near, together = beside(pair.index, by_personas, by_items)
     return [*dict.fromkeys([*near, *sorted(together)])]
 
 

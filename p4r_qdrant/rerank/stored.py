@@ -44,7 +44,7 @@ def rank_stored(
         return items, scores
 
     if request.is_collaborative:
-        (matches, vector), (items, scores) = beside(personas, items_and_scores)
+        (matches, vector), (items, scores) = beside(pair.index, personas, items_and_scores)
     else:
         (matches, vector), items, scores = personas(), {}, {}
     known, direction = KnownUser(vector, items), vector.vector[None]

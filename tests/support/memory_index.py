@@ -58,6 +58,7 @@ class MemoryEngine:
     def __init__(self, metadata: IndexMetadata, max_personas: int, step: Callable[[str], None]):
         self.metadata = metadata
         self.max_personas = max_personas
+        self.waits = True
         self.stored: dict[str, Point] = {}
         self._step = step
         self.columns = MemoryColumnSets(step)

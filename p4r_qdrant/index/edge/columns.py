@@ -305,7 +305,8 @@ def _mapped(path: Path, name: str) -> Sparse:
     arrays = []
     for part in PARTS:
         file = path / f"{name}.{part}.npy"
-        arrays.append(np.load(file, mmap_mode="r"))
+        # A plain view: each slice of a memmap object costs several times as much.
+        arrays.append(np.load(file, mmap_mode="r").view(np.ndarray))
     return Sparse(*arrays)
 
 

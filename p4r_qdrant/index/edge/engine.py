@@ -73,6 +73,7 @@ class EdgeEngine:
         _check_settings(settings)
         self._settings = settings
         self.max_personas = settings.max_personas
+        self.waits = False
         self._folder = EdgeFolder(path)
         self._columns = EdgeColumnSets(self._folder, self._translated)
         self.location = self._folder.location

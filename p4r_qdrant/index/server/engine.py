@@ -72,6 +72,7 @@ class ServerEngine:
         """made_with: metadata of a new index, which is made if the collection does not exist."""
         self.fields: Mapping[str, str] = {}
         self.max_personas = settings.index.max_personas
+        self.waits = True
         self._settings = settings.index
         self.location = f"the collection {name!r} on {settings.qdrant.url}"
         self._connection = Connection(settings.qdrant, self.location)
