@@ -332,7 +332,7 @@ def test_no_injection_gets_through_to_a_real_model(
             reviews.append(row | {"title": "", "text": text})
     source = write(tmp_path / "source", items=items, reviews=reviews, splits=[])
     first, out = len(proxy.calls), tmp_path / "out"
-    printed = finish(reasoning(source, out, environment | {"P4R_LLM__ATTEMPTS": "5"}))
+    printed = finish(reasoning(source, out, environment))
     assert "sentences that address a model" in printed
     check_form(out)
     assert owned(out) == []
