@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.errors import IndexUnavailableError
+from p4r_qdrant.errors import EncoderError, IndexRefusedError, IndexUnavailableError
 from p4r_qdrant.records import MAX_ID_LENGTH
 from p4r_qdrant.schemas.common_rerank import (
     CommonRerankAnswer,
@@ -24,6 +24,7 @@ from p4r_qdrant.service import bodies, problems
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.service.recommendations import vector_of_user
+from p4r_qdrant.service.request import FailedError, log_failure, reason_of
 from p4r_qdrant.service.security import reader
 from p4r_qdrant.service.state import Service, service
 
@@ -57,6 +58,8 @@ async def rerank(
     items, which are scored by their personas, or texts, which are compared with the person as they
     are. With a text among the documents the persona score (Eq. 10) alone counts.
     """
+    failed: Reason | None = None
+    scores: list[float | None] = [None] * len(body.texts)
     degraded: Reason | None = None
     try:
         async with asyncio.timeout(served.backend.settings.service.deadline_ms / 1000):
@@ -64,13 +67,19 @@ async def rerank(
                 person = await _person(body.query, served, live)
                 scores, degraded = await _scores(body.texts, person, served, live)
     except TimeoutError:
-        scores, degraded = [None] * len(body.texts), "deadline"
-    except IndexUnavailableError:
-        scores, degraded = [None] * len(body.texts), "index_unavailable"
-    if degraded:
-        served.metrics.degraded.labels(degraded).inc()
+        failed = "deadline"
+    except FailedError as error:
+        failed = error.reason
+    except (IndexUnavailableError, IndexRefusedError) as error:
+        log_failure(error)
+        failed = reason_of(error)
+    except EncoderError as error:
+        log_failure(error)
+        failed = "encoder_unavailable"
+    if failed:  # the ranker counts what degrades there
+        served.metrics.degraded.labels(failed).inc()
     request.state.log_fields = {"candidates": len(scores)}
-    return _answer(body, scores, degraded, request.state.request_id)
+    return _answer(body, scores, failed or degraded, request.state.request_id)
 
 
 async def _person(query: str, served: Service, live: Live) -> Person:

@@ -87,7 +87,7 @@ class RankThreads:
             raise
         except (IndexUnavailableError, IndexRefusedError) as error:
             log_failure(error)
-            raise FailedError(_reason(error)) from None
+            raise FailedError(reason_of(error)) from None
         except InputError as error:
             if isinstance(error, (*problems.OURS, VectorError)):
                 log_failure(error)
@@ -121,7 +121,8 @@ class RankThreads:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
-def _reason(error: P4RError) -> Reason:
+def reason_of(error: P4RError) -> Reason:
+    """Why a ranking is degraded, of an error of the index."""
     if isinstance(error, IndexRefusedError):
         return "index_refused"
     return "overloaded" if isinstance(error, RateLimitedError) else "index_unavailable"

@@ -1,5 +1,6 @@
 """`POST /rerank`: the protocol of Cohere, Jina and Voyage, with their clients where they can be."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import voyageai
 from starlette.testclient import TestClient
 from voyageai.client import Client as VoyageClient
 
-from p4r_qdrant.errors import IndexUnavailableError
+from p4r_qdrant.errors import EncoderError, IndexRefusedError, IndexUnavailableError
 from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.service import common_rerank
+from p4r_qdrant.service.request import FailedError
 from p4r_qdrant.settings import RerankSettings
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
@@ -161,10 +164,41 @@ def test_if_the_index_fails_the_order_stays(
         raise IndexUnavailableError("it is away")
 
     monkeypatch.setattr(PersonaIndex, "best_personas", fails)
+    before = degraded(client, "index_unavailable")
     answer = ask(client, SAILOR, list(CATALOGUE))
+    assert degraded(client, "index_unavailable") == before + 1, "counted once"
     assert answer["degraded"] == "index_unavailable"
     assert [one["index"] for one in answer["results"]] == [0, 1, 2, 3]
     assert {one["relevance_score"] for one in answer["results"]} == {0.0}
+
+
+def degraded(client: TestClient, reason: str) -> float:
+    found = re.search(
+        rf'p4r_rerank_degraded_total{{reason="{reason}"}} (\S+)', client.get("/metrics").text
+    )
+    return float(found[1]) if found else 0.0
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FailedError("overloaded"), "overloaded"),
+        (IndexRefusedError("strict mode"), "index_refused"),
+        (EncoderError("it is away"), "encoder_unavailable"),
+    ],
+)
+def test_whatever_fails_before_the_ranking_keeps_the_order(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    async def fails(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(common_rerank, "vector_of_user", fails)
+    before = degraded(client, reason)
+    answer = ask(client, "ada", list(CATALOGUE))
+    assert answer["degraded"] == reason
+    assert [one["index"] for one in answer["results"]] == [0, 1, 2, 3]
+    assert degraded(client, reason) == before + 1
 
 
 def test_the_clients_of_cohere_and_voyage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
