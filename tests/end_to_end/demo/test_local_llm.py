@@ -339,7 +339,8 @@ def test_no_injection_gets_through_to_a_real_model(
         check_form(out)
         assert read(out / "personas.jsonl")
     else:  # so small a model does not always write a usable answer: then it is said
-        assert (process.returncode, "a usable answer" in error) == (1, True), error
+        assert process.returncode == 1, error
+        assert "a usable answer" in printed + error
     assert owned(out) == []
     written = "\n".join(texts(out))
     assert not re.search(r"https?:|www\.|@|[<>{}]|```", written), "an address, or markup"
