@@ -4,6 +4,8 @@
     .venv/bin/python benchmarks/service.py --only overhead
     .venv/bin/python benchmarks/service.py --only load writes restart --connections 1 8 --seconds 5
 
+The encoder is the bundled one (the extra `demo`).
+
 overhead    the library's call and the service's answer take turns in one run, on the same users and
             candidates, over one connection that is kept. On a server also: a known user's vector
             read first and then queried with, beside one query that names it (`lookup_from`)
@@ -40,6 +42,8 @@ from rich.table import Table
 from benchmarks.online import DIMENSION, Catalogue, Floats
 from devtools.qdrant_process import PrivateQdrant, binary
 from p4r_qdrant import PersonaReranker, Settings, open_index
+from p4r_qdrant.encoder.loading import load_encoder
+from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.users.opening import open_store
 from p4r_qdrant.users.records import StoredInteraction
 from p4r_qdrant.users.sqlite import file_of
@@ -49,7 +53,6 @@ USERS = 50
 HISTORY = 10
 BLOCKS = 10
 TURNS = 3
-FINGERPRINT = "benchmark"
 PUT_A_SECOND = 50
 PUT_CONNECTIONS = 4
 WRITES_AT = (1, 8)
@@ -68,7 +71,7 @@ def stored_users(settings: Settings) -> UserStore:
 
 def prepared(settings: Settings, catalogue: Catalogue) -> None:
     """The catalogue indexed, and users who have done something."""
-    with open_index(settings, dimension=DIMENSION, fingerprint=FINGERPRINT, create=True) as index:
+    with open_index(settings, encoder=load_encoder(settings.encoder), create=True) as index:
         if index.stats().items < catalogue.items:
             index.load(catalogue.rows())
     store = stored_users(settings)
@@ -90,7 +93,7 @@ def served(settings: Settings, folder: Path) -> Iterator[str]:
         "P4R_QDRANT__GRPC_PORT": str(own.grpc_port),
         "P4R_QDRANT__API_KEY": own.api_key.get_secret_value() if own.api_key else "",
         "P4R_QDRANT__PATH": str(own.path),
-        "P4R_ENCODER__MODEL": "/nowhere",
+        "P4R_ENCODER__MODEL": settings.encoder.model,
     }
     program = "from indexer.cli import main; main()"
     command = [sys.executable, "-c", program, "serve", "--anonymous", "--port", "0"]
@@ -140,8 +143,27 @@ def bodies(users: list[dict[str, Any]], candidates: list[list[str]]) -> list[byt
     ]
 
 
+def histories() -> list[list[dict[str, Any]]]:
+    """The inline history of each user, of texts that no other user has."""
+    return [
+        [
+            {
+                "item_id": f"item-{number}",
+                "timestamp": number,
+                "summary": f"An item of the past, number {number} of {user}, about tides. " * 4,
+            }
+            for number in range(HISTORY)
+        ]
+        for user in range(USERS)
+    ]
+
+
 def lookups(
-    settings: Settings, store: UserStore, candidates: list[list[str]], vectors: list[list[float]]
+    settings: Settings,
+    version: str,
+    store: UserStore,
+    candidates: list[list[str]],
+    vectors: list[list[float]],
 ) -> dict[str, Call]:
     """A known user's candidates scored: vector read first, or named in the query."""
     from qdrant_client import grpc
@@ -178,9 +200,7 @@ def lookups(
 
     def named(number: int) -> Any:
         point = grpc.PointId(uuid=user_point_id(f"user-{number % USERS}"))
-        place = grpc.LookupLocation(
-            collection_name=f"{settings.qdrant.collection}-{FINGERPRINT}-users", vector_name="text"
-        )
+        place = grpc.LookupLocation(collection_name=f"{version}-users", vector_name="text")
         return query(number, grpc.VectorInput(id=point), lookup_from=place)
 
     return {
@@ -234,6 +254,9 @@ def overhead(
             "HTTP, known user": asked(
                 connection, bodies([{"user_id": f"user-{one}"} for one in range(USERS)], candidates)
             ),
+            "HTTP, history encoded before": asked(
+                connection, bodies([{"history": one} for one in histories()], candidates)
+            ),
         }
         index = reranker.index
         store = open_store(own, index.version, index.metadata, own.history)
@@ -250,7 +273,7 @@ def overhead(
 
         contenders = {"library, known user": library} | contenders
         if engine == "server":
-            contenders |= lookups(settings, store, candidates, rounded)
+            contenders |= lookups(settings, index.version, store, candidates, rounded)
         return measured(contenders, times)
 
 
@@ -259,7 +282,7 @@ def _copied(settings: Settings, folder: Path) -> Settings:
     if not path.exists():
         shutil.copytree(settings.qdrant.path, path)
         shutil.copy(file_of(settings.qdrant), folder / "copy-users.sqlite")
-    return Settings.load(qdrant={"path": path})
+    return Settings.load(qdrant={"path": path}, encoder=settings.encoder.model_dump())
 
 
 # --- under load --------------------------------------------------------------------------------
@@ -270,6 +293,8 @@ class Loads:
 
     def __init__(self, folder: Path, candidates: list[list[str]], settings: Settings) -> None:
         self._folder = folder
+        with open_index(settings) as index:
+            version = index.version
         known = [f"user-{number}" for number in range(USERS)]
         self.service = {
             "path": "/v1/rerank",
@@ -289,7 +314,7 @@ class Loads:
                 {
                     "query": user_point_id(user_id),
                     "lookup_from": {
-                        "collection": f"{settings.qdrant.collection}-{FINGERPRINT}-users",
+                        "collection": f"{version}-users",
                         "vector": "text",
                     },
                     "filter": {"must": [{"key": "item_id", "match": {"any": own}}]},
@@ -464,7 +489,9 @@ def main() -> None:
     catalogue = Catalogue.of(arguments.personas)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="p4r-bench-")))
-        engines = {"embedded": Settings.load(qdrant={"url": None, "path": folder / "index"})}
+        encoder = {"model": BUNDLED_MODEL}
+        embedded = {"url": None, "path": folder / "index"}
+        engines = {"embedded": Settings.load(qdrant=embedded, encoder=encoder)}
         path = binary()
         if path is None:
             err.print("No server: docker/fetch-qdrant.sh gets one. The embedded engine alone then.")
@@ -473,7 +500,8 @@ def main() -> None:
             process.start()
             stack.callback(process.kill)
             own = {"url": process.url, "grpc_port": process.grpc_port, "timeout_s": 60}
-            engines["server"] = Settings.load(qdrant=own | {"api_key": process.api_key})
+            own |= {"api_key": process.api_key}
+            engines["server"] = Settings.load(qdrant=own, encoder=encoder)
         for engine, settings in engines.items():
             err.print(f"{engine}: filling")
             prepared(settings, catalogue)
@@ -498,6 +526,7 @@ def _show_overhead(
     table = Table(title="Milliseconds a call, one at a time")
     for name in ("engine", "candidates", "what", "p10", "p50", "p99", "p10 over", "p50 over"):
         table.add_column(name, justify="left" if name in ("engine", "what") else "right")
+    ratios = []
     for engine, settings in engines.items():
         for count in arguments.candidates:
             found = overhead(engine, settings, folder, catalogue, count, arguments.times)
@@ -514,7 +543,13 @@ def _show_overhead(
                     ]
                 figures = [f"{one:.2f}" for one in (low, middle, high)]
                 table.add_row(engine, str(count), name, *figures, *over)
+            before, vector = found["HTTP, history encoded before"], found["HTTP, vector"]
+            ratios.append(
+                f"{engine}, {count} candidates: a history encoded before takes "
+                f"{np.median(before) / np.median(vector):.2f} times as long as a vector"
+            )
     out.print(table)
+    out.print(*ratios, sep="\n")
 
 
 if __name__ == "__main__":

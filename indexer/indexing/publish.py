@@ -22,6 +22,7 @@ from indexer.indexing.scoring import note_scoring, with_tuned
 from indexer.indexing.vector_files import VectorFile
 from indexer.indexing.verifying import Expected, verify_scores, verify_written
 from indexer.progress import SILENT, Progress
+from p4r_qdrant.encoder.cache import CachedEncoder, VectorCache
 from p4r_qdrant.errors import IndexLockedError, InputError, VerificationError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata, today
@@ -192,7 +193,7 @@ def _encode_users(settings: Settings, name: str, made: IndexMetadata, source: So
         return 0
     history = history_for_index(settings, made)
     with closing(open_store(settings, name, made, history)) as store:
-        return store.encode_all(source)
+        return store.encode_all(CachedEncoder(source, VectorCache(settings.encoder.cache_mb)))
 
 
 def _remove_strangers(

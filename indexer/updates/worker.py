@@ -240,6 +240,7 @@ class Worker:
         store, folder, user_id = live.users, self._sources.folder, job.body["user_id"]
         if job.body.get(BEGUN):  # by a service that was killed, or goes on just now
             store.erase_here(user_id)
+        self._backend.cache.clear()  # a vector tells something of its text
         stored = Stored(self._backend.settings, live.writer, store, purges=False)
         try:
             with erasing(folder, self._ledger, [user_id], Refusals(), stored=stored) as erased:

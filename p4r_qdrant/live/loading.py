@@ -8,6 +8,7 @@ from pathlib import Path
 
 from p4r_qdrant.encoder.adapter import tuned_history
 from p4r_qdrant.encoder.base import ENDPOINT, VECTORS, Encoder
+from p4r_qdrant.encoder.cache import CachedEncoder, VectorCache
 from p4r_qdrant.encoder.loading import load_encoder
 from p4r_qdrant.errors import EncoderError, IndexMismatchError, SettingsError
 from p4r_qdrant.index.metadata import IndexMetadata
@@ -60,6 +61,11 @@ def encoder_for_index(settings: EncoderSettings, made_with: IndexMetadata) -> En
             f"{error}"
         ) from None
     return encoder
+
+
+def caching(load: LoadEncoder, cache: VectorCache) -> LoadEncoder:
+    """`load`, whose encoders take the vectors of texts that were encoded before from `cache`."""
+    return lambda made_with: CachedEncoder(load(made_with), cache)
 
 
 def history_for_index(settings: Settings, metadata: IndexMetadata) -> HistorySettings:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.cache import VectorCache
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.opening import open_versions
@@ -17,6 +18,7 @@ from p4r_qdrant.live.loading import (
     HistoryOf,
     LoadEncoder,
     always,
+    caching,
     encoder_for_index,
     history_for_index,
 )
@@ -97,8 +99,10 @@ class PersonaReranker:
                 index,
                 history=partial(history_for_index, settings),
                 rerank=settings.rerank,
-                encoder_settings=settings.encoder,
-                load_encoder=load_encoder,
+                load_encoder=caching(
+                    load_encoder or partial(encoder_for_index, settings.encoder),
+                    VectorCache(settings.encoder.cache_mb),
+                ),
             )
         except BaseException:
             if index is not None:

@@ -7,7 +7,9 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
+from p4r_qdrant.encoder.cache import VectorCache
 from p4r_qdrant.errors import (
     IndexUnavailableError,
     MissingExtraError,
@@ -18,7 +20,7 @@ from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.versions import Version, Versions
 from p4r_qdrant.live.following import Following
 from p4r_qdrant.live.hotswap import Current
-from p4r_qdrant.live.loading import LoadEncoder
+from p4r_qdrant.live.loading import LoadEncoder, caching, encoder_for_index
 from p4r_qdrant.schemas.operations import EncoderState
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.settings import Settings
@@ -44,7 +46,10 @@ class Backend:
         self.encoder_state = EncoderState.LOADING
         own = settings.qdrant
         self._follow_s = own.refresh_s if "refresh_s" in own.model_fields_set else KEEP_UP_S
-        self._load_encoder = load_encoder
+        self.cache = VectorCache(settings.encoder.cache_mb)
+        """Vectors of texts; it outlives versions, and the encoder that each of them loads."""
+        load = load_encoder or partial(encoder_for_index, settings.encoder)
+        self._load_encoder = caching(load, self.cache)
         self._versions: Versions | None = None
         self._current: Current[Live] | None = None
         self._following: Following[Live] | None = None

@@ -4,7 +4,8 @@ One batch runs at a time, on one thread, because there is one encoder. Texts tha
 make the next batch. An idle encoder waits a few milliseconds for more texts.
 
 A batch takes one text of each request in turn until it is full, so a request with many or long
-texts is spread over several batches, and others wait for one batch at most.
+texts is spread over several batches, and others wait for one batch at most. Texts whose vectors
+are in the cache wait for nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.encoder.cache import VectorCache
 from p4r_qdrant.encoder.salvage import encoded_where_possible
 from p4r_qdrant.errors import TextsRefusedError
 from p4r_qdrant.service.metrics import Metrics
@@ -42,14 +44,17 @@ class HasEncoder(Protocol):
 
 @dataclass(slots=True)
 class _Waiting:
-    """A request. rows: its vectors so far, by place; refused: why there is none."""
+    """A request. rows: its vectors so far, by place; refused: why there is none.
+
+    left: the places that are in no batch yet.
+    """
 
     live: HasEncoder
     texts: Sequence[str]
     of_users: bool
     done: asyncio.Future[Floats] = field(repr=False)
-    taken: int = 0
-    rows: dict[int, Floats] = field(default_factory=dict, repr=False)
+    rows: dict[int, Floats] = field(repr=False)
+    left: deque[int] = field(repr=False)
     refused: dict[int, str] = field(default_factory=dict)
 
     def finish(self) -> None:
@@ -76,8 +81,13 @@ class Batcher:
         *,
         window_s: float,
         max_waiting_texts: int,
+        cache: VectorCache | None = None,
     ) -> None:
+        """cache: vectors of texts that were encoded before; None: each text is encoded."""
         self._metrics = metrics
+        self._cache = cache or VectorCache(0)
+        self._loaded: HasEncoder | None = None
+        """The object whose encoder was used last: to ask for it takes no time."""
         self._window_s = window_s
         self._most = max_waiting_texts
         self._waiting: deque[_Waiting] = deque()
@@ -104,12 +114,22 @@ class Batcher:
 
         of_users: they are texts of histories, not of personas.
         """
-        if self._texts_waiting and self._texts_waiting + len(batch) > self._most:
+        rows: dict[int, Floats] = {}
+        if live is self._loaded:
+            found = self._cache.get(live.encoder, batch, of_users=of_users)
+            rows = {place: row for place, row in enumerate(found) if row is not None}
+        left = deque(place for place in range(len(batch)) if place not in rows)
+        if left and self._texts_waiting and self._texts_waiting + len(left) > self._most:
             raise BusyError
-        one = _Waiting(live, batch, of_users, asyncio.get_running_loop().create_future())
-        self._waiting.append(one)
-        self._count(len(batch))
-        self._wake.set()
+        one = _Waiting(
+            live, batch, of_users, asyncio.get_running_loop().create_future(), rows, left
+        )
+        if left:
+            self._waiting.append(one)
+            self._count(len(left))
+            self._wake.set()
+        else:
+            one.finish()
         return await one.done
 
     def _count(self, change: int) -> None:
@@ -132,16 +152,15 @@ class Batcher:
         while self._waiting:
             one = self._waiting.popleft()
             if one.done.done():  # its request has ended
-                self._count(one.taken - len(one.texts))
+                self._count(-len(one.left))
                 continue
-            size = len(one.texts[one.taken])
+            size = len(one.texts[one.left[0]])
             if batch and (one.live is not batch[0][0].live or size > room):
                 left.append(one)
                 continue
-            batch.append((one, one.taken))
+            batch.append((one, one.left.popleft()))
             room -= size
-            one.taken += 1
-            if one.taken < len(one.texts):
+            if one.left:
                 self._waiting.append(one)
         self._waiting = left
         return batch
@@ -152,10 +171,12 @@ class Batcher:
         if not distinct:
             return
         self._metrics.batch_texts.observe(len(distinct))
+        live = batch[0][0].live
         try:
             rows, refused = await asyncio.get_running_loop().run_in_executor(
-                self._thread, lambda: _encoded(batch[0][0].live.encoder, list(distinct))
+                self._thread, lambda: _encoded(live.encoder, list(distinct), self._cache)
             )
+            self._loaded = live
         except Exception as error:  # all requests of the batch get it
             for one, _ in batch:
                 if not one.done.done():
@@ -172,11 +193,16 @@ class Batcher:
 
 
 def _encoded(
-    encoder: Encoder, texts: Sequence[tuple[bool, str]]
+    encoder: Encoder, texts: Sequence[tuple[bool, str]], cache: VectorCache
 ) -> tuple[Floats, Mapping[int, str]]:
-    """(n, dim) float32, and why there is no vector of some rows."""
-    queries = encoder.query_inputs([text for of_users, text in texts if of_users])
-    documents = encoder.document_inputs([text for of_users, text in texts if not of_users])
-    left = {True: iter(queries), False: iter(documents)}
-    inputs = [next(left[of_users]) for of_users, _ in texts]
-    return encoded_where_possible(encoder.encode_texts, inputs)
+    """(n, dim) float32, and why there is no vector of some rows. The others go to the cache."""
+    of_users = [row for row, (is_of_user, _) in enumerate(texts) if is_of_user]
+    of_items = [row for row, (is_of_user, _) in enumerate(texts) if not is_of_user]
+    inputs = [text for _, text in texts]
+    for rows, read in ((of_users, encoder.query_inputs), (of_items, encoder.document_inputs)):
+        for row, text in zip(rows, read([inputs[row] for row in rows]), strict=True):
+            inputs[row] = text
+    vectors, refused = encoded_where_possible(encoder.encode_texts, inputs)
+    for rows, is_of_user in ((of_users, True), (of_items, False)):
+        cache.put(encoder, [texts[row][1] for row in rows], vectors[rows], of_users=is_of_user)
+    return vectors, refused

@@ -10,8 +10,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
-from p4r_qdrant.arrays import Floats
+from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import EncoderError, IndexRefusedError, IndexUnavailableError
+from p4r_qdrant.live.pair import Vector
 from p4r_qdrant.records import MAX_ID_LENGTH
 from p4r_qdrant.schemas.common_rerank import (
     CommonRerankAnswer,
@@ -23,6 +24,7 @@ from p4r_qdrant.schemas.reranking import FusionBody, Reason, RerankBody, UserBod
 from p4r_qdrant.service import bodies, problems
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.problems import ProblemError
+from p4r_qdrant.service.ranking import Found
 from p4r_qdrant.service.recommendations import vector_of_user
 from p4r_qdrant.service.request import FailedError, log_failure, reason_of
 from p4r_qdrant.service.security import reader
@@ -37,7 +39,7 @@ class Person:
     """The query: a stored user, or a described person. vector: None if nothing is known."""
 
     user_id: str | None
-    vector: Floats | None
+    vector: Vector | None
 
 
 @router.post(
@@ -91,7 +93,7 @@ async def _person(query: str, served: Service, live: Live) -> Person:
             if error.status != 404:
                 raise
         else:
-            return Person(query, None if vector is None else vector.vector)
+            return Person(query, vector)
     [row] = await served.encode(live, [query], of_users=True)
     return Person(None, row)
 
@@ -105,12 +107,10 @@ async def _scores(
     if person.vector is None:
         return [None] * len(documents), None
     if ids:
-        if person.user_id is not None:
-            user = UserBody(user_id=person.user_id, candidates=list(ids))
-        else:
-            user = UserBody(vector=person.vector.tolist(), candidates=list(ids))
+        user = UserBody(user_id=person.user_id, candidates=list(ids))
         [ranking], [reason] = await served.ranker.rerank(
-            RerankBody(users=[user], explain=0, fusion=_fusion(person, served))
+            RerankBody(users=[user], explain=0, fusion=_fusion(person, served)),
+            Found(live, [person.vector]),
         )
         if reason is not None:
             return [None] * len(documents), reason
@@ -122,7 +122,9 @@ async def _scores(
         return [of_items[one][0] for one in documents], None
     rows = await served.encode(live, unknown, of_users=False)
     scores: dict[str, float | None] = {one: score for one, (_, score) in of_items.items()}
-    scores |= zip(unknown, (rows @ person.vector).tolist(), strict=True)
+    known = person.vector
+    vector = known.vector if isinstance(known, UserVector) else known
+    scores |= zip(unknown, (rows @ vector).tolist(), strict=True)
     return [scores[one] for one in documents], None
 
 

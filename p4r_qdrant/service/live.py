@@ -61,10 +61,8 @@ class Live:
     """Recent writes of this process: a version that was being published lacks them."""
 
     @classmethod
-    def open(
-        cls, settings: Settings, versions: Versions, name: str, load: LoadEncoder | None
-    ) -> Live:
-        """Open the version `name`. `load` replaces the encoder that the settings name."""
+    def open(cls, settings: Settings, versions: Versions, name: str, load: LoadEncoder) -> Live:
+        """Open the version `name`, whose encoder `load` loads at first use."""
         with ExitStack() as undo:
             writer = undo.enter_context(versions.open(name))
             writer.repair()
@@ -79,7 +77,6 @@ class Live:
                 index,
                 history=partial(history_for_index, settings),
                 rerank=settings.rerank,
-                encoder_settings=settings.encoder,
                 load_encoder=load,
             )
             undo.pop_all()

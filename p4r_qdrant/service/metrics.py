@@ -54,7 +54,12 @@ class Metrics:
             registry=self.registry,
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
         )
-
+        self.cached = Counter(
+            "p4r_encode_cache",
+            "Texts whose vectors were wanted: hit (encoded before), miss (encoded now).",
+            ("result",),
+            registry=self.registry,
+        )
         self.behind = Gauge(
             "p4r_behind", "1 while the newest publish is not served.", registry=self.registry
         )
@@ -71,6 +76,11 @@ class Metrics:
         for state, count in counts.items():
             self.jobs.labels(state).set(count)
         self._jobs_at = time.monotonic()
+
+    def count_cached(self, found: int, missing: int) -> None:
+        """Count texts whose vectors were in the cache, and others."""
+        self.cached.labels("hit").inc(found)
+        self.cached.labels("miss").inc(missing)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError, InputError
 from p4r_qdrant.index.payload import check_vectors
+from p4r_qdrant.live.pair import Vector
 from p4r_qdrant.records import RankedItem, Ranking
 from p4r_qdrant.rerank.users import KnownUser, User
 from p4r_qdrant.schemas.reranking import Reason, RerankBody, UserBody
@@ -20,6 +23,14 @@ from p4r_qdrant.service.resolving import Resolver
 from p4r_qdrant.settings import RerankSettings
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The users of a request, and the version of the index that their vectors belong to."""
+
+    live: Live
+    users: Sequence[Vector | None]
+
+
 class Ranker:
     """Reranks within the deadline. If a part fails or is late, the generator's order is kept."""
 
@@ -30,9 +41,12 @@ class Ranker:
         self.threads = RankThreads(backend.settings.service, metrics)
         self._resolver = Resolver(backend, batcher, metrics, self.threads)
 
-    async def rerank(self, body: RerankBody) -> tuple[list[Ranking], list[Reason | None]]:
+    async def rerank(
+        self, body: RerankBody, found: Found | None = None
+    ) -> tuple[list[Ranking], list[Reason | None]]:
         """One ranking for each user, and why it keeps the generator's order if it does.
 
+        found: the users, if the caller has looked them up.
         Raises InputError if the caller has to change the request, ProblemError (429) if too many
         texts wait for the encoder.
         """
@@ -42,11 +56,11 @@ class Ranker:
         reasons: list[Reason | None] = [None] * count
         with self._metrics.stage("total"):
             try:
-                with self._backend.in_use() as live:
+                with nullcontext(found.live) if found else self._backend.in_use() as live:
                     _check_vectors(body, live)
                     check_collaborative(body.fusion.settings() if body.fusion else None, live)
                     request = Request(body, live, [None] * count, reasons, deadline)
-                    rankings = await self._rankings(request)
+                    rankings = await self._rankings(request, found)
             except FailedError as error:
                 rankings, reasons = await _all_as_generated(body), [error.reason] * count
             except IndexUnavailableError:
@@ -66,7 +80,11 @@ class Ranker:
                     "candidate; add the scores or ask for rrf"
                 )
 
-    async def _rankings(self, request: Request) -> list[Ranking]:
+    async def _rankings(self, request: Request, found: Found | None) -> list[Ranking]:
+        if found is not None:
+            request.users = list(found.users)
+            await self._resolver.add_items(request)
+            return await self._rank(request)
         known = [one.user_id for one in request.body.users if one.user_id is not None]
         if len(known) == len(request.users):
             rankings = await self._rank_known(request, known)

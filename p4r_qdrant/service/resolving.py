@@ -66,8 +66,7 @@ class Resolver:
             made = request.users[position]
             if user_id in bare and isinstance(made, UserVector):
                 self._remember(request.live.users, bare[user_id], made)
-        if request.live.reranker.uses_items(request.fusion):
-            await self._add_items(request, known)
+        await self.add_items(request)
 
     async def _look_up(
         self, request: Request, known: Mapping[int, str]
@@ -90,9 +89,15 @@ class Resolver:
             request.users[position] = vectors.get(user_id)
         return bare
 
-    async def _add_items(self, request: Request, known: Mapping[int, str]) -> None:
-        """Add the items of whole histories, which the collaborative score needs."""
-        wanted = {at: one for at, one in known.items() if request.reasons[at] is None}
+    async def add_items(self, request: Request) -> None:
+        """Add the items of whole histories to users, if the collaborative score needs them."""
+        if not request.live.reranker.uses_items(request.fusion):
+            return
+        wanted = {
+            at: user.user_id
+            for at, user in enumerate(request.body.users)
+            if user.user_id is not None and not user.history and request.reasons[at] is None
+        }
         items: dict[str, dict[str, str]] = {}
         if wanted:
             live = request.live

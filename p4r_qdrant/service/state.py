@@ -74,7 +74,9 @@ class Service:
             self.metrics,
             window_s=own.batch_window_ms / 1000,
             max_waiting_texts=own.max_waiting_texts,
+            cache=backend.cache,
         )
+        backend.cache.counted = self.metrics.count_cached
         self.background = background
         self.ranker = Ranker(backend, self.batcher, self.metrics)
         self._threads = ThreadPoolExecutor(SIDE_THREADS, thread_name_prefix="p4r-side")

@@ -134,6 +134,7 @@ async def erase(user_id: UserId, served: Served) -> dict[str, Any]:
 
     with served.backend.in_use() as live:
         erased = await served.in_thread(work)
+    served.backend.cache.clear()  # a vector tells something of its text
     return {"user_id": user_id, "erased": erased}
 
 

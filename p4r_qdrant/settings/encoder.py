@@ -73,6 +73,12 @@ class EncoderSettings(Section):
     concurrency: int = Field(
         8, ge=1, le=1000, description="Batches that are sent to the endpoint at the same time."
     )
+    cache_mb: float = Field(
+        64.0,
+        ge=0,
+        description="Megabytes of memory for the vectors of texts that this process has encoded, "
+        "so that none is encoded twice. 0: no cache.",
+    )
     allow_plaintext_key: bool = Field(False, description=PLAINTEXT_KEY)
 
     @model_validator(mode="after")

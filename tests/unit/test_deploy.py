@@ -47,6 +47,7 @@ def samples() -> dict[str, set[str]]:
     metrics.stages.labels("total").observe(0.1)
     metrics.degraded.labels("encoder").inc()
     metrics.batch_texts.observe(1)
+    metrics.count_cached(1, 1)
     metrics.jobs.labels("waiting").set(1)
     usage = SimpleNamespace(tokens=1, cost_usd=0.1)
     worker: Any = SimpleNamespace(

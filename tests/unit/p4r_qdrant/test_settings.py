@@ -50,6 +50,7 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_ENCODER__API_KEY": (KEY, SecretStr(KEY)),
     "P4R_ENCODER__TIMEOUT_S": ("7.5", 7.5),
     "P4R_ENCODER__CONCURRENCY": ("3", 3),
+    "P4R_ENCODER__CACHE_MB": ("16", 16.0),
     "P4R_ENCODER__ALLOW_PLAINTEXT_KEY": ("true", True),
     "P4R_HISTORY__LENGTH": ("20", 20),
     "P4R_HISTORY__DECAY": ("0.5", 0.5),

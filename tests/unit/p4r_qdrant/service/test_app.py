@@ -260,6 +260,35 @@ def test_histories_and_personas_of_one_batch_get_their_own_prompts() -> None:
     np.testing.assert_array_equal(np.concatenate(asyncio.run(encoded())), expected)
 
 
+def test_a_history_that_was_encoded_before_is_not_encoded_again(
+    serve: Serve, encoder: SlowEncoder
+) -> None:
+    client = serve()
+    body: Any = {"users": [{"history": history("ships", "roses"), "candidates": ALL}]}
+    first = client.post("/v1/rerank", json=body).json()["rankings"]
+    body["users"][0]["history"] += [{"item_id": "new", "timestamp": 9, "summary": "cakes"}]
+    client.post("/v1/rerank", json=body)
+    assert encoder.encoded == ["roses", "ships", "cakes"]
+    body["users"][0]["history"].pop()
+    assert client.post("/v1/rerank", json=body).json()["rankings"] == first
+    assert encoder.encoded == ["roses", "ships", "cakes"]
+    metrics = client.get("/metrics", headers=AS_READER).text
+    assert 'p4r_encode_cache_total{result="hit"} 4.0' in metrics
+    # The first request found the encoder unused: its texts were encoded without a look.
+    assert 'p4r_encode_cache_total{result="miss"} 1.0' in metrics
+
+
+def test_an_erasure_empties_the_cache(serve: Serve, encoder: SlowEncoder) -> None:
+    client = serve()
+    body = {"users": [{"history": history("ships"), "candidates": ALL}]}
+    client.post("/v1/users/u/interactions", json={"item_id": "roses", "timestamp": 1})
+    client.post("/v1/rerank", json=body)
+    assert encoder.encoded == ["All about roses.", "ships"]
+    assert client.delete("/v1/users/u").json()["erased"] == 1
+    client.post("/v1/rerank", json=body)
+    assert encoder.encoded == ["All about roses.", "ships", "ships"]
+
+
 def waiting_texts(client: TestClient) -> float:
     app: Any = client.app
     value: float = app.state.service.metrics.registry.get_sample_value("p4r_encode_waiting_texts")
@@ -786,6 +815,8 @@ def test_logs_have_request_ids_and_no_texts(
     secret = "my secret illness"
     user = {"history": history(secret), "candidates": ["secret-item"]}
     client.post("/v1/rerank", json={"users": [user]}, headers={"X-Request-Id": "abc-1"})
+    served: Any = client.app
+    served.state.service.backend.cache.clear()  # so that the text is encoded again
     for error in (
         EncoderError(f"it answers 422: {secret}").quoting(secret),
         TextsRefusedError([secret], {0: f"no {secret}"}, np.full((1, DIMENSION), np.nan)),

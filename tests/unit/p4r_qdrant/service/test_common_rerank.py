@@ -21,6 +21,7 @@ from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.service import common_rerank
 from p4r_qdrant.service.request import FailedError
 from p4r_qdrant.settings import RerankSettings
+from p4r_qdrant.users.store import UserStore
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
 from tests.support.serving import (
@@ -73,6 +74,22 @@ def test_a_described_person_orders_items(client: TestClient) -> None:
     body["users"][0]["candidates"] = documents
     ours = client.post("/v1/rerank", json=body).json()["rankings"][0]["items"]
     assert order(answer, documents) == [one["item_id"] for one in ours]
+
+
+def test_the_vector_of_a_stored_user_is_read_once(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Any] = []
+    user_vectors = UserStore.user_vectors
+
+    def counting(store: UserStore, user_ids: Any) -> Any:
+        read.append(list(user_ids))
+        return user_vectors(store, user_ids)
+
+    monkeypatch.setattr(UserStore, "user_vectors", counting)
+    documents = ["a book about old roses", *CATALOGUE]
+    assert order(ask(client, "ada", documents), documents)[-1] != "roses"
+    assert read == [["ada"]]
 
 
 def test_a_described_person_counts_whatever_weight_personas_have(tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def test_no_id_and_no_text_leaves_with_a_span(
         with monkeypatch.context() as crashing:
             crashing.setattr(app.state.service, "in_thread", crash)
             assert client.get("/v1/items/ships/personas").status_code == 500
+        app.state.service.backend.cache.clear()
         encoder.fails = True
         assert rerank(client, SECRET)["degraded"]
         client.post(
