@@ -123,7 +123,7 @@ def _validate(
         problem = f"the answer was cut off after {limit} tokens"
         more = max(limit, min(2 * limit, 4 * request.max_tokens))
         return None, problem, replace(retry, max_tokens=more, rule=rule)
-    value, problem = _read_answer(request, completion)
+    value, problem = read_answer(request, completion)
     if not problem:
         return value, "", None
     if not completion.text.strip():
@@ -134,7 +134,7 @@ def _validate(
     return None, problem, replace(retry, completion=shown, correction=correction)
 
 
-def _read_answer(request: Request, completion: Completion) -> tuple[Any, str]:
+def read_answer(request: Request, completion: Completion) -> tuple[Any, str]:
     """(value, problem); the problem is "" if the value is usable.
 
     The answer stands in the content or in the arguments of a tool call. Without either it may be

@@ -33,7 +33,7 @@ BATCH_TOKENS = 4096
 """Tokens of one forward pass, with padding."""
 LONGEST = 8192
 """Tokens of a prompt, where the model says nothing of its context."""
-_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 
 
 class LocalModelError(P4RError):
@@ -91,7 +91,7 @@ class LocalModel:
         digest = hashlib.sha256(_some_weights(model))
         if adapter is not None:
             model = with_adapter(model, adapter)
-            digest.update((adapter / _WEIGHTS).read_bytes())
+            digest.update((adapter / WEIGHTS).read_bytes())
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         return cls(model, tokenizer, f"{path.stem}@{digest.hexdigest()[:12]}")
@@ -135,7 +135,7 @@ class LocalModel:
         for batch in by_length([len(one) for one in prompts], BATCH_TOKENS):
             inputs = padded([prompts[at] for at in batch], self.tokenizer.pad_token_id)
             with torch.inference_mode(), enough_memory(self.name):
-                logits = last_logits(self.model, inputs).float().log_softmax(-1)
+                logits = last_logits(self.model, inputs)[:, -1].float().log_softmax(-1)
             for row, at in enumerate(batch):
                 found[at] = {
                     text: float(logits[row, own].logsumexp(0))
@@ -144,11 +144,12 @@ class LocalModel:
         return found
 
 
-def last_logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The logits of the next token behind each row: (n, vocabulary)."""
+def last_logits(model: Any, inputs: dict[str, torch.Tensor], places: int = 1) -> torch.Tensor:
+    """The logits of the next token at the last places of each row: (n, places, vocabulary)."""
     device = next(model.parameters()).device
     on_device = {name: one.to(device) for name, one in inputs.items()}
-    logits: torch.Tensor = model(**on_device, logits_to_keep=1, use_cache=False).logits[:, -1]
+    found = model(**on_device, logits_to_keep=places, use_cache=False).logits
+    logits: torch.Tensor = found[:, -places:]
     return logits
 
 

@@ -17,7 +17,7 @@ from indexer.peers.protocol import PeerCandidate, PeerQuery
 from indexer.reasoning.sanitizing import metadata
 from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.index.payload import plain_text
-from p4r_qdrant.records import CandidateList, Review
+from p4r_qdrant.records import CandidateList, Interaction, Review
 
 HELD_ITEMS = 256
 """Items whose reviews are held in memory."""
@@ -79,10 +79,16 @@ class Material(ExitStack):
     def _read_reviews(self, item_id: str) -> Sequence[Review]:
         return () if self._reviews is None else tuple(self._reviews.get(item_id))
 
-    def reviews_of_user(self, user_id: str, most: int) -> list[Review]:
-        """The newest training reviews of a user, newest first."""
+    def reviews_of_user(
+        self, user_id: str, most: int, known: Sequence[Interaction] | None = None
+    ) -> list[Review]:
+        """The newest training reviews of a user, newest first.
+
+        known: only the reviews of these interactions; None: of all that the user has in training.
+        """
         found: list[Review] = []
-        known = self.histories.get(user_id)
+        if known is None:
+            known = self.histories.get(user_id)
         for one in newest_first(known, len(known)):
             found += [r for r in self.reviews_of_item(one.item_id) if r.user_id == user_id][-1:]
             if len(found) == most:
@@ -106,13 +112,15 @@ class Material(ExitStack):
         ordered = sorted(reviews, key=lambda one: (-shared[one.user_id], -len(one.text)))
         return ordered[:most]
 
-    def average_of_user(self, user_id: str) -> float | None:
-        """The mean of a user's training ratings; None without any."""
-        return _mean([one.rating for one in self.histories.get(user_id) if one.rating is not None])
+    def average_of_user(self, user_id: str, *, without: str) -> float | None:
+        """The mean of a user's training ratings of other items than one; None without any."""
+        known = (one for one in self.histories.get(user_id) if one.item_id != without)
+        return _mean([one.rating for one in known if one.rating is not None])
 
-    def average_of_item(self, item_id: str) -> float | None:
-        """The mean of an item's training ratings; None without any."""
-        return _mean([one.rating for one in self.reviews_of_item(item_id)])
+    def average_of_item(self, item_id: str, *, without: str) -> float | None:
+        """The mean of an item's training ratings by others than one user; None without any."""
+        known = self.reviews_of_item(item_id)
+        return _mean([one.rating for one in known if one.user_id != without])
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-TunablePeer = Literal["letters", "pointwise"]
+TunablePeer = Literal["letters", "pointwise", "rated"]
 RankingPeer = Literal["listwise", "letters", "pointwise", "rated"]
 """The peers that put candidates in order; `explained` explains them."""
 

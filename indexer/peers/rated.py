@@ -1,13 +1,14 @@
 """Reranking by the rating that an LLM expects from profiles of both sides.
 
-Source: EXP3RT (arXiv 2408.06276), here without training. Ties are in the generator's order.
+Source: EXP3RT (arXiv 2408.06276). `distilling.py` makes examples for a student of it. Ties are in
+the generator's order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+from indexer.llm import Request
 from indexer.peers.asking import AskingPeer
 from indexer.peers.preferences import NONE, Preferences, extracted, profiled
 from indexer.peers.protocol import Asker, Exchange, PeerAnswer, PeerCandidate, PeerQuery, by_score
@@ -27,13 +28,10 @@ class Rated(AskingPeer):
     async def rank(self, query: PeerQuery, ask: Asker) -> PeerAnswer:
         """Order by the expected rating of each candidate."""
         exchange = Exchange(ask)
-        wording = Wording(self.options, exchange.notes)
         reviews = self.sources.material.reviews_of_user(query.user_id, self.options.reviews)
-        likes = await self._profile(
-            "peer_user_profile", reviews, {"user_id": query.user_id}, exchange, wording
-        )
+        user = await self.user_profile(query.user_id, reviews, exchange)
         found = await together(
-            *(self._rating(query, one, likes, exchange) for one in query.candidates)
+            *(self._rating(query, one, user, exchange) for one in query.candidates)
         )
         pairs = list(zip(query.candidates, found, strict=True))
         scores = {one.item_id: rated.rating for one, rated in pairs if rated is not None}
@@ -42,32 +40,56 @@ class Rated(AskingPeer):
         return exchange.answer(by_score(query.candidates, scores), scores, reasons)
 
     async def _rating(
-        self, query: PeerQuery, candidate: PeerCandidate, likes: Preferences, exchange: Exchange
+        self, query: PeerQuery, candidate: PeerCandidate, user: Preferences, exchange: Exchange
     ) -> Predicted | None:
-        wording = Wording(self.options, exchange.notes)
-        profile = await self._profile(
-            "peer_item_profile",
-            self._reviews_of(query.user_id, candidate.item_id),
-            {"item_id": candidate.item_id},
-            exchange,
-            wording,
-        )
-        material = RatingMaterial(
-            likes.text if likes else NONE,
-            wording.candidate(candidate),
-            profile.text if profile else NONE,
-        )
-        if self.options.averages:
-            material = replace(
-                material,
-                user_average=self.sources.material.average_of_user(query.user_id),
-                item_average=self.sources.material.average_of_item(candidate.item_id),
-            )
+        item = await self.item_profile(query.user_id, candidate.item_id, exchange)
+        material = self.material(query.user_id, candidate, (user, item), exchange)
+        request = self.question(query.user_id, candidate.item_id, material)
+        return self.form.predicted(await exchange.ask(request, self.form.assumed))
+
+    @property
+    def form(self) -> RatingForm:
+        """How ratings are asked for."""
         scale = RatingScale(self.options.lowest, self.options.highest)
-        how = RatingForm(scale, self.options.reasoning)
-        about = {"user_id": query.user_id, "item_id": candidate.item_id}
-        request = self.request(how.template, material.text(scale), how.form, about, **how.values)
-        return how.predicted(await exchange.ask(request, how.assumed))
+        return RatingForm(scale, self.options.reasoning)
+
+    async def user_profile(
+        self, user_id: str, reviews: Sequence[Review], exchange: Exchange
+    ) -> Preferences:
+        """What a user likes and dislikes, by some reviews."""
+        return await self._profile("peer_user_profile", reviews, {"user_id": user_id}, exchange)
+
+    async def item_profile(self, user_id: str, item_id: str, exchange: Exchange) -> Preferences:
+        """What others than the user like and dislike about an item."""
+        reviews = self._reviews_of(user_id, item_id)
+        return await self._profile("peer_item_profile", reviews, {"item_id": item_id}, exchange)
+
+    def material(
+        self,
+        user_id: str,
+        candidate: PeerCandidate,
+        profiles: tuple[Preferences, Preferences],
+        exchange: Exchange,
+    ) -> RatingMaterial:
+        """What a rating is predicted from; `profiles` are those of the user and of the item."""
+        known, item_id = self.sources.material, candidate.item_id
+        user, item = (one.text if one else NONE for one in profiles)
+        description = Wording(self.options, exchange.notes).candidate(candidate)
+        if not self.options.averages:
+            return RatingMaterial(user, description, item)
+        return RatingMaterial(
+            user,
+            description,
+            item,
+            user_average=known.average_of_user(user_id, without=item_id),
+            item_average=known.average_of_item(item_id, without=user_id),
+        )
+
+    def question(self, user_id: str, item_id: str, material: RatingMaterial) -> Request:
+        """The request for one rating."""
+        how = self.form
+        about = {"user_id": user_id, "item_id": item_id}
+        return self.request(how.template, material.text(how.scale), how.form, about, **how.values)
 
     def _reviews_of(self, user_id: str, item_id: str) -> list[Review]:
         """The reviews of an item by others: the most similar users', or the longest."""
@@ -83,7 +105,7 @@ class Rated(AskingPeer):
         reviews: Sequence[Review],
         about: dict[str, str],
         exchange: Exchange,
-        wording: Wording,
     ) -> Preferences:
+        wording = Wording(self.options, exchange.notes)
         notes = await extracted(reviews, self.request, exchange, wording)
         return await profiled(template, notes, self.request, exchange, about)

@@ -1,4 +1,4 @@
-"""Ratings predicted by an LLM without training, beside predictors that need none."""
+"""Ratings predicted by an LLM, beside predictors that need none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from indexer.llm import Usage
+from indexer.llm import Request, Usage
 from indexer.metrics import Floats
 from indexer.peers.asking import RequestMaker
 from indexer.peers.options import PeerOptions
@@ -25,6 +25,8 @@ from indexer.peers.trivial_ratings import (
 from indexer.reasoning.sanitizing import cleaned
 
 STEP = "peer-rated"
+
+ZERO_SHOT, TUNED = "zero-shot", "tuned"
 
 Indexes = npt.NDArray[np.int64]
 
@@ -77,37 +79,50 @@ class RatingStudy:
             for one in self.predictors.all()
         ]
 
-    async def asked_rows(self, ask: Asker, done: Callable[[], None] = nothing) -> list[RatingRow]:
-        """The lines of the LLM without averages in its prompts and with them."""
-        rows = []
+    async def asked_rows(
+        self, ask: Asker, done: Callable[[], None] = nothing, who: str = ZERO_SHOT
+    ) -> list[RatingRow]:
+        """The lines of the LLM without averages in its prompts and with them; `who`: their name."""
+        found = []
         for averages in (False, True):
-            values, usage = await self._predicted(ask, done, averages=averages)
-            name = f"zero-shot, {'with' if averages else 'without'} averages"
-            rows += self._rows(name, values, usage, leaks=averages)
-        return rows
+            values, usage = await self.predicted(
+                self.members, self.make, ask, done, averages=averages
+            )
+            found += self.rows(name_of(who, averages=averages), values, usage, leaks=averages)
+        return found
 
-    async def _predicted(
-        self, ask: Asker, done: Callable[[], None], *, averages: bool
+    async def predicted(
+        self,
+        members: Indexes,
+        make: RequestMaker,
+        ask: Asker,
+        done: Callable[[], None] = nothing,
+        *,
+        averages: bool,
     ) -> tuple[list[float | None], Usage]:
         """The expected rating of each member, None without a valid answer; and what it cost."""
         exchange = Exchange(ask)
 
         async def one(place: int) -> float | None:
-            pair, scale = self.pairs[place], self.predictors.scale
-            how = RatingForm(scale, self.options.reasoning)
-            request = self.make(
-                how.template,
-                self._material(pair, averages=averages).text(scale),
-                how.form,
-                {"user_id": pair.user_id, "item_id": pair.item_id},
-                **how.values,
-            )
-            found = how.predicted(await exchange.ask(request, how.assumed))
+            request = self.question(self.pairs[place], make, averages=averages)
+            found = self.form.predicted(await exchange.ask(request, self.form.assumed))
             return None if found is None else found.rating
 
-        return await each(self.members.tolist(), one, done), exchange.usage
+        return await each(members.tolist(), one, done), exchange.usage
 
-    def _material(self, pair: RatedPair, *, averages: bool) -> RatingMaterial:
+    @property
+    def form(self) -> RatingForm:
+        """How ratings are asked for."""
+        return RatingForm(self.predictors.scale, self.options.reasoning)
+
+    def question(self, pair: RatedPair, make: RequestMaker, *, averages: bool) -> Request:
+        """The request for the rating of a pair."""
+        how, about = self.form, {"user_id": pair.user_id, "item_id": pair.item_id}
+        text = self.material(pair, averages=averages).text(how.scale)
+        return make(how.template, text, how.form, about, **how.values)
+
+    def material(self, pair: RatedPair, *, averages: bool) -> RatingMaterial:
+        """What the rating of a pair is predicted from."""
         return RatingMaterial(
             cleaned(pair.user_profile).text,
             cleaned(pair.item_description).text,
@@ -116,10 +131,10 @@ class RatingStudy:
             pair.item_average if averages else None,
         )
 
-    def _rows(
+    def rows(
         self, name: str, values: Sequence[float | None], usage: Usage, *, leaks: bool
     ) -> list[RatingRow]:
-        """The line of an LLM, and of its values after a linear fit in folds."""
+        """The line of the values of all members, and that of a linear fit to them in folds."""
         mean = self.predictors.mean
         filled: Floats = np.array([mean if one is None else one for one in values])
         invalid = sum(one is None for one in values) / max(1, len(values))
@@ -131,6 +146,11 @@ class RatingStudy:
                 (f"{name}, scaled in folds", scaled, None),
             )
         ]
+
+
+def name_of(who: str, *, averages: bool) -> str:
+    """The name of a line."""
+    return f"{who}, {'with' if averages else 'without'} averages"
 
 
 def sampled(count: int, wanted: int | None, seed: int = 0) -> Indexes:

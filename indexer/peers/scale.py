@@ -38,6 +38,10 @@ class RatingScale:
             return float(digit)
         return self.lowest + int(digit) * (self.highest - self.lowest) / (_DIGITS - 1)
 
+    def digit(self, rating: float) -> str:
+        """The digit of the nearest rating of the scale."""
+        return min(self.digits, key=lambda one: abs(self.rating(one) - rating))
+
     def shown(self, rating: float) -> str:
         """A rating in the form of the digits, for a prompt."""
         if self._is_plain:

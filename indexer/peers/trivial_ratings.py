@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from indexer.metrics import Floats
 from indexer.peers.rating_records import RatedPair
@@ -103,10 +104,16 @@ class TrivialPredictors:
         return np.array(offsets, dtype=np.float64)
 
 
+def fold_of_each(count: int, folds: int) -> npt.NDArray[np.int64]:
+    """A random fold, from 0, for each of so many pairs: (count,)."""
+    fold: npt.NDArray[np.int64] = np.random.default_rng(0).permutation(count) % folds
+    return fold
+
+
 def fitted(inputs: Floats, truth: Floats, folds: int = FOLDS) -> Floats:
     """A linear fit of the truth, (n,), to (n, k) inputs, each fold by the others: (n,)."""
     features = np.column_stack([np.ones(len(inputs)), inputs])
-    fold = np.random.default_rng(0).permutation(len(inputs)) % folds
+    fold = fold_of_each(len(inputs), folds)
     found = np.zeros(len(inputs))
     for number in range(folds):
         others = fold != number

@@ -6,16 +6,20 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from indexer.llm import Request
 from indexer.peers.asking import PeerSources
 from indexer.peers.letters import Letters
 from indexer.peers.material import Material
+from indexer.peers.options import TunablePeer
 from indexer.peers.pointwise import NO, YES, Pointwise
 from indexer.peers.protocol import PeerQuery
 from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Interaction
+
+T = TypeVar("T")
 
 DEV_SHARE = 0.2
 """The share of users whose examples choose the best epoch."""
@@ -25,7 +29,7 @@ LEAST = 8
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A question of a peer and the right option."""
+    """A question of a peer and the right answer: one of its options, or a text."""
 
     user_id: str
     request: Request
@@ -55,7 +59,7 @@ def letters_examples(peer: Letters, seed: int) -> Iterator[Example]:
     """
     material, window = peer.sources.material, peer.options.window
     catalogue = sorted(material.items())
-    for user, history in _histories(material):
+    for user, history in histories(material):
         rng = random.Random(f"{seed} {user}")  # noqa: S311 - a sample, no secret
         target, *before = history
         known = {one.item_id for one in history}
@@ -76,7 +80,7 @@ def pointwise_examples(peer: Pointwise, seed: int) -> Iterator[Example]:
     A dislike is taken where the user has one, so that the rarer answer is there.
     """
     material = peer.sources.material
-    for user, history in _histories(material):
+    for user, history in histories(material):
         rng = random.Random(f"{seed} {user}")  # noqa: S311 - a sample, no secret
         rated = [at for at, one in enumerate(history[:-1]) if one.rating is not None]
         bad = [at for at in rated if (history[at].rating or 0) <= peer.options.disliked]
@@ -88,33 +92,37 @@ def pointwise_examples(peer: Pointwise, seed: int) -> Iterator[Example]:
         yield Example(user, peer.question(query, candidate), NO if at in bad else YES)
 
 
-def examples_of(peer: str, sources: PeerSources, seed: int) -> Iterator[Example]:
-    """The examples for a peer by its name. Raises InputError for one that cannot be tuned."""
+def examples_of(peer: TunablePeer, sources: PeerSources, seed: int) -> Iterator[Example]:
+    """The examples for letters and pointwise; those for rated need a teacher: `distilling.py`."""
     if peer == Letters.name:
         return letters_examples(Letters(sources), seed)
-    if peer == Pointwise.name:
-        return pointwise_examples(Pointwise(sources), seed)
-    raise InputError(f"the peer {peer!r} cannot be tuned: choose letters or pointwise")
+    assert peer == Pointwise.name, peer  # noqa: S101 - the caller distils the third one
+    return pointwise_examples(Pointwise(sources), seed)
 
 
 def tuning_data(examples: Iterable[Example], samples: int | None, seed: int) -> TuningData:
-    """All examples, or a sample of the users that are trained on.
+    """All examples, or a sample of them to train on. Raises InputError if there are too few."""
+    return TuningData(*parts(examples, samples, seed))
+
+
+def parts(every: Iterable[T], samples: int | None, seed: int) -> tuple[list[T], list[T]]:
+    """(to train on, to choose the epoch by): in a random order; at most `samples` to train on.
 
     Raises InputError if there are too few.
     """
-    every = list(examples)
-    random.Random(seed).shuffle(every)  # noqa: S311 - an order, no secret
-    held = max(1, round(DEV_SHARE * len(every)))
-    dev, train = every[:held], every[held:][:samples]
+    shuffled = list(every)
+    random.Random(seed).shuffle(shuffled)  # noqa: S311 - an order, no secret
+    held = max(1, round(DEV_SHARE * len(shuffled)))
+    dev, train = shuffled[:held], shuffled[held:][:samples]
     if len(train) < LEAST:
         raise InputError(
-            f"there are {len(train)} examples to train on, and {LEAST} are needed: users with two "
-            "training interactions or more"
+            f"there are {len(train)} examples to train on, and {LEAST} are needed: from users "
+            "with two training interactions or more, or from rated pairs"
         )
-    return TuningData(train, dev)
+    return train, dev
 
 
-def _histories(material: Material) -> Iterator[tuple[str, Sequence[Interaction]]]:
+def histories(material: Material) -> Iterator[tuple[str, Sequence[Interaction]]]:
     """Users with two training interactions or more, newest first."""
     for user in sorted(material.histories.users()):
         known = material.histories.get(user)

@@ -18,20 +18,31 @@ Results = Annotated[
 Candidates = Annotated[
     Path, typer.Option("--candidates", metavar="FILE", help="Candidate lists, best first.")
 ]
-LocalModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--local-model",
-        metavar="MODEL",
-        help="A causal LM on this machine: a folder, a name, a GGUF file, or `bundled` (SmolLM2).",
-    ),
-]
+_LOCAL_MODEL = typer.Option(
+    "--local-model",
+    metavar="MODEL",
+    help="A causal LM on this machine: a folder, a name, a GGUF file, or `bundled` (SmolLM2).",
+)
+LocalModelOption = Annotated[str | None, _LOCAL_MODEL]
+TunedModel = Annotated[str, _LOCAL_MODEL]
 AdapterOption = Annotated[
     Path | None,
     typer.Option(
         "--adapter", metavar="DIR", help="With --local-model: LoRA layers of `p4r peers tune`."
     ),
 ]
+Epochs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Default: 1 for letters; at most 10 for pointwise, 3 for rated."),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples of a step.")]
+LearningRate = Annotated[
+    float | None, typer.Option(min=0.0, help="Of the LoRA layers. Default: 1e-4; 2e-4 for rated.")
+]
+Rank = Annotated[
+    int | None, typer.Option(min=1, help="Of the LoRA layers. Default: 8; 128 for rated.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(

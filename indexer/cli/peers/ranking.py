@@ -21,9 +21,9 @@ from indexer.cli.peers.options import (
 from indexer.cli.shared import Artifacts, DryRun, PromptDomain, RetryFailed, exit_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from indexer.peers.protocol import PeerAnswer
+    from indexer.peers.protocol import Asker, PeerAnswer
 
 Name = Annotated[
     str, typer.Option("--peer", help="listwise, letters, pointwise, rated or explained.")
@@ -61,28 +61,23 @@ def rank(
     Histories are without what splits.jsonl holds out. The output is a candidates file for
     `p4r evaluate`. Killed and run again, it goes on and pays for no answer twice.
 
-    letters and pointwise can also read the probabilities of a model on this machine, tuned or not.
+    A model on this machine, tuned or not, can answer in place of an endpoint.
     """
-    import asyncio
-
     from indexer.artifacts.candidate_lists import read_candidates
     from indexer.artifacts.derived import noted
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.writing import written_whole
-    from indexer.ledger import LEDGER, Ledger
-    from indexer.leftovers import undone_unless_paid
+    from indexer.ledger import LEDGER
     from indexer.peers import registry
     from indexer.peers.asking import PeerSources
     from indexer.peers.lists import queries
     from indexer.peers.material import Material
     from indexer.peers.results import Totals, line
-    from indexer.peers.running import DryRun as Counting
     from indexer.peers.running import rank_all
     from indexer.prompts import Domain
     from indexer.terminal.console import out
     from indexer.terminal.peers import print_totals
-    from indexer.terminal.reasoning import ReasoningProgress, print_estimates
     from p4r_qdrant.errors import InputError
 
     refusals = Refusals()
@@ -97,28 +92,16 @@ def rank(
         wanted = list(queries(material, lists, users=users, depth=depth, top=top))
         if not wanted:
             raise InputError(f"{candidates} holds no list of candidates")
+
+        async def ranked(ask: Asker, done: Callable[[], None]) -> Sequence[PeerAnswer]:
+            return await rank_all(made, wanted, ask, done)
+
         if dry_run:
-            with Ledger(output / LEDGER, read_only=True) as ledger:
-                counting = Counting(who.llm, ledger, repeat_failed=retry_failed)
-                asyncio.run(rank_all(made, wanted, counting))
-            print_estimates(counting.estimates)
+            who.count(output, ranked, retry_failed=retry_failed)
             exit_for(refusals)
             return
-        who.check_key()
-        progress = ReasoningProgress()
-
-        async def go(ledger: Ledger) -> Sequence[PeerAnswer]:
-            async with who.asker(ledger, progress, retry_failed=retry_failed) as ask:
-                progress.start(made.step, len(wanted))
-                return await rank_all(made, wanted, ask, progress.advance)
-
-        with (
-            noted(artifacts, output),
-            undone_unless_paid(output),
-            Ledger(output / LEDGER) as ledger,
-            progress,
-        ):
-            answers = asyncio.run(go(ledger))
+        with noted(artifacts, output):
+            answers = who.run(output, made.step, len(wanted), ranked, retry_failed=retry_failed)
         with written_whole(target, private=True) as write:
             for query, answer in zip(wanted, answers, strict=True):
                 write(json.dumps(line(query, answer), ensure_ascii=False))

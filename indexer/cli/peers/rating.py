@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from indexer.cli.outputs import RATED, Force, check_output
-from indexer.cli.peers.answering import answering
+from indexer.cli.peers.answering import Answering, answering, loaded
 from indexer.cli.peers.app import peers
-from indexer.cli.peers.options import AdapterOption, LocalModelOption, Results, Set, peer_options
+from indexer.cli.peers.options import (
+    AdapterOption,
+    BatchSize,
+    Epochs,
+    LearningRate,
+    LocalModelOption,
+    Rank,
+    Results,
+    Seed,
+    Set,
+    peer_options,
+)
 from indexer.cli.shared import DryRun, PromptDomain, RetryFailed, exit_for
 
 if TYPE_CHECKING:
-    from indexer.peers.rating_study import RatingRow
+    from collections.abc import Callable
+
+    from indexer.peers.protocol import Asker
+    from indexer.peers.rating_student import Answers, Student
+    from indexer.peers.rating_study import RatingRow, RatingStudy
+    from indexer.peers.recipes import TuningOptions
 
 
 @peers.command(
@@ -49,35 +67,47 @@ def rate(
     ] = False,
     local: LocalModelOption = None,
     adapter: AdapterOption = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Also tune this local model on the pairs, in folds; or `bundled`."
+        ),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the student.")] = 5,
+    epochs: Epochs = None,
+    batch_size: BatchSize = 16,
+    learning_rate: LearningRate = None,
+    rank: Rank = None,
+    seed: Seed = 0,
     options: Set = None,
     dry_run: DryRun = False,
     retry_failed: RetryFailed = False,
     force: Force = False,
 ) -> None:
-    """Predict ratings: RMSE and MAE of an LLM without training, and of trivial predictors.
+    """Predict ratings: RMSE and MAE of an LLM, and of trivial predictors.
 
     The LLM is asked without and with the averages, which include test ratings in EXP3RT's data. Its
     rating is the expected value of the digits' probabilities. The scale is 1 to 10 unless --set
-    says otherwise. Killed and run again, it goes on and pays for no answer twice. A local model
-    needs --set reasoning=false.
+    says otherwise. Killed and run again, it goes on and pays for no answer twice.
+
+    --student tunes a model on this machine to give reasons and a rating as EXP3RT's student does,
+    each fold on the pairs of the others. The LLM, its teacher, writes the reasons knowing the
+    ratings; with --set reasoning=false the student learns the ratings alone.
     """
-    import asyncio
     from dataclasses import asdict
 
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.writing import written_whole
-    from indexer.ledger import LEDGER, Ledger
-    from indexer.leftovers import undone_unless_paid
     from indexer.peers.asking import RequestMaker
     from indexer.peers.rating_records import item_profile, read_ratings, read_trained
-    from indexer.peers.rating_study import STEP, RatingStudy, sampled
-    from indexer.peers.running import DryRun as Counting
+    from indexer.peers.rating_study import STEP, TUNED, ZERO_SHOT, RatingStudy, sampled
+    from indexer.peers.recipes import TuningOptions
     from indexer.peers.scale import RatingScale
     from indexer.peers.trivial_ratings import TrivialPredictors
     from indexer.prompts import Domain
     from indexer.terminal.console import out
     from indexer.terminal.peers import print_ratings
-    from indexer.terminal.reasoning import ReasoningProgress, print_estimates
+    from p4r_qdrant.settings import Settings
 
     refusals = Refusals()
     chosen = peer_options(options, highest=10.0)
@@ -94,25 +124,26 @@ def rate(
         item_profile(profile),
         RequestMaker(STEP, Domain.load(domain), who.llm),
     )
+    teaching = None
+    if student is not None and not trivial:
+        how = TuningOptions(rank, None, epochs, learning_rate, batch_size, seed=seed)
+        teacher = Answering(Settings.load().llm)
+        teaching = _Teaching(study, teacher, output, student, folds, how, retry_failed)
+
+    async def asked(ask: Asker, done: Callable[[], None]) -> list[RatingRow]:
+        return await study.asked_rows(ask, done, TUNED if adapter else ZERO_SHOT)
+
     if dry_run:
-        with Ledger(output / LEDGER, read_only=True) as ledger:
-            counting = Counting(who.llm, ledger, repeat_failed=retry_failed)
-            asyncio.run(study.asked_rows(counting))
-        print_estimates(counting.estimates)
+        who.count(output, asked, retry_failed=retry_failed)
+        if teaching is not None:
+            teaching.count()
         exit_for(refusals)
         return
     rows = study.trivial_rows()
     if not trivial:
-        who.check_key()
-        progress = ReasoningProgress()
-
-        async def go(ledger: Ledger) -> list[RatingRow]:
-            async with who.asker(ledger, progress, retry_failed=retry_failed) as ask:
-                progress.start(STEP, 2 * len(study.members))
-                return await study.asked_rows(ask, progress.advance)
-
-        with undone_unless_paid(output), Ledger(output / LEDGER) as ledger, progress:
-            rows += asyncio.run(go(ledger))
+        rows += who.run(output, STEP, 2 * len(study.members), asked, retry_failed=retry_failed)
+    if teaching is not None:
+        rows += teaching.rows()
     output.mkdir(parents=True, exist_ok=True)
     found = {"rated_pairs": len(study.members), "rows": [asdict(one) for one in rows]}
     with written_whole(target) as write:
@@ -120,3 +151,48 @@ def rate(
     print_ratings(rows)
     out.say(f"written: {target}")
     exit_for(refusals)
+
+
+@dataclass(frozen=True)
+class _Teaching:
+    """A student in folds, and its teacher."""
+
+    study: RatingStudy
+    teacher: Answering
+    output: Path
+    model: str
+    folds: int
+    how: TuningOptions
+    retry_failed: bool
+
+    def count(self) -> None:
+        """Print what the teacher would be asked."""
+        self.teacher.count(self.output, self._student().lessons, retry_failed=self.retry_failed)
+
+    def rows(self) -> list[RatingRow]:
+        """The lines of the student."""
+        from indexer.ledger import LEDGER, Ledger
+        from indexer.terminal.progress import ProgressBar
+
+        student = self._student()
+        answers = self._answers(student)
+        with Ledger(self.output / LEDGER) as ledger, ProgressBar() as bar:
+            return list(student.rows(answers, ledger, bar))
+
+    def _answers(self, student: Student) -> Answers:
+        if not self.study.options.reasoning:
+            return student.told()
+        return self.teacher.run(
+            self.output,
+            "reasons of the teacher",
+            len(self.study.members),
+            student.lessons,
+            retry_failed=self.retry_failed,
+        )
+
+    def _student(self) -> Student:
+        from indexer.peers.rating_student import Student
+
+        study = replace(self.study, make=replace(self.study.make, llm=self.teacher.llm))
+        load = partial(loaded, self.model)
+        return Student(study, load, self.output / "student", self.folds, self.how)

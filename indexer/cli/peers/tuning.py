@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from indexer.cli.peers.answering import answering
+from indexer.cli.peers.answering import Answering, loaded
 from indexer.cli.peers.app import peers
 from indexer.cli.peers.options import (
-    LocalModelOption,
+    BatchSize,
+    Epochs,
+    LearningRate,
+    Rank,
+    Seed,
     Set,
+    TunedModel,
     peer_options,
 )
-from indexer.cli.shared import Artifacts, PromptDomain, exit_for
+from indexer.cli.shared import Artifacts, DryRun, PromptDomain, RetryFailed, exit_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from indexer.peers.protocol import Asker
+    from indexer.peers.tuning_data import TuningData
 
 
 @peers.command(
@@ -26,52 +37,75 @@ def tune(
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="The LoRA layers; created if missing.")
     ],
-    local: LocalModelOption = "bundled",
-    peer: Annotated[str, typer.Option(help="letters (LlamaRec) or pointwise (TALLRec).")] = (
-        "pointwise"
-    ),
+    local: TunedModel = "bundled",
+    peer: Annotated[
+        str, typer.Option(help="letters (LlamaRec), pointwise (TALLRec) or rated (EXP3RT).")
+    ] = "pointwise",
     domain: PromptDomain = "products",
     samples: Annotated[
-        int | None, typer.Option(min=8, help="Examples, one for each user. Default: all.")
+        int | None, typer.Option(min=8, help="Users that are trained on. Default: all.")
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Default: 1 for letters, at most 10 for pointwise.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples of a step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="Of the LoRA layers.")] = 1e-4,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    epochs: Epochs = None,
+    batch_size: BatchSize = 16,
+    learning_rate: LearningRate = None,
+    rank: Rank = None,
+    seed: Seed = 0,
     options: Set = None,
+    dry_run: DryRun = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
-    """Tune a local model to answer as the letters or the pointwise peer, by LoRA.
+    """Tune a local model to answer as the letters, the pointwise or the rated peer, by LoRA.
 
     It learns from training interactions alone; a fifth of the users choose the best epoch. Killed
     and run again, it goes on. `p4r peers rank --local-model M --adapter DIR` ranks with it.
+
+    rated is the student of a teacher, which is the LLM of the settings P4R_LLM__*: the teacher
+    extracts preferences, writes profiles and gives reasons for true ratings, and the student learns
+    all three. The teacher's answers are kept in DIR/ledger and paid for once.
     """
     from indexer.artifacts.derived import noted
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.peers.asking import PeerSources
+    from indexer.peers.distilling import distilled, targets
     from indexer.peers.material import Material
-    from indexer.peers.tuning import TuningOptions, tune_peer
+    from indexer.peers.rated import Rated
+    from indexer.peers.recipes import TuningOptions, tunable
+    from indexer.peers.tuned import TeacherRecord
     from indexer.peers.tuning_data import examples_of, tuning_data
     from indexer.prompts import Domain
     from indexer.terminal.console import out
-    from p4r_qdrant.errors import InputError
+    from p4r_qdrant.settings import Settings
 
-    refusals, chosen = Refusals(), peer_options(options)
-    how = TuningOptions(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
-    )
-    with Material(ArtifactFolder(artifacts), refusals) as material, noted(artifacts, output):
-        who = answering(local)
-        if who.model is None:
-            raise InputError("name a local model, --local-model")
-        sources = PeerSources(Domain.load(domain), who.llm, chosen, material)
-        data = tuning_data(examples_of(peer, sources, seed), samples, seed)
-        about = {"domain": domain, "samples": samples, "peer_options": chosen.model_dump()}
-        found = tune_peer(who.model, peer, data, output, how, about)
+    refusals, chosen, name = Refusals(), peer_options(options), tunable(peer)
+    how = TuningOptions(rank, None, epochs, learning_rate, batch_size, seed=seed)
+    about = {"domain": domain, "samples": samples, "peer_options": chosen.model_dump()}
+    with Material(ArtifactFolder(artifacts), refusals) as material:
+        sources = PeerSources(Domain.load(domain), Settings.load().llm, chosen, material)
+        student, teacher = Rated(sources), Answering(sources.llm)
+        is_distilled = name == Rated.name
+        pupils = targets(student, samples, seed) if is_distilled else ([], [])
+
+        async def taught(ask: Asker, done: Callable[[], None]) -> TuningData:
+            return await distilled(student, pupils, ask, done)
+
+        if dry_run:
+            teacher.count(output, taught, retry_failed=retry_failed)
+            return
+        with noted(artifacts, output):
+            if is_distilled:
+                about["teacher"] = TeacherRecord.of(sources.llm).model_dump()
+                steps = sum(map(len, pupils))
+                data = teacher.run(output, student.step, steps, taught, retry_failed=retry_failed)
+            else:
+                data = tuning_data(examples_of(name, sources, seed), samples, seed)
+            from indexer.peers.tuning import tune_peer
+
+            found = tune_peer(loaded(local), name, data, output, how, about)
     out.say(
         f"{found.measure} of {found.dev_examples} dev examples: {found.before:.3f} before, "
         f"{found.after:.3f} after {found.examples} examples: {output}"
     )
+    if found.left_out:
+        out.say(f"left out: {found.left_out} examples that are too long for the model")
     exit_for(refusals)

@@ -109,7 +109,8 @@ class PeerStudy(ExitStack):
         options = TunedRecord.read(adapter).peer_options
         local = None if self._config.local == "bundled" else self._config.local
         model = self._models[label] = LocalModel.load(local, adapter)
-        mine = replace(sources, llm=local_settings(model), options=options)
+        llm = local_settings(model, self._llm.language)
+        mine = replace(sources, llm=llm, options=options)
         self.peers.append((label, registry.made(name, mine)))
 
     def check(self) -> LeakReport:

@@ -26,7 +26,8 @@ from indexer.peers.local_asker import local_settings
 from indexer.peers.material import Material
 from indexer.peers.options import PeerOptions
 from indexer.peers.protocol import Asker, PeerAnswer, PeerQuery
-from indexer.peers.tuning import TuningOptions, tune_peer
+from indexer.peers.recipes import TuningOptions
+from indexer.peers.tuning import tune_peer
 from indexer.peers.tuning_data import examples_of, tuning_data
 from indexer.progress import SILENT
 from indexer.prompts import Domain
@@ -276,7 +277,7 @@ def test_what_is_wrong_in_the_file_is_one_sentence(shop: Path, tmp_path: Path) -
         ("[peers]\ncandidates = 30", "peers.candidates: 30 is none of 20, 50"),
         ("[peers]\nwordz = 30", r"peers\.wordz"),
         ("[peers]\nnames = []", "give at least one peer"),
-        ('[peers.adapters]\nrated = "x"', r"peers\.adapters"),
+        ('[peers.adapters]\nlistwise = "x"', r"peers\.adapters"),
     ]:
         path.write_text(f'name = "x"\nartifacts = "x"\n{text}\n')
         with pytest.raises(InputError, match=sentence):

@@ -107,12 +107,53 @@ def test_a_tuned_local_model_ranks(p4r: Run, tmp_path: Path) -> None:
     assert wrong.sentence.endswith("--adapter needs --local-model")
 
 
+def test_a_student_learns_from_a_teacher_and_ranks(p4r: Run, tmp_path: Path) -> None:
+    words = " ".join(path.read_text() for path in (ROOT / "prompts" / "products").glob("peer_*.md"))
+    model = str(save_tiny_causal_lm(tmp_path / "model", f"{words} 1 2 3 4 5", positions=4000))
+    command = (
+        *("peers", "tune", "--peer", "rated", "--local-model", model, "--artifacts", "shop"),
+        *("--domain", "books", "--output", "tuned", "--samples", "8", "--set", "reviews=1"),
+        *("--set", "words=20", "--rank", "2", "--epochs", "1"),
+    )
+    with ScriptedLLM(scripted_peers.realistic) as llm:
+        url = {"P4R_LLM__BASE_URL": llm.url, "P4R_LLM__MODEL": "m"}
+        counted = p4r(*command, "--dry-run", **url)
+        assert (counted.code, llm.calls) == (0, []), counted.err
+        assert not (tmp_path / "tuned").exists()
+        tuned = p4r(*command, **url)
+        assert tuned.code == 0, tuned.err
+        calls = len(llm.calls)
+        assert calls > 20
+        assert p4r(*command, **url).code == 0
+        assert len(llm.calls) == calls, "the teacher is paid once"
+    assert "log-likelihood of a token" in tuned.out
+    rank = ("peers", "rank", *SHOP, "--peer", "rated", "--users", "1", "--depth", "1")
+    adapter = (
+        "--local-model",
+        model,
+        "--adapter",
+        "tuned",
+        "--set",
+        "reviews=1",
+        "--set",
+        "words=20",
+    )
+    ranked = p4r(*rank, *adapter, "--output", "ranked", "--set", "reasoning=false")
+    assert ranked.code == 0, ranked.err
+    [row] = read(tmp_path / "ranked" / "rated.jsonl")
+    assert all(1 <= one["score"] <= 5 for one in row["results"])
+    missing = p4r(*command, "--output", "other")
+    assert missing.code == 2
+    assert "P4R_LLM__API_KEY" in missing.err
+    assert not (tmp_path / "other").exists()
+
+
 def test_rate_prints_a_table_and_resumes(p4r: Run, tmp_path: Path) -> None:
     texts = {"user_profile": "calm", "item_description": "A film.", "item_profile_helpful": "light"}
     averages = {"user_average": 6.0, "item_average": 7.0}
-    pairs = [{"user_id": f"u{n}", "item_id": "i", "rating": n % 10 + 1} for n in range(12)]
+    pairs = [{"user_id": f"u{n}", "item_id": "i", "rating": n % 10 + 1} for n in range(24)]
     write(tmp_path, "r.jsonl", [one | texts | averages for one in pairs])
-    write(tmp_path, "i.jsonl", [{"user_id": f"u{n}", "item_id": "j"} for n in range(12)])
+    write(tmp_path, "i.jsonl", [{"user_id": f"u{n}", "item_id": "j"} for n in range(24)])
     command = ("peers", "rate", "--ratings", "r.jsonl", "--interactions", "i.jsonl")
     with ScriptedLLM(scripted_peers.realistic) as llm:
         url = {"P4R_LLM__BASE_URL": llm.url, "P4R_LLM__MODEL": "m"}
@@ -128,10 +169,18 @@ def test_rate_prints_a_table_and_resumes(p4r: Run, tmp_path: Path) -> None:
     assert valid[0] == "zero-shot, without averages"
     assert "leaks: its averages include test ratings" in found.out
     words = " ".join(path.read_text() for path in (ROOT / "prompts" / "products").glob("peer_*.md"))
-    model = save_tiny_causal_lm(tmp_path / "model", f"{words} 0 1 2 3 4 5 6 7 8 9", positions=2000)
-    local = ("--output", "local", "--local-model", str(model))
-    assert p4r(*command, *local, "--set", "reasoning=false").code == 0
-    assert "reasoning=false" in p4r(*command, *local, "--output", "reasoned").sentence
+    words += " 0 1 2 3 4 5 6 7 8 9"
+    model = str(save_tiny_causal_lm(tmp_path / "model", words, positions=2000))
+    local = ("--output", "local", "--local-model", model, "--set", "reasoning=false")
+    student = ("--student", model, "--folds", "2", "--epochs", "1", "--rank", "2")
+    counted = p4r(*command, *local, *student, "--dry-run")
+    assert (counted.code, (tmp_path / "local").exists()) == (0, False)
+    taught = p4r(*command, *local, *student)
+    assert taught.code == 0, taught.err
+    names = [
+        one["name"] for one in json.loads((tmp_path / "local/ratings.json").read_text())["rows"]
+    ]
+    assert "student, without averages, 2 folds" in names
     alone = p4r(*command, "--output", "alone", "--trivial")
     assert alone.code == 0
     assert not (tmp_path / "alone" / "ledger").exists()

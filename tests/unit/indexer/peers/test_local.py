@@ -14,18 +14,22 @@ from transformers import AutoModelForCausalLM
 
 from indexer.ledger import Ledger
 from indexer.llm import Options, Request
-from indexer.peers import registry, tuning
+from indexer.llm.wire import Completion
+from indexer.peers import registry
 from indexer.peers.local import LocalModel, LocalModelError, Messages, by_length
 from indexer.peers.local_asker import LocalAsker
+from indexer.peers.options import TunablePeer
 from indexer.peers.protocol import PeerAnswer
+from indexer.peers.recipes import TuningOptions, tunable
 from indexer.peers.running import rank_all
-from indexer.peers.tuning import TuningOptions, auc, dev_value, tune_peer
+from indexer.peers.tuning import tune_peer
 from indexer.peers.tuning_data import (
     Example,
     TuningData,
     examples_of,
     tuning_data,
 )
+from indexer.peers.tuning_rows import auc, dev_value
 from p4r_qdrant.errors import InputError
 from tests.support.paths import ROOT
 from tests.support.scripted_peers import Sources, query
@@ -134,11 +138,24 @@ def test_a_prompt_that_is_too_long_gets_smaller_windows(
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
-def test_a_peer_that_needs_text_says_so(
-    model: LocalModel, sources: Sources, tmp_path: Path
+def test_an_answer_that_cannot_be_used_is_kept_and_not_asked_again(
+    model: LocalModel, sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="peer-listwise needs written answers"):
-        ranked(model, sources, ["listwise"], tmp_path)
+    asked: list[Sequence[int]] = []
+
+    def unsure(_: LocalModel, prompts: Sequence[Sequence[int]], *__: int) -> list[Completion]:
+        asked.extend(prompts)
+        return [Completion(("Who knows?",), "", "stop", "", (9, 3), 0) for _ in prompts]
+
+    model.longest = 4000
+    monkeypatch.setattr("indexer.peers.local_asker.written", unsure)
+    for _ in range(2):
+        found = ranked(model, sources, ["listwise"], tmp_path)
+        assert [(one.order, one.failed) for one in found] == [
+            (("i0", "i1", "i2"), 1),
+            (("i0", "i1"), 1),
+        ]
+    assert len(asked) == 2
 
 
 def test_what_is_no_causal_lm_is_one_sentence(tmp_path: Path) -> None:
@@ -181,7 +198,7 @@ def test_an_option_without_a_token_is_one_sentence(model: LocalModel) -> None:
 
 @pytest.mark.parametrize("name", ["letters", "pointwise"])
 def test_examples_are_training_interactions_in_the_peers_prompts(
-    name: str, sources: Sources, material: Any
+    name: TunablePeer, sources: Sources, material: Any
 ) -> None:
     held_out = material.folder.held_out()
     made = sources()
@@ -213,9 +230,9 @@ def test_dev_users_are_others_and_too_few_are_one_sentence() -> None:
         tuning_data(planted(5, 0), None, 0)
 
 
-def test_what_cannot_be_tuned_is_one_sentence(sources: Sources) -> None:
-    with pytest.raises(InputError, match="the peer 'rated' cannot be tuned"):
-        examples_of("rated", sources(), 0)
+def test_what_cannot_be_tuned_is_one_sentence() -> None:
+    with pytest.raises(InputError, match="the peer 'listwise' cannot be tuned: choose of letters"):
+        tunable("listwise")
 
 
 # --- tuning --------------------------------------------------------------------------------------
@@ -253,19 +270,22 @@ def test_a_killed_run_ends_with_the_same_weights(
         return (output / "adapter_model.safetensors").read_bytes()
 
     whole = tuned(tmp_path / "whole")
-    original, calls = tuning.dev_value, []
+    calls = []
 
     def killed(*arguments: Any) -> float:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return dev_value(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tuning, "dev_value", killed)
+        patch.setattr("indexer.peers.tuning.dev_value", killed)
         with pytest.raises(KeyboardInterrupt):
             tuned(tmp_path / "killed")
     assert tuned(tmp_path / "killed") == whole
+    with monkeypatch.context() as patch:
+        patch.setattr("indexer.peers.tuning.dev_value", None)
+        assert tuned(tmp_path / "killed") == whole, "a run that has ended is not repeated"
     with pytest.raises(InputError, match="holds another tuned peer"):
         tune_peer(
             LocalModel.load(folder, device="cpu"), "letters", data, tmp_path / "killed", short
