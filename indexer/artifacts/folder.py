@@ -12,6 +12,7 @@ from indexer.artifacts.lookup import Lookup
 from indexer.artifacts.names import ITEMS, PERSONAS, SPLITS, SUMMARIES
 from indexer.artifacts.opening import BOM, as_stored, opened_lines
 from indexer.artifacts.splits import read_splits
+from indexer.review.screening import Policy, Screening
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import (
     Item,
@@ -72,10 +73,20 @@ class ArtifactFolder:
             read = stored.tell()
         return lines if is_whole else round(lines * path.stat().st_size / read)
 
-    def index_rows(self, domain: str, refusals: Refusals) -> IndexRows:
-        """The items to index, to be iterated over once. Raises InputError without personas."""
+    def index_rows(
+        self, domain: str, refusals: Refusals, policy: Policy | None = None
+    ) -> IndexRows:
+        """The items to index, to be iterated over once; decisions and `policy` say which personas.
+
+        Raises InputError without personas.
+        """
         return IndexRows(
-            self.personas(), self.summaries(refusals), self.items(refusals), domain, refusals
+            self.personas(),
+            self.summaries(refusals),
+            self.items(refusals),
+            domain,
+            refusals,
+            Screening(self.path, policy),
         )
 
     def held_out(self) -> set[tuple[str, str]]:

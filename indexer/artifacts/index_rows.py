@@ -11,6 +11,7 @@ from typing import Any
 
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.lookup import Lookup
+from indexer.review.screening import Screening
 from p4r_qdrant import texts
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.payload import payload_fields
@@ -27,12 +28,16 @@ def named_domain(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """What an index stores of one item, without the vectors. `where` is for error messages."""
+    """What an index stores of one item, without the vectors. `where` is for error messages.
+
+    positions: see `Screened`; None: the personas are those of personas.jsonl.
+    """
 
     where: str
     item: ItemPersonas
     summary: str
     fields: dict[str, Any]
+    positions: tuple[int | None, ...] | None = None
 
     def texts(self) -> list[str]:
         """text(p) of each persona, in their order (Eq. 8)."""
@@ -42,8 +47,9 @@ class IndexRow:
 class IndexRows:
     """The items of personas.jsonl, read once, line by line, as they are iterated over.
 
-    Broken lines and repeated item ids are refused; of an id the first line counts. While and after
-    the iteration, `item_ids` holds the ids read so far, and `broken` the broken lines.
+    Broken lines and repeated item ids are refused; of an id the first line counts. `screening`
+    decides which personas are served, and with which texts. While and after the iteration,
+    `item_ids` holds the ids read so far of items with such personas, and `broken` the broken lines.
     """
 
     def __init__(
@@ -53,8 +59,10 @@ class IndexRows:
         items: Lookup[Item],
         domain: str,
         refusals: Refusals,
+        screening: Screening,
     ) -> None:
         self.path = personas
+        self.screening = screening
         self.broken = Refusals(keep=1, parent=refusals)
         self._first_lines: dict[str, int] = {}
         self._summaries = summaries
@@ -64,12 +72,12 @@ class IndexRows:
 
     @property
     def item_ids(self) -> set[str]:
-        """The ids of the items read so far."""
-        return set(self._first_lines)
+        """The ids of the items read so far that are served."""
+        return self._first_lines.keys() - self.screening.items
 
     def __len__(self) -> int:
-        """How many items were read so far."""
-        return len(self._first_lines)
+        """How many items were read so far that are served."""
+        return len(self._first_lines) - len(self.screening.items)
 
     def __iter__(self) -> Iterator[IndexRow]:
         with ExitStack() as files:
@@ -87,8 +95,10 @@ class IndexRows:
                         "repeated item",
                     )
                     continue
+                screened = self.screening.screened(record)
+                if screened is None:
+                    continue
                 summary = summaries.get(item_id)
                 text = summary.summary if summary else ""
-                yield IndexRow(
-                    where, record, text, payload_fields(items.get(item_id), text, self._domain)
-                )
+                fields = payload_fields(items.get(item_id), text, self._domain)
+                yield IndexRow(where, screened.item, text, fields, screened.positions)

@@ -79,7 +79,7 @@ class _ByOffset(RecordFile[Model]):
 
     def _find(self, refusals: Refusals) -> None:
         self._forget()
-        self._found = _stamp(self.path)
+        self._found = stamp_of(self.path)
         if self._found is not None:
             for number, offset, record in read_lines(self.path, self._model, refusals):
                 if repeated := self._repeated(record, offset):
@@ -98,7 +98,7 @@ class _ByOffset(RecordFile[Model]):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        while _stamp(self.path) != self._found:
+        while stamp_of(self.path) != self._found:
             self.__exit__()
             self._find(Refusals())  # what the first reading has refused is counted already
             super().__enter__()
@@ -156,7 +156,7 @@ class ReviewLookup(_ByOffset[Model]):
         return None if offset is None else self.at(offset)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def stamp_of(path: Path) -> tuple[int, int, int] | None:
     """Identifies the file at a path, so that a replacement is noticed; None if there is no file."""
     try:
         status = path.stat()

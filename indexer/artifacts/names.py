@@ -16,15 +16,17 @@ ERASURES = "erasures.jsonl"
 OUTDATED = "outdated.json"
 DERIVED = "derived.json"
 TUNED = "tuned.json"
+DECISIONS = "decisions.jsonl"
+FLAGS = "flags.jsonl"
 
 ARTIFACTS = frozenset(
     {ITEMS, REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, CANDIDATES, ARRIVALS}
-    | {ERASING, ERASURES, OUTDATED, DERIVED, TUNED}
+    | {ERASING, ERASURES, OUTDATED, DERIVED, TUNED, DECISIONS, FLAGS}
 )
 """All of them."""
 
 _PEOPLES = frozenset(
-    {REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, ARRIVALS, ERASING}
+    {REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, ARRIVALS, ERASING, DECISIONS}
     | {"results.json", "report.html", "controls.jsonl", "judgments.jsonl", "single.jsonl"}
 )
 

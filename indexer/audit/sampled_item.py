@@ -32,8 +32,8 @@ class SampledItem:
 
     indexed: the text of each persona as an index holds it. told: the texts of the item in the
     histories of users whom its personas cite. cited: the aspect texts that each persona cites.
-    aligned: (a user's aspects, position of the persona that the user is aligned
-    with).
+    ratings: those of the same reviews. aligned: (a user's aspects, position of the persona that
+    the user is aligned with).
     """
 
     item_id: str
@@ -42,6 +42,7 @@ class SampledItem:
     indexed: Sequence[str]
     told: Sequence[str]
     cited: Sequence[Sequence[str]]
+    ratings: Sequence[Sequence[float]]
     aligned: Sequence[tuple[Mapping[str, str | None], int]]
 
 
@@ -77,7 +78,7 @@ class ItemReader(ExitStack):
 
     def item(self, item_id: str) -> SampledItem:
         """An item that has personas."""
-        personas = self._persona_lines.at(self._personas.offsets[item_id]).personas
+        personas = self.personas(item_id)
         own = self._aspects.offsets.get(item_id, {}) if self._aspects else {}
         chance = random.Random(f"{self._seed}\x00{item_id}")  # noqa: S311 - a sample
         cited = [
@@ -100,21 +101,35 @@ class ItemReader(ExitStack):
             personas=personas,
             indexed=persona_texts(personas, said),
             told=[
-                interaction_text(Interaction(item_id, 0, title=title, summary=said, aspects=one))
+                interaction_text(
+                    Interaction(item_id, 0, title=title, summary=said, aspects=one.aspects)
+                )
                 for some in cited
                 for one in some
             ],
-            cited=[[aspects_text(one) for one in some] for some in cited],
-            aligned=[(self._read(own[user]), choice) for user, choice in _some(known, chance)],
+            cited=[[aspects_text(one.aspects) for one in some] for some in cited],
+            ratings=[[one.rating for one in some] for some in cited],
+            aligned=[
+                (self._read(own[user]).aspects, choice) for user, choice in _some(known, chance)
+            ],
         )
 
     def pool(self) -> list[tuple[str, str]]:
         """(item, text of an aspect tuple) of the random sample of the catalogue."""
         pool = self._aspects.pool if self._aspects else []
-        return [(item_id, aspects_text(self._read(offset))) for item_id, offset in pool]
+        return [(item_id, aspects_text(self._read(offset).aspects)) for item_id, offset in pool]
 
-    def _read(self, offset: int) -> Mapping[str, str | None]:
-        return self._aspect_lines.at(offset).aspects
+    def personas(self, item_id: str) -> Sequence[Persona]:
+        """The personas of an item."""
+        return self._persona_lines.at(self._personas.offsets[item_id]).personas
+
+    def best_rating(self) -> float:
+        """The highest rating of the random sample of the catalogue; 0 without one."""
+        pool = self._aspects.pool if self._aspects else []
+        return max((self._read(offset).rating for _, offset in pool), default=0.0)
+
+    def _read(self, offset: int) -> Aspects:
+        return self._aspect_lines.at(offset)
 
 
 def _some(values: list[T], chance: random.Random) -> list[T]:

@@ -37,8 +37,10 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     from indexer.indexing.fresh_version import FreshVersion
     from indexer.indexing.items import index_artifacts
     from indexer.indexing.mean_user import note_typical_user
+    from indexer.review.rules import Rules
+    from indexer.review.screening import Policy
     from indexer.terminal.console import out
-    from indexer.terminal.index import print_too_long
+    from indexer.terminal.index import print_review, print_too_long
     from indexer.terminal.progress import ProgressBar, loading
     from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.index.opening import open_index, open_versions
@@ -47,6 +49,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     settings = Settings.load()
     folder = ArtifactFolder(artifacts)
     folder.personas()  # before the encoder is loaded
+    policy = Policy(Rules.load(settings.reasoning.rules))
     total = folder.estimated_lines(PERSONAS)
     refusals = Refusals()
     with loading("the encoder"):
@@ -65,6 +68,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
             opened,
             domain=domain,
             refusals=refusals,
+            policy=policy,
             progress=bar,
         )
         note_typical_user(folder, encoder, opened, settings)
@@ -73,6 +77,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
         f"{report.written} items written, {report.unchanged} unchanged, "
         f"{report.refused} records refused: {where}",
     )
+    print_review(report.review)
     print_too_long(encoder)
     exit_for(refusals)
 
@@ -103,6 +108,16 @@ def publish(
     ] = False,
     shrink: Annotated[
         bool, typer.Option("--shrink", help="Allow that more than half of the live items go.")
+    ] = False,
+    approved_only: Annotated[
+        bool,
+        typer.Option("--approved-only", help="Only personas that a reviewer has approved."),
+    ] = False,
+    hide_flagged: Annotated[
+        bool,
+        typer.Option(
+            "--hide-flagged", help="No personas with a flag that no reviewer has approved."
+        ),
     ] = False,
     no_collaborative: Annotated[
         bool,
@@ -185,7 +200,13 @@ def publish(
             if vectors is not None and fingerprint is not None
             else _loaded(settings) as source
         ):
-            options = {"again": again, "shrink": shrink, "training_only": training_only}
+            options = {
+                "again": again,
+                "shrink": shrink,
+                "training_only": training_only,
+                "approved_only": approved_only,
+                "hide_flagged": hide_flagged,
+            }
             publish_folder(folder, source, settings, domain, refusals, **options)
     if drop_old:
         with open_versions(settings) as versions:

@@ -100,6 +100,7 @@ def reason(
     from indexer.reasoning.inputs import check_inputs
     from indexer.reasoning.item_steps import extractor
     from indexer.reasoning.step import Sources
+    from indexer.review.rules import Rules
     from indexer.terminal.progress import loading
     from indexer.terminal.reasoning import ReasoningProgress, print_estimates
     from p4r_qdrant.encoder.loading import load_encoder
@@ -120,7 +121,8 @@ def reason(
         raise InputError("--batch needs an LLM, and the extractive strategy has none: omit it")
     given = {ITEMS: items, REVIEWS: reviews} | ({SPLITS: splits} if splits is not None else {})
     folder = ArtifactFolder(artifacts, given)
-    sources = Sources(folder, Domain.load(domain), settings.llm, limit, extractive)
+    rules = Rules.load(settings.reasoning.rules)
+    sources = Sources(folder, Domain.load(domain), settings.llm, limit, extractive, rules)
     names = [name.strip() for name in steps.split(",")]
     refusals, progress = Refusals(), ReasoningProgress()
     if folder.has(SPLITS):  # given, or there already

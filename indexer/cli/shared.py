@@ -145,12 +145,14 @@ def artifact_sources(artifacts: Path, domain: str, settings: Settings) -> Source
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.prompts import Domain
     from indexer.reasoning.step import Sources
+    from indexer.review.rules import Rules
 
     return Sources(
         ArtifactFolder(artifacts, {}),
         Domain.load(domain),
         settings.llm,
         extractive=settings.reasoning.strategy == "extractive",
+        rules=Rules.load(settings.reasoning.rules),
     )
 
 

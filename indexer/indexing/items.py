@@ -17,10 +17,11 @@ from indexer.artifacts.journal import arriving
 from indexer.artifacts.lines import Refusals
 from indexer.indexing.vector_files import VectorFile
 from indexer.progress import SILENT, Progress
+from indexer.review.screening import Policy
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.salvage import encoded_where_possible
-from p4r_qdrant.errors import InputError, TextsRefusedError
+from p4r_qdrant.errors import InputError, PersonaError, TextsRefusedError
 from p4r_qdrant.index import provisional
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.index import PersonaIndex
@@ -42,25 +43,30 @@ Source = Encoder | VectorFile
 class IndexReport:
     """Counts of items written, unchanged and kept, and of refused records of any file.
 
-    kept: items that stay as somebody else has written them.
+    kept: items that stay as somebody else has written them. review: what decisions and rules
+    withhold, in sentences.
     """
 
     written: int = 0
     unchanged: int = 0
     kept: int = 0
     refused: int = 0
+    review: list[str] = field(default_factory=list)
 
 
-def index_artifacts(
+def index_artifacts(  # noqa: PLR0913 - none of them belong together
     folder: ArtifactFolder,
     source: Source,
     index: PersonaIndex,
     *,
     domain: str,
     refusals: Refusals,
+    policy: Policy | None = None,
     progress: Progress = SILENT,
 ) -> IndexReport:
     """Encode and write the personas of an artifact folder; unchanged items are skipped.
+
+    Items none of whose personas may be served by `policy` and the decisions are deleted.
 
     If it is killed and run again, it ends in the same state and encodes only what is missing.
     Broken records are refused and counted. Items that somebody else writes meanwhile, such as
@@ -70,7 +76,11 @@ def index_artifacts(
     """
     known = settled_items(index, folder)
     indexer = ItemIndexer(source, index, refusals, known=known, provisional=True)
-    return indexer.index_all(folder.index_rows(domain, refusals), progress=progress)
+    rows = folder.index_rows(domain, refusals, policy)
+    report = indexer.index_all(rows, progress=progress)
+    index.delete_unchanged({one: known[one] for one in rows.screening.items if one in known})
+    report.review = rows.screening.sentences()
+    return report
 
 
 def settled_items(index: PersonaIndex, folder: ArtifactFolder) -> dict[str, int]:
@@ -182,6 +192,11 @@ class ItemIndexer:
         for row in rows:
             try:
                 check_personas(row.item.item_id, row.item.personas, self.index.max_personas)
+                if isinstance(self.source, VectorFile) and None in (row.positions or ()):
+                    raise PersonaError(
+                        f"item {row.item.item_id!r} has a persona with the texts of a reviewer, "
+                        "for which the file has no vector; publish with an encoder"
+                    )
             except InputError as error:
                 self.refusals.add(f"{row.where}: {error}", "item refused")
             else:
@@ -216,7 +231,7 @@ def row_hash(row: IndexRow, source: Source) -> str:
 
 def _vectors_hash(row: IndexRow, source: Source) -> str:
     """The hash of vectors from a file; "" for those of an encoder, which the texts define."""
-    return source.hash_of(row.item) if isinstance(source, VectorFile) else ""
+    return source.hash_of(row.item, row.positions) if isinstance(source, VectorFile) else ""
 
 
 def row_vectors(rows: Sequence[IndexRow], source: Source) -> tuple[Floats, Mapping[int, str]]:
@@ -225,7 +240,7 @@ def row_vectors(rows: Sequence[IndexRow], source: Source) -> tuple[Floats, Mappi
     (n_personas, dim) float32; NaN where there is none.
     """
     if isinstance(source, VectorFile):
-        return np.concatenate([source.of(row.item) for row in rows]), {}
+        return np.concatenate([source.of(row.item, row.positions) for row in rows]), {}
     texts = [text for row in rows for text in row.texts()]
     return encoded_where_possible(source.encode_documents, texts)
 

@@ -22,6 +22,8 @@ from indexer.indexing.scoring import note_scoring, with_tuned
 from indexer.indexing.vector_files import VectorFile
 from indexer.indexing.verifying import Expected, verify_scores, verify_written
 from indexer.progress import SILENT, Progress
+from indexer.review.rules import Rules
+from indexer.review.screening import Policy
 from p4r_qdrant.encoder.cache import CachedEncoder, VectorCache
 from p4r_qdrant.errors import IndexLockedError, InputError, VerificationError
 from p4r_qdrant.index.index import PersonaIndex
@@ -40,13 +42,15 @@ class PublishOptions:
 
     again: encode everything, whatever the index holds. shrink: allow a version with less than half
     of the live items. training_only: fit the collaborative part without the interactions that
-    splits.jsonl holds out.
+    splits.jsonl holds out. approved_only, hide_flagged: see `Policy`.
     """
 
     domain: str
     again: bool = False
     shrink: bool = False
     training_only: bool = False
+    approved_only: bool = False
+    hide_flagged: bool = False
 
 
 @dataclass
@@ -92,6 +96,9 @@ def publish(
         and `options.shrink` is not set, or if fitting takes more memory than the settings allow.
     """
     folder.personas()
+    policy = Policy(
+        Rules.load(settings.reasoning.rules), options.approved_only, options.hide_flagged
+    )
     total = folder.estimated_lines(PERSONAS)
     tuned = read_tuned(folder)
     fitting = Fitting.planned(
@@ -111,7 +118,7 @@ def publish(
             fresh.is_ours = True
             number = versions.begin_publish()
             before = settled_items(index, folder)  # the others are not in `rows`, and stay
-            rows = folder.index_rows(options.domain, refusals)
+            rows = folder.index_rows(options.domain, refusals, policy)
             stream = _started(rows)
             index.metadata.check(source.dimension, source.fingerprint, index.location)
             held = _live_items(versions, index)
@@ -126,10 +133,12 @@ def publish(
             )
             if len(rows) < least:
                 raise InputError(
-                    f"the live index holds {held} items, the artifacts only {len(rows)}; nothing "
-                    "was written: publish with --shrink to remove the others"
+                    f"the live index holds {held} items, the artifacts only {len(rows)}"
+                    f"{_withheld(rows)}; nothing was written: publish with --shrink to remove the "
+                    "others"
                 )
             report = Published(**vars(done), version=name, location=index.location)
+            report.review = rows.screening.sentences()
             note_typical_user(folder, source, index, settings)
             if len(expected.item_ids) + done.kept < max(1, least):
                 of_file = isinstance(source, VectorFile)
@@ -217,7 +226,7 @@ def _remove_strangers(
         )
     strangers = held - rows.item_ids
     if strangers:
-        strangers -= ids_of(folder)
+        strangers -= ids_of(folder) - rows.screening.items
     if strangers and rows.broken.total:
         report.kept_because = (
             f"{len(strangers)} items are not in {PERSONAS}, but {rows.broken.total} of its lines "
@@ -236,8 +245,16 @@ def _started(rows: IndexRows) -> Iterator[IndexRow]:
     if first is None:
         broken = rows.broken.sentences
         what = f"no valid line ({broken[0]})" if broken else "no line"
+        if rows.screening.items:
+            what = f"no persona that may be served{_withheld(rows)}"
         raise InputError(f"{rows.path} holds {what}: nothing can be published from it")
     return chain([first], stream)
+
+
+def _withheld(rows: IndexRows) -> str:
+    """How many items review and rules withhold, as a part of a sentence."""
+    count = len(rows.screening.items)
+    return f" (decisions and rules withhold {count} others)" if count else ""
 
 
 def _live_items(versions: Versions, index: PersonaIndex) -> int:

@@ -14,7 +14,7 @@ import importlib.util
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
@@ -60,15 +60,20 @@ class VectorFile:
         self._matrix = matrix
         self._starts = starts
 
-    def of(self, item: ItemPersonas) -> Floats:
-        """The vectors of an item's personas: (n, dim) float32."""
-        start = self._starts[item.item_id]
-        with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and refused
-            return np.asarray(self._matrix[start : start + len(item.personas)], dtype=np.float32)
+    def of(self, item: ItemPersonas, positions: Sequence[int | None] | None = None) -> Floats:
+        """The vectors of an item's personas: (n, dim) float32.
 
-    def hash_of(self, item: ItemPersonas) -> str:
+        positions: their places in personas.jsonl, where a review has taken some out; a persona
+        without one, whose texts are a reviewer's, has no vector.
+        """
+        own = range(len(item.personas)) if positions is None else positions
+        rows = [self._starts[item.item_id] + one for one in own if one is not None]
+        with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and refused
+            return np.asarray(self._matrix[rows], dtype=np.float32)
+
+    def hash_of(self, item: ItemPersonas, positions: Sequence[int | None] | None = None) -> str:
         """A hash of the vectors of an item's personas."""
-        return hashlib.sha256(self.of(item).tobytes()).hexdigest()[:16]
+        return hashlib.sha256(self.of(item, positions).tobytes()).hexdigest()[:16]
 
     def on_all_devices(self) -> AbstractContextManager[None]:
         """Do nothing: there is nothing to encode."""

@@ -66,7 +66,9 @@ def verify_scores(
     if not sample:
         return
     if isinstance(source, VectorFile):
-        fresh = np.stack([source.of(row.item)[position_of(row, one)] for row, one in sample])
+        fresh = np.stack(
+            [source.of(row.item, row.positions)[position_of(row, one)] for row, one in sample]
+        )
     else:
         prompt = source.document_prompt
         fresh = source.encode_texts(

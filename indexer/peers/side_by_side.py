@@ -17,6 +17,7 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.spreadsheets import formula_safe
 from indexer.judging.comparing import fit, shuffled
 from indexer.judging.explanation_files import Explanations
 from indexer.judging.explanations import ExplanationStudy
@@ -28,8 +29,6 @@ from p4r_qdrant.errors import InputError
 
 CRITERIA = ExplanationStudy.criteria
 MOST_SYSTEMS = 6
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a text begins that a spreadsheet would compute."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,5 @@ def sheet_csv(found: Sequence[Example], sheet: Sheet) -> str:
     for one, order in zip(found, sheet.orders, strict=True):
         texts = dict(zip(letters, (one.texts[name] for name in order), strict=True))
         row = {"example": one.name, "chosen before": "\n".join(one.history), "offered": one.item}
-        writer.writerow({key: _safe(value) for key, value in (row | texts).items()})
+        writer.writerow({key: formula_safe(value) for key, value in (row | texts).items()})
     return buffer.getvalue().removesuffix("\n")
-
-
-def _safe(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text

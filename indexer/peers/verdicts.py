@@ -11,6 +11,7 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.spreadsheets import from_formula_safe
 from indexer.judging.figures import Share
 from indexer.peers.side_by_side import CRITERIA, Example, Sheet
 from p4r_qdrant.errors import InputError, MissingExtraError
@@ -103,7 +104,7 @@ def _read_sheet(key: Key, rater: str, path: Path, refusals: Refusals) -> Said:
     if not rows or not {"example", *CRITERIA} <= rows[0].keys():
         raise InputError(f"{path} is no sheet of `p4r peers compare`: it needs its columns")
     for number, row in enumerate(rows, start=2):
-        name = (row["example"] or "").removeprefix("'")
+        name = from_formula_safe(row["example"] or "")
         if name not in orders:
             refusals.add(f"{path}: row {number} is of {name!r}, which the key does not know")
             continue

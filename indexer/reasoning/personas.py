@@ -16,6 +16,7 @@ from indexer.artifacts.lookup import ItemRecords
 from indexer.artifacts.names import ASPECTS, ITEMS, PERSONAS
 from indexer.reasoning.sanitizing import problem_with
 from indexer.reasoning.step import TEXT, AnswerForm, Question, Step, an_array, an_object, one_of
+from indexer.review.rules import FIELDS, Rules
 from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona, Review
 
 MOST_PERSONAS = 7
@@ -82,7 +83,7 @@ class Personas(Step):
             material,
             AnswerForm(
                 schema=an_object(personas=an_array(an_object(**persona), least=least, most=most)),
-                check=partial(_problem, least=least, most=most, labels=labels),
+                check=partial(self._problem, least=least, most=most, labels=labels),
                 about={"item_id": item.item_id},
                 max_tokens=1600,
             ),
@@ -90,6 +91,9 @@ class Personas(Step):
             most=most,
         )
         return Question((item.item_id, labels), [request])
+
+    def _problem(self, value: Any, system: str, **wanted: Any) -> str | None:
+        return _problem(value, system, **wanted) or _against(self.sources.rules, value["personas"])
 
     def wanted(self, notes: Sequence[Aspects]) -> tuple[str, int, int]:
         """(template, fewest, most personas)."""
@@ -187,6 +191,14 @@ def _problem(
             return f"personas {one} and {other} have the same name"
         if _in_common(first, second) > ALIKE:
             return f"personas {one} and {other} say the same: make them different, or one of them"
+    return None
+
+
+def _against(rules: Rules, personas: Sequence[dict[str, Any]]) -> str | None:
+    for number, one in enumerate(personas, 1):
+        for name in FIELDS:
+            if problem := rules.problem_with(one[name], name):
+                return f"the {name} of persona {number} {problem}: write it without"
     return None
 
 

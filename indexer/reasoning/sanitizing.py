@@ -129,6 +129,17 @@ def metadata(item: Item) -> Cleaned:
     return Cleaned(first[0] if first else "", whole.removed)
 
 
+def suspicion(text: str) -> str | None:
+    """Why a text for readers may come from an injection; None if nothing says so."""
+    if _ELSEWHERE.search(text):
+        return "holds an address"
+    if _FORM.search(text):
+        return "holds markup"
+    if _ADDRESSES_A_MODEL.search(text):
+        return "speaks of instructions rather than of taste"
+    return None
+
+
 def problem_with(text: str, prompt: str, *, most_words: int) -> str | None:
     """What is wrong with a text of an answer, for the model to correct; None if nothing is.
 
@@ -139,12 +150,8 @@ def problem_with(text: str, prompt: str, *, most_words: int) -> str | None:
         return "is empty"
     if len(words) > most_words:
         return f"has {len(words)} words, at most {most_words} are wanted"
-    if _ELSEWHERE.search(text):
-        return "holds an address"
-    if _FORM.search(text):
-        return "holds markup"
-    if _ADDRESSES_A_MODEL.search(text):
-        return "speaks of instructions rather than of taste"
+    if problem := suspicion(text):
+        return problem
     asked = _WORD.findall(prompt.lower())
     runs = {tuple(asked[at : at + 8]) for at in range(len(asked) - 7)}
     if any(tuple(words[at : at + 8]) in runs for at in range(len(words) - 7)):

@@ -21,6 +21,7 @@ from indexer.ledger import Ledger, request_key
 from indexer.llm import Request
 from indexer.prompts import Domain, LazyPrompt
 from indexer.reasoning.failures import Failures
+from indexer.review.rules import Rules
 from p4r_qdrant.records import Item
 from p4r_qdrant.settings import LLMSettings
 
@@ -33,6 +34,7 @@ class Sources:
     folder: holds items.jsonl and reviews.jsonl. Interactions that its splits.jsonl holds out are
         used in no aspects, personas or alignments.
     limit: use only the first `limit` items.
+    rules: what the texts of personas may not hold.
     """
 
     folder: ArtifactFolder
@@ -40,6 +42,7 @@ class Sources:
     llm: LLMSettings
     limit: int | None = None
     extractive: bool = False
+    rules: Rules = field(default_factory=Rules)
 
     @cached_property
     def held_out(self) -> set[tuple[str, str]]:

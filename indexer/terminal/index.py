@@ -73,6 +73,7 @@ def print_published(version: str, location: str, report: Published | None = None
             f"{report.written} items written, {report.unchanged} unchanged, {report.removed} "
             f"removed, {report.refused} records refused"
         )
+        print_review(report.review)
         out.say(f"collaborative part: {report.collaborative}")
         out.say(f"weights of the score: {report.weights}")
         if report.users:
@@ -87,6 +88,12 @@ def print_published(version: str, location: str, report: Published | None = None
     out.say(f"live: {version}, {location}")
     if report is not None and report.previous:
         out.say(f"before: {report.previous} (p4r publish --rollback switches back)")
+
+
+def print_review(sentences: Sequence[str]) -> None:
+    """Print what decisions and rules withhold from an index."""
+    for sentence in sentences:
+        out.say(sentence)
 
 
 def print_too_long(source: Source) -> None:

@@ -197,6 +197,8 @@ def print_estimates(estimates: Mapping[str, Estimate]) -> None:
 def print_added(added: Added) -> None:
     """Print one line for an item that `p4r add` has settled."""
     what = f"{added.personas} personas from {added.reviews} reviews"
+    if added.is_withheld:
+        what = "decisions of reviewers or rules withhold all of its personas"
     state = "written" if added.written else "unchanged"
     out.say(f"{added.item_id}  {added.problem or f'{what}, {state}'}")
 

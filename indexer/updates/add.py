@@ -36,7 +36,8 @@ class Added:
     """What became of one item.
 
     personas: how many it has now. reviews: how many they rest on. written: whether the index
-    changed. problem: why it got no personas; earlier ones are kept.
+    changed. problem: why it got no personas; earlier ones are kept. is_withheld: decisions of
+    reviewers or rules let none of its personas be served; the index has none of it.
     """
 
     item_id: str
@@ -44,6 +45,7 @@ class Added:
     reviews: int = 0
     written: bool = False
     problem: str = ""
+    is_withheld: bool = False
 
 
 class StreamingIndexer:
@@ -139,6 +141,10 @@ class StreamingIndexer:
             written, unchanged = await asyncio.to_thread(self._indexer.index_rows, rows)
         for one in outcomes:
             self._journal.settle(one.item_id, one.reasoned, waits=one.item_id in due)
+            if one.is_withheld:
+                gone = await asyncio.to_thread(self._indexer.index.delete_item, one.item_id)
+                self._reported(Added(one.item_id, 0, one.notes, gone, is_withheld=True))
+                continue
             problem = one.problem
             if not problem and one.item_id not in written | unchanged:
                 problem = "the index refused its personas"

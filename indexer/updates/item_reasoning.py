@@ -12,6 +12,7 @@ from indexer.ledger import Ledger
 from indexer.reasoning.answering import Answerer
 from indexer.reasoning.item_steps import ItemSteps
 from indexer.reasoning.step import Question, Sources, Step
+from indexer.review.screening import Policy, Screening
 from p4r_qdrant.index.payload import payload_fields
 from p4r_qdrant.records import Aspects, Item, Summary
 
@@ -21,7 +22,8 @@ class Outcome:
     """What the steps made of an item.
 
     row: what to index; None if there are no personas, and then `problem` says why. notes: the
-    number of aspect tuples that the personas rest on.
+    number of aspect tuples that the personas rest on. is_withheld: decisions of reviewers or rules
+    let none of its personas be served.
     """
 
     item_id: str
@@ -29,6 +31,7 @@ class Outcome:
     row: IndexRow | None = None
     notes: int = 0
     problem: str = ""
+    is_withheld: bool = False
 
 
 class ItemReasoner:
@@ -41,6 +44,7 @@ class ItemReasoner:
         self.journal = journal
         self.ledger = ledger
         self._llm = llm
+        self._screening = Screening(sources.folder.path, Policy(sources.rules))
         self._summaries, self._aspects, self._personas = steps
 
     async def reason(self, item_id: str) -> Outcome:
@@ -71,8 +75,12 @@ class ItemReasoner:
         reasoned.personas = self._personas.record(question.about, values)
         if reasoned.personas is None:
             return Outcome(item_id, reasoned, problem="the encoder refuses all of its reviews")
+        self._screening.refresh()
+        screened = self._screening.screened(reasoned.personas)
+        if screened is None:
+            return Outcome(item_id, reasoned, notes=len(notes), is_withheld=True)
         fields = payload_fields(item, summary, self.sources.domain.name)
-        row = IndexRow(f"item {item_id!r}", reasoned.personas, summary, fields)
+        row = IndexRow(f"item {item_id!r}", screened.item, summary, fields)
         return Outcome(item_id, reasoned, row, len(notes))
 
     async def _summary(self, item: Item) -> Summary | None:

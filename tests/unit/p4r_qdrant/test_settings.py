@@ -94,6 +94,7 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_LLM__BASE_URL": ("http://localhost:8000/v1", "http://localhost:8000/v1"),
     "P4R_LLM__API_KEY": (KEY, SecretStr(KEY)),
     "P4R_REASONING__STRATEGY": ("extractive", "extractive"),
+    "P4R_REASONING__RULES": ("rules.toml", Path("rules.toml")),
     "P4R_LLM__MODEL": ("small", "small"),
     "P4R_LLM__TEMPERATURE": ("0.25", 0.25),
     "P4R_LLM__THOUGHT_TOKENS": ("4000", 4000),

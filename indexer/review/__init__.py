@@ -1,0 +1,1 @@
+"""What people decide about personas, and what follows from it for publishing."""

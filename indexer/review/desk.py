@@ -1,0 +1,273 @@
+"""The review desk of an artifact folder: the queue, items in review, and decisions."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.lookup import Lookup, stamp_of
+from indexer.artifacts.names import FLAGS, PERSONAS
+from indexer.artifacts.outdated import persona_digest
+from indexer.review.deciding import decision_for
+from indexer.review.decisions import Decision, Decisions, Texts
+from indexer.review.flags import BANNED, Flags, risk_of
+from indexer.review.rules import Rules
+from indexer.review.standing import Reviewed, reviewed, version
+from p4r_qdrant.errors import RecordError
+from p4r_qdrant.index.payload import plain_text
+from p4r_qdrant.records import Item, ItemPersonas, StoredPersona
+from p4r_qdrant.service.studio.desk import (
+    OPEN,
+    ConflictError,
+    Event,
+    ItemReview,
+    Order,
+    PersonaReview,
+    PersonaTexts,
+    QueuePage,
+    QueueRow,
+    State,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What the queue knows of an item. flags, risk: of the personas that are not rejected.
+
+    waiting_risk: the largest risk of those that wait.
+    """
+
+    states: tuple[State, ...]
+    flags: tuple[str, ...]
+    risk: float
+    waiting_risk: float
+
+    @property
+    def waiting(self) -> int:
+        return sum(one in OPEN for one in self.states)
+
+    def matches(self, state: str, flag: str) -> bool:
+        if flag and flag not in self.flags:
+            return False
+        return not state or (self.waiting > 0 if state == "open" else state in self.states)
+
+
+class ReviewDesk:
+    """See `Desk`. Follows the files of the folder as they change.
+
+    Memory holds ids, states and flags, no texts but those of decisions.
+    Raises InputError without personas.jsonl.
+    """
+
+    def __init__(self, folder: ArtifactFolder, rules: Rules) -> None:
+        folder.personas()
+        self._folder = folder
+        self._rules = rules
+        self._lock = threading.RLock()
+        self._decisions = Decisions(folder.path)
+        self._stamp: tuple[object, ...] = ()
+        self._entries: dict[str, _Entry] = {}
+        self._order: list[str] = []
+        self._flags = Flags()
+
+    # -- look-ups -----------------------------------------------------------------------------
+
+    def queue(self, start: int, count: int, state: str = "", flag: str = "") -> QueuePage:
+        """See `Desk`."""
+        with self._lock:
+            self._follow()
+            every = [one for one in self._order if self._entries[one].matches(state, flag)]
+            end = start + count
+            with self._items as items:
+                rows = [self._row(one, items) for one in every[start:end]]
+            return QueuePage(rows, len(every), end if end < len(every) else None)
+
+    def counts(self) -> Mapping[State, int]:
+        """See `Desk`."""
+        with self._lock:
+            self._follow()
+            return Counter(state for entry in self._entries.values() for state in entry.states)
+
+    def notes(self) -> Sequence[str]:
+        """See `Desk`."""
+        said = []
+        flags, personas = self._folder.path / FLAGS, self._folder.at(PERSONAS)
+        if not flags.is_file():
+            said.append("No flags are known: make them with p4r review flag --artifacts DIR.")
+        elif flags.stat().st_mtime < personas.stat().st_mtime:
+            said.append("The personas are newer than their flags: run p4r review flag again.")
+        with self._lock:
+            self._follow()
+            if broken := self._decisions.broken.total:
+                said.append(f"{broken} lines of {self._decisions.path.name} are no decisions.")
+            if about_gone := sum(
+                len(rows)
+                for one in self._decisions.items()
+                if one not in self._entries
+                for rows in self._decisions.of(one).values()
+            ):
+                said.append(f"{about_gone} decisions are about items that are gone.")
+        return said
+
+    def item(self, item_id: str) -> ItemReview | None:
+        """See `Desk`."""
+        with self._lock:
+            self._follow()
+            record = self._record(item_id)
+            if record is None:
+                return None
+            personas = [
+                self._persona(item_id, one) for one in reviewed(record, self._decisions.of(item_id))
+            ]
+            with self._items as items:
+                title = _title(item_id, items)
+            return ItemReview(item_id, title, personas, self._following(item_id))
+
+    def decided(self, item_id: str) -> list[Reviewed]:
+        """The personas of an item with what was decided about them; none without the item."""
+        with self._lock:
+            self._follow()
+            record = self._record(item_id)
+            return reviewed(record, self._decisions.of(item_id)) if record else []
+
+    def item_ids(self) -> list[str]:
+        """All items, the riskiest first."""
+        with self._lock:
+            self._follow()
+            return list(self._order)
+
+    def is_rejected(self, persona: StoredPersona) -> bool:
+        """See `Desk`."""
+        own = (persona_digest(persona), persona.persona_id)  # the index may hold an older text
+        return any(
+            one.state == "rejected" and (one.digest == own[0] or one.persona.persona_id == own[1])
+            for one in self.decided(persona.item_id)
+        )
+
+    def items_decided_on(self) -> list[str]:
+        """The items with decisions."""
+        with self._lock:
+            self._follow()
+            return self._decisions.items()
+
+    # -- deciding -----------------------------------------------------------------------------
+
+    def decide(self, order: Order) -> None:
+        """See `Desk`."""
+        self.decide_all([order])
+
+    def decide_all(self, orders: Iterable[Order]) -> list[Decision]:
+        """Keep decisions one after the other; the first error ends it, and keeps those before."""
+        with self._lock:
+            self._follow()
+            return self._decisions.append(lambda: map(self._decision, orders))
+
+    def _decision(self, order: Order) -> Decision:
+        record = self._record(order.item_id)
+        if record is None:
+            raise ConflictError(f"the folder no longer has the item {order.item_id!r}")
+        return decision_for(order, record, self._decisions.of(order.item_id), self._rules)
+
+    # -- the files ----------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Read what has changed. Raises InputError."""
+        stamp = tuple(map(stamp_of, (self._folder.at(PERSONAS), self._folder.path / FLAGS)))
+        news = self._decisions.refresh()
+        if stamp != self._stamp:
+            self._records: Lookup[ItemPersonas] = Lookup(
+                self._folder.personas(), ItemPersonas, Refusals()
+            )
+            self._items: Lookup[Item] = self._folder.items(Refusals())
+            self._flags = Flags.read(self._folder.path, Refusals())
+            self._entries = {}
+            self._stamp = stamp
+            news = set(self._records.ids())
+        if news:
+            with self._records as records:
+                for one in news:
+                    self._note(one, records)
+            self._order = sorted(
+                self._entries,
+                key=lambda one: (
+                    not self._entries[one].waiting,
+                    -self._entries[one].waiting_risk,
+                    -self._entries[one].risk,
+                    one,
+                ),
+            )
+
+    def _note(self, item_id: str, records: Lookup[ItemPersonas]) -> None:
+        record = records.get(item_id)
+        if record is None:
+            self._entries.pop(item_id, None)
+            return
+        personas = reviewed(record, self._decisions.of(item_id))
+        risks = [risk_of(self._flags_of(item_id, one)) for one in personas]
+        live = [
+            (one, risk)
+            for one, risk in zip(personas, risks, strict=True)
+            if one.state != "rejected"
+        ]
+        self._entries[item_id] = _Entry(
+            tuple(one.state for one in personas),
+            tuple(dict.fromkeys(name for one, _ in live for name in self._flags_of(item_id, one))),
+            max((risk for _, risk in live), default=0.0),
+            max((risk for one, risk in live if one.state in OPEN), default=0.0),
+        )
+
+    def _flags_of(self, item_id: str, one: Reviewed) -> Mapping[str, str]:
+        flags = self._flags.of(item_id, one.persona)
+        problem = self._rules.problem(one.persona)
+        return {BANNED: problem, **flags} if problem else flags
+
+    def _record(self, item_id: str) -> ItemPersonas | None:
+        with suppress(RecordError), self._records as records:  # changed by another process just now
+            return records.get(item_id)
+        return None
+
+    def _row(self, item_id: str, items: Lookup[Item]) -> QueueRow:
+        entry = self._entries[item_id]
+        return QueueRow(
+            item_id,
+            _title(item_id, items),
+            len(entry.states),
+            entry.waiting,
+            entry.waiting_risk if entry.waiting else entry.risk,
+            entry.flags,
+        )
+
+    def _following(self, item_id: str) -> str:
+        waiting = (one for one in self._order if one != item_id and self._entries[one].waiting)
+        return next(waiting, "")
+
+    def _persona(self, item_id: str, one: Reviewed) -> PersonaReview:
+        flags = self._flags_of(item_id, one)
+        return PersonaReview(
+            persona_id=one.persona.persona_id,
+            texts=_texts(Texts.of(one.persona)),
+            state=one.state,
+            seen=version(one),
+            flags=flags,
+            risk=risk_of(flags),
+            evidence_count=len(one.persona.evidence),
+            compared=_texts(one.compared) if one.compared is not None else None,
+            is_pinned=one.is_pinned,
+            history=[Event(row.at, row.by, row.action, row.remark) for row in one.rows],
+        )
+
+
+def _texts(texts: Texts) -> PersonaTexts:
+    return PersonaTexts(texts.name, texts.description, texts.preference_rationale)
+
+
+def _title(item_id: str, items: Lookup[Item]) -> str:
+    with suppress(RecordError):
+        item = items.get(item_id)
+        return plain_text(item.title) if item is not None else ""
+    return ""

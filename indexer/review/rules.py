@@ -1,0 +1,108 @@
+"""Moderation: banned words and rules in a TOML file.
+
+The file has a list `words`, and tables `[[rules]]` with a `name`, a `pattern` (a regular
+expression) and the `fields` that it is for.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from indexer.artifacts.lines import validation_sentence
+from indexer.review.decisions import Texts
+from p4r_qdrant.errors import SettingsError
+from p4r_qdrant.records import NonEmptyText, Persona
+
+FIELDS = ("name", "description", "preference_rationale")
+
+
+def _check_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern[:60]!r} is no regular expression: {error}") from None
+    return pattern
+
+
+class Rule(BaseModel):
+    """A rule: the texts of no persona may match its pattern, in any case of letters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: NonEmptyText
+    pattern: Annotated[NonEmptyText, AfterValidator(_check_pattern)]
+    fields: Annotated[
+        tuple[Literal["name", "description", "preference_rationale"], ...], Field(min_length=1)
+    ] = ("name", "description", "preference_rationale")
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    words: list[NonEmptyText] = []
+    rules: list[Rule] = []
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Banned words and rules. Words are whole words or phrases, in any case and spacing."""
+
+    words: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+
+    @classmethod
+    def load(cls, path: Path | None) -> Rules:
+        """Read the file; without one there are no rules. Raises SettingsError."""
+        if path is None:
+            return cls()
+        setting = "P4R_REASONING__RULES"
+        try:
+            found = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        except OSError as error:
+            raise SettingsError(f"{setting}: {path} cannot be read: {error.strerror}") from None
+        except ValidationError as error:
+            raise SettingsError(f"{setting}: {path}: {validation_sentence(error)}") from None
+        except ValueError as error:  # no TOML, or no UTF-8
+            raise SettingsError(f"{setting}: {path} is no TOML: {error}") from None
+        return cls(tuple(found.words), tuple(found.rules))
+
+    def __bool__(self) -> bool:
+        return bool(self.words or self.rules)
+
+    def problem(self, texts: Persona | Texts) -> str | None:
+        """The first thing that is wrong with a persona, as "the name holds ..."; else None."""
+        for field in FIELDS if self else ():
+            if problem := self.problem_with(getattr(texts, field), field):
+                return f"the {field} {problem}"
+        return None
+
+    def problem_with(self, text: str, field: str) -> str | None:
+        """What is wrong with one text, as "holds ..."; None if nothing is."""
+        plain = _plain(text)
+        if self._banned is not None and (found := self._banned.search(plain)):
+            return f"holds the banned words {found.group()!r}"
+        for rule in self.rules:
+            if field in rule.fields and re.search(rule.pattern, plain, re.IGNORECASE):
+                return f"breaks the rule {rule.name!r}"
+        return None
+
+    @cached_property
+    def _banned(self) -> re.Pattern[str] | None:
+        if not self.words:
+            return None
+        phrases = (r"\s+".join(map(re.escape, _plain(one).split())) for one in self.words)
+        return re.compile(rf"(?<!\w)(?:{'|'.join(phrases)})(?!\w)", re.IGNORECASE)
+
+
+def _plain(text: str) -> str:
+    """The text as people see it: compatible letters alike, nothing invisible in words."""
+    plain = unicodedata.normalize("NFKC", text)
+    return "".join(one for one in plain if unicodedata.category(one) != "Cf")

@@ -1,0 +1,138 @@
+"""What review and moderation let through to an index."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from indexer.artifacts.lines import Refusals
+from indexer.review.decisions import Decisions
+from indexer.review.flags import Flags
+from indexer.review.rules import Rules
+from indexer.review.standing import APPROVED, Reviewed, gone, reviewed
+from p4r_qdrant.records import ItemPersonas
+
+REJECTED, BANNED = "rejected", "against the rules"
+NOT_APPROVED, FLAGGED = "not approved", "flagged"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What may be served. A rejected persona never is, nor one that breaks the rules.
+
+    approved_only: nothing that no reviewer has approved, edited or locked. hide_flagged: nothing
+    that has a flag, unless a reviewer has approved it.
+    """
+
+    rules: Rules = field(default_factory=Rules)
+    approved_only: bool = False
+    hide_flagged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """An item with the personas that may be served: at least one.
+
+    positions: the place of each in personas.jsonl; None where the texts are a reviewer's.
+    """
+
+    item: ItemPersonas
+    positions: tuple[int | None, ...]
+
+
+class Screening:
+    """Applies decisions and a policy to the items of a folder; counts what it withholds.
+
+    Decisions are read when it is made. Raises InputError if they cannot be read, or if flags are
+    needed and there are none.
+    """
+
+    def __init__(self, folder: Path, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
+        self._decisions = Decisions(folder)
+        self._decisions.refresh()
+        self._flags = Flags.needed(folder) if self.policy.hide_flagged else Flags()
+        self._undecided_about = set(self._decisions.items())
+        self.withheld: Counter[str] = Counter()
+        """Personas that are not served, by reason."""
+        self.pinned = 0
+        """Personas served with the texts of a reviewer."""
+        self.lost_decisions = 0
+        """Decisions on personas that their items no longer have."""
+        self.items: set[str] = set()
+        """Items none of whose personas may be served."""
+
+    def refresh(self) -> None:
+        """Read the decisions that were made meanwhile. Raises InputError."""
+        self._decisions.refresh()
+
+    @property
+    def broken(self) -> Refusals:
+        """Lines of decisions.jsonl that are no decisions."""
+        return self._decisions.broken
+
+    def screened(self, item: ItemPersonas) -> Screened | None:
+        """The item as it may be served; None if none of its personas may be."""
+        decided = self._decisions.of(item.item_id)
+        self._undecided_about.discard(item.item_id)
+        if decided:
+            self.lost_decisions += gone(item, decided)
+        kept = []
+        for one in reviewed(item, decided):
+            if reason := self._reason_against(item.item_id, one):
+                self.withheld[reason] += 1
+            else:
+                kept.append(one)
+        if not kept and item.personas:
+            self.items.add(item.item_id)
+            return None
+        self.pinned += sum(one.is_pinned for one in kept)
+        personas = [one.persona for one in kept]
+        if personas == item.personas:
+            return Screened(item, tuple(range(len(personas))))
+        positions = tuple(_position(item, one) for one in kept)
+        return Screened(item.model_copy(update={"personas": personas}), positions)
+
+    def _reason_against(self, item_id: str, one: Reviewed) -> str:
+        policy = self.policy
+        if one.state == "rejected":
+            return REJECTED
+        if policy.rules.problem(one.persona):
+            return BANNED
+        if one.state not in APPROVED:
+            if policy.approved_only:
+                return NOT_APPROVED
+            if policy.hide_flagged and self._flags.of(item_id, one.persona):
+                return FLAGGED
+        return ""
+
+    def sentences(self) -> list[str]:
+        """What to say at the end: what was withheld, and decisions without effect."""
+        said = []
+        if total := self.withheld.total():
+            why = ", ".join(f"{count:,} {reason}" for reason, count in self.withheld.most_common())
+            said.append(f"review: {total:,} personas are not served: {why}")
+        if self.items:
+            said.append(
+                f"review: {len(self.items):,} items have no persona left, and are not served "
+                f"(first: {min(self.items)!r})"
+            )
+        if self.pinned:
+            said.append(f"review: {self.pinned:,} personas have the texts of reviewers")
+        about_gone = self.lost_decisions + sum(
+            len(rows) for one in self._undecided_about for rows in self._decisions.of(one).values()
+        )
+        if about_gone:
+            said.append(f"review: {about_gone:,} decisions are about personas that are gone")
+        if self.broken.total:
+            said.append(
+                f"review: {self.broken.total:,} lines are no decisions ({self.broken.sentences[0]})"
+            )
+        return said
+
+
+def _position(item: ItemPersonas, one: Reviewed) -> int | None:
+    """Where the very persona is in its item; None if its texts are a reviewer's alone."""
+    at = one.position
+    return at if at is not None and item.personas[at] == one.persona else None

@@ -1,0 +1,122 @@
+"""What the decisions on an item make of its personas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from indexer.artifacts.outdated import persona_digest
+from indexer.review.decisions import PINS, Decision, Texts
+from p4r_qdrant.records import ItemPersonas, Persona
+from p4r_qdrant.service.studio.desk import State
+
+STATES: tuple[State, ...] = ("changed", "pending", "edited", "approved", "locked", "rejected")
+APPROVED: tuple[State, ...] = ("edited", "approved", "locked")
+
+OF_ACTION: Mapping[str, State] = {
+    "approve": "approved",
+    "edit": "edited",
+    "lock": "locked",
+    "reject": "rejected",
+}
+
+Decided = Mapping[str, Sequence[Decision]]
+"""The decisions on an item, by persona id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """A persona with what was decided about it.
+
+    persona: as it is served, with the texts of a reviewer if they are pinned (edited or locked).
+    rows: all decisions on it, undone ones too. compared: what it is compared with: the texts last
+    decided on, if reasoning has changed them since ("changed"), or what reasoning writes now, where
+    others are pinned. position: its place in personas.jsonl; None if reasoning no longer makes it.
+    is_pinned: its texts are a reviewer's.
+    """
+
+    persona: Persona
+    state: State
+    rows: Sequence[Decision] = ()
+    compared: Texts | None = None
+    position: int | None = None
+    is_pinned: bool = False
+
+    @property
+    def digest(self) -> str:
+        """`persona_digest` of what is served."""
+        return persona_digest(self.persona)
+
+
+def version(one: Reviewed) -> str:
+    """What a decision on a persona has to name, so that none is about something unseen."""
+    return f"{len(one.rows)}-{one.digest}"
+
+
+def valid(rows: Sequence[Decision]) -> list[Decision]:
+    """The decisions on a persona that were not undone, in their order."""
+    stack: list[Decision] = []
+    for one in rows:
+        if one.action != "undo":
+            stack.append(one)
+        elif stack:
+            stack.pop()
+    return stack
+
+
+def reviewed(item: ItemPersonas, decided: Decided) -> list[Reviewed]:
+    """The personas of an item, in their order; then pinned ones that reasoning no longer makes.
+
+    Decisions are about texts. A text that is rejected stays rejected under any id in its item; a
+    persona whose text is no longer the approved or rejected one is "changed".
+    """
+    if not decided:
+        return [Reviewed(one, "pending", position=at) for at, one in enumerate(item.personas)]
+    rejected = {
+        stack[-1].after
+        for rows in decided.values()
+        if (stack := valid(rows)) and stack[-1].action == "reject"
+    }
+    found = [
+        _reviewed(one, decided.get(one.persona_id, ()), rejected, at)
+        for at, one in enumerate(item.personas)
+    ]
+    present = {one.persona_id for one in item.personas}
+    for persona_id, rows in decided.items():
+        pinned = _pinned(valid(rows))
+        if persona_id not in present and pinned is not None:
+            persona = Persona(persona_id=persona_id, **pinned.model_dump())
+            found.append(_reviewed(persona, rows, rejected, None))
+    return found
+
+
+def gone(item: ItemPersonas | None, decided: Decided) -> int:
+    """The number of decisions on personas that the item no longer has."""
+    kept = {one.persona.persona_id for one in reviewed(item, decided)} if item else set()
+    return sum(len(rows) for persona_id, rows in decided.items() if persona_id not in kept)
+
+
+def _pinned(stack: Sequence[Decision]) -> Texts | None:
+    return next((one.texts for one in reversed(stack) if one.action in PINS and one.texts), None)
+
+
+def _reviewed(
+    made: Persona, rows: Sequence[Decision], rejected: set[str], position: int | None
+) -> Reviewed:
+    """made: what reasoning wrote; without a position, what a reviewer pinned."""
+    stack, pinned = valid(rows), _pinned(valid(rows))
+    persona = pinned.onto(made) if pinned is not None else made
+    digest = persona_digest(persona)
+    last = stack[-1] if stack else None
+    state: State = "pending"
+    if last is not None:
+        state = OF_ACTION[last.action] if last.after == digest else "changed"
+    if digest in rejected:
+        state = "rejected"
+    compared = None
+    if state == "changed" and last is not None:
+        compared = last.texts
+    elif pinned is not None and position is not None:
+        known = {one for decision in rows for one in (decision.before, decision.after)}
+        compared = Texts.of(made) if persona_digest(made) not in known else None
+    return Reviewed(persona, state, rows, compared, position, pinned is not None)

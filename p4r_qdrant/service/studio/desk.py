@@ -1,0 +1,129 @@
+"""What the studio asks for to review personas; the caller of the service keeps the decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.records import StoredPersona
+
+Action = Literal["approve", "edit", "reject", "lock", "undo"]
+State = Literal["changed", "pending", "edited", "approved", "locked", "rejected"]
+OPEN: tuple[State, ...] = ("changed", "pending")
+"""States in which a persona waits for a decision."""
+
+
+class ConflictError(InputError):
+    """Somebody else has decided meanwhile, or the persona has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersonaTexts:
+    """The texts of a persona."""
+
+    name: str
+    description: str
+    preference_rationale: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A decision as people see it. at: seconds since 1970 by the reviewer's clock."""
+
+    at: int
+    by: str
+    action: Action
+    remark: str
+
+
+@dataclass(frozen=True, slots=True)
+class PersonaReview:
+    """A persona in review.
+
+    seen: what a decision on it has to name: it changes with each decision and with the texts.
+    flags: name -> what was found. risk: 0 to 1. compared: other texts of the same persona: what
+    was decided on before reasoning changed it, or, if `is_pinned`, what reasoning writes now.
+    """
+
+    persona_id: str
+    texts: PersonaTexts
+    state: State
+    seen: str
+    flags: Mapping[str, str] = field(default_factory=dict)
+    risk: float = 0.0
+    evidence_count: int = 0
+    compared: PersonaTexts | None = None
+    is_pinned: bool = False
+    history: Sequence[Event] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemReview:
+    """An item in review. following: the next item of the queue; "" at its end."""
+
+    item_id: str
+    title: str
+    personas: Sequence[PersonaReview]
+    following: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """An item of the queue. waiting: its personas that wait for a decision. risk: the largest."""
+
+    item_id: str
+    title: str
+    personas: int
+    waiting: int
+    risk: float
+    flags: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePage:
+    """A part of the queue. total: the items of all parts. following: where the next one starts."""
+
+    rows: Sequence[QueueRow]
+    total: int
+    following: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A decision that a reviewer asks for. texts: of an edit. seen: see `PersonaReview`."""
+
+    by: str
+    action: Action
+    item_id: str
+    persona_id: str
+    seen: str
+    texts: PersonaTexts | None = None
+    remark: str = ""
+
+
+class Desk(Protocol):
+    """Finds what is to be reviewed, and keeps decisions. Its methods block; it is thread-safe."""
+
+    def queue(self, start: int, count: int, state: str = "", flag: str = "") -> QueuePage:
+        """Items, the riskiest first.
+
+        state: only items with a persona in this state; "open" is any that waits. flag: only items
+        with this flag.
+        """
+
+    def counts(self) -> Mapping[State, int]:
+        """The number of personas by state."""
+
+    def notes(self) -> Sequence[str]:
+        """What a reviewer should know of the files, in sentences."""
+
+    def item(self, item_id: str) -> ItemReview | None:
+        """An item with its personas; None if there is none."""
+
+    def decide(self, order: Order) -> None:
+        """Keep a decision. Raises ConflictError or InputError, with nothing kept."""
+
+    def is_rejected(self, persona: StoredPersona) -> bool:
+        """Whether a persona of the index is rejected."""
