@@ -26,7 +26,7 @@ ARTIFACTS = frozenset(
 """All of them."""
 
 _PEOPLES = frozenset(
-    {REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, ARRIVALS, ERASING, DECISIONS}
+    {REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, ARRIVALS, ERASING, DECISIONS, FLAGS}
     | {"results.json", "report.html", "controls.jsonl", "judgments.jsonl", "single.jsonl"}
 )
 

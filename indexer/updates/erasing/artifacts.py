@@ -20,6 +20,7 @@ from indexer.artifacts.names import (
     ARTIFACTS,
     ASPECTS,
     CANDIDATES,
+    FLAGS,
     PERSONAS,
     REVIEWS,
     SPLITS,
@@ -30,6 +31,10 @@ from indexer.artifacts.writing import rewrite, storage_errors
 from indexer.datasets.output_folder import remove_unfinished_folders
 from indexer.datasets.prepare import as_parquet
 from indexer.ledger import LEDGER, Ledger
+from indexer.review.decisions import Decisions
+from indexer.review.flags import FlagRecord
+from indexer.review.forgetting import forget
+from indexer.review.standing import reviewed
 from indexer.updates.erasing.report import Place
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import (
@@ -37,6 +42,7 @@ from p4r_qdrant.records import (
     Aspects,
     CandidateList,
     ItemPersonas,
+    Persona,
     Review,
 )
 from p4r_qdrant.whole_files import remove_unfinished
@@ -91,9 +97,8 @@ def planned(
     lost = _resting_on(folder, every)
     digests = {
         persona_digest(persona)
-        for record in _records(folder, PERSONAS, ItemPersonas)
-        for persona in record.personas
-        if (record.item_id, persona.persona_id) in lost
+        for item_id, persona in _served(folder)
+        if (item_id, persona.persona_id) in lost
     }
     plan = Plan(
         users=every,
@@ -106,11 +111,11 @@ def planned(
 
 def outdated_by(folder: ArtifactFolder, items: Collection[str]) -> Outdated:
     """The personas that these items have now: they rest on somebody who is erased."""
-    return {
-        record.item_id: {persona_digest(persona) for persona in record.personas}
-        for record in _records(folder, PERSONAS, ItemPersonas)
-        if record.item_id in items
-    }
+    found: dict[str, set[str]] = {}
+    for item_id, persona in _served(folder):
+        if item_id in items:
+            found.setdefault(item_id, set()).add(persona_digest(persona))
+    return found
 
 
 def erase_from_artifacts(
@@ -118,7 +123,8 @@ def erase_from_artifacts(
 ) -> tuple[Place, set[str]]:
     """Remove what came from the users of a plan.
 
-    Their lines, the LLM's answers about them, evidence; the answers that made the personas of the
+    Their lines, the LLM's answers about them, evidence; the decisions of reviewers on the items
+    they reviewed, but for rejections; the answers that made the personas of the
     items they reviewed; personas that rest on these users alone, and extractive ones that rest on
     one of them. Broken lines may be theirs: they are removed and reported in `refusals`.
 
@@ -153,6 +159,12 @@ def erase_from_artifacts(
     def theirs_or_lost(record: Alignment) -> bool:
         return record.user_id in gone or (record.item_id, record.persona_id) in lost
 
+    def about_theirs(record: FlagRecord) -> bool:
+        return record.item_id in plan.items
+
+    if forgotten := forget(folder, plan.items, refusals):
+        removed["decisions of reviewers"] += forgotten
+    _drop(folder.at(FLAGS), FlagRecord, about_theirs, removed, refusals)
     # Alignments before personas.jsonl, from which a second run finds the lost personas.
     _drop(folder.at(ALIGNMENTS), Alignment, theirs_or_lost, removed, refusals)
     left = _strip_evidence(folder.at(PERSONAS), gone, lost, removed, refusals)
@@ -220,6 +232,16 @@ def _records(folder: ArtifactFolder, name: str, model: type[Model]) -> Iterator[
     if folder.has(name):
         for _, _, record in read_lines(folder.file(name), model, Refusals()):
             yield record
+
+
+def _served(folder: ArtifactFolder) -> Iterator[tuple[str, Persona]]:
+    """(item, persona) as they are in personas.jsonl, and with the texts of reviewers."""
+    decisions = Decisions(folder.path)
+    decisions.refresh()
+    for record in _records(folder, PERSONAS, ItemPersonas):
+        yield from ((record.item_id, one) for one in record.personas)
+        if decided := decisions.of(record.item_id):
+            yield from ((record.item_id, one.persona) for one in reviewed(record, decided))
 
 
 def _resting_on(folder: ArtifactFolder, users: set[str]) -> set[tuple[str, str]]:

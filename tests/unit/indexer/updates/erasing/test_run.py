@@ -17,6 +17,7 @@ from p4r_qdrant.errors import InputError
 from tests.support.jsonl import read, write
 from tests.support.kills import Kills
 from tests.support.paths import BOOKSHOP
+from tests.support.reviewing import decide, in_review
 
 USER, OTHER = "maren-o", "priya-n"
 HELD_OUT = "sleeping-third"
@@ -233,3 +234,31 @@ def test_a_folder_without_a_ledger_or_reviews_will_do(tmp_path: Path) -> None:
     erased = erase(ArtifactFolder(tmp_path), "u")
     assert erased.items == erased.bare == ["i"]
     assert (tmp_path / "personas.jsonl").read_text() == ""
+
+
+def test_decisions_on_the_items_that_a_user_reviewed_go_but_for_rejections(
+    folder: ArtifactFolder,
+) -> None:
+    theirs = next(one for one in read(folder.path / "reviews.jsonl") if one["user_id"] == USER)
+    items = {
+        one["item_id"] for one in read(folder.path / "reviews.jsonl") if one["user_id"] == USER
+    }
+    first, second = list(in_review(folder.path, theirs["item_id"]))[:2]
+    other = next(
+        one["item_id"]
+        for one in read(folder.path / "personas.jsonl")
+        if one["item_id"] not in items
+        and not any(USER in persona["evidence"] for persona in one["personas"])
+    )
+    decide(folder.path, "edit", theirs["item_id"], first, description="Words of Maren.")
+    decide(folder.path, "reject", theirs["item_id"], second)
+    decide(folder.path, "approve", other, next(iter(in_review(folder.path, other))))
+    erased = erase(folder, USER)
+    assert erased.places[0].removed["decisions of reviewers"] == 1
+    left = read(folder.path / "decisions.jsonl")
+    assert [(one["item_id"], one["action"]) for one in left] == [
+        (theirs["item_id"], "reject"),
+        (other, "approve"),
+    ]
+    assert left[0]["texts"] is None
+    assert "Words of Maren" not in everything(folder)
