@@ -37,6 +37,15 @@ def serve(
     studio: Annotated[
         bool, typer.Option("--studio", help="Also offer pages for people under /studio.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=256,
+            help="Processes that answer, on one port; several need an index on a server. SIGHUP "
+            "replaces them one by one.",
+        ),
+    ] = None,
 ) -> None:
     """Serve reranking over HTTP; /docs describes the API.
 
@@ -48,9 +57,13 @@ def serve(
         "port": port,
         "allow_anonymous": anonymous or None,
         "studio": studio or None,
+        "workers": workers,
     }
     settings = _settings(options)
+    from p4r_qdrant.service.run import check_workers
     from p4r_qdrant.service.run import serve as run_service
+
+    check_workers(settings, has_background=artifacts is not None)
 
     if artifacts is None:
         run_service(settings)
@@ -105,6 +118,7 @@ def studio(
         "host": "127.0.0.1",
         "port": port,
         "studio": True,
+        "workers": 1,
         "allow_anonymous": not (own.api_key or own.admin_key),
     }
     settings = _settings(options)

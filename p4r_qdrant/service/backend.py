@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
@@ -161,8 +161,8 @@ class Backend:
         if self.encoder_state in (EncoderState.LOADING, EncoderState.FAILED):
             self.load_encoder()
 
-    async def keep_up_forever(self) -> None:
-        """Call `keep_up` every few seconds, until cancelled."""
+    async def keep_up_forever(self, done: Callable[[], None] = lambda: None) -> None:
+        """Call `keep_up`, and then `done`, every few seconds, until cancelled."""
         while True:
             try:
                 await asyncio.to_thread(self.keep_up)
@@ -170,6 +170,7 @@ class Backend:
                 _log.error("%s", for_log(error))
             except Exception:
                 _log.exception("keeping up failed")
+            done()
             await asyncio.sleep(min(KEEP_UP_S, self._follow_s or KEEP_UP_S))
 
     def is_reachable(self) -> bool:

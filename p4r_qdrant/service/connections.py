@@ -29,15 +29,20 @@ class Connection(HttpToolsProtocol):
     holds connections keeps nobody out, also not by a body without an end that is refused already.
     If all have requests, the one whose body has taken longest to arrive is closed. If all bodies
     have arrived, the new one gets 503.
+
+    When the process is asked to end, an idle connection stays for `linger_s` seconds: a request
+    may be on its way. Each answer from then on closes its connection.
     """
 
     limits: ServiceSettings
+    linger_s: float
     connections: set[Any]
 
     _since = 0.0
     _outside = 0
     _body = 0
     _timer: asyncio.TimerHandle | None = None
+    _is_ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, if there is room."""
@@ -103,6 +108,16 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
         self._stop_timer()
         super().on_headers_complete()
+        if self._is_ending and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Close the connection after its request, and after one that may be on its way."""
+        self._is_ending = True
+        if self.is_idle and self.linger_s:
+            self.loop.call_later(self.linger_s, super().shutdown)
+        else:
+            super().shutdown()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body is there."""
@@ -142,6 +157,7 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
 
-def within(settings: ServiceSettings) -> type[Connection]:
+def within(settings: ServiceSettings, linger_s: float = 0.0) -> type[Connection]:
     """The class of connections with these limits."""
-    return type("LimitedConnection", (Connection,), {"limits": settings})
+    own = {"limits": settings, "linger_s": linger_s}
+    return type("LimitedConnection", (Connection,), own)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
+from p4r_qdrant.service.processes import METRICS
 from p4r_qdrant.users.records import JobCounts
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25)
@@ -43,10 +46,16 @@ class Metrics:
             registry=self.registry,
         )
         self.under_way = Gauge(
-            "p4r_rerank_under_way", "Rankings that run or wait.", registry=self.registry
+            "p4r_rerank_under_way",
+            "Rankings that run or wait.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.waiting_texts = Gauge(
-            "p4r_encode_waiting_texts", "Texts that wait for the encoder.", registry=self.registry
+            "p4r_encode_waiting_texts",
+            "Texts that wait for the encoder.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.batch_texts = Histogram(
             "p4r_encode_batch_texts",
@@ -61,15 +70,34 @@ class Metrics:
             registry=self.registry,
         )
         self.behind = Gauge(
-            "p4r_behind", "1 while the newest publish is not served.", registry=self.registry
+            "p4r_behind",
+            "1 while the newest publish is not served.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
         )
-        self.jobs = Gauge("p4r_jobs", "Background jobs.", ("state",), registry=self.registry)
+        self.jobs = Gauge(
+            "p4r_jobs",
+            "Background jobs.",
+            ("state",),
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
         self._jobs_at = -math.inf
-        Gauge(
-            "p4r_jobs_age_seconds", "Seconds since p4r_jobs was counted.", registry=self.registry
-        ).set_function(lambda: time.monotonic() - self._jobs_at)
-        self.llm_tokens = Gauge("p4r_llm_tokens", "Tokens spent.", registry=self.registry)
-        self.llm_cost = Gauge("p4r_llm_cost_usd", "US dollars spent.", registry=self.registry)
+        self._jobs_age = Gauge(
+            "p4r_jobs_age_seconds",
+            "Seconds since p4r_jobs was counted.",
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.llm_tokens = Gauge(
+            "p4r_llm_tokens", "Tokens spent.", registry=self.registry, multiprocess_mode="livesum"
+        )
+        self.llm_cost = Gauge(
+            "p4r_llm_cost_usd",
+            "US dollars spent.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
 
     def set_jobs(self, counts: JobCounts) -> None:
         """Note the numbers of jobs by state, counted now."""
@@ -93,5 +121,10 @@ class Metrics:
             self.stages.labels(name).observe(time.perf_counter() - start)
 
     def exposition(self) -> bytes:
-        """All metrics in the text format of Prometheus."""
-        return generate_latest(self.registry)
+        """All metrics in the text format of Prometheus, of all workers together."""
+        self._jobs_age.set(time.monotonic() - self._jobs_at)
+        if METRICS not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)

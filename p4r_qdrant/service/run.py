@@ -16,6 +16,7 @@ from p4r_qdrant.index.edge.serving import noted
 from p4r_qdrant.service import connections, logs
 from p4r_qdrant.service.app import create_app
 from p4r_qdrant.service.backend import Backend
+from p4r_qdrant.service.processes import DRAIN_S, serve_together
 from p4r_qdrant.service.security import check_exposure
 from p4r_qdrant.service.state import Background, Service
 from p4r_qdrant.service.studio.evidence import Evidence
@@ -26,10 +27,10 @@ MakeBackground = Callable[[Backend], Background]
 SPARE_FILES = 128
 """Files that a service has open beside its connections: index, model, Qdrant."""
 
-_log = logging.getLogger(__name__)
+LINGER_S = 1.0
+"""Seconds in which an idle connection may bring one more request when the process is to end."""
 
-DRAIN_S = 20
-"""Seconds that running requests may take when the process is asked to end."""
+_log = logging.getLogger(__name__)
 
 
 def serve(
@@ -45,6 +46,7 @@ def serve(
     reviews that the studio quotes. `listening_at` is called with the address.
     """
     check_exposure(settings.service)
+    check_workers(settings, has_background=make_background is not None)
     listening = _listening(settings.service)
     logs.configure()
     backend = Backend(settings)
@@ -53,24 +55,56 @@ def serve(
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         logs.requests.info("listening", extra={"fields": {"address": address}})
-        background = make_background(backend) if make_background else None
-        app = create_app(Service(backend, background), evidence)
-        config = configured(app, _with_room(settings.service))
         folder = settings.qdrant.path
         note = noted(folder, address) if settings.qdrant.url is None else nullcontext()
         listening_at(address + settings.service.root_path)
-        with note, suppress(KeyboardInterrupt):  # Ctrl-C
-            uvicorn.Server(config).run(sockets=[listening])
+        with note:
+            if settings.service.workers > 1:
+                backend.close()  # it was opened to say here what cannot be opened
+                serve_together(settings, listening)
+            else:
+                background = make_background(backend) if make_background else None
+                answer(backend, listening, background, evidence)
     finally:
         listening.close()
         backend.close()
 
 
-def configured(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
-    """The server with its limits."""
+def answer(
+    backend: Backend,
+    listening: socket.socket,
+    background: Background | None = None,
+    evidence: Evidence | None = None,
+) -> None:
+    """Answer requests in this process until a signal ends it."""
+    app = create_app(Service(backend, background), evidence)
+    config = configured(app, _with_room(backend.settings.service), linger_s=LINGER_S)
+    with suppress(KeyboardInterrupt):  # Ctrl-C
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def check_workers(settings: Settings, *, has_background: bool = False) -> None:
+    """Raise InputError unless several processes can do what is asked for."""
+    count = settings.service.workers
+    if count == 1:
+        return
+    if settings.qdrant.url is None:
+        raise InputError(
+            f"one process alone can open the embedded index, so {count} workers cannot: use "
+            "--workers 1, or set P4R_QDRANT__URL to a server"
+        )
+    if has_background:
+        raise InputError(
+            f"--artifacts does the work in one process, and {count} workers are asked for: run "
+            "p4r work --artifacts DIR beside the service, or use --workers 1"
+        )
+
+
+def configured(app: FastAPI, settings: ServiceSettings, *, linger_s: float = 0.0) -> uvicorn.Config:
+    """The server with its limits. linger_s: see `Connection`."""
     return uvicorn.Config(
         app,
-        http=connections.within(settings),
+        http=connections.within(settings, linger_s),
         ws="none",
         log_config=None,
         access_log=False,

@@ -64,6 +64,12 @@ class ServiceSettings(Section):
         description="Milliseconds after which a rerank request is answered in the generator's "
         "order.",
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Processes that answer, on one port. Several need an index on a server.",
+    )
     threads: int = Field(8, ge=1, le=256, description="Rankings that run at the same time.")
     max_waiting: int = Field(
         256,

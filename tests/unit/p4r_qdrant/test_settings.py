@@ -133,6 +133,7 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_SERVICE__ADMIN_KEY": (KEY, SecretStr(KEY)),
     "P4R_SERVICE__ALLOW_ANONYMOUS": ("true", True),
     "P4R_SERVICE__DEADLINE_MS": ("250", 250),
+    "P4R_SERVICE__WORKERS": ("2", 2),
     "P4R_SERVICE__THREADS": ("3", 3),
     "P4R_SERVICE__MAX_WAITING": ("17", 17),
     "P4R_SERVICE__MAX_BODY_BYTES": ("65536", 65536),

@@ -287,6 +287,14 @@ def test_an_erasure_empties_the_cache(serve: Serve, encoder: SlowEncoder) -> Non
     assert client.delete("/v1/users/u").json()["erased"] == 1
     client.post("/v1/rerank", json=body)
     assert encoder.encoded == ["All about roses.", "ships", "ships"]
+    finish_jobs(client)
+
+
+def finish_jobs(client: TestClient) -> None:
+    app: Any = client.app
+    with app.state.service.backend.in_use() as live:
+        for job in live.users.jobs.due(100):
+            live.users.jobs.finish(job)
 
 
 def waiting_texts(client: TestClient) -> float:
@@ -684,10 +692,7 @@ def test_an_unknown_user_is_not_erased(client: TestClient) -> None:
     review = {"user_id": "reviewer", "rating": 5, "timestamp": 1, "text": "sails"}
     assert client.put("/v1/items/x", json={"reviews": [review]}).status_code == 202
     assert client.delete("/v1/users/reviewer").status_code == 200, "a review waits for the worker"
-    app: Any = client.app
-    with app.state.service.backend.in_use() as live:
-        for job in live.users.jobs.due(100):
-            live.users.jobs.finish(job)
+    finish_jobs(client)
 
 
 def test_only_the_admin_key_is_told_what_a_stored_user_did(serve: Serve) -> None:
