@@ -1,10 +1,12 @@
 """A real Qdrant for the tests, and a report of the tests that did not run."""
 
 import fcntl
+import functools
 import os
 import secrets
 import shutil
 import signal
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +27,9 @@ from tests.support.private_qdrant import private_servers
 # One thread for each worker. torch, numpy and tokenizers read this when they are imported.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# Each of thousands of HTTP clients would read certifi's certificates anew, which takes 20 ms.
+ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
 
 # Tests sync thousands of small files: in memory, if there is room, that takes no time.
 MEMORY = Path("/dev/shm")

@@ -10,6 +10,8 @@ items alone, which needs no matrix of all pairs; with all items as neighbours it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,74 +62,105 @@ def exact(rows: csr_matrix, l2: float) -> Floats:
 
 
 def by_neighbourhood(rows: csr_matrix, l2: float, neighbours: int = NEIGHBOURS) -> csc_matrix:
-    """B for users (n_users, n_items), each column over the `neighbours` items with the largest
-    entries of X'X in it: (n_items, n_items) float32, sparse.
+    """B of `neighbourhood_columns` as a matrix: (n_items, n_items) float32, sparse."""
+    from scipy.sparse import csc_matrix
+
+    n_items = rows.shape[1]
+    columns = list(neighbourhood_columns(rows, l2, neighbours))
+    ends = np.cumsum([0, *(len(places) for places, _ in columns)])
+    places, values = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    return csc_matrix((values, places, ends), shape=(n_items, n_items))
+
+
+def neighbourhood_columns(
+    rows: csr_matrix, l2: float, neighbours: int = NEIGHBOURS
+) -> Iterator[tuple[Indexes, Floats]]:
+    """The columns of B for users (n_users, n_items), in order, each over the `neighbours` items
+    with the largest entries of X'X in it.
 
     Of X'X itself, KNOWN times as many entries of each column are kept, and the others count as 0.
     On random interactions that changes nothing in the third digit.
-    """
-    from scipy.sparse import csc_matrix
 
-    gram = _largest_of_gram(rows, KNOWN * neighbours)
+    Memory: 8 bytes for each entry of X'X that is kept, and that of a block of it.
+
+    Yields: the items of a column in order, and their weights, float32.
+    """
+    from scipy.linalg import lapack
+
+    gram = _LargestOfGram.of(rows, KNOWN * neighbours)
     n_items = rows.shape[1]
-    position = np.full(n_items, -1, dtype=np.int32)
-    places, values, ends = [], [], [0]
+    position = np.full(n_items, neighbours, dtype=np.int32)
     for item in range(n_items):
-        own = slice(*gram.indptr[item : item + 2])
-        near = _largest(gram.indices[own], gram.data[own], item, neighbours)
-        square = _between(gram, near, position)
+        places, values = gram.column(item)
+        near = _largest(places, values, item, neighbours)
+        if not len(near):  # nobody has this item and another one
+            yield near, np.zeros(0, np.float32)
+            continue
+        square = gram.between(near, position)
         square[np.diag_indices_from(square)] += l2
-        wanted = gram.data[own][np.searchsorted(gram.indices[own], near)]
-        places.append(near)
-        values.append(np.linalg.solve(square, wanted.astype(np.float64)))
-        ends.append(ends[-1] + len(near))
-    data = np.concatenate(values).astype(np.float32)
-    return csc_matrix((data, np.concatenate(places), ends), shape=(n_items, n_items))
+        wanted = values[np.searchsorted(places, near)].astype(np.float64)
+        _, weights, failed = lapack.dposv(square, wanted)
+        if failed:  # entries that are not kept can cost X'X its positive eigenvalues
+            weights = np.linalg.solve(square, wanted)
+        yield near, weights.astype(np.float32)
 
 
-def _largest_of_gram(rows: csr_matrix, most: int) -> csc_matrix:
-    """X'X with its diagonal and the `most` other largest entries of each column, in order."""
-    from scipy.sparse import csc_matrix
+@dataclass(frozen=True)
+class _LargestOfGram:
+    """X'X with its diagonal and the largest other entries of each column.
 
-    columns = rows.tocsc()
-    by_item = columns.T.tocsr()
-    n_items = rows.shape[1]
-    places, values, ends = [], [], [0]
-    for block in _blocks(n_items):
-        together = (by_item @ columns[:, block]).tocsc()
-        together.sort_indices()
-        for item in range(block.start, block.stop):
-            own = slice(*together.indptr[item - block.start : item - block.start + 2])
-            found, products = together.indices[own], together.data[own]
-            chosen = _largest(found, products, item, most)
-            if item in found:  # else nobody has it
-                chosen = np.sort(np.append(chosen, item))
-            places.append(chosen)
-            values.append(products[np.searchsorted(found, chosen)])
-            ends.append(ends[-1] + len(chosen))
-    return csc_matrix(
-        (np.concatenate(values), np.concatenate(places), ends), shape=(n_items, n_items)
-    )
-
-
-def _between(gram: csc_matrix, near: Indexes, position: Indexes) -> Doubles:
-    """The entries of a symmetric matrix among some items, (n, n) float64.
-
-    One that is kept in either of its columns counts. position: (n_items,) of -1, and so afterwards.
+    places, values: (n_items, most + 1), int32 and float32, a line for each column, of which
+    the first `counts` (n_items,) are filled.
     """
-    starts = gram.indptr[near]
-    counts = gram.indptr[near + 1] - starts
-    ends = np.cumsum(counts)
-    entries = np.repeat(starts - (ends - counts), counts) + np.arange(counts.sum())
-    position[near] = np.arange(len(near))
-    row_of = position[gram.indices[entries]]
-    position[near] = -1
-    inside = row_of >= 0
-    square = np.zeros((len(near), len(near)))
-    square[row_of[inside], np.repeat(np.arange(len(near)), counts)[inside]] = gram.data[
-        entries[inside]
-    ]
-    return np.where(square != 0, square, square.T)
+
+    places: npt.NDArray[np.int32]
+    values: Floats
+    counts: Indexes
+
+    @classmethod
+    def of(cls, rows: csr_matrix, most: int) -> _LargestOfGram:
+        columns = rows.tocsc()
+        by_item = columns.T.tocsr()
+        n_items = rows.shape[1]
+        shape = (n_items, min(most + 1, n_items))
+        found = cls(np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(n_items, int))
+        for block in _blocks(n_items):
+            together = (by_item @ columns[:, block]).tocsc()
+            together.sort_indices()
+            for item in range(block.start, block.stop):
+                own = slice(*together.indptr[item - block.start : item - block.start + 2])
+                found._keep(item, together.indices[own], together.data[own], most)
+        return found
+
+    def _keep(self, item: int, places: Indexes, values: Floats, most: int) -> None:
+        chosen = _largest(places, values, item, most)
+        if item in places:  # else nobody has it
+            chosen = np.sort(np.append(chosen, item))
+        self.counts[item] = len(chosen)
+        self.places[item, : len(chosen)] = chosen
+        self.values[item, : len(chosen)] = values[np.searchsorted(places, chosen)]
+
+    def column(self, item: int) -> tuple[Indexes, Floats]:
+        """The places of a column's entries, in order, and the entries."""
+        count = self.counts[item]
+        return self.places[item, :count], self.values[item, :count]
+
+    def between(self, near: Indexes, position: npt.NDArray[np.int32]) -> Doubles:
+        """The entries among some items, (n, n) float64.
+
+        One that is kept in either of its columns counts. position: (n_items,), all of one value
+        that is n or more, and so afterwards.
+        """
+        elsewhere = position[0]
+        position[near] = np.arange(len(near))
+        square = np.zeros((len(near), len(near)))
+        columns = np.take(position, self.places[near])
+        position[near] = elsewhere
+        columns[np.arange(columns.shape[1]) >= self.counts[near][:, None]] = elsewhere
+        inside = np.flatnonzero(columns != elsewhere)
+        cells = columns.ravel()[inside] + len(near) * (inside // columns.shape[1])
+        square.ravel()[cells] = self.values[near].ravel()[inside]
+        return np.where(square != 0, square, square.T)
 
 
 def _gram(rows: csr_matrix, l2: float) -> Floats:

@@ -7,6 +7,7 @@ tests/support/warm.py starts it and speaks to it. It ends when the process OWNER
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -15,12 +16,15 @@ import runpy
 import selectors
 import signal
 import socket
+import ssl
 import sys
 import threading
 import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import certifi
 
 # Other people's modules only: the code under test is imported by each command for itself.
 SLOW = (
@@ -178,6 +182,9 @@ def execute(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    # Reading the certificates of certifi takes 20 ms, in each process.
+    ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
+    ssl.create_default_context(cafile=certifi.where())
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(sys.argv[1])
         listening.listen(64)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from qdrant_client import QdrantClient, grpc, models
+from qdrant_client import grpc, models
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
+from qdrant_client.qdrant_remote import QdrantRemote
 
 
 class RestPoints:
@@ -17,7 +18,7 @@ class RestPoints:
     qdrant-client raises.
     """
 
-    def __init__(self, client: QdrantClient) -> None:
+    def __init__(self, client: QdrantRemote) -> None:
         self._http = client.http
 
     def Query(self, message: grpc.QueryPoints, **_: Any) -> Any:  # noqa: N802 - as in PointsStub
