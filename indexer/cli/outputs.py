@@ -24,6 +24,7 @@ EVALUATION = re.compile(rb'\A\{\s*"on": "(test|valid)",\s*"users":')
 PLOT = re.compile(rb"\A\x89PNG.*p4r stats", re.DOTALL)
 RATED = re.compile(rb'\A\{\s*"rated_pairs":')
 RANKINGS = re.compile(rb'\A\{"user_id": "[^\n]*", "personalized": ')
+REVIEW = re.compile(rb'\A(\{"item_id": "[^\n]*", "title": |item_id,title,persona_id,state,)')
 _HEAD = 4096
 
 
@@ -77,7 +78,7 @@ def new_file(
     from indexer.terminal.console import err
 
     check_output(path, reads, force=force, ours=ours)
-    with written_whole(path, private=ours is RANKINGS) as write:
+    with written_whole(path, private=ours in (RANKINGS, REVIEW)) as write:
         yield write
     if str(path) != "-":
         err.say(f"written: {path}")

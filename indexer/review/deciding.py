@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 
 from indexer.artifacts.outdated import persona_digest
 from indexer.review.decisions import Decision, Texts, check_reviewer
@@ -10,7 +11,7 @@ from indexer.review.rules import Rules
 from indexer.review.standing import Decided, Reviewed, reviewed, valid, version
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import ItemPersonas, clean_text
-from p4r_qdrant.service.studio.desk import ConflictError, Order
+from p4r_qdrant.service.studio.desk import ConflictError, Order, PersonaTexts
 
 MAX_TEXT = 5000
 """Characters of a text that a reviewer writes."""
@@ -73,21 +74,28 @@ def _texts(order: Order, one: Reviewed, rules: Rules) -> Texts:
         raise InputError(f"there is no decision on {name} to undo")
     if one.state == "locked" and action in ("edit", "approve", "lock"):
         raise InputError(f"{name} is locked: undo that first")
+    current = Texts.of(one.persona)
     if action != "edit":
-        texts = Texts.of(one.persona)
+        if order.texts is not None and _plain(order.texts) != current.model_dump():
+            raise InputError(f"the texts of {name} are not its own: decide edit to change them")
+        texts = current
     else:
         if order.texts is None:
             raise InputError(f"the edit of {name} has no texts")
-        fields = ("name", "description", "preference_rationale")
-        given = {field: clean_text(getattr(order.texts, field)) for field in fields}
+        given = _plain(order.texts)
         for field, text in given.items():
             if not text or len(text) > MAX_TEXT:
                 raise InputError(
                     f"the {field} of {name} needs 1 to {MAX_TEXT} characters, not {len(text)}"
                 )
         texts = Texts(**given)
-        if texts == Texts.of(one.persona):
+        if texts == current:
             raise InputError(f"the texts of {name} are unchanged: approve it, or change them")
     if action in ("edit", "approve", "lock") and (problem := rules.problem(texts)):
         raise InputError(f"{name}: {problem} (P4R_REASONING__RULES): edit it, or reject it")
     return texts
+
+
+def _plain(texts: PersonaTexts) -> dict[str, str]:
+    """The texts without control characters and outer white space, as personas have them."""
+    return {name: clean_text(text) for name, text in asdict(texts).items()}

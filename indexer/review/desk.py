@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from indexer.review.decisions import Decision, Decisions, Texts
 from indexer.review.flags import BANNED, Flags, risk_of
 from indexer.review.rules import Rules
 from indexer.review.standing import Reviewed, reviewed, version
-from p4r_qdrant.errors import RecordError
+from p4r_qdrant.errors import InputError, RecordError
 from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.records import Item, ItemPersonas, StoredPersona
 from p4r_qdrant.service.studio.desk import (
@@ -155,17 +155,41 @@ class ReviewDesk:
             self._follow()
             return self._decisions.items()
 
+    @property
+    def decisions(self) -> int:
+        """The number of decisions, undone ones too."""
+        with self._lock:
+            self._follow()
+            return sum(1 for _ in self._decisions)
+
     # -- deciding -----------------------------------------------------------------------------
 
     def decide(self, order: Order) -> None:
         """See `Desk`."""
         self.decide_all([order])
 
-    def decide_all(self, orders: Iterable[Order]) -> list[Decision]:
-        """Keep decisions one after the other; the first error ends it, and keeps those before."""
+    def decide_all(
+        self, orders: Iterable[Order], refuse: Callable[[Order, InputError], None] | None = None
+    ) -> list[Decision]:
+        """Keep decisions one after the other; returns those that were kept.
+
+        refuse: gets those that are not possible. Without it the first one is raised, and ends it.
+        """
+
+        def made() -> Iterator[Decision]:
+            for order in orders:
+                try:
+                    one = self._decision(order)
+                except InputError as error:
+                    if refuse is None:
+                        raise
+                    refuse(order, error)
+                else:
+                    yield one
+
         with self._lock:
             self._follow()
-            return self._decisions.append(lambda: map(self._decision, orders))
+            return self._decisions.append(made)
 
     def _decision(self, order: Order) -> Decision:
         record = self._record(order.item_id)

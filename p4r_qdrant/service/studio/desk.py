@@ -58,6 +58,11 @@ class PersonaReview:
     is_pinned: bool = False
     history: Sequence[Event] = ()
 
+    def matches(self, state: str, flag: str) -> bool:
+        """Whether it is in this state ("open" is any that waits, "" any) and has this flag."""
+        fits = not state or (self.state in OPEN if state == "open" else self.state == state)
+        return fits and (not flag or flag in self.flags)
+
 
 @dataclass(frozen=True, slots=True)
 class ItemReview:

@@ -1,0 +1,226 @@
+"""Decisions that are made elsewhere: personas as a table, and the filled table back.
+
+A row is a persona with its texts, its state and its flags. Whoever decides fills the columns
+`decision` and `remark`, and for an edit changes the texts. `seen` says what the row shows: a row
+about a persona that has changed, or that somebody else has decided on, is refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from indexer.artifacts.lines import Refusals, validation_sentence
+from indexer.artifacts.opening import NOT_UTF8, check_delimited, opened
+from indexer.artifacts.spreadsheets import formula_safe, from_formula_safe
+from indexer.review.desk import ReviewDesk
+from indexer.review.standing import valid
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.records import Id, Text
+from p4r_qdrant.service.studio.desk import (
+    Action,
+    ItemReview,
+    Order,
+    PersonaReview,
+    PersonaTexts,
+)
+
+LONGEST = 16 << 20
+"""Characters of a cell."""
+
+
+class Row(BaseModel):
+    """A row of the table."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    item_id: Id
+    title: Text = ""
+    persona_id: Id
+    state: Text = ""
+    risk: Text = ""
+    flags: Text = ""
+    name: Text = ""
+    description: Text = ""
+    preference_rationale: Text = ""
+    seen: Text
+    decision: Text = ""
+    remark: Text = ""
+    by: Text = ""
+
+    @property
+    def texts(self) -> PersonaTexts:
+        """The texts, with the line breaks of files."""
+        return PersonaTexts(
+            *(
+                one.replace("\r\n", "\n")
+                for one in (self.name, self.description, self.preference_rationale)
+            )
+        )
+
+
+COLUMNS = tuple(Row.model_fields)
+NEEDED = ("item_id", "persona_id", "seen", "decision")
+
+
+def rows(desk: ReviewDesk, state: str, flag: str) -> Iterator[Row]:
+    """The personas in a state ("open": those that wait; "": all) and with a flag, riskiest first.
+
+    Items are in the order of the queue; what is decided meanwhile is there as it is then.
+    """
+    for item_id in desk.item_ids():
+        if (item := desk.item(item_id)) is not None:
+            yield from (_row(item, one) for one in item.personas if one.matches(state, flag))
+
+
+def _row(item: ItemReview, one: PersonaReview) -> Row:
+    return Row(
+        item_id=item.item_id,
+        title=item.title,
+        persona_id=one.persona_id,
+        state=one.state,
+        risk=f"{one.risk:.2f}",
+        flags="; ".join(f"{name}: {what}" for name, what in one.flags.items()),
+        name=one.texts.name,
+        description=one.texts.description,
+        preference_rationale=one.texts.preference_rationale,
+        seen=one.seen,
+    )
+
+
+def as_lines(found: Iterable[Row], *, is_csv: bool) -> Iterator[str]:
+    """The table as CSV that no spreadsheet computes, or as JSON Lines."""
+    if not is_csv:
+        yield from (json.dumps(one.model_dump(), ensure_ascii=False) for one in found)
+        return
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for cells in _cells(found):
+        writer.writerow(cells)
+        yield buffer.getvalue().removesuffix("\n")
+        buffer.seek(0)
+        buffer.truncate()
+
+
+def _cells(found: Iterable[Row]) -> Iterator[Sequence[str]]:
+    yield COLUMNS
+    for one in found:
+        yield [formula_safe(getattr(one, name)) for name in COLUMNS]
+
+
+def take(desk: ReviewDesk, path: Path, by: str, refusals: Refusals) -> tuple[int, int]:
+    """Keep the decisions of a filled table; bad rows go to `refusals`.
+
+    by: the reviewer of rows that name none.
+    Returns: how many decisions were kept, and how many were there already.
+    Raises: InputError if the file is no such table.
+    """
+    already = 0
+    where: dict[int, str] = {}
+
+    def orders() -> Iterator[Order]:
+        nonlocal already
+        for place, row in _read(path, refusals):
+            if not row.decision:
+                continue
+            try:
+                order = _order(desk, row, by)
+            except InputError as error:
+                refusals.add(f"{place}: {error}", "decision refused")
+                continue
+            if order is None:
+                already += 1
+            else:
+                where[id(order)] = place
+                yield order
+
+    def refuse(order: Order, error: InputError) -> None:
+        refusals.add(f"{where[id(order)]}: {error}", "decision refused")
+
+    return len(desk.decide_all(orders(), refuse)), already
+
+
+def _order(desk: ReviewDesk, row: Row, by: str) -> Order | None:
+    """The order of a row; None if it is kept already. Raises InputError."""
+    action: Action
+    for action in ("approve", "edit", "reject", "lock", "undo"):
+        if row.decision.strip().casefold() == action:
+            break
+    else:
+        raise InputError(
+            f"{row.decision[:40]!r} is no decision: write approve, edit, reject, lock or undo"
+        )
+    name = row.by or by
+    if not name:
+        raise InputError("nobody is named as the reviewer: fill in the column by, or use --by")
+    given = {one.persona.persona_id: one for one in desk.decided(row.item_id)}
+    known = given.get(row.persona_id)
+    texts = row.texts
+    if known is not None and (stack := valid(known.rows)):
+        last, kept = stack[-1], known.persona
+        same = texts == PersonaTexts(kept.name, kept.description, kept.preference_rationale)
+        if (last.by, last.action, same) == (name, action, True):
+            return None
+    return Order(name, action, row.item_id, row.persona_id, row.seen, texts, remark=row.remark)
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    before = csv.field_size_limit(LONGEST)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _read(path: Path, refusals: Refusals) -> Iterator[tuple[str, Row]]:
+    """(where, row) of a table. Raises InputError if it is none."""
+    with opened(path) as file, _long_cells():
+        head = file.peek(1 << 16)
+        is_json = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+        if not is_json:
+            check_delimited(path, head)
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        try:
+            values = _json_rows(text, path, refusals) if is_json else _csv_rows(text, path)
+            for place, value in values:
+                try:
+                    yield place, Row.model_validate(value)
+                except ValidationError as error:
+                    refusals.add(f"{place}: {validation_sentence(error)}", "broken row")
+        except UnicodeDecodeError:
+            raise InputError(f"{path} {NOT_UTF8}") from None
+
+
+def _json_rows(text: io.TextIOWrapper, path: Path, refusals: Refusals) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text, start=1):
+        if line.strip():
+            try:
+                yield f"{path}:{number}", json.loads(line)
+            except (ValueError, RecursionError):
+                refusals.add(f"{path}:{number}: this line is no JSON", "broken row")
+
+
+def _csv_rows(text: io.TextIOWrapper, path: Path) -> Iterator[tuple[str, Any]]:
+    first = text.readline()
+    delimiter = max(",;\t", key=first.count)
+    names = next(csv.reader([first], delimiter=delimiter), [])
+    if missing := [one for one in NEEDED if one not in names]:
+        raise InputError(
+            f"{path} has no column {missing[0]!r}: it is no table of p4r review export"
+        )
+    reader = csv.reader(text, delimiter=delimiter)
+    try:
+        for cells in reader:
+            if any(cells):
+                value = dict(zip(names, map(from_formula_safe, cells), strict=False))
+                yield f"{path}:{reader.line_num + 1}", value
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num + 1}: {error}") from None
