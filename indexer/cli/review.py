@@ -77,7 +77,7 @@ def status(artifacts: Artifacts, as_json: AsJson = False) -> None:
 
     desk = _desk(artifacts)
     counts, notes = desk.counts(), desk.notes()
-    states = {one: counts.get(one, 0) for one in STATES}
+    states: dict[str, int] = {one: counts.get(one, 0) for one in STATES}
     if as_json:
         print_json({"states": states, "decisions": desk.decisions, "notes": notes})
         return

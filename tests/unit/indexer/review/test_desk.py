@@ -139,7 +139,7 @@ def test_a_locked_persona_can_only_be_rejected_or_unlocked(folder: Path) -> None
     decide(folder, "lock", "cakes", "cakes_P0")
     for action in ("approve", "lock"):
         with pytest.raises(InputError, match="is locked"):
-            decide(folder, action, "cakes", "cakes_P0")  # type: ignore[arg-type]
+            decide(folder, action, "cakes", "cakes_P0")
     decide(folder, "undo", "cakes", "cakes_P0")
     assert in_review(folder, "cakes")["cakes_P0"].state == "pending"
 
