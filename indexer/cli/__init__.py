@@ -20,6 +20,7 @@ import typer
 
 from indexer.cli import (
     artifacts,
+    backup,
     demonstration,
     evaluation,
     index,
@@ -63,6 +64,7 @@ for _title, _group in (
     ("See it", demonstration.group),
     ("Set up", setup.group),
     ("Index and rerank", index.group),
+    ("Back up and move", backup.group),
     ("Artifacts", artifacts.group),
     ("Artifacts", reasoning.group),
     ("Artifacts", review.group),

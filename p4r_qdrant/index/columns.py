@@ -80,6 +80,11 @@ class Column:
     places: Numbers
     values: Floats
 
+    @classmethod
+    def empty(cls, item_id: str, number: int) -> Column:
+        """The column of an item that only histories hold."""
+        return cls(item_id, number, np.empty(0, np.uint32), np.empty(0, np.float32))
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:

@@ -110,6 +110,12 @@ class Engine(Protocol):
         fields: the payload fields to read; None: all.
         """
 
+    def points_of(self, item_ids: Sequence[str]) -> list[Point]:
+        """The items' points as they are stored: payloads with their keys in order, and vectors.
+
+        Ordered by item as in `item_ids`, then by position.
+        """
+
     def item_ids(self) -> Iterator[str]:
         """The ids of all items, streamed, in no particular order."""
 

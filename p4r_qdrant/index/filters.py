@@ -22,6 +22,7 @@ from reprlib import Repr
 from typing import Any
 
 from p4r_qdrant.errors import InputError, PersonaError
+from p4r_qdrant.index.payload import ITEM_ID, KEYWORDS
 from p4r_qdrant.settings.index import FIELD_NAME
 
 MAX_FIELDS = 64
@@ -154,6 +155,15 @@ def described(fields: Mapping[str, str]) -> str:
     return ", ".join(
         field if fields[field] == "keyword" else f"{field} ({fields[field]})" for field in usable
     )
+
+
+def declared(fields: Mapping[str, str]) -> dict[str, str]:
+    """The fields that settings have declared, among those that can be filtered on."""
+    return {
+        one: kind
+        for one, kind in fields.items()
+        if kind in _FITS and one not in (ITEM_ID, *KEYWORDS)
+    }
 
 
 _FITS = {

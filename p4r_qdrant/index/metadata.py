@@ -21,6 +21,9 @@ PROJECT = "p4r-qdrant"
 
 FORMAT = 1
 
+UNFINISHED = " unfinished"
+"""Ends `IndexMetadata.restored` while a version is being filled from a backup."""
+
 
 class MadeWith(Protocol):
     """The origin of vectors, as an index records it: see `Encoder`."""
@@ -45,6 +48,7 @@ class IndexMetadata:
     collaborative: the record of the collaborative part (see `CollaborativePart`), as JSON.
     scoring: the weights of the score that `p4r tune` chose, as JSON (see `rerank.scoring`).
     popular: ids of the most popular items, as a JSON list.
+    restored: the backup that the version came from, and its number there (see `is_whole`).
     """
 
     fingerprint: str
@@ -62,6 +66,7 @@ class IndexMetadata:
     collaborative: str = ""
     scoring: str = ""
     popular: str = ""
+    restored: str = ""
 
     @classmethod
     def of(cls, encoder: MadeWith) -> IndexMetadata:
@@ -76,6 +81,11 @@ class IndexMetadata:
             encoder.adapter,
             options=json.dumps(dict(encoder.options), sort_keys=True) if encoder.options else "",
         )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the version can be used; not while `p4r restore` fills it."""
+        return not self.restored.endswith(UNFINISHED)
 
     @property
     def typical(self) -> Floats | None:
@@ -103,8 +113,8 @@ class IndexMetadata:
             )
         if stored.get("format") != FORMAT:
             raise IndexMismatchError(
-                f"{where} has format {stored.get('format')}, this version reads format {FORMAT}; "
-                "index the artifacts again"
+                f"{where} has format {stored.get('format')}, this release reads format {FORMAT}; "
+                f"update {PROJECT}"
             )
         fingerprint, dimension = stored.get("fingerprint"), stored.get("dimension")
         if not isinstance(fingerprint, str) or not isinstance(dimension, (int, float)):

@@ -10,7 +10,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -221,6 +221,12 @@ def make_points(
         )
         for position, persona in enumerate(personas)
     ]
+
+
+def in_order(item_ids: Sequence[str], points: Iterable[Point]) -> list[Point]:
+    """Points of items, by item as in `item_ids`, then by position."""
+    place = {item_id: number for number, item_id in enumerate(item_ids)}
+    return sorted(points, key=lambda one: (place[one.payload[ITEM_ID]], one.payload[POSITION]))
 
 
 def payload_fields(item: Item | None, summary: str, domain: str) -> dict[str, Any]:

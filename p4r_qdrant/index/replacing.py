@@ -136,6 +136,28 @@ def repair(engine: Engine) -> int:
         return len(unsettled)
 
 
+def settled(points: Sequence[Point], *, is_final: bool = False) -> list[Point]:
+    """The points of one item as one write left them; empty if it is being replaced.
+
+    is_final: nobody is replacing it any more: what a killed writer left is read as `repair` would
+    leave it, if its newest points are complete.
+    """
+    newest = max(point.payload[GENERATION] for point in points)
+    own = [point for point in points if point.payload[GENERATION] == newest]
+    written = own[0].payload[CONTENT_HASH].partition("-")[0]
+    is_marked = any(UNSETTLED in point.payload for point in points)
+    if written != str(len(own)) or not (is_final or (len(own) == len(points) and not is_marked)):
+        return []
+    return [
+        Point(
+            point.id,
+            point.vector,
+            {name: one for name, one in point.payload.items() if name != UNSETTLED},
+        )
+        for point in own
+    ]
+
+
 def generations(engine: Engine, item_ids: Sequence[str]) -> dict[str, dict[int, set[str]]]:
     """Item id -> generation -> content hashes of its points. Missing items are left out."""
     found: dict[str, dict[int, set[str]]] = {}

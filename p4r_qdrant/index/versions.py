@@ -8,9 +8,10 @@ switches. A reader looks up the live version once and keeps it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -133,12 +134,26 @@ class Versions(ABC):
         index.close()  # another process was faster, with another encoder
         return self.open(name, made_with)
 
+    def beside(self, fingerprint: str, taken: Iterable[str] = ()) -> str:
+        """A name for one more version of an encoder, beside those that exist or are `taken`."""
+        name = self.named(fingerprint)
+        held = {one.name for one in self.all()} | {*taken}
+        more = (f"{name}-r{number}" for number in itertools.count(2))
+        return next(one for one in itertools.chain([name], more) if one not in held)
+
     def of(self, fingerprint: str) -> str:
-        """The name of an encoder's version: of the existing one, else of the one to make."""
+        """The name of an encoder's version: of the existing one, else of the one to make.
+
+        A version that is being restored is left to `p4r restore`.
+        """
         live = self.live()
-        found = [one for one in self.all() if same_encoder(one.metadata.fingerprint, fingerprint)]
+        found = [
+            one
+            for one in self.all()
+            if same_encoder(one.metadata.fingerprint, fingerprint) and one.metadata.is_whole
+        ]
         found.sort(key=lambda one: one.name != live)
-        return found[0].name if found else self.named(fingerprint)
+        return found[0].name if found else self.beside(fingerprint)
 
     def previous(self) -> str | None:
         """The version that was live before the live one; None if it no longer exists."""
@@ -174,6 +189,11 @@ class Versions(ABC):
         self.check_switch(name)
         before = self.live()
         with self.open(name) as index:
+            if not index.metadata.is_whole:
+                raise InputError(
+                    f"{index.location} is not restored to its end; run `p4r restore` again, which "
+                    "makes it live"
+                )
             index.repair()
             index.check_collaborative()
             if before not in (None, name):
@@ -183,7 +203,7 @@ class Versions(ABC):
 
     def nothing_live(self) -> IndexMismatchError:
         """The error for a missing live version."""
-        waiting = [one.name for one in self.all()]
+        waiting = [one.name for one in self.all() if one.metadata.is_whole]
         if not waiting:
             return IndexMismatchError(f"{self.missing()}; make it with `p4r index`")
         return IndexMismatchError(
@@ -206,6 +226,11 @@ class Versions(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def is_named(name: str, first: str) -> bool:
+    """Whether a version has the name that its encoder gives it, or one of `Versions.beside`."""
+    return re.fullmatch(rf"{re.escape(first)}(-r\d+)?", name) is not None
 
 
 def name_part(fingerprint: str) -> str:

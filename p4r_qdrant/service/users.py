@@ -25,7 +25,7 @@ from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.paths import UserId
 from p4r_qdrant.service.security import admin
 from p4r_qdrant.service.state import Service, service
-from p4r_qdrant.users.records import Job, StoredInteraction
+from p4r_qdrant.users.records import StoredInteraction, reading_job
 from p4r_qdrant.users.store import Known
 
 router = APIRouter(prefix="/v1/users", tags=["users"], dependencies=[Depends(admin)])
@@ -48,12 +48,10 @@ async def interact(
 
     The user vector includes it at once, by the item's summary; an LLM reads the review later.
     """
-    reads = bool(body.title or body.text)
     with served.backend.in_use() as live:
         one, known = await served.in_thread(lambda: _looked_up(live, user_id, body))
         one = await _encoded(served, live, one)
-        about = {"item_id": one.item_id, "timestamp": one.timestamp}
-        job = Job(f"aspects {one.key}", "aspects", user_id, about) if reads else None
+        job = reading_job(one)
         new = await served.in_thread(lambda: live.users.add(one, job, known))
     return {
         "user_id": user_id,
@@ -61,7 +59,7 @@ async def interact(
         "timestamp": one.timestamp,
         "new": new,
         "encoded": one.vector is not None,
-        "aspects": served.llm_state if reads else "none",
+        "aspects": served.llm_state if job else "none",
     }
 
 

@@ -24,6 +24,10 @@ class Interactions(ABC):
         """Write an interaction and its job. Replaces the one of the same user, item and time."""
 
     @abstractmethod
+    def load(self, some: Sequence[StoredInteraction]) -> None:
+        """Write interactions that are not stored yet; those that are stay as they are."""
+
+    @abstractmethod
     def set_aspects(self, one: StoredInteraction) -> None:
         """Write the aspects of an interaction, if it is stored."""
 
@@ -125,6 +129,10 @@ class Jobs(ABC):
         """Write a job. Replaces the one with its key."""
 
     @abstractmethod
+    def load(self, jobs: Sequence[Job]) -> None:
+        """Write jobs in this order, whatever their state; a key that is stored keeps its job."""
+
+    @abstractmethod
     def finish(self, job: Job) -> None:
         """Delete a job, unless a newer one has replaced it."""
 
@@ -156,6 +164,10 @@ class Jobs(ABC):
     @abstractmethod
     def counts(self) -> JobCounts:
         """How many jobs wait and how many failed."""
+
+    @abstractmethod
+    def all(self) -> Iterator[Job]:
+        """All jobs, oldest first, streamed."""
 
     @abstractmethod
     def of_items(self) -> Iterator[Job]:

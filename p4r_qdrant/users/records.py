@@ -115,6 +115,14 @@ class Job:
     failed: bool = False
 
 
+def reading_job(one: StoredInteraction) -> Job | None:
+    """The job to read the review of an interaction; None if it has none."""
+    if not (one.review_title or one.review_text):
+        return None
+    about = {"item_id": one.item_id, "timestamp": one.timestamp}
+    return Job(f"aspects {one.key}", "aspects", one.user_id, about)
+
+
 class ItemWork(BaseModel):
     """What a job about an item holds: its metadata and reviews, to make personas from.
 

@@ -123,13 +123,18 @@ class SqliteInteractions(Interactions):
         with self._database.writing() as db:
             db.execute(
                 f"INSERT OR REPLACE INTO interactions ({_FIELDS}) VALUES ({','.join('?' * 9)})",  # noqa: S608
-                (
-                    *(one.user_id, one.item_id, one.timestamp, one.rating, one.title, one.summary),
-                    *(one.review_title, one.review_text, _aspects(one)),
-                ),
+                _row(one),
             )
             if job is not None:
                 _insert_job(db, job)
+
+    def load(self, some: Sequence[StoredInteraction]) -> None:
+        """See `Interactions`."""
+        with self._database.writing() as db:
+            db.executemany(
+                f"INSERT OR IGNORE INTO interactions ({_FIELDS}) VALUES ({','.join('?' * 9)})",  # noqa: S608
+                map(_row, some),
+            )
 
     def set_aspects(self, one: StoredInteraction) -> None:
         """See `Interactions`."""
@@ -288,6 +293,12 @@ class SqliteJobs(Jobs):
         with self._database.writing() as db:
             _insert_job(db, job)
 
+    def load(self, jobs: Sequence[Job]) -> None:
+        """See `Jobs`."""
+        with self._database.writing() as db:
+            for job in jobs:
+                _insert_job(db, job, "INSERT OR IGNORE")
+
     def finish(self, job: Job) -> None:
         """See `Jobs`."""
         with self._database.writing() as db:
@@ -319,12 +330,19 @@ class SqliteJobs(Jobs):
         """See `Jobs`."""
         return self._select("WHERE failed = 1 ORDER BY number DESC LIMIT ?", limit)
 
+    def all(self) -> Iterator[Job]:
+        """See `Jobs`."""
+        return self._streamed("TRUE")
+
     def of_items(self) -> Iterator[Job]:
         """See `Jobs`."""
+        return self._streamed("kind = 'item'")
+
+    def _streamed(self, which: str) -> Iterator[Job]:
         last = 0
         while True:
             rows = self._database.read(
-                f"SELECT number, {_JOB} FROM jobs WHERE kind = 'item' AND number > ? "  # noqa: S608
+                f"SELECT number, {_JOB} FROM jobs WHERE {which} AND number > ? "  # noqa: S608
                 "ORDER BY number LIMIT ?",
                 (last, JOBS_A_PAGE),
             )
@@ -360,9 +378,9 @@ def drop_vectors(settings: QdrantSettings, fingerprint: str) -> None:
             raise IndexUnavailableError(f"{path} cannot be used ({error})") from None
 
 
-def _insert_job(db: sqlite3.Connection, job: Job) -> None:
+def _insert_job(db: sqlite3.Connection, job: Job, insert: str = "INSERT OR REPLACE") -> None:
     db.execute(
-        f"INSERT OR REPLACE INTO jobs ({_JOB}) VALUES (?,?,?,?,?,?,?,?)",  # noqa: S608
+        f"{insert} INTO jobs ({_JOB}) VALUES (?,?,?,?,?,?,?,?)",
         (
             *(job.key, job.kind, job.user_id, _dumped(job.body), job.attempts),
             *(job.not_before, job.problem, job.failed),
@@ -372,6 +390,13 @@ def _insert_job(db: sqlite3.Connection, job: Job) -> None:
 
 def _place(one: StoredInteraction) -> tuple[str, int, str]:
     return one.user_id, one.timestamp, one.item_id
+
+
+def _row(one: StoredInteraction) -> tuple[Any, ...]:
+    return (
+        *(one.user_id, one.item_id, one.timestamp, one.rating, one.title, one.summary),
+        *(one.review_title, one.review_text, _aspects(one)),
+    )
 
 
 def _aspects(one: StoredInteraction) -> str | None:

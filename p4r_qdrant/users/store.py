@@ -11,7 +11,7 @@ erasing a user reaches the jobs too.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,13 @@ from p4r_qdrant.encoder.user_vector import UserVector, user_vector
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.settings import HistorySettings
 from p4r_qdrant.users.contracts import Interactions, Jobs, Storage, UserVectors
-from p4r_qdrant.users.records import Job, OtherVersion, StoredInteraction, StoredUser
+from p4r_qdrant.users.records import (
+    Job,
+    OtherVersion,
+    StoredInteraction,
+    StoredUser,
+    reading_job,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -157,6 +163,26 @@ class UserStore:
         self.vectors.erase(user_id)
         self.vectors.erase_elsewhere(user_id)
         return count
+
+    # -- as they were stored elsewhere --------------------------------------------------------
+
+    def stream(self) -> Iterator[StoredInteraction]:
+        """All interactions with their vectors, user by user."""
+        for user_id in self.interactions.user_ids():
+            for some in batches(self.interactions.of(user_id), USERS_AT_ONCE):
+                yield from self.vectors.attach(some)
+
+    def load(self, some: Sequence[StoredInteraction]) -> None:
+        """Write interactions that are not stored yet, with their vectors, and make h_u.
+
+        Those whose review nobody has read get the job to read it.
+        """
+        self.interactions.load(some)
+        unread = (reading_job(one) for one in some if one.aspects is None)
+        self.jobs.load([job for job in unread if job is not None])
+        self.vectors.put(some)
+        for user_id in dict.fromkeys(one.user_id for one in some):
+            self._make_user(user_id)
 
     # -- user vectors -------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from p4r_qdrant.index.engine import (
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
-from p4r_qdrant.index.payload import Point
+from p4r_qdrant.index.payload import Point, in_order
 from tests.support.memory_columns import MemoryColumnSets
 
 
@@ -106,6 +106,12 @@ class MemoryEngine:
         self._step("points")
         found = [self.stored[one] for one in point_ids if one in self.stored]
         return {one.id: (one.payload, one.vector if with_vectors else None) for one in found}
+
+    def points_of(self, item_ids: Sequence[str]) -> list[Point]:
+        self._step("points_of")
+        return in_order(
+            item_ids, (one for one in self.stored.values() if one.payload["item_id"] in item_ids)
+        )
 
     def best_points_of(
         self, user: StoredVector, candidates: list[str], conditions: list[Condition]

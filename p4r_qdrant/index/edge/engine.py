@@ -51,7 +51,7 @@ from p4r_qdrant.index.engine import (
 )
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
-from p4r_qdrant.index.payload import Point, point_id
+from p4r_qdrant.index.payload import Point, in_order, point_id
 from p4r_qdrant.settings import IndexSettings
 
 POINTS_A_CALL = 128
@@ -307,6 +307,17 @@ class EdgeEngine:
             else []
         )
         return sorted(found, key=lambda one: (place[one[names.ITEM_ID]], one[names.POSITION]))
+
+    def points_of(self, item_ids: Sequence[str]) -> list[Point]:
+        """See `Engine`."""
+        found = self._scroll(queries.of_items(item_ids), None, with_vectors=True)
+        return in_order(
+            item_ids,
+            (
+                Point(str(one.id), np.array(one.vector, dtype=np.float32), one.payload)
+                for one in found
+            ),
+        )
 
     def item_ids(self) -> Iterator[str]:
         """See `Engine`."""

@@ -19,6 +19,9 @@ UNLIMITED = sys.maxsize
 PAGE = 1000
 """The points of one page of a scroll, if strict mode allows so many."""
 
+WHOLE_PAGE = 250
+"""Those with their vectors: 1024 numbers are 11 kB of JSON."""
+
 Result = TypeVar("Result")
 
 
@@ -122,6 +125,27 @@ class Collection:
             if offset is None:
                 return
 
+    def scroll_whole(self, where: models.Filter) -> Iterator[Any]:
+        """All points that match, with payload and vector, streamed over REST."""
+        offset: Any = None
+        while True:
+            page = self.within_limits(partial(self._whole_page, where, offset))
+            yield from page.points
+            offset = page.next_page_offset
+            if offset is None:
+                return
+
+    def _whole_page(self, where: models.Filter, offset: Any) -> Any:
+        request = models.ScrollRequest(
+            filter=where,
+            limit=min(WHOLE_PAGE, self.limits.points),
+            offset=offset,
+            with_payload=True,
+            with_vector=True,
+        )
+        read = self.client.http.points_api.scroll_points
+        return self.connection.call(partial(read, self.name, scroll_request=request)).result
+
     def page(
         self, where: grpc.Filter, fields: Sequence[str], limit: int, start: str | None
     ) -> tuple[list[dict[str, Any]], str | None]:
@@ -168,6 +192,13 @@ class Collection:
         """Write points durably, in one request if it may hold them."""
         for some in batches(points, min(max(1, len(points)), self.limits.written)):
             self.connection.call(partial(self.client.upsert, self.name, some, wait=True))
+
+    def insert(self, points: Sequence[models.PointStruct]) -> None:
+        """Write points durably that do not exist; those that do stay as they are."""
+        nothing = models.Filter(must=[models.HasIdCondition(has_id=[])])
+        for some in batches(points, min(max(1, len(points)), self.limits.written)):
+            write = partial(self.client.upsert, self.name, some, wait=True)
+            self.connection.call(partial(write, update_filter=nothing))
 
     def set_payload(self, payload: dict[str, Any], points: models.Filter) -> None:
         """Set fields of points durably."""

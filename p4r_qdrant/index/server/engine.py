@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+import numpy as np
 from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
@@ -38,7 +39,7 @@ from p4r_qdrant.index.engine import (
 )
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
-from p4r_qdrant.index.payload import Point
+from p4r_qdrant.index.payload import Point, in_order
 from p4r_qdrant.index.server import purging, queries
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.columns import ServerColumnSets
@@ -332,6 +333,15 @@ class ServerEngine:
             for payload in self._scroll([of_items], fields)
         ]
         return sorted(found, key=lambda one: (place[one[names.ITEM_ID]], one[names.POSITION]))
+
+    def points_of(self, item_ids: Sequence[str]) -> list[Point]:
+        """See `Engine`. Over REST, as points are written: there payloads keep their order."""
+        found = (
+            Point(str(one.id), np.array(one.vector, dtype=np.float32), one.payload)
+            for of_items in self._of_items(item_ids)
+            for one in self._collection.scroll_whole(models.Filter(must=[of_items]))
+        )
+        return in_order(item_ids, found)
 
     def item_ids(self) -> Iterator[str]:
         """See `Engine`."""

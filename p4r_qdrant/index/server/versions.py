@@ -18,7 +18,7 @@ from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.columns import ServerColumnSets, is_set
 from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.index.server.engine import ServerEngine
-from p4r_qdrant.index.versions import Version, Versions, name_part
+from p4r_qdrant.index.versions import Version, Versions, is_named, name_part
 from p4r_qdrant.settings import Settings
 
 WRITER = "writer"
@@ -72,7 +72,7 @@ class ServerVersions(Versions):
                 continue
             with suppress(IndexMismatchError):  # no index: user vectors, say; or just dropped
                 metadata = self._metadata(name)
-                if ours or name == self.named(metadata.fingerprint):
+                if ours or is_named(name, self.named(metadata.fingerprint)):
                     found.append(Version(name, metadata))
         return sorted(found, key=lambda one: (one.metadata.created_at, one.name))
 

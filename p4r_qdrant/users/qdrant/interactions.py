@@ -26,21 +26,11 @@ class ServerInteractions(Interactions):
 
     def put(self, one: StoredInteraction, job: Job | None) -> None:
         """See `Interactions`."""
-        payload = {
-            "kind": "interaction",
-            "user_id": one.user_id,
-            "item_id": one.item_id,
-            "timestamp": one.timestamp,
-            "rating": one.rating,
-            "title": one.title,
-            "summary": one.summary,
-            "review_title": one.review_title,
-            "review_text": one.review_text,
-            "aspects": _aspects(one),
-        }
-        point = models.PointStruct(id=interaction_id(one), payload=payload, vector={})
-        points = [point, *([job_point(job)] if job else [])]
-        self._records.upsert(points)
+        self._records.upsert([_point(one), *([job_point(job)] if job else [])])
+
+    def load(self, some: Sequence[StoredInteraction]) -> None:
+        """See `Interactions`."""
+        self._records.insert([_point(one) for one in some])
 
     def set_aspects(self, one: StoredInteraction) -> None:
         """See `Interactions`."""
@@ -142,6 +132,22 @@ class ServerInteractions(Interactions):
 def interaction_id(one: StoredInteraction) -> str:
     """The point of an interaction, in both collections."""
     return str(uuid.UUID(one.key))
+
+
+def _point(one: StoredInteraction) -> models.PointStruct:
+    payload = {
+        "kind": "interaction",
+        "user_id": one.user_id,
+        "item_id": one.item_id,
+        "timestamp": one.timestamp,
+        "rating": one.rating,
+        "title": one.title,
+        "summary": one.summary,
+        "review_title": one.review_title,
+        "review_text": one.review_text,
+        "aspects": _aspects(one),
+    }
+    return models.PointStruct(id=interaction_id(one), payload=payload, vector={})
 
 
 def _of_user(user_id: str) -> models.Filter:

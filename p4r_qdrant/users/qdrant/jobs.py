@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,14 @@ class ServerJobs(Jobs):
     def add(self, job: Job) -> None:
         """See `Jobs`."""
         self._records.upsert([job_point(job)])
+
+    def load(self, jobs: Sequence[Job]) -> None:
+        """See `Jobs`. Numbers stand for times, so they grow within one call, too."""
+        points = [job_point(job) for job in jobs]
+        first = time.time_ns() // 1000
+        for number, point in enumerate(points, start=first):
+            point.payload = {**(point.payload or {}), "number": number}
+        self._records.insert(points)
 
     def finish(self, job: Job) -> None:
         """See `Jobs`."""
@@ -67,6 +75,30 @@ class ServerJobs(Jobs):
 
     def _count(self, state: JobState) -> int:
         return self._records.count(models.Filter(must=[equals("state", state)]))
+
+    def all(self) -> Iterator[Job]:
+        """See `Jobs`. Qdrant pages an order by the number to begin with, which several may have."""
+        last, known = None, set[str]()
+        while True:
+            page = self._numbered(last, len(known) + PAGE)
+            fresh = [one for one in page if one["key"] not in known]
+            yield from map(_job, fresh)
+            if not fresh:
+                return
+            last = fresh[-1]["number"]
+            known = {one["key"] for one in page if one["number"] == last}
+
+    def _numbered(self, first: int | None, limit: int) -> list[dict[str, Any]]:
+        order = models.OrderBy(key="number", start_from=first)
+        where = models.Filter(must=[equals("kind", "job")])
+
+        def read() -> list[dict[str, Any]]:
+            most = min(limit, self._records.limits.points)
+            ask = partial(self._client.scroll, self._records.name, where, limit=most)
+            page, _ = self._records.connection.call(partial(ask, order_by=order))
+            return [one.payload or {} for one in page]
+
+        return self._records.within_limits(read)
 
     def of_items(self) -> Iterator[Job]:
         """See `Jobs`."""

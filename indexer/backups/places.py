@@ -1,0 +1,60 @@
+"""The two ends of a copy: a Qdrant server by its address, an embedded index by its folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.settings import Settings
+
+
+@dataclass(frozen=True)
+class Place:
+    """An end of a copy as the command line names it.
+
+    where: an address (http:// or https://) or a folder. collection: the name of the index on a
+    server; None: that of the settings. key_variable: the environment variable with the API key.
+    """
+
+    where: str
+    collection: str | None = None
+    key_variable: str | None = None
+
+    def settings(self) -> Settings:
+        """The settings with this index in place of theirs.
+
+        P4R_QDRANT__API_KEY and the gRPC port belong to P4R_QDRANT__URL and go to no other address;
+        there the gRPC port is the one after the port of the address. Raises SettingsError, and
+        InputError if the variable is not set.
+        """
+        if "://" not in self.where:
+            return Settings.load(qdrant={"url": None, "path": Path(self.where)})
+        qdrant: dict[str, Any] = {"url": self.where}
+        if self.collection is not None:
+            qdrant["collection"] = self.collection
+        if not self._is_that_of_the_settings():
+            qdrant |= {"api_key": "", "grpc_port": self._next_port()}
+        if self.key_variable is not None:
+            key = os.environ.get(self.key_variable)
+            if not key:
+                raise InputError(
+                    f"the environment variable {self.key_variable} is not set; it is to hold the "
+                    f"API key of {self.where}"
+                )
+            qdrant["api_key"] = key
+        return Settings.load(qdrant=qdrant)
+
+    def _is_that_of_the_settings(self) -> bool:
+        url = Settings.load().qdrant.url
+        return url is not None and url.rstrip("/") == self.where.rstrip("/")
+
+    def _next_port(self) -> int:
+        try:
+            port = urlsplit(self.where).port
+        except ValueError:  # the settings say what is wrong with it
+            port = None
+        return (port or 6333) + 1
