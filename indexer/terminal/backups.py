@@ -38,4 +38,8 @@ def described(manifest: Manifest) -> str:
         "interactions": sum(one.records for one in users),
         "jobs": sum(one.records for one in manifest.of("jobs")),
     }
-    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return ", ".join(
+        f"{count:,} {what if count > 1 else what.removesuffix('s')}"
+        for what, count in counts.items()
+        if count
+    )
