@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -26,9 +26,8 @@ from p4r_qdrant.errors import (
     SettingsError,
     StorageFullError,
 )
-from p4r_qdrant.index import replacing
 from p4r_qdrant.index.opening import open_versions
-from p4r_qdrant.index.payload import UNSETTLED, ItemVectors, make_points
+from p4r_qdrant.index.payload import UNSETTLED, ItemVectors, Point, make_points
 from p4r_qdrant.users.opening import open_store
 from tests.support.backups import NEW, assert_same, contents, fill, interaction, made_with
 from tests.support.damage import flip
@@ -136,10 +135,10 @@ def test_every_byte_of_the_manifest_counts(folder: Path) -> None:
     whole = Manifest.from_text(text, path)
     for place in range(0, len(text), 7):
         changed = text[:place] + bytes([text[place] ^ 4]) + text[place + 1 :]
-        try:
-            assert Manifest.from_text(changed, path) == whole  # white space, a key's spelling
-        except InputError as error:
-            assert str(path) in str(error)
+        found = None
+        with suppress(InputError):
+            found = Manifest.from_text(changed, path)
+        assert found in (None, whole), text[place - 20 : place + 20]  # of white space
 
 
 def test_a_manifest_names_no_files_elsewhere(folder: Path, target: Settings) -> None:
@@ -158,7 +157,7 @@ def test_data_that_is_there_stays(folder: Path, original: Path, target: Settings
         with closing(open_store(target, own, made_with(NEW), target.history)) as store:
             mine = interaction("ada", "item-1", 1, review_text="Mine, and newer.")
             store.add(mine)
-    with pytest.raises(InputError, match="holds versions already .*--force"):
+    with pytest.raises(InputError, match=r"holds versions already .*--force"):
         restore(target, folder)
     done = restore(target, folder, force=True)
     assert (done.before, done.live) == (own, f"{own}-r2")
@@ -188,7 +187,7 @@ def test_another_encoder_is_refused(folder: Path, target: Settings) -> None:
     def load(*_: object) -> HashEncoder:
         return HashEncoder(DIMENSION)
 
-    with pytest.raises(IndexMismatchError, match="fingerprint test, 8 dimensions.*hash-encoder-1"):
+    with pytest.raises(IndexMismatchError, match=r"fingerprint test, 8 dimensions.*hash-encoder-1"):
         restore(named, folder, load_encoder=load)
     assert not target.qdrant.path.exists()
     assert restore(target, folder, load_encoder=load).live, "none is named: the index names its own"
@@ -260,7 +259,7 @@ def test_a_full_disk(original: Path, folder: Path, tmp_path: Path) -> None:
     with full_disk(tmp_path / "disk", 300) as disk:
         there = tmp_path / "disk" / "backup"
         disk.fill(leave=20_000)
-        with pytest.raises(StorageFullError, match="no space left to write .*free some space"):
+        with pytest.raises(StorageFullError, match=r"no space left to write .*free some space"):
             backup(index, there)
         assert not (there / MANIFEST).exists()
         target = embedded(tmp_path / "disk" / "target")
@@ -277,7 +276,7 @@ def test_a_full_disk(original: Path, folder: Path, tmp_path: Path) -> None:
 # --- items that are being written --------------------------------------------------------------
 
 
-def points(number: int, generation: int) -> list[replacing.Point]:
+def points(number: int, generation: int) -> list[Point]:
     item = ItemVectors("one", personas(f"v{generation}", number), rows(generation, number))
     return make_points(item, generation=generation, dimension=DIMENSION, max_personas=7)
 
@@ -291,7 +290,7 @@ def points(number: int, generation: int) -> list[replacing.Point]:
         ([*points(4, 5)[:2], *points(3, 1)[2:]], 0),
     ],
 )
-def test_what_a_killed_writer_left(held: list[replacing.Point], whole: int) -> None:
+def test_what_a_killed_writer_left(held: list[Point], whole: int) -> None:
     index = MemoryIndex()
     for one in held:
         if len(held) != 3:
@@ -309,7 +308,7 @@ def test_an_item_that_is_replaced_meanwhile_is_read_again() -> None:
     read = index.engine.points_of
     calls = 0
 
-    def settles(item_ids: list[str]) -> list[replacing.Point]:
+    def settles(item_ids: list[str]) -> list[Point]:
         nonlocal calls
         calls += 1
         if calls == 3:
