@@ -544,10 +544,10 @@ def test_a_call_under_way_ends_on_the_version_it_began_with(
     begun, go = threading.Event(), threading.Event()
 
     class Waiting(HashEncoder):
-        def user_vectors(self, *arguments: Any, **named: Any) -> Any:
+        def encode_queries(self, batch: Any) -> Any:
             begun.set()
             assert go.wait(60)
-            return super().user_vectors(*arguments, **named)
+            return super().encode_queries(batch)
 
     old, new = publishing.encoder(0), publishing.encoder(1)
     truths = Truths(folder, [old, new])
