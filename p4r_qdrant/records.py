@@ -22,6 +22,8 @@ AHEAD_S = 14 * 3600
 
 _INVISIBLE = "\u00ad\u200b\u200c\u200e\u200f\u2060\ufeff"
 """No white space, but without width: what spreadsheets and web pages leave at the end of a word."""
+_PLAIN_ID = re.compile(rf"[!-~](?:[ -~]{{0,{MAX_ID_LENGTH - 2}}}[!-~])?")
+"""What nearly all ids are: printable ASCII, without a space around it."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NOT_TEXT = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -33,6 +35,8 @@ def check_id(value: str) -> str:
     characters, control characters (newlines too), lone surrogates and surrounding white space or
     invisible characters are not: they cannot be distinguished, typed, or sent.
     """
+    if _PLAIN_ID.fullmatch(value):
+        return value
     if not value:
         raise ValueError("an id must not be empty")
     if len(value) > MAX_ID_LENGTH:
@@ -50,9 +54,14 @@ def check_id(value: str) -> str:
     return value
 
 
-def _number_to_text(value: Any) -> Any:
-    """JSON catalogues often number their items; 17 and "17" are the same id."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def _as_id(value: Any) -> Any:
+    """An id as a text: JSON catalogues often number their items; 17 and "17" are the same id.
+
+    One function for both, since a request has a thousand ids.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return check_id(value) if isinstance(value, str) else value
 
 
 def check_time(value: int) -> int:
@@ -89,7 +98,7 @@ def _none_to_empty(value: Any) -> Any:
     return "" if value is None else value
 
 
-Id = Annotated[str, BeforeValidator(_number_to_text), AfterValidator(check_id)]
+Id = Annotated[str, BeforeValidator(_as_id)]
 Timestamp = Annotated[
     int, BeforeValidator(_no_truth_value), Field(ge=0), AfterValidator(check_time)
 ]

@@ -54,10 +54,12 @@ class UserVector:
             Because(
                 interaction.item_id,
                 interaction.title,
-                float(contribution),
-                float(contribution) / score if score else 0.0,
+                contribution,
+                contribution / score if score else 0.0,
             )
-            for interaction, contribution in zip(self.interactions, contributions, strict=True)
+            for interaction, contribution in zip(
+                self.interactions, contributions.tolist(), strict=True
+            )
         ]
         first = [reasons.pop(winner)] if interests else []
         reasons.sort(key=lambda reason: (-reason.contribution, reason.item_id))

@@ -128,23 +128,22 @@ def create_app(served: Service, evidence: Evidence | None = None) -> FastAPI:
 def _add_rerank(app: FastAPI) -> None:
     @app.post(
         "/v1/rerank",
-        dependencies=[Depends(reader)],
         response_model=RerankAnswer,
         responses=problems.responses(429),
         openapi_extra=bodies.documented(RerankBody),
         tags=["reranking"],
     )
     async def rerank(
+        because: TellsBecause,
         body: Annotated[RerankBody, bodies.body_of(RerankBody)],
         request: Request,
-        served: Served,
-        because: TellsBecause,
     ) -> Response:
         """Rerank candidates for one or many users, and explain the order.
 
         If Qdrant or the encoder fails or misses the deadline, the answer keeps the generator's
         order, with `degraded: true` and the reason.
         """
+        served: Service = request.app.state.service
         rankings, why = await served.ranker.rerank(body)
         reasons = sorted(set(filter(None, why)))
         candidates = sum(len(user.candidates) for user in body.users)

@@ -281,17 +281,19 @@ def _collect(
 ) -> None:
     """Keep the best point of each item (the lower slot of equals); points come best first."""
     owner = {point_prefix(item_id): item_id for item_id in item_ids}
-    for point in result:
-        point_id = point.id.uuid
+    ids, scores = [one.id.uuid for one in result], [one.score for one in result]
+    for place, point_id in enumerate(ids):
         item_id = owner.get(point_id[:-2])
         if item_id is None:
             raise IndexMismatchError(
-                f"the point {point_id or point.id.num} names one of the candidates as its item "
-                "but was not written by p4r-qdrant; take it out, or index again elsewhere"
+                f"the point {point_id or result[place].id.num} names one of the candidates as its "
+                "item but was not written by p4r-qdrant; take it out, or index again elsewhere"
             )
         held = best.get(item_id)
-        if held is None or (point_id < held[1] and point.score == held[0]):
-            best[item_id] = (point.score, point_id)
+        if held is None:
+            best[item_id] = (scores[place], point_id)
+        elif point_id < held[1] and scores[place] == held[0]:
+            best[item_id] = (held[0], point_id)
 
 
 def plain(value: grpc.Value) -> Any:
