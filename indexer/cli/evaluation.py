@@ -253,6 +253,8 @@ def experiment(
             with ProgressBar() as bar:
                 estimates = estimate_peers(one, output / folder, refusals, bar, llm)
             print_estimates(estimates)
+            if one.peers and (one.peers.bench or one.peers.judge):
+                out.say("not counted: what [peers.bench] measures and [peers.judge] asks")
             continue
         with ProgressBar() as bar:
             found.append(run_experiment(one, output / folder, refusals, bar, llm=llm))
@@ -271,7 +273,7 @@ def _llm_of_peers(configs: Sequence[ExperimentConfig], *, asks: bool) -> LLMSett
     """The LLM that peers ask, None if no experiment has any. Raises SettingsError without a key."""
     from p4r_qdrant.settings import Settings
 
-    if not any(one.peers and one.peers.names for one in configs):
+    if not any(one.peers and (one.peers.names or one.peers.judge) for one in configs):
         return None
     from indexer.llm import check_key
 

@@ -20,7 +20,7 @@ from indexer.peers.bench import Bench, BenchPlan
 from indexer.peers.cells import Cell
 from indexer.peers.lists import queries
 from indexer.peers.material import Material
-from indexer.peers.memory import resident_bytes
+from indexer.peers.memory import device_bytes, resident_bytes
 from indexer.peers.offline import OfflineCost, earned_back, offline_cost
 from indexer.peers.options import PeerOptions
 from indexer.peers.personas import PersonasPeer, stored_users
@@ -29,6 +29,7 @@ from indexer.progress import Progress
 from indexer.prompts import Domain
 from indexer.reasoning.step import Sources
 from p4r_qdrant.encoder import loading as encoders
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.rerank.reranker import PersonaReranker
 from p4r_qdrant.settings import Settings
@@ -54,22 +55,33 @@ class BenchRequest:
 class BenchResult:
     """All cells, memory in bytes, and what personas cost offline.
 
-    llm_bytes: of the LLM, if it was started here; nothing is known of another endpoint's memory.
-    earned_back: requests by peer, for the first number of candidates.
+    process_bytes, llm_bytes: resident memory of this process, and of the LLM if it was started
+    here; nothing is known of another endpoint's memory. device_bytes: the most that this process
+    has had on a GPU; None without one. earned_back: requests by peer, for the first number of
+    candidates.
     """
 
     model: str
     cells: list[Cell]
     process_bytes: int | None
     llm_bytes: int | None
+    device_bytes: int | None
     offline: OfflineCost
     earned_back: dict[str, float | None]
 
 
 def measured(
-    wanted: BenchRequest, settings: Settings, progress: Progress, *, local: bool
+    wanted: BenchRequest,
+    settings: Settings,
+    progress: Progress,
+    *,
+    local: bool = False,
+    encoder: Encoder | None = None,
 ) -> BenchResult:
-    """Measure every peer, then personas. Raises what stops the LLM."""
+    """Measure every peer, then personas. Raises what stops the LLM.
+
+    local: start the small LLM here, and ask it. encoder: of personas; None: that of the settings.
+    """
     with ExitStack() as stack:
         server = stack.enter_context(LocalLLM()) if local else None
         llm = server.settings() if server else settings.llm
@@ -92,7 +104,10 @@ def measured(
         for name in wanted.names:
             cells += bench.cells(registry.made(name, sources), name, llm, share)
         llm_bytes = resident_bytes(server.pid) if server else None
-        cells += _personas(wanted, settings, folder, found, progress)
+        if encoder is None:
+            progress.start("loading the encoder")
+            encoder = encoders.load_encoder(settings.encoder)
+        cells += _personas(wanted, settings, folder, found, progress, encoder)
         offline = offline_cost(Sources(folder, domain, llm))
         first = min(wanted.plan.candidates)
         singles = [one for one in cells if (one.users, one.candidates) == (1, first)]
@@ -101,6 +116,7 @@ def measured(
             cells,
             resident_bytes(),
             llm_bytes,
+            device_bytes(),
             offline,
             {one.peer: earned_back(offline, one) for one in singles},
         )
@@ -112,10 +128,9 @@ def _personas(
     folder: ArtifactFolder,
     found: list[PeerQuery],
     progress: Progress,
+    encoder: Encoder,
 ) -> Iterator[Cell]:
     """Personas in a temporary index: histories encoded with each request, or stored vectors."""
-    progress.start("loading the encoder")
-    encoder = encoders.load_encoder(settings.encoder)
     with (
         TemporaryDirectory() as place,
         indexed(folder, Path(place) / "index", encoder, wanted.domain, Refusals()) as index,

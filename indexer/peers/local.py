@@ -87,6 +87,8 @@ class LocalModel:
                 raise InputError(
                     f"{source} is no causal language model that transformers can load: {first}"
                 ) from None
+            if path.suffix == ".gguf":  # plain numbers by now, which can be trained
+                model.hf_quantizer.remove_quantization_config(model)
             model.to(_device(device))
         digest = hashlib.sha256(_some_weights(model))
         if adapter is not None:
@@ -182,7 +184,7 @@ def with_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
     try:
-        with without_future_warnings():
+        with without_library_warnings():
             return PeftModel.from_pretrained(model, str(adapter))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         first = str(error).strip().splitlines()[0][:200]
@@ -190,10 +192,11 @@ def with_adapter(model: Any, adapter: Path) -> Any:
 
 
 @contextmanager
-def without_future_warnings() -> Iterator[None]:
-    """Of peft and transformers, to each other."""
+def without_library_warnings() -> Iterator[None]:
+    """Of peft and transformers, to each other; nor of the config that a GGUF file does not have."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "Could not find a config file", UserWarning)
         yield
 
 

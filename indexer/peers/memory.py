@@ -1,4 +1,4 @@
-"""Resident memory of a process."""
+"""Resident memory of a process, and memory of a GPU."""
 
 from __future__ import annotations
 
@@ -20,3 +20,12 @@ def resident_bytes(pid: int | None = None) -> int | None:
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return int(most if sys.platform == "darwin" else most * 1024)
     return None
+
+
+def device_bytes() -> int | None:
+    """The most GPU memory that torch has held in this process, on all GPUs; None without a GPU."""
+    torch = sys.modules.get("torch")  # who has not imported it has nothing on a GPU
+    if torch is None or not torch.cuda.is_available():
+        return None
+    held = (torch.cuda.max_memory_allocated(one) for one in range(torch.cuda.device_count()))
+    return sum(int(one) for one in held)

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from indexer.artifacts.writing import written_whole
-from indexer.peers.local import WEIGHTS, LocalModel, enough_memory, without_future_warnings
+from indexer.peers.local import WEIGHTS, LocalModel, enough_memory, without_library_warnings
 from indexer.peers.options import TunablePeer
 from indexer.peers.recipes import Recipe, TuningOptions
 from indexer.peers.tuned import RECORD
@@ -119,13 +119,14 @@ def tune_peer(
     before = dev_value(model, peer, kept.dev)
     torch.manual_seed(options.seed)
     checkpoint = last_checkpoint(output / CHECKPOINTS)
-    with enough_memory(model.name), without_future_warnings():
+    with enough_memory(model.name), without_library_warnings():
         model.model = _with_lora(model, recipe)
         trainer = _PeerTrainer(model, peer, kept, _arguments(output, recipe, options))
         trainer.add_callback(EarlyStoppingCallback(options.patience))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     after = dev_value(model, peer, kept.dev)
-    model.model.save_pretrained(str(output))
+    with without_library_warnings():
+        model.model.save_pretrained(str(output))
     shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
     counts = len(kept.train), len(kept.dev), _examples(data) - _examples(kept)
     found = Tuned(output, recipe.measure, before, after, *counts)

@@ -56,6 +56,8 @@ def print_bench(found: BenchResult) -> None:
     if found.llm_bytes is not None:
         memory.append(f"the LLM {_megabytes(found.llm_bytes)}")
     out.paragraph(f"Resident memory: {', '.join(memory)}.")
+    if found.device_bytes is not None:
+        out.paragraph(f"GPU memory of this process: {_megabytes(found.device_bytes)} at most.")
     offline = found.offline
     how = "by the ledger of the artifacts" if offline.paid else "estimated"
     out.paragraph(

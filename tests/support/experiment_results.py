@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from indexer.evaluation.experiment.ablations import SUMMARY_ONLY
 from indexer.metrics import metric_names
 
 LINES: list[tuple[str, str | None, bool]] = [
@@ -26,10 +27,9 @@ def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
     both = (generator, "popularity")
 
     def main(name: str, line: str, encoder: str | None, *, fused: bool) -> dict[str, Any]:
-        metrics = ("NDCG@10", "HR@10", "MRR@10", "NDCG@5", "NDCG@20")
         row = {"generator": name, "candidates": 10, "line": line, "encoder": encoder}
         row |= {"fused": fused, "options": False, "weight": None, "ms_a_user": None}
-        row |= {"ceiling": 0.9, "metrics": dict.fromkeys(metrics, estimate)}
+        row |= {"ceiling": 0.9, "metrics": dict.fromkeys(metric_names(), estimate)}
         if encoder:
             row |= {"own": gap | {"p_holm": 0.02}, "best": gap | {"p_holm": None, "relative": None}}
         return row
@@ -37,7 +37,8 @@ def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
     def ablation(group: str, name: str, value: str, *, fused: bool) -> dict[str, Any]:
         row = {"group": group, "name": name, "generator": value, "candidates": 10, "fused": fused}
         row |= {"form": {"prior": 0.5, "aggregation": text}, "valid": 0.3, "weight": None}
-        return row | estimate | {"difference": estimate}
+        metrics = dict.fromkeys(metric_names(), 0.4)
+        return row | estimate | {"difference": estimate, "metrics": metrics}
 
     def peer(name: str, line: str, kind: str) -> dict[str, Any]:
         asked: dict[str, Any] = {
@@ -132,6 +133,7 @@ def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
             for group, name in (
                 ("number of personas", "at most 1 personas an item"),
                 ("number of personas", "at most 7 personas an item"),
+                ("texts", SUMMARY_ONLY),
                 (text, text),
             )
             for value in both
@@ -167,5 +169,39 @@ def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
                 for line, _ in PEERS
             ],
         },
+        "bench": _bench(text),
+        "judged": _judged(text),
         "seconds": {text: 1.25},
     }
+
+
+def _bench(text: str) -> dict[str, Any]:
+    cell = {"peer": text, "measured": True, "requests": 5, "cold_s": 2.0, "p50_s": 0.5, "note": ""}
+    cell |= {"p95_s": 1.5, "wall_s": 1.0, "calls": 1.0, "prompt_tokens": 900.0, "cost_usd": None}
+    cell |= {"completion_tokens": 20.0, "failed_share": 0.0}
+    unknown = dict.fromkeys(("cold_s", "p50_s", "p95_s", "wall_s"))
+    slow = cell | unknown | {"peer": "listwise", "measured": False, "requests": 0, "note": text}
+    sizes = [{"users": users, "candidates": count} for users in (1, 10) for count in (20, 50)]
+    return {
+        "model": text,
+        "cells": [one | size for one in (cell, slow) for size in sizes],
+        "process_bytes": 800_000_000,
+        "llm_bytes": None,
+        "device_bytes": 2_000_000_000,
+        "offline": {"usage": {"calls": 1}, "paid": True},
+        "earned_back": {text: 10.0},
+    }
+
+
+def _judged(text: str) -> list[dict[str, Any]]:
+    won, lost = ({"count": n, "of": 10, "low": 0.1, "high": 0.9} for n in (6, 3))
+    found = {"criterion": text, "won": won, "tied": 1, "lost": lost, "p": 0.5, "p_holm": 0.5}
+    fit = {"model": text, "passed": True, "controls": [], "preferences": [found]}
+    control = {"name": text, "right": 3, "of": 9, "passed": False}
+    unfit = {"model": text, "passed": False, "controls": [control], "preferences": []}
+    one = {"study": "explanations", "against": text, "problem": ""}
+    return [
+        one | {"result": fit},
+        one | {"result": None, "problem": text},
+        one | {"study": "personas", "result": unfit},
+    ]

@@ -13,11 +13,12 @@ from indexer.evaluation.experiment.encoding import Material
 from indexer.evaluation.experiment.pool import NOBODY
 from indexer.evaluation.experiment.scoring import Scorer
 from indexer.evaluation.experiment.selection import Judged, fusion_weight, valid_ndcg
-from indexer.metrics import Ranks, metric_names, ndcg
+from indexer.metrics import Ranks, metric_names, metric_values, ndcg
 
 if TYPE_CHECKING:
     from indexer.evaluation.experiment.config import ExperimentConfig
 
+SUMMARY_ONLY = "summary-only index: no reviews"
 CUTOFF = 10
 NDCG = metric_names((CUTOFF,)).index(f"NDCG@{CUTOFF}")
 RESAMPLES = 2_000
@@ -59,7 +60,7 @@ def variants(
         quoted = material.others["extractive"]
         yield Variant("texts", "extractive personas: no LLM", full, quoted, (base,))
     if material.items.items:
-        yield Variant("texts", "summary-only index: no reviews", full, material.items, (base,))
+        yield Variant("texts", SUMMARY_ONLY, full, material.items, (base,))
     yield Variant(
         "texts",
         "summaries alone in histories",
@@ -105,8 +106,9 @@ def ablations(
 ) -> Iterator[dict[str, Any]]:
     """Every variant for every generator (by name) and number of candidates, alone and fused.
 
-    Each row has NDCG@10 on test items, its interval and the paired difference from the first
-    variant. valid: NDCG@10 on validation items, which chooses forms and weights.
+    Each row has NDCG@10 on test items, its interval, the paired difference from the first variant,
+    and the means of all metrics. valid: NDCG@10 on validation items, which chooses forms and
+    weights.
     """
     base: dict[tuple[Any, ...], Ranks] = {}
 
@@ -197,9 +199,15 @@ def _form(scorer: Scorer) -> dict[str, Any]:
     }
 
 
-def _estimate(ranks: Ranks) -> dict[str, float]:
+def _estimate(ranks: Ranks) -> dict[str, Any]:
     low, high = significance.interval(ranks, (CUTOFF,), resamples=RESAMPLES)
-    return {"mean": ndcg(ranks, CUTOFF), "low": float(low[NDCG]), "high": float(high[NDCG])}
+    metrics = dict(zip(metric_names(), metric_values(ranks).mean(axis=0).tolist(), strict=True))
+    return {
+        "mean": ndcg(ranks, CUTOFF),
+        "low": float(low[NDCG]),
+        "high": float(high[NDCG]),
+        "metrics": metrics,
+    }
 
 
 def _difference(ranks: Ranks, against: Ranks) -> dict[str, float]:

@@ -46,6 +46,29 @@ Prior = Annotated[float, Field(ge=0, le=2)]
 Distinct = AfterValidator(_distinct)
 
 
+class PeerBench(BaseModel):
+    """Latency and memory of peers and of personas, on calls that no ledger answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    users: Annotated[list[Count], Distinct] = [1, 10, 100]
+    """How many ask at the same time."""
+    candidates: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Distinct] = [20, 50, 100]
+    minutes: Annotated[float, Field(gt=0)] = 7.0
+    """For all peers; the other cells are extrapolated."""
+
+
+class PeerJudge(BaseModel):
+    """An LLM as judge of explanations and of personas, as `p4r judge` asks it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sample: Count = 100
+    """Comparisons of each study."""
+    controls: Annotated[int, Field(ge=5)] = 30
+    """Comparisons of each control, whose outcome is known."""
+
+
 class PeersConfig(PeerOptions):
     """The LLM rerankers that an experiment compares with personas, on the same lists."""
 
@@ -64,6 +87,10 @@ class PeersConfig(PeerOptions):
     """A random sample of users. Unset: all."""
     shuffled: bool = True
     """Also give the candidates in a random order, to see how much the order of a prompt decides."""
+    bench: PeerBench | None = None
+    """Unset: latency and memory are not measured. These calls are paid for beside the others."""
+    judge: PeerJudge | None = None
+    """Unset: explanations and personas are not judged."""
 
     @model_validator(mode="after")
     def _check_names(self) -> PeersConfig:

@@ -66,7 +66,8 @@ def _cold_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ablation_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in row.items() if key != "difference"}
+    flat = {key: value for key, value in row.items() if key not in ("difference", "metrics")}
+    flat |= row["metrics"]
     flat |= {f"difference {key}": value for key, value in row["difference"].items()}
     return flat | {"form": json.dumps(row["form"])}
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from indexer.evaluation.experiment.ablations import SUMMARY_ONLY
 from indexer.evaluation.experiment.conclusions import Results
+from indexer.evaluation.experiment.paper_layout import grown
 from indexer.evaluation.experiment.wording import generator_name, line_name
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ def figures(results: Results) -> Iterator[tuple[str, Figure]]:
     yield "history.png", _history(results)
     if results["segments"]:
         yield "segments.png", _segments(results)
+    if results["bench"]:
+        yield "latency.png", _latency(results)
 
 
 def _main(results: Results) -> Figure:
@@ -72,8 +76,8 @@ def _personas(results: Results) -> Figure:
             own = {row["name"]: row for row in rows if row["generator"] == generator}
             line = [own[f"at most {number} personas an item"]["mean"] for number in most]
             [drawn] = one.plot(most, line, "o-", label=generator_name(generator))
-            if "summary-only index: no reviews" in own:
-                level = own["summary-only index: no reviews"]["mean"]
+            if SUMMARY_ONLY in own:
+                level = own[SUMMARY_ONLY]["mean"]
                 one.axhline(level, ls=":", lw=1, color=drawn.get_color())
         one.set(
             title=f"{count} candidates (dotted: summaries alone)",
@@ -131,6 +135,28 @@ def _segments(results: Results) -> Figure:
     axes.set(title=f"{generator_name(generator)}, {count} candidates", ylabel="NDCG@10")
     axes.grid(visible=True, axis="y", alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return _titled(figure, results)
+
+
+def _latency(results: Results) -> Figure:
+    """Seconds until the last answer, by users and by candidates; measured cells are filled."""
+    axes_of = grown(results["bench"])
+    figure, axes = _figure(len(axes_of), 4.2)
+    for (caption, values, rows), one in zip(axes_of, axes, strict=True):
+        for peer, cells in rows:
+            seconds = [cell["wall_s"] for cell in cells]
+            [drawn] = one.plot(values, seconds, "o-", fillstyle="none", label=peer)
+            measured = [place for place, cell in enumerate(cells) if cell["measured"]]
+            one.plot(
+                [values[place] for place in measured],
+                [seconds[place] for place in measured],
+                "o",
+                color=drawn.get_color(),
+            )
+        one.set(xscale="log", yscale="log", xlabel=caption, ylabel="seconds")
+        one.set_xticks(values, [str(value) for value in values])
+        one.grid(visible=True, alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return _titled(figure, results)
 
 

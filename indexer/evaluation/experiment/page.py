@@ -8,6 +8,7 @@ from typing import Any
 
 from indexer.evaluation.experiment import conclusions
 from indexer.evaluation.experiment.conclusions import Results, is_beyond_chance
+from indexer.evaluation.experiment.paper_layout import paper_layout
 from indexer.evaluation.experiment.wording import (
     LEAKING,
     form_name,
@@ -70,6 +71,7 @@ def page(results: Results) -> str:
         peers_say=conclusions.peers(results),
         peers_model=results["peers"]["model"] if results["peers"] else "",
         peer_metrics=metric_names(),
+        paper=paper_layout(results),
         cold=results["cold"],
         cold_says=conclusions.cold(results),
         form_name=form_name,

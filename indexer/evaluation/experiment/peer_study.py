@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from indexer.peers.local import LocalModel
 
 WITH_AVERAGES = "rated, with averages"
+EXPLAINED = "explained"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class PeerStudy(ExitStack):
         models = {self._llm.of(f"peer-{name}").model for name in config.names}
         self.model = ", ".join(sorted(models))
         self._material = Material(context.data.folder, Refusals())
-        self._ledger = context.output / LEDGER
+        self.ledger = context.output / LEDGER
 
     def __enter__(self) -> Self:
         self.enter_context(self._material)
@@ -93,6 +94,9 @@ class PeerStudy(ExitStack):
             Domain.load(self._context.config.domain), self._llm, self._config, self._material
         )
         self.peers = list(_variants(self._config, sources))
+        self._explainers = [(EXPLAINED, registry.made(EXPLAINED, sources))]
+        if self._config.judge is None:
+            self._explainers = []
         self._models: dict[str, LocalModel] = {}
         for name, adapter in self._config.adapters.items():
             self._add_tuned(name, adapter, sources)
@@ -126,7 +130,7 @@ class PeerStudy(ExitStack):
             def dry_run(watch: Callable[[Request], None]) -> DryRun:
                 return DryRun(self._llm, ledger, assume_all=True, watch=watch)
 
-            checks = list(peer_checks(self.peers, every, runs, dry_run))
+            checks = list(peer_checks(self._asking, every, runs, dry_run))
         checks += [
             tuned_check(name, adapter, self._material)
             for name, adapter in self._config.adapters.items()
@@ -137,37 +141,76 @@ class PeerStudy(ExitStack):
         """What the peers would ask; nothing is asked."""
         with self._reading() as ledger:
             counting = DryRun(self._llm, ledger, repeat_failed=False)
-            for name, peer in self.peers:
+            for name, peer in self._asking:
                 if name in self._models:
                     continue
                 for own in self.queries.values():
-                    for order in self._orders(own):
+                    orders = [own] if name == EXPLAINED else self._orders(own)
+                    for order in orders:
                         asyncio.run(rank_all(peer, order, counting))
         return counting.estimates
 
+    @property
+    def _asking(self) -> list[Named]:
+        """The peers that put candidates in order, and those that explain alone."""
+        return [*self.peers, *self._explainers]
+
     def run(self) -> list[PeerRun]:
         """Ask what is not answered yet. Raises what stops the LLM; all answers are kept."""
-        with Ledger(self._ledger) as ledger:
+        with Ledger(self.ledger) as ledger:
             return asyncio.run(self._run(ledger))
 
     async def _run(self, ledger: Ledger) -> list[PeerRun]:
         progress, runs = self._context.progress, []
-        async with AsyncExitStack() as stack:
-            endpoint: Asker | None = None
-            if self._config.names:
-                llm = LLM(self._llm, ledger, repeat_failed=False)
-                endpoint = asker(await stack.enter_async_context(llm))
+        async with self._askers(ledger) as asker_of:
             for generator, own in self.queries.items():
                 for name, peer in self.peers:
                     orders = self._orders(own)
-                    ask = self._local(name, ledger) or endpoint
-                    assert ask is not None  # noqa: S101 - a peer is tuned or asks the endpoint
                     progress.start(f"asking {name}, {generator}", sum(map(len, orders)))
                     answers = [
-                        await rank_all(peer, order, ask, progress.advance) for order in orders
+                        await rank_all(peer, order, asker_of(name), progress.advance)
+                        for order in orders
                     ]
                     runs.append(self._result(name, generator, own, answers))
         return runs
+
+    def explained(
+        self, queries: Sequence[PeerQuery], names: Sequence[str]
+    ) -> dict[str, list[PeerAnswer]]:
+        """The answers, with explanations, of those of the named peers that the study has."""
+
+        async def go(ledger: Ledger) -> dict[str, list[PeerAnswer]]:
+            progress, found = self._context.progress, {}
+            async with self._askers(ledger) as asker_of:
+                for name, peer in self._asking:
+                    if name in names:
+                        progress.start(f"explaining by {name}", len(queries))
+                        ask = asker_of(name)
+                        found[name] = await rank_all(peer, queries, ask, progress.advance)
+            return found
+
+        with Ledger(self.ledger) as ledger:
+            return asyncio.run(go(ledger))
+
+    @asynccontextmanager
+    async def _askers(self, ledger: Ledger) -> AsyncIterator[Callable[[str], Asker]]:
+        """What a peer asks, by its name: its own model, or the endpoint."""
+        async with (
+            LLM(self._llm, ledger, repeat_failed=False) if self._asks else nullcontext() as llm
+        ):
+            endpoint = None if llm is None else asker(llm)
+
+            def asker_of(name: str) -> Asker:
+                ask = self._local(name, ledger) or endpoint
+                assert ask is not None  # noqa: S101 - a peer is tuned or asks the endpoint
+                return ask
+
+            yield asker_of
+
+    @property
+    def _asks(self) -> bool:
+        """Whether any peer asks the endpoint."""
+        return any(name not in self._models for name, _ in self._asking)
 
     def _local(self, name: str, ledger: Ledger) -> Asker | None:
         """What a tuned peer asks; None for the others."""
@@ -215,7 +258,7 @@ class PeerStudy(ExitStack):
                 yield self._material.query(CandidateList(user_id=user, results=results))
 
     def _reading(self) -> Ledger:
-        return Ledger(Path(self._ledger), read_only=True)
+        return Ledger(self.ledger, read_only=True)
 
 
 def _variants(config: PeersConfig, sources: PeerSources) -> Iterator[Named]:

@@ -27,10 +27,12 @@ from indexer.evaluation.experiment.examples import example_users
 from indexer.evaluation.experiment.extracting import extracted
 from indexer.evaluation.experiment.generating import Generated, write_lists
 from indexer.evaluation.experiment.main_table import Line, main_table, primary_table, segment_table
+from indexer.evaluation.experiment.peer_bench import peer_bench
+from indexer.evaluation.experiment.peer_judging import PeerJudging
 from indexer.evaluation.experiment.peer_study import PeerStudy
 from indexer.evaluation.experiment.peer_tables import peer_tables
 from indexer.evaluation.experiment.seeds import seed_table
-from indexer.evaluation.experiment.selection import Judged, read_judged
+from indexer.evaluation.experiment.selection import Choice, Judged, read_judged
 from indexer.evaluation.experiment.stages import RESULTS, locked
 from indexer.evaluation.experiment.steps import Steps
 from indexer.evaluation.generators.base import READ_PERSONAS
@@ -151,7 +153,7 @@ def _peer_study(
     """The peers of the configuration, if any."""
     if context.config.peers is None:
         return None
-    if llm is None and context.config.peers.names:
+    if llm is None and (context.config.peers.names or context.config.peers.judge):
         raise SettingsError("the experiment has peers, which ask an LLM: give its settings")
     return stack.enter_context(
         PeerStudy(context.config.peers, context, made.judged, made.strongest, llm)
@@ -180,6 +182,9 @@ def _results(context: Context, stack: ExitStack, llm: LLMSettings | None) -> dic
     main, choice = all_encoded[-1], choices[-1]
     count = config.candidates[0]
     shown = strongest[str(count)]
+    peers = None if study is None else peer_tables(study, study.run(), lines, found_segments)
+    listed = lists[Generated(shown, config.seeds[0])]
+    bench = peer_bench(context, steps.stages, listed, main, choice, llm)
     return {
         "name": config.name,
         "leaking": config.leaking is not None,
@@ -199,7 +204,9 @@ def _results(context: Context, stack: ExitStack, llm: LLMSettings | None) -> dic
         "primary": primary_table(lines, strongest, hybrids),
         "main": main_table(lines, strongest),
         "segments": list(segment_table(lines, found_segments)),
-        "peers": None if study is None else peer_tables(study, study.run(), lines, found_segments),
+        "peers": peers,
+        "bench": bench,
+        "judged": _judged(context, study, main, choice, llm),
         "cold": steps.cold(main, choice),
         "ablations": steps.ablations(main, choice),
         "ablations_encoder": main.name,
@@ -211,6 +218,20 @@ def _results(context: Context, stack: ExitStack, llm: LLMSettings | None) -> dic
         "examples": example_users(main, choice, judged[shown].first(count), shown, context),
         "seconds": steps.stages.seconds,
     }
+
+
+def _judged(
+    context: Context,
+    study: PeerStudy | None,
+    encoded: Encoded,
+    choice: Choice,
+    llm: LLMSettings | None,
+) -> list[dict[str, Any]] | None:
+    """What a judge says of explanations and personas; None if none is wanted."""
+    peers = context.config.peers
+    if study is None or llm is None or peers is None or peers.judge is None:
+        return None
+    return PeerJudging(peers.judge, context, study, llm).run(encoded, choice)
 
 
 def _encoders(settings: EncoderSettings) -> list[tuple[EncoderName, EncoderSettings]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from devtools.scripted_llm import ScriptedLLM
+from devtools.scripted_llm import Call, Reply, ScriptedLLM, says
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.evaluation.experiment import ablations, peer_study
@@ -169,6 +169,51 @@ def test_all_users_and_one_order(shop: Path, tmp_path: Path) -> None:
     for row in lines:
         assert row["generator"] == "popularity"
         assert row["metrics"] == main[row["line"]]["metrics"], "the same users and lists"
+
+
+def test_latency_and_a_judge_are_asked_once(shop: Path, tmp_path: Path) -> None:
+    """The judge always prefers the first text, so it fails its controls."""
+
+    def script(call: Call) -> Reply:
+        if call.step != "judgments":
+            return scripted_peers.realistic(call)
+        _, *criteria = call.body["response_format"]["json_schema"]["schema"]["required"]
+        return says({"difference": "The first is nearer."} | dict.fromkeys(criteria, "A"))
+
+    bench = {"users": [1], "candidates": [2], "minutes": 0.2}
+    judge = {"sample": 5, "controls": 5}
+    more = {"generators": ["popularity"], "reviews": 1, "shuffled": False}
+    wanted = config(shop, names=["rated"], bench=bench, judge=judge, **more)
+    with ScriptedLLM(script) as llm:
+        estimates = estimate_peers(wanted, tmp_path, Refusals(), SILENT, settings(llm.url))
+        assert set(estimates) == {"peer-rated", "peer-explained"}
+        results = ran(wanted, tmp_path, settings(llm.url))
+        calls = len(llm.calls)
+        again = ran(wanted, tmp_path, settings(llm.url))
+        assert len(llm.calls) == calls, "the second run paid nothing"
+    assert again["bench"] == results["bench"]
+    assert {one["peer"] for one in results["bench"]["cells"]} >= {"rated", "personas"}
+    judged = results["judged"]
+    assert [(one["study"], one["against"]) for one in judged] == [
+        ("explanations", "EXP3RT, zero-shot"),
+        ("explanations", "XRec, without graph tokens"),
+        ("personas", "a single persona"),
+    ]
+    for one in judged:
+        assert not one["result"]["passed"]
+        assert one["result"]["controls"]
+    orders = [
+        {row["user_id"]: [item["item_id"] for item in row["results"]] for row in read(path)}
+        for path in (
+            tmp_path / "explanations" / f"{name}.jsonl" for name in ("personas", "explained")
+        )
+    ]
+    assert orders[0] == orders[1], "what personas put first is explained"
+    checks = {one["name"] for one in results["leaks"]}
+    assert "prompts of explained" in checks
+    page = Page(write_report(results, tmp_path).read_text())
+    assert "fails its controls" in page.text
+    assert (tmp_path / "latency.png").is_file()
 
 
 class _Peeking(Listwise):

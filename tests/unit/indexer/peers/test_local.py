@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.trainer_utils import validate_quantization_for_training
 
 from indexer.ledger import Ledger
 from indexer.llm import Options, Request
@@ -304,6 +305,7 @@ def test_auc_by_hand() -> None:
 def test_the_bundled_gguf_file_is_dequantised() -> None:
     pytest.importorskip("gguf")
     model = LocalModel.load(None)
+    validate_quantization_for_training(model.model)
     prompts = [
         model.tokens(Messages("Answer Yes or No.", f"Is a {one} an animal?"))
         for one in ("horse", "chair")

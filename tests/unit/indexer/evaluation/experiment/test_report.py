@@ -8,8 +8,11 @@ import pytest
 
 from indexer.evaluation import significance
 from indexer.evaluation.experiment import conclusions
+from indexer.evaluation.experiment.ablations import SUMMARY_ONLY
 from indexer.evaluation.experiment.csv_tables import csv_tables
+from indexer.evaluation.experiment.figures import figures
 from indexer.evaluation.experiment.page import page
+from indexer.evaluation.experiment.paper_layout import paper_layout
 from indexer.evaluation.experiment.pooled import pooled, pooled_page, sentences
 from indexer.evaluation.experiment.wording import (
     form_name,
@@ -37,6 +40,46 @@ def test_the_most_important_comes_first() -> None:
     first = found.text.index("What this says")
     assert first < found.text.index("Data and measures") < found.text.index("Main results")
     assert found.text.count("What this says") == 8
+
+
+def test_the_papers_layout_has_its_tables_and_says_what_is_left_out() -> None:
+    made = results()
+    found = Page(page(made)).text
+    for text in (
+        "Table 6: summaries in place of personas",
+        "Table 7: one request with 20 candidates",
+        "500.0 ms",
+        "2,000 MB on the GPU",
+        "Table 10: the number of personas of an item",
+        "Figure 4: seconds until the last answer, by users at the same time, 20 candidates",
+        "Figure 5: explanations of personas against text",
+        "60% [10%, 90%]",
+        "Figure 6, personas against text: left out, the judge, text, fails its controls",
+        "(text: 3 of 9 right), so no win rate is given.",
+        "The paper's own figures come from other data and another protocol, and are not shown.",
+    ):
+        assert text in found
+    bare = Page(page(made | {"bench": None, "judged": None})).text
+    assert "Table 7 and Figure 4, latency and memory: left out" in bare
+    assert "add [peers.judge]" in bare
+    none = Page(page(made | {"bench": None, "judged": None, "peers": None, "ablations": []})).text
+    assert "Tables 4 and 5, LLM rerankers: left out, the experiment has no [peers]." in none
+    assert "Table 6, summaries alone: left out" in none
+
+
+def test_the_methods_line_stands_last_and_beside_the_generator() -> None:
+    made = results()
+    rows = [one for one in made["ablations"] if one["name"] == SUMMARY_ONLY]
+    made["ablations"] = [one | {"name": "Eq. 10", "group": "as it is"} for one in rows] + rows
+    group, *_ = paper_layout(made)["table6"]
+    assert [one.line for one in group.rows] == ["generator alone", SUMMARY_ONLY, "Eq. 10"]
+    assert all(len(one.values) == 9 for one in group.rows)
+
+
+def test_latency_is_drawn() -> None:
+    names = [name for name, _ in figures(results())]
+    assert "latency.png" in names
+    assert "latency.png" not in [name for name, _ in figures(results() | {"bench": None})]
 
 
 def test_names_in_place_of_fields() -> None:
