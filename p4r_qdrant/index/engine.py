@@ -80,6 +80,13 @@ class Engine(Protocol):
         vectors: (n_users, dim) float32, normalised; candidates: distinct, up to 10,000 each.
         """
 
+    def best_scores(self, vectors: Floats, item_ids: list[str]) -> Floats:
+        """The scores of `best_points` of items for several users: (n_users, n_items) float32.
+
+        NaN for items without personas. vectors: (n_users, dim) float32, normalised; item_ids:
+        distinct.
+        """
+
     def best_points_of(
         self, user: StoredVector, candidates: list[str], conditions: list[Condition]
     ) -> BestPoints:

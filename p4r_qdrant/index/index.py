@@ -331,15 +331,19 @@ class PersonaIndex(CollaborativeIndex):
     def vectors(self) -> Iterator[tuple[str, Floats]]:
         """(item id, its persona vectors, (n, dim) float32 of unit length) of all items, by id."""
         for item_ids in batches(sorted(self.engine.item_ids()), replacing.WRITE_BATCH):
-            own: dict[str, list[str]] = {}
-            for payload in self.engine.payloads(item_ids, [ITEM_ID, POSITION]):
-                item_id = payload[ITEM_ID]
-                own.setdefault(item_id, []).append(point_id(item_id, payload[POSITION]))
-            stored = self.engine.points([one for ids in own.values() for one in ids], True)
-            for item_id, ids in own.items():
-                rows = [vector for one in ids if (vector := stored.get(one, _GONE)[1]) is not None]
-                if rows:
-                    yield item_id, normalised(np.stack(rows))
+            yield from self.vectors_of(item_ids)
+
+    def vectors_of(self, item_ids: Sequence[str]) -> Iterator[tuple[str, Floats]]:
+        """As `vectors`, of some items; those that do not exist are missing."""
+        own: dict[str, list[str]] = {}
+        for payload in self.engine.payloads(item_ids, [ITEM_ID, POSITION]):
+            item_id = payload[ITEM_ID]
+            own.setdefault(item_id, []).append(point_id(item_id, payload[POSITION]))
+        stored = self.engine.points([one for ids in own.values() for one in ids], True)
+        for item_id, ids in own.items():
+            rows = [vector for one in ids if (vector := stored.get(one, _GONE)[1]) is not None]
+            if rows:
+                yield item_id, normalised(np.stack(rows))
 
     def best_personas(
         self,
@@ -365,6 +369,18 @@ class PersonaIndex(CollaborativeIndex):
         users, candidates = check_query(user_vectors, candidate_ids, self.metadata.dimension)
         query = Query(users, candidates, self._conditions(filter), explain, with_vectors)
         return matching.best_personas(self.engine, query)
+
+    def best_scores(
+        self, user_vectors: Sequence[Floats], candidate_ids: Sequence[str]
+    ) -> npt.NDArray[np.float64]:
+        """The scores of `best_personas` of the same candidates for several users, without a filter.
+
+        user_vectors: for each user directions (k, dim). candidate_ids: distinct. Returns
+        (n_users, n_candidates) float64, NaN for candidates without personas.
+        """
+        lists = [candidate_ids] * len(user_vectors)
+        users, _ = check_query(user_vectors, lists, self.metadata.dimension)
+        return matching.best_scores(self.engine, users, list(candidate_ids))
 
     def best_personas_of(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.index.batching import batches
@@ -55,6 +56,19 @@ def best_personas(
         for user, ranking in zip(changed, again, strict=True):
             rankings[user] = ranking
     return rankings
+
+
+def best_scores(
+    engine: Engine, users: Sequence[Floats], item_ids: list[str]
+) -> npt.NDArray[np.float64]:
+    """See `PersonaIndex.best_scores`. users: directions (k, dim) of any length."""
+    if not users or not item_ids:
+        return np.zeros((len(users), len(item_ids)))
+    unit, lengths = unit_directions(np.concatenate(users))
+    scores = lengths[:, None] * engine.best_scores(unit, item_ids)
+    first = np.cumsum([0, *map(len, users[:-1])])
+    best: npt.NDArray[np.float64] = np.maximum.reduceat(scores, first, axis=0)
+    return best
 
 
 def best_personas_of(

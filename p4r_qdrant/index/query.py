@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import InputError, VectorError
+from p4r_qdrant.index.engine import BestPoints
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import SHORTEST, check_rows, check_vectors
 
@@ -53,6 +54,13 @@ def unit_directions(rows: Floats) -> tuple[Floats, npt.NDArray[np.float64]]:
     unit = (rows / np.maximum(lengths, SHORTEST)[:, None]).astype(np.float32)
     unit[lengths < SHORTEST] = np.eye(1, rows.shape[1], dtype=np.float32)
     return unit, np.where(lengths < SHORTEST, 0.0, lengths)
+
+
+def scores_of(found: Sequence[BestPoints], item_ids: Sequence[str]) -> Floats:
+    """The scores of best points of several users: (n_users, n_items) float32, NaN where none is."""
+    none = (np.nan, "")
+    rows = [[best.get(item_id, none)[0] for item_id in item_ids] for best in found]
+    return np.array(rows, np.float32).reshape(len(found), len(item_ids))
 
 
 def check_query(

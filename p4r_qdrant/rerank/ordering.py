@@ -96,12 +96,13 @@ class Order:
     def ranking(self, top: int | None, fingerprint: str) -> Ranking:
         """The first `top` items as callers get them."""
         return Ranking(
-            tuple(self._item(rank, one) for rank, one in enumerate(self.matches[:top], start=1)),
+            tuple(self.item(rank, one) for rank, one in enumerate(self.matches[:top], start=1)),
             personalized=self.is_personalized,
             fingerprint=fingerprint,
         )
 
-    def _item(self, rank: int, match: PersonaMatch) -> RankedItem:
+    def item(self, rank: int, match: PersonaMatch) -> RankedItem:
+        """One match as callers get it. rank: from 1."""
         vector = self.user.vector
         generator_rank, generator_score = self.generator.get(match.item_id, (0, None))
         return RankedItem(

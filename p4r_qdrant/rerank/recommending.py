@@ -65,6 +65,22 @@ def _proposed(
     return [*dict.fromkeys([*near, *sorted(together)])]
 
 
+def considered(
+    pair: IndexAndEncoder, user: KnownUser, exclude: Collection[str], request: Request
+) -> list[str]:
+    """The items that `recommend` puts in order; empty if nothing is known of the user."""
+    if request.is_standard:
+        return _proposed(pair, user, exclude, request)
+    if user.vector is None:
+        return []
+    directions = pair.directions(user.vector, request.options)
+    breadth = max(BREADTH, request.top or 0)
+    near = pair.index.nearest_items(
+        directions, breadth, request.filter, exclude=exclude, explain=False
+    )
+    return [one.item_id for one in near]
+
+
 def _nearest(
     pair: IndexAndEncoder, user: KnownUser, exclude: Collection[str], request: Request
 ) -> Ranking:

@@ -25,11 +25,13 @@ from p4r_qdrant.live.loading import (
 from p4r_qdrant.live.pair import IndexAndEncoder, typical_user
 from p4r_qdrant.records import PersonaMatch, Ranking
 from p4r_qdrant.rerank.candidates import CandidateLike, distinct_candidates
+from p4r_qdrant.rerank.changes import past_of
 from p4r_qdrant.rerank.ordering import Request, rank_users
 from p4r_qdrant.rerank.recommending import recommend
 from p4r_qdrant.rerank.scoring import resolved
 from p4r_qdrant.rerank.stored import rank_stored
 from p4r_qdrant.rerank.users import User, known_users
+from p4r_qdrant.rerank.why_not import WhyNot, catalogue_candidates, why_not
 from p4r_qdrant.settings import EncoderSettings, HistorySettings, RerankSettings, Settings
 from p4r_qdrant.users.records import StoredUser
 
@@ -228,6 +230,40 @@ class PersonaReranker:
             unwanted = set(exclude) if seen else {*exclude, *known.items}
             request = Request(options, weights, top, filter, None, has_generator=False)
             return recommend(serving, known, unwanted, request)
+
+    def why_not(
+        self,
+        user: User,
+        item_id: str,
+        candidates: Sequence[CandidateLike] | None = None,
+        top: int = 10,
+        *,
+        additions: int = 0,
+        rerank: RerankSettings | None = None,
+    ) -> WhyNot:
+        """Why an item is not among the first `top`, and the smallest change that lifts it there.
+
+        First each of the user's own items is left out; if that does not suffice, up to `additions`
+        known items are added, which needs the encoder. A change that is returned was applied: its
+        rank is that of the same candidates, ranked for the changed user. candidates: None for the
+        items of the catalogue that `recommend` considers. Of a user given as a `UserVector` the
+        older interactions are unknown; a plain vector has no history to change.
+
+        Raises InputError if the item is not among the candidates, or if the user has it already and
+        the catalogue is asked; else as `rerank_many`.
+        """
+        if top < 1:
+            raise InputError(f"top must be at least 1, not {top}")
+        with self._serving.in_use() as serving:
+            past = past_of(serving, user)
+            if candidates is not None:
+                given = distinct_candidates(candidates, 0)
+                request = Request.of(serving.index, self._options(rerank), top)
+            else:
+                options, weights = resolved(self._options(rerank), serving.index, catalogue=True)
+                request = Request(options, weights, top, has_generator=False)
+                given = catalogue_candidates(serving, past.user, item_id, request)
+            return why_not(serving, past, item_id, given, request, additions)
 
     def uses_items(self, rerank: RerankSettings | None = None) -> bool:
         """Whether scores need the items of users' whole histories: `KnownUser.items`."""

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from p4r_qdrant.encoder.user_vector import UserVector, newest_first
-from p4r_qdrant.index.payload import check_vectors
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.payload import ITEM_TITLE, SUMMARY, check_vectors
 from p4r_qdrant.live.pair import IndexAndEncoder, Vector
 from p4r_qdrant.records import Interaction
 
@@ -48,6 +49,15 @@ of; a plain vector has none.
 def items_of(history: Sequence[Interaction]) -> dict[str, str]:
     """The items of a history in any order."""
     return {one.item_id: one.title for one in newest_first(history, len(history))}
+
+
+def known_interaction(index: PersonaIndex, item_id: str, timestamp: int) -> Interaction | None:
+    """An interaction with an item of the index, with its texts; None if the index lacks it."""
+    personas = index.get(item_id)
+    if not personas:
+        return None
+    title, summary = (str(personas[0].fields.get(name) or "") for name in (ITEM_TITLE, SUMMARY))
+    return Interaction(item_id, timestamp, summary, title)
 
 
 def known_users(pair: IndexAndEncoder, users: Sequence[User]) -> list[KnownUser]:

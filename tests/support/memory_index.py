@@ -24,6 +24,7 @@ from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point, in_order
+from p4r_qdrant.index.query import scores_of
 from tests.support.memory_columns import MemoryColumnSets
 
 
@@ -84,6 +85,9 @@ class MemoryEngine:
                     best[item_id] = (score, point.id)
             answer.append(best)
         return answer
+
+    def best_scores(self, vectors: Floats, item_ids: list[str]) -> Floats:
+        return scores_of(self.best_points(vectors, [item_ids] * len(vectors), []), item_ids)
 
     def nearest_points(
         self, vector: Floats, limit: int, conditions: list[Condition]

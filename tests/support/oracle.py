@@ -10,6 +10,7 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from p4r_qdrant import Persona
+from p4r_qdrant.arrays import normalised
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.payload import ItemVectors
 from p4r_qdrant.records import RankedItem
@@ -132,6 +133,13 @@ def assert_congruent(
             assert before.score is not None
             assert after.score is not None
             assert (-before.score, before.item_id) < (-after.score, after.item_id), "wrong order"
+    if len(candidates) and not wanted:
+        rows = [normalised(np.asarray([one], np.float32)) for one in np.asarray(users)]
+        asked = [*dict.fromkeys(candidates[0])]
+        for user, scores in zip(np.asarray(users), index.best_scores(rows, asked), strict=True):
+            truth = brute_force(catalogue, user, asked)
+            best = [max(truth[one], default=np.nan) for one in asked]
+            np.testing.assert_allclose(scores, best, rtol=0, atol=tolerance)
 
 
 # --- several interests, and a persona prior ----------------------------------------------------

@@ -52,6 +52,7 @@ from p4r_qdrant.index.engine import (
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point, in_order, point_id
+from p4r_qdrant.index.query import scores_of
 from p4r_qdrant.settings import IndexSettings
 
 POINTS_A_CALL = 128
@@ -242,10 +243,7 @@ class EdgeEngine:
         self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
     ) -> list[BestPoints]:
         """See `Engine`. Without a filter the matrix scores, else the shard."""
-        matrix = None
-        if not conditions:
-            with suppress(StorageFullError):  # after a crash, no room for a matrix: search instead
-                matrix = self._score_matrix()
+        matrix = None if conditions else self._matrix_with_room()
         if matrix is None:
             with self._translated():
                 return [
@@ -261,6 +259,19 @@ class EdgeEngine:
             }
             for vector, item_ids in zip(vectors, candidates, strict=True)
         ]
+
+    def best_scores(self, vectors: Floats, item_ids: list[str]) -> Floats:
+        """See `Engine`."""
+        matrix = self._matrix_with_room()
+        if matrix is None:
+            return scores_of(self.best_points(vectors, [item_ids] * len(vectors), []), item_ids)
+        return matrix.best_scores(vectors, item_ids)
+
+    def _matrix_with_room(self) -> ScoreMatrix | None:
+        """The matrix; None if there is no room for it after a crash: the shard is searched."""
+        with suppress(StorageFullError):
+            return self._score_matrix()
+        return None
 
     def best_points_of(
         self, user: StoredVector, candidates: list[str], conditions: list[Condition]

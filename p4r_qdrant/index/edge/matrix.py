@@ -27,6 +27,7 @@ GATHERED = 98_304
 FIRST_ROWS = 1024
 
 Rows = npt.NDArray[np.float32] | npt.NDArray[np.float16]
+Places = npt.NDArray[np.int64]
 
 
 def directory_sum(directory: Mapping[str, Any], rows: Rows) -> int:
@@ -150,33 +151,50 @@ class ScoreMatrix:
 
         vector: (dim,) float32, normalised.
         """
-        known = [(one, place) for one in item_ids if (place := self._places.get(one)) is not None]
+        known, counts, first, rows = self._rows_of(item_ids)
         if not known:
             return {}
-        matrix = self._matrix  # after the places: every row they name is in it
-        starts = np.array([start for _, (start, _) in known])
-        counts = np.array([count for _, (_, count) in known])
-        first = np.cumsum(counts) - counts
-        rows = np.repeat(starts - first, counts) + np.arange(counts.sum())
-        scores = self._products(matrix, rows, vector)
+        scores = self._products(rows, vector[None])[0]
         top = np.maximum.reduceat(scores, first)
         total = len(scores)
         at_top = np.where(scores == np.repeat(top, counts), np.arange(total), total)
         slots = np.minimum.reduceat(at_top, first) - first
         return {
-            item_id: (score, slot)
-            for (item_id, _), score, slot in zip(known, top.tolist(), slots.tolist(), strict=True)
+            item_ids[one]: (score, slot)
+            for one, score, slot in zip(known, top.tolist(), slots.tolist(), strict=True)
         }
 
-    def _products(self, matrix: Rows, rows: npt.NDArray[np.int64], vector: Floats) -> Floats:
+    def best_scores(self, vectors: Floats, item_ids: Sequence[str]) -> Floats:
+        """The scores of `best` for several vectors, (k, dim): (k, n) float32, NaN without rows."""
+        found = np.full((len(vectors), len(item_ids)), np.nan, np.float32)
+        known, _, first, rows = self._rows_of(item_ids)
+        if known:
+            found[:, known] = np.maximum.reduceat(self._products(rows, vectors), first, axis=1)
+        return found
+
+    def _rows_of(self, item_ids: Sequence[str]) -> tuple[list[int], Places, Places, Places]:
+        """The items that are there, how many rows each has, where they begin, and all rows."""
+        places = [self._places.get(one) for one in item_ids]
+        known = [number for number, place in enumerate(places) if place is not None]
+        starts = np.array([place[0] for place in places if place is not None], np.int64)
+        counts = np.array([place[1] for place in places if place is not None], np.int64)
+        first = np.cumsum(counts) - counts
+        rows = np.repeat(starts - first, counts) + np.arange(counts.sum())
+        return known, counts, first, rows
+
+    def _products(self, rows: Places, vectors: Floats) -> Floats:
+        """The product of each vector, (k, dim), with each row: (k, n_rows) float32."""
+        matrix = self._matrix  # after the places: every row they name is in it
         step = max(1, GATHERED // self._dimension)
         gathered = np.empty((min(step, len(rows)), self._dimension), self._dtype)
-        scores = np.empty(len(rows), np.float32)
+        scores = np.empty((len(vectors), len(rows)), np.float32)
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             # mode="clip" is what makes take() write straight into `out`; all rows are valid.
             block = np.take(matrix, part, axis=0, out=gathered[: len(part)], mode="clip")
-            scores[start : start + len(part)] = block.astype(np.float32, copy=False) @ vector
+            block = block.astype(np.float32, copy=False)
+            for own, vector in zip(scores, vectors, strict=True):
+                own[start : start + len(part)] = block @ vector
         return scores
 
     def _bytes(self, rows: int) -> int:

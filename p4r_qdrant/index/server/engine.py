@@ -40,6 +40,7 @@ from p4r_qdrant.index.engine import (
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point, in_order
+from p4r_qdrant.index.query import scores_of
 from p4r_qdrant.index.server import purging, queries
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.columns import ServerColumnSets
@@ -207,6 +208,10 @@ class ServerEngine:
     ) -> list[BestPoints]:
         """See `Engine`."""
         return self._best_points(vectors, candidates, conditions)
+
+    def best_scores(self, vectors: Floats, item_ids: list[str]) -> Floats:
+        """See `Engine`."""
+        return scores_of(self.best_points(vectors, [item_ids] * len(vectors), []), item_ids)
 
     def best_points_of(
         self, user: StoredVector, candidates: list[str], conditions: list[Condition]

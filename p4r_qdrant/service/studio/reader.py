@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from p4r_qdrant.encoder.user_vector import history_texts, user_vector
 from p4r_qdrant.errors import InputError, P4RError
-from p4r_qdrant.index.payload import ITEM_TITLE, SUMMARY
+from p4r_qdrant.index.payload import ITEM_TITLE
 from p4r_qdrant.records import MAX_ID_LENGTH, Interaction, RankedItem, Ranking, check_id
-from p4r_qdrant.rerank.users import KnownUser, items_of
+from p4r_qdrant.rerank.users import KnownUser, items_of, known_interaction
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.problems import ProblemError
@@ -172,13 +172,15 @@ def _history(live: Live, form: Mapping[str, str], most: int) -> list[Interaction
         raise InputError(f"a history has {most} lines at most (P4R_SERVICE__MAX_HISTORY)")
     history = []
     for number, line in enumerate(lines):
-        known = live.index.get(line) if len(line) <= MAX_ID_LENGTH else []
-        fields = known[0].fields if known else {}
-        title, summary = (str(fields.get(name) or "") for name in (ITEM_TITLE, SUMMARY))
-        if not title and not summary:
-            title, summary = ("", line)
-        item_id = line if known else f"line {number + 1}"
-        history.append(Interaction(item_id, len(lines) - number, summary, title))
+        known = (
+            known_interaction(live.index, line, len(lines) - number)
+            if len(line) <= MAX_ID_LENGTH
+            else None
+        )
+        if known is None or not (known.title or known.summary):
+            item_id = line if known else f"line {number + 1}"
+            known = Interaction(item_id, len(lines) - number, line)
+        history.append(known)
     return history
 
 
