@@ -14,7 +14,7 @@ from indexer.artifacts.lines import Refusals
 from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.batching import batches
-from p4r_qdrant.records import Because, CandidateList, Interaction, RankedItem, Ranking
+from p4r_qdrant.records import Because, CandidateList, Interaction, RankedItem, Ranking, WhyNot
 from p4r_qdrant.rerank.reranker import PersonaReranker
 
 USERS_A_CALL = 64
@@ -59,6 +59,42 @@ def rerank_file(
         raise InputError(f"user {user!r} has no candidates in {candidates}; name another user")
     if not found:
         raise InputError(f"{candidates} holds no list that can be reranked")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question to `PersonaReranker.why_not`."""
+
+    user_id: str
+    item_id: str
+    top: int
+    additions: int
+
+
+def why_not_of(
+    folder: ArtifactFolder,
+    candidates: Path | None,
+    reranker: PersonaReranker,
+    asked: Asked,
+    refusals: Refusals,
+) -> WhyNot:
+    """Why an item is not among the first for a user of a folder.
+
+    candidates: a file with the user's list; None for the whole catalogue. Raises InputError if the
+    user has no list in the file, or no interactions and there is no file.
+    """
+    given = None
+    if candidates is not None:
+        lists = _fit(read_candidates(candidates, refusals), reranker, refusals)
+        own = next((one for one in lists if one.user_id == asked.user_id), None)
+        if own is None:
+            raise InputError(f"user {asked.user_id!r} has no candidates in {candidates}")
+        given = own.results
+    with Histories(folder, refusals) as histories:
+        history = histories.get(asked.user_id)
+    if given is None and not history:
+        raise InputError(f"user {asked.user_id!r} has no interactions in {folder.path}")
+    return reranker.why_not(history, asked.item_id, given, asked.top, additions=asked.additions)
 
 
 def _fit(

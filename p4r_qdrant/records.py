@@ -356,3 +356,45 @@ class Ranking:
     items: tuple[RankedItem, ...]
     personalized: bool = True
     fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of a history: an item that is left out, or (`adds`) added as the newest.
+
+    rank: the place of the ranked item after the change.
+    """
+
+    item_id: str
+    title: str
+    adds: bool
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class WhyNot:
+    """Why an item is not among the first `top`.
+
+    threshold: the last item of the first `top`; None if the item is among them. differences: what
+    each part carried of the item's score minus that of the threshold; with another score than the
+    standardised one, the difference of the scores as `personas`. change: the smallest one that
+    lifts the item; of several items that can be left out the oldest, which weighs least. tried: the
+    number of changes that were looked at. reason: why there is no change, as a sentence.
+    """
+
+    item: RankedItem
+    top: int
+    threshold: RankedItem | None = None
+    differences: Parts = field(default_factory=Parts)
+    change: Change | None = None
+    tried: int = 0
+    reason: str = ""
+
+    @property
+    def advice(self) -> str:
+        """The change, or why there is none, as a sentence for people."""
+        if self.change is None:
+            return f"{self.reason[:1].upper()}{self.reason[1:]}."
+        title, rank = self.change.title or self.change.item_id, self.change.rank
+        how = f"with {title!r} as one more item" if self.change.adds else f"without {title!r}"
+        return f"It is number {rank} {how} in the history."

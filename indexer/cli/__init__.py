@@ -31,6 +31,7 @@ from indexer.cli import (
     service,
     setup,
     training,
+    why_not,
 )
 from p4r_qdrant.errors import P4RError
 
@@ -64,6 +65,7 @@ for _title, _group in (
     ("See it", demonstration.group),
     ("Set up", setup.group),
     ("Index and rerank", index.group),
+    ("Index and rerank", why_not.group),
     ("Back up and move", backup.group),
     ("Artifacts", artifacts.group),
     ("Artifacts", reasoning.group),

@@ -91,18 +91,24 @@ class CollaborativeIndex:
         def work(columns: ColumnSet) -> dict[str, list[tuple[str, float]]]:
             numbers = columns.numbers([*filter(is_text, history)])
             owned = [own for own in numbers if history[own]]
-            places = np.array([numbers[own] for own in owned], dtype=np.uint32)
             asked = [*dict.fromkeys(filter(is_text, item_ids))]
+            columns_of = columns.columns(asked) if owned else {}
+            held = [(one, column) for one, column in columns_of.items() if len(column.places)]
+            if not held:
+                return {}
+            # One look-up for all columns: a key is the column's number and, below, the item's.
+            each = np.arange(len(held), dtype=np.uint64) << np.uint64(32)
+            sizes = [len(column.places) for _, column in held]
+            keys = np.repeat(each, sizes) + np.concatenate([column.places for _, column in held])
+            values = np.concatenate([column.values for _, column in held])
+            places = np.array([numbers[own] for own in owned], dtype=np.uint64)
+            wanted = each[:, None] + places
+            at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+            hits = keys[at] == wanted
+            weights = np.array([history[own] for own in owned])
             found = {}
-            for item_id, column in (columns.columns(asked) if owned else {}).items():
-                if not len(column.places):
-                    continue
-                at = np.minimum(np.searchsorted(column.places, places), len(column.places) - 1)
-                values = column.values[at].tolist()
-                shares = [
-                    (owned[one], history[owned[one]] * values[one])
-                    for one in np.flatnonzero(column.places[at] == places).tolist()
-                ]
+            for (item_id, _), hit, products in zip(held, hits, weights * values[at], strict=True):
+                shares = [(owned[one], float(products[one])) for one in np.flatnonzero(hit)]
                 if shares:
                     found[item_id] = sorted(shares, key=lambda one: (-one[1], one[0]))
             return found

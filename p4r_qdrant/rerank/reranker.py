@@ -23,7 +23,7 @@ from p4r_qdrant.live.loading import (
     history_for_index,
 )
 from p4r_qdrant.live.pair import IndexAndEncoder, typical_user
-from p4r_qdrant.records import PersonaMatch, Ranking
+from p4r_qdrant.records import PersonaMatch, Ranking, WhyNot
 from p4r_qdrant.rerank.candidates import CandidateLike, distinct_candidates
 from p4r_qdrant.rerank.changes import past_of
 from p4r_qdrant.rerank.ordering import Request, rank_users
@@ -31,7 +31,7 @@ from p4r_qdrant.rerank.recommending import recommend
 from p4r_qdrant.rerank.scoring import resolved
 from p4r_qdrant.rerank.stored import rank_stored
 from p4r_qdrant.rerank.users import User, known_users
-from p4r_qdrant.rerank.why_not import WhyNot, catalogue_candidates, why_not
+from p4r_qdrant.rerank.why_not import catalogue_candidates, why_not
 from p4r_qdrant.settings import EncoderSettings, HistorySettings, RerankSettings, Settings
 from p4r_qdrant.users.records import StoredUser
 

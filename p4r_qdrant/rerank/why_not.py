@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import isnan
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.matching import ATTEMPTS, are_whole
 from p4r_qdrant.live.pair import IndexAndEncoder
-from p4r_qdrant.records import Parts, PersonaMatch, RankedItem
+from p4r_qdrant.records import Change, Parts, PersonaMatch, RankedItem, WhyNot
 from p4r_qdrant.rerank import collaborative
 from p4r_qdrant.rerank.candidates import Scored
 from p4r_qdrant.rerank.changes import Changed, Past, added, left_out
@@ -29,39 +28,6 @@ from p4r_qdrant.rerank.users import KnownUser
 
 CLOSE = 1e-6
 """Difference of scores below which a prediction does not tell which is larger."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of a history: an item that is left out, or (`adds`) added as the newest.
-
-    rank: the place of the ranked item after the change.
-    """
-
-    item_id: str
-    title: str
-    adds: bool
-    rank: int
-
-
-@dataclass(frozen=True, slots=True)
-class WhyNot:
-    """Why an item is not among the first `top`.
-
-    threshold: the last item of the first `top`; None if the item is among them. differences: what
-    each part carried of the item's score minus that of the threshold; with another score than the
-    standardised one, the difference of the scores as `personas`. change: the smallest one that
-    lifts the item; of several items that can be left out the oldest, which weighs least. tried: the
-    number of changes that were looked at. reason: why there is no change, as a sentence.
-    """
-
-    item: RankedItem
-    top: int
-    threshold: RankedItem | None = None
-    differences: Parts = field(default_factory=Parts)
-    change: Change | None = None
-    tried: int = 0
-    reason: str = ""
 
 
 def why_not(
@@ -115,7 +81,7 @@ def catalogue_candidates(
     Raises InputError if the index lacks the item, or if the user has it already.
     """
     if not pair.index.get(item_id):
-        raise InputError(f"item {item_id!r} is not in {pair.index.location}")
+        raise InputError(f"the index has no item {item_id!r}")
     if item_id in user.items:
         raise InputError(f"the user has item {item_id!r} already, so it is not recommended")
     found = considered(pair, user, user.items, request)
@@ -215,14 +181,14 @@ def _hopeful(
     if not changes:
         return
     item_ids = [one for one, _ in candidates]
-    if not request.is_standard:
+    if request.options.fusion in ("weighted", "rrf"):
         # Only what changes the vector changes the order.
         personas = _persona_rows(pair, changes, item_ids, request)
         for one, row in zip(changes, personas, strict=True):
             if one.user.vector is None or _is_lifted(one.user, row, item_id, candidates, request):
                 yield one
         return
-    if not (request.weights.personas or request.is_collaborative):
+    if request.is_standard and not (request.weights.personas or request.is_collaborative):
         return  # only the generator has a weight
     target = item_ids.index(item_id)
     scores = _predicted(pair, past, changes, candidates, request)
@@ -270,8 +236,11 @@ def _predicted(
     candidates: list[Scored],
     request: Request,
 ) -> Values:
-    """The one score of each candidate after each change, up to a factor: (n_changes, n)."""
+    """The score of each candidate after each change, up to a factor: (n_changes, n)."""
     weights, item_ids = request.weights, [one for one, _ in candidates]
+    if not request.is_standard:
+        rows = _persona_rows(pair, changes, item_ids, request)
+        return np.where(np.isnan(rows), -np.inf, rows)
     scores = np.zeros((len(changes), len(candidates)))
     column = {one: place for place, one in enumerate(item_ids)}
     if weights.personas:

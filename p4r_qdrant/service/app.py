@@ -24,6 +24,7 @@ from p4r_qdrant.schemas.operations import EncoderState, HealthAnswer, JobsAnswer
 from p4r_qdrant.schemas.reranking import RankingAnswer, RerankAnswer, RerankBody
 from p4r_qdrant.schemas.search import SearchBody
 from p4r_qdrant.schemas.users import InteractionBody
+from p4r_qdrant.schemas.why_not import WhyNotBody
 from p4r_qdrant.service import (
     bodies,
     common_rerank,
@@ -32,6 +33,7 @@ from p4r_qdrant.service import (
     recommendations,
     search,
     users,
+    why_not,
 )
 from p4r_qdrant.service.middleware import Requests
 from p4r_qdrant.service.security import Access, TellsBecause, admin, reader
@@ -59,7 +61,14 @@ class Application(FastAPI):
         document = super().openapi()
         served: Service = self.state.service
         limits = served.backend.settings.service
-        models = (RerankBody, CommonRerankBody, SearchBody, ItemBody, InteractionBody)
+        models = (
+            RerankBody,
+            CommonRerankBody,
+            SearchBody,
+            WhyNotBody,
+            ItemBody,
+            InteractionBody,
+        )
         made = bodies.schemas(limits, *models)
         document["components"]["schemas"] |= made
         return document
@@ -115,6 +124,7 @@ def create_app(served: Service, evidence: Evidence | None = None) -> FastAPI:
     _add_rerank(app)
     app.include_router(common_rerank.router)
     app.include_router(search.router)
+    app.include_router(why_not.router)
     app.include_router(items.router)
     app.include_router(users.router)
     app.include_router(recommendations.router)

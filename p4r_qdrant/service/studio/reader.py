@@ -15,7 +15,15 @@ from pydantic import ValidationError
 from p4r_qdrant.encoder.user_vector import history_texts, user_vector
 from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.index.payload import ITEM_TITLE
-from p4r_qdrant.records import MAX_ID_LENGTH, Interaction, RankedItem, Ranking, check_id
+from p4r_qdrant.records import (
+    MAX_ID_LENGTH,
+    Interaction,
+    Parts,
+    RankedItem,
+    Ranking,
+    WhyNot,
+    check_id,
+)
 from p4r_qdrant.rerank.users import KnownUser, items_of, known_interaction
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
@@ -35,9 +43,15 @@ METHODS = {
     "rrf": "ranks of personas and generator",
 }
 WEIGHTS = ("personas", "collaborative", "generator")
-FIELDS = ("user", "history", "person", "candidates", "method", *WEIGHTS)
+FIELDS = ("user", "history", "person", "candidates", "method", *WEIGHTS, "why_not", "top")
 SHOWN = 50
 """Items of the answer that are shown, and recommended where no candidates are given."""
+TOP = 10
+"""Among how many items one should be, where the form does not say."""
+ADDED = 5
+"""Known items that are tried as one more interaction of a reader."""
+MOST = 10_000
+"""Largest number of first items."""
 SUGGESTED = 100
 """Stored users whose ids the form suggests to an admin."""
 
@@ -66,6 +80,24 @@ class Place:
     bars: Sequence[Bar]
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer of the reranker. why_not: about one item, if the form asks for it."""
+
+    ranking: Ranking
+    why_not: WhyNot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """An item beside the last one of the first. bars: the difference in each part."""
+
+    reasons: WhyNot
+    item: Place
+    threshold: Place | None
+    bars: Sequence[Bar]
+
+
 @router.get("/reader")
 async def reader(visit: Known) -> Response:
     """The empty form."""
@@ -83,20 +115,22 @@ async def rank(visit: Known) -> Response:
         return await _page(visit, visit.typed, problem=error)
     try:
         candidates = _candidates(form, visit.studio.settings.max_candidates)
-        ranking = await _ranking(visit, form, candidates)
-        titles = await _titles(visit, ranking)
+        found = await _answer(visit, form, candidates)
+        titles = await _titles(visit, found)
     except P4RError as error:
         return await _page(visit, form, problem=problems.of_ours(visit.request, error))
     except ProblemError as error:
         return await _page(visit, form, problem=error)
-    return await _page(visit, form, _places(ranking, titles, bool(candidates)), ranking)
+    places = _places(found.ranking.items, titles, bool(candidates))
+    return await _page(visit, form, found, places, titles)
 
 
 async def _page(
     visit: Visit,
     form: Mapping[str, str],
+    found: Found | None = None,
     places: Sequence[Place] | None = None,
-    ranking: Ranking | None = None,
+    titles: Mapping[str, str] = {},
     problem: ProblemError | None = None,
 ) -> Response:
     served = visit.studio.served
@@ -115,33 +149,53 @@ async def _page(
         methods=METHODS,
         user_ids=user_ids,
         places=places,
-        personalized=ranking is not None and ranking.personalized,
+        personalized=found is not None and found.ranking.personalized,
+        why_not=_compared(found.why_not, titles) if found and found.why_not else None,
         problem=str(problem) if problem else "",
         tells_because=because or not form.get("user"),
+        top=_top(form) if found else TOP,
     )
 
 
-async def _ranking(
+async def _answer(
     visit: Visit, form: Mapping[str, str], candidates: Sequence[tuple[str, float | None]]
-) -> Ranking:
+) -> Found:
     """The answer of the reranker within the deadline. Raises InputError, ProblemError."""
-    served, options = visit.studio.served, _options(form)
+    served, options, top = visit.studio.served, _options(form), _top(form)
+    item_id = form.get("why_not", "")
+    if item_id:
+        _check_id(item_id)
     try:
         async with asyncio.timeout(visit.studio.settings.deadline_ms / 1000):
             with served.backend.in_use() as live:
                 check_collaborative(options, live)
                 user = await _user(visit, live, form)
 
-                def work() -> Ranking:
+                def work() -> Found:
+                    reranker = live.reranker
                     if not candidates:
-                        return live.reranker.recommend(user, SHOWN, rerank=options)
-                    return live.reranker.rerank(
-                        user, candidates, SHOWN, explain=SHOWN, rerank=options
+                        ranking = reranker.recommend(user, SHOWN, rerank=options)
+                    else:
+                        ranking = reranker.rerank(
+                            user, candidates, SHOWN, explain=SHOWN, rerank=options
+                        )
+                    if not item_id:
+                        return Found(ranking)
+                    reasons = reranker.why_not(
+                        user, item_id, candidates or None, top, additions=ADDED, rerank=options
                     )
+                    return Found(ranking, reasons)
 
                 return await served.ranker.threads.on_thread(work)
     except (TimeoutError, FailedError):
         raise problems.unavailable("the ranking did not end in time; try again") from None
+
+
+def _top(form: Mapping[str, str]) -> int:
+    given = form.get("top") or str(TOP)
+    if not (given.isascii() and given.isdecimal() and 1 <= int(given[:9]) <= MOST):
+        raise InputError(f"the number of first items is a whole number from 1 to {MOST}")
+    return int(given)
 
 
 async def _user(visit: Visit, live: Live, form: Mapping[str, str]) -> KnownUser:
@@ -227,9 +281,12 @@ def _options(form: Mapping[str, str]) -> RerankSettings:
         raise InputError("a weight is a number from 0 to 1000") from None
 
 
-async def _titles(visit: Visit, ranking: Ranking) -> dict[str, str]:
+async def _titles(visit: Visit, found: Found) -> dict[str, str]:
     """Titles of the items that carry no persona."""
-    bare = [one.item_id for one in ranking.items if one.persona is None]
+    items = [*found.ranking.items]
+    if found.why_not is not None:
+        items += filter(None, (found.why_not.item, found.why_not.threshold))
+    bare = [one.item_id for one in items if one.persona is None]
     if not bare:
         return {}
     served = visit.studio.served
@@ -246,28 +303,42 @@ async def _titles(visit: Visit, ranking: Ranking) -> dict[str, str]:
         return await served.in_thread(work)
 
 
-def _places(ranking: Ranking, titles: Mapping[str, str], has_generator: bool) -> list[Place]:
-    parts = [_parts(one) for one in ranking.items]
-    largest = max((abs(value) for own in parts for value in own.values()), default=0.0) or 1.0
+def _places(
+    items: Sequence[RankedItem], titles: Mapping[str, str], has_generator: bool
+) -> list[Place]:
+    parts = [_parts(one.parts, one.persona_score) for one in items]
+    largest = max((abs(value) for own in parts for value in own.values()), default=0.0)
     places = []
-    for item, own in zip(ranking.items, parts, strict=True):
+    for item, own in zip(items, parts, strict=True):
         title = titles.get(item.item_id, "")
         if item.persona is not None:
             title = str(item.persona.fields.get(ITEM_TITLE) or "")
         moved = item.generator_rank - item.rank if has_generator else None
-        bars = [
-            Bar(name, value, 100 * min(value, 0.0) / largest, 100 * abs(value) / largest)
-            for name, value in own.items()
-        ]
         is_known = item.persona is not None or item.item_id in titles
-        places.append(Place(item, title or item.item_id, is_known, moved, bars))
+        places.append(Place(item, title or item.item_id, is_known, moved, _bars(own, largest)))
     return places
 
 
-def _parts(item: RankedItem) -> dict[str, float]:
+def _compared(reasons: WhyNot, titles: Mapping[str, str]) -> Compared:
+    items = [reasons.item, *filter(None, [reasons.threshold])]
+    own, *other = _places(items, titles, has_generator=False)
+    parts = _parts(reasons.differences, None)
+    largest = max(map(abs, parts.values()), default=0.0)
+    return Compared(reasons, own, other[0] if other else None, _bars(parts, largest))
+
+
+def _bars(parts: Mapping[str, float], largest: float) -> list[Bar]:
+    scale = 100 / (largest or 1.0)
+    return [
+        Bar(name, value, scale * min(value, 0.0), scale * abs(value))
+        for name, value in parts.items()
+    ]
+
+
+def _parts(parts: Parts | None, persona_score: float | None) -> dict[str, float]:
     """What each part carried of a score; without parts, the persona score alone."""
-    if item.parts is not None:
-        found = {one: getattr(item.parts, one) for one in WEIGHTS}
+    if parts is not None:
+        found = {one: getattr(parts, one) for one in WEIGHTS}
     else:
-        found = {"personas": item.persona_score}
+        found = {"personas": persona_score}
     return {name: float(value) for name, value in found.items() if value is not None}

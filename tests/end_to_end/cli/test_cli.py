@@ -252,6 +252,31 @@ def test_rerank_for_people(bookshop: Path, p4r: Run, with_model: None) -> None:
     assert re.search(r"^ *1 +\d+ [▲▼·]\d* +\S", result.out, re.MULTILINE)
 
 
+def test_why_not(bookshop: Path, p4r: Run, with_model: None) -> None:
+    given = ("--artifacts", str(BOOKSHOP), "--candidates", str(BOOKSHOP / "candidates.jsonl"))
+    row = json.loads(p4r(*RERANK, "--user", "maren-o", "--output", "-").out)
+    order = [one["item_id"] for one in row["results"]]
+    result = p4r("why-not", "maren-o", order[3], *given, "--top", "3", "--json")
+    assert (result.code, result.err) == (0, "")
+    found = json.loads(result.out)
+    assert (found["item"]["rank"], found["threshold"]["item_id"]) == (4, order[2])
+    assert found["change"] is None or found["change"]["rank"] <= 3
+    shown = p4r("why-not", "maren-o", order[3], *given, "--top", "3")
+    assert (shown.code, shown.err) == (0, "")
+    assert found["advice"] in " ".join(shown.out.split())
+    assert (
+        "already, among the first 3."
+        in p4r("why-not", "maren-o", order[0], *given, "--top", "3").out
+    )
+    for user, item, said in (
+        ("nobody", order[0], "user 'nobody' has no candidates in "),
+        ("maren-o", "nothing", "item 'nothing' is not among the "),
+    ):
+        assert p4r("why-not", user, item, *given).sentence.startswith(said)
+    stranger = p4r("why-not", "nobody", order[0], "--artifacts", str(BOOKSHOP))
+    assert stranger.sentence.startswith("user 'nobody' has no interactions in ")
+
+
 def test_remove_and_index_again(bookshop: Path, p4r: Run, with_model: None) -> None:
     result = p4r("remove", "salt-orchard", "salt-orchard", "winter-interpreter")
     assert result == Result(0, "2 of 2 items removed\n", "")

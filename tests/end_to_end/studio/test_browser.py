@@ -82,6 +82,12 @@ def test_each_page_on_a_phone_and_on_a_desktop(
     assert "Roses" in page.inner_text("ol.found li:first-child")
     bars = page.query_selector_all("ol.found rect.personas")
     assert any((box := one.bounding_box()) and box["width"] > 5 for one in bars)
+    page.fill("#top", "1")
+    with page.expect_navigation():
+        page.click("main form button")
+    with page.expect_navigation():
+        page.click("ol.found li:last-child button")
+    assert "It is number 3." in page.inner_text("#reasons")
     watched.check()
     with page.expect_navigation():
         page.click("header button")

@@ -238,7 +238,7 @@ def test_the_whole_catalogue() -> None:
     assert found.change.item_id == "own-0"
     with pytest.raises(InputError, match="has item 'own-1' already"):
         reranker.why_not(history, "own-1")
-    with pytest.raises(InputError, match="'nowhere' is not in the memory of a test"):
+    with pytest.raises(InputError, match="the index has no item 'nowhere'"):
         reranker.why_not(history, "nowhere")
 
 

@@ -718,6 +718,43 @@ def test_only_the_admin_key_is_told_what_a_stored_user_did(serve: Serve) -> None
         client.delete("/v1/users/u1")
 
 
+def test_why_not(serve: Serve) -> None:
+    client = serve(tell_because=False)
+    for at, item_id in enumerate(("roses", "ships")):
+        done = {"item_id": item_id, "timestamp": at}
+        assert client.post("/v1/users/u2/interactions", json=done).status_code == 202
+
+    def asked(user: dict[str, Any], item_id: str, **more: Any) -> Any:
+        body = {"user": {**user, "candidates": ALL}, "item_id": item_id, "top": 1, **more}
+        return client.post("/v1/why-not", json={**body, "fusion": {"method": "none"}})
+
+    try:
+        ranking = rerank(client, {"user_id": "u2", "candidates": ALL})["rankings"][0]["items"]
+        order = [one["item_id"] for one in ranking]
+        found = asked({"user_id": "u2"}, order[1]).json()
+        assert (found["item"]["rank"], found["threshold"]["item_id"]) == (2, order[0])
+        assert found["change"]["item_id"] == order[0]
+        assert found["change"]["rank"] == 1
+        assert found["differences"]["personas"] < 0
+        first = asked({"user_id": "u2"}, order[0]).json()
+        assert (first["threshold"], first["change"], first["tried"]) == (None, None, 0)
+        inline = asked({"history": history("tall ships", "old roses")}, order[2]).json()
+        assert inline["item"]["because"]
+        assert asked({"vector": [1.0, *[0.0] * 31]}, "ships").status_code == 200
+        assert asked({}, ALL[-1]).json()["advice"].startswith("Nothing is known of the user")
+        assert asked({"user_id": "nobody"}, "ships").status_code == 404
+        assert asked({"user_id": "u2"}, "elsewhere").status_code == 422
+        assert asked({"user_id": "u2"}, "ships", top=0).status_code == 422
+        client.headers.update(AS_READER)
+        hidden = asked({"user_id": "u2"}, order[1]).json()
+        assert hidden["change"] is None
+        assert hidden["advice"] == "One change of the history lifts it."
+        assert not hidden["item"]["because"]
+    finally:
+        client.headers.update(AS_ADMIN)
+        client.delete("/v1/users/u2")
+
+
 # --- pages for people --------------------------------------------------------------------------
 
 

@@ -342,10 +342,56 @@ def test_a_stored_user(serve: Serve) -> None:
     client.delete("/v1/users/eve", headers=AS_ADMIN)
 
 
+def test_why_not(serve: Serve) -> None:
+    client = log_in(serve(), ADMIN)
+    given = {"history": "roses\ncakes\ntrains", "candidates": "cakes\nroses\nships\ntrains"}
+    status, _, text = ranked(client, **given, method="none", top="1")
+    assert status == 200
+    buttons = [one for one in Html(text).named("button") if one.get("name") == "why_not"]
+    assert len(buttons) == 3, "each item but the first"
+    lifted = 0
+    for one in buttons:
+        item_id = str(one["value"])
+        status, _, text = ranked(client, **given, method="none", top="1", why_not=item_id)
+        assert status == 200
+        assert f"Why not {item_id.title()}?" in Html(text).text
+        assert "What it lacks to that item" in text
+        lifted += "It is number 1 without" in text
+        assert "It is number 1 w" in text or "No single change lifts it: " in text
+    assert lifted, "without the roses, something else is first"
+    status, _, text = ranked(client, history="roses", method="none", top="1", why_not="ships")
+    assert (status, "It is number" in text) == (200, True), "the whole catalogue"
+    status, _, text = ranked(client, **given, method="none", why_not="roses")
+    assert "already, among the first 10." in text
+
+
+def test_why_not_names_no_item_of_a_stored_user_to_a_reader(serve: Serve) -> None:
+    client = serve(tell_because=False)
+    for at, item_id in enumerate(("roses", "ships")):
+        done = {"item_id": item_id, "timestamp": at}
+        sent = client.post("/v1/users/eva/interactions", json=done, headers=AS_ADMIN)
+        assert sent.status_code == 202
+    given = {"user": "eva", "candidates": "roses\nships", "top": "1", "method": "none"}
+    texts = []
+    for key in (ADMIN, READER):
+        client.cookies.clear()
+        log_in(client, key)
+        asked = [ranked(client, **given, why_not=one)[2] for one in ("roses", "ships")]
+        texts.append("".join(asked))
+    assert "It is number 1 without" in texts[0]
+    assert "without" not in texts[1]
+    assert "One change of the history lifts it." in texts[1]
+    client.delete("/v1/users/eva", headers=AS_ADMIN)
+
+
 @pytest.mark.parametrize(
     ("form", "said"),
     [
         ({}, "one of three"),
+        ({"person": "a", "top": "0"}, "a whole number from 1 to 10000"),
+        ({"person": "a", "top": "9" * 5000}, "a whole number from 1 to 10000"),
+        ({"person": "a", "why_not": "no", "candidates": "x"}, "is not among the 1 candidates"),
+        ({"person": "a", "why_not": "no"}, "the index has no item 'no'"),
         ({"person": "a", "history": "b"}, "one of three"),
         ({"person": "a", "candidates": "x\tmuch"}, "line 1: 'much' is no number"),
         ({"person": "a", "candidates": "\n".join(map(str, range(2000)))}, "at most 1000"),
