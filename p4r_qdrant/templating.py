@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,14 @@ _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud
 Marks for a single letter (U+200E, U+200F, U+061C) stay: right-to-left languages need them, and
 `isolated` keeps their effect inside the text.
 """
+
+
+def _day(seconds: int) -> str:
+    """Seconds since 1970 as a date and a time in UTC; as they are if they are no such time."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)
 
 
 class Templates:
@@ -45,5 +54,6 @@ class Templates:
             lstrip_blocks=True,
         )
         # For texts from a data set: their writing direction does not reach the text around them.
+        environment.filters["day"] = _day
         environment.filters["isolated"] = lambda text: Markup("<bdi>{}</bdi>").format(text)
         return environment

@@ -71,16 +71,20 @@ def serve(
 
     from indexer.artifacts.evidence import QuotedEvidence
     from indexer.ledger import LEDGER, Ledger
+    from indexer.review.desk import ReviewDesk
     from indexer.updates.worker import Worker
     from indexer.updates.worker_thread import WorkerThread
 
     sources = artifact_sources(artifacts, domain, settings)
-    evidence = QuotedEvidence(artifacts) if settings.service.studio else None
+    with_studio = settings.service.studio
+    evidence = QuotedEvidence(artifacts) if with_studio else None
+    desk = ReviewDesk(sources.folder, sources.rules) if with_studio else None
     with Ledger(artifacts / LEDGER) as ledger:
         run_service(
             settings,
             lambda backend: WorkerThread(Worker(backend, sources, ledger)),
             evidence=evidence,
+            desk=desk,
         )
 
 
@@ -92,7 +96,10 @@ def studio(
     artifacts: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", exists=True, file_okay=False, help="Quote the reviews of this folder."
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Quote the reviews of this folder, and review its personas.",
         ),
     ] = None,
     browser: Annotated[
@@ -119,10 +126,13 @@ def studio(
         "port": port,
         "studio": True,
         "workers": 1,
-        "allow_anonymous": not (own.api_key or own.admin_key),
+        "allow_anonymous": not (own.api_key or own.reviewer_key or own.admin_key),
     }
     settings = _settings(options)
     from indexer.artifacts.evidence import QuotedEvidence
+    from indexer.artifacts.folder import ArtifactFolder
+    from indexer.review.desk import ReviewDesk
+    from indexer.review.rules import Rules
     from p4r_qdrant.service.run import serve as run_service
 
     def show(address: str) -> None:
@@ -130,8 +140,11 @@ def studio(
         if sys.stdout.isatty() if browser is None else browser:
             webbrowser.open(f"{address}/studio")
 
-    evidence = QuotedEvidence(artifacts) if artifacts is not None else None
-    run_service(settings, evidence=evidence, listening_at=show)
+    evidence = desk = None
+    if artifacts is not None:
+        evidence = QuotedEvidence(artifacts)
+        desk = ReviewDesk(ArtifactFolder(artifacts), Rules.load(settings.reasoning.rules))
+    run_service(settings, evidence=evidence, desk=desk, listening_at=show)
 
 
 def _settings(options: dict[str, Any]) -> Settings:

@@ -39,6 +39,7 @@ from p4r_qdrant.service.middleware import Requests
 from p4r_qdrant.service.security import Access, TellsBecause, admin, reader
 from p4r_qdrant.service.state import Service, service
 from p4r_qdrant.service.studio import pages as studio
+from p4r_qdrant.service.studio.desk import Desk
 from p4r_qdrant.service.studio.evidence import Evidence
 
 if TYPE_CHECKING:
@@ -74,10 +75,12 @@ class Application(FastAPI):
         return document
 
 
-def create_app(served: Service, evidence: Evidence | None = None) -> FastAPI:
+def create_app(
+    served: Service, evidence: Evidence | None = None, desk: Desk | None = None
+) -> FastAPI:
     """The application of a service; its lifespan starts and closes the service.
 
-    `evidence` finds the reviews that the studio quotes.
+    `evidence` finds the reviews that the studio quotes, `desk` keeps the decisions of reviewers.
     """
 
     @asynccontextmanager
@@ -130,7 +133,7 @@ def create_app(served: Service, evidence: Evidence | None = None) -> FastAPI:
     app.include_router(recommendations.router)
     _add_operations(app)
     if own.studio:
-        studio.install(app, served, evidence)
+        studio.install(app, served, evidence, desk)
     _add_documentation(app)
     return app
 

@@ -19,6 +19,7 @@ from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.processes import DRAIN_S, serve_together
 from p4r_qdrant.service.security import check_exposure
 from p4r_qdrant.service.state import Background, Service
+from p4r_qdrant.service.studio.desk import Desk
 from p4r_qdrant.service.studio.evidence import Evidence
 from p4r_qdrant.settings import ServiceSettings, Settings
 
@@ -38,12 +39,14 @@ def serve(
     make_background: MakeBackground | None = None,
     *,
     evidence: Evidence | None = None,
+    desk: Desk | None = None,
     listening_at: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve until a signal ends it. Raises InputError if it cannot start.
 
     `make_background` makes the worker that does the jobs inside this process. `evidence` finds the
-    reviews that the studio quotes. `listening_at` is called with the address.
+    reviews that the studio quotes, `desk` keeps the decisions of reviewers. `listening_at` is
+    called with the address.
     """
     check_exposure(settings.service)
     check_workers(settings, has_background=make_background is not None)
@@ -64,7 +67,7 @@ def serve(
                 serve_together(settings, listening)
             else:
                 background = make_background(backend) if make_background else None
-                answer(backend, listening, background, evidence)
+                answer(backend, listening, background, evidence, desk)
     finally:
         listening.close()
         backend.close()
@@ -75,9 +78,10 @@ def answer(
     listening: socket.socket,
     background: Background | None = None,
     evidence: Evidence | None = None,
+    desk: Desk | None = None,
 ) -> None:
     """Answer requests in this process until a signal ends it."""
-    app = create_app(Service(backend, background), evidence)
+    app = create_app(Service(backend, background), evidence, desk)
     config = configured(app, _with_room(backend.settings.service), linger_s=LINGER_S)
     with suppress(KeyboardInterrupt):  # Ctrl-C
         uvicorn.Server(config).run(sockets=[listening])

@@ -14,14 +14,15 @@ from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.settings import ServiceSettings
 
 _BEARER = HTTPBearer(auto_error=False, description="P4R_SERVICE__API_KEY or __ADMIN_KEY")
-Role = Literal["reader", "admin"]
-"""What a key allows: reading the catalogue and reranking, or everything."""
+Role = Literal["reader", "reviewer", "admin"]
+"""What a key allows: to read the catalogue and rerank; to decide on personas in the studio too; or
+everything."""
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 
 
 def check_exposure(settings: ServiceSettings) -> None:
     """Raise SettingsError if the settings would leave the service open."""
-    keys = settings.api_key or settings.admin_key
+    keys = settings.api_key or settings.reviewer_key or settings.admin_key
     if keys and settings.allow_anonymous:
         raise SettingsError(
             "API keys are configured, but P4R_SERVICE__ALLOW_ANONYMOUS=true allows access without "
@@ -40,6 +41,10 @@ def check_exposure(settings: ServiceSettings) -> None:
         )
 
 
+_NAMES = {"reader": "reading", "reviewer": "reviewer"}
+_ROLES: tuple[Role, ...] = ("admin", "reviewer", "reader")
+
+
 class Access:
     """Checks keys, in constant time."""
 
@@ -47,13 +52,15 @@ class Access:
         self._anonymous = settings.allow_anonymous
         self._tells_because = settings.tell_because
         self._reader = _bytes(settings.api_key)
+        self._reviewer = _bytes(settings.reviewer_key)
         self._admin = _bytes(settings.admin_key)
 
     def role(self, key: str) -> Role | None:
         """What a key allows; None if the service does not know it."""
         given = key.encode(errors="replace")
-        is_admin, is_reader = _same(given, self._admin), _same(given, self._reader)
-        return "admin" if is_admin else "reader" if is_reader else None
+        keys = {"admin": self._admin, "reviewer": self._reviewer, "reader": self._reader}
+        found: list[Role] = [one for one in _ROLES if _same(given, keys[one])]
+        return found[0] if found else None
 
     def tells_because(self, credentials: HTTPAuthorizationCredentials | None) -> bool:
         """Whether a caller is told which items of a stored user's history made a score."""
@@ -75,7 +82,7 @@ class Access:
             )
         if admin and role != "admin":
             raise ProblemError(
-                403, "forbidden", "this route needs the admin key, not the reading key"
+                403, "forbidden", f"this route needs the admin key, not the {_NAMES[role]} key"
             )
 
 

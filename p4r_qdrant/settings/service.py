@@ -42,6 +42,10 @@ class ServiceSettings(Section):
     api_key: OptionalSecret = Field(
         None, description="Key that allows reranking and reading the catalogue."
     )
+    reviewer_key: OptionalSecret = Field(
+        None,
+        description="Key that also allows reading reviews and deciding on personas in the studio.",
+    )
     admin_key: OptionalSecret = Field(
         None, description="Key that also allows writing items and writing and reading users."
     )

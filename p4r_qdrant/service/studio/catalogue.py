@@ -127,7 +127,7 @@ async def item(
     except ValueError as error:
         raise problems.ProblemError(422, "invalid", str(error)) from None
     served = visit.studio.served
-    evidence = visit.studio.evidence if visit.role == "admin" else None
+    evidence = visit.studio.evidence if visit.may_review else None
     with served.backend.in_use() as live:
         cards = await served.in_thread(lambda: _cards(live, id, evidence))
     if not cards:

@@ -8,12 +8,15 @@ from fastapi import APIRouter, FastAPI, Response
 
 from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.service.state import Service
-from p4r_qdrant.service.studio import catalogue, reader, versions
+from p4r_qdrant.service.studio import catalogue, reader, review, versions
+from p4r_qdrant.service.studio.desk import Desk
 from p4r_qdrant.service.studio.evidence import Evidence
 from p4r_qdrant.service.studio.sessions import Session
 from p4r_qdrant.service.studio.visit import PREFIX, Anybody, Known, Studio, StudioRoute
 
 router = APIRouter(prefix=PREFIX, route_class=StudioRoute, include_in_schema=False)
+KEPT = "kept_"
+"""Begins the names of fields that were sent by a session that had ended."""
 _STYLE = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
 _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" '
@@ -22,10 +25,15 @@ _ICON = (
 )
 
 
-def install(app: FastAPI, served: Service, evidence: Evidence | None = None) -> None:
+def install(
+    app: FastAPI,
+    served: Service,
+    evidence: Evidence | None = None,
+    desk: Desk | None = None,
+) -> None:
     """Add the studio to an application."""
-    app.state.studio = Studio(served, evidence)
-    for one in (router, catalogue.router, reader.router, versions.router, LAST):
+    app.state.studio = Studio(served, evidence, desk)
+    for one in (router, catalogue.router, review.router, reader.router, versions.router, LAST):
         app.include_router(one)
 
 
@@ -56,11 +64,14 @@ async def login(visit: Anybody) -> Response:
     base, following = visit.studio.base, form.get("following", "")
     if not following.startswith((f"{base}/", f"{base}?")) or "\\" in following:
         following = base  # never to another site
+    kept = {name.removeprefix(KEPT): value for name, value in form.items() if name.startswith(KEPT)}
     role = visit.request.app.state.access.role(form.get("key", ""))
     if role is None:
         sorry = "The service does not know this key."
-        return visit.page("login.html", 403, following=following, problem=sorry)
+        return visit.page("login.html", 403, following=following, problem=sorry, kept=kept)
     visit.begin(Session.new(role))
+    if kept:
+        return visit.page("resume.html", place=following, kept=kept)
     return visit.redirect(following)
 
 

@@ -20,10 +20,11 @@ COOKIE = "p4r_studio"
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A visitor. role: None before the login."""
+    """A visitor. role: None before the login. name: as whom a reviewer decides."""
 
     id: str
     role: Role | None = None
+    name: str = ""
 
     @classmethod
     def new(cls, role: Role | None = None) -> Session:
@@ -41,7 +42,7 @@ class Sessions:
     def __init__(self, settings: ServiceSettings) -> None:
         keys = [secrets.token_hex(32)]
         if settings.admin_key:
-            given = (settings.api_key, settings.admin_key)
+            given = (settings.api_key, settings.reviewer_key, settings.admin_key)
             keys = [one.get_secret_value() for one in given if one]
         secret = hashlib.sha256("\0".join(["p4r studio", *keys]).encode()).digest()
         self._cookies = URLSafeTimedSerializer(secret, salt="session")
@@ -49,15 +50,14 @@ class Sessions:
 
     def signed(self, session: Session) -> str:
         """The value of the cookie."""
-        return str(self._cookies.dumps([session.id, session.role]))
+        return str(self._cookies.dumps([session.id, session.role, session.name]))
 
     def read(self, cookie: str | None) -> Session | None:
         """The session of a cookie; None if there is none, or if it is wrong or too old."""
         try:
-            found, role = self._cookies.loads(cookie or "", max_age=SESSION_S)
-        except (BadSignature, ValueError):
+            return Session(*self._cookies.loads(cookie or "", max_age=SESSION_S))
+        except (BadSignature, TypeError):
             return None
-        return Session(found, role)
 
     def token(self, session: Session) -> str:
         """The token that each form of a session carries, so that no other site can send one."""

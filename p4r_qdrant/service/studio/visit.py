@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlencode
@@ -18,6 +19,7 @@ from p4r_qdrant.service import problems
 from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.service.security import Role
 from p4r_qdrant.service.state import Service
+from p4r_qdrant.service.studio.desk import Desk
 from p4r_qdrant.service.studio.evidence import Evidence
 from p4r_qdrant.service.studio.sessions import COOKIE, SESSION_S, Session, Sessions
 from p4r_qdrant.settings import ServiceSettings
@@ -44,10 +46,13 @@ TEMPLATES = Templates(Path(__file__).parent / "templates")
 
 
 class Studio:
-    """What the pages of a service share. evidence: None without an artifact folder."""
+    """What the pages of a service share. evidence, desk: None without an artifact folder."""
 
-    def __init__(self, served: Service, evidence: Evidence | None = None) -> None:
+    def __init__(
+        self, served: Service, evidence: Evidence | None = None, desk: Desk | None = None
+    ) -> None:
         self.served = served
+        self.desk = desk
         self.settings: ServiceSettings = served.backend.settings.service
         self.sessions = Sessions(self.settings)
         self.evidence = evidence
@@ -73,6 +78,16 @@ class Visit:
             return "admin"
         return self.session.role if self.session else None
 
+    @property
+    def may_review(self) -> bool:
+        """Whether the visitor may read reviews and decide on personas."""
+        return self.role in ("reviewer", "admin")
+
+    @property
+    def name(self) -> str:
+        """As whom the visitor decides; "" if that is not known."""
+        return self.session.name if self.session else ""
+
     def begin(self, session: Session) -> None:
         """Replace the session."""
         self.session, self.is_new = session, True
@@ -88,6 +103,7 @@ class Visit:
             link=self.link,
             token=self.studio.sessions.token(self.session),
             role=self.role,
+            may_review=self.may_review,
             can_leave=not self.studio.settings.allow_anonymous,
             **values,
         )
@@ -143,7 +159,7 @@ class StudioRoute(APIRoute):
             try:
                 answer: Response = await handle(request)
             except ProblemError as error:
-                answer = _of_problem(visit, error)
+                answer = await _of_problem(visit, error)
             except RequestValidationError:
                 answer = visit.problem(
                     ProblemError(422, "invalid", "the address of this page is not complete")
@@ -157,13 +173,15 @@ class StudioRoute(APIRoute):
         return guarded
 
 
-def _of_problem(visit: Visit, error: ProblemError) -> Response:
+async def _of_problem(visit: Visit, error: ProblemError) -> Response:
     if error.code != "login":
         return visit.problem(error)
     query = visit.request.url.query
     place = visit.request.url.path + (f"?{query}" if query else "")
-    following = place if visit.request.method == "GET" else visit.studio.base
-    return visit.page("login.html", 401, following=following, problem="")
+    if visit.request.method != "GET":
+        with suppress(ProblemError):  # the session has ended: what was typed is still there
+            await visit.form()
+    return visit.page("login.html", 401, following=place, problem="", kept=visit.typed)
 
 
 def _finished(visit: Visit, answer: Response) -> Response:
@@ -199,5 +217,16 @@ async def known(request: Request) -> Visit:
     return visit
 
 
+async def reviewing(request: Request) -> Visit:
+    """Dependency of the pages for reviewers."""
+    visit = await known(request)
+    if not visit.may_review:
+        raise ProblemError(
+            403, "forbidden", "this page is for reviewers: log in with the reviewer or admin key"
+        )
+    return visit
+
+
 Anybody = Annotated[Visit, Depends(anybody)]
 Known = Annotated[Visit, Depends(known)]
+Reviewing = Annotated[Visit, Depends(reviewing)]

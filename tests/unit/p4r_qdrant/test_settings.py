@@ -130,6 +130,7 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_SERVICE__HOST": ("0.0.0.0", "0.0.0.0"),
     "P4R_SERVICE__PORT": ("9000", 9000),
     "P4R_SERVICE__API_KEY": (KEY, SecretStr(KEY)),
+    "P4R_SERVICE__REVIEWER_KEY": (KEY, SecretStr(KEY)),
     "P4R_SERVICE__ADMIN_KEY": (KEY, SecretStr(KEY)),
     "P4R_SERVICE__ALLOW_ANONYMOUS": ("true", True),
     "P4R_SERVICE__DEADLINE_MS": ("250", 250),

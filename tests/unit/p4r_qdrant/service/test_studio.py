@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +31,10 @@ from tests.support.serving import (
     make_index,
     with_service,
 )
+from tests.support.studio_pages import Html, log_in, token
 
 Serve = Callable[..., TestClient]
 PAGES = ("/studio", "/studio/search", "/studio/reader", "/studio/versions")
-
-
-class Html(HTMLParser):
-    """A page: its text, its elements, and the fields of its forms that post."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.text = ""
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -79,19 +60,6 @@ def serve(made: Path, tmp_path: Path) -> Iterator[Serve]:  # closed before tmp_p
     yield start
     for client in clients:
         client.__exit__(None, None, None)
-
-
-def token(client: TestClient, place: str = "/studio/login") -> str:
-    found = re.search(r'name="token" value="(\w+)"', client.get(place).text)
-    assert found
-    return found[1]
-
-
-def log_in(client: TestClient, key: str) -> TestClient:
-    form = {"token": token(client), "key": key, "following": "/studio/versions"}
-    answer = client.post("/studio/login", data=form)
-    assert (answer.status_code, answer.headers["location"]) == (303, "/studio/versions")
-    return client
 
 
 def test_without_the_option_there_is_no_studio(made: Path) -> None:

@@ -1,0 +1,272 @@
+"""The review pages: who may decide, what is kept, two reviewers, sessions that end."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from starlette.testclient import TestClient
+
+from p4r_qdrant.errors import IndexUnavailableError
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.service.studio import sessions
+from p4r_qdrant.service.studio.review import changes
+from tests.support.engines import embedded
+from tests.support.hash_encoder import HashEncoder
+from tests.support.hostile_texts import HOSTILE_TEXTS
+from tests.support.jsonl import read, write
+from tests.support.reviewing import decide, desk_of, in_review
+from tests.support.serving import (
+    ADMIN,
+    AS_READER,
+    CATALOGUE,
+    DIMENSION,
+    READER,
+    make_app,
+    make_index,
+    persona,
+    with_service,
+)
+from tests.support.studio_pages import Html, log_in, token
+
+REVIEWER = "reviewer-key"
+SHIPS = "/studio/review/item?id=ships"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "artifacts"
+    path.mkdir()
+    records = []
+    for item, says in CATALOGUE.items():
+        own = [persona(item, number, one).model_dump() for number, one in enumerate(says)]
+        records.append({"item_id": item, "personas": own})
+    write(path, "personas.jsonl", records)
+    return path
+
+
+@pytest.fixture
+def client(folder: Path, tmp_path: Path) -> Iterator[TestClient]:
+    settings = embedded(tmp_path / "index")
+    make_index(settings)
+    own = with_service(settings, studio=True, reviewer_key=REVIEWER)
+    app = make_app(own, HashEncoder(DIMENSION))
+    app.state.studio.desk = desk_of(folder)
+    with TestClient(app, raise_server_exceptions=False, follow_redirects=False) as client:
+        yield client
+
+
+def reviewer(client: TestClient, name: str = "Ann", key: str = REVIEWER) -> TestClient:
+    """A client of the same service, logged in and named."""
+    own = TestClient(client.app, raise_server_exceptions=False, follow_redirects=False)
+    log_in(own, key)
+    form = {"token": token(own, SHIPS), "id": "ships", "by": name}
+    assert own.post("/studio/review/name", data=form).headers["location"] == SHIPS
+    return own
+
+
+def form_of(client: TestClient, persona_id: str, **fields: str) -> dict[str, str]:
+    """The form of a persona as its page has it, with these fields."""
+    html = client.get(SHIPS).text
+    seen = re.search(rf'name="persona" value="{persona_id}">\s*<input[^>]*value="([^"]+)"', html)
+    assert seen
+    return {"token": token(client, SHIPS), "persona": persona_id, "seen": seen[1], **fields}
+
+
+def texts_of(**changed: str) -> dict[str, str]:
+    own = persona("ships", 0, CATALOGUE["ships"][0]).model_dump()
+    return {name: own[name] for name in ("name", "description", "preference_rationale")} | changed
+
+
+def live_ids(client: TestClient, item: str) -> list[str]:
+    answer = client.get(f"/v1/items/{item}/personas", headers=AS_READER)
+    return [one["persona_id"] for one in answer.json()["personas"]] if answer.is_success else []
+
+
+def test_only_reviewers_get_in(client: TestClient) -> None:
+    assert client.get("/studio/review").status_code == 401
+    log_in(client, READER)
+    assert client.get("/studio/review").status_code == 403
+    assert "/studio/review" not in client.get("/studio").text
+    form = {"token": token(client, "/studio"), "persona": "ships_P0", "action": "approve"}
+    assert client.post(SHIPS, data=form).status_code == 403
+    for key in (REVIEWER, ADMIN):
+        client.cookies.clear()
+        log_in(client, key)
+        assert client.get("/studio/review").status_code == 200
+
+
+def test_the_reviewer_key_reads_the_api_and_does_not_write(client: TestClient) -> None:
+    own = {"Authorization": f"Bearer {REVIEWER}"}
+    assert client.get("/v1/items/ships/personas", headers=own).status_code == 200
+    refused = client.delete("/v1/items/ships", headers=own)
+    assert refused.status_code == 403
+    assert "reviewer key" in refused.text
+
+
+def test_without_artifacts_the_page_says_so(client: TestClient) -> None:
+    client.app.state.studio.desk = None  # type: ignore[attr-defined]
+    log_in(client, REVIEWER)
+    answer = client.get("/studio/review")
+    assert answer.status_code == 200
+    assert "without an artifact folder" in Html(answer.text).text
+    assert client.get(SHIPS).status_code == 404
+
+
+def test_a_decision_needs_a_name(client: TestClient, folder: Path) -> None:
+    log_in(client, REVIEWER)
+    assert 'value="approve"' not in client.get(SHIPS).text
+    form = {"token": token(client, SHIPS), "persona": "ships_P0", "action": "approve"}
+    seen = in_review(folder, "ships")["ships_P0"].seen
+    assert client.post(SHIPS, data=form | {"seen": seen}).status_code == 422
+    for name in ("", "x" * 101, "two\nlines"):
+        given = {"token": token(client, SHIPS), "by": name}
+        assert client.post("/studio/review/name", data=given).status_code == 422
+
+
+def test_each_button(client: TestClient, folder: Path) -> None:
+    own = reviewer(client)
+    for action, state in (
+        ("approve", "approved"),
+        ("undo", "pending"),
+        ("lock", "locked"),
+        ("undo", "pending"),
+        ("reject", "rejected"),
+    ):
+        form = form_of(own, "ships_P0", action=action, remark=f"about {action}")
+        assert own.post(SHIPS, data=form).headers["location"] == SHIPS
+        assert in_review(folder, "ships")["ships_P0"].state == state
+    form = form_of(own, "ships_P1", action="edit", **texts_of(description="Mine.\r\nTwo."))
+    assert own.post(SHIPS, data=form).status_code == 303
+    assert in_review(folder, "ships")["ships_P1"].texts.description == "Mine.\nTwo."
+    rows = read(folder / "decisions.jsonl")
+    assert {one["by"] for one in rows} == {"Ann"}
+    assert rows[0]["remark"] == "about approve"
+    page = Html(own.get(SHIPS).text).text
+    assert "reject by Ann" in page
+    assert "about reject" in page
+    assert own.post(SHIPS, data=form | {"action": "burn"}).status_code == 422
+
+
+def test_two_reviewers_at_once(client: TestClient, folder: Path) -> None:
+    ann, bob = reviewer(client), reviewer(client, "Bob")
+    late = form_of(bob, "ships_P0", action="edit", **texts_of(description="What Bob typed."))
+    ann.post(SHIPS, data=form_of(ann, "ships_P0", action="reject"))
+    answer = bob.post(SHIPS, data=late)
+    assert answer.status_code == 409
+    assert "Ann has decided" in Html(answer.text).text
+    assert "What Bob typed." in answer.text
+    assert in_review(folder, "ships")["ships_P0"].state == "rejected"
+    again = re.search(r'name="seen" value="([^"]+)"', answer.text)
+    assert again
+    bob.post(SHIPS, data=late | {"seen": again[1]})
+    assert in_review(folder, "ships")["ships_P0"].state == "edited"
+
+
+def test_what_is_not_possible_keeps_what_was_typed(client: TestClient, folder: Path) -> None:
+    client.app.state.studio.desk = desk_of(folder, "galleon")  # type: ignore[attr-defined]
+    own = reviewer(client)
+    form = form_of(own, "ships_P0", action="edit", **texts_of(description="A galleon."))
+    answer = own.post(SHIPS, data=form)
+    assert answer.status_code == 422
+    assert "banned words" in Html(answer.text).text
+    assert "A galleon." in answer.text
+
+
+def test_a_session_that_ends_loses_nothing_that_was_typed(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = reviewer(client)
+    form = form_of(own, "ships_P0", action="edit", **texts_of(description="<b>Long</b> work."))
+    later = time.time() + sessions.SESSION_S + 5
+    monkeypatch.setattr(time, "time", lambda: later)
+    answer = own.post(SHIPS, data=form)
+    assert answer.status_code == 401
+    inputs = Html(answer.text).named("input")
+    fields = {str(one["name"]): one["value"] or "" for one in inputs if "value" in one}
+    assert fields["kept_description"] == "<b>Long</b> work."
+    resumed = own.post("/studio/login", data=fields | {"key": REVIEWER})
+    assert resumed.status_code == 200
+    html = Html(resumed.text)
+    [action] = [one["action"] for one in html.named("form") if one["action"] == SHIPS]
+    again = {str(one["name"]): one["value"] or "" for one in html.named("input")}
+    named = {"token": again["token"], "id": "ships", "by": "Ann"}
+    assert own.post("/studio/review/name", data=named).status_code == 303
+    assert own.post(action, data=again).status_code == 303
+    assert in_review(folder, "ships")["ships_P0"].texts.description == "<b>Long</b> work."
+
+
+def test_a_rejected_persona_leaves_the_live_index_on_demand(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = reviewer(client)
+    assert live_ids(client, "ships") == ["ships_P0", "ships_P1"]
+    own.post(SHIPS, data=form_of(own, "ships_P0", action="reject"))
+    assert live_ids(client, "ships") == ["ships_P0", "ships_P1"], "until the next publish"
+    own.post(SHIPS, data=form_of(own, "ships_P0", action="withdraw"))
+    assert live_ids(client, "ships") == ["ships_P1"]
+
+    def away(*_: Any) -> int:
+        raise IndexUnavailableError("Qdrant is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PersonaIndex, "drop_personas", away)
+        answer = own.post(SHIPS, data=form_of(own, "ships_P1", action="reject", now="1"))
+    assert answer.status_code == 503
+    own.post(SHIPS, data=form_of(own, "ships_P1", action="withdraw"))
+    assert live_ids(client, "ships") == [], "the decision was kept"
+
+
+def test_what_changed_since_the_approval_is_marked(client: TestClient, folder: Path) -> None:
+    decide(folder, "approve", "ships", "ships_P0")
+    records = read(folder / "personas.jsonl")
+    records[0]["personas"][0]["description"] = "tall ships under steam"
+    write(folder, "personas.jsonl", records)
+    html = reviewer(client).get(SHIPS).text
+    assert "<del><bdi>sail</bdi></del>" in html
+    assert "<ins><bdi>steam</bdi></ins>" in html
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ("a b c", "a x c", [("equal", "a"), ("delete", "b"), ("insert", "x"), ("equal", "c")]),
+        ("", "a", [("insert", "a")]),
+        ("a " * 3000, "b", [("delete", "a " * 3000), ("insert", "b")]),
+    ],
+)
+def test_changes(before: str, after: str, found: list[tuple[str, str]]) -> None:
+    assert changes(before, after) == found
+
+
+def test_hostile_texts_stay_texts(client: TestClient, folder: Path) -> None:
+    own = [
+        {**persona("evil", number, "x").model_dump(), "name": text, "description": text}
+        for number, text in enumerate(HOSTILE_TEXTS)
+        if text.strip()
+    ]
+    write(folder, "personas.jsonl", [{"item_id": "<script>", "personas": own}])
+    flags = [
+        {
+            "item_id": "<script>",
+            "persona_id": "evil_P1",
+            "digest": in_review(folder, "<script>")["evil_P1"].seen.partition("-")[2],
+            "flags": {"<img src=x onerror=alert(1)>": "<script>alert(1)</script>"},
+        }
+    ]
+    write(folder, "flags.jsonl", flags)
+    client.app.state.studio.desk = desk_of(folder)  # type: ignore[attr-defined]
+    log_in(client, REVIEWER)
+    client.post("/studio/review/name", data={"token": token(client, "/studio"), "by": "<b>A</b>"})
+    for place in ("/studio/review", "/studio/review/item?id=%3Cscript%3E"):
+        answer = client.get(place)
+        assert answer.status_code == 200, place
+        assert not {name for name, _ in Html(answer.text).tags} & {"script", "img", "iframe"}
+        assert "<script>" not in answer.text
+        assert "<img" not in answer.text
+        assert "<b>A</b>" not in answer.text
