@@ -18,20 +18,21 @@ import numpy as np
 
 from indexer.collaborative.hypothetical import MOST_USERS, PersonaVectors, affinities
 from indexer.collaborative.weights import (
-    COLUMNS_AT_ONCE,
+    BLOCK_BYTES,
     KNOWN,
     MOST_ITEMS,
     NEIGHBOURS,
-    by_neighbourhood,
+    Indexes,
     exact,
+    neighbourhood_columns,
 )
 from indexer.evaluation.interactions import Interactions
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.columns import Column
+from p4r_qdrant.index.columns import Column, Numbers
 from p4r_qdrant.settings import CollaborativeSettings
 
 if TYPE_CHECKING:
-    from scipy.sparse import csc_matrix, csr_matrix
+    from scipy.sparse import csr_matrix
 
     from p4r_qdrant.arrays import Floats
 
@@ -132,8 +133,8 @@ def _memory(
     opinions = min(n_personas, MOST_USERS) * min(settings.keep, n_items)
     rows = 24.0 * (n_interactions + opinions) + 8.0 * n_personas * dimension
     columns = 24.0 * n_items * min(settings.columns, n_items)
-    kept = n_items * min((1 + KNOWN) * NEIGHBOURS, n_items)  # of X'X and of B
-    near = 24.0 * kept + 12.0 * COLUMNS_AT_ONCE * n_items
+    kept = n_items * min(KNOWN * NEIGHBOURS + 1, n_items)  # of X'X
+    near = 8.0 * kept + BLOCK_BYTES
     return {
         "exact": rows + 4.0 * n_items * n_items + columns,
         "by neighbourhood": rows + near + columns,
@@ -145,18 +146,15 @@ def fitted_columns(inputs: Inputs) -> Iterator[Column]:
 
     Raises InputError if the memory of the settings is too small, or l2.
     """
-    method = inputs.method
-    rows = extended(inputs)
-    settings = inputs.settings
-    weights = exact(rows, settings.l2) if method == "exact" else by_neighbourhood(rows, settings.l2)
-    del rows
-    items = inputs.interactions.items
+    solve = _exact_columns if inputs.method == "exact" else neighbourhood_columns
+    items, most = inputs.interactions.items, inputs.settings.columns
     numbers = np.array([inputs.numbers[one] for one in items], dtype=np.uint32)
-    for place, item_id in enumerate(items):
+    weights = solve(extended(inputs), inputs.settings.l2)
+    for item_id, number, (places, values) in zip(items, numbers, weights, strict=True):
         if item_id in inputs.catalogue:
-            yield _column(item_id, place, weights, numbers, settings.columns)
+            yield Column(item_id, int(number), *_largest(numbers[places], values, most))
         else:
-            yield _empty(item_id, int(numbers[place]))
+            yield _empty(item_id, int(number))
     fitted = set(items)
     for item_id, number in inputs.numbers.items():
         if item_id not in fitted:
@@ -189,22 +187,21 @@ def with_hypothetical(users: csr_matrix, hypothetical: csr_matrix, share: float)
     return vstack([users, hypothetical * np.float32(np.sqrt(share * each))], format="csr")
 
 
-def _column(
-    item_id: str, place: int, weights: Floats | csc_matrix, numbers: Any, most: int
-) -> Column:
-    if isinstance(weights, np.ndarray):
-        values = weights[:, place]
-        places = np.flatnonzero(values)
-        values = values[places]
-    else:
-        own = slice(*weights.indptr[place : place + 2])
-        places, values = weights.indices[own], weights.data[own]
-    if len(places) > most:
+def _exact_columns(rows: csr_matrix, l2: float) -> Iterator[tuple[Indexes, Floats]]:
+    """As `neighbourhood_columns`, over all items."""
+    for column in exact(rows, l2).T:
+        places = np.flatnonzero(column)
+        yield places, column[places]
+
+
+def _largest(numbers: Numbers, values: Floats, most: int) -> tuple[Numbers, Floats]:
+    """The `most` largest entries of a column without zeros, in the order of their numbers."""
+    if len(values) > most:
         largest = np.argpartition(-np.abs(values), most - 1)[:most]
-        places, values = places[largest], values[largest]
-    order = np.argsort(numbers[places])
+        numbers, values = numbers[largest], values[largest]
+    order = np.argsort(numbers)
     kept = order[values[order] != 0]
-    return Column(item_id, int(numbers[place]), numbers[places[kept]], values[kept])
+    return numbers[kept], values[kept]
 
 
 def _empty(item_id: str, number: int) -> Column:

@@ -34,6 +34,9 @@ KNOWN = 2
 
 COLUMNS_AT_ONCE = 512
 
+BLOCK_BYTES = 512 * 2**20
+"""Memory that so many columns of X'X may take, at 24 bytes an entry; else fewer are made."""
+
 Indexes = npt.NDArray[np.integer[Any]]
 Doubles = npt.NDArray[np.float64]
 
@@ -190,5 +193,5 @@ def _largest(places: Indexes, values: Floats, item: int, most: int) -> Indexes:
 
 
 def _blocks(count: int) -> list[slice]:
-    starts = range(0, count, COLUMNS_AT_ONCE)
-    return [slice(start, min(start + COLUMNS_AT_ONCE, count)) for start in starts]
+    size = max(1, min(COLUMNS_AT_ONCE, BLOCK_BYTES // (24 * count))) if count else 1
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -34,7 +34,7 @@ STEPS: dict[str, list[tuple[Any, str]]] = {
     "delete": [(EdgeEngine, "delete"), (ServerEngine, "delete")],
     "strangers": [(EdgeEngine, "delete_unchanged"), (ServerEngine, "delete_unchanged")],
     "columns": [(EdgeColumnSets, "write"), (ServerColumnSets, "write")],
-    "half": [(fitting, "_column")],
+    "half": [(fitting, "_largest")],
     "set": [(EdgeColumnSets, "drop"), (ServerColumnSets, "drop")],
     "verify": [(publish, "verify_scores")],
     "record": [(PersonaIndex, "record")],
