@@ -1,6 +1,9 @@
 """What does fitting the collaborative model cost? Time and memory against the number of items.
 
     python -m benchmarks.collaborative [--items 1000 2000 4000 8000] [--output fit.json]
+    python -m benchmarks.collaborative --draw fit.json
+
+--output FILE writes the rows as JSON after each of them and draws FILE.png; --draw draws it again.
 
 Interactions and persona vectors are random: popularity falls as 1 / rank, five personas an item
 lie around one of its genres. Times are those of the processor with one thread, so that a busy
@@ -17,6 +20,7 @@ import json
 import multiprocessing
 import resource
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,7 @@ from scipy.sparse import csr_matrix, vstack
 from threadpoolctl import threadpool_limits
 
 from indexer.collaborative.hypothetical import KEEP, PersonaVectors, affinities
-from indexer.collaborative.weights import by_neighbourhood, exact
+from indexer.collaborative.weights import by_neighbourhood, exact, neighbourhood_columns
 from p4r_qdrant.arrays import Floats
 
 DIMENSION = 64
@@ -45,7 +49,11 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[1000, 2000, 4000, 8000])
     parser.add_argument("--exact-up-to", type=int, default=16_000, help="then neighbourhoods alone")
     parser.add_argument("--output", type=Path, help="JSON of all rows")
+    parser.add_argument("--draw", type=Path, help="draw the rows of this file, and measure nothing")
     arguments = parser.parse_args()
+    if arguments.draw:
+        plot(json.loads(arguments.draw.read_text()), arguments.draw.with_suffix(".png"))
+        return
     with threadpool_limits(1):
         run(arguments)
 
@@ -59,16 +67,19 @@ def run(arguments: argparse.Namespace) -> None:
         rows.append(row)
         cells = [row.get(name) for name in ("exact_s", "exact_mb", "near_s", "near_mb")]
         texts = ["-" if cell is None else f"{cell:.1f}" for cell in cells]
+        if arguments.output:
+            arguments.output.write_text(json.dumps(rows, indent=1))
         compared = [row.get(name) for name in ("shared", "scores")]
         print(
             f"{n_items:>8,} {row['affinities_s']:>8.1f} {texts[0]:>8} {texts[1]:>7} "
             f"{texts[2]:>8} {texts[3]:>7} "
-            + " ".join(f"{'-' if one is None else format(one, '.3f'):>7}" for one in compared)
+            + " ".join(f"{'-' if one is None else format(one, '.3f'):>7}" for one in compared),
+            flush=True,
         )
     for name in ("affinities_s", "exact_s", "exact_mb", "near_s", "near_mb"):
         print(f"{name}: n^{exponent(rows, name):.2f}")
     if arguments.output:
-        arguments.output.write_text(json.dumps(rows, indent=1))
+        plot(rows, arguments.output.with_suffix(".png"))
 
 
 def measured(n_items: int, *, with_exact: bool) -> dict[str, Any]:
@@ -76,13 +87,15 @@ def measured(n_items: int, *, with_exact: bool) -> dict[str, Any]:
     users, personas = catalogue(n_items)
     began = time.process_time()
     hypothetical = affinities(personas, np.arange(n_items), n_items, KEEP)
-    row: dict[str, Any] = {"items": n_items, "affinities_s": time.process_time() - began}
+    row: dict[str, Any] = {"items": n_items, "interactions": users.nnz}
+    row["affinities_s"] = time.process_time() - began
     weight = np.float32(np.sqrt(users.shape[0] / hypothetical.shape[0]))
     rows = vstack([users, hypothetical * weight], format="csr")
     if with_exact:
         best, row["exact_s"], row["exact_mb"] = in_a_process(exact, rows)
     if n_items <= MOST_COMPARED or not with_exact:
-        near, row["near_s"], row["near_mb"] = in_a_process(by_neighbourhood, rows)
+        fit = by_neighbourhood if with_exact else as_published
+        near, row["near_s"], row["near_mb"] = in_a_process(fit, rows)
         if with_exact:
             row["shared"] = shared(best, near.toarray())
             first, second = (np.ravel(users[:500] @ one) for one in (best, near.toarray()))
@@ -112,6 +125,11 @@ def catalogue(n_items: int) -> tuple[csr_matrix, PersonaVectors]:
     unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     names = [f"{item:09}" for item in range(n_items)]
     return users, PersonaVectors(names, unit, np.arange(0, len(unit) + 1, PERSONAS))
+
+
+def as_published(rows: csr_matrix, l2: float) -> None:
+    """`by_neighbourhood` as `p4r publish` has it: each column is written and forgotten."""
+    deque(neighbourhood_columns(rows, l2), maxlen=0)
 
 
 def in_a_process(fit: Callable[[csr_matrix, float], Any], rows: csr_matrix) -> tuple[Any, ...]:
@@ -148,6 +166,35 @@ def exponent(rows: list[dict[str, Any]], name: str) -> float:
         return float("nan")
     (fewest, low), (most, high) = known[0], known[-1]
     return float(np.log(high / low) / np.log(most / fewest))
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Time and memory against items, on logarithmic axes, with the exponents."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (times, memory) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    lines = [
+        (times, "affinities_s", "A"),
+        (times, "exact_s", "B, exact"),
+        (times, "near_s", "B, by neighbourhood"),
+        (memory, "exact_mb", "B, exact"),
+        (memory, "near_mb", "B, by neighbourhood"),
+    ]
+    for axes, name, title in lines:
+        known = [(row["items"], row[name]) for row in rows if row.get(name)]
+        label = f"{title}: n^{exponent(rows, name):.2f}"
+        axes.loglog(*zip(*known, strict=True), marker="o", label=label)
+    times.set_ylabel("seconds of one core")
+    memory.set_ylabel("MB above the inputs")
+    for axes in (times, memory):
+        axes.set_xlabel("items (about 30 interactions and 5 personas each)")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,9 @@ def neighbourhood_columns(
     Yields: the items of a column in order, and their weights, float32.
     """
     from scipy.linalg import lapack
+    from threadpoolctl import ThreadpoolController
 
+    threads = ThreadpoolController()
     gram = _LargestOfGram.of(rows, KNOWN * neighbours)
     n_items = rows.shape[1]
     position = np.full(n_items, neighbours, dtype=np.int32)
@@ -102,9 +104,10 @@ def neighbourhood_columns(
         square = gram.between(near, position)
         square[np.diag_indices_from(square)] += l2
         wanted = values[np.searchsorted(places, near)].astype(np.float64)
-        _, weights, failed = lapack.dposv(square, wanted)
-        if failed:  # entries that are not kept can cost X'X its positive eigenvalues
-            weights = np.linalg.solve(square, wanted)
+        with threads.limit(limits=1):  # they wait for each other for longer than they work
+            _, weights, failed = lapack.dposv(square, wanted)
+            if failed:  # entries that are not kept can cost X'X its positive eigenvalues
+                weights = np.linalg.solve(square, wanted)
         yield near, weights.astype(np.float32)
 
 
