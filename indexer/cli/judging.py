@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from indexer.cli.outputs import Force, check_outputs
+from indexer.cli.option_groups import grouped
+from indexer.cli.outputs import check_outputs
 from indexer.cli.shared import (
     Artifacts,
     Asking,
-    DryRun,
-    InBatches,
-    NoWait,
     PromptDomain,
-    RetryFailed,
     artifact_sources,
     exit_for,
 )
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from indexer.artifacts.lines import Refusals
     from indexer.judging.comparing import Study
     from indexer.judging.figures import Judged
-    from indexer.reasoning.step import Sources
     from p4r_qdrant.settings import Settings
 
 group = typer.Typer()
@@ -38,11 +35,20 @@ group.add_typer(judges, name="judge", rich_help_panel="Evaluate")
 Results = Annotated[
     Path, typer.Option("--output", metavar="DIR", help="The folder of results; created if missing.")
 ]
-Sample = Annotated[int, typer.Option(min=1, help="Comparisons, a random sample.")]
-Controls = Annotated[
-    int, typer.Option(min=5, help="Comparisons for each control, whose outcome is known.")
-]
-JudgeSeed = Annotated[int, typer.Option(help="Random seed of the sample.")]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What is judged, and where results go."""
+
+    artifacts: Artifacts
+    output: Results
+    domain: PromptDomain = "products"
+    sample: Annotated[int, typer.Option(min=1, help="Comparisons, a random sample.")] = 100
+    controls: Annotated[
+        int, typer.Option(min=5, help="Comparisons for each control, whose outcome is known.")
+    ] = 30
+    seed: Annotated[int, typer.Option(help="Random seed of the sample.")] = 0
 
 
 @judges.command(
@@ -50,8 +56,10 @@ JudgeSeed = Annotated[int, typer.Option(help="Random seed of the sample.")]
     epilog="Example:  P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r judge explanations "
     "--artifacts books --explanations reranked.jsonl --domain books --output judged --dry-run",
 )
+@grouped
 def judge_explanations(
-    artifacts: Artifacts,
+    sampled: Sampled,
+    asking: Asking,
     explanations: Annotated[
         Path,
         typer.Option(
@@ -59,25 +67,15 @@ def judge_explanations(
             help="Ours: the output of p4r rerank, or lines of user_id, item_id and explanation.",
         ),
     ],
-    output: Results,
     against: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", help="Others, in the same form; default: the summaries of the items."
         ),
     ] = None,
-    domain: PromptDomain = "products",
     top: Annotated[
         int, typer.Option(min=1, help="Take an item among a reader's first so many.")
     ] = 5,
-    sample: Sample = 100,
-    controls: Controls = 30,
-    seed: JudgeSeed = 0,
-    dry_run: DryRun = False,
-    batch: InBatches = False,
-    no_wait: NoWait = False,
-    retry_failed: RetryFailed = False,
-    force: Force = False,
 ) -> None:
     """Let an LLM compare two explanations of an item.
 
@@ -93,17 +91,16 @@ def judge_explanations(
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
-    asking = Asking(dry_run, batch, no_wait, retry_failed, force)
     refusals = Refusals()
     study = ExplanationStudy(
-        ArtifactFolder(artifacts),
+        ArtifactFolder(sampled.artifacts),
         explanations,
         against,
         refusals,
-        ExplanationSampling(sample, controls, seed, top),
+        ExplanationSampling(sampled.sample, sampled.controls, sampled.seed, top),
         length=settings.history.length,
     )
-    _judge(study, artifacts, artifact_sources(output, domain, settings), settings, refusals, asking)
+    _judge(study, sampled, settings, refusals, asking)
 
 
 @judges.command(
@@ -111,9 +108,10 @@ def judge_explanations(
     epilog="Example:  P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r judge personas "
     "--artifacts examples/bookshop --domain books --output judged-personas --dry-run",
 )
+@grouped
 def judge_personas(
-    artifacts: Artifacts,
-    output: Results,
+    sampled: Sampled,
+    asking: Asking,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -121,15 +119,6 @@ def judge_personas(
             help="Another personas.jsonl; default: a single persona that the LLM writes.",
         ),
     ] = None,
-    domain: PromptDomain = "products",
-    sample: Sample = 100,
-    controls: Controls = 30,
-    seed: JudgeSeed = 0,
-    dry_run: DryRun = False,
-    batch: InBatches = False,
-    no_wait: NoWait = False,
-    retry_failed: RetryFailed = False,
-    force: Force = False,
 ) -> None:
     """Let an LLM compare the personas of an item with a single one.
 
@@ -146,22 +135,20 @@ def judge_personas(
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
-    asking = Asking(dry_run, batch, no_wait, retry_failed, force)
     refusals = Refusals()
     study = PersonaStudy(
-        ArtifactFolder(artifacts),
+        ArtifactFolder(sampled.artifacts),
         against,
-        output,
+        sampled.output,
         refusals,
-        Sampling(sample, controls, seed),
+        Sampling(sampled.sample, sampled.controls, sampled.seed),
     )
-    _judge(study, artifacts, artifact_sources(output, domain, settings), settings, refusals, asking)
+    _judge(study, sampled, settings, refusals, asking)
 
 
 def _judge(
     study: Study,
-    artifacts: Path,
-    sources: Sources,
+    sampled: Sampled,
     settings: Settings,
     refusals: Refusals,
     asking: Asking,
@@ -179,7 +166,8 @@ def _judge(
     from indexer.terminal.reasoning import ReasoningProgress, print_estimates
     from p4r_qdrant.errors import P4RError
 
-    output = sources.folder.path
+    output = sampled.output
+    sources = artifact_sources(output, sampled.domain, settings)
     progress = ReasoningProgress()
     found: Judged | None = None
 
@@ -199,7 +187,7 @@ def _judge(
             return
         check_key(settings.llm)
         with (
-            noted(artifacts, output),
+            noted(sampled.artifacts, output),
             undone_unless_paid(output),
             Ledger(output / LEDGER) as ledger,
         ):

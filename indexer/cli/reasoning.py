@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from indexer.cli.outputs import Force, check_output, check_outputs
+from indexer.cli.option_groups import grouped
+from indexer.cli.outputs import check_output, check_outputs
 from indexer.cli.shared import (
     Asking,
-    DryRun,
-    InBatches,
     MadeArtifacts,
-    NoWait,
     PromptDomain,
-    RetryFailed,
     artifact_sources,
     check_llm,
     exit_for,
@@ -34,10 +31,12 @@ group = typer.Typer()
     "--items items.jsonl --reviews reviews.jsonl --splits splits.jsonl --domain books "
     "--artifacts books --dry-run"
 )
+@grouped
 def reason(
     items: Annotated[Path, typer.Option(metavar="FILE", help="items.jsonl")],
     reviews: Annotated[Path, typer.Option(metavar="FILE", help="reviews.jsonl")],
     artifacts: MadeArtifacts,
+    asking: Asking,
     domain: PromptDomain = "products",
     splits: Annotated[
         Path | None,
@@ -71,11 +70,6 @@ def reason(
             "P4R_REASONING__STRATEGY."
         ),
     ] = None,
-    dry_run: DryRun = False,
-    batch: InBatches = False,
-    no_wait: NoWait = False,
-    retry_failed: RetryFailed = False,
-    force: Force = False,
 ) -> None:
     """Make summaries, aspects, personas and alignments from reviews.
 
@@ -108,7 +102,6 @@ def reason(
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
-    asking = Asking(dry_run, batch, no_wait, retry_failed, force)
     strategy = strategy or settings.reasoning.strategy
     extractive = strategy == "extractive"
     options = AlignmentOptions(
@@ -117,7 +110,7 @@ def reason(
         strategy=cast("Strategy", strategy),
         seed=seed,
     )
-    if batch and extractive:
+    if asking.batch and extractive:
         raise InputError("--batch needs an LLM, and the extractive strategy has none: omit it")
     given = {ITEMS: items, REVIEWS: reviews} | ({SPLITS: splits} if splits is not None else {})
     folder = ArtifactFolder(artifacts, given)
@@ -135,18 +128,20 @@ def reason(
         if not run.is_copy(artifacts / name, source):
             check_output(artifacts / name, given.values(), force=may_replace)
     encoder = None
-    if extractive or (strategy == "similarity" and "alignments" in names and not dry_run):
+    if extractive or (strategy == "similarity" and "alignments" in names and not asking.dry_run):
         with loading("the encoder"):  # now, not after hours of asking
             encoder = load_encoder(settings.encoder)
     chosen = run.steps(names, sources, refusals, options, encoder, progress)
     check_outputs(artifacts, [one.artifact for one in chosen], given.values(), force=may_replace)
     asks = any(step.asks for step in chosen)
-    if dry_run:
+    if asking.dry_run:
         with Ledger(artifacts / LEDGER, read_only=True) as ledger:
             waiting = BatchFolder(ledger.folder).waiting()
             price_factor = asking.price_factor(settings)
             print_estimates(
-                run.estimate(chosen, ledger, price_factor, waiting, repeat_failed=retry_failed)
+                run.estimate(
+                    chosen, ledger, price_factor, waiting, repeat_failed=asking.retry_failed
+                )
             )
         return
     if asks:

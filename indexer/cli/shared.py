@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from indexer.cli.outputs import Force
 from p4r_qdrant.errors import InputError
 
 if TYPE_CHECKING:
@@ -166,16 +167,13 @@ def check_llm(sources: Sources, otherwise: str = "P4R_REASONING__STRATEGY=extrac
 
 @dataclass(frozen=True)
 class Asking:
-    """How an LLM is asked: the options that `p4r reason` and `p4r judge` share.
+    """How an LLM is asked: the options that `p4r reason` and `p4r judge` share."""
 
-    force: replace files that such a run did not write.
-    """
-
-    dry_run: bool
-    batch: bool
-    no_wait: bool
-    retry_failed: bool
-    force: bool
+    dry_run: DryRun = False
+    batch: InBatches = False
+    no_wait: NoWait = False
+    retry_failed: RetryFailed = False
+    force: Force = False
 
     def __post_init__(self) -> None:
         if self.no_wait and not self.batch:

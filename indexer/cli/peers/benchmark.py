@@ -7,15 +7,10 @@ from typing import Annotated
 
 import typer
 
+from indexer.cli.option_groups import grouped
 from indexer.cli.outputs import BENCH, Force, check_output
 from indexer.cli.peers.app import peers
-from indexer.cli.peers.options import (
-    Candidates,
-    Results,
-    Set,
-    peer_options,
-)
-from indexer.cli.shared import Artifacts, PromptDomain
+from indexer.cli.peers.options import CandidateFiles, Set, peer_options
 
 Peers = Annotated[
     str, typer.Option("--peers", help="Names with commas: listwise,letters,pointwise,rated.")
@@ -27,12 +22,10 @@ Peers = Annotated[
     "--candidates examples/bookshop/candidates.jsonl --domain books --depths 5,10 --users 1,10 "
     "--local --output bench"
 )
+@grouped
 def bench(
-    artifacts: Artifacts,
-    candidates: Candidates,
-    output: Results,
+    files: CandidateFiles,
     names: Peers = "listwise,letters,pointwise,rated",
-    domain: PromptDomain = "products",
     users: Annotated[str, typer.Option(help="Users at the same time, with commas.")] = "1,10,100",
     depths: Annotated[str, typer.Option(help="Candidates of a user, with commas.")] = "20,50,100",
     minutes: Annotated[
@@ -59,13 +52,15 @@ def bench(
     from indexer.terminal.progress import ProgressBar
     from p4r_qdrant.settings import Settings
 
-    target = output / "bench.json"
-    check_output(target, [candidates], force=force, ours=BENCH)
+    target = files.output / "bench.json"
+    check_output(target, [files.candidates], force=force, ours=BENCH)
     plan = BenchPlan(_numbers("--users", users), _numbers("--depths", depths), 60 * minutes)
-    wanted = BenchRequest(artifacts, candidates, domain, _names(names), peer_options(options), plan)
+    wanted = BenchRequest(
+        files.artifacts, files.candidates, files.domain, _names(names), peer_options(options), plan
+    )
     with ProgressBar() as bar:
         found = measured(wanted, Settings.load(), bar, local=local)
-    output.mkdir(parents=True, exist_ok=True)
+    files.output.mkdir(parents=True, exist_ok=True)
     with written_whole(target) as write:
         write(json.dumps(asdict(found), ensure_ascii=False, indent=2))
     print_bench(found)

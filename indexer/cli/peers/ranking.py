@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from indexer.cli.outputs import Force, check_output
+from indexer.cli.option_groups import grouped
+from indexer.cli.outputs import check_output
 from indexer.cli.peers.answering import answering
 from indexer.cli.peers.app import peers
-from indexer.cli.peers.options import (
-    AdapterOption,
-    Candidates,
-    LocalModelOption,
-    Results,
-    Set,
-    peer_options,
-)
-from indexer.cli.shared import Artifacts, DryRun, PromptDomain, RetryFailed, exit_for
+from indexer.cli.peers.options import CandidateFiles, PeerAsking, peer_options
+from indexer.cli.shared import exit_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,12 +29,11 @@ Name = Annotated[
     "--artifacts examples/bookshop --candidates examples/bookshop/candidates.jsonl "
     "--domain books --output ranked --dry-run"
 )
+@grouped
 def rank(
-    artifacts: Artifacts,
-    candidates: Candidates,
-    output: Results,
+    files: CandidateFiles,
+    asking: PeerAsking,
     peer: Name = "listwise",
-    domain: PromptDomain = "products",
     users: Annotated[int | None, typer.Option(min=1, help="Only the first so many lists.")] = None,
     depth: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many candidates of a list.")
@@ -49,12 +42,6 @@ def rank(
         int | None,
         typer.Option(min=1, help="Only so many places need to be right; fewer calls."),
     ] = None,
-    local: LocalModelOption = None,
-    adapter: AdapterOption = None,
-    options: Set = None,
-    dry_run: DryRun = False,
-    retry_failed: RetryFailed = False,
-    force: Force = False,
 ) -> None:
     """Order candidate lists by an LLM, as ZS-LLM, LlamaRec, TALLRec, EXP3RT or XRec do.
 
@@ -80,28 +67,28 @@ def rank(
     from indexer.terminal.peers import print_totals
     from p4r_qdrant.errors import InputError
 
-    refusals = Refusals()
-    chosen = peer_options(options)
-    target = output / f"{peer}.jsonl"
-    check_output(target, [candidates], force=force or (output / LEDGER).is_dir())
-    with Material(ArtifactFolder(artifacts), refusals) as material:
-        who = answering(local, adapter)
-        sources = PeerSources(Domain.load(domain), who.llm, chosen, material)
+    refusals, again = Refusals(), asking.retry_failed
+    chosen = peer_options(asking.options)
+    target = files.output / f"{peer}.jsonl"
+    check_output(target, [files.candidates], force=asking.force or (files.output / LEDGER).is_dir())
+    with Material(ArtifactFolder(files.artifacts), refusals) as material:
+        who = answering(asking.local, asking.adapter)
+        sources = PeerSources(Domain.load(files.domain), who.llm, chosen, material)
         made = registry.made(peer, sources)
-        lists = read_candidates(candidates, refusals)
+        lists = read_candidates(files.candidates, refusals)
         wanted = list(queries(material, lists, users=users, depth=depth, top=top))
         if not wanted:
-            raise InputError(f"{candidates} holds no list of candidates")
+            raise InputError(f"{files.candidates} holds no list of candidates")
 
         async def ranked(ask: Asker, done: Callable[[], None]) -> Sequence[PeerAnswer]:
             return await rank_all(made, wanted, ask, done)
 
-        if dry_run:
-            who.count(output, ranked, retry_failed=retry_failed)
+        if asking.dry_run:
+            who.count(files.output, ranked, retry_failed=again)
             exit_for(refusals)
             return
-        with noted(artifacts, output):
-            answers = who.run(output, made.step, len(wanted), ranked, retry_failed=retry_failed)
+        with noted(files.artifacts, files.output):
+            answers = who.run(files.output, made.step, len(wanted), ranked, retry_failed=again)
         with written_whole(target, private=True) as write:
             for query, answer in zip(wanted, answers, strict=True):
                 write(json.dumps(line(query, answer), ensure_ascii=False))

@@ -10,22 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from indexer.cli.outputs import RATED, Force, check_output
+from indexer.cli.option_groups import grouped
+from indexer.cli.outputs import RATED, check_output
 from indexer.cli.peers.answering import Answering, answering, loaded
 from indexer.cli.peers.app import peers
-from indexer.cli.peers.options import (
-    AdapterOption,
-    BatchSize,
-    Epochs,
-    LearningRate,
-    LocalModelOption,
-    Rank,
-    Results,
-    Seed,
-    Set,
-    peer_options,
-)
-from indexer.cli.shared import DryRun, PromptDomain, RetryFailed, exit_for
+from indexer.cli.peers.options import PeerAsking, Results, Training, peer_options
+from indexer.cli.shared import PromptDomain, exit_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +30,7 @@ if TYPE_CHECKING:
     epilog="Example:  p4r peers rate --ratings ratings.jsonl --interactions interactions.jsonl "
     "--output rated --trivial"
 )
+@grouped
 def rate(
     ratings: Annotated[
         Path,
@@ -55,6 +46,8 @@ def rate(
         ),
     ],
     output: Results,
+    asking: PeerAsking,
+    training: Training,
     domain: PromptDomain = "products",
     profile: Annotated[
         str, typer.Option(help="The item's profile in prompts: helpful or similar.")
@@ -65,8 +58,6 @@ def rate(
     trivial: Annotated[
         bool, typer.Option("--trivial", help="Only the predictors that need no LLM.")
     ] = False,
-    local: LocalModelOption = None,
-    adapter: AdapterOption = None,
     student: Annotated[
         str | None,
         typer.Option(
@@ -74,15 +65,6 @@ def rate(
         ),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the student.")] = 5,
-    epochs: Epochs = None,
-    batch_size: BatchSize = 16,
-    learning_rate: LearningRate = None,
-    rank: Rank = None,
-    seed: Seed = 0,
-    options: Set = None,
-    dry_run: DryRun = False,
-    retry_failed: RetryFailed = False,
-    force: Force = False,
 ) -> None:
     """Predict ratings: RMSE and MAE of an LLM, and of trivial predictors.
 
@@ -101,7 +83,6 @@ def rate(
     from indexer.peers.asking import RequestMaker
     from indexer.peers.rating_records import item_profile, read_ratings, read_trained
     from indexer.peers.rating_study import STEP, TUNED, ZERO_SHOT, RatingStudy, sampled
-    from indexer.peers.recipes import TuningOptions
     from indexer.peers.scale import RatingScale
     from indexer.peers.trivial_ratings import TrivialPredictors
     from indexer.prompts import Domain
@@ -109,13 +90,13 @@ def rate(
     from indexer.terminal.peers import print_ratings
     from p4r_qdrant.settings import Settings
 
-    refusals = Refusals()
-    chosen = peer_options(options, highest=10.0)
+    refusals, again = Refusals(), asking.retry_failed
+    chosen = peer_options(asking.options, highest=10.0)
     target = output / "ratings.json"
-    check_output(target, [ratings, interactions], force=force, ours=RATED)
+    check_output(target, [ratings, interactions], force=asking.force, ours=RATED)
     pairs = read_ratings(ratings, refusals)
     scale = RatingScale(chosen.lowest, chosen.highest)
-    who = answering(local, adapter)
+    who = answering(asking.local, asking.adapter)
     study = RatingStudy(
         pairs,
         sampled(len(pairs), sample),
@@ -126,22 +107,22 @@ def rate(
     )
     teaching = None
     if student is not None and not trivial:
-        how = TuningOptions(rank, None, epochs, learning_rate, batch_size, seed=seed)
         teacher = Answering(Settings.load().llm)
-        teaching = _Teaching(study, teacher, output, student, folds, how, retry_failed)
+        how = training.options()
+        teaching = _Teaching(study, teacher, output, student, folds, how, again)
 
     async def asked(ask: Asker, done: Callable[[], None]) -> list[RatingRow]:
-        return await study.asked_rows(ask, done, TUNED if adapter else ZERO_SHOT)
+        return await study.asked_rows(ask, done, TUNED if asking.adapter else ZERO_SHOT)
 
-    if dry_run:
-        who.count(output, asked, retry_failed=retry_failed)
+    if asking.dry_run:
+        who.count(output, asked, retry_failed=again)
         if teaching is not None:
             teaching.count()
         exit_for(refusals)
         return
     rows = study.trivial_rows()
     if not trivial:
-        rows += who.run(output, STEP, 2 * len(study.members), asked, retry_failed=retry_failed)
+        rows += who.run(output, STEP, 2 * len(study.members), asked, retry_failed=again)
     if teaching is not None:
         rows += teaching.rows()
     output.mkdir(parents=True, exist_ok=True)

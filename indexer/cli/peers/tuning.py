@@ -7,18 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from indexer.cli.option_groups import grouped
 from indexer.cli.peers.answering import Answering, loaded
 from indexer.cli.peers.app import peers
-from indexer.cli.peers.options import (
-    BatchSize,
-    Epochs,
-    LearningRate,
-    Rank,
-    Seed,
-    Set,
-    TunedModel,
-    peer_options,
-)
+from indexer.cli.peers.options import LOCAL_MODEL, Set, Training, peer_options
 from indexer.cli.shared import Artifacts, DryRun, PromptDomain, RetryFailed, exit_for
 
 if TYPE_CHECKING:
@@ -32,12 +24,14 @@ if TYPE_CHECKING:
     epilog="Example:  p4r peers tune --peer pointwise --local-model bundled "
     "--artifacts examples/bookshop --domain books --output tuned --samples 64"
 )
+@grouped
 def tune(
     artifacts: Artifacts,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="The LoRA layers; created if missing.")
     ],
-    local: TunedModel = "bundled",
+    training: Training,
+    local: Annotated[str, LOCAL_MODEL] = "bundled",
     peer: Annotated[
         str, typer.Option(help="letters (LlamaRec), pointwise (TALLRec) or rated (EXP3RT).")
     ] = "pointwise",
@@ -45,11 +39,6 @@ def tune(
     samples: Annotated[
         int | None, typer.Option(min=8, help="Users that are trained on. Default: all.")
     ] = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = 16,
-    learning_rate: LearningRate = None,
-    rank: Rank = None,
-    seed: Seed = 0,
     options: Set = None,
     dry_run: DryRun = False,
     retry_failed: RetryFailed = False,
@@ -70,7 +59,7 @@ def tune(
     from indexer.peers.distilling import distilled, targets
     from indexer.peers.material import Material
     from indexer.peers.rated import Rated
-    from indexer.peers.recipes import TuningOptions, tunable
+    from indexer.peers.recipes import tunable
     from indexer.peers.tuned import TeacherRecord
     from indexer.peers.tuning_data import examples_of, tuning_data
     from indexer.prompts import Domain
@@ -78,7 +67,7 @@ def tune(
     from p4r_qdrant.settings import Settings
 
     refusals, chosen, name = Refusals(), peer_options(options), tunable(peer)
-    how = TuningOptions(rank, None, epochs, learning_rate, batch_size, seed=seed)
+    how, seed = training.options(), training.seed
     about = {"domain": domain, "samples": samples, "peer_options": chosen.model_dump()}
     with Material(ArtifactFolder(artifacts), refusals) as material:
         sources = PeerSources(Domain.load(domain), Settings.load().llm, chosen, material)
