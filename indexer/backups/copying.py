@@ -7,7 +7,7 @@ from pathlib import Path
 
 from indexer.backups.backup import ALL, BackupOptions, backup
 from indexer.backups.folder import BackupFolder
-from indexer.backups.plan import check_empty
+from indexer.backups.plan import check_empty, is_restored
 from indexer.backups.restore import Restored, check_encoder, restore
 from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import InputError
@@ -41,11 +41,25 @@ def copy(
         raise InputError(f"both ends of the copy are {here}; name two places")
     name = hashlib.sha256(f"{here}\n{there}\n{options}".encode()).hexdigest()[:12]
     folder = BackupFolder(work / f"p4r-copy-{name}")
-    if not folder.is_whole():
-        if not force:
-            with open_versions(target) as versions:
-                check_empty(versions, target)
-        backup(source, folder.path, options, progress)
-    done = restore(target, folder.path, force=force, progress=progress)
+    folder.remove_if_empty()
+    done = _restored(target, folder)
+    if done is None:
+        if not folder.is_whole():
+            if not force:
+                with open_versions(target) as versions:
+                    check_empty(versions, target)
+            backup(source, folder.path, options, progress)
+        done = restore(target, folder.path, force=force, progress=progress)
     folder.remove(done.manifest)
     return done
+
+
+def _restored(target: Settings, folder: BackupFolder) -> Restored | None:
+    """What a copy has done that was killed before it deleted its backup; None if it has not."""
+    if not folder.is_whole():
+        return None
+    manifest = folder.manifest()
+    with open_versions(target) as versions:
+        if not is_restored(versions, manifest):
+            return None
+        return Restored(manifest, versions.location, versions.live() or "", "")

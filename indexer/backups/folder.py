@@ -71,6 +71,7 @@ class BackupFolder:
         with storage_errors(self.path, cannot="be read"):
             names = {one.name for one in self.path.iterdir() if not is_unfinished(one.name)}
         if MANIFEST in names:
+            self._forget_unfinished()
             raise InputError(f"{self.path} holds a backup already; name another folder")
         if UNFINISHED in names:
             with suppress(InputError):  # from another release: begun anew
@@ -114,7 +115,10 @@ class BackupFolder:
     def finish(self, manifest: Manifest) -> None:
         """Store the whole manifest: now it is a backup."""
         self._write_manifest(MANIFEST, manifest)
-        with storage_errors(self.path, kept=GO_ON):
+        self._forget_unfinished()
+
+    def _forget_unfinished(self) -> None:
+        with storage_errors(self.path, cannot="be written"):
             (self.path / UNFINISHED).unlink(missing_ok=True)
 
     def _write_manifest(self, name: str, manifest: Manifest) -> None:
@@ -123,15 +127,17 @@ class BackupFolder:
             write_whole(path, manifest.to_text(), private=True)
 
     def remove(self, manifest: Manifest) -> None:
-        """Delete the backup, and the folder unless other files are in it."""
+        """Delete the backup, its manifest last, and the folder unless other files are in it."""
+        parts = [file.name for part in manifest.parts for file in part.files]
         with storage_errors(self.path, cannot="be deleted"):
-            (self.path / MANIFEST).unlink(missing_ok=True)
-            for part in manifest.parts:
-                for file in part.files:
-                    (self.path / file.name).unlink(missing_ok=True)
-            (self.path / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):
-                self.path.rmdir()
+            for name in (*parts, UNFINISHED, LOCK, MANIFEST):
+                (self.path / name).unlink(missing_ok=True)
+        self.remove_if_empty()
+
+    def remove_if_empty(self) -> None:
+        """Delete the folder if nothing is in it."""
+        with suppress(OSError):
+            self.path.rmdir()
 
     # -- reading ------------------------------------------------------------------------------
 

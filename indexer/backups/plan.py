@@ -61,6 +61,13 @@ def plan_of(
     return planned
 
 
+def is_restored(versions: Versions, manifest: Manifest) -> bool:
+    """Whether the live version came from this backup, which a killed process cannot have said."""
+    live = versions.live()
+    marks = [one.metadata.restored for one in versions.all() if one.name == live]
+    return any(mark.startswith(f"{manifest.id} ") for mark in marks)
+
+
 def check_empty(versions: Versions, settings: Settings) -> None:
     """Raise InputError if there is data. What a killed restore has left counts as none."""
     held = [one.name for one in versions.all() if one.metadata.is_whole]

@@ -11,7 +11,7 @@ from pathlib import Path
 from indexer.backups import parts
 from indexer.backups.folder import BackupFolder
 from indexer.backups.manifest import Manifest
-from indexer.backups.plan import PlannedVersion, plan_of
+from indexer.backups.plan import PlannedVersion, is_restored, plan_of
 from indexer.progress import SILENT, Progress, track
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import VerificationError
@@ -57,7 +57,7 @@ def restore(
 
     force: also beside data that is there: its versions stay, and so do users' interactions and
     jobs; those of the backup are added. Nothing is written before every file matches its checksum.
-    Killed and run again, it goes on.
+    Killed and run again, it goes on. Of a backup that is live already, nothing is done without it.
 
     Raises: InputError for a backup that is not whole, damaged or of a newer format, for an index
         that holds data, or for an encoder in the settings that did not make the backup's vectors;
@@ -71,8 +71,10 @@ def restore(
     check_encoder(settings, manifest.source.versions[manifest.live].made_with(), load_encoder)
     with open_versions(settings) as versions, ExitStack() as writing:
         restoring = _Restoring(settings, versions, folder, manifest, writing, progress)
-        planned = plan_of(versions, manifest, settings, force=force)
         before = versions.live() or ""
+        if not force and is_restored(versions, manifest):
+            return Restored(manifest, versions.location, before, "")
+        planned = plan_of(versions, manifest, settings, force=force)
         *others, live = planned
         for one in others:
             restoring.version(one)

@@ -360,3 +360,17 @@ def test_a_copy_leaves_nothing_behind(original: Path, tmp_path: Path, target: Se
     with pytest.raises(InputError, match="holds versions already"):
         copy(index, target, work)
     assert list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_copy_that_was_killed_after_its_switch(
+    original: Path, target: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    index, work = embedded(original / "index"), tmp_path / "work"
+    with monkeypatch.context() as patch:
+        patch.setattr(BackupFolder, "remove", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            copy(index, target, work, force=force)
+    assert copy(index, target, work, force=force).before == ""
+    assert list(work.iterdir()) == []
+    assert_same(contents(target), contents(index))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
@@ -19,6 +19,7 @@ from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.query import unit_directions
 from p4r_qdrant.records import Because, Interaction
 from p4r_qdrant.settings import HistorySettings, RerankSettings
+from tests.support.congruence import SUITE, check, refill
 from tests.support.engines import opened
 from tests.support.oracle import (
     DIMENSION,
@@ -30,35 +31,6 @@ from tests.support.oracle import (
     queries,
     vectors,
 )
-
-SUITE = settings(
-    max_examples=40,
-    deadline=None,
-    # One index serves all examples: each fills it anew.
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-
-
-def refill(index: PersonaIndex, catalogue: Catalogue) -> None:
-    """Put one catalogue in place of another, through every way of writing."""
-    for personas in list(index.items()):
-        if personas[0].item_id not in catalogue.vectors:
-            index.delete_item(personas[0].item_id)
-    rows = catalogue.rows()
-    assert index.load(rows[::2]) == len(rows[::2])
-    for row in rows[1::2]:
-        assert index.replace_item(row.item_id, row.personas, row.vectors, row.fields)
-
-
-def check(index: PersonaIndex, data: st.DataObject) -> None:
-    catalogue = data.draw(catalogues())
-    refill(index, catalogue)
-    for _ in range(3):
-        users, candidates, wanted = data.draw(queries(catalogue))
-        assert_congruent(index, catalogue, users, candidates, wanted)
-    stats = index.stats()
-    assert stats.items == len(catalogue.vectors)
-    assert stats.personas == sum(map(len, catalogue.vectors.values()))
 
 
 @SUITE
