@@ -168,7 +168,7 @@ def lookups(
     """A known user's candidates scored: vector read first, or named in the query."""
     from qdrant_client import grpc
 
-    from p4r_qdrant.index.server.connection import channel
+    from p4r_qdrant.index.server.node import channel
     from p4r_qdrant.users.qdrant.vectors import user_point_id
 
     stub: Any = grpc.PointsStub(channel(settings.qdrant))  # type: ignore[no-untyped-call]

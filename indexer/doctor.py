@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -64,14 +65,17 @@ def examine(probe_s: float = PROBE_S) -> Iterator[Finding]:
             "qdrant", "off", "the embedded index is used; set P4R_QDRANT__URL for a server"
         )
     else:
-        rest, server = _rest(settings.qdrant, probe_s)
-        yield rest
-        grpc = _guarded("qdrant gRPC", lambda: _grpc(settings.qdrant, probe_s))
-        yield grpc
-        if server:
-            yield _versions(server)
-        alone = settings.qdrant.transport != "grpc"
-        if rest.state == "failed" or (grpc.state == "failed" and not alone):
+        answering = 0
+        for node in settings.qdrant.each:
+            rest, server = _rest(node, probe_s)
+            yield rest
+            grpc = _guarded("qdrant gRPC", partial(_grpc, node, probe_s))
+            yield grpc
+            if server:
+                yield _versions(server)
+            alone = node.transport != "grpc"
+            answering += rest.state == "ok" and (grpc.state != "failed" or alone)
+        if not answering:
             yield Finding("index", "off", "not looked at, because Qdrant does not answer")
             yield from _others(settings, probe_s)
             return
@@ -186,7 +190,7 @@ def _rest(settings: QdrantSettings, probe_s: float) -> tuple[Finding, str]:
 def _grpc(settings: QdrantSettings, probe_s: float) -> Finding:
     import grpc
 
-    from p4r_qdrant.index.server.connection import channel
+    from p4r_qdrant.index.server.node import channel
 
     where = f"port {settings.grpc_port}"
     if settings.transport == "rest":

@@ -17,16 +17,35 @@ from p4r_qdrant.settings.section import (
 )
 
 
+def _ports(text: str) -> list[int]:
+    return [int(one) for one in text.split(",") if one.strip()]
+
+
+def _check_ports(text: str) -> str:
+    try:
+        are_ports = all(1 <= one <= 65535 for one in _ports(text))
+    except ValueError:
+        are_ports = False
+    if not are_ports:
+        raise ValueError("grpc_ports must be port numbers with commas between, as in 6334,6344")
+    return text
+
+
 class QdrantSettings(Section):
     """Where the persona index is: on a Qdrant server, or embedded in a folder."""
 
     url: OptionalText = Field(
         None,
-        description="Address of the Qdrant server, such as http://localhost:6333. Unset: the index "
-        "is embedded in the folder `path`.",
+        description="Address of the Qdrant server, such as http://localhost:6333; of a cluster, of "
+        "several nodes, separated by commas. Unset: the index is embedded in the folder `path`.",
     )
     api_key: OptionalSecret = Field(None, description="API key of the Qdrant server.")
     grpc_port: int = Field(6334, ge=1, le=65535, description="Port of the Qdrant server for gRPC.")
+    grpc_ports: Annotated[str, AfterValidator(_check_ports)] = Field(
+        "",
+        description="Ports for gRPC of the addresses in `url`, in their order, separated by "
+        "commas, if they differ. Empty: `grpc_port` for all.",
+    )
     path: Path = Field(Path("p4r-index"), description="Folder of the embedded index.")
     collection: str = Field(
         "personas",
@@ -55,14 +74,50 @@ class QdrantSettings(Section):
     def _check_url(self) -> QdrantSettings:
         if self.url is None:
             return self
-        check_address(
-            self.url,
-            "url",
-            "http://host:6333 or https://host:6333",
-            "QDRANT",
-            key_in_the_clear=bool(self.api_key) and not self.allow_plaintext_key,
-        )
+        for url in self._urls:
+            check_address(
+                url,
+                "url",
+                "http://host:6333 or https://host:6333, or several of them with commas between",
+                "QDRANT",
+                key_in_the_clear=bool(self.api_key) and not self.allow_plaintext_key,
+            )
+        if len(set(self._urls)) < len(self._urls):
+            raise ValueError("url names an address twice")
+        if self._ports and len(self._ports) != len(self._urls):
+            raise ValueError(
+                f"grpc_ports has {len(self._ports)} ports, and url has {len(self._urls)} addresses"
+            )
         return self
+
+    @property
+    def _urls(self) -> list[str]:
+        return [one.strip() for one in (self.url or "").split(",")]
+
+    @property
+    def _ports(self) -> list[int]:
+        return _ports(self.grpc_ports)
+
+    @property
+    def each(self) -> list[QdrantSettings]:
+        """These settings for each address alone.
+
+        With several of them, one call to one node may take half of the time-out, so that there is
+        time to ask another.
+        """
+        ports = self._ports or [self.grpc_port] * len(self._urls)
+        share = 1 if len(self._urls) == 1 else 2
+        return [
+            self.model_copy(
+                update={
+                    "url": url,
+                    "grpc_port": port,
+                    "grpc_ports": "",
+                    "timeout_s": self.timeout_s / share,
+                }
+            )
+            for url, port in zip(self._urls, ports, strict=True)
+        ]
 
 
 FieldType = Literal["keyword", "integer", "float", "bool"]
@@ -122,6 +177,19 @@ class IndexSettings(Section):
     shards: int = Field(1, ge=1, description="Number of shards of a new collection on a cluster.")
     replication: int = Field(
         1, ge=1, description="Replication factor of a new collection on a cluster."
+    )
+    write_consistency: int = Field(
+        1,
+        ge=1,
+        description="Replicas of a new collection that must have a write before it is confirmed; a "
+        "larger number than `replication` means all. With all of them, nothing can be written "
+        "while a node is away.",
+    )
+    read_fan_out: int = Field(
+        0,
+        ge=0,
+        description="Further replicas of a new collection that answer each query at the same time; "
+        "the first answer counts. 1 keeps a node that hangs from delaying the others.",
     )
 
     @property

@@ -524,6 +524,8 @@ def _check_settings(settings: IndexSettings) -> None:
         "QUANTIZATION": settings.quantization != "none",
         "SHARDS": settings.shards > 1,
         "REPLICATION": settings.replication > 1,
+        "WRITE_CONSISTENCY": settings.write_consistency > 1,
+        "READ_FAN_OUT": settings.read_fan_out > 0,
     }
     for name, is_set in only_server.items():
         if is_set:

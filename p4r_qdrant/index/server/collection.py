@@ -14,6 +14,7 @@ from qdrant_client import grpc, models
 from p4r_qdrant.errors import IndexRefusedError
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.server.connection import Connection
+from p4r_qdrant.settings.index import IndexSettings
 
 UNLIMITED = sys.maxsize
 PAGE = 1000
@@ -94,6 +95,22 @@ class Collection:
         self.limits = Limits.of(info, self._timeout_s)
         return info
 
+    def create(self, settings: IndexSettings, **options: Any) -> None:
+        """Make the collection, spread over a cluster as the settings say.
+
+        options: those of qdrant-client. Raises what it raises: call it within `Connection.call`.
+        """
+        self.client.create_collection(
+            self.name,
+            shard_number=settings.shards,
+            replication_factor=settings.replication,
+            write_consistency_factor=min(settings.write_consistency, settings.replication),
+            **options,
+        )
+        if settings.read_fan_out:
+            fan_out = models.CollectionParamsDiff(read_fan_out_factor=settings.read_fan_out)
+            self.client.update_collection(self.name, collection_params=fan_out)
+
     def within_limits(self, work: Callable[[], Result]) -> Result:
         """The result of `work`, which respects `limits`; repeated if they change meanwhile."""
         known = self.limits
@@ -108,9 +125,10 @@ class Collection:
     def ask(self, method: str, message: Any) -> Any:
         """The result of a call of `Connection.points`."""
         rpc = getattr(self.connection.points, method)
+        timeout_s = min(self._timeout_s, self.connection.call_s)
         metadata = self.connection.metadata
         return self.connection.call(
-            partial(rpc, message, timeout=self._timeout_s, metadata=metadata)
+            partial(rpc, message, timeout=timeout_s, metadata=metadata), spread=True
         ).result
 
     def scroll(

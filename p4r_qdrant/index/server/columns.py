@@ -77,12 +77,10 @@ class ServerColumnSets:
             index=models.SparseIndexParams(on_disk=index.on_disk_vectors)
         )
         create = partial(
-            client.create_collection,
-            collection.name,
+            collection.create,
+            index,
             vectors_config={},
             sparse_vectors_config={COLUMN: sparse},
-            shard_number=index.shards,
-            replication_factor=index.replication,
             on_disk_payload=index.on_disk_payload,
         )
         call(create)

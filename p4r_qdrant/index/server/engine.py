@@ -132,8 +132,8 @@ class ServerEngine:
         if self._client.collection_exists(name):
             return
         try:
-            self._client.create_collection(
-                name,
+            self._collection.create(
+                settings,
                 vectors_config=models.VectorParams(
                     size=made_with.dimension,
                     distance=models.Distance.COSINE,
@@ -142,8 +142,6 @@ class ServerEngine:
                 ),
                 hnsw_config=None if settings.hnsw else models.HnswConfigDiff(m=0),
                 quantization_config=_quantization(settings),
-                shard_number=settings.shards,
-                replication_factor=settings.replication,
                 on_disk_payload=settings.on_disk_payload,
                 metadata=made_with.to_json(),
             )

@@ -107,12 +107,10 @@ class Collections:
             if self.client.collection_exists(name):
                 return
             try:
-                self.client.create_collection(
-                    name,
+                collection.create(
+                    settings.index,
                     vectors_config=vectors,
                     hnsw_config=models.HnswConfigDiff(m=0),  # looked up, never searched
-                    shard_number=settings.index.shards,
-                    replication_factor=settings.index.replication,
                     on_disk_payload=True,
                 )
             except (UnexpectedResponse, grpc.RpcError):

@@ -25,7 +25,7 @@ from p4r_qdrant.errors import (
 from p4r_qdrant.index import replacing
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_versions
-from p4r_qdrant.index.server import connection
+from p4r_qdrant.index.server import node
 from tests.support.engines import on_server, opened
 from tests.support.index_data import USER, personas, rows
 from tests.support.messages import sentence
@@ -108,7 +108,7 @@ def test_a_busy_server_gets_the_whole_time_out(
     private_qdrant: PrivateQdrant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It answers on no port for longer than a closed port would take."""
-    monkeypatch.setattr(connection, "PROBE_S", 0.05)
+    monkeypatch.setattr(node, "PROBE_S", 0.05)
     private_qdrant.start()
     private_qdrant.suspend()
     waking = threading.Timer(0.5, private_qdrant.resume)

@@ -1,0 +1,175 @@
+"""A list of addresses: three real nodes of a cluster, of which one dies and another one hangs."""
+
+import http.server
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from devtools.qdrant_process import PrivateQdrant
+from p4r_qdrant import Settings
+from p4r_qdrant.errors import AuthenticationError, SettingsError
+from p4r_qdrant.index.server import nodes as health
+from tests.support.messages import sentence
+from tests.support.polling import wait_until
+from tests.support.private_qdrant import private_cluster, private_servers, replicas
+from tests.support.serving import (
+    AS_ADMIN,
+    CATALOGUE,
+    DIMENSION,
+    make_app,
+    make_index,
+    running,
+    with_service,
+)
+
+
+def at_all(nodes: list[PrivateQdrant], **index: Any) -> Settings:
+    return Settings.load(
+        qdrant={
+            "url": ",".join(one.url for one in nodes),
+            "grpc_ports": ",".join(str(one.grpc_port) for one in nodes),
+            "api_key": nodes[0].api_key,
+            "collection": "personas",
+            "timeout_s": 6,
+        },
+        index=index,
+    )
+
+
+@contextmanager
+def load(address: str) -> Iterator[tuple[Counter[str], list[tuple[str, int]]]]:
+    """Reranks and interactions; yields what became of the reranks, and what was acknowledged."""
+    seen: Counter[str] = Counter()
+    written: list[tuple[str, int]] = []
+    over = threading.Event()
+
+    def rerank() -> None:
+        body = {"users": [{"vector": [1.0] * DIMENSION, "candidates": list(CATALOGUE)}]}
+        with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client:
+            while not over.is_set():
+                answer = client.post("/v1/rerank", json=body)
+                found = answer.json()
+                fine = answer.status_code == 200 and not found["degraded"]
+                seen["ok" if fine else f"{answer.status_code} {found['rankings']}"] += 1
+                time.sleep(0.005)
+
+    def write() -> None:
+        with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=60) as client:
+            for number in range(1, 1_000_000):
+                if over.is_set():
+                    return
+                one = {"item_id": "ships", "timestamp": number}
+                user = f"user-{number % 5}"
+                answer = client.post(f"/v1/users/{user}/interactions", json=one)
+                if answer.status_code == 202:
+                    written.append((user, number))
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=one) for one in (rerank, rerank, write)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen, written
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_node_that_dies_and_one_that_hangs_cost_no_rerank(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    with private_cluster(tmp_path, 3) as cluster:
+        settings = at_all(cluster, shards=3, replication=3, read_fan_out=1)
+        make_index(settings)
+        wait_until(lambda: replicas(cluster[0], "personas-hash-encoder-1") == ["Active"] * 9)
+        app = make_app(with_service(settings, deadline_ms=2000))
+        first = cluster[health._FIRST % 3]  # the one that writes go to
+        with running(app) as address:
+            with load(address) as (seen, written):
+
+                def goes_on(count: int) -> None:
+                    enough = seen["ok"] + count
+                    wait_until(lambda: seen["ok"] >= enough)
+
+                goes_on(50)
+                first.kill()
+                goes_on(100)
+                acknowledged = len(written)
+                wait_until(lambda: len(written) > acknowledged)
+                first.start()
+                name = "personas-hash-encoder-1"
+                wait_until(lambda: set(replicas(first, name)) == {"Active"})
+                goes_on(20)
+                other = next(one for one in cluster if one is not first)
+                other.suspend()
+                goes_on(100)
+                other.resume()
+                goes_on(20)
+            assert set(seen) == {"ok"}
+            assert any("does not answer" in one for one in caplog.messages)
+            for user, count in Counter(user for user, _ in written).items():
+                answer = httpx2.get(
+                    f"{address}/v1/users/{user}/export", headers=AS_ADMIN, timeout=60
+                )
+                assert len(answer.text.splitlines()) >= count, "an acknowledged write is lost"
+
+
+@contextmanager
+def some_website() -> Iterator[int]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_addresses_that_do_not_belong_together(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with private_servers(tmp_path, 2) as (one, other), some_website() as not_qdrant:
+        one.start()
+        other.start()
+        other_key = at_all([one, other])
+        with pytest.raises(AuthenticationError) as refused:
+            make_index(other_key)
+        assert other.url in sentence(refused)
+        assert one.url not in str(refused.value)
+
+        closed = Settings.load(
+            qdrant=at_all([one]).qdrant.model_dump()
+            | {"url": f"{one.url},http://127.0.0.1:1", "grpc_ports": f"{one.grpc_port},1"}
+        )
+        with caplog.at_level(logging.WARNING):
+            make_index(closed)
+        assert "http://127.0.0.1:1 does not answer" in caplog.text
+
+        wrong = Settings.load(
+            qdrant=at_all([one]).qdrant.model_dump()
+            | {"url": f"{one.url},http://127.0.0.1:{not_qdrant}", "grpc_ports": ""}
+        )
+        with pytest.raises(SettingsError, match=f"{not_qdrant} in P4R_QDRANT__URL does not answer"):
+            make_index(wrong)
+
+
+def test_addresses_of_two_clusters(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with private_cluster(tmp_path / "a", 1) as [one], private_servers(tmp_path / "b", 1) as [other]:
+        other.environment |= {"QDRANT__SERVICE__API_KEY": one.api_key}
+        other.start()
+        with pytest.raises(SettingsError, match="not in the cluster"):
+            make_index(at_all([one, other]))
