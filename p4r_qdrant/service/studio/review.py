@@ -115,8 +115,7 @@ async def name(visit: Reviewing) -> Response:
     given = form.get("by", "")
     if not given or len(given) > MAX_NAME or not given.isprintable():
         raise ProblemError(422, "invalid", f"a name is one line of 1 to {MAX_NAME} characters")
-    assert visit.session is not None  # noqa: S101 - the form belongs to it
-    visit.begin(Session(visit.session.id, visit.session.role, given))
+    _named(visit, given)
     return visit.redirect(visit.link("/review/item", id=form.get("id", "")))
 
 
@@ -137,6 +136,12 @@ async def decide(visit: Reviewing, id: ItemId) -> Response:  # noqa: A002
     return visit.redirect(visit.link("/review/item", id=id))
 
 
+def _named(visit: Visit, name: str) -> None:
+    """Keep a reviewer's name in the session."""
+    assert visit.session is not None  # noqa: S101 - the form belongs to it
+    visit.begin(Session(visit.session.id, visit.session.role, name))
+
+
 async def _decide(visit: Visit, item_id: str, form: Mapping[str, str]) -> None:
     """Raises P4RError, ProblemError."""
     desk, served = _desk(visit), visit.studio.served
@@ -148,7 +153,7 @@ async def _decide(visit: Visit, item_id: str, form: Mapping[str, str]) -> None:
         if action == "edit":
             texts = PersonaTexts(*(form.get(one, "") for one in TEXTS))
         order = Order(
-            visit.name,
+            form.get("by", ""),
             cast("Action", action),
             item_id,
             persona_id,
@@ -157,6 +162,8 @@ async def _decide(visit: Visit, item_id: str, form: Mapping[str, str]) -> None:
             form.get("remark", ""),
         )
         await served.in_thread(lambda: desk.decide(order))
+        if not visit.name:  # the form is older than this session
+            _named(visit, order.by)
     if action == "withdraw" or (action == "reject" and form.get("now")):
         with served.backend.in_use() as live:
             await served.in_thread(lambda: live.writer.drop_personas([item_id], desk.is_rejected))
