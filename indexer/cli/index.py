@@ -245,12 +245,15 @@ def rerank(
     """Rerank candidate lists by users' histories, and say why."""
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
+    from indexer.artifacts.names import SPLITS
+    from indexer.evaluation.leaks.identity import collaborative_check
     from indexer.reranking import output_record, rerank_file
     from indexer.terminal.console import print_refusals
-    from indexer.terminal.index import warn_of_held_out
+    from indexer.terminal.index import warn_of_leak
     from indexer.terminal.progress import ProgressBar, loading
     from indexer.terminal.ranking import print_ranking
     from p4r_qdrant.rerank.reranker import PersonaReranker
+    from p4r_qdrant.rerank.scoring import counted_part
     from p4r_qdrant.settings import Settings
 
     folder = ArtifactFolder(artifacts)
@@ -265,8 +268,10 @@ def rerank(
             write = files.enter_context(new_file(output, RANKINGS, reads, force=force))
         with loading("the encoder"):
             reranker = files.enter_context(PersonaReranker.from_settings(settings))
-        if output is not None:
-            warn_of_held_out(reranker.index)
+        if output is not None and folder.has(SPLITS):
+            part = counted_part(reranker.index, settings.rerank)
+            if part is not None:
+                warn_of_leak(collaborative_check(folder, part))
         # rerank_file reports the broken lines of items.jsonl.
         items = files.enter_context(folder.items(Refusals()))
         bar = files.enter_context(ProgressBar())

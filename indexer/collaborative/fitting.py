@@ -51,7 +51,7 @@ class Inputs:
     interactions: with an item for each of the personas. numbers: item id -> number, for all items.
     catalogue: the items that may be recommended; the others keep their rows, since histories hold
     them, and lose their columns. held_out: interactions of splits.jsonl that are among them.
-    training_only: they were left out.
+    training_only: they were left out. training: `training_hash` of the interactions.
     """
 
     interactions: Interactions
@@ -61,6 +61,7 @@ class Inputs:
     settings: CollaborativeSettings
     held_out: int = 0
     training_only: bool = False
+    training: str = ""
 
     @property
     def description(self) -> dict[str, Any]:
@@ -76,6 +77,7 @@ class Inputs:
             "interactions": len(self.interactions.user_of),
             "held_out": self.held_out,
             "training_only": self.training_only,
+            "training": self.training,
         }
 
     @property

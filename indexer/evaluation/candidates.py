@@ -27,7 +27,7 @@ from indexer.evaluation.generators.base import (
 )
 from indexer.evaluation.generators.hybrid import UserTexts, weighed
 from indexer.evaluation.generators.personas_ease import PersonasEase
-from indexer.evaluation.interactions import Interactions, read_interactions
+from indexer.evaluation.interactions import pairs_hash, read_interactions, training_hash
 from indexer.evaluation.truth import read_truth
 from indexer.evaluation.versions import installed_versions
 from indexer.metrics import ndcg
@@ -93,20 +93,6 @@ class Provenance:
 def provenance_path(candidates: Path) -> Path:
     """Where the provenance of a candidates file is, packed with gzip or not."""
     return candidates.with_name(f"{candidates.name.removesuffix('.gz')}.provenance.json")
-
-
-def pairs_hash(pairs: Iterable[tuple[str, str]]) -> str:
-    """A hash of exactly these (user, item) pairs, whatever their order."""
-    digest = hashlib.sha256()
-    for user, item in sorted(pairs):
-        digest.update(f"{user}\x00{item}\n".encode())
-    return digest.hexdigest()
-
-
-def training_hash(training: Interactions) -> str:
-    """`pairs_hash` of training interactions."""
-    places = zip(training.user_of.tolist(), training.item_of.tolist(), strict=True)
-    return pairs_hash((training.users[user], training.items[item]) for user, item in places)
 
 
 def lists_hash(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.names import ASPECTS, REVIEWS
 from indexer.progress import SILENT, Progress, track
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Id, Rating, Timestamp
@@ -80,6 +83,11 @@ class Interactions:
     def item_counts(self) -> Indexes:
         """(n_items,): distinct users of each item."""
         return np.bincount(self.item_of, minlength=len(self.items)).astype(np.int64)
+
+
+def files_of_interactions(folder: ArtifactFolder) -> list[Path]:
+    """The files of a folder that say who chose what, of those that there are."""
+    return [folder.at(name) for name in (REVIEWS, ASPECTS) if folder.has(name)]
 
 
 def read_interactions(
@@ -155,3 +163,17 @@ def _by_name(places: dict[str, int]) -> Indexes:
     for new, name in enumerate(sorted(places)):
         positions[places[name]] = new
     return positions
+
+
+def pairs_hash(pairs: Iterable[tuple[str, str]]) -> str:
+    """A hash of exactly these (user, item) pairs, whatever their order."""
+    digest = hashlib.sha256()
+    for user, item in sorted(pairs):
+        digest.update(f"{user}\x00{item}\n".encode())
+    return digest.hexdigest()
+
+
+def training_hash(training: Interactions) -> str:
+    """`pairs_hash` of training interactions."""
+    places = zip(training.user_of.tolist(), training.item_of.tolist(), strict=True)
+    return pairs_hash((training.users[user], training.items[item]) for user, item in places)

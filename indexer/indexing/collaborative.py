@@ -13,10 +13,15 @@ from pydantic import BaseModel, ConfigDict
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
-from indexer.artifacts.names import ASPECTS, ITEMS, REVIEWS, SPLITS
+from indexer.artifacts.names import ITEMS, SPLITS
 from indexer.collaborative.fitting import Inputs, fitted_columns, method_for
 from indexer.collaborative.hypothetical import PersonaVectors
-from indexer.evaluation.interactions import Interactions, interactions_in
+from indexer.evaluation.interactions import (
+    Interactions,
+    files_of_interactions,
+    interactions_in,
+    training_hash,
+)
 from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import IndexLockedError, MissingExtraError
 from p4r_qdrant.index.columns import CollaborativePart
@@ -77,7 +82,7 @@ class Fitting:
                 "with --no-collaborative"
             )
         held_out = folder.held_out()
-        files = [folder.at(name) for name in (REVIEWS, ASPECTS) if folder.has(name)]
+        files = files_of_interactions(folder)
         without = held_out if training_only else set[tuple[str, str]]()
         found = interactions_in(files, without, refusals, progress)
         own = set(zip(found.user_of.tolist(), found.item_of.tolist(), strict=True))
@@ -115,6 +120,7 @@ class Fitting:
             self.settings,
             self.held_out,
             self.training_only,
+            training_hash(self.interactions),
         )
         before, digest = index.collaborative, inputs.hash
         size = f"{len(interactions.items):,} items, {len(interactions.user_of):,} interactions"

@@ -14,9 +14,9 @@ from p4r_qdrant.records import PersonaMatch, StoredPersona
 from p4r_qdrant.rerank.status import status_fields
 
 if TYPE_CHECKING:
+    from indexer.evaluation.leaks.report import Check
     from indexer.indexing.items import Source
     from indexer.indexing.publish import Published
-    from p4r_qdrant.index.index import PersonaIndex
     from p4r_qdrant.index.versions import Version
 
 
@@ -25,16 +25,15 @@ def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str =
     print_fields(status_fields(stats, versions, live))
 
 
-def warn_of_held_out(index: PersonaIndex) -> None:
-    """Warn that rankings cannot be evaluated, if the score counts what is held out."""
-    part = index.collaborative
-    held_out = part.settings.get("held_out", 0) if part and index.metadata.scoring else 0
-    if held_out:
-        err.say(
-            f"The collaborative part was fitted with {held_out:,} interactions that splits.jsonl "
-            "holds out: do not evaluate these rankings. For that, publish with --training-only.",
-            style="yellow",
-        )
+def warn_of_leak(check: Check) -> None:
+    """Warn that rankings cannot be evaluated, if the collaborative part knows what is held out."""
+    if not check.leaks:
+        return
+    err.say(
+        f"Do not evaluate these rankings against splits.jsonl ({check.name}: {check.examples[0]}). "
+        "For that, publish with --training-only.",
+        style="yellow",
+    )
 
 
 def print_personas(item_id: str, personas: Sequence[StoredPersona]) -> None:

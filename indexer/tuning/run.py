@@ -16,12 +16,12 @@ from indexer.artifacts.candidate_lists import read_candidates
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.names import ASPECTS, REVIEWS, SPLITS
+from indexer.artifacts.names import SPLITS
 from indexer.artifacts.tuned import Tuned, write_tuned
 from indexer.collaborative.encoding import encoded_personas
 from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.experiment.vectors import CachedEncoder
-from indexer.evaluation.interactions import Interactions, interactions_in
+from indexer.evaluation.interactions import Interactions, files_of_interactions, interactions_in
 from indexer.evaluation.truth import Truth, read_truth
 from indexer.progress import SILENT, Progress
 from indexer.training.pairs import training_data
@@ -135,7 +135,7 @@ def _interactions(folder: ArtifactFolder, truth: Truth) -> Interactions | None:
     """The training interactions; None without SciPy, which fits them."""
     if find_spec("scipy") is None:
         return None
-    files = [folder.at(name) for name in (REVIEWS, ASPECTS) if folder.has(name)]
+    files = files_of_interactions(folder)
     return interactions_in(files, truth.held_out, Refusals())
 
 

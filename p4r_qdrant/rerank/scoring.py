@@ -7,6 +7,7 @@ from functools import lru_cache
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from p4r_qdrant.errors import IndexMismatchError
+from p4r_qdrant.index.columns import CollaborativePart
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.settings import RerankSettings
 
@@ -93,3 +94,10 @@ def resolved(
     if catalogue:
         changed["generator"] = 0.0
     return options, found.model_copy(update=changed)
+
+
+def counted_part(index: PersonaIndex, options: RerankSettings) -> CollaborativePart | None:
+    """The collaborative part of an index, if it counts in the score of lists."""
+    options, weights = resolved(options, index)
+    counts = options.fusion == "standard" and weights.collaborative
+    return index.collaborative if counts else None

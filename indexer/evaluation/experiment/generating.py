@@ -13,7 +13,6 @@ from indexer.evaluation.candidates import (
     Provenance,
     lists_hash,
     provenance_path,
-    training_hash,
     write_candidates,
 )
 from indexer.evaluation.experiment.blinding import blinded
@@ -21,6 +20,7 @@ from indexer.evaluation.experiment.context import Context
 from indexer.evaluation.experiment.encoding import Encoded
 from indexer.evaluation.generators.base import HYBRID, READ_PERSONAS
 from indexer.evaluation.generators.hybrid import UserTexts
+from indexer.evaluation.interactions import training_hash
 
 SEEDED = frozenset({"bpr", "lightgcn"})
 """Generators whose lists depend on the seed."""

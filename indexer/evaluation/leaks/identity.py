@@ -14,17 +14,22 @@ from indexer.artifacts.opening import opened
 from indexer.evaluation.candidates import (
     Provenance,
     lists_hash,
-    pairs_hash,
     provenance_path,
+)
+from indexer.evaluation.interactions import (
+    files_of_interactions,
+    interactions_in,
+    pairs_hash,
+    read_interactions,
     training_hash,
 )
-from indexer.evaluation.interactions import read_interactions
 from indexer.evaluation.leaks.report import Check, Findings
 from indexer.evaluation.truth import Truth, read_truth
 from indexer.progress import Progress
 from indexer.training.pairs import read_pairs, training_data
 from p4r_qdrant.encoder.adapter import AdapterRecord
 from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.index.columns import CollaborativePart
 from p4r_qdrant.records import Id, ItemPersonas
 from p4r_qdrant.settings import HistorySettings, TrainingSettings
 
@@ -97,6 +102,22 @@ def check_adapter(folder: ArtifactFolder, adapter: Path, base: Encoder) -> Check
         "they are now; train it again on these"
     )
     return Check(name, record.examples, unproven=problem)
+
+
+def collaborative_check(folder: ArtifactFolder, part: CollaborativePart) -> Check:
+    """The collaborative part of an index must be fitted to the training interactions of this
+    folder alone. The hash of these, as they are now, is compared with the one in its record.
+    """
+    name = "collaborative part of the index"
+    training = interactions_in(files_of_interactions(folder), folder.held_out(), Refusals())
+    count = int(part.settings.get("interactions", 0))
+    if part.settings.get("training") == training_hash(training):
+        return Check(name, count)
+    problem = (
+        f"it was fitted to {count:,} interactions that are not the {len(training.user_of):,} "
+        f"training interactions of {folder.path}"
+    )
+    return Check(name, count, 1, (problem,))
 
 
 class _Pair(BaseModel):

@@ -9,6 +9,7 @@ import pytest
 from devtools.qdrant_process import QdrantServer
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
+from indexer.evaluation.leaks.identity import collaborative_check
 from indexer.indexing.items import ItemIndexer
 from p4r_qdrant import Interaction, PersonaIndex, PersonaReranker, Settings, open_index
 from p4r_qdrant.errors import InputError
@@ -166,6 +167,12 @@ def test_held_out_interactions(index_settings: Settings, folder: Path) -> None:
             settings = index.collaborative.settings
             assert settings["held_out"] == held_out, report.collaborative
             assert settings["interactions"] == len(set(PAIRS)) - 2 + held_out
+            check = collaborative_check(ArtifactFolder(folder), index.collaborative)
+            assert (check.looked_at, check.leaks) == (len(set(PAIRS)) - 2 + held_out, held_out // 2)
+    (folder / "splits.jsonl").write_text(json.dumps(split | {"test_item": "item-2"}) + "\n")
+    with open_index(index_settings) as index:  # one pair of the fit is held out now
+        assert index.collaborative is not None
+        assert collaborative_check(ArtifactFolder(folder), index.collaborative).leaks == 1
 
 
 def test_memory_is_checked_before_anything_is_written(
