@@ -26,15 +26,16 @@ class PlannedVersion:
 
 
 def plan_of(
-    versions: Versions, manifest: Manifest, settings: Settings, *, force: bool
+    versions: Versions, manifest: Manifest, settings: Settings, *, force: bool, in_place: bool
 ) -> list[PlannedVersion]:
     """The versions to fill, the live one last; the same again after a kill.
 
-    `restored` of a version is `BACKUP ATTEMPT PLACE`. Raises InputError if there is data.
+    `restored` of a version is `BACKUP ATTEMPT PLACE`. force, in_place: see `restore`. Raises
+    InputError if there is data, or if a version cannot be made live.
     """
     attempt = _pending(versions, manifest)
     if not attempt:
-        if not force:
+        if not force and not in_place:
             check_empty(versions, settings)
         attempt = secrets.token_hex(4)
     begun = {one.metadata.restored.removesuffix(UNFINISHED): one.name for one in versions.all()}
@@ -46,14 +47,16 @@ def plan_of(
     for place in order:
         new = versions.beside(made[place].fingerprint, names.values())
         names[place] = begun.get(marks[place], new)
-        versions.check_switch(names[place])
+        if not in_place:
+            versions.check_switch(names[place])
     same = {manifest.source.versions[place].name: names[place] for place in order}
     before = versions.live()
     planned = []
     for place in order:
         previous = same.get(made[place].previous, "")
-        if place == manifest.live and before is not None and before not in names.values():
-            previous = before  # for `p4r publish --rollback`
+        stays = before is not None and before not in names.values() and not in_place
+        if place == manifest.live and stays:
+            previous = before or ""  # for `p4r publish --rollback`
         metadata = replace(
             made[place], previous=previous, publish="", restored=marks[place] + UNFINISHED
         )

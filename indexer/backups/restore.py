@@ -23,10 +23,11 @@ from p4r_qdrant.index.metadata import UNFINISHED, IndexMetadata
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.payload import GENERATION, ITEM_ID, POSITION, Point
 from p4r_qdrant.index.replacing import WRITE_BATCH
-from p4r_qdrant.index.versions import Versions
+from p4r_qdrant.index.versions import Version, Versions
 from p4r_qdrant.live.loading import encoder_for_index, history_for_index
 from p4r_qdrant.settings import EncoderSettings, Settings
 from p4r_qdrant.users.opening import open_store
+from p4r_qdrant.users.versions import drop_version
 
 INTERACTIONS_AT_ONCE = 500
 JOBS_AT_ONCE = 50
@@ -50,6 +51,7 @@ def restore(
     path: Path,
     *,
     force: bool = False,
+    in_place: bool = False,
     load_encoder: LoadEncoder = encoder_for_index,
     progress: Progress = SILENT,
 ) -> Restored:
@@ -58,6 +60,8 @@ def restore(
     force: also beside data that is there: its versions stay, and so do users' interactions and
     jobs; those of the backup are added. Nothing is written before every file matches its checksum.
     Killed and run again, it goes on. Of a backup that is live already, nothing is done without it.
+    in_place: the live version is a collection with the name of the alias, and is deleted just
+    before the switch, if it holds what the backup holds.
 
     Raises: InputError for a backup that is not whole, damaged or of a newer format, for an index
         that holds data, or for an encoder in the settings that did not make the backup's vectors;
@@ -74,16 +78,30 @@ def restore(
         before = versions.live() or ""
         if not force and is_restored(versions, manifest):
             return Restored(manifest, versions.location, before, "")
-        planned = plan_of(versions, manifest, settings, force=force)
+        planned = plan_of(versions, manifest, settings, force=force, in_place=in_place)
         *others, live = planned
         for one in others:
             restoring.version(one)
         if manifest.source.users:
             restoring.users(live)
         restoring.version(live)
+        if in_place and before == versions.alias:
+            _make_room(settings, versions, live)
         names = {manifest.source.versions[one.place].name: one.name for one in planned}
         versions.switch({versions.alias: live.name}, names.get(manifest.source.undone, ""))
         return Restored(manifest, versions.location, live.name, before)
+
+
+def _make_room(settings: Settings, versions: Versions, live: PlannedVersion) -> None:
+    """Delete the collection that has the name of the alias."""
+    with versions.open(versions.alias) as old, versions.open(live.name) as new:
+        if old.written() != new.written():
+            raise VerificationError(
+                f"{old.location} was written to after its backup; nothing was deleted: stop what "
+                "writes to it, and run it again with another folder for the backup"
+            )
+        plain = Version(versions.alias, old.metadata)
+    drop_version(settings.qdrant, versions, plain)
 
 
 def check_encoder(

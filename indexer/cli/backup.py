@@ -1,4 +1,4 @@
-"""`p4r backup`, `restore`, `copy`."""
+"""`p4r backup`, `restore`, `copy`, `migrate`."""
 
 from __future__ import annotations
 
@@ -121,3 +121,37 @@ def copy(
     print_restored(done)
     if done.manifest.left_out:
         raise typer.Exit(1)
+
+
+@group.command(epilog="Example:  p4r migrate --backup backups/before --dry-run")
+def migrate(
+    folder: Annotated[
+        Path,
+        typer.Option("--backup", metavar="DIR", help="A new folder for a backup, which stays."),
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+) -> None:
+    """Bring an index of an earlier release into today's form.
+
+    A collection on a server that has the name of the alias itself, from before there were versions,
+    becomes a version. Stop what writes to it first. Other formats need nothing.
+    """
+    from indexer.backups.migrate import migrate as bring_up_to_date
+    from indexer.backups.migrate import outdated
+    from indexer.terminal.backups import print_restored
+    from indexer.terminal.console import out
+    from indexer.terminal.progress import ProgressBar
+    from p4r_qdrant.settings import Settings
+
+    settings = Settings.load()
+    work = outdated(settings, folder)
+    if not work:
+        out.say("Nothing to migrate: the index has today's form.")
+    elif dry_run:
+        out.say(f"To do: {work}.")
+    else:
+        with ProgressBar() as bar:
+            done = bring_up_to_date(settings, folder, bar)
+        print_restored(done)

@@ -15,6 +15,9 @@ from typing import Any, Protocol
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.users.records import Job, JobCounts, OtherVersion, StoredInteraction, StoredUser
 
+FORMAT = 1
+"""The number of the format in which users are stored. Stores without a number have the first."""
+
 
 class Interactions(ABC):
     """What users did. Stored once, whatever encoder is live; returned without vectors."""

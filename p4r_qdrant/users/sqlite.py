@@ -23,7 +23,7 @@ import numpy as np
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import IndexUnavailableError, StorageFullError
 from p4r_qdrant.settings import QdrantSettings
-from p4r_qdrant.users.contracts import Interactions, Jobs, UserVectors
+from p4r_qdrant.users.contracts import FORMAT, Interactions, Jobs, UserVectors
 from p4r_qdrant.users.records import Job, JobCounts, OtherVersion, StoredInteraction, StoredUser
 from p4r_qdrant.whole_files import PRIVATE
 
@@ -68,7 +68,19 @@ class Database:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA secure_delete = ON")
+            self._check_format()
             self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version = {FORMAT}")
+
+    def _check_format(self) -> None:
+        """Raise IndexUnavailableError for a newer format."""
+        [(number,)] = self._db.execute("PRAGMA user_version").fetchall()
+        if number > FORMAT:
+            self._db.close()
+            raise IndexUnavailableError(
+                f"{self._path} has format {number}, this release reads format {FORMAT}; update "
+                "p4r-qdrant"
+            )
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query."""

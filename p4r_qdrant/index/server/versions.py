@@ -118,7 +118,7 @@ class ServerVersions(Versions):
             raise InputError(
                 f"{self.alias!r} on {self._settings.qdrant.url} is itself a collection, and "
                 "its name cannot be switched to another encoder's: publish under another name "
-                "(P4R_QDRANT__COLLECTION), or delete that collection first"
+                "(P4R_QDRANT__COLLECTION), or run `p4r migrate --backup DIR` first"
             )
 
     def begin_publish(self) -> int:

@@ -14,10 +14,12 @@ from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError
+from p4r_qdrant.index.metadata import PROJECT
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.index.server.purging import purge
 from p4r_qdrant.settings import QdrantSettings, Settings
+from p4r_qdrant.users.contracts import FORMAT
 from p4r_qdrant.users.records import OtherVersion
 
 VECTORS_OF = "-users"
@@ -29,6 +31,8 @@ _SPACE = uuid.UUID("6d1f5c9e-3f0a-4a54-9e2c-0b8f5a7c2d11")
 _KEYWORD = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD)
 _TENANT = _KEYWORD.model_copy(update={"is_tenant": True})
 _NUMBER = models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=False, range=True)
+USERS_FORMAT = "users_format"
+"""The field of the metadata of a collection with the number of its format."""
 RECORD_INDEXES: dict[str, Any] = {
     "user_id": _TENANT,
     **dict.fromkeys(("kind", "state", "job", "version"), _KEYWORD),
@@ -112,6 +116,7 @@ class Collections:
                     vectors_config=vectors,
                     hnsw_config=models.HnswConfigDiff(m=0),  # looked up, never searched
                     on_disk_payload=True,
+                    metadata={USERS_FORMAT: FORMAT},
                 )
             except (UnexpectedResponse, grpc.RpcError):
                 if not self.client.collection_exists(name):  # else another process made it
@@ -119,6 +124,12 @@ class Collections:
 
         self.connection.call(make)
         info = collection.info()
+        number = (info.config.metadata or {}).get(USERS_FORMAT) or FORMAT
+        if number > FORMAT:
+            raise IndexMismatchError(
+                f"the collection {name!r} on {self._settings.url} has format {number:g}, this "
+                f"release reads format {FORMAT}; update {PROJECT}"
+            )
         missing = schema.keys() - info.payload_schema.keys()
         collection.index_fields({field: schema[field] for field in sorted(missing)})
         return info
