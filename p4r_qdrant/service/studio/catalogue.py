@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.payload import (
@@ -25,6 +26,7 @@ from p4r_qdrant.records import MAX_ID_LENGTH, PersonaMatch, StoredPersona, check
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.request import FailedError
+from p4r_qdrant.service.studio.desk import Desk, QueueRow, State
 from p4r_qdrant.service.studio.evidence import Evidence, Quote
 from p4r_qdrant.service.studio.visit import PREFIX, Known, StudioRoute
 
@@ -39,20 +41,26 @@ FOUND = 20
 COMPARED = 8
 """Personas of an item that are compared with those of other items."""
 
+CHUNK, SCANNED = 500, 5000
+"""Items of the queue that are looked up together, and for one page at most."""
+
+STATES = ("open", *get_args(State))
+
 NEAREST = 3
 """Items that are shown as nearest to a persona."""
 
-Field = Annotated[str, Query(max_length=1000)]
+Text = Annotated[str, Field(max_length=1000)]
 
 
 @dataclass(frozen=True, slots=True)
 class ItemRow:
-    """An item in a list."""
+    """An item in a list. queued: what waits to be reviewed; None if that was not asked for."""
 
     item_id: str
     title: str
     category: str
     personas: Sequence[StoredPersona]
+    queued: QueueRow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,41 +73,87 @@ class PersonaCard:
     quotes: Sequence[Quote]
 
 
+class Wish(BaseModel):
+    """What a visitor asks of the catalogue. state, flag, risk: of reviewers alone."""
+
+    model_config = ConfigDict(str_strip_whitespace=True)
+
+    item: Text = ""
+    words: Text = ""
+    category: Text = ""
+    domain: Text = ""
+    state: Text = ""
+    flag: Text = ""
+    risk: Text = ""
+    start: Text = ""
+
+    @property
+    def filter(self) -> dict[str, Any]:
+        """As `PersonaIndex.page` takes it."""
+        category = sorted({self.category, slug(self.category) or self.category})
+        given = {
+            ITEM_ID: self.item,
+            CATEGORY: category if self.category else "",
+            DOMAIN: self.domain,
+        }
+        return {name: value for name, value in given.items() if value}
+
+
 @router.get("")
-async def catalogue(
-    visit: Known,
-    item: Field = "",
-    words: Field = "",
-    category: Field = "",
-    domain: Field = "",
-    start: Field = "",
-) -> Response:
-    """Items page by page, read from Qdrant."""
-    wanted: dict[str, Any] = {}
-    if item := item.strip():
-        wanted[ITEM_ID] = item
-    if category := category.strip():
-        wanted[CATEGORY] = sorted({category, slug(category) or category})
-    if domain := domain.strip():
-        wanted[DOMAIN] = domain
-    given = {"item": item, "words": words, "category": category, "domain": domain}
+async def catalogue(visit: Known, wish: Annotated[Wish, Query()]) -> Response:
+    """Items page by page, read from Qdrant; reviewers also get them by state, flag and risk."""
+    desk = visit.studio.desk if visit.may_review else None
+    given = wish.model_dump(exclude={"start"})
+    shown: dict[str, Any] = {"given": given, "states": STATES if desk is not None else None}
     served = visit.studio.served
+
+    def work() -> tuple[list[ItemRow], str | None]:
+        if desk is not None and (wish.state or wish.flag or wish.risk):
+            return _by_risk(live, desk, wish)
+        page = live.index.page(PAGE, wish.start or None, filter=wish.filter, words=wish.words)
+        return [_row(one) for one in page.items], page.next
+
     with served.backend.in_use() as live:
         try:
-            page = await served.in_thread(
-                lambda: live.index.page(PAGE, start or None, filter=wanted, words=words)
-            )
+            rows, place = await served.in_thread(work)
         except InputError as error:
             return visit.page(
-                "catalogue.html", 422, rows=[], given=given, problem=str(error), following=None
+                "catalogue.html", 422, rows=[], problem=str(error), following=None, **shown
             )
-    following = visit.link("", **given, start=page.next) if page.next else None
-    rows = [_row(one) for one in page.items]
-    return visit.page("catalogue.html", rows=rows, given=given, problem="", following=following)
+    following = visit.link("", **given, start=place) if place else None
+    return visit.page("catalogue.html", rows=rows, problem="", following=following, **shown)
+
+
+def _by_risk(live: Live, desk: Desk, wish: Wish) -> tuple[list[ItemRow], str | None]:
+    """Items of the index in the order of the queue, and where the next page starts.
+
+    A page that finds nothing in `SCANNED` items of the queue ends early. Raises InputError.
+    """
+    start = wish.start or "0"
+    if not start.isdecimal() or len(start) > 9:
+        raise InputError("the page begins at something that is no place; open the first one")
+    place, rows = int(start), list[ItemRow]()
+    for _ in range(SCANNED // CHUNK):
+        queue = desk.queue(place, CHUNK, wish.state, wish.flag)
+        ids = [one.item_id for one in queue.rows if wish.item in ("", one.item_id)]
+        found = {}
+        if ids:
+            filter_ = {**wish.filter, ITEM_ID: ids}
+            page = live.index.page(CHUNK, filter=filter_, words=wish.words)
+            found = {own[0].item_id: own for own in page.items}
+        for queued in queue.rows:
+            place += 1
+            if queued.item_id in found:
+                rows.append(_row(found[queued.item_id], queued))
+            if len(rows) == PAGE:
+                return rows, str(place) if place < queue.total else None
+        if queue.following is None:
+            return rows, None
+    return rows, str(place)
 
 
 @router.get("/search")
-async def search(visit: Known, person: Field = "") -> Response:
+async def search(visit: Known, person: Annotated[str, Query(max_length=1000)] = "") -> Response:
     """The items whose personas are nearest to a person described in words."""
     if not person.strip():
         return visit.page("search.html", person="", found=None)
@@ -146,6 +200,7 @@ async def item(
         fields=own,
         cards=cards,
         has_evidence=evidence is not None,
+        can_review=visit.studio.desk is not None,
     )
 
 
@@ -172,13 +227,14 @@ def _cards(live: Live, item_id: str, evidence: Evidence | None) -> list[PersonaC
     return cards
 
 
-def _row(personas: Sequence[StoredPersona]) -> ItemRow:
+def _row(personas: Sequence[StoredPersona], queued: QueueRow | None = None) -> ItemRow:
     first = personas[0]
     return ItemRow(
         first.item_id,
         _text(first.fields.get(ITEM_TITLE)) or first.item_id,
         _text(first.fields.get(CATEGORY)),
         personas,
+        queued,
     )
 
 

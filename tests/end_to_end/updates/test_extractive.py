@@ -25,6 +25,7 @@ from p4r_qdrant.users.records import Job, StoredInteraction
 from tests.support.engines import embedded, opened
 from tests.support.hash_encoder import HashEncoder
 from tests.support.jsonl import read
+from tests.support.reviewing import decide, in_review
 from tests.support.serving import DIMENSION, make_index, with_service
 
 KETTLE = {"item_id": "kettle", "title": "Camp Kettle", "description": "It boils on any fire."}
@@ -97,6 +98,21 @@ def test_a_record_that_is_known_is_read_no_more(tmp_path: Path) -> None:
     told, encoder = add(folder, records)
     assert told == []
     assert encoder.encoded == []
+
+
+def test_decisions_of_reviewers_rule_what_arrives(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    add(folder, [KETTLE, review("ann", QUIET)])
+    [persona_id] = in_review(folder, "kettle")
+    decide(folder, "edit", "kettle", persona_id, description="Mine.")
+    add(folder, [review("bob", HILL)])
+    assert "Mine." in [one.description for one in indexed(folder)]
+    for persona_id in in_review(folder, "kettle"):
+        decide(folder, "reject", "kettle", persona_id)
+    [one], _ = add(folder, [KETTLE | {"title": "Kettle"}])
+    assert (one.is_withheld, one.written, one.problem) == (True, True, "")
+    assert indexed(folder) == []
 
 
 def test_no_quote_of_an_erased_user_stays(tmp_path: Path) -> None:

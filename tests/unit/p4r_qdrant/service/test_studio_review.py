@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from p4r_qdrant.errors import IndexUnavailableError
 from p4r_qdrant.index.index import PersonaIndex
-from p4r_qdrant.service.studio import sessions
+from p4r_qdrant.service.studio import catalogue, sessions
 from p4r_qdrant.service.studio.review import changes
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
@@ -271,3 +271,35 @@ def test_hostile_texts_stay_texts(client: TestClient, folder: Path) -> None:
         assert "<script>" not in answer.text
         assert "<img" not in answer.text
         assert "<b>A</b>" not in answer.text
+
+
+def titles(client: TestClient, query: str) -> list[str]:
+    answer = client.get(f"/studio?{query}")
+    assert answer.status_code == 200
+    return re.findall(r'<h2><a href="/studio/item\?id=(\w+)">', answer.text)
+
+
+def test_the_catalogue_by_state_flag_and_risk(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = in_review(folder, "trains")["trains_P0"].seen.partition("-")[2]
+    flags = {"near twin": "it is alike"}
+    row = {"item_id": "trains", "persona_id": "trains_P0", "digest": digest, "flags": flags}
+    write(folder, "flags.jsonl", [row])
+    decide(folder, "approve", "ships", "ships_P1")
+    decide(folder, "reject", "cakes", "cakes_P0")
+    log_in(client, REVIEWER)
+    assert titles(client, "risk=1") == ["trains", "roses", "ships", "cakes"]
+    assert titles(client, "state=approved") == ["ships"]
+    assert titles(client, "state=open&words=ships") == ["ships"]
+    assert titles(client, "state=open&item=cakes") == []
+    assert titles(client, "flag=near+twin") == ["trains"]
+    assert titles(client, "flag=none") == []
+    monkeypatch.setattr(catalogue, "PAGE", 3)
+    first = client.get("/studio?risk=1").text
+    assert "start=3" in first
+    assert titles(client, "risk=1&start=3") == ["cakes"]
+    for start in ("x", "-1", "9" * 99, "\u0663"):
+        assert client.get("/studio", params={"risk": "1", "start": start}).status_code in (200, 422)
+    reader = log_in(TestClient(client.app, follow_redirects=False), READER)
+    assert "Riskiest" not in reader.get("/studio?risk=1&state=approved").text
