@@ -33,7 +33,7 @@ def plan_of(
     `restored` of a version is `BACKUP ATTEMPT PLACE`. force, in_place: see `restore`. Raises
     InputError if there is data, or if a version cannot be made live.
     """
-    attempt = _pending(versions, manifest)
+    attempt = _pending(versions, manifest, in_place=in_place)
     if not attempt:
         if not force and not in_place:
             check_empty(versions, settings)
@@ -86,7 +86,7 @@ def check_empty(versions: Versions, settings: Settings) -> None:
         )
 
 
-def _pending(versions: Versions, manifest: Manifest) -> str:
+def _pending(versions: Versions, manifest: Manifest, *, in_place: bool) -> str:
     """The attempt to restore this backup that ended before its switch; "" if there is none."""
     attempts: dict[str, dict[str, Version]] = {}
     for one in versions.all():
@@ -98,6 +98,6 @@ def _pending(versions: Versions, manifest: Manifest) -> str:
         last = own.get(str(manifest.live))
         if last is None or not last.metadata.is_whole:
             return attempt
-        if last.name != live and live in (None, last.metadata.previous):
+        if last.name != live and (in_place or live in (None, last.metadata.previous)):
             return attempt
     return ""
