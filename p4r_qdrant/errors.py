@@ -23,6 +23,7 @@ P4RError                        exit code 1: our fault, or the world's
 ├── TrainingError               training went wrong (indexer/training/trainer.py)
 ├── EncoderError                the model or its adapter could not be loaded or changes nothing
 ├── VerificationError           what was published is not what the artifacts hold
+├── TooMuchChangeError          a publish changes more for readers than --max-change allows
 ├── IndexRefusedError           Qdrant answers, and refuses a request (strict mode, a quota)
 └── IndexUnavailableError       Qdrant cannot be reached, timed out, or failed
     ├── RateLimitedError        Qdrant takes no more requests for now
@@ -128,6 +129,10 @@ class EncoderError(P4RError):
 
 class VerificationError(P4RError):
     """The published index differs from the artifacts or from the encoder's vectors."""
+
+
+class TooMuchChangeError(P4RError):
+    """A publish would change more for readers than allowed."""
 
 
 class IndexUnavailableError(P4RError):

@@ -130,6 +130,21 @@ def publish(
             help="Fit the collaborative part without the interactions that splits.jsonl holds out.",
         ),
     ] = False,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview", help="Only say what would change for readers; nothing goes live."
+        ),
+    ] = False,
+    max_change: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Stop if more than this share of synthetic readers' first ten would change.",
+        ),
+    ] = None,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Only switch back to the previous version.")
     ] = False,
@@ -144,53 +159,50 @@ def publish(
         bool,
         typer.Option("--drop-old", help="Delete all versions but the live and the previous one."),
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --preview or --max-change: print JSON.")
+    ] = False,
 ) -> None:
     """Build a new version of the index, verify it, and switch to it in one step.
 
     Unchanged items are skipped: killed and run again, it goes on. With the encoder of the live
     version, that version is updated item by item. The collaborative part, EASE on all interactions
     of the folder and on the personas, is fitted again if they have changed.
+
+    --preview and --max-change compare with what is live: items gained and lost, and the first ten
+    items of synthetic readers, which are personas taken for users. A publish that is stopped
+    changes nothing that is live, and exits with 1.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.indexing import vector_files
-    from indexer.terminal.console import out
-    from indexer.terminal.index import print_dropped, print_published
+    from indexer.terminal.index import print_dropped
     from p4r_qdrant.index.opening import open_versions
     from p4r_qdrant.settings import Settings
     from p4r_qdrant.users.versions import drop_old as drop_old_versions
 
-    alone = [rollback, live is not None]
-    if sum([*alone, artifacts is not None or drop_old]) != 1:
+    if sum([rollback, live is not None, artifacts is not None or drop_old]) != 1:
         raise InputError(
             "publish needs --artifacts DIR, or one of --rollback, --live VERSION and --drop-old"
         )
+    compares = preview or max_change is not None
     if (vectors is None) != (fingerprint is None) or (vectors is not None and adapter is not None):
         raise InputError("--vectors FILE and --fingerprint NAME go together, without --adapter")
+    if compares and (artifacts is None or drop_old):
+        raise InputError(
+            "--preview and --max-change compare an artifact folder: add --artifacts DIR, and leave "
+            "--drop-old out"
+        )
+    if as_json and not compares:
+        raise InputError("--json goes with --preview or --max-change")
     given: dict[str, dict[str, object]] = {}
     if adapter is not None:
         given["encoder"] = {"adapter": str(adapter)}
     if no_collaborative:
         given["collaborative"] = {"enabled": False}
     settings = Settings.load(**given)
-    if rollback:
-        with open_versions(settings) as versions:
-            before, name = versions.live(), versions.roll_back()
-            print_published(name, f"of {versions.location}")
-            if name == before:
-                out.say(
-                    f"It is live since a rollback from {versions.undone(name)}; "
-                    "p4r publish --live VERSION makes another one live."
-                )
-            else:
-                out.say(f"before: {before} (p4r publish --live {before} switches to it again)")
-        return
-    if live is not None:
-        with open_versions(settings) as versions:
-            before = versions.make_live(live)
-            print_published(live, f"of {versions.location}")
-            if before not in (None, live):
-                out.say(f"before: {before} (p4r publish --rollback switches back)")
+    if rollback or live is not None:
+        _switch(settings, live)
         return
     refusals = Refusals()
     if artifacts is not None:
@@ -206,12 +218,39 @@ def publish(
                 "training_only": training_only,
                 "approved_only": approved_only,
                 "hide_flagged": hide_flagged,
+                "preview": preview,
+                "max_change": max_change,
+                "as_json": as_json,
             }
             publish_folder(folder, source, settings, domain, refusals, **options)
     if drop_old:
         with open_versions(settings) as versions:
             print_dropped(*drop_old_versions(settings.qdrant, versions))
     exit_for(refusals)
+
+
+def _switch(settings: Settings, live: str | None) -> None:
+    """Make another version live: the one named, or the one before."""
+    from indexer.terminal.console import out
+    from indexer.terminal.index import print_published
+    from p4r_qdrant.index.opening import open_versions
+
+    with open_versions(settings) as versions:
+        if live is not None:
+            before = versions.make_live(live)
+            print_published(live, f"of {versions.location}")
+            if before not in (None, live):
+                out.say(f"before: {before} (p4r publish --rollback switches back)")
+            return
+        before, name = versions.live(), versions.roll_back()
+        print_published(name, f"of {versions.location}")
+        if name == before:
+            out.say(
+                f"It is live since a rollback from {versions.undone(name)}; "
+                "p4r publish --live VERSION makes another one live."
+            )
+        else:
+            out.say(f"before: {before} (p4r publish --live {before} switches to it again)")
 
 
 @group.command(
@@ -356,7 +395,7 @@ def status(as_json: AsJson = False) -> None:
         return
     metadata = asdict(stats.metadata)
     metadata["typical_user"] = bool(metadata["typical_user"])  # a whole vector
-    for name in ("collaborative", "scoring", "popular"):
+    for name in ("collaborative", "scoring", "popular", "changes"):
         metadata[name] = json.loads(metadata[name]) if metadata[name] else None
     print_json(
         {

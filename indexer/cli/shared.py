@@ -111,14 +111,19 @@ def publish_folder(
     settings: Settings,
     domain: str,
     refusals: Refusals,
-    **options: bool,
+    **options: Any,
 ) -> None:
-    """Publish an artifact folder with a progress bar, and print the result."""
+    """Publish an artifact folder with a progress bar, and print the result.
+
+    options: of `PublishOptions`; as_json: print what was compared as JSON, and nothing else.
+    """
     from indexer.indexing.publish import PublishOptions
     from indexer.indexing.publish import publish as publish_artifacts
+    from indexer.terminal.changes import print_changes, print_preview
     from indexer.terminal.index import print_published, print_too_long
     from indexer.terminal.progress import ProgressBar
 
+    as_json = options.pop("as_json", False)
     with ProgressBar() as bar:
         report = publish_artifacts(
             folder,
@@ -128,7 +133,16 @@ def publish_folder(
             refusals,
             bar,
         )
-    print_published(report.version, report.location, report)
+    if as_json:
+        changes = report.changes.to_json() if report.changes else None
+        print_json({"version": report.version, "is_live": report.is_live, "changes": changes})
+        return
+    if report.changes is not None:
+        print_changes(report.changes)
+    if report.is_live:
+        print_published(report.version, report.location, report)
+    else:
+        print_preview(report)
     print_too_long(source)
 
 

@@ -15,6 +15,7 @@ from indexer.artifacts.names import PERSONAS
 from indexer.artifacts.outdated import outdated_in, persona_digest
 from indexer.artifacts.tuned import read_tuned
 from indexer.indexing.collaborative import Fitting, fitted
+from indexer.indexing.comparing import check, of_update, of_versions
 from indexer.indexing.fresh_version import FreshVersion
 from indexer.indexing.items import IndexReport, ItemIndexer, Source, settled_items
 from indexer.indexing.mean_user import note_typical_user
@@ -26,6 +27,7 @@ from indexer.review.rules import Rules
 from indexer.review.screening import Policy
 from p4r_qdrant.encoder.cache import CachedEncoder, VectorCache
 from p4r_qdrant.errors import IndexLockedError, InputError, VerificationError
+from p4r_qdrant.index.changes import Changes
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata, today
 from p4r_qdrant.index.opening import open_versions
@@ -42,7 +44,9 @@ class PublishOptions:
 
     again: encode everything, whatever the index holds. shrink: allow a version with less than half
     of the live items. training_only: fit the collaborative part without the interactions that
-    splits.jsonl holds out. approved_only, hide_flagged: see `Policy`.
+    splits.jsonl holds out. approved_only, hide_flagged: see `Policy`. preview: only compare with
+    the live version, and leave that as it is. max_change: the largest share of synthetic readers'
+    first places that may change (see `Changes.share`); None: nothing is compared.
     """
 
     domain: str
@@ -51,6 +55,13 @@ class PublishOptions:
     training_only: bool = False
     approved_only: bool = False
     hide_flagged: bool = False
+    preview: bool = False
+    max_change: float | None = None
+
+    @property
+    def compares(self) -> bool:
+        """Whether the live version is compared with the new one."""
+        return self.preview or self.max_change is not None
 
 
 @dataclass
@@ -62,6 +73,8 @@ class Published(IndexReport):
     `outdated_in` names other versions that are in use and may hold personas of erased users.
     `users` counts stored users whose vectors were made with the new encoder. `collaborative` and
     `weights` say what was done about the collaborative part and the weights of the score.
+    `changes`: None if nothing was compared. `is_live`: False after a preview; then `version` is
+    built only, or as it was.
     """
 
     version: str = ""
@@ -73,6 +86,8 @@ class Published(IndexReport):
     outdated_in: list[str] = field(default_factory=list)
     collaborative: str = ""
     weights: str = ""
+    changes: Changes | None = None
+    is_live: bool = True
 
 
 def publish(
@@ -92,6 +107,8 @@ def publish(
     settings that `p4r tune` chose unless others are set; its weights of the score are recorded.
 
     Raises: VerificationError before the switch if the index does not hold what was written;
+        TooMuchChangeError before the switch, or before anything is written to the live version, if
+        more than `options.max_change` changes;
         InputError, with nothing written, if the artifacts hold less than half of the live items
         and `options.shrink` is not set, or if fitting takes more memory than the settings allow.
     """
@@ -109,6 +126,7 @@ def publish(
         training_only=options.training_only,
         progress=progress,
     )
+    changes: Changes | None = None
     made, expected = IndexMetadata.of(source), Expected(source.fingerprint)
     with open_versions(settings) as versions, source.on_all_devices():
         name = versions.of(source.fingerprint)
@@ -116,6 +134,13 @@ def publish(
         fresh = FreshVersion(versions, name)
         with fresh, versions.open(name, made) as index, versions.sole_writer(name):
             fresh.is_ours = True
+            if options.compares and versions.live() == name:
+                changes = _compared_update(index, folder, source, options, policy)
+                check(changes, options.max_change)
+                if options.preview:
+                    return Published(
+                        version=name, location=index.location, changes=changes, is_live=False
+                    )
             number = versions.begin_publish()
             before = settled_items(index, folder)  # the others are not in `rows`, and stay
             rows = folder.index_rows(options.domain, refusals, policy)
@@ -152,6 +177,14 @@ def publish(
             if report.written or live != name:
                 verify_written(index, expected.written)
                 verify_scores(index, source, expected.sample)
+            if options.compares and live not in (None, name):
+                changes = _compared_version(versions, live or "", index)
+                index.record(changes=changes.to_text())
+                check(changes, options.max_change)
+            report.changes = changes
+            if options.preview:
+                report.is_live = False
+                return report
             report.collaborative = fitted(fitting, versions, index, progress)
             report.weights = note_scoring(index, tuned, fitting)
             if report.written or report.removed or live != name:
@@ -162,6 +195,7 @@ def publish(
                     adapter=made.adapter,
                     published_at=today(),
                     publish=str(number),
+                    changes=changes.to_text() if changes else "",
                     previous=report.previous or index.metadata.previous,
                 )
             if live != name:
@@ -171,6 +205,31 @@ def publish(
                 versions.switch({versions.alias: name})
         report.outdated_in = _drop_outdated(versions, folder, name)
     return report
+
+
+def _compared_update(
+    index: PersonaIndex,
+    folder: ArtifactFolder,
+    source: Source,
+    options: PublishOptions,
+    policy: Policy,
+) -> Changes:
+    """What this publish changes in the live version, before anything is written."""
+    known, held = settled_items(index, folder), set(index.item_ids())
+    unreported = Refusals()
+    rows = folder.index_rows(options.domain, unreported, policy)
+    indexer = ItemIndexer(source, index, unreported, known=known)
+
+    def stays() -> set[str]:
+        return held if rows.broken.total else held - (_strangers(held, rows, folder) & known.keys())
+
+    return of_update(index, indexer, _started(rows), stays)
+
+
+def _compared_version(versions: Versions, live: str, new: PersonaIndex) -> Changes:
+    """What the switch from the live version to a new one changes."""
+    with versions.open(live) as opened:
+        return of_versions(opened, new)
 
 
 def _drop_outdated(versions: Versions, folder: ArtifactFolder, live: str) -> list[str]:
@@ -224,9 +283,7 @@ def _remove_strangers(
             f"{len(missing)} items that were written are not in {index.location} "
             f"(first: {min(missing)!r}); the live version did not change: publish again"
         )
-    strangers = held - rows.item_ids
-    if strangers:
-        strangers -= ids_of(folder) - rows.screening.items
+    strangers = _strangers(held, rows, folder)
     if strangers and rows.broken.total:
         report.kept_because = (
             f"{len(strangers)} items are not in {PERSONAS}, but {rows.broken.total} of its lines "
@@ -236,6 +293,12 @@ def _remove_strangers(
         unchanged = {one: before[one] for one in sorted(strangers) if one in before}
         index.delete_unchanged(unchanged)
         report.removed = len(unchanged)
+
+
+def _strangers(held: set[str], rows: IndexRows, folder: ArtifactFolder) -> set[str]:
+    """The items of an index that the artifacts no longer hold, or no longer may serve."""
+    strangers = held - rows.item_ids
+    return strangers - (ids_of(folder) - rows.screening.items) if strangers else strangers
 
 
 def _started(rows: IndexRows) -> Iterator[IndexRow]:

@@ -48,6 +48,7 @@ class IndexMetadata:
     collaborative: the record of the collaborative part (see `CollaborativePart`), as JSON.
     scoring: the weights of the score that `p4r tune` chose, as JSON (see `rerank.scoring`).
     popular: ids of the most popular items, as a JSON list.
+    changes: what the version changes for readers (see `Changes`), as JSON; "" if not compared.
     restored: the backup that the version came from, and its number there (see `is_whole`).
     """
 
@@ -66,6 +67,7 @@ class IndexMetadata:
     collaborative: str = ""
     scoring: str = ""
     popular: str = ""
+    changes: str = ""
     restored: str = ""
 
     @classmethod

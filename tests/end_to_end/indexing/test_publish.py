@@ -203,6 +203,9 @@ def test_a_persona_prior_is_published_and_served(
         ((*PUBLISH[1:], "--vectors", "x.npy", "--fingerprint", "x"), "x.npy cannot be read"),
         (("--artifacts", "nope"), "there is no artifact folder nope"),
         (("--rollback",), "no earlier version"),
+        (("--drop-old", "--preview"), "add --artifacts DIR"),
+        (("--rollback", "--max-change", "0.1"), "add --artifacts DIR"),
+        ((*PUBLISH[1:], "--json"), "--json goes with"),
     ],
 )
 def test_what_cannot_be_done(
@@ -212,6 +215,29 @@ def test_what_cannot_be_done(
     assert (result.code, result.out) == (2, "")
     assert said in result.sentence
     assert not Path("p4r-index").exists(), "nothing is left behind"
+
+
+def test_a_preview_and_a_gate(p4r: Run, encoders: dict[str | None, HashEncoder]) -> None:
+    assert p4r(*PUBLISH).code == 0
+    other = (*PUBLISH, "--adapter", "nightly")
+    shown = p4r(*other, "--preview")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.startswith("items: 24 before, 24 after; 0 gained, 0 lost, 0 changed\n")
+    assert "12 of 12 synthetic readers get other first items; " in shown.out
+    assert "preview: nothing went live" in shown.out
+    assert rows(p4r("status"))["version"] == "version-hash-encoder-1-None"
+    found = json.loads(p4r(*other, "--preview", "--json").out)
+    assert (found["is_live"], found["version"]) == (False, "version-hash-encoder-1-nightly")
+    stopped = p4r(*other, "--max-change", "0.1")
+    assert stopped.code == 1
+    assert "and --max-change 0.1 allows less; the live version did not change" in stopped.sentence
+    assert rows(p4r("status"))["version"] == "version-hash-encoder-1-None"
+    passed = p4r(*other, "--max-change", str(found["changes"]["share"] + 0.001))
+    assert passed.code == 0
+    assert rows(p4r("status"))["version"] == "version-hash-encoder-1-nightly"
+    changes = json.loads(p4r("status", "--json").out)["metadata"]["changes"]
+    assert len(changes["readers"]) == 12
+    assert p4r(*PUBLISH, "--adapter", "nightly", "--max-change", "0").code == 0
 
 
 def test_an_index_made_by_writing_is_published_over(

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from p4r_qdrant import Persona, open_index
 from p4r_qdrant.errors import IndexUnavailableError
+from p4r_qdrant.index.changes import Changes, ReaderChange
 from p4r_qdrant.service.studio import sessions
 from p4r_qdrant.service.studio.evidence import Quote
 from p4r_qdrant.settings import ServiceSettings
@@ -410,6 +411,23 @@ def test_the_versions(serve: Serve, made: Path) -> None:
     assert str(made) in text
     client.post("/studio/logout", data={"token": token(client, "/studio")})
     assert str(made) not in log_in(client, READER).get("/studio/versions").text
+
+
+def test_what_a_version_changed(serve: Serve, tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script>"
+    one = ReaderChange("roses_P0", hostile, ("ships", "cakes"), ("cakes", "trains"))
+    same = ReaderChange("ships_P0", "Sailor", ("cakes",), ("cakes",))
+    make_index(embedded(tmp_path / "own"))
+    with open_index(embedded(tmp_path / "own")) as index:
+        changes = Changes(5, 4, 1, 2, 3, ("trains",), (hostile,), (one, same))
+        index.record(changes=changes.to_text())
+    client = log_in(serve(tmp_path / "own"), READER)
+    html = client.get("/studio/versions").text
+    text = " ".join(Html(html).text.split())
+    assert "5 items before, 4 after: 1 gained, 2 lost, 3 with other texts." in text
+    assert "25.0 % of the first places of 2 synthetic readers change." in text
+    assert "50 % leave: ships ; come: trains" in text.replace("ships;", "ships ;")
+    check_harmless(html)
 
 
 # --- hostile texts ---------------------------------------------------------------------------
