@@ -136,6 +136,28 @@ class PrivateQdrant:
             self._process = None
 
 
+def start_cluster(nodes: list[PrivateQdrant]) -> None:
+    """Start servers as the nodes of one cluster, with one key, and wait until all know all."""
+    ports = free_ports(len(nodes))
+    for number, (node, port) in enumerate(zip(nodes, ports, strict=True)):
+        node.api_key = nodes[0].api_key
+        node.environment |= {
+            "QDRANT__SERVICE__API_KEY": node.api_key,
+            "QDRANT__CLUSTER__ENABLED": "true",
+            "QDRANT__CLUSTER__P2P__PORT": str(port),
+            "QDRANT_URI": f"http://127.0.0.1:{port}",
+        }
+        if number:
+            node.environment["QDRANT_BOOTSTRAP"] = f"http://127.0.0.1:{ports[0]}"
+        node.start()
+    while any(len(_peers(node)) < len(nodes) for node in nodes):
+        time.sleep(0.05)
+
+
+def _peers(node: PrivateQdrant) -> list[str]:
+    return list(node.server.request("GET", "/cluster")["result"]["peers"])
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:

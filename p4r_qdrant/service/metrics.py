@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from p4r_qdrant.index import failovers
 from p4r_qdrant.service.processes import METRICS
 from p4r_qdrant.users.records import JobCounts
 
@@ -75,6 +76,12 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemax",
         )
+        self.failovers = Counter(
+            "p4r_qdrant_failovers",
+            "Calls that went to another node of the cluster, because theirs did not answer.",
+            registry=self.registry,
+        )
+        self._failovers_seen = failovers.so_far()
         self.jobs = Gauge(
             "p4r_jobs",
             "Background jobs.",
@@ -104,6 +111,11 @@ class Metrics:
         for state, count in counts.items():
             self.jobs.labels(state).set(count)
         self._jobs_at = time.monotonic()
+
+    def count_failovers(self) -> None:
+        """Count the failovers of this process since the last call."""
+        before, self._failovers_seen = self._failovers_seen, failovers.so_far()
+        self.failovers.inc(self._failovers_seen - before)
 
     def count_cached(self, found: int, missing: int) -> None:
         """Count texts whose vectors were in the cache, and others."""

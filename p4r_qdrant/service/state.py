@@ -90,7 +90,7 @@ class Service:
         self.batcher.start()
         if self.background is not None:
             await asyncio.to_thread(self.background.start)
-        self._keeping_up = asyncio.create_task(self.backend.keep_up_forever(self._note_behind))
+        self._keeping_up = asyncio.create_task(self.backend.keep_up_forever(self._note_state))
 
     async def close(self) -> None:
         """Stop the background tasks, finish writes, and close the index."""
@@ -121,7 +121,7 @@ class Service:
         Jobs that cannot be counted at once keep their numbers, and the metrics tell how old
         those are; the count goes on, one at a time.
         """
-        self._note_behind()
+        self._note_state()
         if self._counting is None or self._counting.done():
             self._counting = asyncio.create_task(self._count_jobs())
         await asyncio.wait({self._counting}, timeout=COUNT_S)
@@ -130,7 +130,8 @@ class Service:
             self.metrics.llm_tokens.set(tokens)
             self.metrics.llm_cost.set(dollars or 0.0)
 
-    def _note_behind(self) -> None:
+    def _note_state(self) -> None:
+        self.metrics.count_failovers()
         self.metrics.behind.set(bool(self.backend.problem))
 
     async def _count_jobs(self) -> None:

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from devtools.qdrant_process import PrivateQdrant, binary, free_ports
+from devtools.qdrant_process import PrivateQdrant, binary, start_cluster
 from tests.support.not_run import not_run
-from tests.support.polling import wait_until
 
 
 @contextmanager
@@ -33,25 +32,9 @@ def private_servers(folder: Path, count: int) -> Iterator[list[PrivateQdrant]]:
 @contextmanager
 def private_cluster(folder: Path, count: int) -> Iterator[list[PrivateQdrant]]:
     """Nodes that know each other; the key is the same for all."""
-    ports = free_ports(count)
     with private_servers(folder, count) as nodes:
-        for number, (node, port) in enumerate(zip(nodes, ports, strict=True)):
-            node.api_key = nodes[0].api_key
-            node.environment |= {
-                "QDRANT__SERVICE__API_KEY": node.api_key,
-                "QDRANT__CLUSTER__ENABLED": "true",
-                "QDRANT__CLUSTER__P2P__PORT": str(port),
-                "QDRANT_URI": f"http://127.0.0.1:{port}",
-            }
-            if number:
-                node.environment["QDRANT_BOOTSTRAP"] = f"http://127.0.0.1:{ports[0]}"
-            node.start()
-        wait_until(lambda: all(len(_peers(node)) == count for node in nodes))
+        start_cluster(nodes)
         yield nodes
-
-
-def _peers(node: PrivateQdrant) -> list[str]:
-    return list(node.server.request("GET", "/cluster")["result"]["peers"])
 
 
 def replicas(node: PrivateQdrant, collection: str) -> list[str]:

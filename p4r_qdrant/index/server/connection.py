@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError, RateLimitedError, for_log
+from p4r_qdrant.index import failovers
 from p4r_qdrant.index.server.cluster import check_addresses
 from p4r_qdrant.index.server.failures import Failures, NodeAwayError, PassingError
 from p4r_qdrant.index.server.node import Node, Transport
@@ -104,6 +105,7 @@ class Connection:
                 self._nodes.failed(node)
                 if place == len(order) or time.monotonic() >= deadline:
                     raise
+                failovers.note()
                 _log.debug("asking another node: %s", for_log(error))
             except IndexMismatchError:  # a node learns of a new collection a moment later
                 if not spread or place == len(order):

@@ -2,6 +2,7 @@
 
 import http.server
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -117,6 +118,9 @@ def test_a_node_that_dies_and_one_that_hangs_cost_no_rerank(
                 goes_on(20)
             assert set(seen) == {"ok"}
             assert any("does not answer" in one for one in caplog.messages)
+            metrics = httpx2.get(f"{address}/metrics", headers=AS_ADMIN, timeout=60).text
+            [failovers] = re.findall(r"^p4r_qdrant_failovers_total (\S+)$", metrics, re.MULTILINE)
+            assert float(failovers) >= 2
             for user, count in Counter(user for user, _ in written).items():
                 answer = httpx2.get(
                     f"{address}/v1/users/{user}/export", headers=AS_ADMIN, timeout=60
