@@ -30,6 +30,7 @@ from indexer.peers.tuning_data import (
 )
 from indexer.reasoning.sanitizing import problem_with
 from indexer.reasoning.step import TEXT, an_object
+from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Review
 
 MOST_WORDS = 160
@@ -142,6 +143,16 @@ async def distilled(
     train, dev = [await learned(own) for own in chosen]
     seen: set[str] = set()
     return TuningData(_distinct(train, seen), _distinct(dev, seen))
+
+
+def check_reasons(data: TuningData) -> None:
+    """Raise InputError if no rating can be learned, because the teacher has given no reasons."""
+    for part in (data.train, data.dev):
+        if not any(one.request.options for one in part):  # only ratings have options
+            raise InputError(
+                "the teacher has given no usable reasons for ratings, so that there is nothing to "
+                "learn: ask another model with P4R_LLM__PEERS__MODEL, or take more --samples"
+            )
 
 
 async def _examples(peer: Rated, target: Target, teacher: Asker) -> list[Example]:

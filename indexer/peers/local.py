@@ -94,6 +94,8 @@ class LocalModel:
         if adapter is not None:
             model = with_adapter(model, adapter)
             digest.update((adapter / WEIGHTS).read_bytes())
+        if tokenizer.eos_token_id is None:
+            raise InputError(f"the tokenizer of {source} has no token that ends a text (eos_token)")
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         return cls(model, tokenizer, f"{path.stem}@{digest.hexdigest()[:12]}")

@@ -42,12 +42,14 @@ class Row:
 
 
 def readable(model: LocalModel, peer: TunablePeer, examples: Sequence[Example]) -> list[Example]:
-    """The examples that are not too long for the model. Raises InputError if all are."""
+    """The examples that are not too long for the model. Raises InputError if none is left."""
+    if not examples:
+        raise InputError("there is no example to learn from, or none to choose the epoch by")
     lengths = [len(row(model, peer, one).tokens) for one in examples]
     found = [one for one, n in zip(examples, lengths, strict=True) if n <= model.longest]
     if not found:
         raise InputError(
-            f"the shortest example has {min(lengths, default=0)} tokens, and {model.name} reads "
+            f"the shortest example has {min(lengths)} tokens, and {model.name} reads "
             f"{model.longest}: lower the options words, history_words and reviews"
         )
     return found

@@ -56,7 +56,7 @@ def tune(
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.peers.asking import PeerSources
-    from indexer.peers.distilling import distilled, targets
+    from indexer.peers.distilling import check_reasons, distilled, targets
     from indexer.peers.material import Material
     from indexer.peers.rated import Rated
     from indexer.peers.recipes import tunable
@@ -86,6 +86,7 @@ def tune(
                 about["teacher"] = TeacherRecord.of(sources.llm).model_dump()
                 steps = sum(map(len, pupils))
                 data = teacher.run(output, student.step, steps, taught, retry_failed=retry_failed)
+                check_reasons(data)
             else:
                 data = tuning_data(examples_of(name, sources, seed), samples, seed)
             from indexer.peers.tuning import tune_peer

@@ -15,7 +15,7 @@ from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.artifacts.writing import written_whole
-from indexer.evaluation.candidates import lists_hash, provenance_path
+from indexer.evaluation.candidates import lists_hash
 from indexer.evaluation.evaluate import outside_notes
 from indexer.evaluation.experiment import selection
 from indexer.evaluation.experiment.config import EXTRACTIVE, ExperimentConfig
@@ -26,6 +26,7 @@ from indexer.evaluation.experiment.environment import environment
 from indexer.evaluation.experiment.examples import example_users
 from indexer.evaluation.experiment.extracting import extracted
 from indexer.evaluation.experiment.generating import Generated, write_lists
+from indexer.evaluation.experiment.leak_checks import check_files, check_made
 from indexer.evaluation.experiment.main_table import Line, main_table, primary_table, segment_table
 from indexer.evaluation.experiment.peer_bench import peer_bench
 from indexer.evaluation.experiment.peer_judging import PeerJudging
@@ -36,8 +37,6 @@ from indexer.evaluation.experiment.selection import Choice, Judged, read_judged
 from indexer.evaluation.experiment.stages import RESULTS, locked
 from indexer.evaluation.experiment.steps import Steps
 from indexer.evaluation.generators.base import READ_PERSONAS
-from indexer.evaluation.leaks.check import LeakFiles, check_leaks
-from indexer.evaluation.leaks.identity import check_adapter
 from indexer.evaluation.leaks.report import LeakReport
 from indexer.evaluation.segments import segments
 from indexer.progress import Progress
@@ -126,7 +125,7 @@ class _Lists:
 def _lists(context: Context, stack: ExitStack) -> _Lists:
     """Check for leaks, encode, make the lists, and check again. Raises LeakError."""
     config, data = context.config, context.data
-    _check_leaks(context, elsewhere=list(config.lists.values())).require_clean()
+    check_files(context, elsewhere=list(config.lists.values())).require_clean()
     models = [
         (name, _loaded(name, settings, context.progress))
         for name, settings in _encoders(config.encoder)
@@ -136,7 +135,7 @@ def _lists(context: Context, stack: ExitStack) -> _Lists:
         extracted(data.folder, config.domain, made, models[0][1], context.progress)
     all_encoded = [stack.enter_context(encoded(name, one, context)) for name, one in models]
     lists = write_lists(context, all_encoded[-1])
-    leaks = _check_made(context, list(lists.values()), all_encoded)
+    leaks = check_made(context, list(lists.values()), all_encoded)
     leaks.require_clean()
     judged = {
         generator: read_judged(path, context)
@@ -260,38 +259,6 @@ def _artifacts(config: ExperimentConfig, output: Path, progress: Progress) -> Pa
         [(name, settings), *_] = _encoders(config.encoder)
         model = _loaded(name, settings, progress)
         return extracted(source, config.domain, output / EXTRACTIVE, model, progress)
-
-
-def _check_made(context: Context, lists: Sequence[Path], made: Sequence[Encoded]) -> LeakReport:
-    """The leak checks on the inputs of the lines: lists, texts, and the adapter."""
-    with_provenance = [path for path in lists if provenance_path(path).is_file()]
-    elsewhere = [path for path in lists if path not in with_provenance]
-    files = [one.encoder.texts_path for one in made]
-    adapters = []
-    if context.config.encoder.adapter:
-        adapter = Path(context.config.encoder.adapter)
-        files.append(adapter)
-        adapters.append(check_adapter(context.data.folder, adapter, made[0].encoder))
-    return _check_leaks(context, with_provenance, files, elsewhere) + LeakReport(adapters)
-
-
-def _check_leaks(
-    context: Context,
-    lists: Sequence[Path] = (),
-    made: Sequence[Path] = (),
-    elsewhere: Sequence[Path] = (),
-) -> LeakReport:
-    """The leak checks on the files of the catalogue and on these."""
-    folder = context.data.folder
-    report = check_leaks(
-        LeakFiles(folder.path, candidates=lists, elsewhere=elsewhere, made=made), context.progress
-    )
-    quoted = context.output / EXTRACTIVE
-    for other in (context.config.aggregated, quoted if quoted.is_dir() else None):
-        if other is not None and other != folder.path:
-            files = LeakFiles(other, folder.file(REVIEWS), folder.file(SPLITS))
-            report = report + check_leaks(files, context.progress)
-    return report
 
 
 def _generators(

@@ -312,6 +312,9 @@ def test_the_example_is_right() -> None:
     wanted = load_config(ROOT / "examples" / "bookshop-peers.toml").peers
     assert wanted is not None
     assert wanted.names == NAMES
+    magazines = load_config(ROOT / "examples" / "magazines-peers.toml").peers
+    assert magazines is not None
+    assert magazines.names == ("listwise", "letters")
 
 
 def test_what_is_wrong_in_the_file_is_one_sentence(shop: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from devtools.scripted_llm import Call, Reply, ScriptedLLM
 from indexer.artifacts.folder import ArtifactFolder
@@ -12,7 +13,7 @@ from indexer.llm import Usage
 from indexer.peers import registry
 from indexer.peers.bench import Bench, BenchPlan
 from indexer.peers.cells import Cell, Load, extrapolated, speedup
-from indexer.peers.memory import resident_bytes
+from indexer.peers.memory import device_bytes, resident_bytes
 from indexer.peers.offline import OfflineCost, earned_back, offline_cost
 from indexer.peers.protocol import PeerQuery
 from indexer.progress import SILENT
@@ -121,6 +122,15 @@ def test_what_is_earned_back() -> None:
     assert earned_back(OfflineCost(Usage(1, 900, 100, None), paid=True), cell) == 10
     free = Cell("personas", 1, 20, True)
     assert earned_back(OfflineCost(Usage(1, 900, 100, 2.0), paid=True), free) is None
+
+
+def test_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_bytes() is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda number: 1000 + number)
+    assert device_bytes() == 2001
 
 
 def test_memory_of_this_process() -> None:

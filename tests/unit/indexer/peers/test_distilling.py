@@ -14,7 +14,7 @@ import pytest
 from indexer.ledger import LEDGER, Ledger
 from indexer.llm import Request
 from indexer.peers.asking import RequestMaker
-from indexer.peers.distilling import distilled, targets
+from indexer.peers.distilling import check_reasons, distilled, targets
 from indexer.peers.generation import written
 from indexer.peers.local import LocalModel, Messages
 from indexer.peers.local_asker import LocalAsker, local_settings
@@ -33,6 +33,7 @@ from indexer.peers.tuning import tune_peer
 from indexer.peers.tuning_data import Example, TuningData
 from indexer.progress import SILENT
 from indexer.prompts import Domain
+from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import LLMSettings
 from tests.support.scripted_peers import Planted, Sources
 from tests.support.tiny_causal_lm import save_tiny_causal_lm
@@ -102,6 +103,17 @@ def test_the_own_review_is_in_no_question_of_the_student(
 def test_few_samples_ask_little(sources: Sources) -> None:
     train, dev = targets(Rated(sources(reviews=1)), 8, 0)
     assert (len(train), len(dev)) == (8, 2)
+
+
+def test_a_teacher_without_reasons_teaches_no_ratings(sources: Sources) -> None:
+    peer = Rated(sources(reviews=1))
+    data = lessons(peer, Planted(teacher), 8)
+    check_reasons(data)
+    silent = Planted(lambda one: teacher(one) if "likes" in str(one.schema) else None)
+    data = lessons(peer, silent, 8)
+    assert data.train, "preferences and profiles"
+    with pytest.raises(InputError, match="has given no usable reasons"):
+        check_reasons(data)
 
 
 def test_a_student_is_checked_by_its_teachers_answers(
@@ -201,6 +213,12 @@ def test_answers_in_a_batch_are_those_of_one_alone(folder: Path) -> None:
         assert found.logprobs is not None
         assert "".join(one.text for one in found.logprobs) == found.text
         assert all(len(one.alternatives) <= 5 for one in found.logprobs)
+
+
+def test_no_example_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    model = LocalModel.load(folder, device="cpu")
+    with pytest.raises(InputError, match="there is no example to learn from"):
+        tune_peer(model, "rated", TuningData([], []), tmp_path, TuningOptions(rank=2))
 
 
 def test_examples_too_long_for_the_model_are_left_out(folder: Path, tmp_path: Path) -> None:
