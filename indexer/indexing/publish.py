@@ -24,7 +24,7 @@ from indexer.indexing.vector_files import VectorFile
 from indexer.indexing.verifying import Expected, verify_scores, verify_written
 from indexer.progress import SILENT, Progress
 from indexer.review.rules import Rules
-from indexer.review.screening import Policy
+from indexer.review.screening import Policy, Screening
 from p4r_qdrant.encoder.cache import CachedEncoder, VectorCache
 from p4r_qdrant.errors import IndexLockedError, InputError, VerificationError
 from p4r_qdrant.index.changes import Changes
@@ -70,7 +70,8 @@ class Published(IndexReport):
 
     `version` is live now. `previous` was live before, "" if none was or it is the same. `removed`
     counts items that the artifacts no longer hold; `kept_because` says why such items were kept.
-    `outdated_in` names other versions that are in use and may hold personas of erased users.
+    `outdated_in` names other versions that are in use and may hold personas of erased users,
+    or rejected ones.
     `users` counts stored users whose vectors were made with the new encoder. `collaborative` and
     `weights` say what was done about the collaborative part and the weights of the score.
     `changes`: None if nothing was compared. `is_live`: False after a preview; then `version` is
@@ -203,7 +204,7 @@ def publish(
                 fresh.is_ours = False
                 report.users = _encode_users(settings, name, made, source)
                 versions.switch({versions.alias: name})
-        report.outdated_in = _drop_outdated(versions, folder, name)
+        report.outdated_in = _drop_outdated(versions, folder, name, rows.screening)
     return report
 
 
@@ -232,12 +233,16 @@ def _compared_version(versions: Versions, live: str, new: PersonaIndex) -> Chang
         return of_versions(opened, new)
 
 
-def _drop_outdated(versions: Versions, folder: ArtifactFolder, live: str) -> list[str]:
-    """Delete personas of erased users from the other versions, so that none is rolled back to.
+def _drop_outdated(
+    versions: Versions, folder: ArtifactFolder, live: str, screening: Screening
+) -> list[str]:
+    """Delete personas of erased users, and rejected ones, from the versions that are not live.
 
-    Returns: the versions that are in use.
+    So none comes back with a rollback. Returns: the versions that are in use.
     """
     outdated, in_use = outdated_in(folder.path), []
+    for item_id, digests in screening.rejected().items():
+        outdated[item_id] = {*outdated.get(item_id, ()), *digests}
 
     def unwanted(persona: StoredPersona) -> bool:
         return persona_digest(persona) in outdated[persona.item_id]

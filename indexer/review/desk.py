@@ -15,7 +15,7 @@ from indexer.artifacts.names import FLAGS, PERSONAS
 from indexer.artifacts.outdated import persona_digest
 from indexer.review.deciding import decision_for
 from indexer.review.decisions import Decision, Decisions, Texts
-from indexer.review.flags import BANNED, Flags, risk_of
+from indexer.review.flags import BANNED, Flags, are_old, risk_of
 from indexer.review.rules import Rules
 from indexer.review.standing import Reviewed, reviewed, version
 from p4r_qdrant.errors import InputError, RecordError
@@ -96,10 +96,9 @@ class ReviewDesk:
     def notes(self) -> Sequence[str]:
         """See `Desk`."""
         said = []
-        flags, personas = self._folder.path / FLAGS, self._folder.at(PERSONAS)
-        if not flags.is_file():
+        if not (self._folder.path / FLAGS).is_file():
             said.append("No flags are known: make them with p4r review flag --artifacts DIR.")
-        elif flags.stat().st_mtime < personas.stat().st_mtime:
+        elif are_old(self._folder.path):
             said.append("The personas are newer than their flags: run p4r review flag again.")
         with self._lock:
             self._follow()

@@ -15,7 +15,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from indexer.artifacts.lines import Refusals, read_lines
-from indexer.artifacts.names import FLAGS
+from indexer.artifacts.names import FLAGS, PERSONAS
+from indexer.artifacts.opening import as_stored
 from indexer.artifacts.outdated import persona_digest
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Id, Persona, Text
@@ -37,6 +38,12 @@ WEIGHTS: Mapping[str, float] = {
 def risk_of(flags: Mapping[str, str]) -> float:
     """The risk of a persona with these flags, 0 to 1: each flag leaves 1 - weight of the rest."""
     return 1 - prod(1 - WEIGHTS.get(name, 0.5) for name in flags)
+
+
+def are_old(folder: Path) -> bool:
+    """Whether the personas of a folder were written after their flags."""
+    flags, personas = folder / FLAGS, as_stored(folder / PERSONAS)
+    return personas.is_file() and flags.stat().st_mtime < personas.stat().st_mtime
 
 
 class FlagRecord(BaseModel):

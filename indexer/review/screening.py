@@ -8,9 +8,9 @@ from pathlib import Path
 
 from indexer.artifacts.lines import Refusals
 from indexer.review.decisions import Decisions
-from indexer.review.flags import Flags
+from indexer.review.flags import Flags, are_old
 from indexer.review.rules import Rules
-from indexer.review.standing import APPROVED, Reviewed, gone, reviewed
+from indexer.review.standing import APPROVED, Reviewed, gone, reviewed, valid
 from p4r_qdrant.records import ItemPersonas
 
 REJECTED, BANNED = "rejected", "against the rules"
@@ -52,7 +52,9 @@ class Screening:
         self.policy = policy or Policy()
         self._decisions = Decisions(folder)
         self._decisions.refresh()
-        self._flags = Flags.needed(folder) if self.policy.hide_flagged else Flags()
+        self._flags, self._are_flags_old = Flags(), False
+        if self.policy.hide_flagged:
+            self._flags, self._are_flags_old = Flags.needed(folder), are_old(folder)
         self._undecided_about = set(self._decisions.items())
         self.withheld: Counter[str] = Counter()
         """Personas that are not served, by reason."""
@@ -107,9 +109,22 @@ class Screening:
                 return FLAGGED
         return ""
 
+    def rejected(self) -> dict[str, set[str]]:
+        """Item -> `persona_digest` of its rejected personas."""
+        found: dict[str, set[str]] = {}
+        for item_id in self._decisions.items():
+            for rows in self._decisions.of(item_id).values():
+                if (stack := valid(rows)) and stack[-1].action == "reject":
+                    found.setdefault(item_id, set()).add(stack[-1].after)
+        return found
+
     def sentences(self) -> list[str]:
         """What to say at the end: what was withheld, and decisions without effect."""
         said = []
+        if self._are_flags_old:
+            said.append(
+                "review: the personas are newer than their flags: run p4r review flag again"
+            )
         if total := self.withheld.total():
             why = ", ".join(f"{count:,} {reason}" for reason, count in self.withheld.most_common())
             said.append(f"review: {total:,} personas are not served: {why}")

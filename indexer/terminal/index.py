@@ -81,8 +81,8 @@ def print_published(version: str, location: str, report: Published | None = None
             out.say(report.kept_because)
         for name in report.outdated_in:
             out.say(
-                f"{name} is in use and may hold personas that rest on erased users: run this again "
-                "when it is not, before a rollback"
+                f"{name} is in use and may hold personas that rest on erased users, or rejected "
+                "ones: run this again when it is not, before a rollback"
             )
     out.say(f"live: {version}, {location}")
     if report is not None and report.previous:

@@ -11,6 +11,7 @@ from indexer.indexing import vector_files
 from indexer.indexing.items import index_artifacts
 from p4r_qdrant import Settings, open_index
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.records import ItemPersonas
 from tests.support import publishing
 from tests.support.publishing import catalogue_at, run, write_personas
@@ -134,3 +135,13 @@ def test_rules_hold_at_publish(
     run(folder, ENCODER, index_settings.model_copy(update={"reasoning": own}))
     texts = " ".join(text for own in served(index_settings).values() for text in own.values())
     assert word not in texts.split()
+
+
+def test_a_rollback_brings_no_rejected_persona_back(index_settings: Settings, folder: Path) -> None:
+    run(folder, ENCODER, index_settings)
+    decide(folder, "reject", "item-3", "item-3_P1")
+    run(folder, publishing.encoder(1), index_settings)
+    with open_versions(index_settings) as versions:
+        versions.roll_back()
+    assert "item-3_P1" not in served(index_settings)["item-3"]
+    assert len(served(index_settings)["item-3"]) == 3
