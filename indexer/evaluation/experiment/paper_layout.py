@@ -148,10 +148,7 @@ def grown(bench: Mapping[str, Any] | None) -> list[tuple[str, list[int], list[An
     if not bench:
         return []
     found = []
-    for axis, other, name in (
-        ("users", "candidates", "users at the same time"),
-        ("candidates", "users", "candidates of one user"),
-    ):
+    for axis, other in (("users", "candidates"), ("candidates", "users")):
         least = min(one[other] for one in bench["cells"])
         cells = [one for one in bench["cells"] if one[other] == least]
         values = sorted({one[axis] for one in cells})
@@ -160,7 +157,7 @@ def grown(bench: Mapping[str, Any] | None) -> list[tuple[str, list[int], list[An
             (peer, sorted((one for one in cells if one["peer"] == peer), key=lambda o: o[axis]))
             for peer in peers
         ]
-        found.append((f"{name}, {least} {other}", values, rows))
+        found.append((f"{axis}, with {least} {other if least > 1 else other[:-1]}", values, rows))
     return found
 
 
