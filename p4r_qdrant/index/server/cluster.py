@@ -35,23 +35,23 @@ class Seen:
     peers: frozenset[str] = field(default_factory=frozenset)
 
 
-def check_addresses(settings: QdrantSettings) -> None:
-    """Check once in a process that the addresses belong together.
+def check_addresses(settings: QdrantSettings) -> list[str]:
+    """Check once in a process that the addresses belong together; warn of other versions.
 
-    Warns of those that do not answer, and of other versions. Raises IndexUnavailableError if none
+    Returns the addresses that do not answer. Raises IndexUnavailableError if none
     answers, AuthenticationError if some refuse the key, SettingsError if one is no Qdrant or is in
     another cluster.
     """
     key = settings.api_key.get_secret_value() if settings.api_key else ""
     with _checking:
         if (settings.url, key) in _checked:
-            return
+            return []
         each = settings.each
         with ThreadPoolExecutor(len(each)) as threads:
             seen = list(threads.map(_looked_at, each))
         _judge(seen)
-        if all(one.version for one in seen):
-            _checked.add((settings.url, key))
+        _checked.add((settings.url, key))
+        return [one.url for one in seen if not one.version]
 
 
 def _judge(seen: list[Seen]) -> None:
