@@ -11,10 +11,7 @@ from indexer.review.rules import Rules
 from indexer.review.standing import Decided, Reviewed, reviewed, valid, version
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import ItemPersonas, clean_text
-from p4r_qdrant.service.studio.desk import ConflictError, Order, PersonaTexts
-
-MAX_TEXT = 5000
-"""Characters of a text that a reviewer writes."""
+from p4r_qdrant.service.studio.desk import MAX_TEXT, ConflictError, Order, PersonaTexts
 
 
 def decision_for(order: Order, item: ItemPersonas, decided: Decided, rules: Rules) -> Decision:

@@ -9,6 +9,9 @@ from typing import Literal, Protocol
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import StoredPersona
 
+MAX_TEXT = 5000
+"""Characters of a text that a reviewer writes."""
+
 Action = Literal["approve", "edit", "reject", "lock", "undo"]
 State = Literal["changed", "pending", "edited", "approved", "locked", "rejected"]
 OPEN: tuple[State, ...] = ("changed", "pending")

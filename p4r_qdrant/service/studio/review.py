@@ -14,6 +14,7 @@ from p4r_qdrant.records import MAX_ID_LENGTH
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.service.studio.desk import (
+    MAX_TEXT,
     Action,
     ConflictError,
     Desk,
@@ -60,9 +61,14 @@ class Card:
 
     @property
     def fields(self) -> Mapping[str, str]:
-        """The texts of the edit form."""
-        own = asdict(self.persona.texts)
+        """The texts of the edit form; of those that are too long for an edit, the beginning."""
+        own = {name: text[:MAX_TEXT] for name, text in asdict(self.persona.texts).items()}
         return own | {name: self.typed[name] for name in own if self.typed and name in self.typed}
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a text of the persona is too long for an edit."""
+        return any(len(text) > MAX_TEXT for text in asdict(self.persona.texts).values())
 
     @property
     def remark(self) -> str:

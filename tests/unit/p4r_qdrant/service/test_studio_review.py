@@ -303,3 +303,16 @@ def test_the_catalogue_by_state_flag_and_risk(
         assert client.get("/studio", params={"risk": "1", "start": start}).status_code in (200, 422)
     reader = log_in(TestClient(client.app, follow_redirects=False), READER)
     assert "Riskiest" not in reader.get("/studio?risk=1&state=approved").text
+
+
+def test_many_personas_and_long_texts(client: TestClient, folder: Path) -> None:
+    own = [persona("ships", number, f"sail {number}").model_dump() for number in range(256)]
+    own[7]["description"] = "\u05d0\u202e" * 100_000
+    write(folder, "personas.jsonl", [{"item_id": "ships", "personas": own}])
+    answer = reviewer(client).get(SHIPS)
+    assert answer.status_code == 200
+    html = Html(answer.text)
+    assert len(html.named("section")) == 256
+    assert html.text.count("at most; of a longer one") == 1
+    assert "\u202e" not in answer.text
+    assert len(answer.text) < 3_000_000
