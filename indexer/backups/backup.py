@@ -65,6 +65,8 @@ def backup(
         being written there, StorageFullError, IndexMismatchError if there is no index.
     """
     folder = BackupFolder(path)
+    if path.exists():
+        folder.begun()  # refused before a lock is put into somebody's folder
     with open_versions(settings) as versions:
         source = _source(settings, versions, options)
         with folder.locked():

@@ -16,23 +16,26 @@ import hashlib
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from indexer.artifacts.writing import storage_errors
-from indexer.backups.manifest import File, Manifest, Part
+from indexer.backups.manifest import File, Manifest, Part, Section
 from p4r_qdrant.errors import IndexLockedError, InputError
 from p4r_qdrant.file_lock import LOCK_FILE, take
 from p4r_qdrant.whole_files import PRIVATE, is_unfinished, whole_file, write_whole
 
 MANIFEST, UNFINISHED, LOCK = "backup.json", "unfinished.json", ".lock"
 GO_ON = "what is written is kept"
+
+_PART = re.compile(rf"({'|'.join(get_args(Section))})-\d+-\d{{5}}\.[a-z.]+")
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -74,9 +77,8 @@ class BackupFolder:
             self._forget_unfinished()
             raise InputError(f"{self.path} holds a backup already; name another folder")
         if UNFINISHED in names:
-            with suppress(InputError):  # from another release: begun anew
-                return self._read(UNFINISHED)
-        elif names - {LOCK}:
+            return self._read(UNFINISHED)
+        if names - {LOCK}:
             raise InputError(f"{self.path} holds other files; name a new or an empty folder")
         return None
 
@@ -85,7 +87,7 @@ class BackupFolder:
         named = {file.name for part in manifest.parts for file in part.files}
         with storage_errors(self.path, kept=GO_ON):
             for path in self.path.iterdir():
-                if path.suffix in (".gz", ".npy") and path.name not in named:
+                if _PART.fullmatch(path.name) and path.name not in named:
                     path.unlink()
 
     def write(

@@ -120,6 +120,8 @@ class Engine(Protocol):
     def points_of(self, item_ids: Sequence[str]) -> list[Point]:
         """The items' points as they are stored: payloads with their keys in order, and vectors.
 
+        A point that is written meanwhile may be missing.
+
         Ordered by item as in `item_ids`, then by position.
         """
 

@@ -20,9 +20,6 @@ UNLIMITED = sys.maxsize
 PAGE = 1000
 """The points of one page of a scroll, if strict mode allows so many."""
 
-WHOLE_PAGE = 250
-"""Those with their vectors: 1024 numbers are 11 kB of JSON."""
-
 Result = TypeVar("Result")
 
 
@@ -143,24 +140,20 @@ class Collection:
             if offset is None:
                 return
 
-    def scroll_whole(self, where: models.Filter) -> Iterator[Any]:
-        """All points that match, with payload and vector, streamed over REST."""
+    def scroll_over_rest(self, where: models.Filter) -> Iterator[dict[str, Any]]:
+        """`scroll` over REST: only there payloads have their keys in order."""
         offset: Any = None
         while True:
-            page = self.within_limits(partial(self._whole_page, where, offset))
-            yield from page.points
+            page = self.within_limits(partial(self._page_over_rest, where, offset))
+            for point in page.points:
+                yield point.payload or {}
             offset = page.next_page_offset
             if offset is None:
                 return
 
-    def _whole_page(self, where: models.Filter, offset: Any) -> Any:
-        request = models.ScrollRequest(
-            filter=where,
-            limit=min(WHOLE_PAGE, self.limits.points),
-            offset=offset,
-            with_payload=True,
-            with_vector=True,
-        )
+    def _page_over_rest(self, where: models.Filter, offset: Any) -> Any:
+        limit = min(PAGE, self.limits.points)
+        request = models.ScrollRequest(filter=where, limit=limit, offset=offset, with_payload=True)
         read = self.client.http.points_api.scroll_points
         return self.connection.call(partial(read, self.name, scroll_request=request)).result
 

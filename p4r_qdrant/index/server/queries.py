@@ -155,14 +155,21 @@ def item_page(
     return [one[ITEM_ID] for one in found], following
 
 
-def points(collection: Collection, point_ids: Sequence[str], with_vectors: bool) -> StoredPoints:
-    """Payload and vector ((dim,) float32, where asked for) of the points that are there."""
+def points(
+    collection: Collection, point_ids: Sequence[str], with_vectors: bool, only: str = ""
+) -> StoredPoints:
+    """Payload and vector ((dim,) float32, where asked for) of the points that are there.
+
+    only: the one field of the payload to read; "": all.
+    """
     found: StoredPoints = {}
+    one_field = grpc.PayloadIncludeSelector(fields=[only])
+    wanted = grpc.WithPayloadSelector(include=one_field) if only else _ALL_PAYLOAD
     for some in batches(point_ids, collection.limits.read):
         message = grpc.GetPoints(
             collection_name=collection.name,
             ids=[grpc.PointId(uuid=point_id) for point_id in some],
-            with_payload=_ALL_PAYLOAD,
+            with_payload=wanted,
             with_vectors=grpc.WithVectorsSelector(enable=with_vectors),
         )
         for point in collection.ask("Get", message):

@@ -203,10 +203,11 @@ def test_one_folder_is_for_one_backup(original: Path, tmp_path: Path) -> None:
     (tmp_path / "other" / "letter.txt").write_text("mine")
     for path, sentence in (
         (tmp_path / "other", "holds other files"),
-        (tmp_path / "other" / "letter.txt", "cannot be written"),
+        (tmp_path / "other" / "letter.txt", "cannot be read"),
     ):
         with pytest.raises(InputError, match=sentence):
             backup(index, path)
+    assert [one.name for one in (tmp_path / "other").iterdir()] == ["letter.txt"]
     with pytest.raises(IndexMismatchError, match="there is no persona index"):
         backup(embedded(tmp_path / "none"), tmp_path / "two")
     assert not (tmp_path / "two").exists()

@@ -1,6 +1,5 @@
 """Backup and restore killed before and after writes, and beside writers."""
 
-import json
 import shutil
 import threading
 from pathlib import Path
@@ -41,7 +40,7 @@ def test_a_backup_that_is_killed_at_every_write(
     fill(index, 8)
     backup(index, tmp_path / "whole")
     kills.watch(BackupFolder, "_write", "_write_manifest")
-    for _ in kills.rounds(stride=11):
+    for _ in kills.rounds(stride=15):
         shutil.rmtree(folder, ignore_errors=True)
         with kills:
             backup(index, folder)
@@ -70,7 +69,7 @@ def test_a_restore_that_is_killed_at_every_write(kills: Kills, tmp_path: Path, f
     kills.watch(SqliteInteractions, "load")
     kills.watch(SqliteJobs, "load")
     kills.watch(SqliteVectors, "put")
-    for place in kills.rounds(stride=15):
+    for place in kills.rounds(stride=21):
         target = embedded(tmp_path / f"target-{place}")
         if force:
             with opened(target) as before:
@@ -133,12 +132,24 @@ def keep_replacing(index: PersonaIndex, over: threading.Event) -> None:
         index.replace_item(item.item_id, item.personas, item.vectors)
 
 
-def test_what_another_release_began_is_begun_anew(tmp_path: Path) -> None:
-    index, folder = embedded(tmp_path / "index"), tmp_path / "backup"
-    fill(index, 8)
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"project": "p4r-qdrant", "format": 9}', "has format 9"),
+        ('{"of": "another program"}', "is no backup"),
+        ("", "is damaged"),
+    ],
+)
+def test_what_somebody_else_began_is_not_touched(tmp_path: Path, text: str, sentence: str) -> None:
+    folder = tmp_path / "backup"
+    fill(embedded(tmp_path / "index"), 3)
     folder.mkdir()
-    (folder / "unfinished.json").write_text(json.dumps({"project": "p4r-qdrant", "format": 9}))
-    (folder / "personas-0-00001.jsonl.gz").write_bytes(b"of the other release")
-    backup(index, folder)
-    restore(embedded(tmp_path / "target"), folder)
-    assert_same(contents(embedded(tmp_path / "target")), contents(index))
+    (folder / "unfinished.json").write_text(text)
+    (folder / "personas-0-00001.jsonl.gz").write_bytes(b"theirs")
+    with pytest.raises(InputError, match=sentence):
+        backup(embedded(tmp_path / "index"), folder)
+    assert (folder / "personas-0-00001.jsonl.gz").read_bytes() == b"theirs"
+    assert {one.name for one in folder.iterdir()} == {
+        "unfinished.json",
+        "personas-0-00001.jsonl.gz",
+    }
