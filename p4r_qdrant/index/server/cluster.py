@@ -75,12 +75,8 @@ def _judge(seen: list[Seen]) -> None:
                 f"{one.url} is not in the cluster of {first.url}: P4R_QDRANT__URL must list nodes "
                 "of one cluster; take one of them out"
             )
-    for one in seen:
-        if not one.version:
-            _log.warning(
-                "the Qdrant node %s does not answer; the other addresses are used", one.url
-            )
-        elif one.version != first.version:
+    for one in here:
+        if one.version != first.version:
             _log.warning(
                 "the Qdrant node %s has version %s, and %s has %s: end the upgrade of the cluster",
                 one.url,
@@ -92,7 +88,8 @@ def _judge(seen: list[Seen]) -> None:
 
 def _looked_at(settings: QdrantSettings) -> Seen:
     """What the server at an address says over REST. Raises SettingsError if it is no Qdrant."""
-    url = (settings.url or "").rstrip("/")
+    given = settings.url or ""
+    url = given.rstrip("/")
     key = settings.api_key
     headers = {"api-key": key.get_secret_value()} if key else {}
     is_plain = url.lower().startswith("http:")
@@ -102,17 +99,17 @@ def _looked_at(settings: QdrantSettings) -> Seen:
             listed = client.get(f"{url}/collections").status_code
             cluster = client.get(f"{url}/cluster")
     except httpx.HTTPError:
-        return Seen(url)
+        return Seen(given)
     if not isinstance(version, str):
         raise SettingsError(
             f"{url} in P4R_QDRANT__URL does not answer as Qdrant does; correct that address"
         )
     if listed in (401, 403):
-        return Seen(url, version, is_refused=True)
+        return Seen(given, version, is_refused=True)
     found: Any = _field(cluster, "result")  # a key for single collections may not read it
     peers = found.get("peers") if isinstance(found, dict) else None
     own = str(found.get("peer_id", url)) if isinstance(found, dict) else ""
-    return Seen(url, version, peers=frozenset(peers or ([own] if own else [])))
+    return Seen(given, version, peers=frozenset(peers or ([own] if own else [])))
 
 
 def _field(answer: httpx.Response, name: str) -> Any:

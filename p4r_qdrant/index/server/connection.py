@@ -46,7 +46,10 @@ class Connection:
         self._calling = threading.local()
         try:
             if not is_alone:
-                check_addresses(settings)
+                away = check_addresses(settings)
+                for node in self._nodes.all:
+                    if node.settings.url in away:
+                        self._nodes.failed(node)
             self.transport: Transport = self._find_transport()
         except BaseException:
             self.close()

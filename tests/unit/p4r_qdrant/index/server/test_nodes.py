@@ -66,7 +66,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         monkeypatch.setattr(module, "time", time)
     monkeypatch.setattr(nodes, "_health", {})
     monkeypatch.setattr(nodes, "_FIRST", 0)
-    monkeypatch.setattr(connection, "check_addresses", lambda _: None)
+    monkeypatch.setattr(connection, "check_addresses", lambda _: [])
     return time
 
 
@@ -148,6 +148,20 @@ def test_what_one_connection_finds_all_know(connected: Connection, clock: Clock)
         assert asked == [1]
     finally:
         other.close()
+
+
+def test_addresses_that_do_not_answer_at_the_start_are_left_alone(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "check_addresses", lambda _: [URLS[0]])
+    settings = QdrantSettings(url=",".join(URLS), transport="grpc")
+    opened = [Connection(settings, "books") for _ in range(2)]
+    asked = answering(opened[0], {})
+    assert ask(opened[0], spread=False) == 1
+    assert asked == [1]
+    assert len([one for one in caplog.messages if URLS[0] in one]) == 1
+    for one in opened:
+        one.close()
 
 
 def test_with_all_nodes_away_each_is_tried_once(connected: Connection) -> None:
@@ -234,10 +248,8 @@ def test_what_is_said_of_addresses(caplog: pytest.LogCaptureFixture) -> None:
     cluster._judge([one(0, peers=together), one(1, peers=together), one(2)])
     assert not caplog.messages
     cluster._judge([one(0), one(1, version="1.17.0"), one(2, version="")])
-    assert len(caplog.messages) == 2
-    assert "has version 1.17.0" in caplog.messages[0]
-    assert f"{URLS[2]} does not answer" in caplog.messages[1]
-    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    [(_, level, warning)] = caplog.record_tuples
+    assert (level, "has version 1.17.0" in warning) == (logging.WARNING, True)
     with pytest.raises(AuthenticationError, match=f"{URLS[1]} refused the API key and the others"):
         cluster._judge([one(0), one(1, is_refused=True)])
     with pytest.raises(SettingsError, match=f"{URLS[1]} is not in the cluster of {URLS[0]}"):
