@@ -85,7 +85,8 @@ def measured(
     with ExitStack() as stack:
         server = stack.enter_context(LocalLLM()) if local else None
         llm = server.settings() if server else settings.llm
-        check_key(llm)
+        if wanted.names:
+            check_key(llm)
         folder = ArtifactFolder(wanted.artifacts)
         material = stack.enter_context(Material(folder, Refusals()))
         lists = read_candidates(wanted.candidates, Refusals())
@@ -94,7 +95,7 @@ def measured(
         if longest < min(wanted.plan.candidates):
             raise InputError(
                 f"{wanted.candidates} has lists of {longest} candidates at most: name smaller "
-                "--depths"
+                "--depths, or candidates in [peers.bench]"
             )
         domain = Domain.load(wanted.domain)
         sources = PeerSources(domain, llm, wanted.options, material)

@@ -181,9 +181,9 @@ def _results(context: Context, stack: ExitStack, llm: LLMSettings | None) -> dic
     main, choice = all_encoded[-1], choices[-1]
     count = config.candidates[0]
     shown = strongest[str(count)]
-    peers = None if study is None else peer_tables(study, study.run(), lines, found_segments)
     listed = lists[Generated(shown, config.seeds[0])]
     bench = peer_bench(context, steps.stages, listed, main, choice, llm)
+    peers = None if study is None else peer_tables(study, study.run(), lines, found_segments)
     return {
         "name": config.name,
         "leaking": config.leaking is not None,
