@@ -151,6 +151,7 @@ class ServerEngine:
     def complete(self) -> None:
         """See `Engine`. Payload indexes that are missing, and HNSW links that are wanted now."""
         info = self._collection.info()
+        self._warn_of_spread(info.config.params)
         held = {field: one.data_type.value for field, one in info.payload_schema.items()}
         declared = self._settings.field_types
         missing = {
@@ -178,6 +179,22 @@ class ServerEngine:
                 ", ".join(missing) or "vectors (HNSW)",
             )
         self.read_fields()
+
+    def _warn_of_spread(self, made: models.CollectionParams) -> None:
+        """Warn of a collection that is spread over a cluster in another way than asked for."""
+        wanted = {"shards": made.shard_number, "replication": made.replication_factor}
+        for name in sorted(wanted.keys() & self._settings.model_fields_set):
+            held, asked = wanted[name] or 1, getattr(self._settings, name)
+            if held < asked:
+                _log.warning(
+                    "%s has %s=%d, less than P4R_INDEX__%s=%d, which holds for new collections: "
+                    "copy the index with `p4r copy`, or unset it",
+                    self.location,
+                    name,
+                    held,
+                    name.upper(),
+                    asked,
+                )
 
     def read_fields(self) -> Mapping[str, str]:
         """See `Engine`. These are the fields with a payload index, whoever made it."""

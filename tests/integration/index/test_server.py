@@ -449,3 +449,15 @@ def test_no_proxy_of_the_environment_sees_the_key(
             assert index.best_personas(np.ones((1, DIMENSION)), [["a"]])[0][0].persona
         with pytest.raises(TimeoutError):
             proxy.accept()
+
+
+def test_a_collection_with_fewer_shards_than_asked_for(
+    qdrant_server: QdrantServer, collection_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened(on_server(qdrant_server, collection_name, shards=2)).close()
+    opened(on_server(qdrant_server, collection_name, shards=1)).close()
+    opened(on_server(qdrant_server, collection_name)).close()
+    assert not caplog.messages
+    opened(on_server(qdrant_server, collection_name, shards=3, replication=1)).close()
+    [warning] = caplog.messages
+    assert "has shards=2, less than P4R_INDEX__SHARDS=3" in warning
