@@ -18,15 +18,19 @@ DERIVED = "derived.json"
 TUNED = "tuned.json"
 DECISIONS = "decisions.jsonl"
 FLAGS = "flags.jsonl"
+SEGMENTS = "segments.json"
+AUDIENCE = "audience.csv"
 
 ARTIFACTS = frozenset(
     {ITEMS, REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, CANDIDATES, ARRIVALS}
     | {ERASING, ERASURES, OUTDATED, DERIVED, TUNED, DECISIONS, FLAGS}
+    | {SEGMENTS, AUDIENCE}
 )
 """All of them."""
 
 _PEOPLES = frozenset(
     {REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, ARRIVALS, ERASING, DECISIONS, FLAGS}
+    | {AUDIENCE}
     | {"results.json", "report.html", "controls.jsonl", "judgments.jsonl", "single.jsonl"}
 )
 

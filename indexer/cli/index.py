@@ -395,7 +395,7 @@ def status(as_json: AsJson = False) -> None:
         return
     metadata = asdict(stats.metadata)
     metadata["typical_user"] = bool(metadata["typical_user"])  # a whole vector
-    for name in ("collaborative", "scoring", "popular", "changes"):
+    for name in ("collaborative", "scoring", "popular", "changes", "segments"):
         metadata[name] = json.loads(metadata[name]) if metadata[name] else None
     print_json(
         {

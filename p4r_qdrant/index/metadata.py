@@ -49,6 +49,7 @@ class IndexMetadata:
     scoring: the weights of the score that `p4r tune` chose, as JSON (see `rerank.scoring`).
     popular: ids of the most popular items, as a JSON list.
     changes: what the version changes for readers (see `Changes`), as JSON; "" if not compared.
+    segments: see `index.segments`, as JSON; "" if `p4r segments` was not run.
     restored: the backup that the version came from, and its number there (see `is_whole`).
     """
 
@@ -68,6 +69,7 @@ class IndexMetadata:
     scoring: str = ""
     popular: str = ""
     changes: str = ""
+    segments: str = ""
     restored: str = ""
 
     @classmethod

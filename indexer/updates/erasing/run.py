@@ -14,6 +14,7 @@ from indexer.artifacts.outdated import note_outdated
 from indexer.artifacts.writing import storage_errors
 from indexer.ledger import Ledger
 from indexer.llm import BatchFolder
+from indexer.segments.audience import erase_from_audience
 from indexer.updates.erasing.artifacts import (
     Plan,
     erase_from_artifacts,
@@ -84,6 +85,7 @@ def _erased(
     folder: ArtifactFolder, ledger: Ledger, plan: Plan, refusals: Refusals, results: Sequence[Path]
 ) -> Erased:
     place, left = erase_from_artifacts(folder, ledger, plan, refusals)
+    place.removed["lines of audience.csv"] += erase_from_audience(folder.path, plan.users)
     gone = Gone(plan.users, plan.items)
     places = [place, *(erase_from_results(one, gone) for one in dict.fromkeys(results))]
     place.remains += others_naming(folder, plan.users)

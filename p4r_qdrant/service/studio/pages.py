@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, Response
 
 from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.service.state import Service
-from p4r_qdrant.service.studio import catalogue, reader, review, versions
+from p4r_qdrant.service.studio import catalogue, reader, review, segments, versions
 from p4r_qdrant.service.studio.desk import Desk
 from p4r_qdrant.service.studio.evidence import Evidence
 from p4r_qdrant.service.studio.sessions import Session
@@ -33,7 +33,8 @@ def install(
 ) -> None:
     """Add the studio to an application."""
     app.state.studio = Studio(served, evidence, desk)
-    for one in (router, catalogue.router, review.router, reader.router, versions.router, LAST):
+    pages = (catalogue, review, reader, segments, versions)
+    for one in (router, *(page.router for page in pages), LAST):
         app.include_router(one)
 
 

@@ -8,6 +8,8 @@ import pytest
 pytest.importorskip("fastapi")
 
 from p4r_qdrant import Persona, open_index
+from p4r_qdrant.index.changes import Changes, ReaderChange
+from p4r_qdrant.index.segments import Example, Segment, to_text
 from tests.support.browser import WIDTHS, Watched, chromium
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
@@ -32,8 +34,26 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             ]
             fields = {"item_title": text, "summary": text, "category": text, "own": text}
             index.replace_item(f"hostile {number}", own, encoder.encode_personas(own), fields)
+        index.record(**hostile_records())
     with running(make_app(with_service(settings, studio=True))) as address:
         yield address
+
+
+def hostile_records() -> dict[str, str]:
+    """Segments and the changes of a version, of hostile texts."""
+    segments = tuple(
+        Segment(
+            id=f"s{number}",
+            name=text,
+            personas=number,
+            items=1,
+            examples=(Example(item_id=f"hostile {number}", persona_id="p", name=text),),
+        )
+        for number, text in enumerate(HOSTILE_TEXTS)
+    )
+    readers = tuple(ReaderChange("p", text, (text,), ("ships",)) for text in HOSTILE_TEXTS)
+    changes = Changes(1, 1, 1, 1, 1, HOSTILE_TEXTS[:20], HOSTILE_TEXTS[20:40], readers)
+    return {"segments": to_text(segments), "changes": changes.to_text()}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +92,9 @@ def test_each_page_on_a_phone_and_on_a_desktop(
         watched.check()
     page.goto(f"{address}/studio/search?person=old+roses")
     assert "Roses" in page.inner_text("main")
+    watched.check()
+    page.goto(f"{address}/studio/segments")
+    assert len(page.query_selector_all("ul.cards > li")) == len(HOSTILE_TEXTS)
     watched.check()
     page.goto(f"{address}/studio/reader")
     page.fill("#person", "pruning old roses")

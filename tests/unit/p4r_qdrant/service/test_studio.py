@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from p4r_qdrant import Persona, open_index
 from p4r_qdrant.errors import IndexUnavailableError
 from p4r_qdrant.index.changes import Changes, ReaderChange
+from p4r_qdrant.index.segments import Example, Segment, to_text
 from p4r_qdrant.service.studio import sessions
 from p4r_qdrant.service.studio.evidence import Quote
 from p4r_qdrant.settings import ServiceSettings
@@ -35,7 +36,7 @@ from tests.support.serving import (
 from tests.support.studio_pages import Html, log_in, token
 
 Serve = Callable[..., TestClient]
-PAGES = ("/studio", "/studio/search", "/studio/reader", "/studio/versions")
+PAGES = ("/studio", "/studio/search", "/studio/reader", "/studio/segments", "/studio/versions")
 
 
 @pytest.fixture(scope="module")
@@ -427,6 +428,27 @@ def test_what_a_version_changed(serve: Serve, tmp_path: Path) -> None:
     assert "5 items before, 4 after: 1 gained, 2 lost, 3 with other texts." in text
     assert "25.0 % of the first places of 2 synthetic readers change." in text
     assert "50 % leave: ships ; come: trains" in text.replace("ships;", "ships ;")
+    check_harmless(html)
+
+
+def test_segments(serve: Serve, tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script>"
+    rose = Example(item_id="roses", persona_id="roses_P0", name=hostile)
+    made = (
+        Segment(id="s1", name=hostile, personas=3, items=2, users=5, share=0.25, examples=(rose,)),
+        Segment(id="s2", name="Few", personas=1, items=1),
+    )
+    make_index(embedded(tmp_path / "own"))
+    client = log_in(serve(tmp_path / "own"), READER)
+    assert "This version has no segments." in client.get("/studio/segments").text
+    client.__exit__(None, None, None)
+    with open_index(embedded(tmp_path / "own")) as index:
+        index.record(segments=to_text(made))
+    html = log_in(serve(tmp_path / "own"), READER).get("/studio/segments").text
+    text = " ".join(Html(html).text.split())
+    assert "s1: 3 personas of 2 items, 25 % of the users" in text
+    assert "s2: 1 personas of 1 items personas 1" in text, "few users are not told"
+    assert "/studio/item?id=roses" in links(Html(html))
     check_harmless(html)
 
 

@@ -1,0 +1,189 @@
+"""Cluster the personas of the live version, and count the users of each segment."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.artifacts.folder import ArtifactFolder
+from indexer.artifacts.histories import Histories
+from indexer.artifacts.lines import Refusals
+from indexer.artifacts.names import SEGMENTS
+from indexer.artifacts.writing import storage_errors
+from indexer.progress import SILENT, Progress
+from indexer.reasoning.extractive.terms import Terms
+from indexer.segments.audience import write_audience
+from indexer.segments.clustering import PersonaKey, clusters, matched
+from p4r_qdrant.arrays import Floats
+from p4r_qdrant.encoder.base import Encoder
+from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.batching import batches
+from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.segments import Example, Segment, to_text
+from p4r_qdrant.records import StoredPersona
+from p4r_qdrant.settings import HistorySettings
+from p4r_qdrant.whole_files import write_whole
+
+EXAMPLES = 5
+"""Personas that show a segment: those nearest to its centre."""
+AT_ONCE = 256
+"""Items or users of one step."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to make segments.
+
+    count: their number; None: by the size of the catalogue. smallest: users that a segment needs
+    for their number to be told. audience: whether audience.csv is written.
+    """
+
+    count: int | None = None
+    smallest: int = 5
+    audience: bool = False
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """The segments, the largest first. users: those with a vector. left_out: of audience.csv."""
+
+    segments: tuple[Segment, ...]
+    users: int = 0
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class _Personas:
+    stored: Sequence[StoredPersona]
+    vectors: Floats
+
+
+def make_segments(
+    folder: ArtifactFolder,
+    index: PersonaIndex,
+    encoder: Encoder | None,
+    history: HistorySettings,
+    options: Options,
+    progress: Progress = SILENT,
+) -> Segmented:
+    """Make the segments of the personas in an index, and record them with its version.
+
+    DIR/segments.json keeps which persona is in which segment, so that a later version's segments
+    get the same ids where the clusters are the same. encoder: of users' histories; None: users are
+    not counted. Memory holds all persona vectors. Raises InputError if the index has no personas,
+    IndexMismatchError if the encoder did not make it.
+    """
+    if encoder is not None:
+        index.metadata.check(encoder.dimension, encoder.fingerprint, index.location)
+    progress.start("reading personas")
+    personas = _read(index, progress)
+    labels, centres = clusters(personas.vectors, options.count)
+    keys = [(one.item_id, one.persona_id) for one in personas.stored]
+    groups = [np.flatnonzero(labels == one) for one in range(len(centres))]
+    members = [{keys[one] for one in group.tolist()} for group in groups]
+    path = folder.path / SEGMENTS
+    before, following = _before(path)
+    ids = matched(before, members, following)
+    names = _names(personas.stored, groups)
+    users = list(_users(folder, encoder, history, centres, progress)) if encoder else []
+    sizes = Counter(place for _, place in users)
+    segments = [
+        Segment(
+            id=ids[place],
+            name=names[place],
+            personas=len(group),
+            items=len({personas.stored[one].item_id for one in group.tolist()}),
+            users=sizes[place] if sizes[place] >= options.smallest else None,
+            share=sizes[place] / len(users) if sizes[place] >= options.smallest else None,
+            examples=_examples(personas, group, centres[place]),
+        )
+        for place, group in enumerate(groups)
+    ]
+    left_out = 0
+    if options.audience:
+        rows = ((ids[place], names[place], user) for user, place in users)
+        left_out = write_audience(folder.path, rows, options.smallest)
+    highest = max(following - 1, *(int(one[1:]) for one in ids))
+    kept = {"following": highest + 1, "members": dict(zip(ids, map(sorted, members), strict=True))}
+    with storage_errors(path, kept="nothing was recorded"):
+        write_whole(path, json.dumps(kept, ensure_ascii=False))
+    ordered = tuple(sorted(segments, key=lambda one: (-one.personas, one.id)))
+    index.record(segments=to_text(ordered))
+    return Segmented(ordered, len(users), left_out)
+
+
+def _read(index: PersonaIndex, progress: Progress) -> _Personas:
+    stored: list[StoredPersona] = []
+    blocks: list[Floats] = []
+    for some in batches(index.vectors(), AT_ONCE):
+        for item_id, rows in some:
+            own = index.get(item_id)
+            if len(own) == len(rows):  # else another process replaces it just now
+                stored += own
+                blocks.append(rows)
+        progress.advance(len(some))
+    if not blocks:
+        raise InputError(f"{index.location} holds no personas; publish some first")
+    return _Personas(stored, np.concatenate(blocks))
+
+
+def _before(path: Path) -> tuple[dict[str, set[PersonaKey]], int]:
+    """The personas of each segment at the last run, and the number of the next new id."""
+    with storage_errors(path, cannot="be read"):
+        text = path.read_bytes() if path.is_file() else b""
+    if not text:
+        return {}, 1
+    try:
+        stored = json.loads(text)
+        members = {
+            str(one): {(str(item), str(persona)) for item, persona in own}
+            for one, own in stored["members"].items()
+        }
+        if not all(one[:1] == "s" and one[1:].isdecimal() for one in members):
+            raise ValueError
+        return members, int(stored["following"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{path} is broken: put it back, or remove it, and all segments get new ids"
+        ) from None
+
+
+def _names(stored: Sequence[StoredPersona], groups: Sequence[npt.NDArray[np.intp]]) -> list[str]:
+    texts = [f"{one.name}. {one.description} {one.preference_rationale}" for one in stored]
+    return Terms(texts).names([[texts[one] for one in group.tolist()] for group in groups])
+
+
+def _examples(
+    personas: _Personas, group: npt.NDArray[np.intp], centre: Floats
+) -> tuple[Example, ...]:
+    order = np.argsort(-(personas.vectors[group] @ centre), kind="stable")
+    shown = [personas.stored[one] for one in group[order[:EXAMPLES]].tolist()]
+    return tuple(
+        Example(item_id=one.item_id, persona_id=one.persona_id, name=one.label) for one in shown
+    )
+
+
+def _users(
+    folder: ArtifactFolder,
+    encoder: Encoder,
+    history: HistorySettings,
+    centres: Floats,
+    progress: Progress,
+) -> Iterator[tuple[str, int]]:
+    """Each user of the folder that has a vector, and the number of the nearest centre."""
+    progress.start("encoding users")
+    with Histories(folder, Refusals()) as histories:
+        for some in batches(histories.users(), AT_ONCE):
+            vectors = encoder.user_vectors(
+                [histories.get(one) for one in some], length=history.length, decay=history.decay
+            )
+            for user_id, vector in zip(some, vectors, strict=True):
+                if vector is not None:
+                    yield user_id, int(np.argmax(centres @ vector.vector))
+            progress.advance(len(some))
