@@ -719,7 +719,7 @@ def test_only_the_admin_key_is_told_what_a_stored_user_did(serve: Serve) -> None
 
 
 def test_why_not(serve: Serve) -> None:
-    client = serve(tell_because=False)
+    client = serve(tell_because=False, deadline_ms=30_000)
     for at, item_id in enumerate(("roses", "ships")):
         done = {"item_id": item_id, "timestamp": at}
         assert client.post("/v1/users/u2/interactions", json=done).status_code == 202

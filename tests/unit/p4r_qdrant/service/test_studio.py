@@ -313,7 +313,7 @@ def test_a_stored_user(serve: Serve) -> None:
 
 
 def test_why_not(serve: Serve) -> None:
-    client = log_in(serve(), ADMIN)
+    client = log_in(serve(deadline_ms=30_000), ADMIN)
     given = {"history": "roses\ncakes\ntrains", "candidates": "cakes\nroses\nships\ntrains"}
     status, _, text = ranked(client, **given, method="none", top="1")
     assert status == 200
@@ -336,7 +336,7 @@ def test_why_not(serve: Serve) -> None:
 
 
 def test_why_not_names_no_item_of_a_stored_user_to_a_reader(serve: Serve) -> None:
-    client = serve(tell_because=False)
+    client = serve(tell_because=False, deadline_ms=30_000)
     for at, item_id in enumerate(("roses", "ships")):
         done = {"item_id": item_id, "timestamp": at}
         sent = client.post("/v1/users/eva/interactions", json=done, headers=AS_ADMIN)
