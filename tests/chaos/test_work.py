@@ -1,20 +1,24 @@
-"""`p4r work`, killed at random moments: everything is done, paid once, and erased for good."""
+"""What does the work, killed at random: everything is done, paid once, and erased for good."""
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from devtools.qdrant_process import PrivateQdrant
 from devtools.scripted_llm import ScriptedLLM
 from p4r_qdrant import Settings
-from tests.support.campaign import Attempt, Campaign
-from tests.support.engines import on_server
+from tests.support.campaign import LONG, Attempt, Campaign
+from tests.support.engines import embedded, on_server
 from tests.support.killing import Command, files, paid_again
 from tests.support.obliging_llm import obliging
-from tests.support.service_process import environment_of
+from tests.support.polling import wait_until
+from tests.support.service_process import address_of, environment_of, served, wait_until_ready
 from tests.support.serving import AS_ADMIN, make_app, make_index, running, with_service
 
 KILLS = 2
@@ -23,14 +27,17 @@ KETTLES = 2
 LEAVES, STAYS = "u0", "u1"
 
 
+OPTIONS = ("--artifacts", "artifacts", "--domain", "books")
+
+
 class Shop:
-    """A service with jobs in Qdrant, and the worker that does them."""
+    """A service with jobs in its index, and the worker that does them."""
 
     def __init__(self, folder: Path, settings: Settings, llm: ScriptedLLM, client: Any) -> None:
         self.folder, self.llm, self.client = folder, llm, client
         own = {"P4R_LLM__BASE_URL": llm.url, "P4R_LLM__CONCURRENCY": "1"}
-        options = ("--artifacts", "artifacts", "--domain", "books", "--once")
-        self.worker = Command(("work", *options), environment_of(settings) | own)
+        self.environment = environment_of(settings) | own
+        self.worker = Command(("work", *OPTIONS, "--once"), self.environment)
 
     def act(self) -> None:
         """Users tell what they like, and kettles arrive with reviews."""
@@ -67,6 +74,22 @@ class Shop:
         paths = {f"kettle-{number}": f"/v1/items/kettle-{number}/personas" for number in range(2)}
         return {item_id: self.send("GET", path)["personas"] for item_id, path in paths.items()}
 
+    def check_read(self, kills: int) -> None:
+        """All reviews are read, and none was paid for once more than there were kills."""
+        assert self.send("GET", "/v1/jobs")["waiting"] == 0
+        for number in range(USERS):
+            [one] = self.send("GET", f"/v1/users/u{number}")["history"]
+            assert one["has_aspects"]
+        prompts = [call.user for call in self.llm.calls]
+        assert paid_again(prompts) <= kills, "paid for an answer it had"
+
+    def check_gone(self) -> None:
+        """Nothing of the user who leaves is in the folder; of the other one there is."""
+        kept = b"".join(files(self.folder / "artifacts", "*").values())
+        assert b"Carried kettle" not in kept
+        assert f'"{LEAVES}"'.encode() not in kept
+        assert f'"{STAYS}"'.encode() in kept
+
 
 @contextmanager
 def shop(folder: Path, settings: Settings) -> Iterator[Shop]:
@@ -102,17 +125,54 @@ def test_killed_and_run_again(
             with attempt:
                 own.work(attempt, steps)
                 assert own.personas() == personas
-                assert own.send("GET", "/v1/jobs")["waiting"] == 0
-                for number in range(USERS):
-                    [one] = own.send("GET", f"/v1/users/u{number}")["history"]
-                    assert one["has_aspects"]
-                prompts = [call.user for call in own.llm.calls]
-                assert paid_again(prompts) <= KILLS, "paid for an answer it had"
+                own.check_read(KILLS)
             with last:
                 own.send("DELETE", f"/v1/users/{LEAVES}")
                 own.work(last, erasing)
                 assert own.personas() == left, "a persona that rests on erased reviews is served"
-                kept = b"".join(files(own.folder / "artifacts", "*").values())
-                assert b"Carried kettle" not in kept
-                assert f'"{LEAVES}"'.encode() not in kept
-                assert f'"{STAYS}"'.encode() in kept
+                own.check_gone()
+
+
+@contextmanager
+def serving(own: Shop) -> Iterator[Any]:
+    """`p4r serve --artifacts`, which does the work itself; killed at the end."""
+    with served(own.folder, "--port", "0", *OPTIONS, **own.environment) as process:
+        address = address_of(process)
+        threading.Thread(target=lambda: list(process.stderr or ()), daemon=True).start()
+        wait_until_ready(address)
+        with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as own.client:
+            yield process
+
+
+@pytest.mark.skipif(not LONG, reason="make chaos ROUNDS=2 or more: the worker is the same")
+def test_a_service_that_does_the_work_itself(campaign: Campaign, tmp_path: Path) -> None:
+    """On the embedded engine, killed while it reads and while it erases."""
+    scenario = campaign("p4r serve --artifacts: kill -9 while it works", "the run after the last")
+
+    def opened(name: str, llm: ScriptedLLM) -> Shop:
+        settings = embedded(tmp_path / name / "index")
+        (tmp_path / name).mkdir()
+        make_index(settings)
+        return Shop(tmp_path / name, settings, llm, None)
+
+    def killed(own: Shop, attempt: Attempt, act: Any) -> None:
+        for number in range(KILLS):
+            with serving(own) as process:
+                if not number:
+                    act()
+                time.sleep(attempt.random.random() / 2)
+                process.kill()
+                attempt.killed()
+
+    for attempt in scenario.attempts(1):
+        with attempt, ScriptedLLM(obliging) as llm:
+            own = opened(str(attempt.number), llm)
+            killed(own, attempt, own.act)
+            with serving(own), attempt.timed():
+                wait_until(lambda: not own.send("GET", "/v1/jobs")["waiting"], 60)  # noqa: B023
+                own.check_read(KILLS)
+                assert {len(one) for one in own.personas().values()} == {2}
+            killed(own, attempt, lambda: own.send("DELETE", f"/v1/users/{LEAVES}"))  # noqa: B023
+            with serving(own):
+                wait_until(lambda: {len(one) for one in own.personas().values()} == {1}, 60)  # noqa: B023
+                own.check_gone()
