@@ -1,8 +1,9 @@
 """Compare what is live with what a publish makes of it, for synthetic readers.
 
 A reader is a persona that both have with the same texts, taken for a user (Eq. 10). Readers are
-chosen without chance: personas by their hash, and of these the ones that are farthest apart. Both
-indexes are streamed; memory holds the readers and their first items.
+chosen without chance: of each segment of the live version the persona nearest to its centre, then
+personas by their hash, of which the ones that are farthest apart. Both indexes are streamed; memory
+holds the readers and their first items.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from indexer.artifacts.index_rows import IndexRow
 from indexer.indexing.items import CHUNK, ItemIndexer, row_vectors
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import TooMuchChangeError
+from p4r_qdrant.index import segments
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.changes import Changes, ReaderChange
 from p4r_qdrant.index.index import PersonaIndex
@@ -138,36 +140,47 @@ def _changes(
 
 
 def _readers(live: PersonaIndex, common: Collection[str], new: PersonaIndex) -> list[Reader]:
-    """Up to READERS personas that both indexes have with the same texts, far apart in `live`."""
+    """Up to READERS personas that both indexes have with the same texts."""
+    examples = [one.examples for one in segments.from_text(live.metadata.segments)]
+    of_segments = {
+        (own[0].item_id, own[0].persona_id) for own in examples if own and own[0].item_id in common
+    }
     sample = heapq.nsmallest(SAMPLE, common, key=_hash)
-    after = live if new is live else new
-    rows_after = dict(after.vectors_of(sample)) if after is not live else {}
-    found: list[Reader] = []
-    for item_id, rows in live.vectors_of(sample):
-        there = rows if after is live else rows_after.get(item_id)
+    wanted = [*dict.fromkeys([*(item_id for item_id, _ in sorted(of_segments)), *sample])]
+    after = dict(new.vectors_of(wanted)) if new is not live else {}
+    firsts, others = list[Reader](), list[Reader]()
+    for item_id, rows in live.vectors_of(wanted):
+        there = rows if new is live else after.get(item_id)
         personas = live.get(item_id)
-        others = personas if after is live else after.get(item_id)
-        if there is None or len(there) != len(rows) or len(personas) != len(rows):
+        now = personas if new is live else new.get(item_id)
+        if there is None or not len(there) == len(rows) == len(personas) == len(now):
             continue
-        place = int(_hash(item_id), 16) % len(rows)  # one persona of each item
-        if _texts(personas[place]) == _texts(others[place]):
-            found.append(Reader(item_id, personas[place], rows[place], there[place]))
-    found.sort(key=lambda one: _hash(one.item_id))
-    return [found[one] for one in _far_apart([one.before for one in found], READERS)]
+        one_of_each = int(_hash(item_id), 16) % len(rows)
+        for place, persona in enumerate(personas):
+            is_of_segment = (item_id, persona.persona_id) in of_segments
+            if (is_of_segment or place == one_of_each) and _texts(persona) == _texts(now[place]):
+                reader = Reader(item_id, persona, rows[place], there[place])
+                (firsts if is_of_segment else others).append(reader)
+    chosen = sorted(firsts, key=lambda one: one.persona.persona_id)[:READERS]
+    others.sort(key=lambda one: _hash(one.item_id))
+    return chosen + _far_apart(chosen, others, READERS - len(chosen))
 
 
-def _far_apart(vectors: Sequence[Floats], most: int) -> list[int]:
-    """The first vector, then each time the one that is farthest from those chosen already."""
-    if not len(vectors):
+def _far_apart(chosen: Sequence[Reader], others: Sequence[Reader], most: int) -> list[Reader]:
+    """Readers of `others`, each the one that is farthest from all those chosen before."""
+    if not others:
         return []
-    rows = np.stack(vectors)
-    chosen, nearest = [0], rows @ rows[0]
-    while len(chosen) < min(most, len(rows)):
+    rows = np.stack([one.before for one in others])
+    nearest = np.full(len(rows), -np.inf)
+    for reader in chosen:
+        nearest = np.maximum(nearest, rows @ reader.before)
+    found: list[Reader] = []
+    for _ in range(min(most, len(rows))):
         farthest = int(np.argmin(nearest))
-        chosen.append(farthest)
+        found.append(others[farthest])
         nearest = np.maximum(nearest, rows @ rows[farthest])
-        nearest[chosen] = np.inf
-    return chosen
+        nearest[farthest] = np.inf
+    return found
 
 
 def _texts(persona: StoredPersona) -> tuple[str, str, str]:

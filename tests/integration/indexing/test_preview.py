@@ -14,6 +14,7 @@ from p4r_qdrant import Settings, open_index
 from p4r_qdrant.errors import TooMuchChangeError
 from p4r_qdrant.index.changes import Changes
 from p4r_qdrant.index.opening import open_versions
+from p4r_qdrant.index.segments import Example, Segment, to_text
 from tests.support.publishing import (
     catalogue_at,
     check_whole,
@@ -174,3 +175,27 @@ def test_items_of_broken_lines_stay(index_settings: Settings, tmp_path: Path) ->
     assert (changes.items_after, changes.lost, changes.share) == (12, 0, 0.0)
     assert ArtifactFolder(folder).personas().exists()
     assert json.loads(changes.to_text())["readers"]
+
+
+def test_each_segment_has_a_reader(index_settings: Settings, tmp_path: Path) -> None:
+    folder, one = catalogue_at(tmp_path / "artifacts", ITEMS), encoder(1)
+    run(folder, one, index_settings)
+    examples = [("item-3", "item-3_P1"), ("item-7", "item-7_P3"), ("item-99", "item-99_P0")]
+    made = tuple(
+        Segment(
+            id=f"s{number}",
+            name="Readers",
+            personas=1,
+            items=1,
+            examples=(Example(item_id=item_id, persona_id=persona_id, name="One"),),
+        )
+        for number, (item_id, persona_id) in enumerate(examples)
+    )
+    with open_index(index_settings) as index:
+        index.record(segments=to_text(made))
+    changes = run(folder, encoder(4), index_settings, preview=True).changes
+    assert changes is not None
+    readers = [reader.persona_id for reader in changes.readers]
+    assert readers[:2] == ["item-3_P1", "item-7_P3"]
+    assert len(set(readers)) == 12
+    check_readers(changes, truth(folder, one).vectors, truth(folder, encoder(4)).vectors)
