@@ -22,6 +22,7 @@ from typing import Any
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import Settings
 
 DRAIN_S = 20
@@ -178,6 +179,14 @@ class Workers:
 
 
 def serve_together(settings: Settings, listening: socket.socket) -> None:
-    """Answer in `settings.service.workers` processes until a signal ends it."""
-    with tempfile.TemporaryDirectory(prefix="p4r-metrics-") as folder:
-        Workers(settings, listening, folder).run()
+    """Answer in `settings.service.workers` processes until a signal ends it. Raises InputError."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="p4r-metrics-")
+    except OSError as error:
+        raise InputError(
+            f"no temporary file can be written ({error.strerror or error}), and several workers "
+            "write their metrics there: set TMPDIR to a folder that can be written, or use "
+            "--workers 1"
+        ) from None
+    with folder as path:
+        Workers(settings, listening, path).run()
