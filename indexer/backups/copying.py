@@ -35,6 +35,7 @@ def copy(
         here = versions.location
         with versions.open_live() as index:
             check_encoder(target, index.metadata)
+            fingerprint = index.metadata.fingerprint
     with open_versions(target) as versions:
         there = versions.location
     if here == there:
@@ -45,8 +46,9 @@ def copy(
     done = _restored(target, folder)
     if done is None:
         if not folder.is_whole():
-            if not force:
-                with open_versions(target) as versions:
+            with open_versions(target) as versions:
+                versions.check_switch(versions.named(fingerprint))
+                if not force:
                     check_empty(versions, target)
             backup(source, folder.path, options, progress)
         done = restore(target, folder.path, force=force, progress=progress)

@@ -126,7 +126,10 @@ class EdgeVersions(Versions):
             raise failure(self.location, str(error)) from None
 
     def check_switch(self, name: str) -> None:
-        """See `Versions`. Every version can be made live."""
+        """See `Versions`. Every version can be made live, but not in a folder of other files."""
+        del name
+        if not self.names() and not (self._folder / CURRENT).exists():
+            EdgeFolder(self._folder).read_manifest()
 
     def begin_publish(self) -> int:
         """See `Versions`. The number is in a file beside all versions."""

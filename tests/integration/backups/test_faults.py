@@ -193,6 +193,15 @@ def test_another_encoder_is_refused(folder: Path, target: Settings) -> None:
     assert restore(target, folder, load_encoder=load).live, "none is named: the index names its own"
 
 
+def test_an_index_is_not_restored_among_other_files(folder: Path, tmp_path: Path) -> None:
+    before = sorted(folder.iterdir())
+    with pytest.raises(IndexMismatchError, match="holds something else than a persona index"):
+        restore(embedded(folder), folder)
+    assert sorted(folder.iterdir()) == before
+    (tmp_path / "empty").mkdir()
+    assert restore(embedded(tmp_path / "empty"), folder).before == ""
+
+
 def test_one_folder_is_for_one_backup(original: Path, tmp_path: Path) -> None:
     index, folder = embedded(original / "index"), BackupFolder(tmp_path / "one")
     with folder.locked(), pytest.raises(IndexLockedError, match="another backup is being written"):
