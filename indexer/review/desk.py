@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
@@ -34,6 +36,8 @@ from p4r_qdrant.service.studio.desk import (
     State,
 )
 
+_Place = tuple[bool, float, float, str]
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -50,6 +54,10 @@ class _Entry:
     @property
     def waiting(self) -> int:
         return sum(one in OPEN for one in self.states)
+
+    def place(self, item_id: str) -> _Place:
+        """Where the item is in the queue: what sorts it."""
+        return not self.waiting, -self.waiting_risk, -self.risk, item_id
 
     def matches(self, state: str, flag: str) -> bool:
         if flag and flag not in self.flags:
@@ -72,7 +80,7 @@ class ReviewDesk:
         self._decisions = Decisions(folder.path)
         self._stamp: tuple[object, ...] = ()
         self._entries: dict[str, _Entry] = {}
-        self._order: list[str] = []
+        self._order: list[_Place] = []
         self._flags = Flags()
 
     # -- look-ups -----------------------------------------------------------------------------
@@ -81,7 +89,7 @@ class ReviewDesk:
         """See `Desk`."""
         with self._lock:
             self._follow()
-            every = [one for one in self._order if self._entries[one].matches(state, flag)]
+            every = [one for *_, one in self._order if self._entries[one].matches(state, flag)]
             end = start + count
             with self._items as items:
                 rows = [self._row(one, items) for one in every[start:end]]
@@ -138,7 +146,7 @@ class ReviewDesk:
         """All items, the riskiest first."""
         with self._lock:
             self._follow()
-            return list(self._order)
+            return [one for *_, one in self._order]
 
     def is_rejected(self, persona: StoredPersona) -> bool:
         """See `Desk`."""
@@ -202,46 +210,44 @@ class ReviewDesk:
         """Read what has changed. Raises InputError."""
         stamp = tuple(map(stamp_of, (self._folder.at(PERSONAS), self._folder.path / FLAGS)))
         news = self._decisions.refresh()
-        if stamp != self._stamp:
+        is_new = stamp != self._stamp
+        if is_new:
             self._records: Lookup[ItemPersonas] = Lookup(
                 self._folder.personas(), ItemPersonas, Refusals()
             )
             self._items: Lookup[Item] = self._folder.items(Refusals())
             self._flags = Flags.read(self._folder.path, Refusals())
-            self._entries = {}
+            self._entries, self._order = {}, []
             self._stamp = stamp
             news = set(self._records.ids())
-        if news:
-            with self._records as records:
-                for one in news:
-                    self._note(one, records)
-            self._order = sorted(
-                self._entries,
-                key=lambda one: (
-                    not self._entries[one].waiting,
-                    -self._entries[one].waiting_risk,
-                    -self._entries[one].risk,
-                    one,
-                ),
-            )
+        if not news:
+            return
+        with self._records as records:
+            for one in news:
+                before = self._entries.pop(one, None)
+                if before is not None:
+                    del self._order[bisect_left(self._order, before.place(one))]
+                after = self._entry(one, records)
+                if after is not None:
+                    self._entries[one] = after
+                    add = self._order.append if is_new else partial(insort, self._order)
+                    add(after.place(one))
+        if is_new:
+            self._order.sort()
 
-    def _note(self, item_id: str, records: Lookup[ItemPersonas]) -> None:
+    def _entry(self, item_id: str, records: Lookup[ItemPersonas]) -> _Entry | None:
         record = records.get(item_id)
         if record is None:
-            self._entries.pop(item_id, None)
-            return
+            return None
         personas = reviewed(record, self._decisions.of(item_id))
-        risks = [risk_of(self._flags_of(item_id, one)) for one in personas]
-        live = [
-            (one, risk)
-            for one, risk in zip(personas, risks, strict=True)
-            if one.state != "rejected"
+        kept = [
+            (one.state, self._flags_of(item_id, one)) for one in personas if one.state != "rejected"
         ]
-        self._entries[item_id] = _Entry(
+        return _Entry(
             tuple(one.state for one in personas),
-            tuple(dict.fromkeys(name for one, _ in live for name in self._flags_of(item_id, one))),
-            max((risk for _, risk in live), default=0.0),
-            max((risk for one, risk in live if one.state in OPEN), default=0.0),
+            tuple(dict.fromkeys(name for _, flags in kept for name in flags)),
+            max((risk_of(flags) for _, flags in kept), default=0.0),
+            max((risk_of(flags) for state, flags in kept if state in OPEN), default=0.0),
         )
 
     def _flags_of(self, item_id: str, one: Reviewed) -> Mapping[str, str]:
@@ -266,7 +272,7 @@ class ReviewDesk:
         )
 
     def _following(self, item_id: str) -> str:
-        waiting = (one for one in self._order if one != item_id and self._entries[one].waiting)
+        waiting = (one for done, *_, one in self._order if one != item_id and not done)
         return next(waiting, "")
 
     def _persona(self, item_id: str, one: Reviewed) -> PersonaReview:

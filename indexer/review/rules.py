@@ -7,10 +7,11 @@ expression) and the `fields` that it is for.
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 import unicodedata
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -104,5 +105,13 @@ class Rules:
 
 def _plain(text: str) -> str:
     """The text as people see it: compatible letters alike, nothing invisible in words."""
-    plain = unicodedata.normalize("NFKC", text)
-    return "".join(one for one in plain if unicodedata.category(one) != "Cf")
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFKC", text).translate(_invisible())
+
+
+@cache
+def _invisible() -> dict[int, None]:
+    """The characters that people do not see, for `str.translate`."""
+    every = range(sys.maxunicode + 1)
+    return dict.fromkeys(one for one in every if unicodedata.category(chr(one)) == "Cf")
