@@ -102,6 +102,11 @@ def check_workers(settings: Settings, *, has_background: bool = False) -> None:
             f"--artifacts does the work in one process, and {count} workers are asked for: run "
             "p4r work --artifacts DIR beside the service, or use --workers 1"
         )
+    if settings.service.studio and not settings.service.admin_key:
+        raise InputError(
+            f"without an admin key, {count} workers do not know each other's sessions of the "
+            "studio: set P4R_SERVICE__ADMIN_KEY, or use --workers 1"
+        )
 
 
 def configured(app: FastAPI, settings: ServiceSettings, *, linger_s: float = 0.0) -> uvicorn.Config:

@@ -2,6 +2,7 @@
 
 import socket
 import tempfile
+from typing import Any
 
 import pytest
 
@@ -33,3 +34,7 @@ def test_workers_need_a_server_and_no_work_of_their_own() -> None:
         check_workers(Settings.load(service=several))
     with pytest.raises(InputError, match="p4r work"):
         check_workers(Settings.load(qdrant=server, service=several), has_background=True)
+    studio: dict[str, Any] = several | {"studio": True}
+    check_workers(Settings.load(qdrant=server, service=studio | {"admin_key": "key"}))
+    with pytest.raises(InputError, match="sessions of the studio"):
+        check_workers(Settings.load(qdrant=server, service=studio))
