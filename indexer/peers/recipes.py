@@ -12,8 +12,9 @@ from p4r_qdrant.errors import InputError
 class Recipe:
     """LoRA layers and passes over the examples.
 
-    every_layer: all linear layers; else query and value alone. measure: what is measured on the dev
-    examples, where more is better. written: the whole answer is learned, not one of its options.
+    at_once: examples of one pass; more take more memory. every_layer: all linear layers; else query
+    and value alone. measure: what is measured on the dev examples, where more is better. written:
+    the whole answer is learned, not one of its options.
     """
 
     rank: int
@@ -22,6 +23,7 @@ class Recipe:
     epochs: int
     learning_rate: float
     measure: str
+    at_once: int = 4
     every_layer: bool = False
     written: bool = False
 
@@ -33,7 +35,7 @@ RECIPES: dict[TunablePeer, Recipe] = {
     "pointwise": Recipe(8, 16, 0.05, 10, 1e-4, "AUC"),
     # Source: EXP3RT (arXiv 2408.06276); alpha is ours: it scales the layers by 1.
     "rated": Recipe(
-        128, 128, 0.1, 3, 2e-4, "log-likelihood of a token", every_layer=True, written=True
+        128, 128, 0.1, 3, 2e-4, "log-likelihood of a token", 1, every_layer=True, written=True
     ),
 }
 
@@ -47,7 +49,7 @@ class TuningOptions:
     epochs: int | None = None
     learning_rate: float | None = None
     batch_size: int = 16
-    micro_batch_size: int = 4
+    at_once: int | None = None
     patience: int = 3
     seed: int = 0
 
@@ -61,6 +63,7 @@ class TuningOptions:
             alpha=self.alpha or usual.alpha * rank // usual.rank,
             epochs=self.epochs or usual.epochs,
             learning_rate=self.learning_rate or usual.learning_rate,
+            at_once=min(self.at_once or usual.at_once, self.batch_size),
         )
 
 

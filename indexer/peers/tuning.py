@@ -154,12 +154,11 @@ def _with_lora(model: LocalModel, recipe: Recipe) -> PeftModel:
 
 
 def _arguments(output: Path, recipe: Recipe, options: TuningOptions) -> TrainingArguments:
-    micro = min(options.micro_batch_size, options.batch_size)
     return TrainingArguments(
         output_dir=str(output / CHECKPOINTS),
         num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, options.batch_size // micro),
+        per_device_train_batch_size=recipe.at_once,
+        gradient_accumulation_steps=options.batch_size // recipe.at_once,
         learning_rate=recipe.learning_rate,
         seed=options.seed,
         use_cpu=not torch.cuda.is_available(),

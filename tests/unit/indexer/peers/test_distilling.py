@@ -178,7 +178,7 @@ def planted(count: int, seed: int) -> list[Example]:
 
 def test_a_student_learns_reasons_and_ratings(folder: Path, tmp_path: Path) -> None:
     fast = TuningOptions(
-        rank=16, epochs=20, learning_rate=1e-2, batch_size=8, micro_batch_size=8, patience=20
+        rank=16, epochs=20, learning_rate=1e-2, batch_size=8, at_once=8, patience=20
     )
     model = LocalModel.load(folder, device="cpu")
     data = TuningData(planted(48, 1), planted(8, 2))

@@ -238,7 +238,7 @@ def test_what_cannot_be_tuned_is_one_sentence() -> None:
 
 # --- tuning --------------------------------------------------------------------------------------
 
-FAST = TuningOptions(epochs=10, learning_rate=1e-2, batch_size=8, micro_batch_size=8, patience=10)
+FAST = TuningOptions(epochs=10, learning_rate=1e-2, batch_size=8, at_once=8, patience=10)
 
 
 @pytest.mark.parametrize("rule", [True, False])
@@ -263,7 +263,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = TuningData(planted(16, 1), planted(10, 2))
-    short = TuningOptions(epochs=3, learning_rate=1e-2, batch_size=8, micro_batch_size=8)
+    short = TuningOptions(epochs=3, learning_rate=1e-2, batch_size=8, at_once=8)
 
     def tuned(output: Path) -> Any:
         model = LocalModel.load(folder, device="cpu")
