@@ -36,7 +36,7 @@ def why_not(
     ] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Say why an item is not among a user's first, and which change of the history lifts it.
+    """Say why an item is not among the first, and which change of the history lifts it.
 
     A change leaves out one of the user's own items, or adds a known one. The one that is printed
     was applied: its rank is that of a new ranking.

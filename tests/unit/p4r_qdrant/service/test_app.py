@@ -394,7 +394,7 @@ def test_an_index_that_fails(
 def test_an_index_that_is_too_slow_and_threads_that_are_all_taken(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = serve(deadline_ms=100, threads=1, max_waiting=1)
+    client = serve(deadline_ms=500, threads=1, max_waiting=1)
     gate = threading.Event()
     app: Any = client.app
     with app.state.service.backend.in_use() as live:
