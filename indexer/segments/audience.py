@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from indexer.artifacts.names import AUDIENCE
 from indexer.artifacts.writing import storage_errors
 from p4r_qdrant.whole_files import write_whole
 
+_SIZE = re.compile(r"[0-9]{1,9}")
 HEADER = ["segment", "name", "user_id", "smallest"]
 
 
@@ -40,9 +42,12 @@ def erase_from_audience(folder: Path, users: Collection[str]) -> int:
         if not path.is_file():
             return 0
         text = path.read_bytes().decode(errors="replace")
-    rows = list(csv.reader(io.StringIO(text, newline="")))
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error:
+        rows = []
     lines = rows[1:]
-    if rows[:1] != [HEADER] or not all(len(row) == 4 and row[3].isdecimal() for row in lines):
+    if rows[:1] != [HEADER] or not all(len(row) == 4 and _SIZE.fullmatch(row[3]) for row in lines):
         with storage_errors(path, cannot="be removed"):
             path.unlink(missing_ok=True)
         return len(lines)

@@ -193,7 +193,8 @@ async def _answer(
 
 def _top(form: Mapping[str, str]) -> int:
     given = form.get("top") or str(TOP)
-    if not (given.isascii() and given.isdecimal() and 1 <= int(given[:9]) <= MOST):
+    is_number = given.isascii() and given.isdecimal() and len(given) <= len(str(MOST))
+    if not (is_number and 1 <= int(given) <= MOST):
         raise InputError(f"the number of first items is a whole number from 1 to {MOST}")
     return int(given)
 

@@ -145,7 +145,15 @@ def test_an_erased_user_leaves_the_audience(folder: ArtifactFolder, tmp_path: Pa
 
 def test_an_audience_that_is_none_is_removed(tmp_path: Path) -> None:
     assert erase_from_audience(tmp_path, ["a"]) == 0
-    for text in ("", "a,b\n1,2\n", ",".join(HEADER) + "\ns1,n,user\n", "\0\xff"):
+    huge = ",".join(HEADER) + "\ns1,n,"
+    for text in (
+        huge + "u," + "9" * 5000,
+        huge + "u" * 200_000 + ",5",
+        "",
+        "a,b\n1,2\n",
+        ",".join(HEADER) + "\ns1,n,user\n",
+        "\0\xff",
+    ):
         (tmp_path / "audience.csv").write_text(text)
         erase_from_audience(tmp_path, ["a"])
         assert not (tmp_path / "audience.csv").exists()

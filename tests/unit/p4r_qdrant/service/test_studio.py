@@ -359,6 +359,7 @@ def test_why_not_names_no_item_of_a_stored_user_to_a_reader(serve: Serve) -> Non
     [
         ({}, "one of three"),
         ({"person": "a", "top": "0"}, "a whole number from 1 to 10000"),
+        ({"person": "a", "top": "000000001" + "9" * 5000}, "a whole number from 1 to 10000"),
         ({"person": "a", "top": "9" * 5000}, "a whole number from 1 to 10000"),
         ({"person": "a", "why_not": "no", "candidates": "x"}, "is not among the 1 candidates"),
         ({"person": "a", "why_not": "no"}, "the index has no item 'no'"),
