@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -15,7 +14,6 @@ from p4r_qdrant.schemas.reranking import RankedAnswer, RecommendationsAnswer
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.paths import UserId
-from p4r_qdrant.service.request import FailedError
 from p4r_qdrant.service.security import TellsBecause, reader
 from p4r_qdrant.service.state import Service, service
 from p4r_qdrant.users.records import StoredInteraction
@@ -55,18 +53,11 @@ async def recommend(
         user = KnownUser(vector, live.users.items(user_id))
         return live.reranker.recommend(user, top, filter=wanted, seen=seen)
 
-    try:
-        async with asyncio.timeout(served.backend.settings.service.deadline_ms / 1000):
-            with served.backend.in_use() as live:
-                vector = await vector_of_user(user_id, served, live)
-                with served.span("query"):
-                    ranking = await on_thread(work)
-    except TimeoutError:
-        raise problems.unavailable(
-            "there was no answer within P4R_SERVICE__DEADLINE_MS; try again later"
-        ) from None
-    except FailedError:
-        raise problems.busy("too many requests are waiting; try again later") from None
+    async with served.within_deadline():
+        with served.backend.in_use() as live:
+            vector = await vector_of_user(user_id, served, live)
+            with served.span("query"):
+                ranking = await on_thread(work)
     items = [RankedAnswer.of(item, because=because) for item in ranking.items]
     return {"user_id": user_id, "personalized": ranking.personalized, "items": items}
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
 from p4r_qdrant.schemas.search import FoundAnswer, SearchAnswer, SearchBody
 from p4r_qdrant.service import bodies, problems
-from p4r_qdrant.service.request import FailedError
 from p4r_qdrant.service.security import reader
 from p4r_qdrant.service.state import Service, service
 
@@ -30,20 +28,13 @@ async def search(
 
     503 if the deadline is missed.
     """
-    try:
-        async with asyncio.timeout(served.backend.settings.service.deadline_ms / 1000):
-            with served.backend.in_use() as live:
-                [person] = await served.encode(live, [body.text], of_users=True)
-                with served.span("query"):
-                    found = await served.ranker.threads.on_thread(
-                        lambda: live.index.nearest_items(person, body.top, body.filter)
-                    )
-                fingerprint = live.index.metadata.fingerprint
-    except TimeoutError:
-        raise problems.unavailable(
-            "there was no answer within P4R_SERVICE__DEADLINE_MS; try again later"
-        ) from None
-    except FailedError:
-        raise problems.busy("too many requests are waiting; try again later") from None
+    async with served.within_deadline():
+        with served.backend.in_use() as live:
+            [person] = await served.encode(live, [body.text], of_users=True)
+            with served.span("query"):
+                found = await served.ranker.threads.on_thread(
+                    lambda: live.index.nearest_items(person, body.top, body.filter)
+                )
+            fingerprint = live.index.metadata.fingerprint
     items = [one for one in map(FoundAnswer.of, found) if one is not None]
     return {"items": items, "fingerprint": fingerprint}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from fastapi import Request
@@ -19,6 +19,7 @@ from p4r_qdrant.service.batching import Batcher, BusyError
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.ranking import Ranker
+from p4r_qdrant.service.request import FailedError
 from p4r_qdrant.settings import OPENAI_HOST
 
 if TYPE_CHECKING:
@@ -138,6 +139,22 @@ class Service:
         with suppress(P4RError), self.backend.in_use() as live:
             counts = await self.in_thread(live.users.jobs.counts)
             self.metrics.set_jobs(counts)
+
+    @asynccontextmanager
+    async def within_deadline(self) -> AsyncIterator[None]:
+        """Context manager for an answer that has no degraded form.
+
+        Raises ProblemError: 503 if P4R_SERVICE__DEADLINE_MS is over, 429 if too many requests wait.
+        """
+        try:
+            async with asyncio.timeout(self.backend.settings.service.deadline_ms / 1000):
+                yield
+        except TimeoutError:
+            raise problems.unavailable(
+                "there was no answer within P4R_SERVICE__DEADLINE_MS; try again later"
+            ) from None
+        except FailedError:
+            raise problems.busy("too many requests are waiting; try again later") from None
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
         """Run blocking work on the threads that are not for rankings."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from p4r_qdrant.service import bodies, problems
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.ranking import check_collaborative
 from p4r_qdrant.service.recommendations import vector_of_user
-from p4r_qdrant.service.request import FailedError
 from p4r_qdrant.service.security import TellsBecause, reader
 from p4r_qdrant.service.state import Service, service
 
@@ -41,30 +39,23 @@ async def why_not(
     applied: its rank is that of the same candidates, ranked again. 503 if the deadline is missed.
     """
     options = body.fusion.settings() if body.fusion else None
-    try:
-        async with asyncio.timeout(served.backend.settings.service.deadline_ms / 1000):
-            with served.backend.in_use() as live:
-                check_collaborative(options, live)
-                user = await _user(body.user, served, live)
+    async with served.within_deadline():
+        with served.backend.in_use() as live:
+            check_collaborative(options, live)
+            user = await _user(body.user, served, live)
 
-                def work() -> WhyNot:
-                    return live.reranker.why_not(
-                        user,
-                        body.item_id,
-                        body.user.pairs(),
-                        body.top,
-                        additions=body.additions,
-                        rerank=options,
-                    )
+            def work() -> WhyNot:
+                return live.reranker.why_not(
+                    user,
+                    body.item_id,
+                    body.user.pairs(),
+                    body.top,
+                    additions=body.additions,
+                    rerank=options,
+                )
 
-                with served.span("query"):
-                    found = await served.ranker.threads.on_thread(work)
-    except TimeoutError:
-        raise problems.unavailable(
-            "there was no answer within P4R_SERVICE__DEADLINE_MS; try again later"
-        ) from None
-    except FailedError:
-        raise problems.busy("too many requests are waiting; try again later") from None
+            with served.span("query"):
+                found = await served.ranker.threads.on_thread(work)
     return WhyNotAnswer.of(found, because=because or body.user.user_id is None)
 
 
