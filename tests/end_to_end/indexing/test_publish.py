@@ -140,7 +140,7 @@ def test_rankings_that_know_the_answers_are_said_to(
         done = p4r(*RERANK, "--user", "maren-o", "--output", "-")
         assert done.code == 0, done.err
         said = " ".join(done.err.split())
-        assert ("44 interactions that splits.jsonl holds out: do not" in said) == warned
+        assert ("153 interactions that are not the 109 training interactions" in said) == warned
 
 
 def test_erasing_somebody_refits_the_collaborative_part(

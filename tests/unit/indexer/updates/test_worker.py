@@ -21,6 +21,7 @@ from indexer.reasoning.step import Sources
 from indexer.step_file import StepFile
 from indexer.updates.worker import Worker
 from p4r_qdrant import Settings
+from p4r_qdrant.encoder.cache import VectorCache
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.records import Item, Persona, Review
 from p4r_qdrant.service.backend import Backend
@@ -96,6 +97,7 @@ class Shop:
         self.index = MemoryIndex(encoder.dimension, encoder.fingerprint)
         for item_id, own in personas.items():
             self.index.replace_item(item_id, own, encoder.encode_personas(own), {})
+        self.cache = VectorCache(1.0)
         self.settings: Settings = embedded(path / "index")
         (path / "index").mkdir()  # where a publish would say that it is under way
         self.store = open_store(self.settings, "v", IndexMetadata.of(encoder), HistorySettings())
