@@ -8,7 +8,15 @@ OpenAPI document. Requests are sent again after 429, 5xx or a connection error, 
 time in Retry-After; every request is safe to repeat.
 """
 
+from p4r_qdrant.errors import MissingExtraError
+
+try:
+    import httpx  # noqa: F401
+except ModuleNotFoundError:
+    raise MissingExtraError("the client needs httpx: pip install 'p4r-qdrant[client]'") from None
+
 from p4r_qdrant.client.answers import ServiceDownError, ServiceRefusedError
-from p4r_qdrant.client.clients import AsyncClient, Client
+from p4r_qdrant.client.async_client import AsyncClient
+from p4r_qdrant.client.client import Client
 
 __all__ = ["AsyncClient", "Client", "ServiceDownError", "ServiceRefusedError"]

@@ -17,6 +17,7 @@ from p4r_qdrant.schemas.items import DeletedAnswer, ItemPersonasAnswer, PutItemA
 from p4r_qdrant.schemas.reranking import RecommendationsAnswer, RerankAnswer
 from p4r_qdrant.schemas.search import SearchAnswer
 from p4r_qdrant.schemas.users import AcceptedAnswer, ErasedAnswer, ExportedInteraction, UserAnswer
+from p4r_qdrant.schemas.why_not import WhyNotAnswer
 from p4r_qdrant.settings import RerankSettings
 
 User = str | Sequence[Interaction] | npt.NDArray[np.floating[Any]] | Sequence[float] | None
@@ -50,10 +51,23 @@ def rerank(
     """`options`: top, filter, explain and min_score; None leaves the service's default."""
     body: dict[str, Any] = {"users": [_user(*one) for one in zip(users, candidates, strict=True)]}
     if fusion is not None:
-        sent = {*FUSION, *(name for name in PART_WEIGHTS if getattr(fusion, name) is not None)}
-        body["fusion"] = {"method": fusion.fusion, **fusion.model_dump(include=sent)}
+        body["fusion"] = _fusion(fusion)
     body |= {name: value for name, value in options.items() if value is not None}
     return Call("POST", "/v1/rerank", RerankAnswer, body)
+
+
+def why_not(
+    user: User,
+    item_id: str,
+    candidates: Sequence[CandidateLike],
+    fusion: RerankSettings | None,
+    **options: int,
+) -> Call[WhyNotAnswer]:
+    """`options`: top and additions."""
+    body: dict[str, Any] = {"user": _user(user, candidates), "item_id": item_id, **options}
+    if fusion is not None:
+        body["fusion"] = _fusion(fusion)
+    return Call("POST", "/v1/why-not", WhyNotAnswer, body)
 
 
 def recommend(
@@ -124,6 +138,11 @@ def delete_item(item_id: str) -> Call[DeletedAnswer]:
     return Call("DELETE", _of_item(item_id), DeletedAnswer)
 
 
+def headers(key: str | None) -> dict[str, str]:
+    """The headers of every request."""
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
 def _user(user: User, candidates: Sequence[CandidateLike]) -> dict[str, Any]:
     body: dict[str, Any] = {"candidates": [_candidate(one) for one in candidates]}
     if isinstance(user, str):
@@ -134,6 +153,11 @@ def _user(user: User, candidates: Sequence[CandidateLike]) -> dict[str, Any]:
         else:
             body["vector"] = np.asarray(user, dtype=np.float64).tolist()
     return body
+
+
+def _fusion(own: RerankSettings) -> dict[str, Any]:
+    sent = {*FUSION, *(name for name in PART_WEIGHTS if getattr(own, name) is not None)}
+    return {"method": own.fusion, **own.model_dump(include=sent)}
 
 
 def _interaction(one: Interaction) -> dict[str, Any]:

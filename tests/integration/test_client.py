@@ -72,6 +72,25 @@ def test_a_described_person_finds_items(address: str) -> None:
             assert refused.value.status == 422
 
 
+def test_why_an_item_is_not_among_the_first(address: str) -> None:
+    history = [
+        Interaction("i", 1, summary="tall ships under sail"),
+        Interaction("j", 2, summary="pruning old roses"),
+    ]
+    with Client(address, key=READER) as client:
+        found = client.why_not(history, "ships", ALL, 1)
+        assert found.threshold is not None
+        assert found.threshold.item_id == "roses"
+        assert found.change is not None
+        assert (found.change.item_id, found.change.adds, found.change.rank) == ("j", False, 1)
+        by_generator = RerankSettings(fusion="weighted", weight=0.0)
+        scored = [(one, 9.0 - place) for place, one in enumerate(ALL)]
+        assert client.why_not(history, "ships", scored, 1, rerank=by_generator).threshold is None
+        with pytest.raises(ServiceRefusedError) as refused:
+            client.why_not(history, "ships", ALL, 1, additions=21)
+        assert refused.value.status == 422
+
+
 def test_items_and_users(address: str) -> None:
     with Client(address, key=ADMIN) as client:
         client.put_item("a/b", [persona("a/b", 1, "moss on stones")], title="Moss", fields={"n": 1})
@@ -101,6 +120,9 @@ def test_the_same_with_asyncio(address: str) -> None:
             await client.interact("eve", "ships", 5, rating=4, text="I sailed.")
             assert (await client.user("eve")).history[0].rating == 4
             assert (await client.export("eve"))[0].review_text == "I sailed."
+            why = await client.why_not("eve", "roses", ALL, 1)
+            assert why.threshold is not None
+            assert why.threshold.item_id == "ships"
             found = await client.recommend("eve", 2)
             assert "ships" not in [one.item_id for one in found.items]
             assert (await client.erase("eve")).erased == 1
