@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.lookup import Lookup, ReviewLookup
+from indexer.artifacts.lookup import Lookup, ReviewLookup, stamp_of
 from indexer.artifacts.names import PERSONAS, REVIEWS
 from p4r_qdrant.errors import RecordError
 from p4r_qdrant.records import ItemPersonas, Review
@@ -19,22 +18,32 @@ from p4r_qdrant.service.studio.evidence import Quote
 class QuotedEvidence:
     """Finds reviews in an artifact folder; see `Evidence`. Thread-safe.
 
-    The files are read once, when the first item is asked for; ids and places are kept, no texts.
+    The files are read when an item is asked for, and again when they have changed; ids and places
+    are kept, no texts.
     """
 
     def __init__(self, artifacts: Path) -> None:
         folder = ArtifactFolder(artifacts)
-        self._paths = folder.file(PERSONAS), folder.file(REVIEWS)
+        self._folder = folder
         self._lock = threading.Lock()
+        self._stamps: tuple[object, ...] = ()
 
-    @cached_property
-    def _files(self) -> tuple[Lookup[ItemPersonas], ReviewLookup[Review]]:
-        personas, reviews = self._paths
-        return Lookup(personas, ItemPersonas, Refusals()), ReviewLookup(reviews, Review)
+    def _follow(self) -> None:
+        paths = self._folder.at(PERSONAS), self._folder.at(REVIEWS)
+        stamps = tuple(map(stamp_of, paths))
+        if stamps != self._stamps:
+            self._personas = Lookup(paths[0], ItemPersonas, Refusals())
+            self._reviews = ReviewLookup(paths[1], Review)
+            self._stamps = stamps
 
     def __call__(self, item_id: str) -> Mapping[str, Sequence[Quote]]:
         """Persona id -> the reviews that support it; personas that the files lack are missing."""
-        with self._lock, self._files[0] as personas, self._files[1] as reviews:
+        with self._lock:
+            self._follow()
+            return self._quoted(item_id)
+
+    def _quoted(self, item_id: str) -> Mapping[str, Sequence[Quote]]:
+        with self._personas as personas, self._reviews as reviews:
             try:
                 found = personas.get(item_id)
                 return {

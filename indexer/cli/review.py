@@ -21,7 +21,17 @@ review = typer.Typer(
 group = typer.Typer()
 group.add_typer(review, name="review", rich_help_panel="Artifacts")
 
-STATE_NAMES = ("open", "all", "changed", "pending", "edited", "approved", "locked", "rejected")
+STATE_NAMES = (
+    "open",
+    "all",
+    "changed",
+    "pending",
+    "asked",
+    "edited",
+    "approved",
+    "locked",
+    "rejected",
+)
 
 
 def _check_state(name: str) -> str:
@@ -103,8 +113,8 @@ def export(
 ) -> None:
     """Write personas as a table for a team that decides elsewhere, the riskiest items first.
 
-    Fill the columns decision (approve, edit, reject, lock, undo), remark and by; for an edit,
-    change the texts. `p4r review import` reads the file.
+    Fill the columns decision (approve, edit, reject, lock, ask, undo), remark and by; for an
+    edit, change the texts. `p4r review import` reads the file.
     """
     from indexer.review.exchange import as_lines, rows
 
@@ -159,4 +169,6 @@ def _desk(artifacts: Path) -> ReviewDesk:
     from indexer.review.rules import Rules
     from p4r_qdrant.settings import Settings
 
-    return ReviewDesk(ArtifactFolder(artifacts), Rules.load(Settings.load().reasoning.rules))
+    folder = ArtifactFolder(artifacts)
+    folder.personas()
+    return ReviewDesk(folder, Rules.load(Settings.load().reasoning.rules))

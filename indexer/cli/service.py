@@ -142,8 +142,10 @@ def studio(
 
     evidence = desk = None
     if artifacts is not None:
+        folder = ArtifactFolder(artifacts)
+        folder.personas()
         evidence = QuotedEvidence(artifacts)
-        desk = ReviewDesk(ArtifactFolder(artifacts), Rules.load(settings.reasoning.rules))
+        desk = ReviewDesk(folder, Rules.load(settings.reasoning.rules))
     run_service(settings, evidence=evidence, desk=desk, listening_at=show)
 
 

@@ -22,6 +22,7 @@ from indexer.judging.comparing import (
 )
 from indexer.reasoning.personas import MOST_NOTES, Personas, most_telling, note_text
 from indexer.reasoning.step import Question, Sources, Step
+from indexer.review.decisions import Decision
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Aspects, Item, ItemPersonas
 
@@ -166,3 +167,7 @@ class SinglePersonas(Personas):
     def wanted(self, notes: Sequence[Aspects]) -> tuple[str, int, int]:  # noqa: ARG002
         """Exactly one."""
         return "persona_single", 1, 1
+
+    def remarks(self, item_id: str) -> Sequence[Decision]:  # noqa: ARG002
+        """None: reviewers have seen other personas."""
+        return ()

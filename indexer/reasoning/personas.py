@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import combinations, islice
 from typing import Any
 
@@ -14,9 +14,13 @@ import numpy.typing as npt
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.lookup import ItemRecords
 from indexer.artifacts.names import ASPECTS, ITEMS, PERSONAS
+from indexer.llm import Request
+from indexer.reasoning.remarks import earlier_personas, marked_remarks
 from indexer.reasoning.sanitizing import problem_with
 from indexer.reasoning.step import TEXT, AnswerForm, Question, Step, an_array, an_object, one_of
+from indexer.review.decisions import Decision, Decisions
 from indexer.review.rules import FIELDS, Rules
+from indexer.review.standing import asked
 from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona, Review
 
 MOST_PERSONAS = 7
@@ -35,9 +39,21 @@ class Personas(Step):
 
     name = "personas"
     artifact = PERSONAS
-    templates: tuple[str, ...] = ("personas", "personas_unseen")
+    templates: tuple[str, ...] = (
+        "personas",
+        "personas_unseen",
+        "personas_again",
+        "personas_unseen_again",
+    )
     answer_tokens = 650
     reads: tuple[str, ...] = (ASPECTS,)
+
+    @cached_property
+    def decisions(self) -> Decisions:
+        """The decisions of reviewers as they were when they were last refreshed."""
+        found = Decisions(self.sources.folder.path)
+        found.refresh()
+        return found
 
     def questions(self) -> Iterator[Question]:
         """One request per item, with its most informative notes."""
@@ -66,6 +82,22 @@ class Personas(Step):
             self.left_out["items of which nothing is known"] += 1
             return None
         notes = most_telling(notes, MOST_NOTES)
+        labels = {f"R{number}": note.user_id for number, note in enumerate(notes, 1)}
+        remarks = self.remarks(item.item_id)
+        newest, *earlier = (
+            self._request(item, summary, notes, labels, remarks[:count])
+            for count in range(len(remarks), -1, -1)
+        )
+        return Question((item.item_id, labels), [newest], [[one] for one in earlier])
+
+    def _request(
+        self,
+        item: Item,
+        summary: str,
+        notes: Sequence[Aspects],
+        labels: dict[str, str],
+        remarks: Sequence[Decision],
+    ) -> Request:
         template, least, most = self.wanted(notes)
         lines = [
             f"R{number} (rated {note.rating:g} of 5): {note_text(note)}"
@@ -74,11 +106,13 @@ class Personas(Step):
         material = f"Description: {summary or 'none'}"
         if notes:
             material += "\n\nNotes:\n" + "\n".join(lines)
-        labels = {f"R{number}": note.user_id for number, note in enumerate(notes, 1)}
+        if remarks:
+            template = f"{template}_again"
+            material += f"\n\n{earlier_personas(remarks)}"
         persona = {"name": TEXT, "description": TEXT, "preference_rationale": TEXT}
         if notes:
             persona["evidence"] = an_array(one_of(labels), least=1, most=len(labels))
-        request = self.request(
+        return self.request(
             template,
             material,
             AnswerForm(
@@ -89,8 +123,12 @@ class Personas(Step):
             ),
             least=least,
             most=most,
+            **(marked_remarks(remarks) if remarks else {}),
         )
-        return Question((item.item_id, labels), [request])
+
+    def remarks(self, item_id: str) -> Sequence[Decision]:
+        """The remarks with which reviewers ask for the personas of an item again."""
+        return asked(self.decisions.on(item_id))
 
     def _problem(self, value: Any, system: str, **wanted: Any) -> str | None:
         return _problem(value, system, **wanted) or _against(self.sources.rules, value["personas"])

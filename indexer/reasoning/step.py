@@ -64,10 +64,15 @@ class Sources:
 
 @dataclass(frozen=True)
 class Question:
-    """All requests about one input record; their answers become one line, or none."""
+    """All requests about one input record; their answers become one line, or none.
+
+    earlier: other ways to ask, which may have been answered before; the first of them whose answers
+    are all there serves until the requests are answered.
+    """
 
     about: Any
     requests: Sequence[Request]
+    earlier: Sequence[Sequence[Request]] = ()
 
 
 @dataclass(frozen=True)
@@ -139,10 +144,15 @@ class Step(ABC):
         return {name: self.sources.domain.version(name) for name in self.templates}
 
     def values(self, question: Question, ledger: Ledger) -> list[Any] | None:
-        """The answers to a question in the ledger; None if one is missing."""
-        answers = [ledger.get(request.step, request.key) for request in question.requests]
-        values = [answer["answer"] for answer in answers if answer is not None]
-        return values if len(values) == len(answers) else None
+        """The answers to a question in the ledger, or to an earlier one; None if one is missing."""
+        for number, requests in enumerate((question.requests, *question.earlier)):
+            answers = [ledger.get(request.step, request.key) for request in requests]
+            values = [answer["answer"] for answer in answers if answer is not None]
+            if len(values) == len(answers):
+                if number:
+                    self.left_out["remarks of reviewers without an answer"] += 1
+                return values
+        return None
 
     def write(self, ledger: Ledger, questions: Iterable[Question]) -> StepReport:
         """Write the artifact from the answers in the ledger, in input order.

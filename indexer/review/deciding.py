@@ -6,12 +6,18 @@ import time
 from dataclasses import asdict
 
 from indexer.artifacts.outdated import persona_digest
+from indexer.reasoning.sanitizing import cleaned
 from indexer.review.decisions import Decision, Texts, check_reviewer
 from indexer.review.rules import Rules
-from indexer.review.standing import Decided, Reviewed, reviewed, valid, version
+from indexer.review.standing import Decided, Reviewed, asked, reviewed, valid, version
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import ItemPersonas, clean_text
 from p4r_qdrant.service.studio.desk import MAX_TEXT, ConflictError, Order, PersonaTexts
+
+MOST_REMARKS = 10
+"""Remarks with which the LLM is asked about an item."""
+MAX_REMARK = 1000
+"""Characters of each of them."""
 
 
 def decision_for(order: Order, item: ItemPersonas, decided: Decided, rules: Rules) -> Decision:
@@ -28,6 +34,8 @@ def decision_for(order: Order, item: ItemPersonas, decided: Decided, rules: Rule
     remark = clean_text(order.remark)
     if len(remark) > MAX_TEXT:
         raise InputError(f"a remark has {MAX_TEXT} characters at most")
+    if order.action == "ask":
+        _check_asking(order, remark, decided)
     return Decision(
         at=int(time.time()),
         by=by,
@@ -39,6 +47,28 @@ def decision_for(order: Order, item: ItemPersonas, decided: Decided, rules: Rule
         texts=None if order.action == "undo" else texts,
         remark=remark,
     )
+
+
+def _check_asking(order: Order, remark: str, decided: Decided) -> None:
+    """Raises InputError if the LLM cannot be asked again with this remark."""
+    if not remark:
+        raise InputError("the remark is empty: say what the LLM should do better, then ask again")
+    if len(remark) > MAX_REMARK:
+        raise InputError(f"a remark for the LLM has {MAX_REMARK:,} characters at most")
+    if cleaned(remark).removed or not cleaned(remark).text:
+        raise InputError(
+            "a part of this remark speaks of instructions to a model, and would not reach the LLM: "
+            "say in other words what is wrong with the texts"
+        )
+    # Each one is on a persona; they are counted for the item, because one prompt holds them all.
+    already = asked(one for rows in decided.values() for one in rows)
+    if any((one.persona_id, one.remark) == (order.persona_id, remark) for one in already):
+        raise InputError("the LLM is asked with this remark already")
+    if len(already) >= MOST_REMARKS:
+        raise InputError(
+            f"the LLM is asked about item {order.item_id!r} with {MOST_REMARKS} remarks already: "
+            "edit the texts, or undo a remark first"
+        )
 
 
 def _persona(order: Order, item: ItemPersonas, decided: Decided) -> Reviewed:

@@ -106,7 +106,7 @@ class Decisions:
         self.broken = Refusals()
         self._found: tuple[int, int] | None = None
         self._end = self._lines = 0
-        self._by_item: dict[str, dict[str, list[Decision]]] = {}
+        self._by_item: dict[str, list[Decision]] = {}
 
     def refresh(self) -> set[str]:
         """Read what was appended; returns the items of all decisions that are new since last time.
@@ -153,7 +153,7 @@ class Decisions:
 
     def _take(self, one: Decision) -> None:
         self._news.add(one.item_id)
-        self._by_item.setdefault(one.item_id, {}).setdefault(one.persona_id, []).append(one)
+        self._by_item.setdefault(one.item_id, []).append(one)
 
     def items(self) -> list[str]:
         """The ids of all items with decisions."""
@@ -162,12 +162,19 @@ class Decisions:
 
     def of(self, item_id: str) -> Mapping[str, Sequence[Decision]]:
         """Persona id -> its decisions in the order of the file."""
+        found: dict[str, list[Decision]] = {}
+        for one in self.on(item_id):
+            found.setdefault(one.persona_id, []).append(one)
+        return {name: tuple(rows) for name, rows in found.items()}
+
+    def on(self, item_id: str) -> Sequence[Decision]:
+        """All decisions on an item, in the order of the file."""
         with self._lock:
-            return {name: tuple(rows) for name, rows in self._by_item.get(item_id, {}).items()}
+            return tuple(self._by_item.get(item_id, ()))
 
     def __iter__(self) -> Iterator[Decision]:
         with self._lock:
-            every = [one for own in self._by_item.values() for rows in own.values() for one in rows]
+            every = [one for own in self._by_item.values() for one in own]
         return iter(every)
 
     def append(self, make: Callable[[], Iterable[Decision]]) -> list[Decision]:

@@ -68,12 +68,11 @@ class _Entry:
 class ReviewDesk:
     """See `Desk`. Follows the files of the folder as they change.
 
-    Memory holds ids, states and flags, no texts but those of decisions.
-    Raises InputError without personas.jsonl.
+    Memory holds ids, states and flags, no texts but those of decisions. Without personas.jsonl the
+    queue is empty.
     """
 
     def __init__(self, folder: ArtifactFolder, rules: Rules) -> None:
-        folder.personas()
         self._folder = folder
         self._rules = rules
         self._lock = threading.RLock()
@@ -103,6 +102,8 @@ class ReviewDesk:
 
     def notes(self) -> Sequence[str]:
         """See `Desk`."""
+        if not self._folder.has(PERSONAS):
+            return [f"The folder has no {PERSONAS} yet: p4r reason makes it, or the worker does."]
         said = []
         if not (self._folder.path / FLAGS).is_file():
             said.append("No flags are known: make them with p4r review flag --artifacts DIR.")
@@ -213,7 +214,7 @@ class ReviewDesk:
         is_new = stamp != self._stamp
         if is_new:
             self._records: Lookup[ItemPersonas] = Lookup(
-                self._folder.personas(), ItemPersonas, Refusals()
+                self._folder.at(PERSONAS), ItemPersonas, Refusals()
             )
             self._items: Lookup[Item] = self._folder.items(Refusals())
             self._flags = Flags.read(self._folder.path, Refusals())

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,7 +23,7 @@ from indexer.artifacts.spreadsheets import formula_safe, from_formula_safe
 from indexer.review.desk import ReviewDesk
 from indexer.review.standing import valid
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.records import Id, Text
+from p4r_qdrant.records import Id, Text, clean_text
 from p4r_qdrant.service.studio.desk import (
     Action,
     ItemReview,
@@ -150,12 +150,12 @@ def take(desk: ReviewDesk, path: Path, by: str, refusals: Refusals) -> tuple[int
 def _order(desk: ReviewDesk, row: Row, by: str) -> Order | None:
     """The order of a row; None if it is kept already. Raises InputError."""
     action: Action
-    for action in ("approve", "edit", "reject", "lock", "undo"):
+    for action in get_args(Action):
         if row.decision.strip().casefold() == action:
             break
     else:
         raise InputError(
-            f"{row.decision[:40]!r} is no decision: write approve, edit, reject, lock or undo"
+            f"{row.decision[:40]!r} is no decision: write one of {', '.join(get_args(Action))}"
         )
     name = row.by or by
     if not name:
@@ -166,6 +166,8 @@ def _order(desk: ReviewDesk, row: Row, by: str) -> Order | None:
     if known is not None and (stack := valid(known.rows)):
         last, kept = stack[-1], known.persona
         same = texts == PersonaTexts(kept.name, kept.description, kept.preference_rationale)
+        if action == "ask":
+            same = last.remark == clean_text(row.remark)
         if (last.by, last.action, same) == (name, action, True):
             return None
     return Order(name, action, row.item_id, row.persona_id, row.seen, texts, remark=row.remark)

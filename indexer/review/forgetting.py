@@ -8,7 +8,7 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.writing import rewrite, storage_errors
 from indexer.review.decisions import Decision, Decisions, locked
-from indexer.review.standing import valid
+from indexer.review.standing import is_rejection, verdict
 
 
 def forget(folder: ArtifactFolder, item_ids: Collection[str], broken: Refusals) -> int:
@@ -25,10 +25,10 @@ def forget(folder: ArtifactFolder, item_ids: Collection[str], broken: Refusals) 
     with file:
         decisions.refresh()
         kept = {
-            id_of(stack[-1]): stack[-1]
+            id_of(last): last
             for item_id in item_ids
             for rows in decisions.of(item_id).values()
-            if (stack := valid(rows)) and stack[-1].action == "reject"
+            if is_rejection(last := verdict(rows))
         }
         removed = 0
 

@@ -10,7 +10,7 @@ from indexer.artifacts.lines import Refusals
 from indexer.review.decisions import Decisions
 from indexer.review.flags import Flags, are_old
 from indexer.review.rules import Rules
-from indexer.review.standing import APPROVED, Reviewed, gone, reviewed, valid
+from indexer.review.standing import APPROVED, Reviewed, gone, is_rejection, reviewed, verdict
 from p4r_qdrant.records import ItemPersonas
 
 REJECTED, BANNED = "rejected", "against the rules"
@@ -114,8 +114,8 @@ class Screening:
         found: dict[str, set[str]] = {}
         for item_id in self._decisions.items():
             for rows in self._decisions.of(item_id).values():
-                if (stack := valid(rows)) and stack[-1].action == "reject":
-                    found.setdefault(item_id, set()).add(stack[-1].after)
+                if is_rejection(last := verdict(rows)):
+                    found.setdefault(item_id, set()).add(last.after)
         return found
 
     def sentences(self) -> list[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard, get_args
 
 from indexer.artifacts.outdated import persona_digest
 from indexer.review.decisions import PINS, Decision, Texts
 from p4r_qdrant.records import ItemPersonas, Persona
 from p4r_qdrant.service.studio.desk import State
 
-STATES: tuple[State, ...] = ("changed", "pending", "edited", "approved", "locked", "rejected")
+STATES: tuple[State, ...] = get_args(State)
 APPROVED: tuple[State, ...] = ("edited", "approved", "locked")
 
 OF_ACTION: Mapping[str, State] = {
@@ -18,6 +19,7 @@ OF_ACTION: Mapping[str, State] = {
     "edit": "edited",
     "lock": "locked",
     "reject": "rejected",
+    "ask": "asked",
 }
 
 Decided = Mapping[str, Sequence[Decision]]
@@ -64,6 +66,34 @@ def valid(rows: Sequence[Decision]) -> list[Decision]:
     return stack
 
 
+def verdict(rows: Sequence[Decision]) -> Decision | None:
+    """The decision that says what a persona is: the last valid one, and "ask" only before others.
+
+    Who asks the LLM again leaves approvals, rejections and pinned texts as they are.
+    """
+    stack = valid(rows)
+    decided = [one for one in stack if one.action != "ask"] or stack
+    return decided[-1] if decided else None
+
+
+def is_rejection(one: Decision | None) -> TypeGuard[Decision]:
+    """Whether a verdict rejects its persona."""
+    return one is not None and one.action == "reject"
+
+
+def asked(rows: Iterable[Decision]) -> list[Decision]:
+    """The valid "ask" decisions among those on an item, in their order.
+
+    They stay valid when their personas are gone: the question that the LLM is asked holds them.
+    """
+    rows = list(rows)
+    by_persona: dict[str, list[Decision]] = {}
+    for one in rows:
+        by_persona.setdefault(one.persona_id, []).append(one)
+    kept = {id(one) for own in by_persona.values() for one in valid(own)}
+    return [one for one in rows if one.action == "ask" and id(one) in kept]
+
+
 def reviewed(item: ItemPersonas, decided: Decided) -> list[Reviewed]:
     """The personas of an item, in their order; then pinned ones that reasoning no longer makes.
 
@@ -72,11 +102,7 @@ def reviewed(item: ItemPersonas, decided: Decided) -> list[Reviewed]:
     """
     if not decided:
         return [Reviewed(one, "pending", position=at) for at, one in enumerate(item.personas)]
-    rejected = {
-        stack[-1].after
-        for rows in decided.values()
-        if (stack := valid(rows)) and stack[-1].action == "reject"
-    }
+    rejected = {last.after for rows in decided.values() if is_rejection(last := verdict(rows))}
     found = [
         _reviewed(one, decided.get(one.persona_id, ()), rejected, at)
         for at, one in enumerate(item.personas)
@@ -104,13 +130,15 @@ def _reviewed(
     made: Persona, rows: Sequence[Decision], rejected: set[str], position: int | None
 ) -> Reviewed:
     """made: what reasoning wrote; without a position, what a reviewer pinned."""
-    stack, pinned = valid(rows), _pinned(valid(rows))
+    pinned = _pinned(valid(rows))
     persona = pinned.onto(made) if pinned is not None else made
     digest = persona_digest(persona)
-    last = stack[-1] if stack else None
+    last, stack = verdict(rows), valid(rows)
     state: State = "pending"
     if last is not None:
         state = OF_ACTION[last.action] if last.after == digest else "changed"
+    if state == "changed" and stack[-1].action == "ask" and stack[-1].after == digest:
+        state = "asked"
     if digest in rejected:
         state = "rejected"
     compared = None

@@ -64,6 +64,7 @@ class ItemReasoner:
         reasoned.aspects = dict(zip(users, found, strict=True))
         notes = [aspects for aspects in found if aspects is not None]
         summary = reasoned.summary.summary if reasoned.summary else ""
+        self._personas.decisions.refresh()
         reviews = [self.journal.review(item_id, user_id) for user_id in users]
         question = self._personas.question(item, summary, notes, list(filter(None, reviews)))
         if question is None:

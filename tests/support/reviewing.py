@@ -20,10 +20,13 @@ def in_review(folder: Path, item_id: str) -> dict[str, PersonaReview]:
 
 
 def decide(folder: Path, action: Action, item_id: str, persona_id: str, **changed: Any) -> None:
-    """Decide as "ann", who has seen the persona as it is; changed: texts of an edit, or seen."""
+    """Decide as "ann", who has seen the persona as it is.
+
+    changed: texts of an edit, seen, remark.
+    """
     seen = in_review(folder, item_id)[persona_id]
-    token = changed.pop("seen", seen.seen)
+    token, remark = changed.pop("seen", seen.seen), changed.pop("remark", "")
     given = {name: getattr(seen.texts, name) for name in ("name", "description")}
     given["preference_rationale"] = seen.texts.preference_rationale
     texts = PersonaTexts(**(given | changed)) if action == "edit" else None
-    desk_of(folder).decide(Order("ann", action, item_id, persona_id, token, texts))
+    desk_of(folder).decide(Order("ann", action, item_id, persona_id, token, texts, remark))

@@ -12,8 +12,8 @@ from p4r_qdrant.records import StoredPersona
 MAX_TEXT = 5000
 """Characters of a text that a reviewer writes."""
 
-Action = Literal["approve", "edit", "reject", "lock", "undo"]
-State = Literal["changed", "pending", "edited", "approved", "locked", "rejected"]
+Action = Literal["approve", "edit", "reject", "lock", "ask", "undo"]
+State = Literal["changed", "pending", "asked", "edited", "approved", "locked", "rejected"]
 OPEN: tuple[State, ...] = ("changed", "pending")
 """States in which a persona waits for a decision."""
 
@@ -100,7 +100,10 @@ class QueuePage:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A decision that a reviewer asks for. texts: of an edit. seen: see `PersonaReview`."""
+    """A decision that a reviewer makes. seen: see `PersonaReview`. texts: of an edit.
+
+    remark: what the reviewer says; with the action "ask", the LLM reads it.
+    """
 
     by: str
     action: Action

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, cast, get_args
 
 from fastapi import APIRouter, Query, Response
@@ -26,6 +26,7 @@ from p4r_qdrant.service.studio.desk import (
 from p4r_qdrant.service.studio.evidence import Quote
 from p4r_qdrant.service.studio.sessions import Session
 from p4r_qdrant.service.studio.visit import PREFIX, Reviewing, StudioRoute, Visit
+from p4r_qdrant.users.records import ItemWork
 
 router = APIRouter(prefix=PREFIX, route_class=StudioRoute, include_in_schema=False)
 
@@ -168,11 +169,30 @@ async def _decide(visit: Visit, item_id: str, form: Mapping[str, str]) -> None:
             form.get("remark", ""),
         )
         await served.in_thread(lambda: desk.decide(order))
+        if action == "ask":
+            await _queue(visit, order)
         if not visit.name:  # the form is older than this session
             _named(visit, order.by)
     if action == "withdraw" or (action == "reject" and form.get("now")):
         with served.backend.in_use() as live:
             await served.in_thread(lambda: live.writer.drop_personas([item_id], desk.is_rejected))
+
+
+async def _queue(visit: Visit, order: Order) -> None:
+    """Leave the item to the worker. Raises ProblemError if that fails; the remark is kept."""
+    job = ItemWork(item_id=order.item_id).job()
+    own = replace(job, key=f"{job.key} {order.persona_id} {order.seen}")  # one for each remark
+    served = visit.studio.served
+    try:
+        with served.backend.in_use() as live:
+            await served.in_thread(lambda: live.users.jobs.add(own))
+    except P4RError as error:
+        raise ProblemError(
+            503,
+            "not_queued",
+            "the remark is kept, but the worker does not know of it: p4r reason asks the LLM with "
+            f"it ({error})",
+        ) from None
 
 
 def _desk(visit: Visit) -> Desk:

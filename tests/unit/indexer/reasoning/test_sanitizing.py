@@ -115,7 +115,9 @@ def test_there_are_forty_injections() -> None:
 def test_every_template_renders_in_every_domain(domain: str) -> None:
     loaded = Domain.load(domain)
     values = {"slots": "s", "form": "f", "least": 2, "most": 7}
-    for step in ("summary", "aspects", "personas", "personas_unseen", "alignment"):
+    values |= {"remarks": "r", "open_remarks": "<r>", "close_remarks": "</r>"}
+    again = ("personas_again", "personas_unseen_again")
+    for step in ("summary", "aspects", "personas", "personas_unseen", *again, "alignment"):
         prompt = loaded.render(step, material="<<THE MATERIAL>>", language="French", **values)
         assert "<<THE MATERIAL>>" in prompt.user
         assert "<<THE MATERIAL>>" not in prompt.system

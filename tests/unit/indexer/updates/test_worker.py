@@ -36,6 +36,7 @@ from tests.support.jsonl import write
 from tests.support.kills import Kills
 from tests.support.memory_index import MemoryEngine, MemoryIndex
 from tests.support.obliging_llm import obliging
+from tests.support.reviewing import decide, in_review
 
 _TIME = re.compile(r', "time": \d+')
 HIS = "bob carried this kettle up every hill and made tea on the way home."
@@ -231,3 +232,18 @@ def waiting(path: Path, llm: ScriptedLLM) -> Shop:
         ItemWork(item_id="new", item=Item(item_id="new", title="New"), reviews=reviews).job()
     )
     return shop
+
+
+def test_a_worker_asks_with_the_remark_of_a_reviewer(tmp_path: Path, llm: ScriptedLLM) -> None:
+    shop = Shop(tmp_path, llm)
+    shop.store.jobs.add(ItemWork(item_id="kettle").job())
+    shop.work()
+    [first, *_] = in_review(shop.path, "kettle")
+    decide(shop.path, "ask", "kettle", first, remark="Say where she drinks it.")
+    before = len(llm.calls)
+    shop.store.jobs.add(ItemWork(item_id="kettle").job())
+    shop.work()
+    assert ["Say where she drinks it." in call.user for call in llm.calls[before:]] == [True]
+    shop.store.jobs.add(ItemWork(item_id="kettle").job())
+    shop.work()
+    assert len(llm.calls) == before + 1

@@ -12,6 +12,7 @@ pytest.importorskip("fastapi")
 
 from starlette.testclient import TestClient
 
+from indexer.artifacts.evidence import QuotedEvidence
 from p4r_qdrant.errors import IndexUnavailableError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.service.studio import catalogue, sessions
@@ -154,6 +155,45 @@ def test_each_button(client: TestClient, folder: Path) -> None:
     assert "reject by Ann" in page
     assert "about reject" in page
     assert own.post(SHIPS, data=form | {"action": "burn"}).status_code == 422
+
+
+def test_asking_the_llm_again_leaves_the_item_to_the_worker(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = reviewer(client)
+    empty = own.post(SHIPS, data=form_of(own, "ships_P0", action="ask"))
+    assert (empty.status_code, "the remark is empty" in Html(empty.text).text) == (422, True)
+    for remark in ("Less about sails.", "And less about ropes."):
+        form = form_of(own, "ships_P0", action="ask", remark=remark)
+        assert own.post(SHIPS, data=form).status_code == 303
+    assert in_review(folder, "ships")["ships_P0"].state == "asked"
+    assert "has not answered yet" in Html(own.get(SHIPS).text).text
+    with own.app.state.service.backend.in_use() as live:  # type: ignore[attr-defined]
+        assert [one.body["item_id"] for one in live.users.jobs.due(9)] == ["ships", "ships"]
+
+        def away(*_: Any) -> None:
+            raise IndexUnavailableError("Qdrant is away")
+
+        monkeypatch.setattr(type(live.users.jobs), "add", away)
+    form = form_of(own, "ships_P1", action="ask", remark="Which tides?")
+    answer = own.post(SHIPS, data=form)
+    assert (answer.status_code, "the remark is kept" in answer.text) == (503, True)
+    assert in_review(folder, "ships")["ships_P1"].state == "asked"
+    assert own.post(SHIPS, data=form).status_code == 409, "not kept twice"
+
+
+def test_a_folder_whose_personas_come_later(client: TestClient, folder: Path) -> None:
+    later = (folder / "personas.jsonl").rename(folder / "later")
+    client.app.state.studio.desk = desk_of(folder)  # type: ignore[attr-defined]
+    client.app.state.studio.evidence = QuotedEvidence(folder)  # type: ignore[attr-defined]
+    log_in(client, REVIEWER)
+    page = client.get("/studio/review")
+    assert (page.status_code, "no personas.jsonl yet" in page.text) == (200, True)
+    assert client.get(SHIPS).status_code == 404
+    assert client.get("/studio/item?id=ships").status_code == 200
+    later.rename(folder / "personas.jsonl")
+    assert "no personas.jsonl yet" not in client.get("/studio/review").text
+    assert client.get(SHIPS).status_code == 200
 
 
 def test_two_reviewers_at_once(client: TestClient, folder: Path) -> None:
