@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -109,6 +109,12 @@ Score = Annotated[float, BeforeValidator(_no_truth_value)]
 DomainName = Annotated[str, AfterValidator(check_domain)]
 Text = Annotated[str, BeforeValidator(_none_to_empty), AfterValidator(clean_text)]
 NonEmptyText = Annotated[Text, Field(min_length=1)]
+
+Action = Literal["approve", "edit", "reject", "lock", "ask", "undo"]
+"""What a reviewer decides about a persona."""
+
+State = Literal["changed", "pending", "asked", "edited", "approved", "locked", "rejected"]
+"""What the decisions make of a persona."""
 
 
 class _Record(BaseModel):

@@ -23,8 +23,7 @@ from indexer.artifacts.names import DECISIONS
 from indexer.artifacts.writing import storage_errors
 from p4r_qdrant.errors import InputError, P4RError, RecordError
 from p4r_qdrant.file_lock import LOCK_FILE, take
-from p4r_qdrant.records import Id, NonEmptyText, Persona, Text
-from p4r_qdrant.service.studio.desk import Action
+from p4r_qdrant.records import Action, Id, NonEmptyText, Persona, Text
 from p4r_qdrant.whole_files import PRIVATE, sync_folder
 
 WAIT_S = 10.0

@@ -22,7 +22,7 @@ from indexer.review.rules import Rules
 from indexer.review.standing import Reviewed, reviewed, version
 from p4r_qdrant.errors import InputError, RecordError
 from p4r_qdrant.index.payload import plain_text
-from p4r_qdrant.records import Item, ItemPersonas, StoredPersona
+from p4r_qdrant.records import Item, ItemPersonas, State, StoredPersona
 from p4r_qdrant.service.studio.desk import (
     OPEN,
     ConflictError,
@@ -33,7 +33,6 @@ from p4r_qdrant.service.studio.desk import (
     PersonaTexts,
     QueuePage,
     QueueRow,
-    State,
 )
 
 _Place = tuple[bool, float, float, str]

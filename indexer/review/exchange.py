@@ -23,14 +23,8 @@ from indexer.artifacts.spreadsheets import formula_safe, from_formula_safe
 from indexer.review.desk import ReviewDesk
 from indexer.review.standing import valid
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.records import Id, Text, clean_text
-from p4r_qdrant.service.studio.desk import (
-    Action,
-    ItemReview,
-    Order,
-    PersonaReview,
-    PersonaTexts,
-)
+from p4r_qdrant.records import Action, Id, Text, clean_text
+from p4r_qdrant.service.studio.desk import ItemReview, Order, PersonaReview, PersonaTexts
 
 LONGEST = 16 << 20
 """Characters of a cell."""

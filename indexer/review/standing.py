@@ -8,8 +8,7 @@ from typing import TypeGuard, get_args
 
 from indexer.artifacts.outdated import persona_digest
 from indexer.review.decisions import PINS, Decision, Texts
-from p4r_qdrant.records import ItemPersonas, Persona
-from p4r_qdrant.service.studio.desk import State
+from p4r_qdrant.records import ItemPersonas, Persona, State
 
 STATES: tuple[State, ...] = get_args(State)
 APPROVED: tuple[State, ...] = ("edited", "approved", "locked")

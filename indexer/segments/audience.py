@@ -14,6 +14,7 @@ from pathlib import Path
 
 from indexer.artifacts.names import AUDIENCE
 from indexer.artifacts.writing import storage_errors
+from p4r_qdrant.records import MAX_ID_LENGTH
 from p4r_qdrant.whole_files import write_whole
 
 _SIZE = re.compile(r"[0-9]{1,9}")
@@ -47,7 +48,7 @@ def erase_from_audience(folder: Path, users: Collection[str]) -> int:
     except csv.Error:
         rows = []
     lines = rows[1:]
-    if rows[:1] != [HEADER] or not all(len(row) == 4 and _SIZE.fullmatch(row[3]) for row in lines):
+    if rows[:1] != [HEADER] or not all(map(_is_line, lines)):
         with storage_errors(path, cannot="be removed"):
             path.unlink(missing_ok=True)
         return len(lines)
@@ -57,6 +58,10 @@ def erase_from_audience(folder: Path, users: Collection[str]) -> int:
     if len(kept) < len(lines):
         _write(path, kept)
     return len(lines) - len(kept)
+
+
+def _is_line(row: Sequence[str]) -> bool:
+    return len(row) == 4 and len(row[2]) <= MAX_ID_LENGTH and bool(_SIZE.fullmatch(row[3]))
 
 
 def _write(path: Path, rows: Sequence[Sequence[str]]) -> None:

@@ -22,11 +22,11 @@ from p4r_qdrant.index.payload import (
     point_id,
     slug,
 )
-from p4r_qdrant.records import MAX_ID_LENGTH, PersonaMatch, StoredPersona, check_id
+from p4r_qdrant.records import MAX_ID_LENGTH, PersonaMatch, State, StoredPersona, check_id
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.request import FailedError
-from p4r_qdrant.service.studio.desk import Desk, QueueRow, State
+from p4r_qdrant.service.studio.desk import Desk, QueueRow
 from p4r_qdrant.service.studio.evidence import Evidence, Quote
 from p4r_qdrant.service.studio.visit import PREFIX, Known, StudioRoute
 

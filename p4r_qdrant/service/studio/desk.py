@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.records import StoredPersona
+from p4r_qdrant.records import Action, State, StoredPersona
 
 MAX_TEXT = 5000
 """Characters of a text that a reviewer writes."""
 
-Action = Literal["approve", "edit", "reject", "lock", "ask", "undo"]
-State = Literal["changed", "pending", "asked", "edited", "approved", "locked", "rejected"]
 OPEN: tuple[State, ...] = ("changed", "pending")
 """States in which a persona waits for a decision."""
 

@@ -10,18 +10,16 @@ from typing import Annotated, cast, get_args
 from fastapi import APIRouter, Query, Response
 
 from p4r_qdrant.errors import P4RError
-from p4r_qdrant.records import MAX_ID_LENGTH
+from p4r_qdrant.records import MAX_ID_LENGTH, Action, State
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.service.studio.desk import (
     MAX_TEXT,
-    Action,
     ConflictError,
     Desk,
     Order,
     PersonaReview,
     PersonaTexts,
-    State,
 )
 from p4r_qdrant.service.studio.evidence import Quote
 from p4r_qdrant.service.studio.sessions import Session

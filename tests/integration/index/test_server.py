@@ -111,7 +111,7 @@ def test_a_busy_server_gets_the_whole_time_out(
     monkeypatch.setattr(node, "PROBE_S", 0.05)
     private_qdrant.start()
     private_qdrant.suspend()
-    waking = threading.Timer(0.5, private_qdrant.resume)
+    waking = threading.Timer(1.5, private_qdrant.resume)
     waking.start()
     try:
         with opened(on_server(private_qdrant.server, "personas")) as index:

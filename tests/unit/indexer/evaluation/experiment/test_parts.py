@@ -470,7 +470,10 @@ def test_a_configuration_that_cannot_be(text: str, sentence: str, tmp_path: Path
 def test_the_examples_can_be_read() -> None:
     folder = ROOT / "examples"
     names = {load_config(path).name for path in folder.glob("*.toml")}
-    assert names == {"Bookshop", "Bookshop, with LLM rerankers", "Magazines"}
+    assert names == {
+        *("Bookshop", "Bookshop, with LLM rerankers", "Magazines", "Magazines, with LLM rerankers"),
+        "Musical instruments",
+    }
     assert json.dumps(load_config(folder / "bookshop.toml").model_dump(mode="json"))
 
 
