@@ -6,7 +6,8 @@ from typing import Any
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.review.desk import ReviewDesk
 from indexer.review.rules import Rules
-from p4r_qdrant.service.studio.desk import Action, Order, PersonaReview, PersonaTexts
+from p4r_qdrant.records import Action
+from p4r_qdrant.service.studio.desk import Order, PersonaReview, PersonaTexts
 
 
 def desk_of(folder: Path, *banned: str) -> ReviewDesk:

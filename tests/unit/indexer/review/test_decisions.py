@@ -18,8 +18,7 @@ from indexer.review.rules import Rules
 from indexer.review.screening import Policy, Screening
 from indexer.review.standing import gone, reviewed
 from p4r_qdrant.errors import InputError, SettingsError
-from p4r_qdrant.records import ItemPersonas, Persona
-from p4r_qdrant.service.studio.desk import Action
+from p4r_qdrant.records import Action, ItemPersonas, Persona
 
 
 def persona(number: int, text: str = "pruning old roses") -> Persona:
