@@ -4,85 +4,27 @@ import http.server
 import logging
 import re
 import threading
-import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
-from devtools.qdrant_process import PrivateQdrant
 from p4r_qdrant import Settings
 from p4r_qdrant.errors import AuthenticationError, SettingsError
 from p4r_qdrant.index.server import nodes as health
+from tests.support.cluster_load import at_all, check_interactions, load
 from tests.support.messages import sentence
 from tests.support.polling import wait_until
 from tests.support.private_qdrant import private_cluster, private_servers, replicas
 from tests.support.serving import (
     AS_ADMIN,
-    CATALOGUE,
-    DIMENSION,
     make_app,
     make_index,
     running,
     with_service,
 )
-
-
-def at_all(nodes: list[PrivateQdrant], **index: Any) -> Settings:
-    return Settings.load(
-        qdrant={
-            "url": ",".join(one.url for one in nodes),
-            "grpc_ports": ",".join(str(one.grpc_port) for one in nodes),
-            "api_key": nodes[0].api_key,
-            "collection": "personas",
-            "timeout_s": 6,
-        },
-        index=index,
-    )
-
-
-@contextmanager
-def load(address: str) -> Iterator[tuple[Counter[str], list[tuple[str, int]]]]:
-    """Reranks and interactions; yields what became of the reranks, and what was acknowledged."""
-    seen: Counter[str] = Counter()
-    written: list[tuple[str, int]] = []
-    over = threading.Event()
-
-    def rerank() -> None:
-        body = {"users": [{"vector": [1.0] * DIMENSION, "candidates": list(CATALOGUE)}]}
-        with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client:
-            while not over.is_set():
-                answer = client.post("/v1/rerank", json=body)
-                found = answer.json()
-                fine = answer.status_code == 200 and not found["degraded"]
-                seen["ok" if fine else f"{answer.status_code} {found['rankings']}"] += 1
-                time.sleep(0.005)
-
-    def write() -> None:
-        with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=60) as client:
-            for number in range(1, 1_000_000):
-                if over.is_set():
-                    return
-                one = {"item_id": "ships", "timestamp": number}
-                user = f"user-{number % 5}"
-                answer = client.post(f"/v1/users/{user}/interactions", json=one)
-                if answer.status_code == 202:
-                    written.append((user, number))
-                time.sleep(0.02)
-
-    threads = [threading.Thread(target=one) for one in (rerank, rerank, write)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield seen, written
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
 
 
 def test_a_node_that_dies_and_one_that_hangs_cost_no_rerank(
@@ -96,36 +38,26 @@ def test_a_node_that_dies_and_one_that_hangs_cost_no_rerank(
         app = make_app(with_service(settings, deadline_ms=2000))
         first = cluster[health._FIRST % 3]  # the one that writes go to
         with running(app) as address:
-            with load(address) as (seen, written):
-
-                def goes_on(count: int) -> None:
-                    enough = seen["ok"] + count
-                    wait_until(lambda: seen["ok"] >= enough)
-
-                goes_on(50)
+            with load(address) as found:
+                found.wait_for_reranks(50)
                 first.kill()
-                goes_on(100)
-                acknowledged = len(written)
-                wait_until(lambda: len(written) > acknowledged)
+                found.wait_for_reranks(100)
+                found.wait_for_writes(1)
                 first.start()
                 name = "personas-hash-encoder-1"
                 wait_until(lambda: set(replicas(first, name)) == {"Active"})
-                goes_on(20)
+                found.wait_for_reranks(20)
                 other = next(one for one in cluster if one is not first)
                 other.suspend()
-                goes_on(100)
+                found.wait_for_reranks(100)
                 other.resume()
-                goes_on(20)
-            assert set(seen) == {"ok"}
+                found.wait_for_reranks(20)
+            assert set(found.reranks) == {"ok"}
             assert any("does not answer" in one for one in caplog.messages)
             metrics = httpx2.get(f"{address}/metrics", headers=AS_ADMIN, timeout=60).text
             [failovers] = re.findall(r"^p4r_qdrant_failovers_total (\S+)$", metrics, re.MULTILINE)
             assert float(failovers) >= 2
-            for user, count in Counter(user for user, _ in written).items():
-                answer = httpx2.get(
-                    f"{address}/v1/users/{user}/export", headers=AS_ADMIN, timeout=60
-                )
-                assert len(answer.text.splitlines()) >= count, "an acknowledged write is lost"
+            check_interactions(address, found)
 
 
 @contextmanager
