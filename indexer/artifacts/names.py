@@ -20,6 +20,8 @@ DECISIONS = "decisions.jsonl"
 FLAGS = "flags.jsonl"
 SEGMENTS = "segments.json"
 AUDIENCE = "audience.csv"
+MAPS = "maps"
+"""A folder: see `p4r_qdrant.index.maps`."""
 
 ARTIFACTS = frozenset(
     {ITEMS, REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, CANDIDATES, ARRIVALS}

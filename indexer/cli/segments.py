@@ -30,7 +30,7 @@ def segments(
     """Cluster the personas of the live version into segments, and count their users.
 
     A segment keeps its id where the cluster stays the same: DIR/segments.json remembers it. The
-    version keeps the segments, and the studio shows them.
+    version keeps the segments and a map of the personas, and the studio shows both.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.names import ASPECTS, REVIEWS

@@ -70,6 +70,7 @@ def serve(
         return
 
     from indexer.artifacts.evidence import QuotedEvidence
+    from indexer.artifacts.names import MAPS
     from indexer.ledger import LEDGER, Ledger
     from indexer.review.desk import ReviewDesk
     from indexer.updates.worker import Worker
@@ -79,12 +80,14 @@ def serve(
     with_studio = settings.service.studio
     evidence = QuotedEvidence(artifacts) if with_studio else None
     desk = ReviewDesk(sources.folder, sources.rules) if with_studio else None
+    maps = artifacts / MAPS if with_studio else None
     with Ledger(artifacts / LEDGER) as ledger:
         run_service(
             settings,
             lambda backend: WorkerThread(Worker(backend, sources, ledger)),
             evidence=evidence,
             desk=desk,
+            maps=maps,
         )
 
 
@@ -99,7 +102,7 @@ def studio(
             metavar="DIR",
             exists=True,
             file_okay=False,
-            help="Quote the reviews of this folder, and review its personas.",
+            help="Quote the reviews of this folder, review its personas, and show its map.",
         ),
     ] = None,
     browser: Annotated[
@@ -131,6 +134,7 @@ def studio(
     settings = _settings(options)
     from indexer.artifacts.evidence import QuotedEvidence
     from indexer.artifacts.folder import ArtifactFolder
+    from indexer.artifacts.names import MAPS
     from indexer.review.desk import ReviewDesk
     from indexer.review.rules import Rules
     from p4r_qdrant.service.run import serve as run_service
@@ -140,13 +144,14 @@ def studio(
         if sys.stdout.isatty() if browser is None else browser:
             webbrowser.open(f"{address}/studio")
 
-    evidence = desk = None
+    evidence = desk = maps = None
     if artifacts is not None:
         folder = ArtifactFolder(artifacts)
         folder.personas()
         evidence = QuotedEvidence(artifacts)
         desk = ReviewDesk(folder, Rules.load(settings.reasoning.rules))
-    run_service(settings, evidence=evidence, desk=desk, listening_at=show)
+        maps = artifacts / MAPS
+    run_service(settings, evidence=evidence, desk=desk, maps=maps, listening_at=show)
 
 
 def _settings(options: dict[str, Any]) -> Settings:

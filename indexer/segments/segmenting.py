@@ -20,11 +20,13 @@ from indexer.progress import SILENT, Progress
 from indexer.reasoning.extractive.terms import Terms
 from indexer.segments.audience import write_audience
 from indexer.segments.clustering import PersonaKey, clusters, matched
+from indexer.segments.mapping import write_map
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.index import PersonaIndex
+from p4r_qdrant.index.payload import point_id
 from p4r_qdrant.index.segments import Example, Segment, to_text
 from p4r_qdrant.records import StoredPersona
 from p4r_qdrant.settings import HistorySettings
@@ -61,6 +63,7 @@ class Segmented:
 @dataclass(frozen=True)
 class _Personas:
     stored: Sequence[StoredPersona]
+    points: Sequence[str]
     vectors: Floats
 
 
@@ -75,9 +78,10 @@ def make_segments(
     """Make the segments of the personas in an index, and record them with its version.
 
     DIR/segments.json keeps which persona is in which segment, so that a later version's segments
-    get the same ids where the clusters are the same. encoder: of users' histories; None: users are
-    not counted. Memory holds all persona vectors. Raises InputError if the index has no personas,
-    IndexMismatchError if the encoder did not make it.
+    get the same ids where the clusters are the same. DIR/maps keeps where in the plane they lie.
+    encoder: of users' histories; None: users are not counted. Memory holds all persona vectors.
+    Raises InputError if the index has no personas, IndexMismatchError if the encoder did not make
+    it.
     """
     if encoder is not None:
         index.metadata.check(encoder.dimension, encoder.fingerprint, index.location)
@@ -114,23 +118,28 @@ def make_segments(
     with storage_errors(path, kept="nothing was recorded"):
         write_whole(path, json.dumps(kept, ensure_ascii=False))
     ordered = tuple(sorted(segments, key=lambda one: (-one.personas, one.id)))
-    index.record(segments=to_text(ordered))
+    rank = {one.id: number for number, one in enumerate(ordered)}
+    ranks = np.array([rank[one] for one in ids], np.uint8)
+    drawn = write_map(folder.path, personas.vectors, ranks[labels], personas.points)
+    index.record(segments=to_text(ordered), persona_map=drawn)
     return Segmented(ordered, len(users), left_out)
 
 
 def _read(index: PersonaIndex, progress: Progress) -> _Personas:
     stored: list[StoredPersona] = []
+    points: list[str] = []
     blocks: list[Floats] = []
     for some in batches(index.vectors(), AT_ONCE):
         for item_id, rows in some:
             own = index.get(item_id)
             if len(own) == len(rows):  # else another process replaces it just now
                 stored += own
+                points += [point_id(item_id, place) for place in range(len(own))]
                 blocks.append(rows)
         progress.advance(len(some))
     if not blocks:
         raise InputError(f"{index.location} holds no personas; publish some first")
-    return _Personas(stored, np.concatenate(blocks))
+    return _Personas(stored, points, np.concatenate(blocks))
 
 
 def _before(path: Path) -> tuple[dict[str, set[PersonaKey]], int]:

@@ -50,6 +50,7 @@ class IndexMetadata:
     popular: ids of the most popular items, as a JSON list.
     changes: what the version changes for readers (see `Changes`), as JSON; "" if not compared.
     segments: see `index.segments`, as JSON; "" if `p4r segments` was not run.
+    persona_map: the name of the map of these personas (see `index.maps`), made by the same command.
     restored: the backup that the version came from, and its number there (see `is_whole`).
     """
 
@@ -70,6 +71,7 @@ class IndexMetadata:
     popular: str = ""
     changes: str = ""
     segments: str = ""
+    persona_map: str = ""
     restored: str = ""
 
     @classmethod

@@ -6,6 +6,7 @@ import importlib.resources
 import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -76,11 +77,15 @@ class Application(FastAPI):
 
 
 def create_app(
-    served: Service, evidence: Evidence | None = None, desk: Desk | None = None
+    served: Service,
+    evidence: Evidence | None = None,
+    desk: Desk | None = None,
+    maps: Path | None = None,
 ) -> FastAPI:
     """The application of a service; its lifespan starts and closes the service.
 
-    `evidence` finds the reviews that the studio quotes, `desk` keeps the decisions of reviewers.
+    `evidence` finds the reviews that the studio quotes, `desk` keeps the decisions of reviewers,
+    `maps` is the folder of its maps.
     """
 
     @asynccontextmanager
@@ -133,7 +138,7 @@ def create_app(
     app.include_router(recommendations.router)
     _add_operations(app)
     if own.studio:
-        studio.install(app, served, evidence, desk)
+        studio.install(app, served, evidence, desk, maps)
     _add_documentation(app)
     return app
 

@@ -21,6 +21,7 @@ from indexer.artifacts.names import (
     ASPECTS,
     CANDIDATES,
     FLAGS,
+    MAPS,
     PERSONAS,
     REVIEWS,
     SPLITS,
@@ -186,7 +187,7 @@ def others_naming(folder: ArtifactFolder, users: Collection[str]) -> list[str]:
         for path in sorted(folder.path.rglob("*"))
         if path.is_file()
         and path not in known
-        and path.parent.name != LEDGER
+        and path.parent.name not in (LEDGER, MAPS)
         and _holds(path, [one.encode() for one in ids])
     ]
 

@@ -35,7 +35,10 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""The headers of every answer: nothing of another address, no script, no frame, no copy."""
+"""The headers of every answer: nothing of another address, no script, no frame, no copy.
+
+The map alone has a policy of its own.
+"""
 
 PREFIX = "/studio"
 
@@ -46,12 +49,17 @@ TEMPLATES = Templates(Path(__file__).parent / "templates")
 
 
 class Studio:
-    """What the pages of a service share. evidence, desk: None without an artifact folder."""
+    """What the pages of a service share. evidence, desk, maps: None without an artifact folder."""
 
     def __init__(
-        self, served: Service, evidence: Evidence | None = None, desk: Desk | None = None
+        self,
+        served: Service,
+        evidence: Evidence | None = None,
+        desk: Desk | None = None,
+        maps: Path | None = None,
     ) -> None:
         self.served = served
+        self.maps = maps
         self.desk = desk
         self.settings: ServiceSettings = served.backend.settings.service
         self.sessions = Sessions(self.settings)
@@ -186,7 +194,7 @@ async def _of_problem(visit: Visit, error: ProblemError) -> Response:
 
 def _finished(visit: Visit, answer: Response) -> Response:
     for name, value in HEADERS.items():
-        answer.headers[name] = value
+        answer.headers.setdefault(name, value)
     if visit.is_new and visit.session is not None:
         request = visit.request
         # A proxy may have taken the TLS off. Who claims so without one only hurts oneself.

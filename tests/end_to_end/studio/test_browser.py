@@ -14,15 +14,19 @@ from tests.support.browser import WIDTHS, Watched, chromium
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
 from tests.support.hostile_texts import HOSTILE_TEXTS
+from tests.support.maps import record_map
 from tests.support.serving import ADMIN, DIMENSION, make_app, make_index, running, with_service
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+MAPPED = ["ships", *(f"hostile {number}" for number in range(len(HOSTILE_TEXTS))), "roses"]
+
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    settings = embedded(tmp_path_factory.mktemp("studio") / "index")
+    folder = tmp_path_factory.mktemp("studio")
+    settings = embedded(folder / "index")
     make_index(settings)
     encoder = HashEncoder(DIMENSION)
     with open_index(settings, encoder=encoder) as index:
@@ -35,7 +39,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             fields = {"item_title": text, "summary": text, "category": text, "own": text}
             index.replace_item(f"hostile {number}", own, encoder.encode_personas(own), fields)
         index.record(**hostile_records())
-    with running(make_app(with_service(settings, studio=True))) as address:
+        record_map(index, folder / "maps", MAPPED)
+    app = make_app(with_service(settings, studio=True))
+    app.state.studio.maps = folder / "maps"
+    with running(app) as address:
         yield address
 
 
@@ -116,6 +123,62 @@ def test_each_page_on_a_phone_and_on_a_desktop(
         page.click("header button")
     assert page.url == f"{address}/studio/login"
     watched.check()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_map(address: str, browser: "Browser", width: int) -> None:
+    watched = Watched(browser, address, width, dark=width == WIDTHS[0])
+    page = watched.page
+    page.goto(f"{address}/studio/login?")
+    page.fill("#key", ADMIN)
+    page.press("#key", "Enter")
+    page.goto(f"{address}/studio/map")
+    page.get_by_text(f"{len(MAPPED)} personas", exact=True).wait_for()
+    drawn = (
+        "() => { const one = document.getElementById('map'); const all = one.getContext('2d')"
+        ".getImageData(0, 0, one.width, one.height).data; const seen = new Set();"
+        "for (let i = 0; i < all.length; i += 4) if (all[i + 3] === 255)"
+        "seen.add([all[i], all[i + 1], all[i + 2]].join()); return seen.size; }"
+    )
+    page.wait_for_function(f"({drawn})() === 2")
+    box = page.locator("#map").bounding_box()
+    assert box is not None
+    across, down = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    half = 0.47 * min(box["width"], box["height"])
+    for place in range(1, len(MAPPED) - 1):  # hostile texts in what the script shows
+        off = half * (2 * place / (len(MAPPED) - 1) - 1)
+        page.mouse.move(across + off, down + off)
+        page.locator(f"#shown[data-number='{place}']").wait_for()
+    watched.check()
+    page.mouse.move(across - half, down - half)
+    page.get_by_text("tall ships under sail").wait_for()
+    page.select_option("#only", "1")
+    page.wait_for_function(f"({drawn})() === 1")
+    page.select_option("#only", "")
+    page.focus("#map")
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowLeft")
+    page.locator("#shown h2").wait_for()
+    page.click("#whole")
+    page.mouse.move(across + half, down + half)
+    with page.expect_navigation():
+        page.mouse.click(across + half, down + half)
+    assert page.url == f"{address}/studio/item?id=roses"
+    watched.said = [one for one in watched.said if "401" not in one]
+    watched.check()
+
+
+def test_the_map_without_scripts(address: str, browser: "Browser") -> None:
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(f"{address}/studio/login")
+    page.fill("#key", ADMIN)
+    with page.expect_navigation():
+        page.press("#key", "Enter")
+    page.goto(f"{address}/studio/map")
+    assert "this browser runs none" in page.inner_text("main")
+    assert not page.is_visible("#map")
+    page.click("main a")
+    assert page.url == f"{address}/studio/segments"
 
 
 def test_a_script_would_not_run(address: str, browser: "Browser") -> None:

@@ -22,7 +22,9 @@ from indexer.updates.erasing.run import erasing
 from p4r_qdrant import Persona
 from p4r_qdrant.arrays import normalised
 from p4r_qdrant.errors import IndexMismatchError, InputError
+from p4r_qdrant.index.maps import PersonaMap
 from p4r_qdrant.index.segments import from_text
+from p4r_qdrant.records import PersonaMatch
 from p4r_qdrant.settings import HistorySettings
 from tests.support.jsonl import write
 from tests.support.memory_index import MemoryIndex
@@ -89,6 +91,13 @@ def test_segments_are_found_named_counted_and_kept(folder: ArtifactFolder) -> No
     assert (roses.users, roses.share) == (None, None), "one user is not told of"
     assert {one.item_id for one in bread.examples} <= {f"item-{n}" for n in (0, 3, 6, 9)}
     assert from_text(index.metadata.segments) == found.segments
+    drawn = PersonaMap(folder.path / "maps", index.metadata.persona_map)
+    points = [drawn.point_id(number) for number in range(len(drawn))]
+    at = index.explain([PersonaMatch("", 0.0, one) for one in points])
+    groups = drawn.drawn()[-len(drawn) :]
+    names = {one.persona.item_id: found.segments[n].name for one, n in zip(at, groups, strict=True)}
+    assert len(names) == 12
+    assert all(WORDS[int(one[5:]) % 3].title() in name for one, name in names.items())
     rows = audience(folder)
     assert rows[0] == HEADER
     assert sorted(row[2] for row in rows[1:]) == sorted(f"user-{n}" for n in range(11))

@@ -36,7 +36,14 @@ from tests.support.serving import (
 from tests.support.studio_pages import Html, log_in, token
 
 Serve = Callable[..., TestClient]
-PAGES = ("/studio", "/studio/search", "/studio/reader", "/studio/segments", "/studio/versions")
+PAGES = (
+    "/studio",
+    "/studio/search",
+    "/studio/reader",
+    "/studio/segments",
+    "/studio/map",
+    "/studio/versions",
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +78,8 @@ def test_without_the_option_there_is_no_studio(made: Path) -> None:
 
 def test_the_pages_need_a_login(serve: Serve) -> None:
     client = serve()
-    for place in (*PAGES, "/studio/item?id=ships", "/studio/nowhere"):
+    own = ("/studio/item?id=ships", "/studio/map/points", "/studio/map/persona?number=0")
+    for place in (*PAGES, *own, "/studio/nowhere"):
         answer = client.get(place)
         assert answer.status_code == 401
         assert "ships" not in Html(answer.text).text.lower()
@@ -179,6 +187,7 @@ def test_the_headers(serve: Serve) -> None:
         policy = answer.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; style-src 'self'; img-src 'self'")
         assert "unsafe" not in policy
+        assert ("script-src" in policy) == (place == "/studio/map")
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-store"
 
