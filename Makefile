@@ -80,14 +80,14 @@ demo-llm: $(VENV)/.installed-demo-llm  ## the same from raw reviews, with a smal
 # decisions of a review stay there, `rm -r .cache/studio` starts anew.
 studio: $(VENV)/.installed-studio  ## the pages for people, on the bookshop, on this machine
 	@mkdir -p $(STUDIO)
-	@test -d $(STUDIO)/bookshop || { cp -R examples/bookshop $(STUDIO)/bookshop.new \
-		&& mv $(STUDIO)/bookshop.new $(STUDIO)/bookshop; }
+	@test -d $(STUDIO)/bookshop || { rm -rf $(STUDIO)/copying \
+		&& cp -R examples/bookshop $(STUDIO)/copying && mv $(STUDIO)/copying $(STUDIO)/bookshop; }
 	cd $(STUDIO) && unset P4R_QDRANT__URL \
 	&& export P4R_QDRANT__PATH=index P4R_ENCODER__MODEL=all-MiniLM-L6-v2 \
-	&& $(CURDIR)/$(BIN)/p4r publish --artifacts bookshop --domain books \
-	&& $(CURDIR)/$(BIN)/p4r segments --artifacts bookshop \
-	&& $(CURDIR)/$(BIN)/p4r review flag --artifacts bookshop \
-	&& exec $(CURDIR)/$(BIN)/p4r studio --artifacts bookshop $(ARGS)
+	&& ../../$(BIN)/p4r publish --artifacts bookshop --domain books \
+	&& ../../$(BIN)/p4r segments --artifacts bookshop \
+	&& ../../$(BIN)/p4r review flag --artifacts bookshop \
+	&& exec ../../$(BIN)/p4r studio --artifacts bookshop $(ARGS)
 
 bench: $(VENV)/.installed-bench  ## install into .venv what is needed; measure reranking and encoding
 	@docker/fetch-qdrant.sh >/dev/null || echo "no Qdrant binary: the embedded engine alone" >&2

@@ -129,9 +129,10 @@ def test_each_page_on_a_phone_and_on_a_desktop(
 def test_the_map(address: str, browser: "Browser", width: int) -> None:
     watched = Watched(browser, address, width, dark=width == WIDTHS[0])
     page = watched.page
-    page.goto(f"{address}/studio/login?")
+    page.goto(f"{address}/studio/login")
     page.fill("#key", ADMIN)
-    page.press("#key", "Enter")
+    with page.expect_navigation():
+        page.press("#key", "Enter")
     page.goto(f"{address}/studio/map")
     page.get_by_text(f"{len(MAPPED)} personas", exact=True).wait_for()
     drawn = (
@@ -141,11 +142,12 @@ def test_the_map(address: str, browser: "Browser", width: int) -> None:
         "seen.add([all[i], all[i + 1], all[i + 2]].join()); return seen.size; }"
     )
     page.wait_for_function(f"({drawn})() === 2")
+    page.locator("#map").scroll_into_view_if_needed()
     box = page.locator("#map").bounding_box()
     assert box is not None
     across, down = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     half = 0.47 * min(box["width"], box["height"])
-    for place in range(1, len(MAPPED) - 1):  # hostile texts in what the script shows
+    for place in (1, 17, 36, 40, 44):  # hostile texts in what the script shows
         off = half * (2 * place / (len(MAPPED) - 1) - 1)
         page.mouse.move(across + off, down + off)
         page.locator(f"#shown[data-number='{place}']").wait_for()
@@ -164,7 +166,6 @@ def test_the_map(address: str, browser: "Browser", width: int) -> None:
     with page.expect_navigation():
         page.mouse.click(across + half, down + half)
     assert page.url == f"{address}/studio/item?id=roses"
-    watched.said = [one for one in watched.said if "401" not in one]
     watched.check()
 
 
