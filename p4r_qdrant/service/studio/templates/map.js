@@ -2,7 +2,7 @@
 // at a place as escaped HTML.
 
 const canvas = document.getElementById("map");
-const context = canvas.getContext("2d");
+const context = canvas.getContext("2d", { willReadFrequently: true }); // drawn by the processor
 const shown = document.getElementById("shown");
 const only = document.getElementById("only");
 const base = canvas.dataset.base;
