@@ -34,7 +34,8 @@ def places(vectors: Floats) -> npt.NDArray[np.uint16]:
     lowest, highest = flat.min(axis=0), flat.max(axis=0)
     scale = max(float((highest - lowest).max()), 1e-9)
     middle = (lowest + highest) / 2
-    return np.rint((0.5 + (flat - middle) / scale).clip(0, 1) * _WIDTH).astype(np.uint16)
+    share: npt.NDArray[np.float64] = (0.5 + (flat - middle) / scale).clip(0, 1)
+    return np.rint(share * _WIDTH).astype(np.uint16)
 
 
 def write_map(

@@ -93,9 +93,10 @@ def test_segments_are_found_named_counted_and_kept(folder: ArtifactFolder) -> No
     assert from_text(index.metadata.segments) == found.segments
     drawn = PersonaMap(folder.path / "maps", index.metadata.persona_map)
     points = [drawn.point_id(number) for number in range(len(drawn))]
-    at = index.explain([PersonaMatch("", 0.0, one) for one in points])
+    matches = index.explain([PersonaMatch("", 0.0, one) for one in points])
+    at = [one.persona.item_id for one in matches if one.persona]
     groups = drawn.drawn()[-len(drawn) :]
-    names = {one.persona.item_id: found.segments[n].name for one, n in zip(at, groups, strict=True)}
+    names = {one: found.segments[number].name for one, number in zip(at, groups, strict=True)}
     assert len(names) == 12
     assert all(WORDS[int(one[5:]) % 3].title() in name for one, name in names.items())
     rows = audience(folder)
