@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,13 @@ class PrivateQdrant:
     def server(self) -> QdrantServer:
         return QdrantServer(self.url, self.grpc_port, self.api_key)
 
+    @property
+    def pid(self) -> int:
+        """The number of the process. Raises RuntimeError if it does not run."""
+        if self._process is None:
+            raise RuntimeError("this server is not running")
+        return self._process.pid
+
     def start(self, timeout: float = 60) -> None:
         """Start the process and wait until it is ready."""
         if self._process is not None:
@@ -136,19 +144,25 @@ class PrivateQdrant:
             self._process = None
 
 
-def start_cluster(nodes: list[PrivateQdrant]) -> None:
-    """Start servers as the nodes of one cluster, with one key, and wait until all know all."""
+def start_cluster(
+    nodes: list[PrivateQdrant], reached_at: Callable[[int], int] = lambda port: port
+) -> None:
+    """Start servers as the nodes of one cluster, with one key, and wait until all know all.
+
+    reached_at: a node's own port -> the port by which the other nodes reach it.
+    """
     ports = free_ports(len(nodes))
+    reached = [reached_at(port) for port in ports]
     for number, (node, port) in enumerate(zip(nodes, ports, strict=True)):
         node.api_key = nodes[0].api_key
         node.environment |= {
             "QDRANT__SERVICE__API_KEY": node.api_key,
             "QDRANT__CLUSTER__ENABLED": "true",
             "QDRANT__CLUSTER__P2P__PORT": str(port),
-            "QDRANT_URI": f"http://127.0.0.1:{port}",
+            "QDRANT_URI": f"http://127.0.0.1:{reached[number]}",
         }
         if number:
-            node.environment["QDRANT_BOOTSTRAP"] = f"http://127.0.0.1:{ports[0]}"
+            node.environment["QDRANT_BOOTSTRAP"] = f"http://127.0.0.1:{reached[0]}"
         node.start()
     while any(len(_peers(node)) < len(nodes) for node in nodes):
         time.sleep(0.05)

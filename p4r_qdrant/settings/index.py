@@ -179,11 +179,11 @@ class IndexSettings(Section):
         1, ge=1, description="Replication factor of a new collection on a cluster."
     )
     write_consistency: int = Field(
-        1,
-        ge=1,
+        0,
+        ge=0,
         description="Replicas of a new collection that must have a write before it is confirmed; a "
         "larger number than `replication` means all. With all of them, nothing can be written "
-        "while a node is away.",
+        "while a node is away. 0: half of them, rounded up, so 2 of 3.",
     )
     read_fan_out: int = Field(
         0,
@@ -191,6 +191,12 @@ class IndexSettings(Section):
         description="Further replicas of a new collection that answer each query at the same time; "
         "the first answer counts. 1 keeps a node that hangs from delaying the others.",
     )
+
+    @property
+    def confirming_replicas(self) -> int:
+        """The replicas of a new collection that must have a write before it is confirmed."""
+        asked = self.write_consistency or (self.replication + 1) // 2
+        return min(asked, self.replication)
 
     @property
     def field_types(self) -> dict[str, FieldType]:

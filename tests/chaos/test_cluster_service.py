@@ -1,6 +1,7 @@
 """Faults of a node while a service reranks, takes interactions and writes items.
 
-No rerank fails, no acknowledged write is lost, and no item is half-replaced after settling.
+No rerank fails, one in a hundred is degraded at most, no acknowledged write is lost, and no item is
+half-replaced after settling.
 """
 
 import shutil
@@ -17,8 +18,9 @@ from p4r_qdrant.index.server import nodes as health
 from tests.support.campaign import LONG, Attempt, Campaign, Scenario
 from tests.support.cluster_load import Load, at_all, check_interactions, check_items, load
 from tests.support.cluster_operations import all_active, fill, move_shards, peer_id
+from tests.support.network import Link
 from tests.support.polling import retry, wait_until
-from tests.support.private_qdrant import private_cluster
+from tests.support.private_qdrant import linked_cluster, private_cluster
 from tests.support.serving import make_app, make_index, running, with_service
 
 pytestmark = pytest.mark.skipif(not LONG, reason="make chaos ROUNDS=2 or more: it takes minutes")
@@ -44,7 +46,8 @@ def under_load(
             wait_until(lambda: all(all_active(one, replication) for one in nodes), 120)
             for node in nodes:
                 check_node(node, found)
-    assert set(found.reranks) == {"ok"}
+    assert set(found.reranks) <= {"ok", "degraded"}
+    assert found.reranks["degraded"] <= found.reranks["ok"] / 100
     assert set(found.refused) <= {503}
 
 
@@ -94,3 +97,21 @@ def replace(attempt: Attempt, nodes: Nodes, found: Load) -> None:
     gone.environment["QDRANT_BOOTSTRAP"] = other.environment["QDRANT_URI"]
     gone.start()
     fill(other, peer_id(gone))
+
+
+def test_a_node_is_cut_off_from_the_others(campaign: Campaign, tmp_path: Path) -> None:
+    """The service still reaches it, and writes to it first."""
+    scenario = campaign("cluster: a node is cut off under load", "settling and checking")
+    for attempt in scenario.attempts(1, 1):
+        with attempt, linked_cluster(tmp_path, 3) as (nodes, links):
+            under_load(scenario, attempt, nodes, 3, partial(cut_off, nodes, links))
+
+
+def cut_off(nodes: Nodes, links: list[Link], found: Load) -> None:
+    lonely, _ = first_and_another(nodes)
+    for number, link in enumerate(links):
+        link.cut(None if number == lonely else nodes[lonely].pid)
+    found.wait_for_reranks(300)
+    found.wait_for_writes(10)
+    for link in links:
+        link.mend(reset=True)

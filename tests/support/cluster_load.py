@@ -38,7 +38,7 @@ def at_all(nodes: list[PrivateQdrant], **index: Any) -> Settings:
 class Load:
     """What became of the requests.
 
-    reranks: "ok", or the answer that was not -> how many.
+    reranks: "ok", "degraded" or an error -> how many.
     interactions: user -> timestamps that were acknowledged.
     items: item -> versions it may be in: the last that was acknowledged, and those begun since.
     refused: status of an item or interaction that was not acknowledged -> how many.
@@ -52,9 +52,10 @@ class Load:
 
     def __str__(self) -> str:
         writes, refused = self.acknowledged.total(), self.refused.total()
-        other = self.reranks.total() - self.reranks["ok"]
+        ok, degraded = self.reranks["ok"], self.reranks["degraded"]
+        failed = self.reranks.total() - ok - degraded
         return (
-            f"{self.reranks['ok']} reranks ok, {other} not; "
+            f"{ok} reranks ok, {degraded} degraded, {failed} failed; "
             f"{writes} writes acknowledged, {refused} refused"
         )
 
@@ -81,8 +82,10 @@ def load(address: str) -> Iterator[Load]:
     def rerank(client: httpx2.Client, _: int) -> None:
         answer = client.post("/v1/rerank", json=RERANKING)
         said = answer.json()
-        fine = answer.status_code == 200 and not said["degraded"]
-        found.reranks["ok" if fine else f"{answer.status_code} {said}"] += 1
+        if answer.status_code == 200:
+            found.reranks["degraded" if said["degraded"] else "ok"] += 1
+        else:
+            found.reranks[f"{answer.status_code} {said}"] += 1
         time.sleep(0.005)
 
     def interact(client: httpx2.Client, number: int) -> None:

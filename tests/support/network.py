@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 class Link:
@@ -19,6 +20,7 @@ class Link:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._whole = threading.Event()
         self._whole.set()
+        self._only: int | None = None
         self._lock = threading.Lock()
         self._open = set[socket.socket]()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -27,7 +29,9 @@ class Link:
     def port(self) -> int:
         return int(self._listener.getsockname()[1])
 
-    def cut(self) -> None:
+    def cut(self, only: int | None = None) -> None:
+        """Cut it, or only the connections that the process `only` has opened (Linux)."""
+        self._only = only
         self._whole.clear()
 
     def mend(self, *, reset: bool = False) -> None:
@@ -50,11 +54,16 @@ class Link:
     def _accept(self) -> None:
         with suppress(OSError):  # closed
             while True:
-                caller = self._listener.accept()[0]
-                threading.Thread(target=self._connect, args=(caller,), daemon=True).start()
+                caller, (_, port) = self._listener.accept()
+                threading.Thread(target=self._connect, args=(caller, port), daemon=True).start()
 
-    def _connect(self, caller: socket.socket) -> None:
-        self._whole.wait()
+    def _wait(self, port: int) -> None:
+        """Wait while the connection from a local port is cut."""
+        if not self._whole.is_set() and (self._only is None or port in ports_of(self._only)):
+            self._whole.wait()
+
+    def _connect(self, caller: socket.socket, port: int) -> None:
+        self._wait(port)
         try:
             server = socket.create_connection(self._target)
         except OSError:
@@ -63,7 +72,7 @@ class Link:
         with self._lock:
             self._open |= {caller, server}
         threads = [
-            threading.Thread(target=self._forward, args=pair, daemon=True)
+            threading.Thread(target=self._forward, args=(*pair, port), daemon=True)
             for pair in ((caller, server), (server, caller))
         ]
         for thread in threads:
@@ -75,14 +84,24 @@ class Link:
         caller.close()
         server.close()
 
-    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, port: int) -> None:
         with suppress(OSError):
             while part := source.recv(1 << 16):
-                self._whole.wait()
+                self._wait(port)
                 target.sendall(part)
         for one in (source, target):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+
+def ports_of(process: int) -> set[int]:
+    """The local TCP ports (IPv4) of a process. Linux only."""
+    sockets = set[str]()
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            sockets.add(str(descriptor.readlink()))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[1].split(":")[1], 16) for row in rows if f"socket:[{row[9]}]" in sockets}
 
 
 @contextmanager

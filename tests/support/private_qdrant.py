@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from devtools.qdrant_process import PrivateQdrant, binary, start_cluster
+from tests.support.network import Link
 from tests.support.not_run import not_run
 
 
@@ -35,6 +36,24 @@ def private_cluster(folder: Path, count: int) -> Iterator[list[PrivateQdrant]]:
     with private_servers(folder, count) as nodes:
         start_cluster(nodes)
         yield nodes
+
+
+@contextmanager
+def linked_cluster(folder: Path, count: int) -> Iterator[tuple[list[PrivateQdrant], list[Link]]]:
+    """Nodes that reach each other by links, one to each node."""
+    made: list[Link] = []
+
+    def linked(port: int) -> int:
+        made.append(Link(port))
+        return made[-1].port
+
+    with private_servers(folder, count) as nodes:
+        try:
+            start_cluster(nodes, linked)
+            yield nodes, made
+        finally:
+            for one in made:
+                one.close()
 
 
 def replicas(node: PrivateQdrant, collection: str) -> list[str]:

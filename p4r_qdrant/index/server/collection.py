@@ -101,7 +101,7 @@ class Collection:
             self.name,
             shard_number=settings.shards,
             replication_factor=settings.replication,
-            write_consistency_factor=min(settings.write_consistency, settings.replication),
+            write_consistency_factor=settings.confirming_replicas,
             **options,
         )
         if settings.read_fan_out:

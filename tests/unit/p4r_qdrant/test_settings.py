@@ -507,3 +507,12 @@ def test_a_file_that_everybody_can_write_is_warned_of(
         assert [Settings.load().service.port for _ in range(2)] == [1, 1]
         assert len(caplog.records) == warnings
         assert all("chmod o-w p4r.toml" in one.getMessage() for one in caplog.records)
+
+
+def test_the_replicas_that_confirm_a_write() -> None:
+    def confirming(replication: int, asked: int) -> int:
+        index = {"replication": replication, "write_consistency": asked}
+        return Settings.load(index=index).index.confirming_replicas
+
+    assert [confirming(replication, 0) for replication in (1, 2, 3, 5)] == [1, 1, 2, 3]
+    assert [confirming(3, asked) for asked in (1, 2, 3, 9)] == [1, 2, 3, 3]
