@@ -24,6 +24,7 @@ LEAST_FREE = 2**30
 """Bytes of free disk space below which a build is likely to fail."""
 EXTRAS = {
     "encoder": ("sentence_transformers", "encode texts in this process"),
+    "onnx": ("onnxruntime", "encode texts with 8 bits"),
     "indexer": ("openai", "make personas, with or without an LLM"),
     "service": ("fastapi", "serve over HTTP"),
     "train": ("accelerate", "train an adapter"),

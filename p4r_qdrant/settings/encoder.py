@@ -59,6 +59,16 @@ class EncoderSettings(Section):
         "else float32.",
     )
     batch_size: int = Field(64, ge=1, description="Texts that are encoded in one batch.")
+    backend: Literal["torch", "onnx-int8"] = Field(
+        "torch",
+        description="What runs the model in this process. onnx-int8: ONNX Runtime on the CPU, with "
+        "weights and activations of 8 bits. It has a fingerprint of its own.",
+    )
+    onnx_folder: OptionalText = Field(
+        None,
+        description="Folder of the models that were exported for `backend`. Unset: p4r-onnx in the "
+        "folder of Hugging Face (HF_HOME, or ~/.cache/huggingface).",
+    )
     base_url: OptionalText = Field(
         None,
         description="Address of an OpenAI-compatible endpoint with /embeddings, such as "
@@ -82,9 +92,24 @@ class EncoderSettings(Section):
     allow_plaintext_key: bool = Field(False, description=PLAINTEXT_KEY)
 
     @model_validator(mode="after")
+    def _check_backend(self) -> EncoderSettings:
+        if self.backend == "torch":
+            return self
+        if self.device not in ("auto", "cpu") or self.dtype not in ("auto", "float32"):
+            raise ValueError(
+                f"the backend {self.backend} has its own device, the CPU, and its own dtype: "
+                "unset both, or set backend to torch"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_endpoint(self) -> EncoderSettings:
         if self.base_url is None:
             return self
+        if self.backend != "torch":
+            raise ValueError(
+                "backend is for a model in this process: unset base_url, or set backend to torch"
+            )
         check_address(
             self.base_url,
             "base_url",

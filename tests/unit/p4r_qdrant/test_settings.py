@@ -49,6 +49,8 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_ENCODER__DEVICE": ("cuda:1", "cuda:1"),
     "P4R_ENCODER__DTYPE": ("bfloat16", "bfloat16"),
     "P4R_ENCODER__BATCH_SIZE": ("8", 8),
+    "P4R_ENCODER__BACKEND": ("onnx-int8", "onnx-int8"),
+    "P4R_ENCODER__ONNX_FOLDER": ("exported", "exported"),
     "P4R_ENCODER__BASE_URL": ("http://localhost:8080/v1", "http://localhost:8080/v1"),
     "P4R_ENCODER__API_KEY": (KEY, SecretStr(KEY)),
     "P4R_ENCODER__TIMEOUT_S": ("7.5", 7.5),
@@ -487,6 +489,14 @@ def test_a_key_does_not_travel_unencrypted(section: str, name: str, url: str) ->
 def test_an_encoder_behind_an_address_takes_no_adapter() -> None:
     said = complaint(encoder={"base_url": "http://localhost:8080/v1", "adapter": "nightly"})
     assert "unset base_url" in said
+
+
+@pytest.mark.parametrize(
+    "other", [{"device": "cuda"}, {"dtype": "bfloat16"}, {"base_url": "http://localhost:8080/v1"}]
+)
+def test_onnx_runs_a_model_in_this_process_on_the_cpu(other: dict[str, str]) -> None:
+    said = complaint(encoder={"backend": "onnx-int8", **other})
+    assert "set backend to torch" in said
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]"])
