@@ -18,6 +18,7 @@ from indexer.ledger import Ledger
 from indexer.segments.audience import HEADER, erase_from_audience, write_audience
 from indexer.segments.clustering import clusters, matched
 from indexer.segments.segmenting import Options, Segmented, make_segments
+from indexer.updates.erasing.artifacts import others_naming
 from indexer.updates.erasing.run import erasing
 from p4r_qdrant import Persona
 from p4r_qdrant.arrays import normalised
@@ -151,6 +152,9 @@ def test_an_erased_user_leaves_the_audience(folder: ArtifactFolder, tmp_path: Pa
     assert left == {f"user-{n}" for n in range(8) if n != 3}, "two of ships would be too few"
     assert erased.places[0].removed["lines of audience.csv"] == 4
     assert json.loads((folder.path / "segments.json").read_text())["members"]
+    [drawn] = (folder.path / "maps").iterdir()
+    drawn.write_bytes(b'numbers that read "user-3" by chance')
+    assert others_naming(folder, ["user-3"]) == []
 
 
 def test_an_audience_that_is_none_is_removed(tmp_path: Path) -> None:
