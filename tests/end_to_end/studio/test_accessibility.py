@@ -103,7 +103,7 @@ def pages(page: "Page", address: str) -> Iterator[str]:
         for one in page.query_selector_all("summary"):  # what is folded is not looked at
             one.click()
         if place == "/map":
-            page.get_by_text("personas", exact=False).first.wait_for()
+            page.locator("#map").wait_for()  # the script shows it
         yield place
     page.goto(f"{address}/studio/reader")
     page.fill("#history", "roses\nships")
