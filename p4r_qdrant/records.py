@@ -54,6 +54,15 @@ def check_id(value: str) -> str:
     return value
 
 
+def is_id(text: str) -> bool:
+    """Whether a text can be an id."""
+    try:
+        check_id(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _as_id(value: Any) -> Any:
     """An id as a text: JSON catalogues often number their items; 17 and "17" are the same id.
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import EncoderError, IndexRefusedError, IndexUnavailableError
 from p4r_qdrant.live.pair import Vector
-from p4r_qdrant.records import MAX_ID_LENGTH
+from p4r_qdrant.records import is_id
 from p4r_qdrant.schemas.common_rerank import (
     CommonRerankAnswer,
     CommonRerankBody,
@@ -86,7 +86,7 @@ async def rerank(
 
 async def _person(query: str, served: Service, live: Live) -> Person:
     """Raises ProblemError (429, 503)."""
-    if len(query) <= MAX_ID_LENGTH:
+    if is_id(query):
         try:
             vector = await vector_of_user(query, served, live)
         except ProblemError as error:
@@ -102,7 +102,7 @@ async def _scores(
     documents: Sequence[str], person: Person, served: Service, live: Live
 ) -> tuple[list[float | None], Reason | None]:
     """A score for each document, and the reason why none has one."""
-    ids = [one for one in dict.fromkeys(documents) if one.strip() and len(one) <= MAX_ID_LENGTH]
+    ids = [one for one in dict.fromkeys(documents) if is_id(one)]
     of_items: Mapping[str, tuple[float | None, float | None]] = {}
     if person.vector is None:
         return [None] * len(documents), None
