@@ -194,11 +194,11 @@ def _made_once(folder: Path, write: Callable[[Path], None]) -> Path:
     if folder.is_dir():  # it may lie where nothing can be written
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
+    with _locked(folder.with_name(f"{folder.name}.lock")):
         if folder.is_dir():
             return folder
         _log.info("exporting the encoder to %s, once", folder)
-        part = folder.with_suffix(".unfinished")
+        part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         try:

@@ -3,6 +3,7 @@
 import http.server
 import logging
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,13 +86,16 @@ def test_addresses_that_do_not_belong_together(
         assert other.url in sentence(refused)
         assert one.url not in str(refused.value)
 
-        closed = Settings.load(
-            qdrant=at_all([one]).qdrant.model_dump()
-            | {"url": f"{one.url},http://127.0.0.1:1", "grpc_ports": f"{one.grpc_port},1"}
-        )
-        with caplog.at_level(logging.WARNING):
-            make_index(closed)
-        assert "http://127.0.0.1:1 does not answer" in caplog.text
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            port = closed.getsockname()[1]
+            away = Settings.load(
+                qdrant=at_all([one]).qdrant.model_dump()
+                | {"url": f"{one.url},http://127.0.0.1:{port}", "grpc_ports": f"{one.grpc_port},1"}
+            )
+            with caplog.at_level(logging.WARNING):
+                make_index(away)
+        assert f"http://127.0.0.1:{port} does not answer" in caplog.text
 
         wrong = Settings.load(
             qdrant=at_all([one]).qdrant.model_dump()
