@@ -119,7 +119,7 @@ def test_a_second_start_exports_nothing(
     monkeypatch.setattr(onnx_runtime, "_export", pytest.fail)
     again = PersonaEncoder(str(tiny), backend="onnx-int8", onnx_folder=str(exports))
     np.testing.assert_array_equal(again.encode_texts(TEXTS), int8.encode_texts(TEXTS))
-    assert not [path for path in exports.iterdir() if path.suffix == ".unfinished"]
+    assert not [path for path in exports.iterdir() if path.suffix == ".part"]
 
 
 def test_an_encoder_in_onnx_is_not_trained(int8: PersonaEncoder) -> None:
@@ -162,7 +162,7 @@ def test_of_two_at_once_one_exports(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_exported_again(tmp_path: Path) -> None:
-    left = tmp_path / "key.unfinished"
+    left = tmp_path / "key.part"
     left.mkdir()
     (left / "model.onnx.data").write_text("half")
 
