@@ -156,11 +156,11 @@ def fitted_columns(inputs: Inputs) -> Iterator[Column]:
         if item_id in inputs.catalogue:
             yield Column(item_id, int(number), *_largest(numbers[places], values, most))
         else:
-            yield _empty(item_id, int(number))
+            yield Column.empty(item_id, int(number))
     fitted = set(items)
     for item_id, number in inputs.numbers.items():
         if item_id not in fitted:
-            yield _empty(item_id, number)
+            yield Column.empty(item_id, number)
 
 
 def extended(inputs: Inputs) -> csr_matrix:
@@ -204,7 +204,3 @@ def _largest(numbers: Numbers, values: Floats, most: int) -> tuple[Numbers, Floa
     order = np.argsort(numbers)
     kept = order[values[order] != 0]
     return numbers[kept], values[kept]
-
-
-def _empty(item_id: str, number: int) -> Column:
-    return Column(item_id, number, np.zeros(0, np.uint32), np.zeros(0, np.float32))
