@@ -119,7 +119,7 @@ DomainName = Annotated[str, AfterValidator(check_domain)]
 Text = Annotated[str, BeforeValidator(_none_to_empty), AfterValidator(clean_text)]
 NonEmptyText = Annotated[Text, Field(min_length=1)]
 
-Action = Literal["approve", "edit", "reject", "lock", "ask", "undo"]
+Action = Literal["approve", "edit", "reject", "lock", "split", "ask", "undo"]
 """What a reviewer decides about a persona."""
 
 State = Literal["changed", "pending", "asked", "edited", "approved", "locked", "rejected"]

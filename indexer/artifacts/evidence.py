@@ -10,6 +10,8 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.lookup import Lookup, ReviewLookup, stamp_of
 from indexer.artifacts.names import PERSONAS, REVIEWS
+from indexer.review.decisions import Decisions
+from indexer.review.standing import reviewed
 from p4r_qdrant.errors import RecordError
 from p4r_qdrant.records import ItemPersonas, Review
 from p4r_qdrant.service.studio.evidence import Quote
@@ -27,8 +29,10 @@ class QuotedEvidence:
         self._folder = folder
         self._lock = threading.Lock()
         self._stamps: tuple[object, ...] = ()
+        self._decisions = Decisions(folder.path)
 
     def _follow(self) -> None:
+        self._decisions.refresh()
         paths = self._folder.at(PERSONAS), self._folder.at(REVIEWS)
         stamps = tuple(map(stamp_of, paths))
         if stamps != self._stamps:
@@ -46,13 +50,18 @@ class QuotedEvidence:
         with self._personas as personas, self._reviews as reviews:
             try:
                 found = personas.get(item_id)
+                decided = self._decisions.of(item_id)
                 return {
-                    one.persona_id: [
-                        Quote("\n".join(filter(None, (review.title, review.text))), review.rating)
-                        for user_id in one.evidence
+                    one.persona.persona_id: [
+                        _quote(review, number)
+                        for number, user_id in enumerate(one.persona.evidence, start=1)
                         if (review := reviews.get(item_id, user_id)) is not None
                     ]
-                    for one in (found.personas if found else ())
+                    for one in (reviewed(found, decided) if found else ())
                 }
             except RecordError:  # another process has just changed a file
                 return {}
+
+
+def _quote(review: Review, number: int) -> Quote:
+    return Quote("\n".join(filter(None, (review.title, review.text))), review.rating, number)

@@ -109,17 +109,24 @@ def export(
         typer.Option(help=f"One of {', '.join(STATE_NAMES)}.", callback=_check_state),
     ] = "open",
     flag: Annotated[str, typer.Option(help="Only personas with this flag.")] = "",
+    reviews: Annotated[
+        bool, typer.Option("--reviews", help="With the reviews behind each persona, by number.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Write personas as a table for a team that decides elsewhere, the riskiest items first.
 
-    Fill the columns decision (approve, edit, reject, lock, ask, undo), remark and by; for an
-    edit, change the texts. `p4r review import` reads the file.
+    Fill the columns decision (approve, edit, reject, lock, split, ask, undo), remark and by; for
+    an edit, change the texts. A split also needs the texts of the second half (other_name, ...)
+    and the numbers of the reviews that go to it (other_reviews). `p4r review import` reads the
+    file.
     """
+    from indexer.artifacts.evidence import QuotedEvidence
     from indexer.review.exchange import as_lines, rows
 
     desk = _desk(artifacts)
-    found = rows(desk, "" if state == "all" else state, flag)
+    evidence = QuotedEvidence(artifacts) if reviews else None
+    found = rows(desk, "" if state == "all" else state, flag, evidence)
     with new_file(output, REVIEW, [artifacts], force=force) as write:
         for line in as_lines(found, is_csv=output.suffix == ".csv"):
             write(line)

@@ -1,6 +1,7 @@
 """The decisions of reviewers: FOLDER/decisions.jsonl, append-only.
 
-    {"at", "by", "action", "item_id", "persona_id", "before", "after", "texts", "remark"}
+    {"at", "by", "action", "item_id", "persona_id", "before", "after", "texts", "remark",
+     "evidence", "other"}
 
 A decision is appended and synced under a lock. Their order is that of the file: clocks of reviewers
 may differ. A line that a kill cut off was confirmed to nobody, and the next decision replaces it.
@@ -32,7 +33,7 @@ POLL_S = 0.01
 MAX_NAME = 100
 """Characters of a reviewer's name."""
 
-PINS = ("edit", "lock")
+PINS = ("edit", "lock", "split")
 """Actions whose texts replace what reasoning writes."""
 
 
@@ -67,11 +68,23 @@ class Texts(BaseModel):
         return persona.model_copy(update=self.model_dump())
 
 
+class Half(BaseModel):
+    """The persona that a split makes beside the one that is split. after: its `persona_digest`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    persona_id: Id
+    texts: Texts
+    evidence: tuple[Id, ...]
+    after: str
+
+
 class Decision(BaseModel):
     """One line. before, after: `persona_digest` of what the reviewer saw, and of what it became.
 
     at: seconds since 1970 by the reviewer's clock. texts: the persona's texts after the decision;
-    None for an undo.
+    None for an undo. evidence: of a split, the users whose reviews stay with the persona; other:
+    what it was split off.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -85,6 +98,29 @@ class Decision(BaseModel):
     after: str
     texts: Texts | None = None
     remark: Text = ""
+    evidence: tuple[Id, ...] | None = None
+    other: Half | None = None
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """The users whose reviews a split has assigned."""
+        return (*(self.evidence or ()), *(self.other.evidence if self.other else ()))
+
+    def of_other(self, half: Half) -> Decision:
+        """The same split as a decision on the persona that it makes."""
+        own = {"texts": half.texts, "evidence": half.evidence, "after": half.after, "other": None}
+        return self.model_copy(update={"persona_id": half.persona_id, **own})
+
+
+def valid(rows: Sequence[Decision]) -> list[Decision]:
+    """The decisions on a persona that were not undone, in their order."""
+    stack: list[Decision] = []
+    for one in rows:
+        if one.action != "undo":
+            stack.append(one)
+        elif stack:
+            stack.pop()
+    return stack
 
 
 class Decisions:
@@ -160,11 +196,19 @@ class Decisions:
             return list(self._by_item)
 
     def of(self, item_id: str) -> Mapping[str, Sequence[Decision]]:
-        """Persona id -> its decisions in the order of the file."""
+        """Persona id -> its decisions in the order of the file.
+
+        A split is a decision on both halves, until it is undone.
+        """
         found: dict[str, list[Decision]] = {}
         for one in self.on(item_id):
-            found.setdefault(one.persona_id, []).append(one)
-        return {name: tuple(rows) for name, rows in found.items()}
+            rows = found.setdefault(one.persona_id, [])
+            if one.action == "undo" and (last := valid(rows)[-1:]) and last[0].other is not None:
+                found[last[0].other.persona_id].remove(last[0].of_other(last[0].other))
+            rows.append(one)
+            if one.other is not None:
+                found.setdefault(one.other.persona_id, []).append(one.of_other(one.other))
+        return {name: tuple(rows) for name, rows in found.items() if rows}
 
     def on(self, item_id: str) -> Sequence[Decision]:
         """All decisions on an item, in the order of the file."""

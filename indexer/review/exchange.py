@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +21,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from indexer.artifacts.lines import Refusals, validation_sentence
 from indexer.artifacts.opening import NOT_UTF8, check_delimited, opened
 from indexer.artifacts.spreadsheets import formula_safe, from_formula_safe
+from indexer.review.decisions import valid
 from indexer.review.desk import ReviewDesk
-from indexer.review.standing import valid
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Action, Id, Text, clean_text
-from p4r_qdrant.service.studio.desk import ItemReview, Order, PersonaReview, PersonaTexts
+from p4r_qdrant.service.studio.desk import (
+    ItemReview,
+    Order,
+    PersonaReview,
+    PersonaTexts,
+    SplitOff,
+)
+from p4r_qdrant.service.studio.evidence import Evidence, Quote
 
 LONGEST = 16 << 20
 """Characters of a cell."""
@@ -48,33 +56,54 @@ class Row(BaseModel):
     decision: Text = ""
     remark: Text = ""
     by: Text = ""
+    reviews: Text = ""
+    other_name: Text = ""
+    other_description: Text = ""
+    other_preference_rationale: Text = ""
+    other_reviews: Text = ""
 
     @property
     def texts(self) -> PersonaTexts:
         """The texts, with the line breaks of files."""
-        return PersonaTexts(
-            *(
-                one.replace("\r\n", "\n")
-                for one in (self.name, self.description, self.preference_rationale)
+        return _as_in_files(self.name, self.description, self.preference_rationale)
+
+    @property
+    def other(self) -> SplitOff:
+        """The second half of a split. Raises InputError."""
+        if not re.fullmatch(r"[\s,;0-9]*", self.other_reviews):
+            raise InputError(
+                f"{self.other_reviews[:40]!r} is no list of reviews: write numbers such as 2, 3"
             )
-        )
+        numbers = (number[:9] for number in re.findall("[0-9]+", self.other_reviews))
+        texts = self.other_name, self.other_description, self.other_preference_rationale
+        return SplitOff(_as_in_files(*texts), frozenset(map(int, numbers)))
+
+
+def _as_in_files(*texts: str) -> PersonaTexts:
+    return PersonaTexts(*(one.replace("\r\n", "\n") for one in texts))
 
 
 COLUMNS = tuple(Row.model_fields)
 NEEDED = ("item_id", "persona_id", "seen", "decision")
 
 
-def rows(desk: ReviewDesk, state: str, flag: str) -> Iterator[Row]:
+def rows(
+    desk: ReviewDesk, state: str, flag: str, evidence: Evidence | None = None
+) -> Iterator[Row]:
     """The personas in a state ("open": those that wait; "": all) and with a flag, riskiest first.
 
     Items are in the order of the queue; what is decided meanwhile is there as it is then.
+    evidence: finds the reviews that are quoted; None: none are.
     """
     for item_id in desk.item_ids():
         if (item := desk.item(item_id)) is not None:
-            yield from (_row(item, one) for one in item.personas if one.matches(state, flag))
+            quotes = evidence(item_id) if evidence is not None else {}
+            for one in item.personas:
+                if one.matches(state, flag):
+                    yield _row(item, one, quotes.get(one.persona_id, ()))
 
 
-def _row(item: ItemReview, one: PersonaReview) -> Row:
+def _row(item: ItemReview, one: PersonaReview, quotes: Sequence[Quote]) -> Row:
     return Row(
         item_id=item.item_id,
         title=item.title,
@@ -86,6 +115,7 @@ def _row(item: ItemReview, one: PersonaReview) -> Row:
         description=one.texts.description,
         preference_rationale=one.texts.preference_rationale,
         seen=one.seen,
+        reviews="\n".join(f"{quote.number}: {' '.join(quote.text.split())}" for quote in quotes),
     )
 
 
@@ -162,9 +192,13 @@ def _order(desk: ReviewDesk, row: Row, by: str) -> Order | None:
         same = texts == PersonaTexts(kept.name, kept.description, kept.preference_rationale)
         if action == "ask":
             same = last.remark == clean_text(row.remark)
+        if action == "split" and last.other is not None:
+            half, given_half = last.other.texts, row.other.texts
+            same &= given_half == PersonaTexts(**half.model_dump())
         if (last.by, last.action, same) == (name, action, True):
             return None
-    return Order(name, action, row.item_id, row.persona_id, row.seen, texts, remark=row.remark)
+    other = row.other if action == "split" else None
+    return Order(name, action, row.item_id, row.persona_id, row.seen, texts, row.remark, other)
 
 
 @contextmanager

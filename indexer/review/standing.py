@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard, get_args
 
 from indexer.artifacts.outdated import persona_digest
-from indexer.review.decisions import PINS, Decision, Texts
+from indexer.review.decisions import PINS, Decision, Texts, valid
 from p4r_qdrant.records import ItemPersonas, Persona, State
 
 STATES: tuple[State, ...] = get_args(State)
@@ -16,6 +17,7 @@ APPROVED: tuple[State, ...] = ("edited", "approved", "locked")
 OF_ACTION: Mapping[str, State] = {
     "approve": "approved",
     "edit": "edited",
+    "split": "edited",
     "lock": "locked",
     "reject": "rejected",
     "ask": "asked",
@@ -29,7 +31,8 @@ Decided = Mapping[str, Sequence[Decision]]
 class Reviewed:
     """A persona with what was decided about it.
 
-    persona: as it is served, with the texts of a reviewer if they are pinned (edited or locked).
+    persona: as it is served, with the texts of a reviewer if they are pinned (edited, split or
+    locked), and the evidence that a reviewer assigned to it.
     rows: all decisions on it, undone ones too. compared: what it is compared with: the texts last
     decided on, if reasoning has changed them since ("changed"), or what reasoning writes now, where
     others are pinned. position: its place in personas.jsonl; None if reasoning no longer makes it.
@@ -51,18 +54,23 @@ class Reviewed:
 
 def version(one: Reviewed) -> str:
     """What a decision on a persona has to name, so that none is about something unseen."""
-    return f"{len(one.rows)}-{one.digest}"
+    evidence = hashlib.blake2b("\0".join(one.persona.evidence).encode(), digest_size=4).hexdigest()
+    return f"{len(one.rows)}.{evidence}-{one.digest}"
 
 
-def valid(rows: Sequence[Decision]) -> list[Decision]:
-    """The decisions on a persona that were not undone, in their order."""
-    stack: list[Decision] = []
-    for one in rows:
-        if one.action != "undo":
-            stack.append(one)
-        elif stack:
-            stack.pop()
-    return stack
+def is_seen(one: Reviewed, seen: str, *, with_evidence: bool) -> bool:
+    """Whether `seen` names the persona as it is; of its evidence only where that matters."""
+    own = version(one)
+    return seen == own if with_evidence else _without_evidence(seen) == _without_evidence(own)
+
+
+def rows_seen(seen: str) -> str:
+    """The number of decisions that somebody has seen."""
+    return seen.partition("-")[0].partition(".")[0]
+
+
+def _without_evidence(seen: str) -> tuple[str, str]:
+    return rows_seen(seen), seen.partition("-")[2]
 
 
 def verdict(rows: Sequence[Decision]) -> Decision | None:
@@ -131,6 +139,9 @@ def _reviewed(
     """made: what reasoning wrote; without a position, what a reviewer pinned."""
     pinned = _pinned(valid(rows))
     persona = pinned.onto(made) if pinned is not None else made
+    assigned = next((one.evidence for one in reversed(valid(rows)) if one.evidence), None)
+    if assigned is not None:
+        persona = persona.model_copy(update={"evidence": list(assigned)})
     digest = persona_digest(persona)
     last, stack = verdict(rows), valid(rows)
     state: State = "pending"

@@ -26,6 +26,10 @@ def prepared(folder: Path) -> Path:
             texts = {name: getattr(one.texts, name) for name in ("name", "preference_rationale")}
             description = one.texts.description + (" Edited." if number % 2 else "")
             action = "edit" if number % 2 else "approve"
+            if one.evidence_count > 1 and number % 3 == 2:
+                action = "split"
+                other = {f"other_{name}": "Half" for name in (*texts, "description")}
+                row |= {**other, "other_reviews": "1"}
             rows.append({**row, **texts, "description": description, "decision": action})
     write(folder, "table.jsonl", rows)
     return folder
@@ -40,6 +44,7 @@ def test_killed_and_run_again(campaign: Campaign, tmp_path: Path) -> None:
     whole = prepared(tmp_path / "whole")
     done = IMPORT.succeed(whole)
     expected = kept(whole)
+    assert {one["action"] for one in expected} == {"approve", "edit", "split"}
     assert len(expected) == len((whole / "table.jsonl").read_text().splitlines()) > 90
     scenario = campaign("p4r review import: kill -9", "the run after the last kill")
     for attempt in scenario.attempts(2):

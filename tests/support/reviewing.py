@@ -23,11 +23,12 @@ def in_review(folder: Path, item_id: str) -> dict[str, PersonaReview]:
 def decide(folder: Path, action: Action, item_id: str, persona_id: str, **changed: Any) -> None:
     """Decide as "ann", who has seen the persona as it is.
 
-    changed: texts of an edit, seen, remark.
+    changed: texts of an edit or a split, seen, remark, other.
     """
     seen = in_review(folder, item_id)[persona_id]
     token, remark = changed.pop("seen", seen.seen), changed.pop("remark", "")
+    other = changed.pop("other", None)
     given = {name: getattr(seen.texts, name) for name in ("name", "description")}
     given["preference_rationale"] = seen.texts.preference_rationale
-    texts = PersonaTexts(**(given | changed)) if action == "edit" else None
-    desk_of(folder).decide(Order("ann", action, item_id, persona_id, token, texts, remark))
+    texts = PersonaTexts(**(given | changed)) if action in ("edit", "split") else None
+    desk_of(folder).decide(Order("ann", action, item_id, persona_id, token, texts, remark, other))

@@ -99,7 +99,7 @@ def planned(
     digests = {
         persona_digest(persona)
         for item_id, persona in _served(folder)
-        if (item_id, persona.persona_id) in lost
+        if (item_id, persona.persona_id) in lost or _rests_on(persona, every)
     }
     plan = Plan(
         users=every,
@@ -222,6 +222,9 @@ def _traces(folder: ArtifactFolder, ledger: Ledger) -> Iterator[tuple[str, str |
     for personas in _records(folder, PERSONAS, ItemPersonas):
         for persona in personas.personas:
             yield from ((user_id, personas.item_id) for user_id in persona.evidence)
+    decisions = Decisions(folder.path)
+    decisions.refresh()
+    yield from ((user_id, one.item_id) for one in decisions for user_id in one.users)
     for step in ledger.steps():
         for entry in ledger.entries(step):
             about = entry.get("about", {})
@@ -254,12 +257,16 @@ def _resting_on(folder: ArtifactFolder, users: set[str]) -> set[tuple[str, str]]
         (record.item_id, persona.persona_id)
         for record in _records(folder, PERSONAS, ItemPersonas)
         for persona in record.personas
-        if persona.evidence
-        and (
-            users.issuperset(persona.evidence)
-            or (persona.extractive and not users.isdisjoint(persona.evidence))
-        )
+        if _rests_on(persona, users)
     }
+
+
+def _rests_on(persona: Persona, users: set[str]) -> bool:
+    """Whether a persona is lost with these users. One half of a split may be, the other not."""
+    return bool(persona.evidence) and (
+        users.issuperset(persona.evidence)
+        or (persona.extractive and not users.isdisjoint(persona.evidence))
+    )
 
 
 def _losing_all(folder: ArtifactFolder, lost: set[tuple[str, str]]) -> set[str]:

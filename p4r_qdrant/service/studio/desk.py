@@ -30,6 +30,14 @@ class PersonaTexts:
 
 
 @dataclass(frozen=True, slots=True)
+class SplitOff:
+    """The second half of a persona that is split: its texts, and which reviews go to it, from 1."""
+
+    texts: PersonaTexts
+    reviews: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """A decision as people see it. at: seconds since 1970 by the reviewer's clock."""
 
@@ -98,9 +106,9 @@ class QueuePage:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A decision that a reviewer makes. seen: see `PersonaReview`. texts: of an edit.
+    """A decision that a reviewer makes. seen: see `PersonaReview`. texts: of an edit or a split.
 
-    remark: what the reviewer says; with the action "ask", the LLM reads it.
+    remark: what the reviewer says; with the action "ask", the LLM reads it. other: of a split.
     """
 
     by: str
@@ -110,6 +118,7 @@ class Order:
     seen: str
     texts: PersonaTexts | None = None
     remark: str = ""
+    other: SplitOff | None = None
 
 
 class Desk(Protocol):

@@ -9,10 +9,11 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What one reviewer wrote, without a name."""
+    """What one reviewer wrote, without a name. number: its place in the evidence, from 1."""
 
     text: str
     rating: float | None = None
+    number: int = 0
 
 
 class Evidence(Protocol):

@@ -20,6 +20,7 @@ from p4r_qdrant.service.studio.desk import (
     Order,
     PersonaReview,
     PersonaTexts,
+    SplitOff,
 )
 from p4r_qdrant.service.studio.evidence import Quote
 from p4r_qdrant.service.studio.sessions import Session
@@ -38,6 +39,10 @@ MAX_NAME = 100
 """Characters of a reviewer's name."""
 
 TEXTS = ("name", "description", "preference_rationale")
+OTHER, TO_OTHER = "other_", "to_other_"
+"""Begin the names of the fields that are about the second half of a split."""
+MOST_REVIEWS = 200
+"""Reviews of a persona that a form can assign; the others stay with the first half."""
 STATES = ("open", *get_args(State))
 
 Field = Annotated[str, Query(max_length=100)]
@@ -65,6 +70,20 @@ class Card:
         return own | {name: self.typed[name] for name in own if self.typed and name in self.typed}
 
     @property
+    def other_fields(self) -> Mapping[str, str]:
+        """The texts of the second half in the form of a split."""
+        typed = self.typed or {}
+        return {name: typed.get(f"{OTHER}{name}", "") for name in TEXTS}
+
+    @property
+    def reviews(self) -> Sequence[tuple[int, Quote | None, bool]]:
+        """Of each review that can be assigned: number, what it says, and whether it is chosen."""
+        quotes = {one.number: one for one in self.quotes}
+        count = min(self.persona.evidence_count, MOST_REVIEWS)
+        typed = self.typed or {}
+        return [(n, quotes.get(n), f"{TO_OTHER}{n}" in typed) for n in range(1, count + 1)]
+
+    @property
     def is_cut(self) -> bool:
         """Whether a text of the persona is too long for an edit."""
         return any(len(text) > MAX_TEXT for text in asdict(self.persona.texts).values())
@@ -75,9 +94,9 @@ class Card:
         return self.typed.get("remark", "") if self.typed else ""
 
     @property
-    def is_edited(self) -> bool:
-        """Whether an edit was sent that could not be kept."""
-        return self.typed is not None and self.typed.get("action") == "edit"
+    def sent(self) -> str:
+        """The decision that was sent and could not be kept."""
+        return self.typed.get("action", "") if self.typed else ""
 
 
 @router.get("/review")
@@ -154,9 +173,11 @@ async def _decide(visit: Visit, item_id: str, form: Mapping[str, str]) -> None:
     if action != "withdraw":
         if action not in get_args(Action):
             raise ProblemError(422, "invalid", "choose one of the buttons of the page")
-        texts = None
-        if action == "edit":
+        texts, other = None, None
+        if action in ("edit", "split"):
             texts = PersonaTexts(*(form.get(one, "") for one in TEXTS))
+        if action == "split":
+            other = _split_off(form)
         order = Order(
             form.get("by", ""),
             cast("Action", action),
@@ -165,6 +186,7 @@ async def _decide(visit: Visit, item_id: str, form: Mapping[str, str]) -> None:
             form.get("seen", ""),
             texts,
             form.get("remark", ""),
+            other,
         )
         await served.in_thread(lambda: desk.decide(order))
         if action == "ask":
@@ -174,6 +196,14 @@ async def _decide(visit: Visit, item_id: str, form: Mapping[str, str]) -> None:
     if action == "withdraw" or (action == "reject" and form.get("now")):
         with served.backend.in_use() as live:
             await served.in_thread(lambda: live.writer.drop_personas([item_id], desk.is_rejected))
+
+
+def _split_off(form: Mapping[str, str]) -> SplitOff:
+    numbers = (name.removeprefix(TO_OTHER) for name in form if name.startswith(TO_OTHER))
+    return SplitOff(
+        PersonaTexts(*(form.get(f"{OTHER}{one}", "") for one in TEXTS)),
+        frozenset(int(one) for one in numbers if one.isdecimal() and len(one) < 5),
+    )
 
 
 async def _queue(visit: Visit, order: Order) -> None:

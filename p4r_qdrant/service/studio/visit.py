@@ -42,7 +42,7 @@ The map alone has a policy of its own.
 
 PREFIX = "/studio"
 
-MAX_FIELDS = 50
+MAX_FIELDS = 250
 """Most fields of a form."""
 
 TEMPLATES = Templates(Path(__file__).parent / "templates")

@@ -46,6 +46,7 @@ def folder(tmp_path: Path) -> Path:
     records = []
     for item, texts in says.items():
         own = [persona(item, number, one).model_dump() for number, one in enumerate(texts)]
+        own[-1]["evidence"] = ["u1", "u2"]
         records.append({"item_id": item, "personas": own})
     write(path, "personas.jsonl", records)
     write(path, "items.jsonl", [{"item_id": one, "title": one.title()} for one in says])
@@ -101,6 +102,21 @@ def best(watched: Watched, described: str) -> str:
     return page.inner_text("ol.found li:first-child")
 
 
+def split(page: "Page", one: "Locator") -> None:
+    """Split a persona by keyboard alone: its second review goes to the second half."""
+    one.get_by_text("Split it into two personas").focus()
+    page.keyboard.press("Enter")
+    one.get_by_label("2:").focus()
+    page.keyboard.press("Space")
+    second = one.get_by_role("group", name="Second persona")
+    for name in ("Name", "Description", "Preference rationale"):
+        second.get_by_label(name, exact=True).focus()
+        page.keyboard.type(f"half of the {name.lower()}")
+    one.get_by_role("button", name="Split it").focus()
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_from_the_queue_to_the_ranking(
     width: int, browser: "Browser", settings: Settings, folder: Path
@@ -133,6 +149,10 @@ def test_from_the_queue_to_the_ranking(
         with page.expect_navigation():
             page.keyboard.press("Enter")
         assert in_review(folder, "roses")["roses_P0"].state == "locked"
+        page.goto(f"{address}/studio/review/item?id=trains")
+        split(page, card(page, "Reader of trains 0"))
+        halves = in_review(folder, "trains")
+        assert [halves[f"trains_P0{end}"].evidence_count for end in ("", "_S1")] == [1, 1]
         watched.check()
     report = publishing.run(folder, HashEncoder(DIMENSION), settings)
     assert "review: 1 personas are not served: 1 rejected" in report.review

@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from indexer.artifacts.evidence import QuotedEvidence
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.spreadsheets import formula_safe, from_formula_safe
 from indexer.review.decisions import Decisions
 from indexer.review.exchange import as_lines, rows, take
 from indexer.review.flagging import flag
+from indexer.review.screening import Policy, Screening
 from indexer.review.standing import asked
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.records import StoredPersona
+from p4r_qdrant.records import ItemPersonas, StoredPersona
 from p4r_qdrant.service.studio.desk import ConflictError
 from tests.support.hash_encoder import HashEncoder
 from tests.support.jsonl import write
@@ -206,6 +208,113 @@ def test_a_round_trip(name: str, delimiter: str, folder: Path, tmp_path: Path) -
     before = (folder / "decisions.jsonl").read_bytes()
     assert take(desk_of(folder), path, "Ann", refusals) == (0, 3), "killed and run again"
     assert (folder / "decisions.jsonl").read_bytes() == before
+
+
+def two_halves(folder: Path) -> None:
+    """Another catalogue: one persona, which rests on three reviews."""
+    own = persona("ships", 0, "tall ships and tide tables") | {"evidence": ["u1", "u2", "u3"]}
+    write(folder, "personas.jsonl", [{"item_id": "ships", "personas": [own]}])
+    reviews = [
+        {"user_id": f"u{n}", "item_id": "ships", "rating": 5, "timestamp": 1} for n in (1, 2, 3)
+    ]
+    write(
+        folder, "reviews.jsonl", [one | {"text": f"What {one['user_id']}\nsays"} for one in reviews]
+    )
+
+
+def split_row(folder: Path) -> dict[str, str]:
+    """The exported row of that persona, filled for a split."""
+    [row] = rows(desk_of(folder), "open", "", QuotedEvidence(folder))
+    assert row.reviews == "1: What u1 says\n2: What u2 says\n3: What u3 says"
+    other = {"name": "Tides", "description": "tide tables", "preference_rationale": "Tides in it."}
+    return row.model_dump() | {
+        "decision": "split",
+        "name": "Sails",
+        "other_reviews": "1; 3",
+        **{f"other_{name}": text for name, text in other.items()},
+    }
+
+
+def test_a_split_is_kept_survives_reasoning_and_is_undone(folder: Path, tmp_path: Path) -> None:
+    two_halves(folder)
+    path = tmp_path / "t.jsonl"
+    fill(path, [split_row(folder)])
+    assert take(desk_of(folder), path, "Ann", Refusals()) == (1, 0)
+    assert take(desk_of(folder), path, "Ann", Refusals()) == (0, 1), "killed and run again"
+    first, second = desk_of(folder).decided("ships")
+    assert (first.persona.persona_id, first.persona.name) == ("ships_P0", "Sails")
+    assert first.persona.evidence == ["u2"]
+    assert (second.persona.persona_id, second.persona.name) == ("ships_P0_S1", "Tides")
+    assert second.persona.evidence == ["u1", "u3"]
+    assert (first.state, second.state) == ("edited", "edited")
+    [line] = [json.loads(one) for one in (folder / "decisions.jsonl").read_text().splitlines()]
+    assert (line["after"], line["other"]["after"]) == (first.digest, second.digest)
+    assert len(QuotedEvidence(folder)("ships")["ships_P0_S1"]) == 2
+
+    write_personas(folder, {"ships": ["written anew", "and another"]})
+    again = desk_of(folder).decided("ships")
+    assert [one.persona.name for one in again] == ["Sails", "Reader 1", "Tides"]
+    assert again[0].persona.evidence == ["u2"]
+    screening = Screening(folder, Policy(approved_only=True))
+    screened = screening.screened(ItemPersonas(item_id="ships", personas=[]))
+    assert screened is not None
+    assert [one.name for one in screened.item.personas] == ["Sails", "Tides"]
+    assert not any("gone" in said for said in screening.sentences())
+
+    decide(folder, "approve", "ships", "ships_P0_S1")
+    with pytest.raises(InputError, match="undo the decisions on 'ships_P0_S1' first"):
+        decide(folder, "undo", "ships", "ships_P0")
+    decide(folder, "undo", "ships", "ships_P0_S1")
+    with pytest.raises(InputError, match="comes from a split"):
+        decide(folder, "undo", "ships", "ships_P0_S1")
+    decide(folder, "undo", "ships", "ships_P0")
+    assert [one.state for one in desk_of(folder).decided("ships")] == ["pending", "pending"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"other_reviews": ""}, "each half needs a review"),
+        ({"other_reviews": "1,2,3"}, "each half needs a review"),
+        ({"other_reviews": "4"}, "there is no review 4"),
+        ({"other_reviews": "all"}, "is no list of reviews"),
+        ({"other_name": ""}, "the name of the second half of 'ships_P0' needs"),
+        ({"other_name": "Galleon"}, "banned words"),
+        (
+            {
+                "other_name": "Sails",
+                "other_description": "x",
+                "description": "x",
+                "other_preference_rationale": "y",
+                "preference_rationale": "y",
+            },
+            "the same texts",
+        ),
+        ({"seen": "0.00000000-0"}, "has changed"),
+    ],
+)
+def test_splits_that_are_not_possible(
+    changed: dict[str, str], said: str, folder: Path, tmp_path: Path
+) -> None:
+    two_halves(folder)
+    path, refusals = tmp_path / "t.jsonl", Refusals()
+    fill(path, [split_row(folder) | changed])
+    assert take(desk_of(folder, "galleon"), path, "Ann", refusals) == (0, 0)
+    assert said in refusals.sentences[0]
+    assert not Path(folder / "decisions.jsonl").read_text()
+
+
+def test_other_evidence_matters_to_a_split_alone(folder: Path, tmp_path: Path) -> None:
+    two_halves(folder)
+    split, approve = split_row(folder), split_row(folder)
+    approve |= {"decision": "approve", "name": "Reader 0"}
+    records = json.loads((folder / "personas.jsonl").read_text())
+    records["personas"][0]["evidence"] = ["u2", "u3", "u4"]
+    write(folder, "personas.jsonl", [records])
+    path, refusals = tmp_path / "t.jsonl", Refusals()
+    fill(path, [split, approve])
+    assert take(desk_of(folder), path, "Ann", refusals) == (1, 0)
+    assert "has changed" in refusals.sentences[0]
 
 
 def test_bad_rows_are_counted_and_stop_no_other(folder: Path, tmp_path: Path) -> None:

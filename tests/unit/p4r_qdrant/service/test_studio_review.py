@@ -157,6 +157,32 @@ def test_each_button(client: TestClient, folder: Path) -> None:
     assert own.post(SHIPS, data=form | {"action": "burn"}).status_code == 422
 
 
+def test_a_split_on_the_page(client: TestClient, folder: Path) -> None:
+    records = read(folder / "personas.jsonl")
+    records[0]["personas"][0]["evidence"] = [f"user-{n}" for n in range(250)]
+    write(folder, "personas.jsonl", records)
+    own = reviewer(client)
+    page = Html(own.get(SHIPS).text)
+    boxes = [one["name"] for one in page.named("input") if one.get("type") == "checkbox"]
+    assert [one for one in boxes if one != "now"] == [f"to_other_{n}" for n in range(1, 201)]
+    assert "The other 50 reviews stay with the first one" in page.text
+    assert "user-7" not in page.text, "no names"
+    other = {f"other_{name}": text for name, text in texts_of(name="Tides <b>").items()}
+    chosen = {f"to_other_{n}": "1" for n in (2, 200)}
+    form = form_of(own, "ships_P0", action="split", **texts_of(), **other, **chosen)
+    bad = own.post(SHIPS, data=form | {"to_other_251": "1"})
+    assert (bad.status_code, "there is no review 251" in bad.text) == (422, True)
+    kept = Html(bad.text)
+    checked = [one["name"] for one in kept.named("input") if "checked" in one]
+    assert checked == ["to_other_2", "to_other_200"]
+    assert "Tides <b>" in kept.text
+    assert own.post(SHIPS, data=form).status_code == 303
+    half = in_review(folder, "ships")["ships_P0_S1"]
+    assert (half.texts.name, half.evidence_count, half.state) == ("Tides <b>", 2, "edited")
+    assert in_review(folder, "ships")["ships_P0"].evidence_count == 248
+    assert "split by Ann" in Html(own.get(SHIPS).text).text
+
+
 def test_asking_the_llm_again_leaves_the_item_to_the_worker(
     client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,9 +11,11 @@ from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ARRIVALS, ERASING, ERASURES
 from indexer.checking import CheckReport, check_erasure
 from indexer.ledger import Ledger, request_key
+from indexer.updates.erasing.artifacts import Plan, planned
 from indexer.updates.erasing.report import Erased
 from indexer.updates.erasing.run import UnknownUserError, erasing
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.service.studio.desk import PersonaTexts, SplitOff
 from tests.support.jsonl import read, write
 from tests.support.kills import Kills
 from tests.support.paths import BOOKSHOP
@@ -262,3 +264,28 @@ def test_decisions_on_the_items_that_a_user_reviewed_go_but_for_rejections(
     ]
     assert left[0]["texts"] is None
     assert "Words of Maren" not in everything(folder)
+
+
+def test_a_half_that_rests_on_the_user_alone_is_lost_and_the_other_is_not(
+    folder: ArtifactFolder,
+) -> None:
+    item, persona = next(
+        (one, persona)
+        for one in read(folder.path / "personas.jsonl")
+        for persona in one["personas"]
+        if USER in persona["evidence"] and len(persona["evidence"]) > 1
+    )
+    item_id, persona_id = item["item_id"], persona["persona_id"]
+    place = persona["evidence"].index(USER) + 1
+    off = SplitOff(PersonaTexts("Half", "Words of Maren.", "None."), frozenset({place}))
+    decide(folder.path, "split", item_id, persona_id, name="Rest", other=off)
+    first, second = (in_review(folder.path, item_id)[f"{persona_id}{end}"] for end in ("", "_S1"))
+    assert USER in (folder.path / "decisions.jsonl").read_text()
+    with Ledger(folder.path / "ledger") as ledger:
+        plan, _ = planned(folder, ledger, [USER], Plan())
+    assert second.seen.partition("-")[2] in plan.lost
+    assert first.seen.partition("-")[2] not in plan.lost
+    assert erase(folder, USER).places[0].removed["decisions of reviewers"] == 1
+    assert "Words of Maren" not in everything(folder)
+    assert USER not in (folder.path / "decisions.jsonl").read_text()
+    assert in_review(folder.path, item_id)[persona_id].state == "pending"
