@@ -3,14 +3,16 @@
     python -m benchmarks.collaborative [--items 1000 2000 4000 8000] [--output fit.json]
     python -m benchmarks.collaborative --draw fit.json
 
---output FILE writes the rows as JSON after each of them and draws FILE.png; --draw draws it again.
+--output FILE keeps each figure as soon as it is there and draws FILE.png; a run with the same FILE
+measures what is missing. --draw draws it again.
 
 Interactions and persona vectors are random: popularity falls as 1 / rank, five personas an item
 lie around one of its genres. Times are those of the processor with one thread, so that a busy
-machine changes little. Each fit runs in a process of its own, which reports its peak memory above
-that of its inputs. The last two columns compare `by_neighbourhood` with `exact`: of the 50
-largest weights of an item, the share that both have, and the correlation of all their scores of
-users. The exponents are slopes of log time and log memory between the smallest and the largest fit.
+machine changes little; the file has the elapsed ones too. Each fit runs in a process of its own,
+which reports its peak memory above that of its inputs. The last two columns compare neighbourhoods
+with the exact fit, on some columns of B: of the 50 largest weights, the share that both have, and
+the correlation of scores of users. The exponents are slopes of log time and log memory between the
+smallest and the largest fit.
 """
 
 from __future__ import annotations
@@ -20,8 +22,7 @@ import json
 import multiprocessing
 import resource
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from scipy.sparse import csr_matrix, vstack
 from threadpoolctl import threadpool_limits
 
 from indexer.collaborative.hypothetical import KEEP, PersonaVectors, affinities
-from indexer.collaborative.weights import by_neighbourhood, exact, neighbourhood_columns
+from indexer.collaborative.weights import MOST_ITEMS, exact, neighbourhood_columns
 from p4r_qdrant.arrays import Floats
 
 DIMENSION = 64
@@ -40,14 +41,20 @@ USERS_AN_ITEM = 3
 ITEMS_A_USER = 10
 LARGEST = 50
 L2 = 100.0
-MOST_COMPARED = 2000
-"""Items up to which both are fitted. The approximation is made for many more."""
+COMPARED = 60
+"""Columns of B that are compared, and"""
+
+USERS_COMPARED = 500
+
+Row = dict[str, Any]
+Fit = Callable[[csr_matrix, list[int]], Floats]
+"""Columns of B, (n_items, n_columns), for rows of X and items."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, nargs="+", default=[1000, 2000, 4000, 8000])
-    parser.add_argument("--exact-up-to", type=int, default=16_000, help="then neighbourhoods alone")
+    parser.add_argument("--exact-up-to", type=int, default=MOST_ITEMS)
     parser.add_argument("--output", type=Path, help="JSON of all rows")
     parser.add_argument("--draw", type=Path, help="draw the rows of this file, and measure nothing")
     arguments = parser.parse_args()
@@ -59,66 +66,91 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    rows = []
+    kept = arguments.output is not None and arguments.output.exists()
+    rows: list[Row] = json.loads(arguments.output.read_text()) if kept else []
     print(f"{'items':>8} {'A s':>8} {'exact s':>8} {'MB':>7} {'near s':>8} {'MB':>7}", end="")
     print(f" {'shared':>7} {'scores':>7}")
     for n_items in arguments.items:
-        row = measured(n_items, with_exact=n_items <= arguments.exact_up_to)
-        rows.append(row)
-        cells = [row.get(name) for name in ("exact_s", "exact_mb", "near_s", "near_mb")]
-        texts = ["-" if cell is None else f"{cell:.1f}" for cell in cells]
-        if arguments.output:
-            arguments.output.write_text(json.dumps(rows, indent=1))
+        row = next((one for one in rows if one["items"] == n_items), None)
+        if row is None:
+            row = {"items": n_items}
+            rows.append(row)
+        for _ in measure(row, with_exact=n_items <= arguments.exact_up_to):
+            if arguments.output:
+                arguments.output.write_text(json.dumps(rows, indent=1))
+        cells = [row.get(name) for name in ("affinities_s", "exact_s", "exact_mb")]
+        cells += [row.get(name) for name in ("near_s", "near_mb")]
         compared = [row.get(name) for name in ("shared", "scores")]
-        print(
-            f"{n_items:>8,} {row['affinities_s']:>8.1f} {texts[0]:>8} {texts[1]:>7} "
-            f"{texts[2]:>8} {texts[3]:>7} "
-            + " ".join(f"{'-' if one is None else format(one, '.3f'):>7}" for one in compared),
-            flush=True,
-        )
+        texts = ["-" if cell is None else f"{cell:.1f}" for cell in cells]
+        texts += ["-" if cell is None else f"{cell:.3f}" for cell in compared]
+        widths = (8, 8, 7, 8, 7, 7, 7)
+        line = " ".join(f"{text:>{size}}" for text, size in zip(texts, widths, strict=True))
+        print(f"{n_items:>8,} {line}", flush=True)
+    rows.sort(key=lambda one: one["items"])
     for name in ("affinities_s", "exact_s", "exact_mb", "near_s", "near_mb"):
         print(f"{name}: n^{exponent(rows, name):.2f}")
     if arguments.output:
         plot(rows, arguments.output.with_suffix(".png"))
 
 
-def measured(n_items: int, *, with_exact: bool) -> dict[str, Any]:
-    """One row of the table."""
+def measure(row: Row, *, with_exact: bool) -> Iterator[None]:
+    """Add the figures that are missing in a row; yields after each."""
+    fits: dict[str, Fit] = {"exact": exactly} if with_exact else {}
+    fits["near"] = as_published
+    missing = [name for name in fits if f"{name}_s" not in row]
+    compare = with_exact and "shared" not in row
+    if not missing and not compare:
+        return
+    n_items = row["items"]
     users, personas = catalogue(n_items)
-    began = time.process_time()
+    row["interactions"] = users.nnz
+    before, began = time.process_time(), time.perf_counter()
     hypothetical = affinities(personas, np.arange(n_items), n_items, KEEP)
-    row: dict[str, Any] = {"items": n_items, "interactions": users.nnz}
-    row["affinities_s"] = time.process_time() - began
+    row["affinities_s"] = time.process_time() - before
+    row["affinities_elapsed_s"] = time.perf_counter() - began
+    yield
     weight = np.float32(np.sqrt(users.shape[0] / hypothetical.shape[0]))
     rows = vstack([users, hypothetical * weight], format="csr")
-    if with_exact:
-        best, row["exact_s"], row["exact_mb"] = in_a_process(exact, rows)
-    if n_items <= MOST_COMPARED or not with_exact:
-        fit = by_neighbourhood if with_exact else as_published
-        near, row["near_s"], row["near_mb"] = in_a_process(fit, rows)
-        if with_exact:
-            row["shared"] = shared(best, near.toarray())
-            first, second = (np.ravel(users[:500] @ one) for one in (best, near.toarray()))
-            row["scores"] = float(np.corrcoef(first, second)[0, 1])
-    return row
+    items = np.random.default_rng(0).choice(n_items, COMPARED, replace=False).tolist()
+    columns = {}
+    for name in fits if compare else missing:
+        columns[name], found = in_a_process(fits[name], rows, items)
+        row.update({f"{name}_{key}": value for key, value in found.items()})
+        yield
+    if compare:
+        row["shared"] = shared(columns["exact"], columns["near"])
+        first, second = (np.ravel(users[:USERS_COMPARED] @ one) for one in columns.values())
+        row["scores"] = float(np.corrcoef(first, second)[0, 1])
+        yield
 
 
 def catalogue(n_items: int) -> tuple[csr_matrix, PersonaVectors]:
     """Users who choose among items of two genres each, and personas around the genres."""
     rng = np.random.default_rng(n_items)
-    genre = rng.integers(0, GENRES, n_items)
+    genre = rng.permutation(n_items) % GENRES
     popularity = 1 / np.arange(1, n_items + 1)
     of_genre = [np.flatnonzero(genre == one) for one in range(GENRES)]
-    choices = []
-    for _ in range(USERS_AN_ITEM * n_items):
-        liked = np.concatenate([of_genre[one] for one in rng.integers(0, GENRES, 2)])
-        weights = popularity[liked] / popularity[liked].sum()
-        choices.append(rng.choice(liked, min(ITEMS_A_USER, len(liked) // 2), p=weights))
-    places = np.concatenate(choices)
-    ends = np.cumsum([0, *(len(one) for one in choices)])
-    users = csr_matrix((np.ones(len(places), np.float32), places, ends), (len(choices), n_items))
-    users.sum_duplicates()
-    users.data[:] = 1
+    reached = [np.cumsum(popularity[own]) for own in of_genre]
+    n_users = USERS_AN_ITEM * n_items
+    liked = rng.integers(0, GENRES, (2, n_users))
+    mass = np.array([own[-1] for own in reached])[liked]
+    drawn = np.empty(
+        (n_users, 2 * ITEMS_A_USER), dtype=np.int64
+    )  # twice as many: some are the same
+    second = rng.random(drawn.shape) * mass.sum(axis=0)[:, None] > mass[0][:, None]
+    genres = np.where(second, liked[1][:, None], liked[0][:, None])
+    for one, (own, ends) in enumerate(zip(of_genre, reached, strict=True)):
+        here = genres == one
+        drawn[here] = own[np.searchsorted(ends, rng.random(int(here.sum())) * ends[-1])]
+    _, first = np.unique(drawn + n_items * np.arange(n_users)[:, None], return_index=True)
+    places = np.zeros(drawn.size, bool)
+    places[first] = True
+    chosen = places.reshape(drawn.shape)
+    chosen &= np.cumsum(chosen, axis=1) <= ITEMS_A_USER
+    ends = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))])
+    ones = np.ones(ends[-1], np.float32)
+    users = csr_matrix((ones, drawn[chosen], ends), (n_users, n_items))
+    users.sort_indices()
     centres = rng.standard_normal((GENRES, DIMENSION))
     vectors = np.repeat(centres[genre], PERSONAS, axis=0)
     vectors += 2 * rng.standard_normal(vectors.shape)
@@ -127,24 +159,34 @@ def catalogue(n_items: int) -> tuple[csr_matrix, PersonaVectors]:
     return users, PersonaVectors(names, unit, np.arange(0, len(unit) + 1, PERSONAS))
 
 
-def as_published(rows: csr_matrix, l2: float) -> None:
-    """`by_neighbourhood` as `p4r publish` has it: each column is written and forgotten."""
-    deque(neighbourhood_columns(rows, l2), maxlen=0)
+def exactly(rows: csr_matrix, items: list[int]) -> Floats:
+    """Some columns of the exact B."""
+    return exact(rows, L2)[:, items]
 
 
-def in_a_process(fit: Callable[[csr_matrix, float], Any], rows: csr_matrix) -> tuple[Any, ...]:
-    """The result of a fit, its seconds, and its peak memory in MB above that of its inputs."""
+def as_published(rows: csr_matrix, items: list[int]) -> Floats:
+    """Some columns of B by neighbourhood; as in `p4r publish`, each is used and forgotten."""
+    kept = np.zeros((rows.shape[1], len(items)), np.float32)
+    place = {item: column for column, item in enumerate(items)}
+    for item, (near, values) in enumerate(neighbourhood_columns(rows, L2)):
+        if item in place:
+            kept[near, place[item]] = values
+    return kept
+
+
+def in_a_process(fit: Fit, rows: csr_matrix, items: list[int]) -> tuple[Floats, dict[str, float]]:
+    """Columns of a fit, its seconds, and its peak memory in MB above that of its inputs."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        result: tuple[Any, ...] = pool.apply(_fit, (fit, rows))
+        result: tuple[Floats, dict[str, float]] = pool.apply(_fit, (fit, rows, items))
     return result
 
 
-def _fit(fit: Callable[[csr_matrix, float], Any], rows: csr_matrix) -> tuple[Any, ...]:
-    before, began = _now_mb(), time.process_time()
-    weights = fit(rows, L2)
-    seconds = time.process_time() - began
+def _fit(fit: Fit, rows: csr_matrix, items: list[int]) -> tuple[Floats, dict[str, float]]:
+    before, began, elapsed = _now_mb(), time.process_time(), time.perf_counter()
+    columns = fit(rows, items)
+    found = {"s": time.process_time() - began, "elapsed_s": time.perf_counter() - elapsed}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return weights, seconds, peak - before
+    return columns, found | {"mb": peak - before}
 
 
 def _now_mb() -> float:
@@ -153,7 +195,7 @@ def _now_mb() -> float:
 
 
 def shared(best: Floats, near: Floats) -> float:
-    """Of the largest weights in each column of B, the share that both have."""
+    """Of the largest weights in each column, the share that both have."""
     tops = [np.argpartition(-one, LARGEST, axis=0)[:LARGEST] for one in (best, near)]
     counts = [len(np.intersect1d(*columns)) for columns in zip(*(t.T for t in tops), strict=True)]
     return float(np.mean(counts)) / LARGEST
