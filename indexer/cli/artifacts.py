@@ -275,7 +275,7 @@ def erase(
     ] = None,
     refit: Annotated[
         bool,
-        typer.Option("--refit", help="Fit the collaborative part of the index again at once."),
+        typer.Option("--refit", help="Fit the collaborative parts of all versions again at once."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -283,8 +283,8 @@ def erase(
 
     Prints the items whose personas cite a user, one on each line: reason on them again. A report
     says where it looked and what remains; erasures.jsonl keeps it. Killed and run again, it removes
-    the rest and prints the same items. The collaborative part of the index is fitted again by the
-    next publish, or at once with --refit.
+    the rest and prints the same items. The collaborative part of the live version is fitted again
+    by the next publish; versions kept for a rollback lose theirs. --refit fits all at once instead.
     """
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
@@ -312,8 +312,8 @@ def erase(
                 out.say(item_id)
         out.file.flush()
         print_erased(erased)
-        if refit and (done := refitted(folder, settings, refusals)):
-            err.say(f"collaborative part: {done}")
+        for version, done in refitted(folder, settings, refusals).items() if refit else ():
+            err.say(f"collaborative part of {version}: {done}")
     exit_for(refusals)
 
 

@@ -232,7 +232,7 @@ def publish(
 def _switch(settings: Settings, live: str | None) -> None:
     """Make another version live: the one named, or the one before."""
     from indexer.terminal.console import out
-    from indexer.terminal.index import print_published
+    from indexer.terminal.index import print_published, tell_of_lost_part
     from p4r_qdrant.index.opening import open_versions
 
     with open_versions(settings) as versions:
@@ -241,6 +241,7 @@ def _switch(settings: Settings, live: str | None) -> None:
             print_published(live, f"of {versions.location}")
             if before not in (None, live):
                 out.say(f"before: {before} (p4r publish --rollback switches back)")
+            tell_of_lost_part(versions)
             return
         before, name = versions.live(), versions.roll_back()
         print_published(name, f"of {versions.location}")
@@ -251,6 +252,7 @@ def _switch(settings: Settings, live: str | None) -> None:
             )
         else:
             out.say(f"before: {before} (p4r publish --live {before} switches to it again)")
+        tell_of_lost_part(versions)
 
 
 @group.command(

@@ -166,32 +166,29 @@ def fitted(
     return fitting.fit(index, *known_numbers(versions, index))
 
 
-def refitted(folder: ArtifactFolder, settings: Settings, refusals: Refusals) -> str:
-    """Fit the collaborative part of the live version again, as it was fitted, without its encoder.
+def refitted(folder: ArtifactFolder, settings: Settings, refusals: Refusals) -> dict[str, str]:
+    """Fit the collaborative part of every version again, as it was fitted, without its encoder.
 
-    The set of columns before is deleted. Returns: what was done, as a part of a sentence; "" if
-    there is no such part. Raises P4RError.
+    The sets of columns before are deleted. Returns: what was done, as a part of a sentence, by the
+    name of the version; without those that have no such part. Raises P4RError.
     """
+    done = {}
     with open_versions(settings) as versions:
-        name = versions.live()
-        if name is None:
-            return ""
-        with versions.open(name) as index, versions.sole_writer(name):
-            part = index.collaborative
-            if part is None:
-                return ""
-            own = {one: part.settings[one] for one in _FITTED if one in part.settings}
-            own["columns"] = part.k
-            fitting = Fitting.planned(
-                folder,
-                settings.collaborative.model_copy(update={**own, "enabled": True}),
-                refusals,
-                shape=(index.stats().items, index.metadata.dimension),
-                training_only=bool(part.settings.get("training_only")),
-            )
-            done = fitted(fitting, versions, index)
-            index.drop_columns_before()
-            return done
+        for name in [one.name for one in versions.all() if one.metadata.collaborative]:
+            with versions.open(name) as index, versions.sole_writer(name):
+                if (part := index.collaborative) is not None:
+                    own = {one: part.settings[one] for one in _FITTED if one in part.settings}
+                    own["columns"] = part.k
+                    fitting = Fitting.planned(
+                        folder,
+                        settings.collaborative.model_copy(update={**own, "enabled": True}),
+                        refusals,
+                        shape=(index.stats().items, index.metadata.dimension),
+                        training_only=bool(part.settings.get("training_only")),
+                    )
+                    done[name] = fitted(fitting, versions, index)
+                    index.drop_columns_before()
+    return done
 
 
 def stored_personas(index: PersonaIndex) -> PersonaVectors:

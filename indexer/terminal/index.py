@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from indexer.evaluation.leaks.report import Check
     from indexer.indexing.items import Source
     from indexer.indexing.publish import Published
-    from p4r_qdrant.index.versions import Version
+    from p4r_qdrant.index.versions import Version, Versions
 
 
 def print_stats(stats: IndexStats, versions: Sequence[Version] = (), live: str = "") -> None:
@@ -34,6 +34,19 @@ def warn_of_leak(check: Check) -> None:
         "For that, publish with --training-only.",
         style="yellow",
     )
+
+
+def tell_of_lost_part(versions: Versions) -> None:
+    """Say that the live version has no collaborative part, if another version has one."""
+    live = versions.live()
+    with_part = {one.name for one in versions.all() if one.metadata.collaborative}
+    if with_part and live not in with_part:
+        err.say(
+            f"{live} has no collaborative part, so personas alone make the score: p4r erase takes "
+            "the part out of versions that are not live. Publish the artifacts with the encoder of "
+            "this version to fit it again.",
+            style="yellow",
+        )
 
 
 def print_personas(item_id: str, personas: Sequence[StoredPersona]) -> None:

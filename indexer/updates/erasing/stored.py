@@ -2,7 +2,8 @@
 
 A persona that rested on the users alone goes from the live version, where readers still need the
 others. In the other versions the items go whose personas may rest on the users: nobody reasons on
-them again there. Other versions also lose their collaborative part, which nobody fits again.
+them again there. Other versions also lose their collaborative part, unless it is fitted again at
+once: a publish fits that of the live version only.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Stored:
     """The index and the stored users that the settings name.
 
     writer, users: those of the live version, if this process has them open. purges: take what was
-    erased out of the files now; else `purge` does. refits: the caller fits the collaborative part
-    of the live version again.
+    erased out of the files now; else `purge` does. refits: the caller fits the collaborative parts
+    of all versions again.
     """
 
     settings: Settings
@@ -90,17 +91,21 @@ class Stored:
             unwanted = is_lost if is_live else lambda _: True
             dropped[index.version] = index.drop_personas(items, unwanted)
             remains = index.purge() if self.purges and dropped[index.version] else []
-            if index.collaborative is not None and is_live and not self.refits:
+            if index.collaborative is None or self.refits:
+                return remains
+            if is_live:
                 return [NOT_REFITTED, *remains]
-            if index.collaborative is not None and not is_live:
-                index.drop_collaborative()
-                index.drop_columns_before()
+            index.drop_collaborative()
+            index.drop_columns_before()
+            parts.add(index.version)
             return remains
 
         dropped: dict[str, int] = {}
+        parts = set[str]()
         places = self._in_versions(erase)
         for place in places:
             place.removed["personas"] += dropped.get(place.where, 0)
+            place.removed["collaborative part"] += place.where in parts
         return places
 
     def _in_versions(self, work: Callable[[PersonaIndex, bool], list[str]]) -> list[Place]:

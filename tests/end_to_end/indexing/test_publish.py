@@ -1,6 +1,7 @@
 """`p4r publish` as people run it; and a real model, with adapters that follow each other."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -147,17 +148,26 @@ def test_erasing_somebody_refits_the_collaborative_part(
     p4r: Run, encoders: dict[str | None, HashEncoder], tmp_path: Path
 ) -> None:
     shutil.copytree(BOOKSHOP, tmp_path / "books")
-    assert p4r("publish", "--artifacts", "books", "--domain", "books").code == 0
+    publish = ("publish", "--artifacts", "books", "--domain", "books")
+    assert p4r(*publish, "--adapter", "nightly").code == 0
+    assert p4r(*publish).code == 0
     asked = p4r("erase", "maren-o", "--artifacts", "books")
     assert asked.code == 0, asked.err
+    assert re.search(r"1 +collaborative part", asked.err)
     assert "counts what they had until it is fitted again: by the next p4r publish" in " ".join(
         asked.err.split()
     )
     asked = p4r("erase", "priya-n", "--artifacts", "books", "--refit")
     assert asked.code == 0, asked.err
-    assert "collaborative part: fitted on 23 items, 140 interactions" in " ".join(asked.err.split())
-    assert "until it is fitted again" not in " ".join(asked.err.split())
-    assert len(encoders) == 1
+    said = " ".join(asked.err.split())
+    fitted = "collaborative part of version-hash-encoder-1-None: fitted on 23 items, 140 interactions"
+    assert fitted in said
+    assert "until it is fitted again" not in said
+    assert encoders.keys() == {None, "nightly"}
+    back = p4r("publish", "--rollback")
+    assert "nightly has no collaborative part" in " ".join(back.err.split())
+    again = p4r("publish", "--live", "version-hash-encoder-1-None")
+    assert (again.code, again.err) == (0, "")
 
 
 def test_a_persona_prior_is_published_and_served(

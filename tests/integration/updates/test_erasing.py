@@ -122,7 +122,9 @@ def test_nothing_of_the_user_comes_back_with_a_rollback(
 
     assert held(settings) == {"two": ["two_P1"], "item-1": ["item-1_P0", "item-1_P1"]}
     assert erased.remains == [NOT_REFITTED]
-    assert refitted(folder, settings, Refusals()).startswith("fitted on 9 items, 1 interactions")
+    done = refitted(folder, settings, Refusals())
+    assert done.keys() == {version(settings, SECOND)}
+    assert done[version(settings, SECOND)].startswith("fitted on 9 items, 1 interactions")
     assert interactions(settings) == 1
     with open_versions(settings) as versions:
         versions.roll_back()
@@ -138,7 +140,7 @@ def test_nothing_of_the_user_comes_back_with_a_rollback(
     assert removed["users", f"the stored users of {settings.qdrant.collection!r}"] == {
         "interactions": 1
     }
-    assert removed["index", version(settings, FIRST)] == {"personas": 3}
+    assert removed["index", version(settings, FIRST)] == {"personas": 3, "collaborative part": 1}
     assert removed["index", version(settings, SECOND)] == {"personas": 2}
     assert removed["results", "results"] == {
         "lines of ease-0.jsonl": 1,
@@ -154,6 +156,30 @@ def test_nothing_of_the_user_comes_back_with_a_rollback(
     assert [one["kind"] for one in line["places"]].count("index") == 2
     examples = json.loads((tmp_path / "results" / "results.json").read_text())["examples"]
     assert [one["user"] for one in examples] == ["eve"]
+
+
+def test_a_refit_keeps_the_collaborative_part_of_versions_for_a_rollback(
+    index_settings: Settings, tmp_path: Path
+) -> None:
+    """It is fitted without the user there too, from the vectors that are stored."""
+    folder = artifacts_at(tmp_path / "artifacts")
+    run(folder.path, FIRST, index_settings)
+    run(folder.path, SECOND, index_settings)
+    stored = Stored(index_settings, purges=False, refits=True)
+    with (
+        Ledger(folder.path / "ledger") as ledger,
+        erasing(folder, ledger, [USER], Refusals(), stored=stored) as erased,
+    ):
+        done = refitted(folder, index_settings, Refusals())
+    assert erased.remains == []
+    assert done.keys() == {version(index_settings, FIRST), version(index_settings, SECOND)}
+    assert interactions(index_settings) == 1
+    with open_versions(index_settings) as versions:
+        versions.roll_back()
+    assert live(index_settings) == version(index_settings, FIRST)
+    assert interactions(index_settings) == 1
+    with open_index(index_settings) as index:
+        assert index.collaborative_scores([{"item-2": 1.0}], [["item-1"]])[0]
 
 
 def test_a_version_in_use_is_told_of_and_reached_by_the_next_call(tmp_path: Path) -> None:
