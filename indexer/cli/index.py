@@ -37,19 +37,19 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     from indexer.indexing.fresh_version import FreshVersion
     from indexer.indexing.items import index_artifacts
     from indexer.indexing.mean_user import note_typical_user
-    from indexer.review.rules import Rules
     from indexer.review.screening import Policy
     from indexer.terminal.console import out
     from indexer.terminal.index import print_review, print_too_long
     from indexer.terminal.progress import ProgressBar, loading
     from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.index.opening import open_index, open_versions
+    from p4r_qdrant.moderation import Rules
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
     folder = ArtifactFolder(artifacts)
     folder.personas()  # before the encoder is loaded
-    policy = Policy(Rules.load(settings.reasoning.rules))
+    rules = Rules.load(settings.reasoning.rules)
     total = folder.estimated_lines(PERSONAS)
     refusals = Refusals()
     with loading("the encoder"):
@@ -68,7 +68,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
             opened,
             domain=domain,
             refusals=refusals,
-            policy=policy,
+            policy=Policy.of_version(rules, opened.metadata),
             progress=bar,
         )
         note_typical_user(folder, encoder, opened, settings)

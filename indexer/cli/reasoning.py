@@ -94,11 +94,11 @@ def reason(
     from indexer.reasoning.inputs import check_inputs
     from indexer.reasoning.item_steps import extractor
     from indexer.reasoning.step import Sources
-    from indexer.review.rules import Rules
     from indexer.terminal.progress import loading
     from indexer.terminal.reasoning import ReasoningProgress, print_estimates
     from p4r_qdrant.encoder.loading import load_encoder
     from p4r_qdrant.errors import InputError
+    from p4r_qdrant.moderation import Rules
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
@@ -206,7 +206,7 @@ def add(
     from indexer.llm import LLM, BatchFolder
     from indexer.reasoning.item_steps import extractor, item_steps
     from indexer.terminal.console import err
-    from indexer.terminal.index import print_too_long
+    from indexer.terminal.index import print_review, print_too_long
     from indexer.terminal.progress import loading
     from indexer.terminal.reasoning import print_added
     from indexer.terminal.tables import print_counts
@@ -238,10 +238,10 @@ def add(
                     open_index(settings, encoder=encoder, create=True) as index,
                 ):
                     fresh.is_ours = True
+                    steps = item_steps(sources, refusals, encoder)
+                    reasoner = ItemReasoner(sources, journal, ledger, llm, steps, index)
                     indexer = StreamingIndexer(
-                        ItemReasoner(
-                            sources, journal, ledger, llm, item_steps(sources, refusals, encoder)
-                        ),
+                        reasoner,
                         ItemIndexer(encoder, index, refusals, provisional=True),
                         settle_s=settle,
                         reported=print_added,
@@ -249,6 +249,7 @@ def add(
                     try:
                         await indexer.run(lines)
                     finally:
+                        print_review(reasoner.screening.sentences_on_withheld())
                         print_too_long(encoder)
                         if indexer.lost_alignments:
                             lost = {"alignments: their personas changed": indexer.lost_alignments}

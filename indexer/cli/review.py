@@ -173,7 +173,7 @@ def withdraw(artifacts: Artifacts) -> None:
 def _desk(artifacts: Path) -> ReviewDesk:
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.review.desk import ReviewDesk
-    from indexer.review.rules import Rules
+    from p4r_qdrant.moderation import Rules
     from p4r_qdrant.settings import Settings
 
     folder = ArtifactFolder(artifacts)

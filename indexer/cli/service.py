@@ -136,7 +136,7 @@ def studio(
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.names import MAPS
     from indexer.review.desk import ReviewDesk
-    from indexer.review.rules import Rules
+    from p4r_qdrant.moderation import Rules
     from p4r_qdrant.service.run import serve as run_service
 
     def show(address: str) -> None:

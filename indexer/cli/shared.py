@@ -160,7 +160,7 @@ def artifact_sources(artifacts: Path, domain: str, settings: Settings) -> Source
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.prompts import Domain
     from indexer.reasoning.step import Sources
-    from indexer.review.rules import Rules
+    from p4r_qdrant.moderation import Rules
 
     return Sources(
         ArtifactFolder(artifacts, {}),

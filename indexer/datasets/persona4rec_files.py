@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from indexer.artifacts import names
 from indexer.artifacts.aspect_tuples import is_informative
-from indexer.artifacts.lines import Refusals, as_line, validation_sentence
+from indexer.artifacts.lines import Refusals, as_line
 from indexer.datasets.values import SECONDS_END, parsed_object, seconds, storable
 from indexer.datasets.yelp import business
 from p4r_qdrant.records import (
@@ -25,6 +25,7 @@ from p4r_qdrant.records import (
     Split,
     Summary,
 )
+from p4r_qdrant.validation import validation_sentence
 
 Model = TypeVar("Model", bound=BaseModel)
 

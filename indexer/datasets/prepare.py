@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from indexer.artifacts.lines import Refusals, validation_sentence
+from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ITEMS, REVIEWS, SPLITS
 from indexer.artifacts.writing import written_whole
 from indexer.datasets import tables
@@ -24,6 +24,7 @@ from indexer.datasets.values import storable
 from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Item, Review
+from p4r_qdrant.validation import validation_sentence
 
 _REPORT_EVERY = 1000
 

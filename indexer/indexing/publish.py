@@ -23,7 +23,6 @@ from indexer.indexing.scoring import note_scoring, with_tuned
 from indexer.indexing.vector_files import VectorFile
 from indexer.indexing.verifying import Expected, verify_scores, verify_written
 from indexer.progress import SILENT, Progress
-from indexer.review.rules import Rules
 from indexer.review.screening import Policy, Screening
 from p4r_qdrant.encoder.cache import CachedEncoder, VectorCache
 from p4r_qdrant.errors import IndexLockedError, InputError, VerificationError
@@ -33,6 +32,7 @@ from p4r_qdrant.index.metadata import IndexMetadata, today
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.live.loading import history_for_index
+from p4r_qdrant.moderation import Rules
 from p4r_qdrant.records import StoredPersona
 from p4r_qdrant.settings import Settings
 from p4r_qdrant.users.opening import keeps_users, open_store
@@ -188,6 +188,8 @@ def publish(
                 return report
             report.collaborative = fitted(fitting, versions, index, progress)
             report.weights = note_scoring(index, tuned, fitting)
+            if index.metadata.policy != policy.recorded:
+                index.record(policy=policy.recorded)
             if report.written or report.removed or live != name:
                 index.record(
                     encoder=made.encoder,

@@ -19,8 +19,8 @@ from indexer.reasoning.remarks import earlier_personas, marked_remarks
 from indexer.reasoning.sanitizing import problem_with
 from indexer.reasoning.step import TEXT, AnswerForm, Question, Step, an_array, an_object, one_of
 from indexer.review.decisions import Decision, Decisions
-from indexer.review.rules import FIELDS, Rules
 from indexer.review.standing import asked
+from p4r_qdrant.moderation import FIELDS, Rules
 from p4r_qdrant.records import Aspects, Item, ItemPersonas, Persona, Review
 
 MOST_PERSONAS = 7

@@ -21,7 +21,7 @@ from indexer.ledger import Ledger, request_key
 from indexer.llm import Request
 from indexer.prompts import Domain, LazyPrompt
 from indexer.reasoning.failures import Failures
-from indexer.review.rules import Rules
+from p4r_qdrant.moderation import Rules
 from p4r_qdrant.records import Item
 from p4r_qdrant.settings import LLMSettings
 

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from indexer.artifacts.outdated import persona_digest
 from indexer.reasoning.sanitizing import cleaned
 from indexer.review.decisions import Decision, Half, Texts, check_reviewer, valid
-from indexer.review.rules import Rules
 from indexer.review.standing import Decided, Reviewed, asked, is_seen, reviewed, rows_seen
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.payload import MOST_PER_ITEM
+from p4r_qdrant.moderation import Rules
 from p4r_qdrant.records import MAX_ID_LENGTH, ItemPersonas, clean_text
 from p4r_qdrant.service.studio.desk import MAX_TEXT, ConflictError, Order, PersonaTexts
 

@@ -18,10 +18,10 @@ from indexer.artifacts.outdated import persona_digest
 from indexer.review.deciding import decision_for
 from indexer.review.decisions import Decision, Decisions, Texts
 from indexer.review.flags import BANNED, Flags, are_old, risk_of
-from indexer.review.rules import Rules
 from indexer.review.standing import Reviewed, reviewed, version
 from p4r_qdrant.errors import InputError, RecordError
 from p4r_qdrant.index.payload import plain_text
+from p4r_qdrant.moderation import Rules
 from p4r_qdrant.records import Item, ItemPersonas, State, StoredPersona
 from p4r_qdrant.service.studio.desk import (
     OPEN,

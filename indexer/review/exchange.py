@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from indexer.artifacts.lines import Refusals, validation_sentence
+from indexer.artifacts.lines import Refusals
 from indexer.artifacts.opening import NOT_UTF8, check_delimited, opened
 from indexer.artifacts.spreadsheets import formula_safe, from_formula_safe
 from indexer.review.decisions import valid
@@ -33,6 +33,7 @@ from p4r_qdrant.service.studio.desk import (
     SplitOff,
 )
 from p4r_qdrant.service.studio.evidence import Evidence, Quote
+from p4r_qdrant.validation import validation_sentence
 
 LONGEST = 16 << 20
 """Characters of a cell."""

@@ -7,11 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.lookup import stamp_of
+from indexer.artifacts.names import FLAGS
+from indexer.artifacts.outdated import persona_digest
 from indexer.review.decisions import Decisions
 from indexer.review.flags import Flags, are_old
-from indexer.review.rules import Rules
-from indexer.review.standing import APPROVED, Reviewed, gone, is_rejection, reviewed, verdict
-from p4r_qdrant.records import ItemPersonas
+from indexer.review.standing import (
+    APPROVED,
+    OF_ACTION,
+    Reviewed,
+    gone,
+    is_rejection,
+    reviewed,
+    verdict,
+)
+from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.moderation import APPROVED_ONLY, HIDE_FLAGGED, Rules
+from p4r_qdrant.records import ItemPersonas, StoredPersona
 
 REJECTED, BANNED = "rejected", "against the rules"
 NOT_APPROVED, FLAGGED = "not approved", "flagged"
@@ -28,6 +40,18 @@ class Policy:
     rules: Rules = field(default_factory=Rules)
     approved_only: bool = False
     hide_flagged: bool = False
+
+    @classmethod
+    def of_version(cls, rules: Rules, metadata: IndexMetadata) -> Policy:
+        """The policy with which a version was published."""
+        words = metadata.policy.split()
+        return cls(rules, APPROVED_ONLY in words, HIDE_FLAGGED in words)
+
+    @property
+    def recorded(self) -> str:
+        """The form in the metadata of a version."""
+        words = {APPROVED_ONLY: self.approved_only, HIDE_FLAGGED: self.hide_flagged}
+        return " ".join(word for word, holds in words.items() if holds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +74,11 @@ class Screening:
 
     def __init__(self, folder: Path, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
+        self._folder = folder
         self._decisions = Decisions(folder)
-        self._decisions.refresh()
         self._flags, self._are_flags_old = Flags(), False
-        if self.policy.hide_flagged:
-            self._flags, self._are_flags_old = Flags.needed(folder), are_old(folder)
+        self._flags_read: object = None
+        self.refresh()
         self._undecided_about = set(self._decisions.items())
         self.withheld: Counter[str] = Counter()
         """Personas that are not served, by reason."""
@@ -65,9 +89,17 @@ class Screening:
         self.items: set[str] = set()
         """Items none of whose personas may be served."""
 
-    def refresh(self) -> None:
-        """Read the decisions that were made meanwhile. Raises InputError."""
+    def refresh(self, policy: Policy | None = None) -> None:
+        """Read the decisions and flags that were made meanwhile. Raises InputError.
+
+        policy: takes the place of the one before.
+        """
+        self.policy = policy or self.policy
         self._decisions.refresh()
+        stamp = stamp_of(self._folder / FLAGS)
+        if self.policy.hide_flagged and (not stamp or stamp != self._flags_read):
+            self._flags, self._flags_read = Flags.needed(self._folder), stamp
+            self._are_flags_old = are_old(self._folder)
 
     @property
     def broken(self) -> Refusals:
@@ -109,6 +141,21 @@ class Screening:
                 return FLAGGED
         return ""
 
+    def may_stay(self, persona: StoredPersona) -> bool:
+        """Whether a persona that is served may be, although its item has others now.
+
+        Only where approved personas alone are served: then it is one, word for word.
+        """
+        rows = self._decisions.of(persona.item_id).get(persona.persona_id, ())
+        last = verdict(rows)
+        return (
+            self.policy.approved_only
+            and last is not None
+            and OF_ACTION[last.action] in APPROVED
+            and last.after == persona_digest(persona)
+            and not self.policy.rules.problem(persona)
+        )
+
     def rejected(self) -> dict[str, set[str]]:
         """Item -> `persona_digest` of its rejected personas."""
         found: dict[str, set[str]] = {}
@@ -118,8 +165,8 @@ class Screening:
                     found.setdefault(item_id, set()).add(last.after)
         return found
 
-    def sentences(self) -> list[str]:
-        """What to say at the end: what was withheld, and decisions without effect."""
+    def sentences_on_withheld(self) -> list[str]:
+        """What to say of what is not served, and of the texts of reviewers."""
         said = []
         if self._are_flags_old:
             said.append(
@@ -135,6 +182,11 @@ class Screening:
             )
         if self.pinned:
             said.append(f"review: {self.pinned:,} personas have the texts of reviewers")
+        return said
+
+    def sentences(self) -> list[str]:
+        """What to say once all items are screened: also decisions without effect."""
+        said = self.sentences_on_withheld()
         about_gone = self.lost_decisions + sum(
             len(rows) for one in self._undecided_about for rows in self._decisions.of(one).values()
         )

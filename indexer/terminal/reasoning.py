@@ -198,7 +198,9 @@ def print_added(added: Added) -> None:
     """Print one line for an item that `p4r add` has settled."""
     what = f"{added.personas} personas from {added.reviews} reviews"
     if added.is_withheld:
-        what = "decisions of reviewers or rules withhold all of its personas"
+        what = f"decisions, rules or the policy withhold all {added.withheld} new personas"
+    elif added.withheld:
+        what += f" ({added.withheld} others withheld)"
     state = "written" if added.written else "unchanged"
     out.say(f"{added.item_id}  {added.problem or f'{what}, {state}'}")
 

@@ -36,8 +36,9 @@ class Added:
     """What became of one item.
 
     personas: how many it has now. reviews: how many they rest on. written: whether the index
-    changed. problem: why it got no personas; earlier ones are kept. is_withheld: decisions of
-    reviewers or rules let none of its personas be served; the index has none of it.
+    changed. problem: why it got no personas; earlier ones are kept. withheld: how many personas
+    decisions of reviewers, rules or the policy of the publish do not let through. is_withheld: all
+    of them; the index has none of it but approved ones of before.
     """
 
     item_id: str
@@ -46,6 +47,7 @@ class Added:
     written: bool = False
     problem: str = ""
     is_withheld: bool = False
+    withheld: int = 0
 
 
 class StreamingIndexer:
@@ -142,14 +144,19 @@ class StreamingIndexer:
         for one in outcomes:
             self._journal.settle(one.item_id, one.reasoned, waits=one.item_id in due)
             if one.is_withheld:
-                gone = await asyncio.to_thread(self._indexer.index.delete_item, one.item_id)
-                self._reported(Added(one.item_id, 0, one.notes, gone, is_withheld=True))
+                gone = await asyncio.to_thread(self._reasoner.withdraw, one.item_id)
+                self._reported(
+                    Added(one.item_id, 0, one.notes, gone, is_withheld=True, withheld=one.withheld)
+                )
                 continue
             problem = one.problem
             if not problem and one.item_id not in written | unchanged:
                 problem = "the index refused its personas"
             personas = len(one.row.item.personas) if one.row else 0
-            self._reported(Added(one.item_id, personas, one.notes, one.item_id in written, problem))
+            is_written = one.item_id in written
+            self._reported(
+                Added(one.item_id, personas, one.notes, is_written, problem, withheld=one.withheld)
+            )
 
     async def _save(self, now: float) -> None:
         """Sync about once a second; write the artifacts now and then."""

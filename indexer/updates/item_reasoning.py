@@ -13,6 +13,7 @@ from indexer.reasoning.answering import Answerer
 from indexer.reasoning.item_steps import ItemSteps
 from indexer.reasoning.step import Question, Sources, Step
 from indexer.review.screening import Policy, Screening
+from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.payload import payload_fields
 from p4r_qdrant.records import Aspects, Item, Summary
 
@@ -22,8 +23,8 @@ class Outcome:
     """What the steps made of an item.
 
     row: what to index; None if there are no personas, and then `problem` says why. notes: the
-    number of aspect tuples that the personas rest on. is_withheld: decisions of reviewers or rules
-    let none of its personas be served.
+    number of aspect tuples that the personas rest on. withheld: how many of its personas decisions
+    of reviewers, rules or the policy of the publish do not let through. is_withheld: all of them.
     """
 
     item_id: str
@@ -32,19 +33,28 @@ class Outcome:
     notes: int = 0
     problem: str = ""
     is_withheld: bool = False
+    withheld: int = 0
 
 
 class ItemReasoner:
     """Runs the steps on single items; answers in the ledger or the artifacts are used again."""
 
     def __init__(
-        self, sources: Sources, journal: Journal, ledger: Ledger, llm: Answerer, steps: ItemSteps
+        self,
+        sources: Sources,
+        journal: Journal,
+        ledger: Ledger,
+        llm: Answerer,
+        steps: ItemSteps,
+        index: PersonaIndex,
     ) -> None:
+        """index: where the items go; its policy says which personas may be served."""
         self.sources = sources
         self.journal = journal
         self.ledger = ledger
         self._llm = llm
-        self._screening = Screening(sources.folder.path, Policy(sources.rules))
+        self._index = index
+        self.screening = Screening(sources.folder.path, self._policy())
         self._summaries, self._aspects, self._personas = steps
 
     async def reason(self, item_id: str) -> Outcome:
@@ -76,13 +86,24 @@ class ItemReasoner:
         reasoned.personas = self._personas.record(question.about, values)
         if reasoned.personas is None:
             return Outcome(item_id, reasoned, problem="the encoder refuses all of its reviews")
-        self._screening.refresh()
-        screened = self._screening.screened(reasoned.personas)
+        await asyncio.to_thread(self._index.refresh)  # a publish may have another policy
+        self.screening.refresh(self._policy())
+        screened = self.screening.screened(reasoned.personas)
         if screened is None:
-            return Outcome(item_id, reasoned, notes=len(notes), is_withheld=True)
+            made = len(reasoned.personas.personas)
+            return Outcome(item_id, reasoned, notes=len(notes), is_withheld=True, withheld=made)
         fields = payload_fields(item, summary, self.sources.domain.name)
         row = IndexRow(f"item {item_id!r}", screened.item, summary, fields)
-        return Outcome(item_id, reasoned, row, len(notes))
+        withheld = max(0, len(reasoned.personas.personas) - len(screened.item.personas))
+        return Outcome(item_id, reasoned, row, len(notes), withheld=withheld)
+
+    def withdraw(self, item_id: str) -> bool:
+        """Take the personas of an item out of the index; approved ones may stay."""
+        may_stay = self.screening.may_stay
+        return self._index.drop_personas([item_id], lambda one: not may_stay(one)) > 0
+
+    def _policy(self) -> Policy:
+        return Policy.of_version(self.sources.rules, self._index.metadata)
 
     async def _summary(self, item: Item) -> Summary | None:
         question = self._summaries.question(item)

@@ -73,7 +73,8 @@ class Worker:
         self._again = set[str]()
         """Items to reason on although the journal has no new record of them."""
         self.done: Counter[str] = Counter()
-        """Numbers of jobs done, by kind, and of jobs "given up" and "put off"."""
+        """Numbers of jobs done, by kind, of jobs "given up" and "put off", and of personas
+        "withheld" by decisions, rules or the policy of the publish."""
         self.problem = ""
         """Why jobs wait now; empty if they do not."""
 
@@ -211,7 +212,7 @@ class Worker:
                 if again or not await asyncio.to_thread(index.get, item_id):
                     journal.ask_again(item_id)
             indexer = StreamingIndexer(
-                ItemReasoner(self._sources, journal, self._ledger, llm, steps),
+                ItemReasoner(self._sources, journal, self._ledger, llm, steps, index),
                 ItemIndexer(live.encoder, index, refusals, provisional=True),
                 settle_s=0,
                 reported=lambda one: added.update({one.item_id: one}),
@@ -228,6 +229,9 @@ class Worker:
         self._again.clear()
         for job in jobs:
             done = added.get(job.body["item_id"])
+            if done is not None and done.withheld:
+                self.done["withheld"] += done.withheld
+                _log.info("item %r: %d personas are withheld", done.item_id, done.withheld)
             if done is not None and done.problem:
                 await self._fail(store, job, done.problem)
             else:

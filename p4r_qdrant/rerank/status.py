@@ -28,6 +28,7 @@ def status_fields(
         "created": metadata.created_at,
         "version": live,
         "published": metadata.published_at,
+        "policy": metadata.policy,
         "previous": metadata.previous,
         "collaborative": _collaborative(metadata),
         "weights": _weights(metadata),

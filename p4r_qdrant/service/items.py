@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 
-from p4r_qdrant import texts
+from p4r_qdrant import moderation, texts
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index import provisional
 from p4r_qdrant.index.payload import FIRST_FIELDS, OWN_FIELDS, payload_fields
@@ -52,7 +52,7 @@ async def personas(item_id: ItemId, served: Served) -> dict[str, Any]:
     dependencies=[Depends(admin)],
     response_model=PutItemAnswer,
     responses={
-        **problems.responses(429, 503),
+        **problems.responses(409, 429, 503),
         202: {"model": PutItemAnswer, "description": "An LLM will make the personas"},
     },
     openapi_extra=bodies.documented(ItemBody),
@@ -65,7 +65,8 @@ async def put(
 ) -> Any:
     """Replace an item's personas. Readers see the old ones or the new ones, never none.
 
-    Of two concurrent writes the later one stays. Without `personas`, an LLM makes them from
+    Rules of P4R_REASONING__RULES and the policy of the publish hold. Of two concurrent writes the
+    later one stays. Without `personas`, an LLM makes them from
     metadata and reviews in the background; until then the item keeps the personas it has.
     """
     taken = next((name for name in body.fields if name in RESERVED), None)
@@ -93,8 +94,26 @@ async def put(
         response.status_code = 202
         return answer | {"reasoning": served.llm_state}
     personas = body.personas
+    for one in personas:
+        if problem := served.rules.problem(one):
+            raise problems.ProblemError(
+                422, "against_the_rules", f"the persona {one.persona_id!r}: {problem}"
+            )
+
+    def check_policy(live: Live) -> None:
+        live.writer.refresh()
+        policy = live.writer.metadata.policy
+        if one := moderation.withheld(policy, personas, live.writer.get(item_id)):
+            raise problems.ProblemError(
+                409,
+                "not_approved",
+                f"the live version serves approved personas only, and the persona "
+                f"{one.persona_id!r} is none: approve it in a review and publish, or publish "
+                "without --approved-only",
+            )
 
     async def write(live: Live) -> bool:
+        await served.in_thread(lambda: check_policy(live))
         vectors: Any = body.vectors
         if vectors is None:
             own = texts.persona_texts(personas, body.summary)

@@ -21,6 +21,7 @@ from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.live.loading import LoadEncoder, history_for_index
+from p4r_qdrant.moderation import withheld
 from p4r_qdrant.records import Persona
 from p4r_qdrant.rerank.reranker import PersonaReranker
 from p4r_qdrant.settings import HistorySettings, QdrantSettings, RerankSettings, Settings
@@ -129,7 +130,18 @@ class Live:
         missed = [
             (item_id, one) for item_id, one in list(before.written.items()) if one.publish >= began
         ]
-        put = [(item_id, one) for item_id, one in missed if one.personas]
+        policy, writer = self.writer.metadata.policy, self.writer
+        wanted = [(item_id, one) for item_id, one in missed if one.personas]
+        put = [
+            (item_id, one)
+            for item_id, one in wanted
+            if not withheld(policy, one.personas, writer.get(item_id))
+        ]
+        if len(put) < len(wanted):
+            _log.warning(
+                "%d items were put during the publish and are not approved: they are not served",
+                len(wanted) - len(put),
+            )
         for item_id, one in missed:
             if not one.personas:
                 self.writer.delete_item(item_id)

@@ -12,6 +12,7 @@ from fastapi import Request
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import P4RError
+from p4r_qdrant.moderation import Rules
 from p4r_qdrant.schemas.operations import EncoderState
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.backend import Backend
@@ -63,6 +64,7 @@ class Service:
         SettingsError if that one cannot be made.
         """
         own = backend.settings.service
+        self.rules = Rules.load(backend.settings.reasoning.rules)
         self.backend = backend
         if tracing is None and own.tracing:
             from p4r_qdrant.service.tracing import Tracing

@@ -5,7 +5,7 @@ from typing import Any
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.review.desk import ReviewDesk
-from indexer.review.rules import Rules
+from p4r_qdrant.moderation import Rules
 from p4r_qdrant.records import Action
 from p4r_qdrant.service.studio.desk import Order, PersonaReview, PersonaTexts
 

@@ -101,9 +101,9 @@ def peer_options(given: Sequence[str] | None, **defaults: Any) -> PeerOptions:
 
     from pydantic import ValidationError
 
-    from indexer.artifacts.lines import validation_sentence
     from indexer.peers.options import PeerOptions
     from p4r_qdrant.errors import InputError
+    from p4r_qdrant.validation import validation_sentence
 
     try:
         return PeerOptions.model_validate(defaults | tomllib.loads("\n".join(given or ())))

@@ -15,12 +15,12 @@ from pydantic import (
     model_validator,
 )
 
-from indexer.artifacts.lines import validation_sentence
 from indexer.evaluation.generators.base import GENERATORS
 from indexer.peers.options import PeerOptions, RankingPeer, TunablePeer
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import EncoderSettings
+from p4r_qdrant.validation import validation_sentence
 
 
 def _distinct(values: list[Any]) -> list[Any]:

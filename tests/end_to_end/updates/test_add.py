@@ -38,6 +38,7 @@ from tests.support.jsonl import read
 from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP, ROOT
 from tests.support.progress import RecordedProgress
+from tests.support.reviewing import decide, in_review
 
 MADE = ("summaries", "aspects", "personas")
 
@@ -83,7 +84,9 @@ class Shop:
             async with LLM(settings, ledger) as llm:
                 sources = Sources(folder, Domain.load("books"), settings)
                 await StreamingIndexer(
-                    ItemReasoner(sources, journal, ledger, llm, item_steps(sources, self.refusals)),
+                    ItemReasoner(
+                        sources, journal, ledger, llm, item_steps(sources, self.refusals), index
+                    ),
                     ItemIndexer(self.encoder, index, self.refusals),
                     settle_s=settle_s,
                     reported=self.told.append,
@@ -195,6 +198,26 @@ def test_a_new_review_is_reasoned_on_alone_and_voids_the_alignments_of_its_item(
     for one in read(shop.path / "personas.jsonl"):
         assert (one == others[one["item_id"]]) == (one["item_id"] != item)
     assert [one["item_id"] for one in read(path)] == sorted(KNOWN - {item})
+
+
+def test_the_policy_of_the_publish_holds(shop: Shop) -> None:
+    shop.add(ALL[:2])
+    with opened(embedded(shop.path.with_suffix(".index")), shop.encoder.dimension) as index:
+        index.record(policy="approved-only")
+    first, second = (json.loads(line)["item_id"] for line in ALL[:2])
+    names = {one: list(in_review(shop.path, one)) for one in (first, second)}
+    decide(shop.path, "approve", first, names[first][0])
+    before = shop.indexed()
+    review = {
+        "user_id": "new",
+        "rating": 5,
+        "timestamp": 1_760_000_000,
+        "title": "",
+        "text": "Read it on the night bus, twice, and gave it to my sister.",
+    }
+    told = shop.add(as_lines([review | {"item_id": one} for one in (first, second)]))
+    assert [(one.is_withheld, one.withheld > 0) for one in told] == [(True, True)] * 2, told
+    assert shop.indexed() == {first: before[first][:1]}, "what is approved stays, and no other"
 
 
 def test_changed_metadata_and_a_changed_review_take_the_place_of_the_old(

@@ -51,7 +51,7 @@ def add(folder: Path, records: Iterable[dict[str, Any]]) -> tuple[list[Added], H
         async with extractor(encoder, ledger) as answerer:
             steps = item_steps(sources, refusals, encoder)
             await StreamingIndexer(
-                ItemReasoner(sources, journal, ledger, answerer, steps),
+                ItemReasoner(sources, journal, ledger, answerer, steps, index),
                 ItemIndexer(encoder, index, refusals),
                 settle_s=0,
                 reported=told.append,

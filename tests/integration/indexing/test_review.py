@@ -9,9 +9,11 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.indexing import vector_files
 from indexer.indexing.items import index_artifacts
+from indexer.review.screening import Policy
 from p4r_qdrant import Settings, open_index
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.opening import open_versions
+from p4r_qdrant.moderation import Rules
 from p4r_qdrant.records import ItemPersonas
 from tests.support import publishing
 from tests.support.publishing import catalogue_at, run, write_personas
@@ -87,6 +89,17 @@ def test_approved_only(index_settings: Settings, folder: Path) -> None:
         "item-1": ["item-1_P1"],
         "item-2": ["item-2_P0"],
     }
+    artifacts = ArtifactFolder(folder)
+    with open_index(index_settings) as index:
+        assert index.metadata.policy == "approved-only"
+        policy = Policy.of_version(Rules(), index.metadata)
+        index_artifacts(
+            artifacts, ENCODER, index, domain="products", refusals=Refusals(), policy=policy
+        )
+        assert index.stats().items == 2
+    run(folder, ENCODER, index_settings)
+    with open_index(index_settings) as index:
+        assert index.metadata.policy == "", "each publish has its own policy"
 
 
 def test_index_deletes_what_is_rejected(index_settings: Settings, folder: Path) -> None:

@@ -9,7 +9,7 @@ from indexer.artifacts.lines import Refusals
 from indexer.prompts import Domain
 from indexer.reasoning.personas import Personas
 from indexer.reasoning.step import Sources
-from indexer.review.rules import Rules
+from p4r_qdrant.moderation import Rules
 from p4r_qdrant.records import Item
 from p4r_qdrant.settings import LLMSettings
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as some
 from indexer.artifacts.outdated import persona_digest
 from indexer.review.decisions import Decision, Decisions, Texts
 from indexer.review.flags import risk_of
-from indexer.review.rules import Rules
 from indexer.review.screening import Policy, Screening
 from indexer.review.standing import gone, reviewed
 from p4r_qdrant.errors import InputError, SettingsError
+from p4r_qdrant.moderation import Rules
 from p4r_qdrant.records import Action, ItemPersonas, Persona
 
 

@@ -28,6 +28,7 @@ from p4r_qdrant.errors import (
     SettingsError,
     TextsRefusedError,
 )
+from p4r_qdrant.moderation import Rules
 from p4r_qdrant.service import logs
 from p4r_qdrant.service.batching import Batcher
 from p4r_qdrant.service.metrics import Metrics
@@ -584,6 +585,30 @@ def test_an_item_with_vectors_needs_no_encoder(client: TestClient, encoder: Slow
     two = client.put("/v1/items/kettle", json={**READY, "vectors": vectors * 2})
     assert "1 personas but 2 vectors" in refusal(two, 422, "invalid")
     assert client.delete("/v1/items/kettle").status_code == 200
+
+
+def test_rules_and_the_policy_of_the_publish_hold_for_what_is_put(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = client.app.state.service  # type: ignore[attr-defined]
+    monkeypatch.setattr(service, "rules", Rules(("kettle keeper",)))
+    banned = client.put("/v1/items/kettle", json=READY)
+    assert "holds the banned words" in refusal(banned, 422, "against_the_rules")
+    monkeypatch.setattr(service, "rules", Rules())
+    assert client.put("/v1/items/kettle", json=READY).status_code == 200
+    with service.backend.in_use() as live:
+        live.writer.record(policy="approved-only")
+    try:
+        again = client.put("/v1/items/kettle", json={**READY, "fields": {"price": 5.0}})
+        assert again.status_code == 200, "the texts are those that are served"
+        other = [{**READY["personas"][0], "name": "Another"}]  # type: ignore[index]
+        refused = client.put("/v1/items/kettle", json={**READY, "personas": other})
+        assert "approved personas only" in refusal(refused, 409, "not_approved")
+        assert "fields" in client.get("/v1/items/kettle/personas").json()
+    finally:
+        with service.backend.in_use() as live:
+            live.writer.record(policy="")
+        client.delete("/v1/items/kettle")
 
 
 @pytest.mark.parametrize(

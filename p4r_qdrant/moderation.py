@@ -1,4 +1,4 @@
-"""Moderation: banned words and rules in a TOML file.
+"""Moderation: banned words and rules in a TOML file, and what a publish lets through.
 
 The file has a list `words`, and tables `[[rules]]` with a `name`, a `pattern` (a regular
 expression) and the `fields` that it is for.
@@ -10,19 +10,38 @@ import re
 import sys
 import tomllib
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from indexer.artifacts.lines import validation_sentence
-from indexer.review.decisions import Texts
 from p4r_qdrant.errors import SettingsError
-from p4r_qdrant.records import NonEmptyText, Persona
+from p4r_qdrant.records import NonEmptyText, Persona, StoredPersona
+from p4r_qdrant.texts import plain_rationale
+from p4r_qdrant.validation import validation_sentence
 
 FIELDS = ("name", "description", "preference_rationale")
+APPROVED_ONLY, HIDE_FLAGGED = "approved-only", "hide-flagged"
+"""Words of `IndexMetadata.policy`."""
+
+
+class Texts(Protocol):
+    """Anything that has the texts of a persona."""
+
+    @property
+    def name(self) -> str:
+        """See Persona."""
+
+    @property
+    def description(self) -> str:
+        """See Persona."""
+
+    @property
+    def preference_rationale(self) -> str:
+        """See Persona."""
 
 
 def _check_pattern(pattern: str) -> str:
@@ -78,7 +97,7 @@ class Rules:
     def __bool__(self) -> bool:
         return bool(self.words or self.rules)
 
-    def problem(self, texts: Persona | Texts) -> str | None:
+    def problem(self, texts: Texts) -> str | None:
         """The first thing that is wrong with a persona, as "the name holds ..."; else None."""
         for field in FIELDS if self else ():
             if problem := self.problem_with(getattr(texts, field), field):
@@ -115,3 +134,19 @@ def _invisible() -> dict[int, None]:
     """The characters that people do not see, for `str.translate`."""
     every = range(sys.maxunicode + 1)
     return dict.fromkeys(one for one in every if unicodedata.category(chr(one)) == "Cf")
+
+
+def withheld(
+    policy: str, personas: Sequence[Persona], held: Sequence[StoredPersona]
+) -> Persona | None:
+    """The first persona that a version with this policy may not be given; None if it may be.
+
+    policy: see `IndexMetadata`. held: the personas that it has of the item: they may stay.
+    """
+    if APPROVED_ONLY not in policy.split():
+        return None
+    known = {(one.name, one.description, one.preference_rationale) for one in held}
+    texts = (
+        (one.name, one.description, plain_rationale(one.preference_rationale)) for one in personas
+    )
+    return next((one for one, own in zip(personas, texts, strict=True) if own not in known), None)
