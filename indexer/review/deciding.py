@@ -159,9 +159,10 @@ def _texts(order: Order, one: Reviewed, decided: Decided, rules: Rules) -> Texts
 
 def _check_undo(one: Reviewed, decided: Decided, name: str) -> None:
     """Raises InputError if the last decision on a persona cannot be taken back."""
-    last = (valid(one.rows) or [None])[-1]
-    if last is None:
+    rows = valid(one.rows)
+    if not rows:
         raise InputError(f"there is no decision on {name} to undo")
+    last = rows[-1]
     if last.action != "split":
         return
     if last.other is None:
