@@ -17,7 +17,6 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.spreadsheets import formula_safe
 from indexer.judging.comparing import fit, shuffled
 from indexer.judging.explanation_files import Explanations
 from indexer.judging.explanations import ExplanationStudy
@@ -26,6 +25,7 @@ from indexer.peers.options import PeerOptions
 from indexer.peers.wording import NO_TEXT, Wording
 from p4r_qdrant.encoder.user_vector import newest_first
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.spreadsheets import formula_safe
 
 CRITERIA = ExplanationStudy.criteria
 MOST_SYSTEMS = 6

@@ -11,10 +11,10 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.spreadsheets import from_formula_safe
 from indexer.judging.figures import Share
 from indexer.peers.side_by_side import CRITERIA, Example, Sheet
 from p4r_qdrant.errors import InputError, MissingExtraError
+from p4r_qdrant.spreadsheets import from_formula_safe
 
 try:
     from nltk.metrics.agreement import AnnotationTask

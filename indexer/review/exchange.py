@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.opening import NOT_UTF8, check_delimited, opened
-from indexer.artifacts.spreadsheets import formula_safe, from_formula_safe
 from indexer.review.decisions import valid
 from indexer.review.desk import ReviewDesk
 from p4r_qdrant.errors import InputError
@@ -33,6 +32,7 @@ from p4r_qdrant.service.studio.desk import (
     SplitOff,
 )
 from p4r_qdrant.service.studio.evidence import Evidence, Quote
+from p4r_qdrant.spreadsheets import formula_safe, from_formula_safe
 from p4r_qdrant.validation import validation_sentence
 
 LONGEST = 16 << 20

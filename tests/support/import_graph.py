@@ -26,6 +26,7 @@ LAYERS = (
     ("p4r_qdrant.file_lock",),
     (
         *("p4r_qdrant.records", "p4r_qdrant.errors", "p4r_qdrant.resources", "p4r_qdrant.arrays"),
+        *("p4r_qdrant.artifact_names", "p4r_qdrant.spreadsheets"),
         *("p4r_qdrant.whole_files", "p4r_qdrant.retry_after", "p4r_qdrant.validation"),
     ),
     ("p4r_qdrant.settings", "p4r_qdrant.texts", "p4r_qdrant.templating"),

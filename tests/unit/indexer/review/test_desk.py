@@ -13,7 +13,6 @@ from hypothesis import strategies as some
 from indexer.artifacts.evidence import QuotedEvidence
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.spreadsheets import formula_safe, from_formula_safe
 from indexer.review.decisions import Decisions
 from indexer.review.exchange import as_lines, rows, take
 from indexer.review.flagging import flag
@@ -22,6 +21,7 @@ from indexer.review.standing import asked
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import ItemPersonas, StoredPersona
 from p4r_qdrant.service.studio.desk import ConflictError
+from p4r_qdrant.spreadsheets import formula_safe, from_formula_safe
 from tests.support.hash_encoder import HashEncoder
 from tests.support.jsonl import write
 from tests.support.messages import sentence
