@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from indexer.llm import Options
+from indexer.peers.options import Precision
 from p4r_qdrant.errors import InputError, MissingExtraError, P4RError
 
 try:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
     from transformers.utils import logging as transformers_logging
 except ModuleNotFoundError as missing:
     raise MissingExtraError(
@@ -60,7 +61,11 @@ class LocalModel:
 
     @classmethod
     def load(
-        cls, source: str | Path | None, adapter: Path | None = None, device: str = "auto"
+        cls,
+        source: str | Path | None,
+        adapter: Path | None = None,
+        device: str = "auto",
+        precision: Precision = "float32",
     ) -> LocalModel:
         """Load a folder, a name, or a GGUF file; None: the bundled SmolLM2.
 
@@ -77,7 +82,7 @@ class LocalModel:
             _check_gguf(path)
         else:
             place, more = str(source), {}
-        transformers_logging.disable_progress_bar()
+        _silence_progress_bars()
         with enough_memory(str(source)):
             try:
                 tokenizer = AutoTokenizer.from_pretrained(place, **more)
@@ -89,7 +94,7 @@ class LocalModel:
                 ) from None
             if path.suffix == ".gguf":  # plain numbers by now, which can be trained
                 model.hf_quantizer.remove_quantization_config(model)
-            model.to(_device(device))
+            model.to(_device(device), getattr(torch, precision))
         digest = hashlib.sha256(_some_weights(model))
         if adapter is not None:
             model = with_adapter(model, adapter)
@@ -214,6 +219,12 @@ def enough_memory(what: str) -> Iterator[None]:
                 f"{what} does not fit into the memory of this machine: choose a smaller model"
             ) from None
         raise
+
+
+def _silence_progress_bars() -> None:
+    """Callers report progress themselves. The reader of GGUF files has a bar of its own."""
+    transformers_logging.disable_progress_bar()
+    modeling_gguf_pytorch_utils.tqdm = transformers_logging.tqdm
 
 
 def _device(name: str) -> str:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 TunablePeer = Literal["letters", "pointwise", "rated"]
 RankingPeer = Literal["listwise", "letters", "pointwise", "rated"]
 """The peers that put candidates in order; `explained` explains them."""
+Precision = Literal["float32", "bfloat16"]
+"""Of the weights of a local model."""
 
 
 class PeerOptions(BaseModel):

@@ -196,8 +196,9 @@ def _bench(text: str) -> dict[str, Any]:
 def _judged(text: str) -> list[dict[str, Any]]:
     won, lost = ({"count": n, "of": 10, "low": 0.1, "high": 0.9} for n in (6, 3))
     found = {"criterion": text, "won": won, "tied": 1, "lost": lost, "p": 0.5, "p_holm": 0.5}
-    fit = {"model": text, "passed": True, "controls": [], "preferences": [found]}
-    control = {"name": text, "right": 3, "of": 9, "passed": False}
+    control = {"name": text, "right": 3, "of": 9, "p": 0.91, "passed": False}
+    right = control | {"right": 9, "p": 0.002, "passed": True}
+    fit = {"model": text, "passed": True, "controls": [right], "preferences": [found]}
     unfit = {"model": text, "passed": False, "controls": [control], "preferences": []}
     one = {"study": "explanations", "against": text, "problem": ""}
     return [

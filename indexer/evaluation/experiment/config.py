@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from indexer.evaluation.generators.base import GENERATORS
-from indexer.peers.options import PeerOptions, RankingPeer, TunablePeer
+from indexer.peers.options import PeerOptions, Precision, RankingPeer, TunablePeer
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import EncoderSettings
@@ -77,8 +77,14 @@ class PeersConfig(PeerOptions):
     adapters: dict[TunablePeer, Path] = Field(default_factory=dict)
     """Folders that `p4r peers tune` made: lines of peers tuned on this machine. A relative path
     starts at the file."""
+    untuned: tuple[RankingPeer, ...] = ()
+    """Lines of peers that ask a model on this machine, without an adapter, in place of the
+    endpoint."""
     local: str = "bundled"
-    """The model of the adapters: a folder, a name, a GGUF file, or `bundled` (SmolLM2)."""
+    """The model of `adapters` and `untuned`: a folder, a name, a GGUF file, or `bundled`
+    (SmolLM2)."""
+    precision: Precision = "float32"
+    """Of the weights of `untuned`. bfloat16 is faster on CPUs that compute with it."""
     generators: Annotated[list[str], Distinct] | None = None
     """Unset: the strongest generator on validation items."""
     candidates: Count | None = None
@@ -94,8 +100,9 @@ class PeersConfig(PeerOptions):
 
     @model_validator(mode="after")
     def _check_names(self) -> PeersConfig:
-        if len(set(self.names)) < len(self.names) or not (self.names or self.adapters):
-            raise ValueError("names: give at least one peer, and none twice")
+        twice = any(len(set(own)) < len(own) for own in (self.names, self.untuned))
+        if twice or not (self.names or self.adapters or self.untuned):
+            raise ValueError("names, untuned: give at least one peer, and none twice")
         return self
 
 

@@ -57,7 +57,7 @@ def paper_layout(results: Results) -> dict[str, Any]:
         "bench": bench,
         "figure4": grown(bench),
         "figures56": list(_win_rates(judged)),
-        "judged": judged or [],
+        "controls": list(_controls(judged)),
         "missing": list(_missing(results)),
     }
 
@@ -162,6 +162,14 @@ def grown(bench: Mapping[str, Any] | None) -> list[tuple[str, list[int], list[An
 
 
 # --- Figures 5 and 6 ------------------------------------------------------------------------------
+
+
+def _controls(judged: Sequence[Mapping[str, Any]] | None) -> Iterator[dict[str, Any]]:
+    """Every control of every comparison: what says whether the judge can be believed."""
+    for one in judged or ():
+        for control in one["result"]["controls"] if one["result"] else ():
+            name = f"{_figure(one)}, {one['study']} against {one['against']}"
+            yield control | {"comparison": name, "fit": one["result"]["passed"]}
 
 
 def _figure(one: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,29 +93,44 @@ class PeerStudy(ExitStack):
         sources = PeerSources(
             Domain.load(self._context.config.domain), self._llm, self._config, self._material
         )
-        self.peers = list(_variants(self._config, sources))
+        self.peers = list(_variants(self._config.names, sources))
         self._explainers = [(EXPLAINED, registry.made(EXPLAINED, sources))]
         if self._config.judge is None:
             self._explainers = []
         self._models: dict[str, LocalModel] = {}
+        if self._config.untuned:
+            self._add_untuned(sources)
         for name, adapter in self._config.adapters.items():
             self._add_tuned(name, adapter, sources)
         self.queries = {name: list(self._queries(one)) for name, one in self._judged.items()}
         return self
 
+    def _add_untuned(self, sources: PeerSources) -> None:
+        """Load the local model alone, and add the peers that ask it."""
+        model, llm = self._loaded("the local model")
+        self.model = ", ".join(one for one in (self.model, model.name) if one)
+        for name, peer in _variants(self._config.untuned, replace(sources, llm=llm)):
+            self._models[f"{name}, local"] = model
+            self.peers.append((f"{name}, local", peer))
+
     def _add_tuned(self, name: str, adapter: Path, sources: PeerSources) -> None:
         """Load a tuned model, whose prompts are those that it was tuned with."""
+        label = f"{name}, tuned"
+        self._models[label], llm = self._loaded(label, adapter)
+        options = TunedRecord.read(adapter).peer_options
+        mine = replace(sources, llm=llm, options=options)
+        self.peers.append((label, registry.made(name, mine)))
+
+    def _loaded(self, label: str, adapter: Path | None = None) -> tuple[LocalModel, LLMSettings]:
+        """The local model, and the settings of its requests."""
         from indexer.peers.local import LocalModel
         from indexer.peers.local_asker import local_settings
 
-        label = f"{name}, tuned"
         self._context.progress.start(f"loading {label}")
-        options = TunedRecord.read(adapter).peer_options
         local = None if self._config.local == "bundled" else self._config.local
-        model = self._models[label] = LocalModel.load(local, adapter)
-        llm = local_settings(model, self._llm.language)
-        mine = replace(sources, llm=llm, options=options)
-        self.peers.append((label, registry.made(name, mine)))
+        precision = self._config.precision if adapter is None else "float32"
+        model = LocalModel.load(local, adapter, precision=precision)
+        return model, local_settings(model, self._llm.language)
 
     def check(self) -> LeakReport:
         """The leak checks of all peers and lists; nothing is asked."""
@@ -202,7 +217,7 @@ class PeerStudy(ExitStack):
 
             def asker_of(name: str) -> Asker:
                 ask = self._local(name, ledger) or endpoint
-                assert ask is not None  # noqa: S101 - a peer is tuned or asks the endpoint
+                assert ask is not None  # noqa: S101 - a peer has a local model or asks the endpoint
                 return ask
 
             yield asker_of
@@ -213,7 +228,7 @@ class PeerStudy(ExitStack):
         return any(name not in self._models for name, _ in self._asking)
 
     def _local(self, name: str, ledger: Ledger) -> Asker | None:
-        """What a tuned peer asks; None for the others."""
+        """What a peer with a local model asks; None for the others."""
         if name not in self._models:
             return None
         from indexer.peers.local_asker import LocalAsker
@@ -261,14 +276,14 @@ class PeerStudy(ExitStack):
         return Ledger(self.ledger, read_only=True)
 
 
-def _variants(config: PeersConfig, sources: PeerSources) -> Iterator[Named]:
+def _variants(names: Iterable[str], sources: PeerSources) -> Iterator[Named]:
     """Every peer; the rated one without averages in the prompts and with them."""
-    for name in config.names:
+    for name in names:
         if name != "rated":
             yield name, registry.made(name, sources)
             continue
         for averages in (False, True):
-            options = config.model_copy(update={"averages": averages})
+            options = sources.options.model_copy(update={"averages": averages})
             peer = registry.made(name, replace(sources, options=options))
             yield (WITH_AVERAGES if averages else name), peer
 

@@ -13,7 +13,7 @@ from indexer.evaluation.experiment.csv_tables import csv_tables
 from indexer.evaluation.experiment.figures import figures
 from indexer.evaluation.experiment.page import page
 from indexer.evaluation.experiment.paper_layout import paper_layout
-from indexer.evaluation.experiment.pooled import pooled, pooled_page, sentences
+from indexer.evaluation.experiment.pooled import pooled, pooled_page, sentences, table4
 from indexer.evaluation.experiment.wording import (
     form_name,
     generator_name,
@@ -21,7 +21,7 @@ from indexer.evaluation.experiment.wording import (
     named_values,
     variant_name,
 )
-from indexer.metrics import ndcg
+from indexer.metrics import metric_names, ndcg
 from tests.support.experiment_results import results
 from tests.support.html_page import HOSTILE, Page
 
@@ -66,6 +66,19 @@ def test_the_papers_layout_has_its_tables_and_says_what_is_left_out() -> None:
     none = Page(page(made | {"bench": None, "judged": None, "peers": None, "ablations": []})).text
     assert "Tables 4 and 5, LLM rerankers: left out, the experiment has no [peers]." in none
     assert "Table 6, summaries alone: left out" in none
+
+
+def test_the_page_says_whether_the_judge_passed_its_controls() -> None:
+    made = results()
+    fit, none, unfit = made["judged"]
+    text = Page(page(made)).text
+    assert "Figure 5, explanations against texttext990.0020yesgiven" in text
+    assert "Figure 6, personas against texttext390.9100nowithheld" in text
+    assert "has passed all controls" in Page(page(made | {"judged": [fit]})).text
+    failed = Page(page(made | {"judged": [none, unfit]})).text
+    assert "nowithheld" in failed
+    assert "has passed all controls" not in failed
+    assert "ours wins" not in failed
 
 
 def test_the_methods_line_stands_last_and_beside_the_generator() -> None:
@@ -195,3 +208,22 @@ def test_the_page_of_several_experiments() -> None:
     found.check_harmless("one/report.html", "two%20%26%203/report.html")
     found.check_tables()
     assert "all data sets" in found.text
+
+
+def test_table_4_has_all_data_sets() -> None:
+    first, second, without = results("first"), results("second"), results("third")
+    without["peers"] = None
+    only = second["peers"]["lines"].pop()
+    made = table4([first, second, without])
+    assert [one["name"] for one in made["data"]] == ["first", "second"]
+    [(generator, rows)] = made["groups"]
+    assert generator == "EASE"
+    by_line = {row["line"]: row["values"] for row in rows}
+    assert len(by_line) == len(first["peers"]["lines"])
+    here, missing = by_line[line_name(only["line"])]
+    assert here == [only["metrics"][name]["mean"] for name in metric_names()]
+    assert missing == [None] * 9
+    found = Page(pooled_page([first, second], ["one", "two"]))
+    found.check_tables()
+    assert "Table 4: generator, reranker, data set" in found.text
+    assert "Table 4" not in Page(pooled_page([without], ["three"])).text
