@@ -44,6 +44,8 @@ class RequestFields:
         answer is plain text, without its thought.
     options: the texts whose log-probabilities are wanted. Only for plain text: the answer is then
         {"text": ..., "options": {option: log-probability}}.
+    numbers: the answer is an order of the numbers from 1 to this, [2] > [1]. A local model is held
+        to that form; an endpoint is not.
     check: takes an answer that fits the schema, or such a text; returns what is wrong with it, in a
         sentence that is shown to the model, or None.
     about: the ids of the records that the prompt is made of (item_id, user_id). They are stored
@@ -65,6 +67,7 @@ class RequestFields:
     template: str = ""
     key: str = ""
     options: Options | None = None
+    numbers: int | None = None
 
     def __post_init__(self) -> None:
         if not self.key:

@@ -32,6 +32,7 @@ class Form:
     schema: Mapping[str, Any] | None = None
     options: Options | None = None
     check: Callable[[Any], str | None] | None = None
+    numbers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class RequestMaker:
             about=about,
             template=self.domain.version(template),
             options=form.options,
+            numbers=form.numbers,
         )
 
 

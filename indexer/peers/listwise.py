@@ -53,7 +53,7 @@ class Listwise(WindowedPeer):
         request = self.request(
             "peer_listwise",
             "\n\n".join(parts),
-            Form(TOKENS_A_PLACE * count + TOKENS_AROUND, check=problem),
+            Form(TOKENS_A_PLACE * count + TOKENS_AROUND, check=problem, numbers=count),
             {"user_id": query.user_id},
             count=count,
         )

@@ -30,7 +30,7 @@ except ModuleNotFoundError as missing:
         f"a local model needs {missing.name}: pip install 'p4r-qdrant[peers]'"
     ) from None
 
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 8192
 """Tokens of one forward pass, with padding."""
 LONGEST = 8192
 """Tokens of a prompt, where the model says nothing of its context."""
@@ -95,6 +95,8 @@ class LocalModel:
             if path.suffix == ".gguf":  # plain numbers by now, which can be trained
                 model.hf_quantizer.remove_quantization_config(model)
             model.to(_device(device), getattr(torch, precision))
+            if precision != "float32":
+                _score_precisely(model)
         digest = hashlib.sha256(_some_weights(model))
         if adapter is not None:
             model = with_adapter(model, adapter)
@@ -219,6 +221,13 @@ def enough_memory(what: str) -> Iterator[None]:
                 f"{what} does not fit into the memory of this machine: choose a smaller model"
             ) from None
         raise
+
+
+def _score_precisely(model: Any) -> None:
+    """Compute the logits in float32: bfloat16 rounds those of many tokens to the same number."""
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.float(), requires_grad=False)  # no longer tied
+    head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
 
 
 def _silence_progress_bars() -> None:

@@ -13,6 +13,7 @@ from indexer.llm.answers import read_answer
 from indexer.llm.request import from_record, to_record
 from indexer.llm.wire import Completion
 from indexer.peers.generation import written
+from indexer.peers.held_orders import written_orders
 from indexer.peers.local import BATCH_TOKENS, LocalModel, Messages, by_length
 from p4r_qdrant.records import clean_text
 from p4r_qdrant.settings import LLMSettings
@@ -32,7 +33,7 @@ class LocalAsker:
     """An asker for peers. Answers are kept in the ledger; they cost time, and nothing else.
 
     Where a question is about the first token alone, one forward pass answers it; other answers are
-    written, the most probable token at each place. A question that has failed is not asked again:
+    written, the most probable token at each place, of those that the form of an order allows. A question that has failed is not asked again:
     the same model fails again. repeat_failed: ask it all the same.
     """
 
@@ -86,8 +87,11 @@ class LocalAsker:
         if options is not None and not options.after:
             scores = self._model.option_logprobs(prompts, options)
             return [self._chosen(one, own) for one, own in zip(batch, scores, strict=True)]
-        alternatives = options.alternatives if options else 0
-        found = written(self._model, prompts, request.max_tokens, alternatives)
+        if request.numbers is not None:
+            found = written_orders(self._model, prompts, request.numbers)
+        else:
+            alternatives = options.alternatives if options else 0
+            found = written(self._model, prompts, request.max_tokens, alternatives)
         return [self._read(one, own) for one, own in zip(batch, found, strict=True)]
 
     def _chosen(self, one: _Waiting, scores: dict[str, float]) -> Answer:
@@ -129,8 +133,9 @@ def _batches(every: list[_Waiting]) -> Iterator[list[_Waiting]]:
     """Batches of one kind each, alike in length, so that one pass is not too large."""
     kinds: dict[Any, list[_Waiting]] = {}
     for one in every:
-        kinds.setdefault((one.request.options, _room(one.request)), []).append(one)
-    for (_, room), own in kinds.items():
+        kind = (one.request.options, one.request.numbers, _room(one.request))
+        kinds.setdefault(kind, []).append(one)
+    for (*_, room), own in kinds.items():
         for places in by_length([len(one.tokens) + room for one in own], BATCH_TOKENS):
             yield [own[at] for at in places]
 

@@ -286,12 +286,18 @@ def adapter(shop: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_tuned_peer_has_a_line_and_its_training_is_checked(
     shop: Path, tiny: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    wanted = config(shop, names=[], adapters={"pointwise": adapter}, local=str(tiny), users=4)
+    more: dict[str, Any] = {"local": str(tiny), "users": 4, "names": []}
+    untuned = {"untuned": ["pointwise", "listwise"], "precision": "bfloat16", "words": 20}
+    wanted = config(shop, adapters={"pointwise": adapter}, **untuned, **more)
     results = ran(wanted, tmp_path / "out", None)
-    line = results["peers"]["lines"][-1]
-    assert line["line"] == "pointwise, tuned"
-    assert line["asked"]["failed"] == 0
-    assert line["asked"]["cost_usd"] == 0
+    lines = results["peers"]["lines"][-3:]
+    assert [one["line"] for one in lines] == [
+        *("pointwise, local", "listwise, local", "pointwise, tuned")
+    ]
+    for line in lines:
+        assert line["asked"]["failed"] == 0
+        assert line["asked"]["cost_usd"] == 0
+    assert results["peers"]["model"].startswith(f"{tiny.name}@")
     [check] = [one for one in results["leaks"] if one["name"].startswith("training data of point")]
     assert (check["looked_at"], check["unproven"]) == (8, "")
     other = tmp_path / "shop"
@@ -303,7 +309,7 @@ def test_a_tuned_peer_has_a_line_and_its_training_is_checked(
     elsewhere = wanted.model_copy(update={"artifacts": other})
     with pytest.raises(LeakError, match="was tuned on other data"):
         ran(elsewhere, tmp_path / "other", None)
-    wrong = config(shop, names=[], adapters={"letters": adapter}, local=str(tiny), users=4)
+    wrong = config(shop, adapters={"letters": adapter}, **more)
     with pytest.raises(InputError, match="was tuned as pointwise, not as letters"):
         ran(wrong, tmp_path / "wrong", None)
 
@@ -314,7 +320,7 @@ def test_the_example_is_right() -> None:
     assert wanted.names == NAMES
     magazines = load_config(ROOT / "examples" / "magazines-peers.toml").peers
     assert magazines is not None
-    assert magazines.names == ("listwise", "letters")
+    assert magazines.untuned == ("letters", "listwise")
 
 
 def test_what_is_wrong_in_the_file_is_one_sentence(shop: Path, tmp_path: Path) -> None:
@@ -325,6 +331,7 @@ def test_what_is_wrong_in_the_file_is_one_sentence(shop: Path, tmp_path: Path) -
         ("[peers]\ncandidates = 30", "peers.candidates: 30 is none of 20, 50"),
         ("[peers]\nwordz = 30", r"peers\.wordz"),
         ("[peers]\nnames = []", "give at least one peer"),
+        ('[peers]\nuntuned = ["letters", "letters"]', "give at least one peer, and none twice"),
         ('[peers.adapters]\nlistwise = "x"', r"peers\.adapters"),
     ]:
         path.write_text(f'name = "x"\nartifacts = "x"\n{text}\n')

@@ -6,18 +6,27 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
 from transformers.trainer_utils import validate_quantization_for_training
 
 from indexer.ledger import Ledger
 from indexer.llm import Options, Request
 from indexer.llm.wire import Completion
 from indexer.peers import registry
-from indexer.peers.local import LocalModel, LocalModelError, Messages, by_length
+from indexer.peers.held_orders import written_orders
+from indexer.peers.local import (
+    LocalModel,
+    LocalModelError,
+    Messages,
+    by_length,
+    last_logits,
+    padded,
+)
 from indexer.peers.local_asker import LocalAsker
 from indexer.peers.options import TunablePeer
 from indexer.peers.protocol import PeerAnswer
@@ -32,6 +41,7 @@ from indexer.peers.tuning_data import (
 )
 from indexer.peers.tuning_rows import auc, dev_value
 from p4r_qdrant.errors import InputError
+from tests.support.jsonl import read
 from tests.support.paths import ROOT
 from tests.support.scripted_peers import Sources, query
 from tests.support.tiny_causal_lm import save_tiny_causal_lm
@@ -120,6 +130,50 @@ def test_peers_ask_a_local_model_and_its_ledger(
     ]
 
 
+def test_an_order_is_held_to_its_form(
+    model: LocalModel, sources: Sources, tmp_path: Path
+) -> None:
+    model.longest = 4000
+    for one in ranked(model, sources, ["listwise"], tmp_path):
+        assert (one.failed, one.repaired) == (0, 0)
+    [known, *_] = read(tmp_path / "peer-listwise.jsonl")
+    assert re.fullmatch(r"(\[[123]\] > ){2}\[[123]\]", known["answer"])
+
+
+def test_a_held_order_is_that_of_greedy_decoding(model: LocalModel) -> None:
+    """Numbers of several tokens; several prompts at once, without what is known already."""
+    characters = {one: 20 + at for at, one in enumerate("[]>0123456789")}
+
+    def encode(text: str, **_: Any) -> list[int]:
+        return [characters[one] for one in text.replace(" ", "")]
+
+    model.tokenizer = SimpleNamespace(encode=encode, pad_token_id=0)
+    prompts = [[5, 6, 7], [8] * 40, [9, 10] * 7]
+    found = [one.text for one in written_orders(model, prompts, 12)]
+    assert found == [_greedy(model, prompt, 12, encode) for prompt in prompts]
+    assert len(set(found)) == 3
+    for one in found:
+        assert sorted(map(int, re.findall(r"\d+", one))) == list(range(1, 13))
+
+
+def _greedy(model: LocalModel, prompt: list[int], count: int, encode: Any) -> str:
+    """The same, character by character, each from the whole text."""
+    left, order, number = {str(one) for one in range(1, count + 1)}, "[", ""
+    while left:
+        allowed = {one[len(number)] for one in left if one.startswith(number) and one != number}
+        allowed |= {"]"} if number in left else set()
+        inputs = padded([prompt + encode(order)], 0)
+        logits = last_logits(model.model, inputs)[0, -1].detach()
+        chosen = max(sorted(allowed), key=lambda one: float(logits[encode(one)[0]]))
+        order += chosen
+        number += chosen
+        if chosen == "]":
+            left.remove(number[:-1])
+            number = ""
+            order += " > [" if left else ""
+    return order
+
+
 def test_a_prompt_that_is_too_long_gets_smaller_windows(
     model: LocalModel, sources: Sources, tmp_path: Path
 ) -> None:
@@ -149,7 +203,7 @@ def test_an_answer_that_cannot_be_used_is_kept_and_not_asked_again(
         return [Completion(("Who knows?",), "", "stop", "", (9, 3), 0) for _ in prompts]
 
     model.longest = 4000
-    monkeypatch.setattr("indexer.peers.local_asker.written", unsure)
+    monkeypatch.setattr("indexer.peers.local_asker.written_orders", unsure)
     for _ in range(2):
         found = ranked(model, sources, ["listwise"], tmp_path)
         assert [(one.order, one.failed) for one in found] == [
@@ -300,11 +354,20 @@ def test_auc_by_hand() -> None:
     assert auc(np.array([1.0, 1.0]), [True, False]) == 0.5
 
 
+def test_the_reader_of_gguf_files_draws_no_bar(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    LocalModel.load(folder, device="cpu")
+    assert list(modeling_gguf_pytorch_utils.tqdm([1], desc="converting")) == [1]
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_the_bundled_gguf_file_is_dequantised() -> None:
+def test_the_bundled_gguf_file_is_dequantised(capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("gguf")
     model = LocalModel.load(None)
+    assert "quantizing" not in capfd.readouterr().err
     validate_quantization_for_training(model.model)
     prompts = [
         model.tokens(Messages("Answer Yes or No.", f"Is a {one} an animal?"))
