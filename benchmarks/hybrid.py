@@ -5,7 +5,8 @@
 
 Personas alone (Eq. 10) and the one score of all three parts answer the same questions in turn, with
 the texts of the first ten; ratios are of medians in one run. Columns of B hold 200 entries, and
-histories 20 items, drawn so that popular items are in most of them.
+histories 20 items, drawn so that popular items are in most of them. As many columns are in memory
+as a reader of a server keeps.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from benchmarks import online
 from benchmarks.online import Catalogue, Floats, Timing, err
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
 from p4r_qdrant.index.columns import CollaborativePart, Column
+from p4r_qdrant.index.server.columns import MOST_COLUMNS
 from p4r_qdrant.rerank.users import KnownUser
 from p4r_qdrant.settings import RerankSettings
 
@@ -106,6 +108,8 @@ def run(personas: int, server: Settings | None, folder: Path, repeats: int) -> l
         for name, index in indexes.items():
             err.print(f"writing {catalogue.items:,} columns, {name}")
             index.write_collaborative(part, columns(catalogue.items))
+            known = min(MOST_COLUMNS, catalogue.items)
+            index.collaborative_shares({"item-0": 1.0}, [f"item-{one}" for one in range(known)])
             ways |= contenders(index, catalogue.items, name)
         for candidates in online.CANDIDATES:
             err.print(f"{personas:,} personas, {candidates} candidates")

@@ -92,7 +92,7 @@ class CollaborativeIndex:
             numbers = columns.numbers([*filter(is_text, history)])
             owned = [own for own in numbers if history[own]]
             asked = [*dict.fromkeys(filter(is_text, item_ids))]
-            columns_of = columns.columns(asked) if owned else {}
+            columns_of = columns.columns(asked, fresh=False) if owned else {}
             held = [(one, column) for one, column in columns_of.items() if len(column.places)]
             if not held:
                 return {}

@@ -110,8 +110,12 @@ class ColumnSet(Protocol):
     def items(self) -> Iterator[tuple[str, int | None]]:
         """(item id, number) of all items, streamed, in no particular order."""
 
-    def columns(self, item_ids: Sequence[str]) -> dict[str, Column]:
-        """The columns of the items that have entries."""
+    def columns(self, item_ids: Sequence[str], *, fresh: bool = True) -> dict[str, Column]:
+        """The columns of the items that have entries.
+
+        fresh: whether they must be those of now. If not, a column that this reader knows is given
+        as it was, though another process may have removed or replaced it: good for reasons.
+        """
 
     def scores(self, users: Sequence[Weights], candidates: Sequence[Sequence[str]]) -> list[Scored]:
         """The sum over a history for each candidate of each user; sums of 0 may be missing."""

@@ -103,4 +103,6 @@ def check_query(
 
 def is_text(value: Any) -> bool:
     """Whether this is a string without lone surrogates."""
-    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
+    return isinstance(value, str) and (
+        value.isascii() or not any("\ud800" <= one <= "\udfff" for one in value)
+    )

@@ -288,5 +288,6 @@ def explain_orders(
 
 def _add_own_items(index: PersonaIndex, orders: Sequence[Order], shown: int | None) -> None:
     for order in orders:
-        item_ids = [one.item_id for one in order.matches[:shown]]
-        order.chosen_with = collaborative.own_items(index, order.user, item_ids)
+        first = (one.item_id for one in order.matches[:shown])
+        spoken_for = [one for one in first if one in order.collaborative]
+        order.chosen_with = collaborative.own_items(index, order.user, spoken_for)

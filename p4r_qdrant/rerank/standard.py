@@ -8,6 +8,7 @@ are equal. A part that is missing is left out, and the weights of the others div
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,7 @@ def combined(columns: Columns, weights: Weights) -> Combined | None:
         None if one is None else one * (share / total) + 0.0  # no negative zeros for people
         for share, one in zip(shares, columns, strict=True)
     ]
-    scores: Values = np.sum([one for one in carried if one is not None], axis=0)
+    scores: Values = sum(one for one in carried if one is not None)  # type: ignore[assignment]
     own = shares[0] or shares[1]
     order = np.argsort(-scores, kind="stable") if own else np.arange(len(scores))
     return Combined(order, scores, (carried[0], carried[1], carried[2]))
@@ -92,15 +93,17 @@ def combined(columns: Columns, weights: Weights) -> Combined | None:
 
 def standardised(values: Values, rounding: float) -> Values:
     """Values (n,) with mean 0 and deviation 1; all 0 if they are equal. NaN becomes 0."""
-    known = np.isfinite(values)
-    largest = np.abs(values[known]).max(initial=0.0)
+    missing = np.isnan(values)
+    known = values[~missing] if missing.any() else values
+    largest = np.abs(known).max(initial=0.0)
     result = np.zeros_like(values)
     if not largest:
         return result
-    scaled = values[known] / largest
-    deviation = scaled.std()
+    centred = known / largest
+    centred -= centred.sum() / len(centred)
+    deviation = math.sqrt(centred @ centred / len(centred))
     if deviation > rounding:
-        result[known] = (scaled - scaled.mean()) / deviation
+        result[~missing] = centred / deviation
     return result
 
 

@@ -45,7 +45,7 @@ class MemoryColumns:
     def items(self) -> Iterator[tuple[str, int | None]]:
         return iter([(one.item_id, one.number) for one in self.held.values()])
 
-    def columns(self, item_ids: Sequence[str]) -> dict[str, Column]:
+    def columns(self, item_ids: Sequence[str], *, fresh: bool = True) -> dict[str, Column]:
         return {
             one: self.held[one]
             for one in item_ids

@@ -82,6 +82,21 @@ class Sparse:
     places: Numbers
     values: Floats
 
+    def sums(self, rows: Places, dense: Floats) -> npt.NDArray[np.float64]:
+        """The product of some rows with a vector (n,): (len(rows),)."""
+        starts, stops = self.starts[rows], self.starts[rows + 1]
+        found = np.zeros(len(rows))
+        filled = np.flatnonzero(stops > starts)
+        if len(filled):
+            # Whole rows are copied: three times as fast as an index of each entry.
+            slices = [*map(slice, starts[filled].tolist(), stops[filled].tolist())]
+            places = np.concatenate([self.places[own] for own in slices])
+            values = np.concatenate([self.values[own] for own in slices])
+            first = np.cumsum(stops[filled] - starts[filled]) - (stops - starts)[filled]
+            products = values * dense.take(places)
+            found[filled] = np.add.reduceat(products, first, dtype=np.float64)
+        return found
+
     def entries(self, rows: Places) -> tuple[Places, Places]:
         """The positions of the entries of some rows one after another, and where each row ends."""
         starts = self.starts[rows]
@@ -135,8 +150,8 @@ class EdgeColumns:
         yield from self._numbers.items()
         yield from ((one, None) for one in [*self._put] if one not in self._numbers)
 
-    def columns(self, item_ids: Sequence[str]) -> dict[str, Column]:
-        """See `ColumnSet`."""
+    def columns(self, item_ids: Sequence[str], *, fresh: bool = True) -> dict[str, Column]:  # noqa: ARG002
+        """See `ColumnSet`. They always are those of now."""
         found = {}
         for item_id in item_ids:
             if (column := self._put.get(item_id)) is not None:
@@ -170,12 +185,9 @@ class EdgeColumns:
             and one not in self._put
         ]
         rows = np.array([number for _, number in known], dtype=np.int64)
-        entries, ends = self._by_item.entries(rows)
-        # Sums up to each entry: an item without entries gets the difference of equal sums.
-        products = self._by_item.values[entries] * dense[self._by_item.places[entries]]
-        owners = np.repeat(np.arange(len(rows)), np.diff(ends, prepend=0))
-        sums = np.bincount(owners, weights=products, minlength=len(rows))
-        scores = dict(zip((one for one, _ in known), sums.tolist(), strict=True))
+        scores = dict(
+            zip((one for one, _ in known), self._by_item.sums(rows, dense).tolist(), strict=True)
+        )
         for item_id in candidates:
             if (column := self._put.get(item_id)) is not None:
                 scores[item_id] = _sum(column, dense)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Collection as Ids
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from qdrant_client import grpc, models
@@ -35,6 +35,10 @@ MOST_CANDIDATES = 2000
 """Most candidates of one query; longer lists are split into queries of one batch."""
 MOST_CACHED = 200_000
 """Numbers of items that a reader keeps."""
+MOST_COLUMNS = 10_000
+"""Columns that a reader keeps: 20 MB, if each has 200 entries."""
+
+Known = TypeVar("Known")
 
 _SET = "{}-columns-"
 _IS_SET = re.compile(r"-columns-\d+$")
@@ -110,6 +114,8 @@ class ServerColumns:
         self._lock = threading.Lock()
         self._known: dict[str, int | None] = {}
         """Numbers of items, None if they have none. In one set they never change."""
+        self._read: dict[str, Column] = {}
+        """Columns that were read. They change if an item leaves the catalogue and comes back."""
 
     def numbers(self, item_ids: Ids[str]) -> dict[str, int]:
         """See `ColumnSet`."""
@@ -119,10 +125,7 @@ class ServerColumns:
         if unknown:
             new = self._collection.within_limits(partial(self._read_numbers, unknown))
             fresh = {one: new.get(one) for one in unknown}
-            with self._lock:
-                for one in [*known][: max(0, len(known) + len(fresh) - MOST_CACHED)]:
-                    del known[one]
-                known.update(fresh)
+            self._keep(known, fresh, MOST_CACHED)
             found |= fresh
         return {one: number for one, number in found.items() if number is not None}
 
@@ -139,9 +142,23 @@ class ServerColumns:
             number = payload.get(NUMBER)
             yield payload[ITEM_ID], None if number is None else int(number)
 
-    def columns(self, item_ids: Sequence[str]) -> dict[str, Column]:
+    def _keep(self, known: dict[str, Known], fresh: dict[str, Known], most: int) -> None:
+        """Add what was read; what was added first goes if there is more than `most`."""
+        with self._lock:
+            for one in [*known][: max(0, len(known) + len(fresh) - most)]:
+                del known[one]
+            known.update(fresh)
+
+    def columns(self, item_ids: Sequence[str], *, fresh: bool = True) -> dict[str, Column]:
         """See `ColumnSet`."""
-        return self._collection.within_limits(partial(self._columns, item_ids))
+        read = {} if fresh else self._read
+        found = {one: column for one in item_ids if (column := read.get(one)) is not None}
+        unknown = [one for one in item_ids if one not in found]
+        if unknown:
+            new = self._collection.within_limits(partial(self._columns, unknown))
+            self._keep(self._read, new, MOST_COLUMNS)
+            found |= new
+        return found
 
     def _columns(self, item_ids: Sequence[str]) -> dict[str, Column]:
         found = {}
@@ -178,10 +195,10 @@ class ServerColumns:
         for place, (user, item_ids) in enumerate(zip(users, candidates, strict=True)):
             for some in batches(item_ids, length):
                 owner = {point_id(one, 0): one for one in some}
-                ids = [grpc.PointId(uuid=one) for one in owner]
-                message = self._query(user, len(ids), _NO_PAYLOAD)
-                among = grpc.Condition(has_id=grpc.HasIdCondition(has_id=ids))
-                message.filter.CopyFrom(grpc.Filter(must=[among]))
+                message = self._query(user, len(owner), _NO_PAYLOAD)
+                among = message.filter.must.add().has_id.has_id  # filled in place: no copies
+                for one in owner:
+                    among.add().uuid = one
                 asked.append((place, owner))
                 messages.append(message)
         scores: list[Scored] = [{} for _ in users]
@@ -223,6 +240,7 @@ class ServerColumns:
         """See `ColumnSet`."""
         points = [_point(one) for one in columns]
         self._collection.within_limits(partial(self._collection.upsert, points))
+        self._forget([one.item_id for one in columns])
 
     def remove(self, item_ids: Sequence[str]) -> None:
         """See `ColumnSet`."""
@@ -232,6 +250,12 @@ class ServerColumns:
                 client.delete_vectors, name, [COLUMN], [point_id(one, 0) for one in some], wait=True
             )
             self._collection.connection.call(delete)
+        self._forget(item_ids)
+
+    def _forget(self, item_ids: Sequence[str]) -> None:
+        with self._lock:
+            for one in item_ids:
+                self._read.pop(one, None)
 
 
 def _point(column: Column) -> models.PointStruct:

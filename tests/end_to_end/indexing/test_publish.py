@@ -160,7 +160,9 @@ def test_erasing_somebody_refits_the_collaborative_part(
     asked = p4r("erase", "priya-n", "--artifacts", "books", "--refit")
     assert asked.code == 0, asked.err
     said = " ".join(asked.err.split())
-    fitted = "collaborative part of version-hash-encoder-1-None: fitted on 23 items, 140 interactions"
+    fitted = (
+        "collaborative part of version-hash-encoder-1-None: fitted on 23 items, 140 interactions"
+    )
     assert fitted in said
     assert "until it is fitted again" not in said
     assert encoders.keys() == {None, "nightly"}

@@ -1,6 +1,7 @@
 """The collaborative part on both engines against the sums by hand, over wild B."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -140,6 +141,32 @@ def test_a_reader_asks_a_server_once_for_the_number_of_an_item(
         assert index.collaborative_nearest({"b": 1.0, "x": 1.0}, 9) == [("a", 0.5)]
         assert index.collaborative_nearest({"a": 1.0}, 9) == [("b", 0.25)]
         assert asked == [["a", "nobody"], ["b", "x"], ["a"]]
+
+
+def test_a_reader_asks_a_server_once_for_a_column_that_only_gives_reasons(
+    qdrant_server: QdrantServer, collection_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    right = ServerColumns._columns
+
+    def noted(self: ServerColumns, item_ids: list[str]) -> dict[str, Any]:
+        asked.append(item_ids)
+        return right(self, item_ids)
+
+    monkeypatch.setattr(columns, "MOST_COLUMNS", 1)
+    monkeypatch.setattr(ServerColumns, "_columns", noted)
+    with opened(on_server(qdrant_server, collection_name)) as index:
+        index.write_collaborative(part(TWO), TWO)
+        for _ in range(2):
+            assert index.collaborative_shares({"a": 2.0}, ["b", "x"]) == {"b": [("a", 0.5)]}
+        assert asked == [["b", "x"], ["x"]], "one that is not there may be added"
+        assert index.collaborative_columns(["b"])["b"].places.tolist() == [0]
+        assert asked[2:] == [["b"]], "now"
+        index.remove_columns(["b"])
+        assert index.collaborative_shares({"a": 2.0}, ["b"]) == {}
+        assert index.collaborative_shares({"b": 2.0}, ["a"]) == {"a": [("b", 1.0)]}
+        assert index.collaborative_shares({"b": 2.0}, ["a"]) == {"a": [("b", 1.0)]}
+        assert asked[-2:] == [["b"], ["a"]]
 
 
 TWO = [column("a", 0, {1: 0.5}), column("b", 1, {0: 0.25}), column("gone", 2, {})]
