@@ -33,8 +33,9 @@ class LocalAsker:
     """An asker for peers. Answers are kept in the ledger; they cost time, and nothing else.
 
     Where a question is about the first token alone, one forward pass answers it; other answers are
-    written, the most probable token at each place, of those that the form of an order allows. A question that has failed is not asked again:
-    the same model fails again. repeat_failed: ask it all the same.
+    written, the most probable token at each place, of those that the form of an order allows. A
+    question that has failed is not asked again: the same model fails again. repeat_failed: ask it
+    all the same.
     """
 
     def __init__(self, model: LocalModel, ledger: Ledger, *, repeat_failed: bool = False) -> None:

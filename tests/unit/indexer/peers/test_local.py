@@ -130,9 +130,7 @@ def test_peers_ask_a_local_model_and_its_ledger(
     ]
 
 
-def test_an_order_is_held_to_its_form(
-    model: LocalModel, sources: Sources, tmp_path: Path
-) -> None:
+def test_an_order_is_held_to_its_form(model: LocalModel, sources: Sources, tmp_path: Path) -> None:
     model.longest = 4000
     for one in ranked(model, sources, ["listwise"], tmp_path):
         assert (one.failed, one.repaired) == (0, 0)
