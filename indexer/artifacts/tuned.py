@@ -38,6 +38,12 @@ class Tuned(BaseModel):
     validation: str = ""
     valid: dict[str, float] = Field(default_factory=dict)
 
+    @property
+    def has_prior(self) -> bool:
+        """Whether a persona prior was chosen, which needs the mean user in the index."""
+        chosen = (self.scoring.candidates, self.scoring.catalogue)
+        return any(one is not None and one.prior for one in chosen)
+
 
 def write_tuned(folder: ArtifactFolder, tuned: Tuned) -> None:
     """Write tuned.json, all of it or nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from indexer.artifacts.opening import opened
 from indexer.artifacts.writing import written_whole
 from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.catalogue import Catalogue
+from indexer.evaluation.generators import pairwise
 from indexer.evaluation.generators.base import (
     HYBRID,
     READ_PERSONAS,
@@ -58,11 +59,15 @@ class ListInputs:
 
 @dataclass(frozen=True, slots=True)
 class ListOptions:
-    """The generator, how many items a list has, and the seed of generators that have one."""
+    """The generator, how many items a list has, and the seed of generators that have one.
+
+    settings: of a model in `SEEDED`, chosen before with another seed; None: all are tried.
+    """
 
     model: str
     top: int = 100
     seed: int = 0
+    settings: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +154,12 @@ def write_candidates(
         assert best is not None  # noqa: S101 - every generator has settings
         return best
 
-    progress.start(f"tuning {options.model}", generator.SETTINGS)
-    best = best_of(generator.fitted(training, options.seed))
+    if options.settings is not None:
+        progress.start(f"training {options.model}, seed {options.seed}", 1)
+        best = best_of([pairwise.with_settings(training, options.seed, options.settings)])
+    else:
+        progress.start(f"tuning {options.model}", generator.SETTINGS)
+        best = best_of(generator.fitted(training, options.seed))
     if inputs.personas is not None and inputs.profiles is not None:
         progress.start("trying weights")
         best = best_of(weighed(training, inputs.personas, inputs.profiles, best))

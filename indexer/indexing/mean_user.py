@@ -9,6 +9,7 @@ import numpy as np
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.histories import Histories
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.tuned import Tuned
 from indexer.indexing.vector_files import VectorFile
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.adapter import tuned_history
@@ -24,15 +25,20 @@ USERS_AT_ONCE = 64
 
 
 def note_typical_user(
-    folder: ArtifactFolder, source: Encoder | VectorFile, index: PersonaIndex, settings: Settings
+    folder: ArtifactFolder,
+    source: Encoder | VectorFile,
+    index: PersonaIndex,
+    settings: Settings,
+    tuned: Tuned | None = None,
 ) -> None:
-    """Store the mean user vector in the index, if `P4R_RERANK__PRIOR` needs it.
+    """Store the mean user vector in the index, if `P4R_RERANK__PRIOR` or a tuned prior needs it.
 
     Held-out interactions are not used.
     Raises: InputError if no user of the folder has a history, and for vectors from a file, which
         holds no vectors of users.
     """
-    if not settings.rerank.prior:
+    chosen = tuned is not None and tuned.fingerprint == source.fingerprint and tuned.has_prior
+    if not (settings.rerank.prior or (chosen and "prior" not in settings.rerank.model_fields_set)):
         return
     if isinstance(source, VectorFile):
         raise InputError(

@@ -165,7 +165,7 @@ def publish(
                 )
             report = Published(**vars(done), version=name, location=index.location)
             report.review = rows.screening.sentences()
-            note_typical_user(folder, source, index, settings)
+            note_typical_user(folder, source, index, settings, tuned)
             if len(expected.item_ids) + done.kept < max(1, least):
                 of_file = isinstance(source, VectorFile)
                 raise (InputError if of_file else VerificationError)(

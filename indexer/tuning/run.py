@@ -29,7 +29,15 @@ from indexer.training.tune import Tried, record_history, tune
 from indexer.training.validation import MOST_USERS, Validation
 from indexer.tuning.cases import Scores, catalogue_cases, list_cases, mean_user
 from indexer.tuning.fit import ChosenFit, choose_fit
-from indexer.tuning.weights import Case, Weighed, choose_weights, every_weighting, measured
+from indexer.tuning.weights import (
+    Case,
+    Weighed,
+    best_first,
+    choose_weights,
+    every_weighting,
+    forms,
+    measured,
+)
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.loading import load_encoder
 from p4r_qdrant.encoder.user_vector import UserVector
@@ -96,16 +104,24 @@ def tune_all(
             training or _nothing(personas),
             personas,
             fit.model if fit is not None else None,
-            settings.rerank,
         )
         history = histories[0].history
-        cases = _cases(folder, scores, truth, candidates, encoder, history)
-    progress.start("trying weights")
-    weighed = {
-        what: choose_weights(own, every_weighting(has_generator=what == LISTS))
-        for what, own in cases.items()
-    }
+        vectors = _vectors(folder, truth, encoder, history)
+    scores = replace(scores, typical=mean_user(vectors.values()))
+    tried = forms(settings.rerank)
+    progress.start("trying weights and forms of the persona score", len(tried))
+    weighed: dict[str, list[Weighed]] = {}
+    valid: dict[str, float] = {}
+    for form in tried:
+        cases = _cases(replace(scores, options=form), truth, candidates, vectors)
+        for what, own in cases.items():
+            weightings = every_weighting(has_generator=what == LISTS, form=form)
+            found = choose_weights(own, weightings)
+            weighed[what] = best_first([*weighed.get(what, ()), *found])
+        valid = valid or _alone(cases)
+        progress.advance()
     best = {what: found[0] for what, found in weighed.items()}
+    valid |= {f"{what}: chosen": one.valid for what, one in best.items()}
     tuned = Tuned(
         fingerprint=encoder.fingerprint,
         history=history,
@@ -115,7 +131,7 @@ def tune_all(
             candidates=best[LISTS].weights if LISTS in best else None,
         ),
         validation=validation.what,
-        valid=_valid(cases, best),
+        valid=valid,
     )
     write_tuned(folder, tuned)
     recorded = record_history(adapter, validation, histories[0]) if adapter else None
@@ -144,13 +160,21 @@ def _nothing(personas: PersonaVectors) -> Interactions:
     return Interactions([], sorted(personas.items), none, none, none, frozenset(personas.items))
 
 
+def _vectors(
+    folder: ArtifactFolder, truth: Truth, encoder: Encoder, history: HistorySettings
+) -> dict[str, UserVector | None]:
+    """h_u of each user with a validation item."""
+    with Histories(folder, Refusals()) as histories:
+        known = [histories.get(user) for user in truth.items]
+    found = encoder.user_vectors(known, length=history.length, decay=history.decay)
+    return dict(zip(truth.items, found, strict=True))
+
+
 def _cases(
-    folder: ArtifactFolder,
     scores: Scores,
     truth: Truth,
     candidates: Path | None,
-    encoder: Encoder,
-    history: HistorySettings,
+    vectors: Mapping[str, UserVector | None],
 ) -> dict[str, list[Case]]:
     """The cases of the whole catalogue and, with lists, of lists."""
     users = [*truth.items]
@@ -158,16 +182,6 @@ def _cases(
     if candidates is not None:
         held = {one.user_id: one for one in read_candidates(candidates, Refusals())}
         lists = [held[user] for user in users if user in held]
-    with Histories(folder, Refusals()) as histories:
-        known = [histories.get(user) for user in users]
-    vectors: dict[str, UserVector | None] = dict(
-        zip(
-            users,
-            encoder.user_vectors(known, length=history.length, decay=history.decay),
-            strict=True,
-        )
-    )
-    scores = replace(scores, typical=mean_user(vectors.values()))
     cases = {CATALOGUE: [*catalogue_cases(scores, users, [*vectors.values()], truth.items)]}
     if candidates is not None:
         own = [vectors[one.user_id] for one in lists]
@@ -180,12 +194,11 @@ def _cases(
     return cases
 
 
-def _valid(cases: Mapping[str, Sequence[Case]], best: Mapping[str, Weighed]) -> dict[str, float]:
-    """NDCG@10 of each part alone and of the best weights."""
+def _alone(cases: Mapping[str, Sequence[Case]]) -> dict[str, float]:
+    """NDCG@10 of each part alone."""
     found = {}
     for what, own in cases.items():
         for name, weights in ALONE.items():
             if name != "generator" or what == LISTS:
                 found[f"{what}: {name}"] = measured(own, weights)
-        found[f"{what}: chosen"] = best[what].valid
     return found

@@ -9,8 +9,17 @@ from itertools import product
 import numpy as np
 
 from indexer.metrics import ndcg
-from p4r_qdrant.rerank.scoring import Weights
+from p4r_qdrant.rerank.scoring import FORM, Weights
 from p4r_qdrant.rerank.standard import Columns, combined
+from p4r_qdrant.settings import RerankSettings
+
+FORMS = (
+    RerankSettings(),
+    RerankSettings(interests=0.5),
+    RerankSettings(prior=0.5),
+    RerankSettings(interests=0.5, prior=0.5),
+)
+"""Forms of the persona score to try: interests and prior."""
 
 STEPS = 10
 """Weights are tenths that add up to 1."""
@@ -47,15 +56,30 @@ class Weighed:
     valid: float
 
 
-def every_weighting(*, has_generator: bool) -> list[Weights]:
-    """All weights to try, those of the generator's own order first."""
+def forms(settings: RerankSettings) -> list[RerankSettings]:
+    """The forms of the persona score to try, that of Eq. 10 first; what is set stays."""
+    given = {name: getattr(settings, name) for name in FORM if name in settings.model_fields_set}
+    changed = [one.model_copy(update=given) for one in FORMS]
+    return [*{(one.interests, one.prior): one for one in changed}.values()]
+
+
+def every_weighting(*, has_generator: bool, form: RerankSettings = FORMS[0]) -> list[Weights]:
+    """All weights to try with a form of the persona score, the generator's own order first."""
     found = []
     for generator, together in product(range(STEPS, -1, -1), range(STEPS + 1)):
         personas = STEPS - generator - together
         if personas < 0 or (generator and not has_generator):
             continue
         tenths = (personas / STEPS, together / STEPS, generator / STEPS)
-        found.append(Weights(personas=tenths[0], collaborative=tenths[1], generator=tenths[2]))
+        found.append(
+            Weights(
+                personas=tenths[0],
+                collaborative=tenths[1],
+                generator=tenths[2],
+                interests=form.interests,
+                prior=form.prior,
+            )
+        )
     return found
 
 
@@ -65,7 +89,11 @@ def choose_weights(cases: Sequence[Case], weightings: Iterable[Weights]) -> list
     A list of a generator has the generator's own order among its weightings, so the best is never
     below it.
     """
-    found = [Weighed(one, measured(cases, one)) for one in weightings]
+    return best_first(Weighed(one, measured(cases, one)) for one in weightings)
+
+
+def best_first(found: Iterable[Weighed]) -> list[Weighed]:
+    """Sorted by NDCG@10; equals stay in their order."""
     return sorted(found, key=lambda one: -one.valid)
 
 

@@ -11,19 +11,27 @@ from p4r_qdrant.index.columns import CollaborativePart
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.settings import RerankSettings
 
+FORM = ("interests", "prior")
+"""The fields of `Weights` and `RerankSettings` that shape the persona score."""
+
 
 class Weights(BaseModel):
-    """Weights of the three parts of a score; only their ratios count."""
+    """Weights of the three parts of a score, of which only the ratios count; and the form of the
+    persona score that they were chosen for, `interests` and `prior` (see `RerankSettings`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     personas: float = Field(1.0, ge=0)
     collaborative: float = Field(1.0, ge=0)
     generator: float = Field(1.0, ge=0)
+    interests: float = Field(0.0, ge=0, le=1)
+    prior: float = Field(0.0, ge=0)
 
     def described(self) -> str:
-        """The weights for people."""
-        return ", ".join(f"{part} {weight:g}" for part, weight in self.model_dump().items())
+        """The weights for people, and the form unless it is that of Eq. 10."""
+        shown = {name: one for name, one in self.model_dump().items() if one or name not in FORM}
+        return ", ".join(f"{name} {one:g}" for name, one in shown.items())
 
 
 class Scoring(BaseModel):
@@ -72,9 +80,10 @@ def resolved(
 ) -> tuple[RerankSettings, Weights]:
     """The options with a definite `fusion`, and the weights of the parts that there are.
 
-    A weight that is set counts, then the one that the version records, then 1. catalogue: whether
-    the whole catalogue is ranked, without a generator. Raises IndexMismatchError if a weight of the
-    collaborative part is set and the index has no such part.
+    A weight that is set counts, then the one that the version records, then 1; so does the form of
+    the persona score in the one score, else that of Eq. 10. catalogue: whether the whole catalogue
+    is ranked, without a generator. Raises IndexMismatchError if a weight of the collaborative part
+    is set and the index has no such part.
     """
     recorded = Scoring.recorded(index.metadata.scoring)
     if options.fusion == "recorded":
@@ -93,6 +102,9 @@ def resolved(
         changed["collaborative"] = 0.0
     if catalogue:
         changed["generator"] = 0.0
+    if options.fusion == "standard":
+        form = {name: getattr(found, name) for name in FORM if name not in options.model_fields_set}
+        options = options.model_copy(update=form)
     return options, found.model_copy(update=changed)
 
 

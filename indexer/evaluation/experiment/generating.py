@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from indexer.artifacts.lines import Refusals
 from indexer.evaluation.candidates import (
@@ -18,12 +18,9 @@ from indexer.evaluation.candidates import (
 from indexer.evaluation.experiment.blinding import blinded
 from indexer.evaluation.experiment.context import Context
 from indexer.evaluation.experiment.encoding import Encoded
-from indexer.evaluation.generators.base import HYBRID, READ_PERSONAS
+from indexer.evaluation.generators.base import HYBRID, READ_PERSONAS, SEEDED
 from indexer.evaluation.generators.hybrid import UserTexts
 from indexer.evaluation.interactions import training_hash
-
-SEEDED = frozenset({"bpr", "lightgcn"})
-"""Generators whose lists depend on the seed."""
 
 
 class Generated(NamedTuple):
@@ -38,7 +35,8 @@ def write_lists(context: Context, encoded: Encoded) -> dict[Generated, Path]:
 
     encoded: the personas and the histories of generators that read them.
 
-    Generators read data without test items. Existing lists are kept if their provenance matches.
+    Generators read data without test items. The settings of the first seed, chosen on validation
+    items, are those of the others. Existing lists are kept if their provenance matches.
     """
     config = context.config
     reviews, splits = blinded(context.data, context.output / "blinded")
@@ -51,10 +49,11 @@ def write_lists(context: Context, encoded: Encoded) -> dict[Generated, Path]:
         profiles = UserTexts.of(users, histories.get, encoded.encoder)
     found = {}
     for model in config.generators:
+        chosen: dict[str, Any] | None = None
         for seed in config.seeds if model in SEEDED else config.seeds[:1]:
             path = folder / f"{model}-{seed}.jsonl"
             found[Generated(model, seed)] = path
-            options = ListOptions(model, top, seed)
+            options = ListOptions(model, top, seed, chosen)
             inputs = ListInputs(
                 reviews,
                 splits,
@@ -63,16 +62,22 @@ def write_lists(context: Context, encoded: Encoded) -> dict[Generated, Path]:
             )
             if not _is_there(path, context, inputs, options):
                 write_candidates(inputs, path, options, Refusals(), context.progress)
+            chosen = chosen or _provenance(path).settings
     return found | {Generated(name, config.seeds[0]): path for name, path in config.lists.items()}
 
 
 def _is_there(path: Path, context: Context, inputs: ListInputs, options: ListOptions) -> bool:
     try:
-        provenance = Provenance(**json.loads(provenance_path(path).read_bytes()))
+        provenance = _provenance(path)
         same = lists_hash(path) == provenance.lists
     except (OSError, ValueError, TypeError):
         return False
-    made = ListOptions(provenance.model, provenance.top, provenance.seed)
+    settings = None if options.settings is None else provenance.settings
+    made = ListOptions(provenance.model, provenance.top, provenance.seed, settings)
     training = training_hash(context.data.training)
     fitted_to = (provenance.training, provenance.personas)
     return same and made == options and fitted_to == (training, inputs.texts_hash)
+
+
+def _provenance(path: Path) -> Provenance:
+    return Provenance(**json.loads(provenance_path(path).read_bytes()))

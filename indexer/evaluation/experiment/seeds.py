@@ -8,8 +8,9 @@ from typing import Any
 
 from indexer.evaluation.experiment.context import Context
 from indexer.evaluation.experiment.encoding import Encoded
-from indexer.evaluation.experiment.generating import SEEDED, Generated
+from indexer.evaluation.experiment.generating import Generated
 from indexer.evaluation.experiment.selection import Choice, fusion_weight, read_judged
+from indexer.evaluation.generators.base import SEEDED
 from indexer.metrics import ndcg
 
 

@@ -28,6 +28,9 @@ Scores = Callable[[Indexes], Floats]
 MODELS = ("bpr", "lightgcn", "itemknn", "ease", "popularity")
 """Generators that read interactions alone: the modules of this package."""
 
+SEEDED = ("bpr", "lightgcn")
+"""Those of them whose lists depend on the seed (see `pairwise`)."""
+
 PERSONAS_EASE = "personas-ease"
 """The generator that reads personas too (see `personas_ease`)."""
 

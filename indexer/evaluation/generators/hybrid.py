@@ -18,7 +18,7 @@ from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.generators.base import Fitted, Floats
 from indexer.evaluation.interactions import Indexes, Interactions
 from indexer.tuning.cases import Scores, mean_user, proposals
-from indexer.tuning.weights import every_weighting
+from indexer.tuning.weights import FORMS, every_weighting
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.user_vector import (
     EncodedHistories,
@@ -29,12 +29,9 @@ from p4r_qdrant.encoder.user_vector import (
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.rerank.scoring import Weights
 from p4r_qdrant.rerank.standard import Columns, combined
-from p4r_qdrant.settings import RerankSettings
 
 LENGTHS = (3, 5, 10, 20)
 DECAYS = (0.7, 0.85, 1.0)
-FORMS = ((0.0, 0.0), (0.5, 0.0), (0.5, 0.5))
-"""Interests and prior of the persona score (`RerankSettings`)."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +77,8 @@ def weighed(
 
     training: with an item for each of the personas. model: the collaborative part.
     """
-    for (interests, prior), length, decay in product(FORMS, LENGTHS, DECAYS):
+    for options, length, decay in product(FORMS, LENGTHS, DECAYS):
         vectors = profiles.vectors(length, decay)
-        options = RerankSettings(interests=interests, prior=prior)
         typical = mean_user(vectors.values())
         found = _Proposed(Scores(training, personas, model, options, typical), vectors)
         for weights in every_weighting(has_generator=False):
@@ -90,8 +86,8 @@ def weighed(
                 **model.settings,
                 "length": length,
                 "history_decay": decay,
-                "interests": interests,
-                "prior": prior,
+                "interests": options.interests,
+                "prior": options.prior,
                 "personas": weights.personas,
             }
             yield Fitted(settings, partial(found.scores, weights=weights))

@@ -7,7 +7,7 @@ BPR-MF. Negative items are sampled uniformly, as in both papers.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,18 @@ def fitted(
                 },
                 factor_scores(nodes[:n_users], nodes[n_users:]),
             )
+
+
+def with_settings(interactions: Interactions, seed: int, settings: Mapping[str, Any]) -> Fitted:
+    """The model of one setting of the grid; `settings` are those of a `Fitted`."""
+    models = fitted(
+        interactions,
+        seed,
+        layers=[settings["layers"]],
+        dimensions=[settings["dimension"]],
+        regularization=[settings["regularization"]],
+    )
+    return next(one for one in models if one.settings == settings)
 
 
 def _graph(training: csr_matrix) -> torch.Tensor:

@@ -41,9 +41,15 @@ def folder(tmp_path: Path) -> ArtifactFolder:
     return ArtifactFolder(path)
 
 
-def tuned(folder: ArtifactFolder, fingerprint: str = ENCODER.fingerprint) -> None:
-    found = Tuned(fingerprint=fingerprint, history=HISTORY, collaborative=FIT, scoring=SCORING)
+def tuned(
+    folder: ArtifactFolder, fingerprint: str = ENCODER.fingerprint, scoring: Scoring = SCORING
+) -> None:
+    found = Tuned(fingerprint=fingerprint, history=HISTORY, collaborative=FIT, scoring=scoring)
     write_tuned(folder, found)
+
+
+def in_form(weights: Weights, form: RerankSettings) -> Weights:
+    return weights.model_copy(update={"interests": form.interests, "prior": form.prior})
 
 
 def place_of(ranking: Ranking, item_id: str) -> int:
@@ -57,9 +63,11 @@ def place_of(ranking: Ranking, item_id: str) -> int:
 def test_the_reranker_orders_as_tuning_did(
     index_settings: Settings, folder: ArtifactFolder, form: RerankSettings
 ) -> None:
-    tuned(folder)
+    """Also in the form of the persona score that was chosen with the weights."""
+    scoring = Scoring(candidates=in_form(LISTS, form), catalogue=in_form(CATALOGUE, form))
+    tuned(folder, scoring=scoring)
     report = run(folder.path, ENCODER, index_settings, training_only=True)
-    assert report.weights == SCORING.described()
+    assert report.weights == scoring.described()
     truth = read_truth(folder.file(SPLITS), Refusals(), "valid")
     personas = encoded_personas(folder, ENCODER, Refusals())
     files = [folder.file(name) for name in (REVIEWS, ASPECTS)]
@@ -81,8 +89,9 @@ def test_the_reranker_orders_as_tuning_did(
     of_lists = [*list_cases(scores, lists, vectors, truth.items)]
     of_catalogue = [*catalogue_cases(scores, users, vectors, truth.items)]
     with open_index(index_settings) as index:
+        assert (index.metadata.typical is not None) == bool(form.prior), "a publish records it"
         index.record_typical_user(typical)
-        reranker = PersonaReranker(index, rerank=form)
+        reranker = PersonaReranker(index)
         told = [
             KnownUser(vector, items_of(history))
             for vector, history in zip(vectors, known, strict=True)
@@ -94,6 +103,13 @@ def test_the_reranker_orders_as_tuning_did(
             ranking = reranker.recommend(one, 200)
             assert place_of(ranking, truth.items[user]) == case.rank(CATALOGUE)
         assert len(users) > 15
+        plain = RerankSettings(interests=0.0, prior=0.0)
+        others = reranker.rerank_many(told, [one.results for one in lists], rerank=plain)
+        assert (others == rankings) == (form == RerankSettings()), "what a call sets counts"
+        near = reranker.rerank(told[0], lists[0].results, rerank=RerankSettings(fusion="none"))
+        assert near == PersonaReranker(index, rerank=RerankSettings(fusion="none")).rerank(
+            told[0], lists[0].results
+        ), "persona scores alone keep the form that is set"
 
 
 def test_settings_that_are_set_come_before_the_tuned_ones(

@@ -231,8 +231,15 @@ def test_validation_items_choose_settings_and_nothing_else(model: str, data: Pat
 @pytest.mark.parametrize("model", ["bpr", "lightgcn"])
 def test_a_seed_repeats_and_another_does_not(model: str, data: Path) -> None:
     _, one = made(data, model, seed=1)
-    _, again = made(data, model, seed=1)
-    _, other = made(data, model, seed=2)
+    where = provenance_path(data / f"{model}.jsonl")
+    chosen = json.loads(where.read_text())["settings"]
+    _, again = made(data, model, seed=1, settings=chosen)
+    told = json.loads(where.read_text())
+    assert ([{**chosen, "value": told["tried"][0]["value"]}], chosen) == (
+        told["tried"],
+        told["settings"],
+    )
+    _, other = made(data, model, seed=2, settings=chosen)
     assert one == again
     assert one != other
 

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.tuning.weights import Case, choose_weights, every_weighting, measured
+from indexer.tuning.weights import Case, choose_weights, every_weighting, forms, measured
 from p4r_qdrant.rerank.scoring import Weights
 from p4r_qdrant.rerank.standard import standard_columns
+from p4r_qdrant.settings import RerankSettings
 
 GENERATOR = Weights(personas=0, collaborative=0, generator=1)
 
@@ -25,6 +26,21 @@ def test_tenths_that_add_up_to_one() -> None:
     assert sums == pytest.approx([1.0] * 66)
     assert all(one.generator == 0 for one in every_weighting(has_generator=False))
     assert len(every_weighting(has_generator=False)) == 11
+
+
+def test_a_form_that_is_set_is_the_only_one_tried() -> None:
+    assert [(one.interests, one.prior) for one in forms(RerankSettings())] == [
+        (0.0, 0.0),
+        (0.5, 0.0),
+        (0.0, 0.5),
+        (0.5, 0.5),
+    ]
+    fixed = forms(RerankSettings(interests=0.2))
+    assert [(one.interests, one.prior) for one in fixed] == [(0.2, 0.0), (0.2, 0.5)]
+    assert len(forms(RerankSettings(interests=0.0, prior=0.0))) == 1
+    [first, *_] = every_weighting(has_generator=True, form=fixed[1])
+    assert (first.interests, first.prior) == (0.2, 0.5)
+    assert first.described().endswith("generator 1, interests 0.2, prior 0.5")
 
 
 def test_the_rank_is_that_of_the_order() -> None:
