@@ -273,7 +273,7 @@ def _llm_of_peers(configs: Sequence[ExperimentConfig], *, asks: bool) -> LLMSett
     """The LLM that peers ask, None if no experiment has any. Raises SettingsError without a key."""
     from p4r_qdrant.settings import Settings
 
-    if not any(one.peers and (one.peers.names or one.peers.judge) for one in configs):
+    if not any(one.peers and one.peers.asks for one in configs):
         return None
     from indexer.llm import check_key
 

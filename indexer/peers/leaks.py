@@ -45,23 +45,25 @@ def peer_checks(
         def look(request: Request, name: str = name, found: Findings = found) -> None:
             nonlocal seen
             seen += 1
-            texts = (request.system, request.user)
-            about = ", ".join(f"{key} {value!r}" for key, value in request.about.items())
-            if any(MARKER in text for text in texts):
-                found.add(
-                    f"a prompt of {name} ({about}) holds the marker of a held-out interaction"
-                )
-            elif (owner := runs.repeated_in(texts)) is not None:
-                found.add(
-                    f"a prompt of {name} ({about}) repeats the held-out review of user "
-                    f"{owner[0]!r}, item {owner[1]!r}"
-                )
+            if fault := held_out_in(request, runs):
+                found.add(f"a prompt of {name} {fault}")
 
         moved = Findings()
         for ask in (dry_run(look), no_answer):
             _note_moved(name, peer, queries, ask, moved)
         yield found.check(f"prompts of {name}", seen)
         yield moved.check(f"orders of {name} without answers", 2 * len(queries))
+
+
+def held_out_in(request: Request, runs: HeldOutRuns) -> str | None:
+    """What a prompt holds of a held-out interaction, as the end of a sentence; None: nothing."""
+    texts = (request.system, request.user)
+    about = ", ".join(f"{key} {value!r}" for key, value in request.about.items())
+    if any(MARKER in text for text in texts):
+        return f"({about}) holds the marker of a held-out interaction"
+    if (owner := runs.repeated_in(texts)) is not None:
+        return f"({about}) repeats the held-out review of user {owner[0]!r}, item {owner[1]!r}"
+    return None
 
 
 def _history_check(queries: Sequence[PeerQuery], held_out: frozenset[tuple[str, str]]) -> Check:

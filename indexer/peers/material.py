@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import ExitStack
 from functools import cached_property, lru_cache
 from typing import Self
@@ -26,12 +26,16 @@ HELD_ITEMS = 256
 class Material(ExitStack):
     """The texts of an artifact folder for peers; a context manager.
 
-    Interactions that splits.jsonl holds out are in none of its answers.
+    Interactions that splits.jsonl holds out are in none of its answers; nor is anything of the
+    users `without`, unless their histories are asked for by name.
     """
 
-    def __init__(self, folder: ArtifactFolder, refusals: Refusals) -> None:
+    def __init__(
+        self, folder: ArtifactFolder, refusals: Refusals, without: Container[str] = ()
+    ) -> None:
         super().__init__()
         self.folder = folder
+        self._without = without
         self.histories = Histories(folder, refusals)
         self._items = folder.items(refusals)
         self._summaries = folder.summaries(refusals)
@@ -59,6 +63,10 @@ class Material(ExitStack):
             top,
         )
 
+    def users(self) -> Iterable[str]:
+        """The users that have training interactions."""
+        return (one for one in self.histories.users() if one not in self._without)
+
     def items(self) -> Iterable[str]:
         """The ids of all items that have metadata, a summary or a training interaction."""
         return {*self._items.ids(), *self._summaries.ids(), *self._users_of}
@@ -77,7 +85,10 @@ class Material(ExitStack):
         return self._held_reviews(item_id)
 
     def _read_reviews(self, item_id: str) -> Sequence[Review]:
-        return () if self._reviews is None else tuple(self._reviews.get(item_id))
+        if self._reviews is None:
+            return ()
+        known = self._reviews.get(item_id)
+        return tuple(one for one in known if one.user_id not in self._without)
 
     def reviews_of_user(
         self, user_id: str, most: int, known: Sequence[Interaction] | None = None
@@ -99,7 +110,7 @@ class Material(ExitStack):
     def _users_of(self) -> dict[str, set[str]]:
         """The users of each item, in training."""
         users: dict[str, set[str]] = defaultdict(set)
-        for user_id in self.histories.users():
+        for user_id in self.users():
             for one in self.histories.get(user_id):
                 users[one.item_id].add(user_id)
         return dict(users)

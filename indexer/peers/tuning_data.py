@@ -124,7 +124,7 @@ def parts(every: Iterable[T], samples: int | None, seed: int) -> tuple[list[T], 
 
 def histories(material: Material) -> Iterator[tuple[str, Sequence[Interaction]]]:
     """Users with two training interactions or more, newest first."""
-    for user in sorted(material.histories.users()):
+    for user in sorted(material.users()):
         known = material.histories.get(user)
         if len(known) > 1:
             yield user, newest_first(known, len(known))

@@ -69,6 +69,21 @@ class PeerJudge(BaseModel):
     """Comparisons of each control, whose outcome is known."""
 
 
+class PeerStudent(BaseModel):
+    """EXP3RT's student, distilled in the experiment: the users of a fold are ranked by a student
+    that was taught on the other users, and has read nothing of theirs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folds: Annotated[int, Field(ge=2)] = 5
+    samples: Annotated[int, Field(ge=8)] | None = None
+    """The ratings that each student is taught. Unset: one of each user of the other folds."""
+    rank: Count | None = None
+    epochs: Count | None = None
+    """Unset: as `p4r peers tune --peer rated` has it."""
+
+
 class PeersConfig(PeerOptions):
     """The LLM rerankers that an experiment compares with personas, on the same lists."""
 
@@ -81,10 +96,12 @@ class PeersConfig(PeerOptions):
     """Lines of peers that ask a model on this machine, without an adapter, in place of the
     endpoint."""
     local: str = "bundled"
-    """The model of `adapters` and `untuned`: a folder, a name, a GGUF file, or `bundled`
-    (SmolLM2)."""
+    """The model of `adapters`, `untuned` and `student`: a folder, a name, a GGUF file, or
+    `bundled` (SmolLM2)."""
     precision: Precision = "float32"
     """Of the weights of `untuned`. bfloat16 is faster on CPUs that compute with it."""
+    student: PeerStudent | None = None
+    """Unset: no student is taught. Its teacher is the LLM of the settings P4R_LLM__*."""
     generators: Annotated[list[str], Distinct] | None = None
     """Unset: the strongest generator on validation items."""
     candidates: Count | None = None
@@ -98,10 +115,15 @@ class PeersConfig(PeerOptions):
     judge: PeerJudge | None = None
     """Unset: explanations and personas are not judged."""
 
+    @property
+    def asks(self) -> bool:
+        """Whether anything of it asks the endpoint."""
+        return bool(self.names or self.judge or self.student)
+
     @model_validator(mode="after")
     def _check_names(self) -> PeersConfig:
         twice = any(len(set(own)) < len(own) for own in (self.names, self.untuned))
-        if twice or not (self.names or self.adapters or self.untuned):
+        if twice or not (self.names or self.adapters or self.untuned or self.student):
             raise ValueError("names, untuned: give at least one peer, and none twice")
         return self
 

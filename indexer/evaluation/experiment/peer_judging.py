@@ -41,7 +41,9 @@ EXPLANATIONS = "explanations"
 """The folder of explanations in that of the experiment."""
 RIVALS = {
     "rated": "EXP3RT, zero-shot",
+    "rated, local": "EXP3RT, zero-shot by the local model",
     "rated, tuned": "EXP3RT, student",
+    "rated, student": "EXP3RT, student taught in folds",
     "explained": "XRec, without graph tokens",
 }
 """The lines of peers that explain, and the systems that they stand for."""

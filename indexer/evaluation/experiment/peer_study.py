@@ -16,6 +16,8 @@ from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ITEMS, REVIEWS
 from indexer.evaluation.experiment.config import PeersConfig
 from indexer.evaluation.experiment.context import Context
+from indexer.evaluation.experiment.peer_student import NAME as STUDENT
+from indexer.evaluation.experiment.peer_student import FoldedStudents
 from indexer.evaluation.experiment.pool import Indexes
 from indexer.evaluation.experiment.selection import Judged
 from indexer.evaluation.leaks.content import HeldOutRuns
@@ -102,6 +104,7 @@ class PeerStudy(ExitStack):
             self._add_untuned(sources)
         for name, adapter in self._config.adapters.items():
             self._add_tuned(name, adapter, sources)
+        self._students = self._folded(sources)
         self.queries = {name: list(self._queries(one)) for name, one in self._judged.items()}
         return self
 
@@ -120,6 +123,14 @@ class PeerStudy(ExitStack):
         options = TunedRecord.read(adapter).peer_options
         mine = replace(sources, llm=llm, options=options)
         self.peers.append((label, registry.made(name, mine)))
+
+    def _folded(self, sources: PeerSources) -> FoldedStudents | None:
+        """The students that are taught here, if any."""
+        if self._config.student is None:
+            return None
+        seed, progress = self._context.config.seeds[0], self._context.progress
+        folder = self._context.output / "student"
+        return FoldedStudents(self._config.student, sources, folder, self._loaded, progress, seed)
 
     def _loaded(self, label: str, adapter: Path | None = None) -> tuple[LocalModel, LLMSettings]:
         """The local model, and the settings of its requests."""
@@ -146,6 +157,8 @@ class PeerStudy(ExitStack):
                 return DryRun(self._llm, ledger, assume_all=True, watch=watch)
 
             checks = list(peer_checks(self._asking, every, runs, dry_run))
+            if self._students is not None:
+                checks += self._students.check(runs, dry_run)
         checks += [
             tuned_check(name, adapter, self._material)
             for name, adapter in self._config.adapters.items()
@@ -163,6 +176,8 @@ class PeerStudy(ExitStack):
                     orders = [own] if name == EXPLAINED else self._orders(own)
                     for order in orders:
                         asyncio.run(rank_all(peer, order, counting))
+            if self._students is not None:
+                asyncio.run(self._students.count(counting))
         return counting.estimates
 
     @property
@@ -187,6 +202,9 @@ class PeerStudy(ExitStack):
                         for order in orders
                     ]
                     runs.append(self._result(name, generator, own, answers))
+                if self._students is not None:
+                    ranked = await self._students.rank(self._orders(own), asker_of(STUDENT), ledger)
+                    runs.append(self._result(STUDENT, generator, own, ranked))
         return runs
 
     def explained(
@@ -202,6 +220,10 @@ class PeerStudy(ExitStack):
                         progress.start(f"explaining by {name}", len(queries))
                         ask = asker_of(name)
                         found[name] = await rank_all(peer, queries, ask, progress.advance)
+                if self._students is not None and STUDENT in names:
+                    [found[STUDENT]] = await self._students.rank(
+                        [queries], asker_of(STUDENT), ledger
+                    )
             return found
 
         with Ledger(self.ledger) as ledger:
@@ -225,7 +247,7 @@ class PeerStudy(ExitStack):
     @property
     def _asks(self) -> bool:
         """Whether any peer asks the endpoint."""
-        return any(name not in self._models for name, _ in self._asking)
+        return bool(self._students) or any(name not in self._models for name, _ in self._asking)
 
     def _local(self, name: str, ledger: Ledger) -> Asker | None:
         """What a peer with a local model asks; None for the others."""

@@ -152,7 +152,7 @@ def _peer_study(
     """The peers of the configuration, if any."""
     if context.config.peers is None:
         return None
-    if llm is None and (context.config.peers.names or context.config.peers.judge):
+    if llm is None and context.config.peers.asks:
         raise SettingsError("the experiment has peers, which ask an LLM: give its settings")
     return stack.enter_context(
         PeerStudy(context.config.peers, context, made.judged, made.strongest, llm)

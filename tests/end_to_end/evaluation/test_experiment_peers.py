@@ -2,7 +2,7 @@
 
 import csv
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from indexer.evaluation.experiment.config import ExperimentConfig, load_config
 from indexer.evaluation.experiment.report import write_report
 from indexer.evaluation.experiment.run import estimate_peers, run_experiment
 from indexer.evaluation.leaks.report import LeakError
+from indexer.llm.options import Token
+from indexer.llm.wire import Completion
 from indexer.peers.asking import PeerSources
 from indexer.peers.listwise import Listwise
 from indexer.peers.local import LocalModel
@@ -26,9 +28,10 @@ from indexer.peers.local_asker import local_settings
 from indexer.peers.material import Material
 from indexer.peers.options import PeerOptions
 from indexer.peers.protocol import Asker, PeerAnswer, PeerQuery
+from indexer.peers.ratings import MARKER
 from indexer.peers.recipes import TuningOptions
-from indexer.peers.tuning import tune_peer
-from indexer.peers.tuning_data import examples_of, tuning_data
+from indexer.peers.tuning import Tuned, tune_peer
+from indexer.peers.tuning_data import TuningData, examples_of, tuning_data
 from indexer.progress import SILENT
 from indexer.prompts import Domain
 from p4r_qdrant.errors import InputError, SettingsError
@@ -266,7 +269,9 @@ def test_a_peer_that_looks_at_the_truth_is_caught(
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = " ".join(path.read_text() for path in (ROOT / "prompts" / "products").glob("peer_*.md"))
-    return save_tiny_causal_lm(tmp_path_factory.mktemp("tiny"), f"{words} Yes No", positions=4000)
+    return save_tiny_causal_lm(
+        tmp_path_factory.mktemp("tiny"), f"{words} Yes No 1 2 3 4 5", positions=4000
+    )
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +317,73 @@ def test_a_tuned_peer_has_a_line_and_its_training_is_checked(
     wrong = config(shop, adapters={"letters": adapter}, **more)
     with pytest.raises(InputError, match="was tuned as pointwise, not as letters"):
         ran(wrong, tmp_path / "wrong", None)
+
+
+def _three(_: LocalModel, prompts: Sequence[Any], *__: int) -> list[Completion]:
+    """What a taught student may write: reasons, then a digit."""
+    before = "It is calm.\nPredicted rating: "
+    tokens = (Token(before, {}), Token("3", {"3": -0.2, "1": -2.0}))
+    return [Completion((f"{before}3",), "", "stop", "", (9, 9), 0, tokens) for _ in prompts]
+
+
+def test_a_student_is_taught_in_folds_and_ranks_no_user_that_taught_it(
+    shop: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: dict[str, set[str]] = {}
+    answers: list[str] = []
+
+    def noted(model: LocalModel, peer: Any, data: TuningData, output: Path, *rest: Any) -> Tuned:
+        every = [*data.train, *data.dev]
+        abouts = {one.request.about.get("user_id", one.user_id) for one in every}
+        taught[output.name] = abouts | {one.user_id for one in every}
+        answers.extend(one.answer for one in every if one.request.options)
+        return tune_peer(model, peer, data, output, *rest)
+
+    monkeypatch.setattr("indexer.peers.tuning.tune_peer", noted)
+    monkeypatch.setattr("indexer.peers.local_asker.written", _three)
+    short = {"folds": 2, "samples": 8, "epochs": 1, "rank": 2}
+    more = {"users": 6, "reviews": 1, "words": 20, "names": [], "shuffled": False}
+    wanted = config(shop, student=short, local=str(tiny), **more)
+    with ScriptedLLM(scripted_peers.realistic) as llm:
+        estimates = estimate_peers(wanted, tmp_path, Refusals(), SILENT, settings(llm.url))
+        results = ran(wanted, tmp_path, settings(llm.url))
+        calls = len(llm.calls)
+        assert ran(wanted, tmp_path, settings(llm.url))["peers"] == results["peers"]
+        assert len(llm.calls) == calls, "the teacher is paid once"
+    assert sum(one.requests for one in estimates.values()) == pytest.approx(calls, rel=0.2)
+    alone, *_, line = results["peers"]["lines"]
+    assert line["line"] == "rated, student"
+    assert line["metrics"] == alone["metrics"], "equal ratings keep the generator's order"
+    assert all("You like calm prose" in one and MARKER in one for one in answers)
+    for fold in (1, 2):
+        [check] = [one for one in results["leaks"] if one["name"].endswith(f"student, fold {fold}")]
+        assert (check["leaks"], check["looked_at"] > 20) == (0, True)
+    asked = [
+        one
+        for one in read(tmp_path / "ledger" / "peer-rated.jsonl")
+        if one["model"].startswith(tiny.name) and len(one["about"]) == 2 and one["ok"]
+    ]
+    ranked = {
+        name: {one["about"]["user_id"] for one in asked if one["model"] == name}
+        for name in {one["model"] for one in asked}
+    }
+    assert len(ranked) == len(taught) == 2
+    first, second = taught["fold-1"], taught["fold-2"]
+    assert first & second == set(), "two folds: each student is taught by the other's users"
+    for users in ranked.values():
+        assert users
+        assert not (users & first and users & second)
+
+
+def test_a_student_that_reads_its_own_users_is_caught(
+    shop: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Material, "users", lambda self: self.histories.users())
+    wanted = config(shop, names=[], student={"folds": 2}, local=str(tiny), users=2, reviews=1)
+    with ScriptedLLM(scripted_peers.realistic) as llm:
+        with pytest.raises(LeakError, match="who is of that fold"):
+            ran(wanted, tmp_path, settings(llm.url))
+        assert not llm.calls
 
 
 def test_the_example_is_right() -> None:
