@@ -22,6 +22,8 @@ SEGMENTS = "segments.json"
 AUDIENCE = "audience.csv"
 MAPS = "maps"
 """A folder: see `p4r_qdrant.index.maps`."""
+FITTING = "fitting"
+"""A folder: see `indexer.collaborative.finished`."""
 
 ARTIFACTS = frozenset(
     {ITEMS, REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, CANDIDATES, ARRIVALS}

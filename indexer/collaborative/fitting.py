@@ -12,10 +12,13 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from indexer.collaborative.finished import KEPT_NOWHERE, Arrays, Finished
 from indexer.collaborative.hypothetical import MOST_USERS, PersonaVectors, affinities
 from indexer.collaborative.weights import (
     BLOCK_BYTES,
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     from p4r_qdrant.arrays import Floats
 
 Method = Literal["exact", "by neighbourhood"]
+
+COLUMNS_A_BLOCK = 4096
+"""Columns that a kill costs at most, some 15 seconds."""
 
 ALGORITHM = 1
 """Changes whenever the same inputs give other columns."""
@@ -143,15 +149,18 @@ def _memory(
     }
 
 
-def fitted_columns(inputs: Inputs) -> Iterator[Column]:
+def fitted_columns(inputs: Inputs, finished: Finished = KEPT_NOWHERE) -> Iterator[Column]:
     """The columns of B, of all items that have a number; the largest entries of each.
 
-    Raises InputError if the memory of the settings is too small, or l2.
+    finished: parts of this fit by neighbourhood that are done. Raises InputError if the memory of
+    the settings is too small, or l2.
     """
-    solve = _exact_columns if inputs.method == "exact" else neighbourhood_columns
     items, most = inputs.interactions.items, inputs.settings.columns
     numbers = np.array([inputs.numbers[one] for one in items], dtype=np.uint32)
-    weights = solve(extended(inputs), inputs.settings.l2)
+    if inputs.method == "exact":
+        weights = _exact_columns(extended(inputs), inputs.settings.l2)
+    else:
+        weights = _kept_columns(inputs, finished)
     for item_id, number, (places, values) in zip(items, numbers, weights, strict=True):
         if item_id in inputs.catalogue:
             yield Column(item_id, int(number), *_largest(numbers[places], values, most))
@@ -163,8 +172,8 @@ def fitted_columns(inputs: Inputs) -> Iterator[Column]:
             yield Column.empty(item_id, number)
 
 
-def extended(inputs: Inputs) -> csr_matrix:
-    """X, (n_users + n_personas, n_items) float32."""
+def extended(inputs: Inputs, finished: Finished = KEPT_NOWHERE) -> csr_matrix:
+    """X, (n_users + n_personas, n_items) float32. finished: may hold A."""
     own, personas = inputs.interactions, inputs.personas
     from scipy.sparse import csr_matrix
 
@@ -174,7 +183,16 @@ def extended(inputs: Inputs) -> csr_matrix:
     if not len(personas.items) or not inputs.settings.share:
         return users
     columns = np.searchsorted(own.items, personas.items)
-    hypothetical = affinities(personas, columns, len(own.items), inputs.settings.keep)
+
+    def parts() -> Arrays:
+        made = affinities(personas, columns, len(own.items), inputs.settings.keep)
+        return {"data": made.data, "indices": made.indices, "indptr": made.indptr}
+
+    held = finished.get("affinities", parts)
+    ends = held["indptr"]
+    hypothetical = csr_matrix(
+        (held["data"], held["indices"], ends), shape=(len(ends) - 1, len(own.items))
+    )
     return with_hypothetical(users, hypothetical, inputs.settings.share)
 
 
@@ -194,6 +212,31 @@ def _exact_columns(rows: csr_matrix, l2: float) -> Iterator[tuple[Indexes, Float
     for column in exact(rows, l2).T:
         places = np.flatnonzero(column)
         yield places, column[places]
+
+
+def _kept_columns(inputs: Inputs, finished: Finished) -> Iterator[tuple[Indexes, Floats]]:
+    """The columns of `neighbourhood_columns`, in blocks that may be finished."""
+    count = len(inputs.interactions.items)
+    columns: Iterator[tuple[Indexes, Floats]] = iter(())
+    next_column = -1
+
+    def block(first: int) -> Arrays:
+        nonlocal columns, next_column
+        if next_column != first:
+            rows = extended(inputs, finished)
+            columns = neighbourhood_columns(rows, inputs.settings.l2, first=first)
+        next_column = first + COLUMNS_A_BLOCK
+        cut = [
+            _largest(places.astype(np.uint32), values, inputs.settings.columns)
+            for places, values in islice(columns, COLUMNS_A_BLOCK)
+        ]
+        places, values = (np.concatenate(own) for own in zip(*cut, strict=True))
+        return {"places": places, "values": values, "ends": np.cumsum([len(own) for own, _ in cut])}
+
+    for first in range(0, count, COLUMNS_A_BLOCK):
+        held = finished.get(f"columns-{first}", partial(block, first))
+        ends = held["ends"][:-1]
+        yield from zip(np.split(held["places"], ends), np.split(held["values"], ends), strict=True)
 
 
 def _largest(numbers: Numbers, values: Floats, most: int) -> tuple[Numbers, Floats]:

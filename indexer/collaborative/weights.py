@@ -76,10 +76,10 @@ def by_neighbourhood(rows: csr_matrix, l2: float, neighbours: int = NEIGHBOURS) 
 
 
 def neighbourhood_columns(
-    rows: csr_matrix, l2: float, neighbours: int = NEIGHBOURS
+    rows: csr_matrix, l2: float, neighbours: int = NEIGHBOURS, first: int = 0
 ) -> Iterator[tuple[Indexes, Floats]]:
     """The columns of B for users (n_users, n_items), in order, each over the `neighbours` items
-    with the largest entries of X'X in it.
+    with the largest entries of X'X in it. first: the first column that is wanted.
 
     Of X'X itself, KNOWN times as many entries of each column are kept, and the others count as 0.
     On random interactions that changes nothing in the third digit.
@@ -95,7 +95,7 @@ def neighbourhood_columns(
     gram = _LargestOfGram.of(rows, KNOWN * neighbours)
     n_items = rows.shape[1]
     position = np.full(n_items, neighbours, dtype=np.int32)
-    for item in range(n_items):
+    for item in range(first, n_items):
         places, values = gram.column(item)
         near = _largest(places, values, item, neighbours)
         if not len(near):  # nobody has this item and another one

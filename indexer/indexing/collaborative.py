@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals, read_lines
 from indexer.artifacts.names import ITEMS, SPLITS
+from indexer.collaborative.finished import finished_parts
 from indexer.collaborative.fitting import Inputs, fitted_columns, method_for
 from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.interactions import (
@@ -48,9 +50,11 @@ class _Named(BaseModel):
 class Fitting:
     """The fit that a publish makes. Made before anything is encoded or written.
 
-    interactions: those of the folder. held_out: how many of them splits.jsonl holds out.
+    folder: the artifacts; a killed fit leaves its finished parts there. interactions: those of the
+    folder. held_out: how many of them splits.jsonl holds out.
     """
 
+    folder: Path
     interactions: Interactions
     held_out: int
     in_catalogue: frozenset[str]
@@ -96,7 +100,7 @@ class Fitting:
         with_personas, dimension = shape
         vectors = (TYPICAL_PERSONAS * with_personas, dimension)
         method_for(max(len(found.items), with_personas), len(found.user_of), vectors, settings)
-        return cls(found, used, named, settings, training_only)
+        return cls(folder.path, found, used, named, settings, training_only)
 
     def fit(self, index: PersonaIndex, known: Mapping[str, int], next_number: int) -> str:
         """Fit B and write it, unless the index has a part of the same inputs.
@@ -141,7 +145,8 @@ class Fitting:
             inputs=digest,
             settings=inputs.description,
         )
-        index.write_collaborative(part, fitted_columns(inputs))
+        with finished_parts(self.folder, digest) as finished:
+            index.write_collaborative(part, fitted_columns(inputs, finished))
         index.remove_columns(sorted({*personas.items} - {*index.item_ids()}))  # deleted meanwhile
         written = index.collaborative
         count = written.items if written else 0

@@ -29,6 +29,7 @@ from indexer.artifacts.names import (
 from indexer.artifacts.outdated import Outdated, persona_digest
 from indexer.artifacts.splits import SplitLine
 from indexer.artifacts.writing import rewrite, storage_errors
+from indexer.collaborative.finished import forget_parts
 from indexer.datasets.output_folder import remove_unfinished_folders
 from indexer.datasets.prepare import as_parquet
 from indexer.ledger import LEDGER, Ledger
@@ -143,6 +144,7 @@ def erase_from_artifacts(
         removed[f"answers on {step}"] += ledger.erase(step, keys)
     remove_unfinished(folder.path)  # left by killed runs; they may hold the users' texts
     remove_unfinished_folders(folder.path)
+    forget_parts(folder.path)
     for name in (REVIEWS, SPLITS):  # p4r prepare --parquet makes them again
         with storage_errors(copy := folder.path / as_parquet(name), cannot="be removed"):
             if copy.is_file():

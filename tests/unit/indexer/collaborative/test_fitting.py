@@ -1,6 +1,9 @@
 """Columns for an index against EASE by its formula, and what they depend on."""
 
 import dataclasses
+import os
+import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,15 @@ import pytest
 
 from indexer.artifacts.lines import Refusals
 from indexer.collaborative import fitting
+from indexer.collaborative.finished import finished_parts
 from indexer.collaborative.fitting import Inputs, extended, fitted_columns, method_for
 from indexer.collaborative.hypothetical import PersonaVectors
+from indexer.collaborative.weights import neighbourhood_columns
 from indexer.evaluation.interactions import interactions_in
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.columns import Column
 from p4r_qdrant.settings import CollaborativeSettings
+from tests.support.damage import flip
 from tests.support.messages import sentence
 from tests.support.publishing import write_reviews
 
@@ -69,6 +76,60 @@ def test_the_columns_are_those_of_ease(
     found, wanted = dense(given), by_formula(given)
     assert found == pytest.approx(wanted, abs=1e-5)
     assert np.abs(found[:, 8]).max() > 1e-3, "a cold item has a column through the personas"
+
+
+def content(columns: Iterable[Column]) -> list[tuple[Any, ...]]:
+    return [(one.item_id, one.places.tobytes(), one.values.tobytes()) for one in columns]
+
+
+def killed_after(given: Inputs, folder: Path, count: int) -> None:
+    """Fit in a process that dies by a signal once it has given so many columns."""
+    if (process := os.fork()) == 0:
+        with finished_parts(folder, given.hash) as finished:
+            for number, _ in enumerate(fitted_columns(given, finished), start=1):
+                if number == count:
+                    os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a process that it forks")
+def test_a_killed_fit_by_neighbourhood_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished blocks are not made again, and the end is the same, byte by byte."""
+    monkeypatch.setattr(fitting, "MOST_ITEMS", 0)
+    monkeypatch.setattr(fitting, "COLUMNS_A_BLOCK", 2)
+    given = dataclasses.replace(inputs(tmp_path, keep=9, columns=4), personas=personas(ITEMS))
+    whole = content(fitted_columns(given))
+    begun: list[int] = []
+
+    def noted(rows: Any, l2: float, *, first: int) -> Any:
+        begun.append(first)
+        return neighbourhood_columns(rows, l2, first=first)
+
+    monkeypatch.setattr(fitting, "neighbourhood_columns", noted)
+    for count, goes_on_at in ((1, 2), (6, 6), (8, 8), (9, None)):
+        killed_after(given, tmp_path, count)
+        begun.clear()
+        with finished_parts(tmp_path, given.hash) as finished:
+            assert content(fitted_columns(given, finished)) == whole
+        assert begun == ([] if goes_on_at is None else [goes_on_at])
+        assert not (tmp_path / "fitting").exists()
+
+    killed_after(given, tmp_path, 7)
+    [own] = (tmp_path / "fitting").iterdir()
+    damaged = own / "columns-2.npz"
+    with np.load(damaged) as held:
+        flip(damaged, damaged.read_bytes().index(held["values"].tobytes()))
+    (own / "columns-6.npz").write_bytes(b"")
+    other = own.with_name("of-other-inputs")
+    other.mkdir()
+    begun.clear()
+    monkeypatch.setattr(fitting, "affinities", None)  # A is kept, too
+    with finished_parts(tmp_path, given.hash) as finished:
+        assert not other.exists()
+        assert content(fitted_columns(given, finished)) == whole
+    assert begun == [2, 6], "what is damaged is made again"
 
 
 def test_a_column_keeps_its_largest_entries(tmp_path: Path) -> None:
