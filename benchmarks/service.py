@@ -7,8 +7,7 @@
 The encoder is the bundled one (the extra `demo`).
 
 overhead    the library's call and the service's answer take turns in one run, on the same users and
-            candidates, over one connection that is kept. On a server also: a known user's vector
-            read first and then queried with, beside one query that names it (`lookup_from`)
+            candidates, over one connection that is kept
 load        known users, asked by Locust in a process of its own over 1 to 64 connections; the same
             query straight to Qdrant (REST) in turn with it
 writes      the same with and without `PUT` of 50 items a second by another process, in turn
@@ -158,58 +157,6 @@ def histories() -> list[list[dict[str, Any]]]:
     ]
 
 
-def lookups(
-    settings: Settings,
-    version: str,
-    store: UserStore,
-    candidates: list[list[str]],
-    vectors: list[list[float]],
-) -> dict[str, Call]:
-    """A known user's candidates scored: vector read first, or named in the query."""
-    from qdrant_client import grpc
-
-    from p4r_qdrant.index.server.node import channel
-    from p4r_qdrant.users.qdrant.vectors import user_point_id
-
-    stub: Any = grpc.PointsStub(channel(settings.qdrant))  # type: ignore[no-untyped-call]
-    key = settings.qdrant.api_key
-    metadata = (("api-key", key.get_secret_value()),) if key else ()
-
-    def query(number: int, wanted: Any, **more: Any) -> Any:
-        own = candidates[number % USERS]
-        match = grpc.Match(keywords=grpc.RepeatedStrings(strings=own))
-        field = grpc.FieldCondition(key="item_id", match=match)
-        message = grpc.QueryPoints(
-            collection_name=settings.qdrant.collection,
-            query=grpc.Query(nearest=wanted),
-            filter=grpc.Filter(must=[grpc.Condition(field=field)]),
-            limit=8 * len(own),
-            params=grpc.SearchParams(exact=True),
-            with_payload=grpc.WithPayloadSelector(enable=False),
-            **more,
-        )
-        return stub.Query(message, metadata=metadata, timeout=60).result
-
-    def read_first(number: int) -> Any:
-        user_id = f"user-{number % USERS}"
-        vector = store.user_vectors([user_id])[user_id].vector
-        return query(number, grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist())))
-
-    def sent(number: int) -> Any:
-        return query(number, grpc.VectorInput(dense=grpc.DenseVector(data=vectors[number % USERS])))
-
-    def named(number: int) -> Any:
-        point = grpc.PointId(uuid=user_point_id(f"user-{number % USERS}"))
-        place = grpc.LookupLocation(collection_name=f"{version}-users", vector_name="text")
-        return query(number, grpc.VectorInput(id=point), lookup_from=place)
-
-    return {
-        "query alone, vector sent": sent,
-        "query alone, lookup_from": named,
-        "user read, then query": read_first,
-    }
-
-
 def measured(contenders: dict[str, Call], times: int) -> dict[str, Floats]:
     """Milliseconds of each call, the contenders in turn."""
     for call in contenders.values():
@@ -266,15 +213,9 @@ def overhead(
 
         def library(number: int) -> Any:
             user_id, given = f"user-{number % USERS}", candidates[number % USERS]
-            user = store.vectors.stored(user_id)
-            if user is not None:
-                return known.rerank_stored(user, given, 10)
             return known.rerank(store.user_vectors([user_id])[user_id], given, 10)
 
-        contenders = {"library, known user": library} | contenders
-        if engine == "server":
-            contenders |= lookups(settings, index.version, store, candidates, rounded)
-        return measured(contenders, times)
+        return measured({"library, known user": library} | contenders, times)
 
 
 def _copied(settings: Settings, folder: Path) -> Settings:

@@ -287,8 +287,7 @@ class PersonaMatch(NamedTuple):
     vector: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Because:
+class Because(NamedTuple):
     """What one item of a user's history contributes to a score.
 
     Of a persona score: the contributions of all interactions add up to it (Eq. 7 is linear), before

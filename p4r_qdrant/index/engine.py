@@ -27,15 +27,6 @@ StoredPoints = dict[str, tuple[dict[str, Any], Floats | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class StoredVector:
-    """A vector on a Qdrant server that a query names instead of carrying it."""
-
-    collection: str
-    point_id: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
 class IndexStats:
     """Counts and settings of an index, as `p4r status` shows them.
 
@@ -85,14 +76,6 @@ class Engine(Protocol):
 
         NaN for items without personas. vectors: (n_users, dim) float32, normalised; item_ids:
         distinct.
-        """
-
-    def best_points_of(
-        self, user: StoredVector, candidates: list[str], conditions: list[Condition]
-    ) -> BestPoints:
-        """`best_points` of one user whose vector is on the server.
-
-        Raises IndexMismatchError if there is no such vector, or no such place.
         """
 
     def nearest_points(

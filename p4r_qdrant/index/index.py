@@ -17,7 +17,7 @@ from p4r_qdrant.errors import InputError, VectorError
 from p4r_qdrant.index import matching, replacing
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.collaborative import CollaborativeIndex
-from p4r_qdrant.index.engine import Engine, IndexStats, StoredVector
+from p4r_qdrant.index.engine import Engine, IndexStats
 from p4r_qdrant.index.filters import Condition, check_types, indexed, parse
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import (
@@ -381,22 +381,6 @@ class PersonaIndex(CollaborativeIndex):
         lists = [candidate_ids] * len(user_vectors)
         users, _ = check_query(user_vectors, lists, self.metadata.dimension)
         return matching.best_scores(self.engine, users, list(candidate_ids))
-
-    def best_personas_of(
-        self,
-        user: StoredVector,
-        candidate_ids: Sequence[str],
-        filter: Mapping[str, Any] | None = None,  # noqa: A002
-        *,
-        explain: int | None = None,
-    ) -> list[PersonaMatch]:
-        """`best_personas` of one user whose vector is on the server, vectors included.
-
-        Raises IndexMismatchError if the vector is not there, or if the index is embedded.
-        """
-        item_ids = list(dict.fromkeys(candidate_ids))
-        conditions = self._conditions(filter)
-        return matching.best_personas_of(self.engine, user, item_ids, conditions, explain)
 
     def nearest_items(
         self,

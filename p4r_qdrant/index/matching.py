@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.index.batching import batches
-from p4r_qdrant.index.engine import BestPoints, Engine, StoredPoints, StoredVector
+from p4r_qdrant.index.engine import BestPoints, Engine, StoredPoints
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import stored_persona
 from p4r_qdrant.index.query import Query, unit_directions
@@ -69,26 +69,6 @@ def best_scores(
     first = np.cumsum([0, *map(len, users[:-1])])
     best: npt.NDArray[np.float64] = np.maximum.reduceat(scores, first, axis=0)
     return best
-
-
-def best_personas_of(
-    engine: Engine,
-    user: StoredVector,
-    item_ids: list[str],
-    conditions: list[Condition],
-    first: int | None,
-) -> list[PersonaMatch]:
-    """`best_personas` of one user whose vector is on the server, with the personas' vectors.
-
-    A caller that has the user's vector checks with `are_whole` that scores and texts match.
-    """
-    for attempt in range(1, ATTEMPTS + 1):
-        ranking = rank(engine.best_points_of(user, item_ids, conditions), item_ids)
-        shown = explain(engine, ranking[:first], with_vectors=True)
-        ranking[: len(shown)] = shown
-        if attempt == ATTEMPTS or all(one.score is None or one.persona for one in shown):
-            break
-    return ranking
 
 
 def nearest_items(

@@ -29,11 +29,9 @@ from p4r_qdrant.rerank.changes import past_of
 from p4r_qdrant.rerank.ordering import Request, rank_users
 from p4r_qdrant.rerank.recommending import recommend
 from p4r_qdrant.rerank.scoring import resolved
-from p4r_qdrant.rerank.stored import rank_stored
 from p4r_qdrant.rerank.users import User, known_users
 from p4r_qdrant.rerank.why_not import catalogue_candidates, why_not
 from p4r_qdrant.settings import EncoderSettings, HistorySettings, RerankSettings, Settings
-from p4r_qdrant.users.records import StoredUser
 
 
 class PersonaReranker:
@@ -178,26 +176,6 @@ class PersonaReranker:
             options = self._options(rerank)
             request = Request.of(serving.index, options, top, filter, explain)
             return rank_users(serving, known_users(serving, users), lists, request)
-
-    def rerank_stored(
-        self,
-        user: StoredUser,
-        candidates: Sequence[CandidateLike],
-        top: int | None = None,
-        *,
-        filter: Mapping[str, Any] | None = None,  # noqa: A002
-        explain: int | None = 10,
-        rerank: RerankSettings | None = None,
-    ) -> Ranking:
-        """Rerank for a user whose vector is stored beside the index; see `rerank_many`.
-
-        Raises IndexMismatchError if the vector is not there.
-        """
-        given = distinct_candidates(candidates, 0)
-        with self._serving.in_use() as serving:
-            options = self._options(rerank)
-            request = Request.of(serving.index, options, top, filter, explain)
-            return rank_stored(serving, user, given, request)
 
     def _options(self, rerank: RerankSettings | None) -> RerankSettings:
         """The reranker's own settings, changed by what `rerank` sets."""

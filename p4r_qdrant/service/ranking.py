@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError, InputError
+from p4r_qdrant.errors import IndexUnavailableError, InputError
 from p4r_qdrant.index.payload import check_vectors
 from p4r_qdrant.live.pair import Vector
 from p4r_qdrant.records import RankedItem, Ranking
@@ -20,6 +20,7 @@ from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.request import FailedError, RankThreads, Request
 from p4r_qdrant.service.resolving import Resolver
+from p4r_qdrant.service.together import Together
 from p4r_qdrant.settings import RerankSettings
 
 
@@ -39,6 +40,7 @@ class Ranker:
         self._metrics = metrics
         self._settings = backend.settings
         self.threads = RankThreads(backend.settings.service, metrics)
+        self._together = Together(self.threads)
         self._resolver = Resolver(backend, batcher, metrics, self.threads)
 
     async def rerank(
@@ -94,27 +96,10 @@ class Ranker:
         return await self._rank(request)
 
     async def _rank_known(self, request: Request, user_ids: Sequence[str]) -> list[Ranking] | None:
-        """Rankings of users whose vectors are all stored; None if one is missing.
-
-        For a single user the query names the stored vector, if the engine stores it.
-        """
-        body, live = request.body, request.live
+        """Rankings of users whose vectors are all stored; None if one is missing."""
+        live = request.live
 
         def work() -> list[Ranking] | None:
-            stored = live.users.stored(user_ids[0]) if len(user_ids) == 1 else None
-            if stored is not None:
-                try:
-                    ranking = live.reranker.rerank_stored(
-                        stored,
-                        body.users[0].pairs(),
-                        body.top,
-                        filter=body.filter,
-                        explain=body.explain,
-                        rerank=request.fusion,
-                    )
-                except IndexMismatchError:  # the vector is not made yet, or the user is unknown
-                    return None
-                return [ranking]
             vectors = live.users.user_vectors(list(set(user_ids)))
             if vectors.keys() < set(user_ids):
                 return None
@@ -123,6 +108,9 @@ class Ranker:
             return _reranked(request, users)
 
         with self._metrics.stage("query"):
+            if len(user_ids) == 1:
+                ranking = await self._together.rank(request)
+                return None if ranking is None else [ranking]
             return await self.threads.run(work, request)
 
     async def _rank(self, request: Request) -> list[Ranking]:

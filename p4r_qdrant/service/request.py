@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from p4r_qdrant.errors import (
     IndexRefusedError,
@@ -76,11 +76,16 @@ class RankThreads:
 
     async def run(self, work: Callable[[], Result], request: Request) -> Result:
         """Run until the deadline. Raises FailedError if that fails, InputError."""
+        return await self.within(self.on_thread(work), request)
+
+    async def within(self, result: Coroutine[Any, Any, Result], request: Request) -> Result:
+        """Await a result until the deadline. Raises FailedError if that fails, InputError."""
         if not request.seconds_left:
+            result.close()
             raise FailedError("deadline")
         try:
             async with asyncio.timeout(request.seconds_left):
-                return await self.on_thread(work)
+                return await result
         except TimeoutError:
             raise FailedError("deadline") from None
         except FailedError:
@@ -99,18 +104,26 @@ class RankThreads:
 
     async def on_thread(self, work: Callable[[], Result]) -> Result:
         """Run on one of the threads. Raises FailedError ("overloaded"), and what `work` raises."""
-        if self._under_way >= self._room:
-            raise FailedError("overloaded")
+        self.enter()
         loop = asyncio.get_running_loop()
         job = self._threads.submit(work)
+        # The thread continues after the deadline: it counts until it ends.
+        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self.leave))
+        return await asyncio.wrap_future(job)
+
+    async def on_a_thread(self, work: Callable[[], Result]) -> Result:
+        """Run on one of the threads what was counted already. Raises what `work` raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def enter(self) -> None:
+        """Count a ranking that runs or waits. Raises FailedError ("overloaded")."""
+        if self._under_way >= self._room:
+            raise FailedError("overloaded")
         self._count(1)
-        try:
-            return await asyncio.wrap_future(job)
-        finally:
-            if job.done():
-                self._count(-1)
-            else:  # the thread continues after the deadline: it counts until it ends
-                job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count, -1))
+
+    def leave(self) -> None:
+        """Count a ranking that has ended."""
+        self._count(-1)
 
     def _count(self, change: int) -> None:
         self._under_way += change

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from p4r_qdrant.encoder.user_vector import UserVector
-from p4r_qdrant.users.records import Job, JobCounts, OtherVersion, StoredInteraction, StoredUser
+from p4r_qdrant.users.records import Job, JobCounts, OtherVersion, StoredInteraction
 
 FORMAT = 1
 """The number of the format in which users are stored. Stores without a number have the first."""
@@ -93,10 +93,6 @@ class UserVectors(ABC):
     @abstractmethod
     def get(self, user_ids: Sequence[str]) -> dict[str, UserVector]:
         """h_u of the users that have one stored."""
-
-    @abstractmethod
-    def stored(self, user_id: str) -> StoredUser | None:
-        """Where h_u is stored, without looking; None if the engine does not store it."""
 
     @abstractmethod
     def erase(self, user_id: str) -> None:

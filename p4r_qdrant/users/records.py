@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,27 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from p4r_qdrant import texts
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.encoder.user_vector import UserVector
-from p4r_qdrant.index.engine import StoredVector
 from p4r_qdrant.records import Id, Interaction, Item, Review
 
 JobKind = Literal["aspects", "item", "erase", "purge"]
 JobState = Literal["waiting", "failed"]
 JobCounts = dict[JobState, int]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredUser:
-    """A user whose vector is stored at `point`.
-
-    `load()` returns the full UserVector; needed only to explain scores. It raises
-    IndexMismatchError if the vector is not there. `items()` returns the titles by item id of the
-    whole history, newest first.
-    """
-
-    point: StoredVector
-    load: Callable[[], UserVector]
-    items: Callable[[], Mapping[str, str]] = dict
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import IndexUnavailableError, StorageFullError
 from p4r_qdrant.settings import QdrantSettings
 from p4r_qdrant.users.contracts import FORMAT, Interactions, Jobs, UserVectors
-from p4r_qdrant.users.records import Job, JobCounts, OtherVersion, StoredInteraction, StoredUser
+from p4r_qdrant.users.records import Job, JobCounts, OtherVersion, StoredInteraction
 from p4r_qdrant.whole_files import PRIVATE
 
 _SCHEMA = """
@@ -276,11 +276,6 @@ class SqliteVectors(UserVectors):
         """See `UserVectors`."""
         del user_ids
         return {}
-
-    def stored(self, user_id: str) -> StoredUser | None:
-        """See `UserVectors`."""
-        del user_id
-        return None
 
     def erase(self, user_id: str) -> None:
         """See `UserVectors`."""

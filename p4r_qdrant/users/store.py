@@ -26,7 +26,6 @@ from p4r_qdrant.users.records import (
     Job,
     OtherVersion,
     StoredInteraction,
-    StoredUser,
     reading_job,
 )
 
@@ -192,11 +191,6 @@ class UserStore:
             return self.vectors.get(user_ids)
         found = {user_id: self.vector_of(self.recent(user_id)) for user_id in user_ids}
         return {user_id: vector for user_id, vector in found.items() if vector is not None}
-
-    def stored(self, user_id: str) -> StoredUser | None:
-        """Where h_u is stored, without looking; None if the engine does not store it."""
-        found = self.vectors.stored(user_id)
-        return replace(found, items=lambda: self.items(user_id)) if found is not None else None
 
     def items(self, user_id: str) -> dict[str, str]:
         """Titles by item id of a user's whole history, newest first; up to MAX_ITEMS."""

@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.engine import (
     BestPoints,
     IndexStats,
     ItemPage,
     NearPoint,
     StoredPoints,
-    StoredVector,
 )
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.index import PersonaIndex
@@ -116,11 +114,6 @@ class MemoryEngine:
         return in_order(
             item_ids, (one for one in self.stored.values() if one.payload["item_id"] in item_ids)
         )
-
-    def best_points_of(
-        self, user: StoredVector, candidates: list[str], conditions: list[Condition]
-    ) -> BestPoints:
-        raise IndexMismatchError(f"{self.location} cannot look up {user.point_id}")
 
     def write_metadata(self, metadata: IndexMetadata) -> None:
         self._step("metadata")

@@ -47,7 +47,6 @@ from p4r_qdrant.index.engine import (
     ItemPage,
     NearPoint,
     StoredPoints,
-    StoredVector,
 )
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
@@ -272,13 +271,6 @@ class EdgeEngine:
         with suppress(StorageFullError):
             return self._score_matrix()
         return None
-
-    def best_points_of(
-        self, user: StoredVector, candidates: list[str], conditions: list[Condition]
-    ) -> BestPoints:
-        """See `Engine`. The embedded engine stores no user vectors: raises IndexMismatchError."""
-        del candidates, conditions
-        raise IndexMismatchError(f"{self.location} cannot look up {user.point_id}")
 
     def nearest_points(
         self, vector: Floats, limit: int, conditions: list[Condition]

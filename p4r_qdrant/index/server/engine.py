@@ -34,7 +34,6 @@ from p4r_qdrant.index.engine import (
     ItemPage,
     NearPoint,
     StoredPoints,
-    StoredVector,
 )
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import IndexMetadata
@@ -221,26 +220,12 @@ class ServerEngine:
         self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
     ) -> list[BestPoints]:
         """See `Engine`."""
-        return self._best_points(vectors, candidates, conditions)
+        search = partial(queries.best_points, self._collection, vectors, candidates, conditions)
+        return self._collection.within_limits(partial(search, per_item=self.max_personas))
 
     def best_scores(self, vectors: Floats, item_ids: list[str]) -> Floats:
         """See `Engine`."""
         return scores_of(self.best_points(vectors, [item_ids] * len(vectors), []), item_ids)
-
-    def best_points_of(
-        self, user: StoredVector, candidates: list[str], conditions: list[Condition]
-    ) -> BestPoints:
-        """See `Engine`."""
-        return self._best_points([user], [candidates], conditions)[0]
-
-    def _best_points(
-        self,
-        users: Floats | list[StoredVector],
-        candidates: list[list[str]],
-        conditions: list[Condition],
-    ) -> list[BestPoints]:
-        search = partial(queries.best_points, self._collection, users, candidates, conditions)
-        return self._collection.within_limits(partial(search, per_item=self.max_personas))
 
     def nearest_points(
         self, vector: Floats, limit: int, conditions: list[Condition]

@@ -19,7 +19,7 @@ from qdrant_client import grpc
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import IndexMismatchError, IndexRefusedError
 from p4r_qdrant.index.batching import batches
-from p4r_qdrant.index.engine import BestPoints, ItemPage, NearPoint, StoredPoints, StoredVector
+from p4r_qdrant.index.engine import BestPoints, ItemPage, NearPoint, StoredPoints
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.payload import (
     ITEM_ID,
@@ -44,7 +44,7 @@ _ALL_PAYLOAD = grpc.WithPayloadSelector(enable=True)
 
 def best_points(
     collection: Collection,
-    vectors: Floats | Sequence[StoredVector],
+    vectors: Floats,
     candidates: Sequence[Sequence[str]],
     conditions: Sequence[Condition],
     *,
@@ -52,8 +52,8 @@ def best_points(
 ) -> list[BestPoints]:
     """For each user, (score, point id) of the best persona of each candidate that has any.
 
-    vectors: (n_users, dim) float32, or their places on the server. per_item: the expected maximum
-    of personas of an item. Raises the errors of `Connection.call`.
+    vectors: (n_users, dim) float32. per_item: the expected maximum of personas of an item. Raises
+    the errors of `Connection.call`.
     """
     best: list[BestPoints] = [{} for _ in candidates]
     limits = collection.limits
@@ -225,7 +225,7 @@ def condition_message(condition: Condition) -> grpc.Condition:
 
 def _query(
     collection: Collection,
-    vector: Floats | StoredVector,
+    vector: Floats,
     item_ids: Sequence[str],
     conditions: Sequence[grpc.Condition],
     limit: int,
@@ -235,16 +235,10 @@ def _query(
             key=ITEM_ID, match=grpc.Match(keywords=grpc.RepeatedStrings(strings=item_ids))
         )
     )
-    if isinstance(vector, StoredVector):
-        wanted = grpc.VectorInput(id=grpc.PointId(uuid=vector.point_id))
-        place = grpc.LookupLocation(collection_name=vector.collection, vector_name=vector.name)
-    else:
-        wanted, place = grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist())), None
     of_candidates = grpc.Filter(must=[candidates, *conditions])
     query = grpc.QueryPoints(
         collection_name=collection.name,
-        query=grpc.Query(nearest=wanted),
-        lookup_from=place,
+        query=grpc.Query(nearest=grpc.VectorInput(dense=grpc.DenseVector(data=vector.tolist()))),
         limit=limit,
         with_payload=_NO_PAYLOAD,
     )
@@ -288,18 +282,18 @@ def _collect(
 ) -> None:
     """Keep the best point of each item (the lower slot of equals); points come best first."""
     owner = {point_prefix(item_id): item_id for item_id in item_ids}
-    ids, scores = [one.id.uuid for one in result], [one.score for one in result]
-    for place, point_id in enumerate(ids):
+    for one in result:
+        point_id = one.id.uuid
         item_id = owner.get(point_id[:-2])
         if item_id is None:
             raise IndexMismatchError(
-                f"the point {point_id or result[place].id.num} names one of the candidates as its "
-                "item but was not written by p4r-qdrant; take it out, or index again elsewhere"
+                f"the point {point_id or one.id.num} names one of the candidates as its item but "
+                "was not written by p4r-qdrant; take it out, or index again elsewhere"
             )
         held = best.get(item_id)
         if held is None:
-            best[item_id] = (scores[place], point_id)
-        elif point_id < held[1] and scores[place] == held[0]:
+            best[item_id] = (one.score, point_id)
+        elif point_id < held[1] and one.score == held[0]:
             best[item_id] = (held[0], point_id)
 
 

@@ -16,15 +16,13 @@ from qdrant_client.grpc import WithPayloadSelector as Payload
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.user_vector import UserVector
-from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.batching import batches
-from p4r_qdrant.index.engine import StoredVector
 from p4r_qdrant.index.server.queries import plain
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.users.contracts import UserVectors
 from p4r_qdrant.users.qdrant.collections import Collections, equals, point_id
 from p4r_qdrant.users.qdrant.interactions import interaction_id
-from p4r_qdrant.users.records import OtherVersion, StoredInteraction, StoredUser
+from p4r_qdrant.users.records import OtherVersion, StoredInteraction
 
 MAX_CACHED = 10_000
 """Vectors of interactions that are kept in memory: of 1024 dimensions they take 40 MB."""
@@ -85,18 +83,6 @@ class ServerVectors(UserVectors):
         owner = {user_point_id(user_id): user_id for user_id in user_ids}
         points = self._read(list(owner))
         return {owner[one.id.uuid]: _user_vector(one) for one in points}
-
-    def stored(self, user_id: str) -> StoredUser | None:
-        """See `UserVectors`."""
-        user = user_point_id(user_id)
-
-        def load() -> UserVector:
-            points = self._read([user])
-            if not points:
-                raise IndexMismatchError(f"{self._name!r} has no vector of the user")
-            return _user_vector(points[0])
-
-        return StoredUser(StoredVector(self._name, user, "text"), load)
 
     def _read(self, point_ids: Sequence[str]) -> Sequence[Any]:
         found: list[Any] = []

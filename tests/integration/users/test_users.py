@@ -1,8 +1,10 @@
 """Users on both engines: kept, ranked without encoding, exported, erased."""
 
+import asyncio
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,16 +16,18 @@ import pytest
 from devtools.qdrant_process import QdrantServer
 from p4r_qdrant import Settings
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.encoder.user_vector import user_vector
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.records import Ranking
+from p4r_qdrant.schemas.reranking import RerankBody, UserBody
 from p4r_qdrant.service.backend import Backend
-from p4r_qdrant.settings import RerankSettings
+from p4r_qdrant.service.batching import Batcher
+from p4r_qdrant.service.metrics import Metrics
+from p4r_qdrant.service.ranking import Ranker
 from p4r_qdrant.users.opening import open_store
-from p4r_qdrant.users.records import Job, StoredInteraction, StoredUser
+from p4r_qdrant.users.records import Job, StoredInteraction
 from p4r_qdrant.users.store import UserStore
 from p4r_qdrant.users.versions import drop_version
 from tests.support.engines import on_server
@@ -391,48 +395,70 @@ def test_a_known_user_is_ranked_without_encoding(address: str, encoder: HashEnco
         ]
 
 
-def test_one_query_names_a_known_user(
+def test_concurrent_reranks_of_known_users_share_their_calls(
     qdrant_server: QdrantServer, collection_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = on_server(qdrant_server, collection_name)
     make_index(settings)
     backend = Backend(settings, lambda _: ENCODER)
     assert backend.open()
-    asked: list[Any] = []
+    asked: list[str] = []
     right = Collection.ask
 
     def ask(collection: Collection, method: str, message: Any) -> Any:
         if collection.name == live.version:
-            asked.append((method, message))
+            asked.append(method)
         return right(collection, method, message)
 
-    monkeypatch.setattr(Collection, "ask", ask)
     with backend.in_use() as live:
         for number, item_id in enumerate(["ships", "roses"]):
             live.users.add(done(item_id, number))
-        stored = live.users.vectors.stored("ada")
-        assert stored is not None
-        named = live.reranker.rerank_stored(stored, ALL)
-        assert [method for method, _ in asked] == ["Query", "Get"]
-        assert asked[0][1].lookup_from.collection_name == stored.point.collection
-        assert not asked[0][1].query.nearest.HasField("dense")
         vector = live.users.user_vectors(["ada"])["ada"]
-        assert_same(named, live.reranker.rerank(vector, ALL))
-        single = RerankSettings(interests=1.0)  # more than the vector at that point
-        found = live.reranker.rerank_stored(stored, ALL, rerank=single)
-        assert_same(found, live.reranker.rerank(vector, ALL, rerank=single))
-        assert {one.item_id: len(one.because) for one in found.items}["ships"] == 1
-        cakes = done("cakes", 9)
-        assert cakes.vector is not None
-        other = user_vector([cakes.record], cakes.vector[None], 0.85)
-        assert other is not None
-        changed = StoredUser(stored.point, lambda: other)
-        assert_same(live.reranker.rerank_stored(changed, ALL), live.reranker.rerank(other, ALL))
-        nobody = live.users.vectors.stored("nobody")
-        assert nobody is not None
-        with pytest.raises(IndexMismatchError):
-            live.reranker.rerank_stored(nobody, ALL)
+        alone = live.reranker.rerank(vector, ALL)
+        monkeypatch.setattr(Collection, "ask", ask)
+        found = asyncio.run(ranked_at_once(backend, ["ada"] * 8 + ["nobody"] * 4))
+    # The first two at once, then those that wait.
+    assert Counter(asked) == {"Query": 2, "QueryBatch": 1, "Get": 3}
+    for ranking in found[:8]:
+        assert ranking.personalized
+        assert_same(ranking, alone)
+    assert [one.personalized for one in found[8:]] == [False] * 4
+    # A batch that takes long does not keep others waiting; what is wrong with one is its alone.
+    go_on = threading.Event()
+    read = live.users.user_vectors
+
+    def slow(user_ids: Sequence[str]) -> Any:
+        if "nobody" in user_ids:
+            go_on.wait(10)
+        if "wrong" in user_ids:
+            raise IndexMismatchError("no such vector")
+        return read(user_ids)
+
+    monkeypatch.setattr(live.users, "user_vectors", slow)
+    users = ["nobody", "nobody", "ada", "wrong", "ada"]
+    found = asyncio.run(ranked_at_once(backend, users, done=go_on, after=2))
+    assert [one.personalized for one in found] == [False, False, True, False, True]
     backend.close()
+
+
+async def ranked_at_once(
+    backend: Backend, users: list[str], done: threading.Event | None = None, after: int = 0
+) -> list[Ranking]:
+    """A ranking for each user, asked for at the same time.
+
+    done: set when all users from the place `after` on have theirs.
+    """
+    metrics = Metrics()
+    batcher = Batcher(metrics, window_s=0, max_waiting_texts=10)
+    ranker = Ranker(backend, batcher, metrics)
+    bodies = [RerankBody(users=[UserBody(user_id=one, candidates=[*ALL])]) for one in users]
+    asking = [asyncio.create_task(ranker.rerank(one)) for one in bodies]
+    if done is not None:
+        await asyncio.wait(asking[after:])
+        done.set()
+    found = [ranking for [ranking], _ in await asyncio.gather(*asking)]
+    ranker.close()
+    return found
 
 
 def assert_same(one: Ranking, other: Ranking) -> None:

@@ -19,8 +19,10 @@ from p4r_qdrant.errors import (
 from p4r_qdrant.index.server import cluster, connection, nodes
 from p4r_qdrant.index.server.cluster import Seen
 from p4r_qdrant.index.server.connection import Connection
+from p4r_qdrant.index.server.node import Node, _channel_options
 from p4r_qdrant.settings import QdrantSettings
 
+ALGORITHMS = "grpc.compression_enabled_algorithms_bitset"
 URLS = [f"http://node-{number}.test:6333" for number in range(3)]
 
 
@@ -256,3 +258,12 @@ def test_what_is_said_of_addresses(caplog: pytest.LogCaptureFixture) -> None:
         cluster._judge([one(0, peers=together), one(1, peers=frozenset({"3"}))])
     with pytest.raises(IndexUnavailableError, match="on any of"):
         cluster._judge([one(0, version=""), one(1, version="")])
+
+
+def test_no_answer_is_compressed() -> None:
+    """Qdrant compresses for whoever says that it can read gzip, which gRPC and httpx say."""
+    one = Node(QdrantSettings(url=URLS[0]), "test")
+    headers = one.client.http.client._client.headers
+    assert headers["accept-encoding"] == "identity"
+    assert _channel_options(one.settings, repeats=True)[ALGORITHMS] == 1
+    one.close()
