@@ -80,6 +80,7 @@ def examine(probe_s: float = PROBE_S) -> Iterator[Finding]:
             yield Finding("index", "off", "not looked at, because Qdrant does not answer")
             yield from _others(settings, probe_s)
             return
+        yield _guarded("qdrant cluster", lambda: _cluster(settings.qdrant))
     yield _guarded("index", lambda: _index(settings, probe_s))
     yield from _others(settings, probe_s)
 
@@ -186,6 +187,17 @@ def _rest(settings: QdrantSettings, probe_s: float) -> tuple[Finding, str]:
     if not server or allowed != 200:
         return Finding(name, "failed", f"{url} answers with HTTP {allowed}: is it Qdrant?"), ""
     return Finding(name, "ok", f"{url}, Qdrant {server}"), server
+
+
+def _cluster(settings: QdrantSettings) -> Finding:
+    from p4r_qdrant.index.server.cluster import described, node_states
+
+    states = node_states(settings)
+    if "cut_off" in states.values():
+        advice = f"{described(states)}; mend the network between the nodes, or start the others"
+        return Finding("qdrant cluster", "failed", advice)
+    here = sum(one == "ok" for one in states.values())
+    return Finding("qdrant cluster", "ok", f"{here} of {len(states)} nodes answer and can write")
 
 
 def _grpc(settings: QdrantSettings, probe_s: float) -> Finding:

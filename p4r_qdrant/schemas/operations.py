@@ -24,10 +24,15 @@ class HealthAnswer(Answer):
 
 
 class ReadyAnswer(Answer):
-    """Whether requests can be answered in full, for each part of the service."""
+    """Whether rankings can be answered in full, for each part of the service.
+
+    `writes` is unavailable where no Qdrant node reaches the majority of its cluster; rankings go
+    on.
+    """
 
     ready: bool
     index: Literal["open", "unavailable"]
+    writes: Literal["ok", "unavailable"]
     encoder: EncoderState
 
 

@@ -229,12 +229,13 @@ def _add_operations(app: FastAPI) -> None:
         response_model=ReadyAnswer,
     )
     async def readyz(served: Served) -> Response:
-        """Whether requests can be answered: the index answers and the encoder is loaded."""
+        """Whether rankings can be answered: the index answers and the encoder is loaded."""
         reachable = await served.in_thread(served.backend.is_reachable)
         encoder = served.backend.encoder_state
         answer = ReadyAnswer(
             ready=reachable and encoder in (EncoderState.READY, EncoderState.ABSENT),
             index="open" if reachable else "unavailable",
+            writes="ok" if reachable and served.backend.can_write else "unavailable",
             encoder=encoder,
         )
         return Response(

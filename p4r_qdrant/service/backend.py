@@ -17,6 +17,7 @@ from p4r_qdrant.errors import (
     for_log,
 )
 from p4r_qdrant.index.opening import open_versions
+from p4r_qdrant.index.server.cluster import NodeState, node_states
 from p4r_qdrant.index.versions import Version, Versions
 from p4r_qdrant.live.following import Following
 from p4r_qdrant.live.hotswap import Current
@@ -54,6 +55,8 @@ class Backend:
         self._current: Current[Live] | None = None
         self._following: Following[Live] | None = None
         self._opening = threading.Lock()
+        self.nodes: dict[str, NodeState] = {}
+        """How each Qdrant node was when `keep_up` looked last; empty with an embedded index."""
 
     def open(self) -> bool:
         """Open the live version. False if Qdrant cannot be reached. Raises InputError."""
@@ -154,7 +157,9 @@ class Backend:
             self._following.follow()
 
     def keep_up(self) -> None:
-        """Open what is not open, follow `p4r publish`, load the encoder."""
+        """Look at the nodes, open what is not open, follow `p4r publish`, load the encoder."""
+        if self.settings.qdrant.url is not None:
+            self.nodes = node_states(self.settings.qdrant)
         if not self.open():
             return
         self.follow()
@@ -179,6 +184,11 @@ class Backend:
             live.index.get("-")
             return True
         return False
+
+    @property
+    def can_write(self) -> bool:
+        """Whether a node can write, as far as is known."""
+        return not self.nodes or "ok" in self.nodes.values()
 
     def close(self) -> None:
         """Close everything. Closing twice is fine."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from p4r_qdrant.index import failovers
+from p4r_qdrant.index.server.cluster import NodeState
 from p4r_qdrant.service.processes import METRICS
 from p4r_qdrant.users.records import JobCounts
 
@@ -76,6 +78,14 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemax",
         )
+        self.nodes = Gauge(
+            "p4r_qdrant_nodes",
+            "Qdrant nodes: ok, cut_off (from the majority: reads, no writes), away.",
+            ("state",),
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.set_nodes(())
         self.failovers = Counter(
             "p4r_qdrant_failovers",
             "Calls that went to another node of the cluster, because theirs did not answer.",
@@ -116,6 +126,11 @@ class Metrics:
         """Count the failovers of this process since the last call."""
         before, self._failovers_seen = self._failovers_seen, failovers.so_far()
         self.failovers.inc(self._failovers_seen - before)
+
+    def set_nodes(self, states: Collection[NodeState]) -> None:
+        """Note how the nodes are."""
+        for state in get_args(NodeState):
+            self.nodes.labels(state).set(sum(one == state for one in states))
 
     def count_cached(self, found: int, missing: int) -> None:
         """Count texts whose vectors were in the cache, and others."""

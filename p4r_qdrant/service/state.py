@@ -135,6 +135,7 @@ class Service:
 
     def _note_state(self) -> None:
         self.metrics.count_failovers()
+        self.metrics.set_nodes(self.backend.nodes.values())
         self.metrics.behind.set(bool(self.backend.problem))
 
     async def _count_jobs(self) -> None:

@@ -15,6 +15,7 @@ from devtools.qdrant_process import PrivateQdrant
 from p4r_qdrant import open_index
 from p4r_qdrant.errors import IndexUnavailableError
 from p4r_qdrant.index.server import nodes as health
+from p4r_qdrant.index.server.cluster import node_states
 from tests.support.campaign import LONG, Attempt, Campaign, Scenario
 from tests.support.cluster_load import Load, at_all, check_interactions, check_items, load
 from tests.support.cluster_operations import all_active, fill, move_shards, peer_id
@@ -113,5 +114,8 @@ def cut_off(nodes: Nodes, links: list[Link], found: Load) -> None:
         link.cut(None if number == lonely else nodes[lonely].pid)
     found.wait_for_reranks(300)
     found.wait_for_writes(10)
+    settings = at_all(nodes).qdrant
+    others = {one.url: "ok" for one in nodes if one is not nodes[lonely]}
+    wait_until(lambda: node_states(settings) == others | {nodes[lonely].url: "cut_off"})
     for link in links:
         link.mend(reset=True)

@@ -1,12 +1,13 @@
-"""Whether the addresses in the settings are the nodes of one cluster."""
+"""Whether the addresses in the settings are the nodes of one cluster, and how each of them is."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -15,6 +16,10 @@ from p4r_qdrant.settings import QdrantSettings
 
 PROBE_S = 2.0
 """Seconds that an address has to say what it is."""
+
+NodeState = Literal["ok", "cut_off", "away"]
+"""cut_off: the node answers, and does not reach the majority of its cluster. It answers reads; of
+writes it refuses some, and may lose others that it confirms. away: it does not answer."""
 
 _log = logging.getLogger(__name__)
 _checked: set[tuple[str | None, str]] = set()
@@ -26,13 +31,19 @@ _checking = threading.Lock()
 class Seen:
     """What an address says. version: empty if it does not answer. peers: empty if it does not say.
 
-    is_refused: it refuses the key.
+    is_refused: it refuses the key. is_cut_off: see `NodeState`.
     """
 
     url: str
     version: str = ""
     is_refused: bool = False
     peers: frozenset[str] = field(default_factory=frozenset)
+    is_cut_off: bool = False
+
+    @property
+    def state(self) -> NodeState:
+        """How the node is."""
+        return "away" if not self.version else "cut_off" if self.is_cut_off else "ok"
 
 
 def check_addresses(settings: QdrantSettings) -> list[str]:
@@ -46,12 +57,27 @@ def check_addresses(settings: QdrantSettings) -> list[str]:
     with _checking:
         if (settings.url, key) in _checked:
             return []
-        each = settings.each
-        with ThreadPoolExecutor(len(each)) as threads:
-            seen = list(threads.map(_looked_at, each))
+        seen = _all_looked_at(settings)
         _judge(seen)
         _checked.add((settings.url, key))
         return [one.url for one in seen if not one.version]
+
+
+def node_states(settings: QdrantSettings) -> dict[str, NodeState]:
+    """How the node at each address is. Raises SettingsError if one is no Qdrant."""
+    return {one.url: one.state for one in _all_looked_at(settings)}
+
+
+def described(states: Mapping[str, NodeState]) -> str:
+    """What is wrong with nodes, as a text for people; "" if nothing is."""
+    said = {"cut_off": "is cut off from the majority: it reads and cannot write", "away": "is away"}
+    return "; ".join(f"{url} {said[state]}" for url, state in states.items() if state != "ok")
+
+
+def _all_looked_at(settings: QdrantSettings) -> list[Seen]:
+    each = settings.each
+    with ThreadPoolExecutor(len(each)) as threads:
+        return list(threads.map(_looked_at, each))
 
 
 def _judge(seen: list[Seen]) -> None:
@@ -109,7 +135,20 @@ def _looked_at(settings: QdrantSettings) -> Seen:
     found: Any = _field(cluster, "result")  # a key for single collections may not read it
     peers = found.get("peers") if isinstance(found, dict) else None
     own = str(found.get("peer_id", url)) if isinstance(found, dict) else ""
-    return Seen(given, version, peers=frozenset(peers or ([own] if own else [])))
+    together = frozenset(peers or ([own] if own else []))
+    return Seen(given, version, peers=together, is_cut_off=_is_cut_off(found))
+
+
+def _is_cut_off(said: Any) -> bool:
+    """Whether a node that says this of its cluster does not reach a majority.
+
+    A follower then looks for a leader in vain. A leader goes on as if nothing had happened, and
+    only the messages that it could not send tell.
+    """
+    if not isinstance(said, dict) or not (peers := said.get("peers")):
+        return False  # alone, or it does not say
+    reached = len(peers) - len(said.get("message_send_failures") or ())
+    return not said.get("raft_info", {}).get("leader") or 2 * reached <= len(peers)
 
 
 def _field(answer: httpx.Response, name: str) -> Any:

@@ -13,7 +13,7 @@ from qdrant_client.qdrant_remote import QdrantRemote
 
 from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError, RateLimitedError, for_log
 from p4r_qdrant.index import failovers
-from p4r_qdrant.index.server.cluster import check_addresses
+from p4r_qdrant.index.server.cluster import NodeState, check_addresses, node_states
 from p4r_qdrant.index.server.failures import Failures, NodeAwayError, PassingError
 from p4r_qdrant.index.server.node import Node, Transport
 from p4r_qdrant.index.server.nodes import Nodes
@@ -71,6 +71,10 @@ class Connection:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What each call of `points` carries."""
         return self._nodes.all[0].metadata
+
+    def node_states(self) -> dict[str, NodeState]:
+        """How the node at each address is."""
+        return node_states(self._settings)
 
     def close(self) -> None:
         """Close what was opened. Closing twice is fine."""

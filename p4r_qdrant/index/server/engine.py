@@ -40,6 +40,7 @@ from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import Point, in_order, point_id
 from p4r_qdrant.index.query import scores_of
 from p4r_qdrant.index.server import purging, queries
+from p4r_qdrant.index.server.cluster import described
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.columns import ServerColumnSets
 from p4r_qdrant.index.server.connection import Connection
@@ -105,6 +106,8 @@ class ServerEngine:
             "replication": str(info.config.params.replication_factor),
             "hnsw": "off" if info.config.hnsw_config.m == 0 else f"m={info.config.hnsw_config.m}",
         }
+        if wrong := described(self._connection.node_states()):
+            details["nodes"] = wrong
         if info.config.quantization_config is not None:
             details["quantization"] = type(info.config.quantization_config).__name__
         if isinstance(vectors, models.VectorParams):

@@ -12,9 +12,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from p4r_qdrant import Settings
+from indexer import doctor
+from p4r_qdrant import Settings, open_index
 from p4r_qdrant.errors import AuthenticationError, SettingsError
 from p4r_qdrant.index.server import nodes as health
+from p4r_qdrant.index.server.cluster import node_states
 from tests.support.cluster_load import at_all, check_interactions, load
 from tests.support.messages import sentence
 from tests.support.polling import wait_until
@@ -59,6 +61,19 @@ def test_a_node_that_dies_and_one_that_hangs_cost_no_rerank(
             [failovers] = re.findall(r"^p4r_qdrant_failovers_total (\S+)$", metrics, re.MULTILINE)
             assert float(failovers) >= 2
             check_interactions(address, found)
+            # Without the others, the last node reads and cannot write.
+            last = next(one for one in cluster if one not in (first, other))
+            first.kill()
+            other.kill()
+            away = {first.url: "away", other.url: "away"}
+            wait_until(lambda: node_states(settings.qdrant) == away | {last.url: "cut_off"})
+            ready = {"ready": True, "index": "open", "writes": "unavailable", "encoder": "ready"}
+            wait_until(lambda: httpx2.get(f"{address}/readyz", timeout=60).json() == ready)
+            metrics = httpx2.get(f"{address}/metrics", headers=AS_ADMIN, timeout=60).text
+            assert 'p4r_qdrant_nodes{state="cut_off"} 1.0' in metrics
+            with open_index(settings) as index:
+                assert last.url in index.stats().details["nodes"]
+            assert "cut off from the majority" in doctor._cluster(settings.qdrant).text
 
 
 @contextmanager

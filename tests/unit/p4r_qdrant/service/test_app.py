@@ -827,7 +827,12 @@ def test_without_a_key_nothing_is_told(serve: Serve, header: str | None) -> None
         refusal(response, 401, "unauthenticated")
         assert response.headers["www-authenticate"] == "Bearer"
     assert client.get("/healthz").json() == {"status": "ok"}
-    assert client.get("/readyz").json() == {"ready": True, "index": "open", "encoder": "ready"}
+    assert client.get("/readyz").json() == {
+        "ready": True,
+        "index": "open",
+        "writes": "ok",
+        "encoder": "ready",
+    }
 
 
 def test_the_reading_key_reads(client: TestClient) -> None:
