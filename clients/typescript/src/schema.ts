@@ -282,7 +282,7 @@ export interface paths {
         };
         /**
          * Readyz
-         * @description Whether requests can be answered: the index answers and the encoder is loaded.
+         * @description Whether rankings can be answered: the index answers and the encoder is loaded.
          */
         get: operations["readyz_readyz_get"];
         put?: never;
@@ -662,7 +662,10 @@ export interface components {
         };
         /**
          * ReadyAnswer
-         * @description Whether requests can be answered in full, for each part of the service.
+         * @description Whether rankings can be answered in full, for each part of the service.
+         *
+         *     `writes` is unavailable where no Qdrant node reaches the majority of its cluster; rankings go
+         *     on.
          */
         ReadyAnswer: {
             /** Ready */
@@ -672,6 +675,11 @@ export interface components {
              * @enum {string}
              */
             index: "open" | "unavailable";
+            /**
+             * Writes
+             * @enum {string}
+             */
+            writes: "ok" | "unavailable";
             encoder: components["schemas"]["EncoderState"];
         };
         /**
