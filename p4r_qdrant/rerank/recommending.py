@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.live.pair import IndexAndEncoder
-from p4r_qdrant.records import Ranking
+from p4r_qdrant.records import PersonaMatch, Ranking
+from p4r_qdrant.rerank import collaborative
 from p4r_qdrant.rerank.beside import beside
-from p4r_qdrant.rerank.collaborative import history_weights
-from p4r_qdrant.rerank.ordering import Order, Request, rank_users
+from p4r_qdrant.rerank.candidates import Scored
+from p4r_qdrant.rerank.ordering import (
+    Order,
+    Request,
+    explain_orders,
+    order_candidates,
+    rank_users,
+)
 from p4r_qdrant.rerank.users import KnownUser
 
 BREADTH = 100
@@ -28,41 +36,87 @@ def recommend(
     there is no filter. Of an unknown user, the most popular items.
     """
     if request.is_standard:
-        found = _proposed(pair, user, exclude, request)
-        if found:
-            return rank_users(pair, [user], [[(one, None) for one in found]], request)[0]
+        state = pair.index.engine.state()
+        proposed = _proposed(pair, user, exclude, request)
+        if proposed.items:
+            return _in_order(pair, user, proposed, request, state)
     elif user.vector is not None:
         return _nearest(pair, user, exclude, request)
     return _popular(pair, exclude, request)
 
 
+@dataclass(frozen=True, slots=True)
+class _Proposed:
+    """What the parts propose. near: the nearest items by personas. together: c(u, i) of others."""
+
+    near: list[PersonaMatch]
+    together: Mapping[str, float]
+
+    @property
+    def items(self) -> list[str]:
+        """First those by personas, nearest first, then the others by id."""
+        return [*dict.fromkeys([*(one.item_id for one in self.near), *sorted(self.together)])]
+
+
 def _proposed(
     pair: IndexAndEncoder, user: KnownUser, exclude: Collection[str], request: Request
-) -> list[str]:
-    """The items that the parts propose; empty if no part knows the user.
-
-    First those by personas, nearest first, then the others by id.
-    """
+) -> _Proposed:
+    """The items that the parts propose; none if no part knows the user."""
     breadth = max(BREADTH, 2 * (request.top or 0))
 
-    def by_personas() -> list[str]:
+    def by_personas() -> list[PersonaMatch]:
         if user.vector is None:
             return []
         directions = pair.directions(user.vector, request.options)
-        found = pair.index.nearest_items(
+        return pair.index.nearest_items(
             directions, breadth, request.filter, exclude=exclude, explain=False
         )
-        return [one.item_id for one in found]
 
-    def by_items() -> list[str]:
+    def by_items() -> dict[str, float]:
         if not user.items or not request.is_collaborative:
-            return []
-        [weights] = history_weights(pair.index, [user])
-        found = pair.index.collaborative_nearest(weights, breadth, exclude)
-        return [item_id for item_id, _ in found]
+            return {}
+        [weights] = collaborative.history_weights(pair.index, [user])
+        return dict(pair.index.collaborative_nearest(weights, breadth, exclude))
 
-    near, together = beside(pair.index, by_personas, by_items)
-    return [*dict.fromkeys([*near, *sorted(together)])]
+    return _Proposed(*beside(pair.index, by_personas, by_items))
+
+
+def _in_order(
+    pair: IndexAndEncoder,
+    user: KnownUser,
+    proposed: _Proposed,
+    request: Request,
+    state: int | None,
+) -> Ranking:
+    """The proposed items by the one score. Each part is asked only for what it did not propose.
+
+    state: of the index before the proposals.
+    """
+    items: list[Scored] = [(one, None) for one in proposed.items]
+    if user.vector is None:
+        return rank_users(pair, [user], [items], request)[0]
+    directions = pair.directions(user.vector, request.options)
+    near = {one.item_id for one in proposed.near}
+    far = [one for one in proposed.items if one not in near]
+    apart = [one for one in proposed.items if one not in proposed.together]
+
+    def personas() -> list[PersonaMatch]:
+        if not far:
+            return []
+        return pair.index.best_personas([directions], [far], request.filter, explain=0)[0]
+
+    def sums() -> Mapping[str, float]:
+        if not apart or not request.is_collaborative:
+            return {}
+        return collaborative.scores(pair.index, [user], [apart])[0]
+
+    more, more_sums = beside(pair.index, personas, sums)
+    together = {**proposed.together, **more_sums}
+    order = order_candidates(user, items, [*proposed.near, *more], request, together)
+    if explain_orders(pair.index, [order], [directions], request.shown, state):
+        return order.ranking(request.top, pair.index.metadata.fingerprint)
+    # An item was replaced since the queries: score again, so that texts and reasons fit.
+    return rank_users(pair, [user], [items], request)[0]
 
 
 def considered(
@@ -70,7 +124,7 @@ def considered(
 ) -> list[str]:
     """The items that `recommend` puts in order; empty if nothing is known of the user."""
     if request.is_standard:
-        return _proposed(pair, user, exclude, request)
+        return _proposed(pair, user, exclude, request).items
     if user.vector is None:
         return []
     directions = pair.directions(user.vector, request.options)
