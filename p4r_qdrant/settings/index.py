@@ -57,6 +57,13 @@ class QdrantSettings(Section):
     timeout_s: float = Field(
         10.0, gt=0, description="Seconds that one call to the Qdrant server may take."
     )
+    read_consistency: Literal["one", "quorum", "majority", "all"] = Field(
+        "one",
+        description="Replicas that must agree when a write looks at what is there, such as the "
+        "replacement of an item and its repair. one: the node that this process writes to. quorum: "
+        "more than half; a node that is cut off is refused. majority, all: every node must be "
+        "there. Rankings read one replica.",
+    )
     refresh_s: float = Field(
         0.0,
         ge=0,

@@ -10,15 +10,13 @@ from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
 from p4r_qdrant.client import Client
 from p4r_qdrant.index.server import purging
 from tests.support.engines import embedded, on_server, opened
+from tests.support.private_qdrant import QUICK
 
 
 @pytest.fixture
 def quick_qdrant(private_qdrant: PrivateQdrant, monkeypatch: pytest.MonkeyPatch) -> PrivateQdrant:
     """A server that flushes every second and has a small log, and a purge that asks often."""
-    private_qdrant.environment |= {
-        "QDRANT__STORAGE__OPTIMIZERS__FLUSH_INTERVAL_SEC": "1",
-        "QDRANT__STORAGE__WAL__WAL_CAPACITY_MB": "2",
-    }
+    private_qdrant.environment |= QUICK
     monkeypatch.setattr(purging, "POLL_S", 0.1)
     private_qdrant.start()
     return private_qdrant

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from devtools.qdrant_process import PrivateQdrant
+from devtools.qdrant_process import PrivateQdrant, start_cluster
 from p4r_qdrant import Settings, open_index
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import ItemVectors
@@ -20,9 +20,11 @@ from p4r_qdrant.settings import HistorySettings
 from p4r_qdrant.users.opening import open_store
 from p4r_qdrant.users.records import ItemWork, Job, StoredInteraction
 from p4r_qdrant.users.store import UserStore
+from tests.support.cluster_load import at_all
 from tests.support.engines import embedded, on_server, opened
 from tests.support.index_data import USER, rows
 from tests.support.oracle import DIMENSION, persona
+from tests.support.private_qdrant import QUICK, private_servers
 from tests.support.stored_words import files_with
 
 WORD, KEPT = "xylographic-confession", "ordinary-remark"
@@ -147,3 +149,25 @@ def test_of_a_large_collection_only_what_had_deletions_is_written_anew(
         [sentence] = index.purge()
         assert "a segment of fewer than 100 points stays in its file" in sentence
     assert files_with(WORD, quick_qdrant.storage) == []
+
+
+@pytest.mark.long
+def test_deleted_items_leave_the_files_of_every_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(purging, "POLL_S", 0.1)
+    with private_servers(tmp_path, 3) as nodes:
+        for node in nodes:
+            node.environment |= QUICK
+        start_cluster(nodes)
+        with opened(at_all(nodes, shards=2, replication=3)) as index:
+            index.load(items(KEPT, 0, 40))
+            index.load(items(WORD, 40, 5))
+            nodes[1].server.request("POST", f"/collections/{index.version}/snapshots", {})
+            for number in range(40, 45):
+                index.delete_item(f"i{number}")
+            [remains] = index.purge()
+            assert "1 snapshots hold it until you delete them" in remains
+        for node in nodes:
+            assert files_with(WORD, node.storage) == []
+            assert files_with(KEPT, node.storage)

@@ -8,6 +8,12 @@ from devtools.qdrant_process import PrivateQdrant, binary, start_cluster
 from tests.support.network import Link
 from tests.support.not_run import not_run
 
+QUICK = {
+    "QDRANT__STORAGE__OPTIMIZERS__FLUSH_INTERVAL_SEC": "1",
+    "QDRANT__STORAGE__WAL__WAL_CAPACITY_MB": "2",
+}
+"""Settings of a server that flushes every second and has a small log."""
+
 
 @contextmanager
 def private_servers(folder: Path, count: int) -> Iterator[list[PrivateQdrant]]:

@@ -155,7 +155,8 @@ class Collection:
         limit = min(PAGE, self.limits.points)
         request = models.ScrollRequest(filter=where, limit=limit, offset=offset, with_payload=True)
         read = self.client.http.points_api.scroll_points
-        return self.connection.call(partial(read, self.name, scroll_request=request)).result
+        read = partial(read, self.name, self.connection.consistency, scroll_request=request)
+        return self.connection.call(read).result
 
     def page(
         self, where: grpc.Filter, fields: Sequence[str], limit: int, start: str | None
@@ -172,7 +173,12 @@ class Collection:
         offset: Any,
     ) -> tuple[list[models.Record], Any]:
         read = partial(
-            self.client.scroll, self.name, where, limit=min(page, self.limits.points), offset=offset
+            self.client.scroll,
+            self.name,
+            where,
+            limit=min(page, self.limits.points),
+            offset=offset,
+            consistency=self.connection.consistency,
         )
         return self.connection.call(
             partial(read, with_payload=fields if isinstance(fields, bool) else list(fields))
@@ -192,7 +198,8 @@ class Collection:
         found = []
         for some in batches(ids, min(PAGE, self.limits.read)):
             read = partial(self.client.retrieve, self.name, some, with_payload=list(fields))
-            found += self.connection.call(partial(read, with_vectors=[vector]))
+            read = partial(read, with_vectors=[vector], consistency=self.connection.consistency)
+            found += self.connection.call(read)
         return found
 
     def delete(self, points: Any) -> None:

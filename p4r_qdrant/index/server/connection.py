@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, TypeVar, cast
 
+from qdrant_client import models
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError, RateLimitedError, for_log
@@ -42,6 +43,9 @@ class Connection:
         self.call_s = each[0].timeout_s
         """Seconds that one node has to answer one call."""
         is_alone = len(each) == 1
+        asked = settings.read_consistency
+        self.consistency: Any = None if asked == "one" else models.ReadConsistencyType(asked)
+        """What reads that a write rests on are made with; None: one replica."""
         self._nodes = Nodes([Node(one, location, is_alone=is_alone) for one in each])
         self._calling = threading.local()
         try:
@@ -99,6 +103,23 @@ class Connection:
                     raise
                 _log.debug("sending it again in %g s: %s", error.retry_after_s, for_log(error))
                 time.sleep(error.retry_after_s)
+
+    def on_each(self, work: Callable[[], Result]) -> dict[str, Result | None]:
+        """The result of `work` on each node, by address; None: the node is away.
+
+        Raises what `call` raises for other reasons.
+        """
+        before = getattr(self._calling, "node", None)
+        found: dict[str, Result | None] = {}
+        for node in self._nodes.all:
+            self._calling.node = node
+            try:
+                found[node.settings.url or ""] = self._translated(work)
+            except NodeAwayError:
+                found[node.settings.url or ""] = None
+            finally:
+                self._calling.node = before
+        return found
 
     def _on_some_node(self, work: Callable[[], Result], deadline: float, *, spread: bool) -> Result:
         """Do the work on the first node that answers before the deadline."""

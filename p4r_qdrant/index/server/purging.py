@@ -123,8 +123,10 @@ def _settled(collection: Collection) -> bool:
     while greens < 2:
         if time.monotonic() > deadline:
             return False
-        is_green = collection.info().status == models.CollectionStatus.GREEN
-        greens = greens + 1 if is_green else 0
+        read = partial(collection.client.get_collection, collection.name)
+        here = [one for one in collection.connection.on_each(read).values() if one is not None]
+        are_green = all(one.status == models.CollectionStatus.GREEN for one in here)
+        greens = greens + 1 if here and are_green else 0
         time.sleep(POLL_S)
     return True
 
@@ -145,12 +147,21 @@ def _filled(collection: Collection) -> float:
 
 
 def _in_snapshots(collection: Collection) -> list[str]:
+    """What the nodes say of their snapshots, which each of them keeps for itself."""
+    read = partial(collection.client.list_snapshots, collection.name)
     try:
-        found = collection.connection.call(
-            partial(collection.client.list_snapshots, collection.name)
-        )
+        by_node = collection.connection.on_each(read)
     except AuthenticationError:
         return [f"{collection.name}: snapshots hold it until you delete them, if there are any"]
-    newest = max((one.name for one in found), default="")
-    remains = f"{len(found)} snapshots hold it until you delete them (the newest: {newest})"
-    return [f"{collection.name}: {remains}"] if found else []
+    remains = [
+        f"the files of {url}, which is away, hold it until you purge again"
+        for url, found in by_node.items()
+        if found is None
+    ]
+    snapshots = [one.name for found in by_node.values() for one in found or ()]
+    if snapshots:
+        newest = max(snapshots)
+        remains.append(
+            f"{len(snapshots)} snapshots hold it until you delete them (the newest: {newest})"
+        )
+    return [f"{collection.name}: {one}" for one in remains]

@@ -14,8 +14,9 @@ import pytest
 
 from indexer import doctor
 from p4r_qdrant import Settings, open_index
-from p4r_qdrant.errors import AuthenticationError, SettingsError
+from p4r_qdrant.errors import AuthenticationError, IndexUnavailableError, SettingsError
 from p4r_qdrant.index.server import nodes as health
+from p4r_qdrant.index.server import purging
 from p4r_qdrant.index.server.cluster import node_states
 from tests.support.cluster_load import at_all, check_interactions, load
 from tests.support.messages import sentence
@@ -72,7 +73,16 @@ def test_a_node_that_dies_and_one_that_hangs_cost_no_rerank(
             metrics = httpx2.get(f"{address}/metrics", headers=AS_ADMIN, timeout=60).text
             assert 'p4r_qdrant_nodes{state="cut_off"} 1.0' in metrics
             with open_index(settings) as index:
+                assert index.get("ships")  # reads go on, unless others have to agree
+                remains = " ".join(purging._in_snapshots(index.engine._collection))  # type: ignore[attr-defined]
+                assert f"{first.url}, which is away" in remains
                 assert last.url in index.stats().details["nodes"]
+            asking = settings.qdrant.model_copy(update={"read_consistency": "quorum"})
+            with (
+                open_index(settings.model_copy(update={"qdrant": asking})) as index,
+                pytest.raises(IndexUnavailableError),
+            ):
+                index.get("ships")
             assert "cut off from the majority" in doctor._cluster(settings.qdrant).text
 
 

@@ -26,6 +26,7 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_QDRANT__PATH": ("/tmp/somewhere else", Path("/tmp/somewhere else")),
     "P4R_QDRANT__COLLECTION": ("books-2.v1_x", "books-2.v1_x"),
     "P4R_QDRANT__TIMEOUT_S": ("2.5", 2.5),
+    "P4R_QDRANT__READ_CONSISTENCY": ("quorum", "quorum"),
     "P4R_QDRANT__REFRESH_S": ("0.5", 0.5),
     "P4R_QDRANT__TRANSPORT": ("rest", "rest"),
     "P4R_QDRANT__ALLOW_PLAINTEXT_KEY": ("true", True),
