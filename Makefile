@@ -4,7 +4,7 @@
 #                 of CUDA libraries along on Linux. It matters when .venv is made.
 # INSTALLER=uv    what installs packages; uv is ten times as fast as INSTALLER=pip, but does not
 #                 read pip's configuration (an index of your own, for one)
-# WORKERS=3       how many processes run the tests; each waits for servers now and then
+# WORKERS=4       how many processes run the tests; each waits for servers now and then
 # ROUNDS=1        how often make chaos tries each scenario, as a multiple of the short form
 # ARGS="..."      passed on by test, test-long and chaos (to pytest), demo, studio and bench
 
@@ -12,7 +12,7 @@ PYTHON ?= python3
 TORCH ?=
 INSTALLER ?= uv
 ARGS ?=
-WORKERS ?= 3
+WORKERS ?= 4
 ROUNDS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin

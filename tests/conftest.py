@@ -1,13 +1,17 @@
 """A real Qdrant for the tests, and a report of the tests that did not run."""
 
+import contextlib
 import fcntl
 import functools
+import gc
+import importlib
 import os
 import secrets
 import shutil
 import signal
 import ssl
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +113,26 @@ def pytest_configure_node(node: Any) -> None:
         "p4r_api_key": run.api_key,
         "p4r_pid": os.getpid(),
     }
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """A worker imports its share of the test modules first, which rewrites their assertions.
+
+    Then it collects all: the other workers have written their shares by then.
+    """
+    given = getattr(session.config, "workerinput", None)
+    if not given or sys.dont_write_bytecode:
+        return
+    folder = Path(__file__).parent
+    own = slice(int(given["workerid"].removeprefix("gw")), None, given["workercount"])
+    for path in sorted(folder.rglob("test_*.py"))[own]:
+        # The collection tells what is wrong with a module, or why it is skipped.
+        with contextlib.suppress(Exception, pytest.skip.Exception):
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # thousands of tests need not be looked through for garbage again and again
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

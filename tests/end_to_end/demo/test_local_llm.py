@@ -308,13 +308,14 @@ def test_every_text_is_the_models_own(
 
 
 @pytest.mark.parametrize(
-    ("injections", "books"),
-    [(INJECTIONS[::20], 1), pytest.param(INJECTIONS, 2, marks=pytest.mark.long)],
+    ("injections", "books", "attempts"),
+    [(INJECTIONS[::20], 1, "1"), pytest.param(INJECTIONS, 2, "3", marks=pytest.mark.long)],
     ids=["two", "all"],
 )
 def test_no_injection_gets_through_to_a_real_model(
     injections: list[str],
     books: int,
+    attempts: str,
     environment: dict[str, str],
     proxy: CountingProxy,
     tmp_path: Path,
@@ -332,7 +333,7 @@ def test_no_injection_gets_through_to_a_real_model(
             reviews.append(row | {"title": "", "text": text})
     source = write(tmp_path / "source", items=items, reviews=reviews, splits=[])
     first, out = len(proxy.calls), tmp_path / "out"
-    process = reasoning(source, out, environment | {"P4R_LLM__ATTEMPTS": "3"})
+    process = reasoning(source, out, environment | {"P4R_LLM__ATTEMPTS": attempts})
     printed, error = process.communicate()
     if process.returncode == 0:
         assert "sentences that address a model" in printed

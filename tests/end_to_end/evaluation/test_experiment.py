@@ -241,8 +241,19 @@ def test_killed_and_run_again_it_ends_the_same(
     assert len(model.encoded) == 2 * encoded, "no text is encoded twice in one folder"
 
 
-def test_sigkill_again_and_again(tmp_path: Path) -> None:
-    """Killed in the middle of four stages in one folder, it ends as one that never was."""
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        (("encoding", 1), ("reranking", 70)),
+        pytest.param(
+            (("encoding", 1), ("writing", 3), ("reranking", 70), ("ablations", 0)),
+            marks=pytest.mark.long,
+        ),
+    ],
+    ids=["two", "four"],
+)
+def test_sigkill_again_and_again(deaths: tuple[tuple[str, int], ...], tmp_path: Path) -> None:
+    """Killed in the middle of stages in one folder, it ends as one that never was."""
 
     examples = shutil.copytree(EXAMPLE.parent, tmp_path / "examples")
 
@@ -252,7 +263,7 @@ def test_sigkill_again_and_again(tmp_path: Path) -> None:
         return warm.run([*command, str(tmp_path / output), *death], cwd=ROOT).returncode
 
     assert process("whole") == 0
-    for stage, steps in (("encoding", 1), ("writing", 3), ("reranking", 70), ("ablations", 0)):
+    for stage, steps in deaths:
         assert process("killed", stage, str(steps)) == -signal.SIGKILL, stage
         assert not (tmp_path / "killed" / "results.json").exists()
     assert process("killed") == 0

@@ -20,10 +20,12 @@ from indexer.reasoning import run
 from indexer.reasoning import sanitizing as material
 from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.step import Sources
+from p4r_qdrant.encoder import loading
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.records import Alignment, Aspects, ItemPersonas, Summary
 from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import LLMSettings
+from tests.support.command_line import Run
 from tests.support.injections import INJECTIONS
 from tests.support.jsonl import read
 from tests.support.obliging_llm import obliging
@@ -237,25 +239,33 @@ def test_mistakes_are_one_sentence(
 
 
 def test_alignments_by_similarity_ask_nobody(
-    reason: Reason, llm: ScriptedLLM, remembering_encoder: Encoder, tmp_path: Path
+    p4r: Run,
+    remembering_encoder: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """No key, no endpoint, no request; and the audit finds nothing that agrees better."""
-    shutil.copytree(BOOKSHOP, tmp_path / "out")
-    (tmp_path / "out" / "alignments.jsonl").unlink()
-    command = ("--steps", "alignments", "--strategy", "similarity")
+    monkeypatch.setattr(loading, "load_encoder", lambda _: remembering_encoder)
+    out = shutil.copytree(BOOKSHOP, tmp_path / "out")
+    (out / "alignments.jsonl").unlink()
+    names = ("items", "reviews", "splits")
+    command = [
+        "reason",
+        *(text for one in names for text in (f"--{one}", f"{BOOKSHOP}/{one}.jsonl")),
+    ]
+    command += ["--domain", "books", "--artifacts", str(out)]
+    command += ["--steps", "alignments", "--strategy", "similarity"]
     settings = {
         "P4R_LLM__BASE_URL": "https://api.openai.com/v1",
         "P4R_ENCODER__MODEL": "all-MiniLM-L6-v2",
-        "HF_HUB_OFFLINE": "1",
     }
-    estimated = reason(*command, "--dry-run", **settings)
-    assert estimated.returncode == 0, estimated.stderr
-    assert estimated.stdout.splitlines()[1].split() == ["alignments", "0", "0", "0", "0", "$0.0000"]
-    assert not (tmp_path / "out" / "alignments.jsonl").exists()
-    done = reason(*command, **settings)
-    assert done.returncode == 0, done.stderr
-    assert not llm.calls
-    assert "alignments: 2 interactions without aspects" in done.stdout
+    estimated = p4r(*command, "--dry-run", **settings)
+    assert estimated.code == 0, estimated.err
+    assert estimated.out.splitlines()[1].split() == ["alignments", "0", "0", "0", "0", "$0.0000"]
+    assert not (out / "alignments.jsonl").exists()
+    done = p4r(*command, **settings)
+    assert done.code == 0, done.err
+    assert "alignments: 2 interactions without aspects" in done.out
     alignments = [Alignment.model_validate(one) for one in read(tmp_path / "out/alignments.jsonl")]
     assert len(alignments) > 60
     reviewed_pairs = {(one["user_id"], one["item_id"]) for one in read(BOOKSHOP / "aspects.jsonl")}
