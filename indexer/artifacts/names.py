@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from p4r_qdrant.artifact_names import HISTORY
+
 ITEMS = "items.jsonl"
 REVIEWS = "reviews.jsonl"
 SUMMARIES = "summaries.jsonl"
@@ -20,15 +22,13 @@ DECISIONS = "decisions.jsonl"
 FLAGS = "flags.jsonl"
 SEGMENTS = "segments.json"
 AUDIENCE = "audience.csv"
-MAPS = "maps"
-"""A folder: see `p4r_qdrant.index.maps`."""
 FITTING = "fitting"
 """A folder: see `indexer.collaborative.finished`."""
 
 ARTIFACTS = frozenset(
     {ITEMS, REVIEWS, SUMMARIES, ASPECTS, PERSONAS, ALIGNMENTS, SPLITS, CANDIDATES, ARRIVALS}
     | {ERASING, ERASURES, OUTDATED, DERIVED, TUNED, DECISIONS, FLAGS}
-    | {SEGMENTS, AUDIENCE}
+    | {SEGMENTS, AUDIENCE, HISTORY}
 )
 """All of them."""
 

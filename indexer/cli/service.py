@@ -70,7 +70,6 @@ def serve(
         return
 
     from indexer.artifacts.evidence import QuotedEvidence
-    from indexer.artifacts.names import MAPS
     from indexer.ledger import LEDGER, Ledger
     from indexer.review.desk import ReviewDesk
     from indexer.updates.worker import Worker
@@ -80,14 +79,13 @@ def serve(
     with_studio = settings.service.studio
     evidence = QuotedEvidence(artifacts) if with_studio else None
     desk = ReviewDesk(sources.folder, sources.rules) if with_studio else None
-    maps = artifacts / MAPS if with_studio else None
     with Ledger(artifacts / LEDGER) as ledger:
         run_service(
             settings,
             lambda backend: WorkerThread(Worker(backend, sources, ledger)),
             evidence=evidence,
             desk=desk,
-            maps=maps,
+            artifacts=artifacts,
         )
 
 
@@ -134,7 +132,6 @@ def studio(
     settings = _settings(options)
     from indexer.artifacts.evidence import QuotedEvidence
     from indexer.artifacts.folder import ArtifactFolder
-    from indexer.artifacts.names import MAPS
     from indexer.review.desk import ReviewDesk
     from p4r_qdrant.moderation import Rules
     from p4r_qdrant.service.run import serve as run_service
@@ -144,14 +141,13 @@ def studio(
         if sys.stdout.isatty() if browser is None else browser:
             webbrowser.open(f"{address}/studio")
 
-    evidence = desk = maps = None
+    evidence = desk = None
     if artifacts is not None:
         folder = ArtifactFolder(artifacts)
         folder.personas()
         evidence = QuotedEvidence(artifacts)
         desk = ReviewDesk(folder, Rules.load(settings.reasoning.rules))
-        maps = artifacts / MAPS
-    run_service(settings, evidence=evidence, desk=desk, maps=maps, listening_at=show)
+    run_service(settings, evidence=evidence, desk=desk, artifacts=artifacts, listening_at=show)
 
 
 def _settings(options: dict[str, Any]) -> Settings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -19,6 +19,7 @@ from indexer.indexing.comparing import check, of_update, of_versions
 from indexer.indexing.fresh_version import FreshVersion
 from indexer.indexing.items import IndexReport, ItemIndexer, Source, settled_items
 from indexer.indexing.mean_user import note_typical_user
+from indexer.indexing.noting import Noted
 from indexer.indexing.scoring import note_scoring, with_tuned
 from indexer.indexing.vector_files import VectorFile
 from indexer.indexing.verifying import Expected, verify_scores, verify_written
@@ -75,7 +76,7 @@ class Published(IndexReport):
     `users` counts stored users whose vectors were made with the new encoder. `collaborative` and
     `weights` say what was done about the collaborative part and the weights of the score.
     `changes`: None if nothing was compared. `is_live`: False after a preview; then `version` is
-    built only, or as it was.
+    built only, or as it was. `not_noted`: why the history of the folder lacks this publish.
     """
 
     version: str = ""
@@ -89,6 +90,7 @@ class Published(IndexReport):
     weights: str = ""
     changes: Changes | None = None
     is_live: bool = True
+    not_noted: str = ""
 
 
 def publish(
@@ -129,7 +131,7 @@ def publish(
     )
     changes: Changes | None = None
     made, expected = IndexMetadata.of(source), Expected(source.fingerprint)
-    with open_versions(settings) as versions, source.on_all_devices():
+    with open_versions(settings) as versions, source.on_all_devices(), ExitStack() as records:
         name = versions.of(source.fingerprint)
         versions.check_switch(name)
         fresh = FreshVersion(versions, name)
@@ -151,10 +153,16 @@ def publish(
             least = 0 if options.shrink else (held + 1) // 2
             progress.start("publishing items", total)
             indexer = ItemIndexer(source, index, refusals, again=options.again, known=before)
+            noted = records.enter_context(Noted.of(folder.path))
+
+            def settled(row: IndexRow, is_written: bool) -> None:
+                expected.add(row, is_written)
+                noted.add(row)
+
             done = indexer.index_all(
                 stream,
                 ready=lambda: len(rows) >= least,
-                settled=expected.add,
+                settled=settled,
                 progress=progress,
             )
             if len(rows) < least:
@@ -206,6 +214,8 @@ def publish(
                 fresh.is_ours = False
                 report.users = _encode_users(settings, name, made, source)
                 versions.switch({versions.alias: name})
+            noted.finish(name, None if rows.broken.total else rows.item_ids)
+            report.not_noted = noted.problem
         report.outdated_in = _drop_outdated(versions, folder, name, rows.screening)
     return report
 

@@ -20,6 +20,7 @@ from indexer.review.decisions import Decision, Decisions, Texts
 from indexer.review.flags import BANNED, Flags, are_old, risk_of
 from indexer.review.standing import Reviewed, reviewed, version
 from p4r_qdrant.errors import InputError, RecordError
+from p4r_qdrant.index.maps import persona_key
 from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.moderation import Rules
 from p4r_qdrant.records import Item, ItemPersonas, State, StoredPersona
@@ -40,12 +41,15 @@ _Place = tuple[bool, float, float, str]
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What the queue knows of an item. flags, risk: of the personas that are not rejected.
+    """What the queue knows of an item. keys: `persona_key` of each persona.
+
+    flags, risk: of the personas that are not rejected.
 
     waiting_risk: the largest risk of those that wait.
     """
 
     states: tuple[State, ...]
+    keys: tuple[int, ...]
     flags: tuple[str, ...]
     risk: float
     waiting_risk: float
@@ -98,6 +102,12 @@ class ReviewDesk:
         with self._lock:
             self._follow()
             return Counter(state for entry in self._entries.values() for state in entry.states)
+
+    def states(self) -> list[tuple[str, Sequence[int], Sequence[State]]]:
+        """See `Desk`."""
+        with self._lock:
+            self._follow()
+            return [(item_id, one.keys, one.states) for item_id, one in self._entries.items()]
 
     def notes(self) -> Sequence[str]:
         """See `Desk`."""
@@ -245,6 +255,7 @@ class ReviewDesk:
         ]
         return _Entry(
             tuple(one.state for one in personas),
+            tuple(persona_key(one.persona.persona_id) for one in personas),
             tuple(dict.fromkeys(name for _, flags in kept for name in flags)),
             max((risk_of(flags) for _, flags in kept), default=0.0),
             max((risk_of(flags) for state, flags in kept if state in OPEN), default=0.0),

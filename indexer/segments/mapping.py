@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from indexer.artifacts.names import MAPS
 from indexer.artifacts.writing import storage_errors
 from p4r_qdrant.arrays import Floats
-from p4r_qdrant.index.maps import map_file
+from p4r_qdrant.artifact_names import MAPS
+from p4r_qdrant.index.maps import OTHER, Groups, map_file
 from p4r_qdrant.whole_files import write_whole
 
 KEPT = 5
 """Maps that stay, the newest ones: for versions that are kept for a rollback."""
 _WIDTH = 2**16 - 1
+MOST_CATEGORIES = 24
+"""Categories that a map tells apart."""
 
 
 def places(vectors: Floats) -> npt.NDArray[np.uint16]:
@@ -39,19 +42,32 @@ def places(vectors: Floats) -> npt.NDArray[np.uint16]:
 
 
 def write_map(
-    folder: Path, vectors: Floats, segments: npt.NDArray[np.uint8], points: Sequence[str]
+    folder: Path,
+    vectors: Floats,
+    groups: Groups,
+    persona_ids: Sequence[str],
+    points: Sequence[str],
 ) -> str:
-    """Write the map of personas, and return its name. Older maps than the newest are deleted.
+    """Write the map of personas, and return its name: see `map_file`. vectors: (n, dim)."""
+    return write_kept(folder, ".npy", *map_file(places(vectors), groups, persona_ids, points))
 
-    vectors: (n, dim). segments: (n,), see `map_file`. points: the ids of the n points.
-    """
-    name, content = map_file(places(vectors), segments, points)
+
+def write_kept(folder: Path, suffix: str, name: str, content: bytes) -> str:
+    """Write a file for a version, and return its name. Older ones than the newest are deleted."""
     maps = folder / MAPS
-    path = maps / f"{name}.npy"
+    path = maps / f"{name}{suffix}"
     with storage_errors(path, kept="nothing was recorded"):
         maps.mkdir(exist_ok=True)
         write_whole(path, content)
-        oldest_first = sorted(maps.glob("*.npy"), key=lambda one: one.stat().st_mtime_ns)
+        oldest_first = sorted(maps.glob(f"*{suffix}"), key=lambda one: one.stat().st_mtime_ns)
         for old in oldest_first[:-KEPT]:
             old.unlink(missing_ok=True)
     return name
+
+
+def grouped(categories: Sequence[str]) -> tuple[list[str], npt.NDArray[np.uint8]]:
+    """The largest categories, and the place of each persona among them; OTHER for all others."""
+    counts = Counter(filter(None, categories))
+    largest = sorted(counts, key=lambda one: (-counts[one], one))[:MOST_CATEGORIES]
+    place = {one: number for number, one in enumerate(largest)}
+    return largest, np.array([place.get(one, OTHER) for one in categories], np.uint8)

@@ -92,6 +92,8 @@ def print_published(version: str, location: str, report: Published | None = None
             out.say(f"{report.users} users of the service encoded")
         if report.kept_because:
             out.say(report.kept_because)
+        if report.not_noted:
+            err.say(f"the history lacks this publish: {report.not_noted}")
         for name in report.outdated_in:
             out.say(
                 f"{name} is in use and may hold personas that rest on erased users, or rejected "

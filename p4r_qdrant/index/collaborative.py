@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from p4r_qdrant.errors import IndexMismatchError, InputError
 from p4r_qdrant.index.columns import CollaborativePart, Column, ColumnSet, Scored, Weights
@@ -87,31 +88,55 @@ class CollaborativeIndex:
         The largest first, ties by item id. Items without a share are missing. Raises
         IndexMismatchError without a collaborative part.
         """
+        asked, own = [*dict.fromkeys(item_ids)], [*history]
+        products = self.collaborative_products(history, asked).T
+        places, own_places = np.nonzero(products)
+        values = products[places, own_places].tolist()
+        found: dict[str, list[tuple[str, float]]] = {}
+        for place, one, value in zip(places.tolist(), own_places.tolist(), values, strict=True):
+            found.setdefault(asked[place], []).append((own[one], value))
+        for shares in found.values():
+            shares.sort(key=lambda one: (-one[1], one[0]))
+        return found
 
-        def work(columns: ColumnSet) -> dict[str, list[tuple[str, float]]]:
+    def collaborative_products(
+        self, history: Mapping[str, float], item_ids: Sequence[str]
+    ) -> npt.NDArray[np.float64]:
+        """w_uj B[j, i] of each item j of the history and each item i, in their orders: (m, n).
+
+        0 where j says nothing of i. Raises IndexMismatchError without a collaborative part.
+        """
+
+        def work(columns: ColumnSet) -> npt.NDArray[np.float64]:
+            products = np.zeros((len(history), len(item_ids)))
             numbers = columns.numbers([*filter(is_text, history)])
-            owned = [own for own in numbers if history[own]]
+            owned = [
+                (row, numbers[own], weight)
+                for row, (own, weight) in enumerate(history.items())
+                if weight and own in numbers
+            ]
+            if not owned:
+                return products
             asked = [*dict.fromkeys(filter(is_text, item_ids))]
-            columns_of = columns.columns(asked, fresh=False) if owned else {}
-            held = [(one, column) for one, column in columns_of.items() if len(column.places)]
+            columns_of = columns.columns(asked, fresh=False)
+            held = [
+                (place, column)
+                for place, one in enumerate(item_ids)
+                if (column := columns_of.get(one)) is not None and len(column.places)
+            ]
             if not held:
-                return {}
+                return products
             # One look-up for all columns: a key is the column's number and, below, the item's.
             each = np.arange(len(held), dtype=np.uint64) << np.uint64(32)
             sizes = [len(column.places) for _, column in held]
             keys = np.repeat(each, sizes) + np.concatenate([column.places for _, column in held])
             values = np.concatenate([column.values for _, column in held])
-            places = np.array([numbers[own] for own in owned], dtype=np.uint64)
-            wanted = each[:, None] + places
+            wanted = each[:, None] + np.array([number for _, number, _ in owned], dtype=np.uint64)
             at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-            hits = keys[at] == wanted
-            weights = np.array([history[own] for own in owned])
-            found = {}
-            for (item_id, _), hit, products in zip(held, hits, weights * values[at], strict=True):
-                shares = [(owned[one], float(products[one])) for one in np.flatnonzero(hit)]
-                if shares:
-                    found[item_id] = sorted(shares, key=lambda one: (-one[1], one[0]))
-            return found
+            weights = np.array([weight for _, _, weight in owned])
+            found = np.where(keys[at] == wanted, weights * values[at], 0.0)
+            products[np.ix_([row for row, _, _ in owned], [place for place, _ in held])] = found.T
+            return products
 
         return self._ask(work)
 

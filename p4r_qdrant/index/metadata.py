@@ -51,6 +51,9 @@ class IndexMetadata:
     changes: what the version changes for readers (see `Changes`), as JSON; "" if not compared.
     segments: see `index.segments`, as JSON; "" if `p4r segments` was not run.
     persona_map: the name of the map of these personas (see `index.maps`), made by the same command.
+    map_categories: the categories of the map, as a JSON list.
+    wins: the name of the file that says how often personas win (see `index.wins`), a space, and the
+    number of users.
     policy: what the publish let through, in the words of `moderation`, with spaces between them; ""
     is all but what is rejected. Whoever writes to the version later holds to it.
     restored: the backup that the version came from, and its number there (see `is_whole`).
@@ -74,6 +77,8 @@ class IndexMetadata:
     changes: str = ""
     segments: str = ""
     persona_map: str = ""
+    map_categories: str = ""
+    wins: str = ""
     policy: str = ""
     restored: str = ""
 

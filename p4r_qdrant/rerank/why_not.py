@@ -242,12 +242,11 @@ def _predicted(
         rows = _persona_rows(pair, changes, item_ids, request)
         return np.where(np.isnan(rows), -np.inf, rows)
     scores = np.zeros((len(changes), len(candidates)))
-    column = {one: place for place, one in enumerate(item_ids)}
     if weights.personas:
         rows = _persona_rows(pair, changes, item_ids, request)
         scores += weights.personas * _standardised_rows(rows)
     if request.is_collaborative:
-        rows = _collaborative_rows(pair, past, changes, column)
+        rows = _collaborative_rows(pair, past, changes, item_ids)
         scores += weights.collaborative * _standardised_rows(rows)
     if weights.generator and request.has_generator:
         generator = standard_columns(candidates, None, None)[2]
@@ -257,7 +256,7 @@ def _predicted(
 
 
 def _collaborative_rows(
-    pair: IndexAndEncoder, past: Past, changes: Sequence[Changed], column: dict[str, int]
+    pair: IndexAndEncoder, past: Past, changes: Sequence[Changed], item_ids: Sequence[str]
 ) -> Values:
     """c(u, i) after each change, from the shares of the user's items: (n_changes, n).
 
@@ -266,15 +265,12 @@ def _collaborative_rows(
     """
     [weights] = collaborative.history_weights(pair.index, [past.user])
     place = {own: number for number, own in enumerate(weights)}
-    shares = np.zeros((len(weights) + 1, len(column)))
-    found = pair.index.collaborative_shares(weights, list(column))
-    for item_id, contributions in found.items():
-        for own, value in contributions:
-            shares[place[own], column[item_id]] = value
+    shares = np.zeros((len(weights) + 1, len(item_ids)))
+    shares[:-1] = pair.index.collaborative_products(weights, item_ids)
     own_weights = list(weights.values())
     rises = own_weights[0] / own_weights[1] if len(own_weights) > 1 and own_weights[1] else 1.0
     older = np.cumsum(shares[::-1], axis=0)[::-1]
-    rows = np.empty((len(changes), len(column)))
+    rows = np.empty((len(changes), len(item_ids)))
     for row, one in zip(rows, changes, strict=True):
         at = place.get(one.item_id)
         row[:] = older[0]

@@ -80,12 +80,12 @@ def create_app(
     served: Service,
     evidence: Evidence | None = None,
     desk: Desk | None = None,
-    maps: Path | None = None,
+    artifacts: Path | None = None,
 ) -> FastAPI:
     """The application of a service; its lifespan starts and closes the service.
 
     `evidence` finds the reviews that the studio quotes, `desk` keeps the decisions of reviewers,
-    `maps` is the folder of its maps.
+    `artifacts` is the folder of its maps and its history.
     """
 
     @asynccontextmanager
@@ -138,7 +138,7 @@ def create_app(
     app.include_router(recommendations.router)
     _add_operations(app)
     if own.studio:
-        studio.install(app, served, evidence, desk, maps)
+        studio.install(app, served, evidence, desk, artifacts)
     _add_documentation(app)
     return app
 

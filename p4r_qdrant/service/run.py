@@ -41,14 +41,14 @@ def serve(
     *,
     evidence: Evidence | None = None,
     desk: Desk | None = None,
-    maps: Path | None = None,
+    artifacts: Path | None = None,
     listening_at: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve until a signal ends it. Raises InputError if it cannot start.
 
     `make_background` makes the worker that does the jobs inside this process. `evidence` finds the
-    reviews that the studio quotes, `desk` keeps the decisions of reviewers, `maps` is the
-    folder of its maps. `listening_at` is called with the address.
+    reviews that the studio quotes, `desk` keeps the decisions of reviewers, `artifacts` is the
+    folder of its maps and its history. `listening_at` is called with the address.
     """
     check_exposure(settings.service)
     check_workers(settings, has_background=make_background is not None)
@@ -69,7 +69,7 @@ def serve(
                 serve_together(settings, listening)
             else:
                 background = make_background(backend) if make_background else None
-                answer(backend, listening, background, evidence, desk, maps)
+                answer(backend, listening, background, evidence, desk, artifacts)
     finally:
         listening.close()
         backend.close()
@@ -81,10 +81,10 @@ def answer(
     background: Background | None = None,
     evidence: Evidence | None = None,
     desk: Desk | None = None,
-    maps: Path | None = None,
+    artifacts: Path | None = None,
 ) -> None:
     """Answer requests in this process until a signal ends it."""
-    app = create_app(Service(backend, background), evidence, desk, maps)
+    app = create_app(Service(backend, background), evidence, desk, artifacts)
     config = configured(app, _with_room(backend.settings.service), linger_s=LINGER_S)
     with suppress(KeyboardInterrupt):  # Ctrl-C
         uvicorn.Server(config).run(sockets=[listening])

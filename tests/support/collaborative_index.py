@@ -5,6 +5,9 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from p4r_qdrant.index.columns import CollaborativePart
 from tests.support.memory_index import MemoryIndex
 
@@ -49,20 +52,15 @@ class CollaborativeMemoryIndex(MemoryIndex):
         best = sorted(scores, key=lambda one: (-one[1], one[0]))
         return [one for one in best if one[1] > 0][:limit]
 
-    def collaborative_shares(
+    def collaborative_products(
         self, history: Mapping[str, float], item_ids: Sequence[str]
-    ) -> dict[str, list[tuple[str, float]]]:
-        self.calls.append("collaborative_shares")
-        found = {}
-        for item in item_ids:
-            shares = [
-                (own, weight * self._weights[own, item])
-                for own, weight in history.items()
-                if (own, item) in self._weights
-            ]
-            if shares:
-                found[item] = sorted(shares, key=lambda one: (-one[1], one[0]))
-        return found
+    ) -> npt.NDArray[np.float64]:
+        self.calls.append("collaborative_products")
+        rows = [
+            [weight * self._weights.get((own, item), 0.0) for item in item_ids]
+            for own, weight in history.items()
+        ]
+        return np.array(rows, np.float64).reshape(len(history), len(item_ids))
 
     def _score(self, history: Mapping[str, float], item: str) -> float:
         return sum(weight * self._weights.get((own, item), 0.0) for own, weight in history.items())

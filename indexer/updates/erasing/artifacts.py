@@ -21,7 +21,6 @@ from indexer.artifacts.names import (
     ASPECTS,
     CANDIDATES,
     FLAGS,
-    MAPS,
     PERSONAS,
     REVIEWS,
     SPLITS,
@@ -38,6 +37,7 @@ from indexer.review.flags import FlagRecord
 from indexer.review.forgetting import forget
 from indexer.review.standing import reviewed
 from indexer.updates.erasing.report import Place
+from p4r_qdrant.artifact_names import MAPS
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import (
     Alignment,

@@ -15,6 +15,7 @@ from indexer.artifacts.writing import storage_errors
 from indexer.ledger import Ledger
 from indexer.llm import BatchFolder
 from indexer.segments.audience import erase_from_audience
+from indexer.segments.winning import forget_wins
 from indexer.updates.erasing.artifacts import (
     Plan,
     erase_from_artifacts,
@@ -86,6 +87,7 @@ def _erased(
 ) -> Erased:
     place, left = erase_from_artifacts(folder, ledger, plan, refusals)
     place.removed["lines of audience.csv"] += erase_from_audience(folder.path, plan.users)
+    place.removed["counts of wins"] += forget_wins(folder.path)
     gone = Gone(plan.users, plan.items)
     places = [place, *(erase_from_results(one, gone) for one in dict.fromkeys(results))]
     place.remains += others_naming(folder, plan.users)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from p4r_qdrant.artifact_names import HISTORY, MAPS
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.history import ItemRecord, item_history
 from p4r_qdrant.index.payload import (
     CATEGORY,
     DOMAIN,
@@ -22,6 +26,8 @@ from p4r_qdrant.index.payload import (
     point_id,
     slug,
 )
+from p4r_qdrant.index.segments import from_text
+from p4r_qdrant.index.wins import Wins, Won
 from p4r_qdrant.records import MAX_ID_LENGTH, PersonaMatch, State, StoredPersona, check_id
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
@@ -65,12 +71,16 @@ class ItemRow:
 
 @dataclass(frozen=True, slots=True)
 class PersonaCard:
-    """A persona on its item's page. nearest: the items nearest to it; None: not compared."""
+    """A persona on its item's page. nearest: the items nearest to it; None: not compared.
+
+    won: how often it wins; None: nobody counted.
+    """
 
     persona: StoredPersona
     evidence_count: int
     nearest: Sequence[PersonaMatch] | None
     quotes: Sequence[Quote]
+    won: Won | None
 
 
 class Wish(BaseModel):
@@ -182,8 +192,15 @@ async def item(
         raise problems.ProblemError(422, "invalid", str(error)) from None
     served = visit.studio.served
     evidence = visit.studio.evidence if visit.may_review else None
+    artifacts = visit.studio.artifacts
+    history: Sequence[ItemRecord] = ()
     with served.backend.in_use() as live:
-        cards = await served.in_thread(lambda: _cards(live, id, evidence))
+        wins, asked = _wins(artifacts, live)
+        cards = await served.in_thread(lambda: _cards(live, id, evidence, wins))
+        segments = from_text(live.index.metadata.segments)
+    if artifacts is not None:
+        with suppress(InputError):  # the page of the drift says so
+            history = await served.in_thread(lambda: item_history(artifacts / HISTORY, id))
     if not cards:
         raise problems.ProblemError(404, "unknown_item", f"the index has no item {id!r}")
     fields = cards[0].persona.fields
@@ -201,10 +218,26 @@ async def item(
         cards=cards,
         has_evidence=evidence is not None,
         can_review=visit.studio.desk is not None,
+        asked=asked,
+        segments=segments,
+        history=history,
+        most=max((one.personas for one in history), default=1),
     )
 
 
-def _cards(live: Live, item_id: str, evidence: Evidence | None) -> list[PersonaCard]:
+def _wins(artifacts: Path | None, live: Live) -> tuple[Wins | None, int]:
+    """How often the personas of the live version win, and among how many users."""
+    name, _, users = live.index.metadata.wins.partition(" ")
+    if artifacts is None or not users.isdecimal():
+        return None, 0
+    with suppress(InputError):  # a user was erased since, or the folder is another one
+        return Wins(artifacts / MAPS, name), int(users)
+    return None, 0
+
+
+def _cards(
+    live: Live, item_id: str, evidence: Evidence | None, wins: Wins | None
+) -> list[PersonaCard]:
     personas = live.index.get(item_id)
     quotes = evidence(item_id) if evidence is not None and personas else {}
     places = [
@@ -217,13 +250,14 @@ def _cards(live: Live, item_id: str, evidence: Evidence | None) -> list[PersonaC
         if one.persona is not None
     }
     cards = []
-    for one in personas:
+    for number, one in enumerate(personas):
         vector = vectors.get(one.persona_id)
         nearest = (
             None if vector is None else live.index.nearest_items(vector, NEAREST, exclude=[item_id])
         )
         count = int(one.fields.get(EVIDENCE_COUNT) or 0)
-        cards.append(PersonaCard(one, count, nearest, quotes.get(one.persona_id, ())))
+        won = wins.of(point_id(item_id, number), one) if wins is not None else None
+        cards.append(PersonaCard(one, count, nearest, quotes.get(one.persona_id, ()), won))
     return cards
 
 

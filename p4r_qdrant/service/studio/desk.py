@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -133,6 +133,9 @@ class Desk(Protocol):
 
     def counts(self) -> Mapping[State, int]:
         """The number of personas by state."""
+
+    def states(self) -> Iterable[tuple[str, Sequence[int], Sequence[State]]]:
+        """Of each item its id, the `persona_key` of its personas, and their states."""
 
     def notes(self) -> Sequence[str]:
         """What a reviewer should know of the files, in sentences."""

@@ -8,7 +8,16 @@ from fastapi import APIRouter, FastAPI, Response
 
 from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.service.state import Service
-from p4r_qdrant.service.studio import catalogue, persona_map, reader, review, segments, versions
+from p4r_qdrant.service.studio import (
+    catalogue,
+    drift,
+    persona_map,
+    reader,
+    review,
+    segments,
+    selection,
+    versions,
+)
 from p4r_qdrant.service.studio.desk import Desk
 from p4r_qdrant.service.studio.evidence import Evidence
 from p4r_qdrant.service.studio.sessions import Session
@@ -30,11 +39,11 @@ def install(
     served: Service,
     evidence: Evidence | None = None,
     desk: Desk | None = None,
-    maps: Path | None = None,
+    artifacts: Path | None = None,
 ) -> None:
     """Add the studio to an application."""
-    app.state.studio = Studio(served, evidence, desk, maps)
-    pages = (catalogue, review, reader, segments, persona_map, versions)
+    app.state.studio = Studio(served, evidence, desk, artifacts)
+    pages = (catalogue, review, reader, segments, persona_map, selection, drift, versions)
     for one in (router, *(page.router for page in pages), LAST):
         app.include_router(one)
 

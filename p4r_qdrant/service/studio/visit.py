@@ -49,17 +49,20 @@ TEMPLATES = Templates(Path(__file__).parent / "templates")
 
 
 class Studio:
-    """What the pages of a service share. evidence, desk, maps: None without an artifact folder."""
+    """What the pages of a service share.
+
+    evidence, desk, artifacts: None without an artifact folder, which is the last one.
+    """
 
     def __init__(
         self,
         served: Service,
         evidence: Evidence | None = None,
         desk: Desk | None = None,
-        maps: Path | None = None,
+        artifacts: Path | None = None,
     ) -> None:
         self.served = served
-        self.maps = maps
+        self.artifacts = artifacts
         self.desk = desk
         self.settings: ServiceSettings = served.backend.settings.service
         self.sessions = Sessions(self.settings)

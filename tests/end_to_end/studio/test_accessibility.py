@@ -43,6 +43,8 @@ PAGES = (
     "/search?person=old+roses",
     "/segments",
     "/map",
+    "/map/selected",
+    "/drift",
     "/versions",
     "/no-such-page",
 )
@@ -75,7 +77,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         index.record(segments=to_text(segments), changes=changes.to_text())
     app = make_app(settings, encoder)
     app.state.studio.desk = desk_of(folder)
-    app.state.studio.maps = folder / "maps"
+    app.state.studio.artifacts = folder
     with running(app) as found:
         yield found
 

@@ -1,6 +1,8 @@
 """The studio in a real browser, on a phone and on a desktop, over a catalogue of hostile texts."""
 
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,13 +10,16 @@ import pytest
 pytest.importorskip("fastapi")
 
 from p4r_qdrant import Persona, open_index
+from p4r_qdrant.artifact_names import HISTORY
 from p4r_qdrant.index.changes import Changes, ReaderChange
+from p4r_qdrant.index.history import History, PublishRecord, SegmentSize
 from p4r_qdrant.index.segments import Example, Segment, to_text
 from tests.support.browser import WIDTHS, Watched, chromium
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
 from tests.support.hostile_texts import HOSTILE_TEXTS
 from tests.support.maps import record_map
+from tests.support.polling import wait_until
 from tests.support.serving import ADMIN, DIMENSION, make_app, make_index, running, with_service
 
 if TYPE_CHECKING:
@@ -40,10 +45,27 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             index.replace_item(f"hostile {number}", own, encoder.encode_personas(own), fields)
         index.record(**hostile_records())
         record_map(index, folder / "maps", MAPPED)
+    publishes_of(folder)
     app = make_app(with_service(settings, studio=True))
-    app.state.studio.maps = folder / "maps"
+    app.state.studio.artifacts = folder
     with running(app) as address:
         yield address
+
+
+def publishes_of(folder: Path) -> None:
+    """A history of three publishes, of hostile texts."""
+    with closing(History(folder / HISTORY)) as history:
+        for number in range(3):
+            with history.recording() as recording:
+                one = Persona(
+                    persona_id="p", name=f"{number}", description="x", preference_rationale="y"
+                )
+                recording.settle("ships", [one])
+                mix = {text: place + number for place, text in enumerate(HOSTILE_TEXTS)}
+                record = PublishRecord(0, f"2026-01-0{number + 1}", f"v{number}", 5, 9, mix)
+                recording.finish(record, ["ships"])
+        sizes = [SegmentSize(f"s{n}", text, n) for n, text in enumerate(HOSTILE_TEXTS)]
+        history.note_segments(PublishRecord(0, "", "v2", 0, 0, {}, sizes))
 
 
 def hostile_records() -> dict[str, str]:
@@ -103,6 +125,10 @@ def test_each_page_on_a_phone_and_on_a_desktop(
     page.goto(f"{address}/studio/segments")
     assert len(page.query_selector_all("ul.cards > li")) == len(HOSTILE_TEXTS)
     watched.check()
+    page.goto(f"{address}/studio/drift")
+    assert len(page.query_selector_all("figure")) == 2 + 24 + 24
+    page.click("summary")
+    watched.check()
     page.goto(f"{address}/studio/reader")
     page.fill("#person", "pruning old roses")
     page.fill("#candidates", "cakes\nroses\nhostile 0")
@@ -141,7 +167,7 @@ def test_the_map(address: str, browser: "Browser", width: int) -> None:
         "for (let i = 0; i < all.length; i += 4) if (all[i + 3] === 255)"
         "seen.add([all[i], all[i + 1], all[i + 2]].join()); return seen.size; }"
     )
-    page.wait_for_function(f"({drawn})() === 2")
+    wait_until(lambda: page.evaluate(drawn) == 2)
     page.locator("#map").scroll_into_view_if_needed()
     box = page.locator("#map").bounding_box()
     assert box is not None
@@ -154,9 +180,40 @@ def test_the_map(address: str, browser: "Browser", width: int) -> None:
     watched.check()
     page.mouse.move(across - half, down - half)
     page.get_by_text("tall ships under sail").wait_for()
-    page.select_option("#only", "1")
-    page.wait_for_function(f"({drawn})() === 1")
-    page.select_option("#only", "")
+    page.select_option("#only-segment", "1")
+    wait_until(lambda: page.evaluate(drawn) == 1)
+    page.select_option("#only-segment", "")
+    page.select_option("#by", "category")
+    assert page.is_visible("#only-category")
+    assert not page.is_visible("#only-segment")
+    page.select_option("#only-category", "0")
+    wait_until(lambda: page.evaluate(drawn) == 1)
+    page.get_by_role("button", name="List what is in view").focus()  # by keyboard alone
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    assert f"{len(MAPPED) // 2} of {len(MAPPED)} personas" in page.inner_text("main")
+    watched.check()
+    page.goto(f"{address}/studio/map")
+    wait_until(lambda: page.evaluate(drawn) == 2)
+    page.click("#lasso")
+    page.locator("#map").scroll_into_view_if_needed()
+    box = page.locator("#map").bounding_box()
+    assert box is not None
+    across, down = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(across + half - 5, down + half - 5)
+    page.mouse.down()
+    for off, lower in ((9, -5), (9, 9), (-5, 9)):
+        page.mouse.move(across + half + off, down + half + lower, steps=3)
+    with page.expect_navigation():
+        page.mouse.up()
+    assert page.inner_text("ol.found li h2") == "Roses"
+    watched.check()
+    page.goto(f"{address}/studio/map")
+    wait_until(lambda: page.evaluate(drawn) == 2)
+    page.locator("#map").scroll_into_view_if_needed()
+    box = page.locator("#map").bounding_box()
+    assert box is not None
+    across, down = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.focus("#map")
     page.keyboard.press("+")
     page.keyboard.press("ArrowLeft")

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from indexer.segments.mapping import KEPT, places, write_map
+from indexer.segments.mapping import KEPT, MOST_CATEGORIES, grouped, places, write_map
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.maps import PersonaMap
+from p4r_qdrant.index.maps import OTHER, Groups, PersonaMap
 from p4r_qdrant.index.payload import point_id
 
 
@@ -48,12 +48,16 @@ def test_any_vectors_have_places(
         assert len(np.unique(found, axis=0)) == 1
 
 
+def none(count: int) -> Groups:
+    return Groups(np.zeros(count, np.uint8), np.zeros(count, np.uint8))
+
+
 def test_only_the_newest_maps_stay(tmp_path: Path) -> None:
     names = []
     for number in range(KEPT + 2):
         vectors = np.eye(4, dtype=np.float32)[: 2 + number % 3]
         points = [point_id(f"item {number}", place) for place in range(len(vectors))]
-        name = write_map(tmp_path, vectors, np.zeros(len(vectors), np.uint8), points)
+        name = write_map(tmp_path, vectors, none(len(vectors)), ["p"] * len(vectors), points)
         os.utime(tmp_path / "maps" / f"{name}.npy", (number, number))
         names.append(name)
     assert {one.stem for one in (tmp_path / "maps").iterdir()} == set(names[-KEPT:])
@@ -63,4 +67,13 @@ def test_only_the_newest_maps_stay(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "maps").write_text("a file")
     with pytest.raises(InputError, match="cannot be written"):
-        write_map(tmp_path, np.eye(1, dtype=np.float32), np.zeros(1, np.uint8), [point_id("a", 0)])
+        write_map(tmp_path, np.eye(1, dtype=np.float32), none(1), ["p"], [point_id("a", 0)])
+
+
+def test_the_largest_categories_have_places() -> None:
+    names = [f"c{number}" for number in range(MOST_CATEGORIES + 2)]
+    found, at = grouped([*names, "c3", "c3", "c9", "", "c9"])
+    assert found[:2] == ["c3", "c9"]
+    assert len(found) == MOST_CATEGORIES
+    assert at[3] == at[-4] == at[-5] == 0
+    assert (at[-2], at[-1]) == (OTHER, 1)

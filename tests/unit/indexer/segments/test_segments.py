@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.ledger import Ledger
+from indexer.segments import winning
 from indexer.segments.audience import HEADER, erase_from_audience, write_audience
 from indexer.segments.clustering import clusters, matched
 from indexer.segments.segmenting import Options, Segmented, make_segments
@@ -23,8 +25,11 @@ from indexer.updates.erasing.run import erasing
 from p4r_qdrant import Persona
 from p4r_qdrant.arrays import normalised
 from p4r_qdrant.errors import IndexMismatchError, InputError
+from p4r_qdrant.index.history import all_publishes
 from p4r_qdrant.index.maps import PersonaMap
+from p4r_qdrant.index.payload import point_id
 from p4r_qdrant.index.segments import from_text
+from p4r_qdrant.index.wins import Wins
 from p4r_qdrant.records import PersonaMatch
 from p4r_qdrant.settings import HistorySettings
 from tests.support.jsonl import write
@@ -96,7 +101,7 @@ def test_segments_are_found_named_counted_and_kept(folder: ArtifactFolder) -> No
     points = [drawn.point_id(number) for number in range(len(drawn))]
     matches = index.explain([PersonaMatch("", 0.0, one) for one in points])
     at = [one.persona.item_id for one in matches if one.persona]
-    groups = drawn.drawn()[-len(drawn) :]
+    groups = drawn.groups().segments.tolist()
     names = {one: found.segments[number].name for one, number in zip(at, groups, strict=True)}
     assert len(names) == 12
     assert all(WORDS[int(one[5:]) % 3].title() in name for one, name in names.items())
@@ -120,6 +125,74 @@ def test_ids_stay_where_the_cluster_does(folder: ArtifactFolder) -> None:
     bread = next(name for name in first if name.startswith("Bread"))
     assert back[bread] not in first.values(), "an id is never given twice"
     assert {name: one for name, one in back.items() if name != bread}.items() <= first.items()
+
+
+def two_each(name: str = "Bread person") -> MemoryIndex:
+    """An index of items with two personas, one of bread and one of roses or ships."""
+    made, index = encoder(), index_of([])
+    for number in range(6):
+        own = [
+            Persona(persona_id=f"P{word}", name=told, description=word, preference_rationale=word)
+            for word, told in (("bread", name), (("ships", "roses")[number % 2], "Another"))
+        ]
+        index.replace_item(f"item-{number}", own, made.encode_personas(own))
+    return index
+
+
+def test_how_often_personas_win_and_for_whom(folder: ArtifactFolder) -> None:
+    index = two_each()
+    found = made(folder, index)
+    name, users = index.metadata.wins.split()
+    assert users == "12"
+    wins = Wins(folder.path / "maps", name)
+    names = [one.name.split(",")[0] for one in found.segments]
+
+    def won(item: str, number: int) -> tuple[int | None, dict[str, int]]:
+        one = wins.of(point_id(item, number), index.get(item)[number])
+        assert one is not None
+        return one.share, {names[place]: share for place, share in one.segments}
+
+    assert won("item-0", 0) == (75, {"Bread": 89}), "eight of bread, and the one of roses by chance"
+    assert won("item-0", 1) == (25, {"Ships": 100})
+    assert won("item-1", 0)[0] == 92, "all but the one of roses"
+    assert won("item-1", 1) == (None, {}), "one user is not told of"
+    other = two_each("Other words").get("item-0")[0]
+    assert wins.of(point_id("item-0", 0), other) is None, "it has other texts now"
+    assert wins.of(point_id("elsewhere", 0), index.get("item-0")[0]) is None
+    assert "user" not in (folder.path / "maps" / f"{name}.wins").read_text("latin1")
+    few = ArtifactFolder(folder.path)
+    make_segments(few, index, encoder(), HistorySettings(), Options(3, smallest=13))
+    assert index.metadata.wins == "", "too few to be told"
+
+
+def test_users_beyond_the_most_are_chosen_by_their_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [f"user-{number}" for number in range(100)]
+    assert winning.asked_users(ids) == list(range(100))
+    monkeypatch.setattr(winning, "MOST_USERS", 10)
+    chosen = [ids[one] for one in winning.asked_users(ids)]
+    assert len(chosen) == 10
+    shifted = ids[50:] + ids[:50]
+    assert {shifted[one] for one in winning.asked_users(shifted)} == set(chosen)
+
+
+@given(st.binary(max_size=40))
+def test_a_broken_file_of_wins(content: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        (Path(folder) / f"{'0' * 32}.wins").write_bytes(content)
+        for name in ("0" * 32, "", "../x"):
+            with pytest.raises(InputError, match="run p4r segments again"):
+                Wins(Path(folder), name)
+
+
+def test_the_history_knows_the_sizes_of_segments(folder: ArtifactFolder) -> None:
+    index = index_of(items(*range(12)))
+    found = made(folder, index)
+    made(folder, index)
+    [record] = all_publishes(folder.path / "history.sqlite")
+    assert (record.items, record.personas) == (12, 12)
+    assert [(one.id, one.personas) for one in record.segments] == [
+        (one.id, one.personas) for one in found.segments
+    ]
 
 
 def test_what_cannot_be_segmented(folder: ArtifactFolder) -> None:
@@ -152,6 +225,7 @@ def test_an_erased_user_leaves_the_audience(folder: ArtifactFolder, tmp_path: Pa
     assert left == {f"user-{n}" for n in range(8) if n != 3}, "two of ships would be too few"
     assert erased.places[0].removed["lines of audience.csv"] == 4
     assert json.loads((folder.path / "segments.json").read_text())["members"]
+    assert erased.places[0].removed["counts of wins"] == 1
     [drawn] = (folder.path / "maps").iterdir()
     drawn.write_bytes(b'numbers that read "user-3" by chance')
     assert others_naming(folder, ["user-3"]) == []

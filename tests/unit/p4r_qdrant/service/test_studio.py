@@ -3,9 +3,11 @@
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
@@ -16,7 +18,10 @@ from starlette.testclient import TestClient
 from p4r_qdrant import Persona, open_index
 from p4r_qdrant.errors import IndexUnavailableError
 from p4r_qdrant.index.changes import Changes, ReaderChange
+from p4r_qdrant.index.history import History, PublishRecord, SegmentSize
+from p4r_qdrant.index.payload import point_id
 from p4r_qdrant.index.segments import Example, Segment, to_text
+from p4r_qdrant.index.wins import NOT_TOLD, wins_file
 from p4r_qdrant.service.studio import sessions
 from p4r_qdrant.service.studio.evidence import Quote
 from p4r_qdrant.settings import ServiceSettings
@@ -31,6 +36,7 @@ from tests.support.serving import (
     READER,
     make_app,
     make_index,
+    persona,
     with_service,
 )
 from tests.support.studio_pages import Html, log_in, token
@@ -42,6 +48,8 @@ PAGES = (
     "/studio/reader",
     "/studio/segments",
     "/studio/map",
+    "/studio/map/selected",
+    "/studio/drift",
     "/studio/versions",
 )
 
@@ -267,6 +275,51 @@ def test_reviews_are_quoted_to_an_admin_only(serve: Serve, made: Path) -> None:
     assert "Sailed" not in client.get("/studio/item?id=ships").text
 
 
+def test_how_often_a_persona_wins_and_how_an_item_changed(serve: Serve, tmp_path: Path) -> None:
+    settings = embedded(tmp_path / "index")
+    make_index(settings)
+    (tmp_path / "maps").mkdir()
+    with open_index(settings) as index:
+        own, points = index.get("ships"), [point_id("ships", number) for number in range(2)]
+        shares = np.array([63, NOT_TOLD], np.uint8)
+        places, parts = (np.full((2, 3), NOT_TOLD, np.uint8) for _ in range(2))
+        places[0, :2], parts[0, :2] = [1, 9], [40, 20]
+        name, content = wins_file(own, points, shares, places, parts)
+        (tmp_path / "maps" / f"{name}.wins").write_bytes(content)
+        segments = tuple(Segment(id="s", name=one, personas=1, items=1) for one in ("A", "<b>B"))
+        index.record(wins=f"{name} 1204", segments=to_text(segments))
+    texts = [persona("ships", number, "x") for number in range(3)]
+    sizes = [SegmentSize("s1", "<b>Sea", 4)]
+    with closing(History(tmp_path / "history.sqlite")) as history:
+        for number, version in enumerate(("one", "two")):
+            with history.recording() as recording:
+                recording.settle("ships", texts[: 2 + number])
+                mix = {"": 5, "old <i>roses": 2 + number}
+                record = PublishRecord(0, f"2026-01-0{number + 1}T08:00", version, 4, 7, mix)
+                recording.finish(record, ["ships"])
+        history.note_segments(PublishRecord(0, "", "two", 0, 0, {}, sizes))
+    client = log_in(serve(tmp_path / "index"), READER)
+    assert "Wins for" not in client.get("/studio/item?id=ships").text
+    assert "without an artifact folder" in client.get("/studio/drift").text
+    client.app.state.studio.artifacts = tmp_path  # type: ignore[attr-defined]
+    page = " ".join(Html(client.get("/studio/item?id=ships").text).text.split())
+    assert "Wins for 63 % of 1,204 readers: most in <b>B (40 %)" in page
+    assert "Wins for too few of 1,204 readers" in page
+    assert "2026-01-02: 3 personas, 1 new" in page
+    assert "Wins" not in client.get("/studio/item?id=roses").text
+    drift = client.get("/studio/drift")
+    told = " ".join(Html(drift.text).text.split())
+    assert "2 publishes of this catalogue" in told
+    assert "old <i>roses 3 (+1)" in told
+    assert "without a category 5" in told
+    assert "<b>Sea 4" in told
+    labels = {one.get("aria-label") for one in Html(drift.text).named("svg")}
+    assert {"2, 3", "not known, 4", "4, 4"} <= labels
+    (tmp_path / "history.sqlite").write_bytes(b"broken" * 99)
+    assert "cannot be read" in client.get("/studio/drift").text
+    assert client.get("/studio/item?id=ships").status_code == 200
+
+
 def test_a_search_by_person(serve: Serve) -> None:
     client = log_in(serve(), READER)
     page = Html(client.get("/studio/search?person=night trains across the alps").text)
@@ -382,7 +435,7 @@ def test_why_not_names_no_item_of_a_stored_user_to_a_reader(serve: Serve) -> Non
         ({"person": "a", "method": "magic"}, "methods of the list"),
         ({"person": "a", "candidates": "x" * 600}, "512 characters"),
         ({"person": "a", "candidates": "ships", "collaborative": "1"}, "collaborative"),
-        ({f"field {number}": "" for number in range(60)}, "50 fields at most"),
+        ({f"field {number}": "" for number in range(260)}, "250 fields at most"),
     ],
 )
 def test_a_wrong_form_keeps_what_was_typed(serve: Serve, form: dict[str, str], said: str) -> None:

@@ -59,7 +59,8 @@ def content(folder: ArtifactFolder) -> dict[str, bytes]:
 
 
 def everything(folder: ArtifactFolder) -> str:
-    return "".join(one.read_text() for one in folder.path.rglob("*") if one.is_file())
+    files = (one for one in folder.path.rglob("*") if one.is_file())
+    return "".join(one.read_text(errors="replace") for one in files)
 
 
 def test_nothing_of_the_user_stays_and_nothing_of_others_goes(folder: ArtifactFolder) -> None:
