@@ -106,7 +106,7 @@ docs: $(VENV)/.installed-docs  ## build the documentation into site/; warnings a
 typescript: $(VENV)/.installed-dev  ## generate the types of clients/typescript from the service; needs npm
 	$(BIN)/python -m devtools.typescript_client
 
-pictures: $(VENV)/.installed-dev  ## take the pictures of the tutorial on reviewing; needs Chromium
+pictures: $(VENV)/.installed-dev  ## take the pictures of the studio in docs; needs Chromium
 	$(BIN)/python -m devtools.studio_pictures
 
 clean:  ## remove .venv, caches and everything else that was made here

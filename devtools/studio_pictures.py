@@ -1,6 +1,6 @@
-"""The pictures of docs/tutorials/review.md: the studio on the bookshop, in Chromium.
+"""The pictures of docs/tutorials/review.md and docs/how-to/studio.md: the studio, in Chromium.
 
-    python -m devtools.studio_pictures [--output docs/tutorials/review]
+    python -m devtools.studio_pictures [--output docs]
 
 Works on a copy of examples/bookshop with an embedded index. Needs the extra `dev` and the system's
 Chromium.
@@ -32,6 +32,8 @@ ARGUMENTS = ["--no-sandbox", "--disable-lcd-text"]
 """Without a sandbox, because this may run as root; the pages are our own."""
 COLOURS = 64
 """Of a picture, so that its file is small."""
+SHARES = (0.6, 0.8, 1.0)
+"""Of the bookshop's items, in the publishes one after the other."""
 REMARK = "Say what in the book tells the reader apart; two of these sound alike."
 
 
@@ -47,8 +49,13 @@ def studio(folder: Path) -> Iterator[str]:
     """Index a copy of the bookshop and open the studio on it; yields the address."""
     artifacts, own = folder / "bookshop", environment(folder)
     shutil.copytree(ROOT / "examples" / "bookshop", artifacts)
-    for command in (("index", "--domain", "books"), ("review", "flag")):
-        subprocess.run([*P4R, *command, "--artifacts", artifacts], env=own, cwd=ROOT, check=True)
+    personas = artifacts / "personas.jsonl"
+    lines = personas.read_text(encoding="utf-8").splitlines(keepends=True)
+    for share in SHARES:  # publishes of a catalogue that grows, for the page of the drift
+        personas.write_text("".join(lines[: round(share * len(lines))]), encoding="utf-8")
+        for command in (("publish", "--domain", "books"), ("segments",)):
+            _run([*command, "--artifacts", str(artifacts)], own)
+    _run(["review", "flag", "--artifacts", str(artifacts)], own)
     opened = [*P4R, "studio", "--port", "0", "--no-browser", "--artifacts", str(artifacts)]
     with subprocess.Popen(opened, env=own, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -59,6 +66,10 @@ def studio(folder: Path) -> Iterator[str]:
             yield address
         finally:
             process.terminate()
+
+
+def _run(command: list[str], own: dict[str, str]) -> None:
+    subprocess.run([*P4R, *command], env=own, cwd=ROOT, check=True)
 
 
 @contextmanager
@@ -118,14 +129,29 @@ def review(page: "Page", address: str, output: Path) -> None:
     take(page, output / "asked.png", asked)
 
 
+def pages(page: "Page", address: str, output: Path) -> None:
+    """The map and the drift."""
+    page.goto(f"{address}/map")
+    page.get_by_text("99 personas", exact=True).wait_for()
+    box = page.locator("#map").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
+    take(page, output / "map.png", page.locator("#drawing"))
+    page.goto(f"{address}/drift")
+    take(page, output / "drift.png")
+
+
 def main() -> None:
     """Make all pictures."""
     given = argparse.ArgumentParser(description="Make the pictures of the tutorial on reviewing.")
-    given.add_argument("--output", type=Path, default=ROOT / "docs" / "tutorials" / "review")
+    given.add_argument("--output", type=Path, default=ROOT / "docs")
     output: Path = given.parse_args().output
-    output.mkdir(parents=True, exist_ok=True)
+    tutorial, how_to = output / "tutorials" / "review", output / "how-to" / "studio"
+    for one in (tutorial, how_to):
+        one.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, studio(Path(folder)) as address, window() as page:
-        review(page, address, output)
+        pages(page, address, how_to)
+        review(page, address, tutorial)
 
 
 if __name__ == "__main__":
