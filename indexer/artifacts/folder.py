@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from indexer.artifacts.formats import check_format
 from indexer.artifacts.index_rows import IndexRows
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.lookup import Lookup
@@ -24,7 +25,9 @@ SAMPLE = 1 << 20
 
 
 class ArtifactFolder:
-    """The artifacts of one catalogue. Raises InputError if the folder does not exist.
+    """The artifacts of one catalogue.
+
+    Raises InputError if the folder does not exist, or has a format of a newer release.
 
     elsewhere: by name, the files that stand elsewhere and count in place of those in the folder.
         With it, also an empty one, the folder need not exist.
@@ -37,6 +40,7 @@ class ArtifactFolder:
             return
         if not os.path.isdir(path):  # noqa: PTH112 - never raises
             raise InputError(f"there is no artifact folder {path}; name one that holds {PERSONAS}")
+        check_format(path)
 
     def at(self, name: str) -> Path:
         """Where an artifact is or would be: `name`, or `name`.gz if only that is there."""

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from indexer.artifacts.folder import ArtifactFolder
 from indexer.backups.restore import restore
 from indexer.cli import app
 from indexer.ledger import LEDGER, Ledger
-from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError
+from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError, InputError
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.users.opening import open_store
 from p4r_qdrant.users.sqlite import file_of
@@ -80,3 +81,20 @@ def test_newer_users_are_refused(published: Path) -> None:
         database.execute("PRAGMA user_version = 2")
     with pytest.raises(IndexUnavailableError, match=r"has format 2.*reads format 1; update p4r"):
         open_store(settings, "version-test", made_with(NEW), settings.history)
+
+
+def test_newer_artifacts_and_a_newer_ledger_are_refused(published: Path) -> None:
+    artifacts = published / "artifacts"
+    said = f"{artifacts} has format 2, this release reads format 1; update p4r-qdrant"
+    for folder in (artifacts, artifacts / LEDGER):
+        (folder / "format.json").write_text('{"format": 2}')
+    checked = CliRunner().invoke(app, ["check", str(artifacts)])
+    assert isinstance(checked.exception, InputError)
+    assert str(checked.exception) == said
+    with pytest.raises(InputError, match=r"ledger has format 2.*; update p4r-qdrant"):
+        Ledger(artifacts / LEDGER)
+    (artifacts / "format.json").write_text("two")
+    with pytest.raises(InputError, match=r"format.json cannot be read"):
+        ArtifactFolder(artifacts)
+    (artifacts / "format.json").write_text('{"format": 1}')
+    ArtifactFolder(artifacts)
