@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ _BARE_CHAIN = re.compile(r"(?<![\d.])\d{1,4}(?:\s*(?:>|\u2192|,)\s*\d{1,4})+(?![
 _BRACKETED = re.compile(_ID)
 _PIECES = re.compile(r">|\u2192|\n")
 _NUMBER = re.compile(r"\d{1,4}")
+_SIGNS = str.maketrans("\u3010\u3011\u3001", "[],")
+"""Brackets and commas of East Asian texts that NFKC leaves as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ def read_order(answer: str, count: int) -> ReadOrder | None:
     The candidates that are not named follow in their old order; each is one repair, and so is each
     repeated or unknown number.
     """
+    answer = unicodedata.normalize("NFKC", answer).translate(_SIGNS)
     chains = [_BRACKETED.findall(chain[0]) for chain in _CHAIN.finditer(answer)]
     chain = _best(chains, count)
     pieces = [one[1] for part in _PIECES.split(answer) if (one := _BRACKETED.search(part))]

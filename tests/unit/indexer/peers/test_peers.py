@@ -152,14 +152,17 @@ def test_a_malformed_answer_keeps_the_generators_order(
     assert not found.explanations
 
 
+@pytest.mark.parametrize("word", ["Hello", "Ano"])
 @pytest.mark.parametrize("name", ["letters", "pointwise", "rated"])
 def test_an_answer_without_options_keeps_the_generators_order(
-    name: str, tmp_path: Path, sources: Sources
+    name: str, word: str, tmp_path: Path, sources: Sources
 ) -> None:
+    """Another word, or the right one in another language."""
+
     def lost(call: Call) -> Reply:
         if call.form != "text":
             return scripted_peers.perfect(call)
-        return chooses("Hello", {"Hello": 1.0})
+        return chooses(word, {word: 1.0})
 
     with ScriptedLLM(lost) as llm:
         found = asked(llm.url, tmp_path, name, sources, query(range(4)))

@@ -38,6 +38,18 @@ CASES = [
     ("[1] > [2] > [3] > [4] > [5] > [1] > [2] > [3] > [4] > [5]", "12345", 5),
     ("[3] > [1] > [5] > [2] > [4] > [3] > [1] > [", "31524", 2),
     ("[30] > [3] > [1] > [1984] > [5] > [2] > [4]", "31524", 2),
+    (f"Die Reihenfolge der 5 Bücher lautet: {WHOLE}. Band [2] kennt er schon.", "31524", 0),
+    (
+        "\u9806\u4f4d\uff1a\uff3b\uff13\uff3d\uff1e\uff3b\uff11\uff3d\uff1e\uff3b\uff15\uff3d\uff1e\uff3b\uff12\uff3d\uff1e\uff3b\uff14\uff3d",
+        "31524",
+        0,
+    ),
+    (
+        "\u30103\u3011\u3001\u30101\u3011\u3001\u30105\u3011\u3001\u30102\u3011\u3001\u30104\u3011",
+        "31524",
+        0,
+    ),
+    ("[\u0663] > [\u0661] > [\u0665] > [\u0662] > [\u0664]", "31524", 0),
     ("Order: [3]>[1]>[5]>[2]>[4] (of 5 books, 2 of them from 1984)", "31524", 0),
 ]
 
@@ -56,6 +68,7 @@ def test_an_answer_becomes_a_whole_order(answer: str, expected: str, repairs: in
         *("", "no", "I cannot say.", "[9] > [8]", "[0]", "Of 1984 I know nothing.", "1984, 2001"),
         "The list has 5 books.",
         "[three] > [one]",
+        "Das dritte Buch passt am besten, dann das erste.",
         "Here are 4.5, 3.2 and 1.1 stars",
     ],
 )
