@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from devtools.scripted_llm import Call, Reply, ScriptedLLM, says
+from devtools.scripted_llm import Call, Reply, ScriptedLLM
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
-from indexer.evaluation.experiment import ablations, peer_study
+from indexer.evaluation.experiment import ablations, peer_judging, peer_study
 from indexer.evaluation.experiment import run as module
 from indexer.evaluation.experiment.ablations import Variant
 from indexer.evaluation.experiment.config import ExperimentConfig, load_config
 from indexer.evaluation.experiment.report import write_report
 from indexer.evaluation.experiment.run import estimate_peers, run_experiment
 from indexer.evaluation.leaks.report import LeakError
+from indexer.judging.comparing import Study
+from indexer.judging.run import Run as JudgeRun
 from indexer.llm.options import Token
 from indexer.llm.wire import Completion
 from indexer.peers.asking import PeerSources
@@ -36,7 +38,7 @@ from indexer.progress import SILENT
 from indexer.prompts import Domain
 from p4r_qdrant.errors import InputError, SettingsError
 from p4r_qdrant.settings import LLMSettings
-from tests.support import scripted_peers
+from tests.support import scripted_judge, scripted_peers
 from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
 from tests.support.html_page import Page
@@ -174,14 +176,25 @@ def test_all_users_and_one_order(shop: Path, tmp_path: Path) -> None:
         assert row["metrics"] == main[row["line"]]["metrics"], "the same users and lists"
 
 
-def test_latency_and_a_judge_are_asked_once(shop: Path, tmp_path: Path) -> None:
-    """The judge always prefers the first text, so it fails its controls."""
+def test_latency_and_a_judge_are_asked_once(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge knows explanations; of personas it always prefers the first, and fails."""
+    rules: list[scripted_judge.Rule] = []
+
+    class Noted(JudgeRun):
+        def __init__(self, study: Study, *rest: Any) -> None:
+            if study.name == "explanations":
+                rules.append(scripted_judge.knowing(study, scripted_judge.longer))
+            super().__init__(study, *rest)
+
+    monkeypatch.setattr(peer_judging, "Run", Noted)
 
     def script(call: Call) -> Reply:
         if call.step != "judgments":
             return scripted_peers.realistic(call)
-        _, *criteria = call.body["response_format"]["json_schema"]["schema"]["required"]
-        return says({"difference": "The first is nearer."} | dict.fromkeys(criteria, "A"))
+        is_explanation = "Explanation A:" in call.user
+        return scripted_judge.judge(rules[-1] if is_explanation else scripted_judge.first)(call)
 
     bench = {"users": [1], "candidates": [2], "minutes": 0.2}
     judge = {"sample": 5, "controls": 5}
@@ -202,9 +215,8 @@ def test_latency_and_a_judge_are_asked_once(shop: Path, tmp_path: Path) -> None:
         ("explanations", "XRec, without graph tokens"),
         ("personas", "a single persona"),
     ]
-    for one in judged:
-        assert not one["result"]["passed"]
-        assert one["result"]["controls"]
+    assert [one["result"]["passed"] for one in judged] == [True, True, False]
+    assert [bool(one["result"]["preferences"]) for one in judged] == [True, True, False]
     orders = [
         {row["user_id"]: [item["item_id"] for item in row["results"]] for row in read(path)}
         for path in (
@@ -215,7 +227,10 @@ def test_latency_and_a_judge_are_asked_once(shop: Path, tmp_path: Path) -> None:
     checks = {one["name"] for one in results["leaks"]}
     assert "prompts of explained" in checks
     page = Page(write_report(results, tmp_path).read_text())
-    assert "fails its controls" in page.text
+    assert "Figure 5: explanations of personas against EXP3RT, zero-shot" in page.text
+    assert "Figure 6, personas against a single persona: left out, the judge, m, fails" in page.text
+    assert "shuffled05" in page.text, "0 of 5 right"
+    assert page.text.count("yesgiven") == 6
     assert (tmp_path / "latency.png").is_file()
 
 
