@@ -147,6 +147,24 @@ def peers(results: Results) -> list[str]:
                     best[row["kind"]] = (value, row["line"])
         values = ", ".join(f"{value:.3f} by {line_name(line)}" for value, line in best.values())
         sentences.append(f"{generator_name(generator)}: the best NDCG@10 is {values}.")
+    rivals = [row for row in found["lines"] if row["kind"] == "peer"]
+    better = [line_name(row["line"]) for row in rivals if is_beyond_chance(row["own"])]
+    sentences.append(
+        "LLM rerankers that are better than their generator beyond chance (corrected p below "
+        f"0.05): {', '.join(better) or 'none'}. That is said of the models that were asked here, "
+        "and not of LLM rerankers as such."
+    )
+    blind = [
+        line_name(row["line"])
+        for row in rivals
+        if row["asked"]["tau"] and row["asked"]["tau"]["low"] <= 0
+    ]
+    if blind:
+        sentences.append(
+            f"The orders of {', '.join(blind)} depend on the order of the prompt and not "
+            "measurably on the items: tau is 0 within its interval. From a list in the "
+            "generator's order, such a reranker only keeps or spoils what the generator knows."
+        )
     return sentences
 
 

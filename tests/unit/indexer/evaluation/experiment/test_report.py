@@ -81,6 +81,20 @@ def test_the_page_says_whether_the_judge_passed_its_controls() -> None:
     assert "ours wins" not in failed
 
 
+def test_the_page_says_what_the_figures_of_llm_rerankers_mean() -> None:
+    made = results()
+    _, none, *more = conclusions.peers(made)
+    assert "better than their generator beyond chance (corrected p below 0.05): none." in none
+    assert not more
+    *_, listwise, rated = made["peers"]["lines"]
+    listwise["asked"] |= {"tau": {"mean": 0.01, "low": -0.02, "high": 0.04}}
+    rated["own"] |= {"p_holm": 0.01}
+    _, some, blind = conclusions.peers(made)
+    assert "0.05): rated (with averages)." in some
+    assert blind.startswith("The orders of listwise depend on the order of the prompt and not")
+    assert blind in Page(page(made)).text
+
+
 def test_the_methods_line_stands_last_and_beside_the_generator() -> None:
     made = results()
     rows = [one for one in made["ablations"] if one["name"] == SUMMARY_ONLY]
