@@ -6,7 +6,7 @@
 Personas alone (Eq. 10) and the one score of all three parts answer the same questions in turn, with
 the texts of the first ten; ratios are of medians in one run. Columns of B hold 200 entries, and
 histories 20 items, drawn so that popular items are in most of them. As many columns are in memory
-as a reader of a server keeps.
+as a reader of a server keeps. On a busy machine --processor-time measures the embedded engine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -89,7 +90,9 @@ def recommending(index: PersonaIndex, items: int, name: str) -> dict[str, Conten
     }
 
 
-def run(personas: int, server: Settings | None, folder: Path, repeats: int) -> list[dict[str, Any]]:
+def run(
+    personas: int, server: Settings | None, folder: Path, repeats: int, clock: Callable[[], float]
+) -> list[dict[str, Any]]:
     """Build both indexes of one size and ask them everything."""
     catalogue = Catalogue.of(personas)
     rows = []
@@ -114,13 +117,13 @@ def run(personas: int, server: Settings | None, folder: Path, repeats: int) -> l
         for candidates in online.CANDIDATES:
             err.print(f"{personas:,} personas, {candidates} candidates")
             times = max(2 * online.ROUNDS, repeats * 100 // max(100, candidates))
-            timings = online.measure(ways, catalogue.items, candidates, 1, times)
+            timings = online.measure(ways, catalogue.items, candidates, 1, times, clock)
             rows += rows_of(personas, str(candidates), timings, indexes)
         whole: dict[str, Contender] = {}
         for name, index in indexes.items():
             whole |= recommending(index, catalogue.items, name)
         err.print(f"{personas:,} personas, whole catalogue")
-        timings = online.measure(whole, catalogue.items, 1, 1, repeats)
+        timings = online.measure(whole, catalogue.items, 1, 1, repeats, clock)
         rows += rows_of(personas, f"all {catalogue.items:,} items", timings, indexes)
     return rows
 
@@ -161,14 +164,17 @@ def main() -> None:
     parser.add_argument("--personas", type=int, nargs="+", default=[10_000, 500_000])
     parser.add_argument("--repeats", type=int, default=200, help="calls timed at 20 candidates")
     parser.add_argument("--no-server", action="store_true", help="only the embedded engine")
+    parser.add_argument("--processor-time", action="store_true", help="of one thread; no server")
     parser.add_argument("--output", type=Path, default=online.RESULTS, help="folder of the JSON")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="p4r-bench-")))
-        server = None if arguments.no_server else online.found_server(folder, stack)
+        alone = arguments.no_server or arguments.processor_time
+        server = None if alone else online.found_server(folder, stack)
+        clock = time.thread_time if arguments.processor_time else time.perf_counter
         for personas in arguments.personas:
-            rows += run(personas, server, folder, arguments.repeats)
+            rows += run(personas, server, folder, arguments.repeats, clock)
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "hybrid.json").write_text(json.dumps(rows, indent=1))
     Console(width=120).print(table(rows))

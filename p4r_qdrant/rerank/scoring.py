@@ -103,8 +103,13 @@ def resolved(
     if catalogue:
         changed["generator"] = 0.0
     if options.fusion == "standard":
-        form = {name: getattr(found, name) for name in FORM if name not in options.model_fields_set}
-        options = options.model_copy(update=form)
+        recorded_form = {name: getattr(found, name) for name in FORM}
+        form = {
+            name: one
+            for name, one in recorded_form.items()
+            if name not in options.model_fields_set and one != getattr(options, name)
+        }
+        options = options.model_copy(update=form) if form else options
     return options, found.model_copy(update=changed)
 
 
