@@ -57,6 +57,13 @@ def print_tuning(tuning: Tuning, written: Path, shown: int = 5) -> None:
     for name, value in tuning.tuned.valid.items():
         table.add(name, f"{value:.4f}")
     table.print()
+    table = Table("forms of the persona score, with their best weights", number("NDCG@10"))
+    for what, weighed in tuning.weighed.items():
+        best = {(one.weights.interests, one.weights.prior): one for one in reversed(weighed)}
+        for (interests, prior), one in sorted(best.items()):
+            name = f"{what}: interests {interests:g}, prior {prior:g}"
+            table.add(name, f"{one.valid:.4f}")
+    table.print()
     for what, weighed in tuning.weighed.items():
         out.say(f"weights for the {what}: {weighed[0].weights.described()}")
     history = tuning.tuned.history
