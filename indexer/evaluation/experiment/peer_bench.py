@@ -55,4 +55,6 @@ def peer_bench(
 
 
 def _inputs(config: PeersConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"judge", "users", "generators", "adapters"})
+    """What the measured calls depend on; anything else must not make them be paid for again."""
+    others = {"judge", "users", "generators", "adapters", "untuned", "precision", "student"}
+    return config.model_dump(mode="json", exclude=others)

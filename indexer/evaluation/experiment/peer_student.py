@@ -80,8 +80,13 @@ class FoldedStudents:
         given too little to learn from.
         """
         found: list[dict[str, PeerAnswer]] = [{} for _ in orders]
-        for fold, users in enumerate(self._folds()):
-            mine = [[one for one in order if one.user_id in users] for order in orders]
+        folds = self._folds()
+        fold_of = {user: fold for fold, users in enumerate(folds) for user in users}
+        for fold, users in enumerate(folds):
+            # Who has no training interaction has taught nobody: any student will do.
+            mine = [
+                [one for one in order if fold_of.get(one.user_id, 0) == fold] for order in orders
+            ]
             if not any(mine):
                 continue
             ask, student = await self._student(fold, users, teacher, ledger)

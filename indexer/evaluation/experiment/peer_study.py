@@ -29,6 +29,7 @@ from indexer.peers import registry
 from indexer.peers.asking import PeerSources
 from indexer.peers.leaks import Named, peer_checks
 from indexer.peers.material import Material
+from indexer.peers.options import Precision
 from indexer.peers.protocol import Asker, PeerAnswer, PeerQuery
 from indexer.peers.results import Totals
 from indexer.peers.running import DryRun, asker, rank_all
@@ -110,7 +111,7 @@ class PeerStudy(ExitStack):
 
     def _add_untuned(self, sources: PeerSources) -> None:
         """Load the local model alone, and add the peers that ask it."""
-        model, llm = self._loaded("the local model")
+        model, llm = self._loaded("the local model", precision=self._config.precision)
         self.model = ", ".join(one for one in (self.model, model.name) if one)
         for name, peer in _variants(self._config.untuned, replace(sources, llm=llm)):
             self._models[f"{name}, local"] = model
@@ -132,14 +133,15 @@ class PeerStudy(ExitStack):
         folder = self._context.output / "student"
         return FoldedStudents(self._config.student, sources, folder, self._loaded, progress, seed)
 
-    def _loaded(self, label: str, adapter: Path | None = None) -> tuple[LocalModel, LLMSettings]:
+    def _loaded(
+        self, label: str, adapter: Path | None = None, precision: Precision = "float32"
+    ) -> tuple[LocalModel, LLMSettings]:
         """The local model, and the settings of its requests."""
         from indexer.peers.local import LocalModel
         from indexer.peers.local_asker import local_settings
 
         self._context.progress.start(f"loading {label}")
         local = None if self._config.local == "bundled" else self._config.local
-        precision = self._config.precision if adapter is None else "float32"
         model = LocalModel.load(local, adapter, precision=precision)
         return model, local_settings(model, self._llm.language)
 

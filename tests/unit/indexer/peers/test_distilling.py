@@ -5,21 +5,26 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from indexer.evaluation.experiment.config import PeerStudent
+from indexer.evaluation.experiment.peer_student import FoldedStudents
 from indexer.ledger import LEDGER, Ledger
 from indexer.llm import Request
 from indexer.peers.asking import RequestMaker
 from indexer.peers.distilling import check_reasons, distilled, targets
 from indexer.peers.generation import written
+from indexer.peers.leaks import no_answer
 from indexer.peers.local import LocalModel, Messages
 from indexer.peers.local_asker import LocalAsker, local_settings
 from indexer.peers.material import Material
 from indexer.peers.options import PeerOptions
+from indexer.peers.protocol import Asker
 from indexer.peers.rated import Rated
 from indexer.peers.rating_records import RatedPair
 from indexer.peers.rating_student import Student
@@ -35,7 +40,7 @@ from indexer.progress import SILENT
 from indexer.prompts import Domain
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings import LLMSettings
-from tests.support.scripted_peers import Planted, Sources
+from tests.support.scripted_peers import Planted, Sources, query
 from tests.support.tiny_causal_lm import save_tiny_causal_lm
 
 REASONS = "It is calm, as this reader likes it."
@@ -142,6 +147,33 @@ def test_a_student_is_checked_by_its_teachers_answers(
     assert (check.looked_at, check.unproven) == (len(data.train), "")
     shutil.rmtree(tmp_path / LEDGER)
     assert "tune it again" in tuned_check("rated", tmp_path, material).unproven
+
+
+def test_every_query_has_a_student(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of a user without training interactions, who is in no fold."""
+    asked: list[int] = []
+
+    async def student(_: FoldedStudents, fold: int, *__: Any) -> tuple[Asker, Rated]:
+        asked.append(fold)
+        return no_answer, Rated(sources())
+
+    monkeypatch.setattr(FoldedStudents, "_student", student)
+    made = sources()
+    known = sorted(made.material.users())
+    queries = [replace(query([1, 2]), user_id=one) for one in (*known, "nobody")]
+
+    def load(*_: Any) -> Any:
+        raise AssertionError
+
+    folded = FoldedStudents(PeerStudent(folds=3), made, tmp_path, load, SILENT, 0)
+    with Ledger(tmp_path / LEDGER) as ledger:
+        [answers] = asyncio.run(folded.rank([queries], no_answer, ledger))
+        assert asked == [0, 1, 2]
+        assert [one.order for one in answers] == [("i0", "i1")] * len(queries)
+        assert asyncio.run(folded.rank([[queries[-1]]], no_answer, ledger))[0]
+    assert asked == [0, 1, 2, 0]
 
 
 # --- that it learns it ---------------------------------------------------------------------------
