@@ -4,7 +4,6 @@ Its wording is poor. What is looked at is that every text is its own, that nothi
 and that no order in a review gets through.
 """
 
-import asyncio
 import json
 import os
 import re
@@ -26,15 +25,13 @@ from devtools.scripted_llm import ScriptedLLM
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.demo.local_llm import LocalLLM
+from indexer.evaluation.experiment import ablations
+from indexer.evaluation.experiment import run as experiment
+from indexer.evaluation.experiment.config import ExperimentConfig
+from indexer.evaluation.experiment.run import run_experiment
 from indexer.ledger import Ledger
-from indexer.llm import LLM
 from indexer.llm.parsing import parse_answer
-from indexer.peers import registry
-from indexer.peers.asking import PeerSources
-from indexer.peers.material import Material
-from indexer.peers.options import PeerOptions
-from indexer.peers.protocol import PeerAnswer
-from indexer.peers.running import asker, rank_all
+from indexer.progress import SILENT
 from indexer.prompts import Domain
 from indexer.reasoning import run
 from indexer.reasoning.alignment_targets import AlignmentOptions
@@ -43,6 +40,7 @@ from indexer.reasoning.step import Sources
 from p4r_qdrant.errors import MissingExtraError, P4RError
 from tests.support import warm
 from tests.support.counting_proxy import CountingProxy, counting_proxy
+from tests.support.hash_encoder import HashEncoder
 from tests.support.injections import INJECTIONS
 from tests.support.jsonl import read
 from tests.support.not_run import LOCAL_LLM, not_run
@@ -50,7 +48,6 @@ from tests.support.obliging_llm import obliging
 from tests.support.paths import BOOKSHOP, ROOT
 from tests.support.polling import wait_until
 from tests.support.reasoning import ARTIFACTS, owned
-from tests.support.scripted_peers import query
 
 PROGRAM = "from indexer.cli import main; main()"
 
@@ -421,30 +418,43 @@ def test_the_plugin_that_the_model_comes_with_is_not_imported(llm: LocalLLM) -> 
 
 
 @pytest.mark.parametrize(
-    "names",
-    [("letters",), pytest.param(("letters", "listwise", "pointwise"), marks=pytest.mark.long)],
-    ids=["one", "more"],
+    ("names", "candidates"),
+    [
+        (["letters", "listwise"], 2),
+        pytest.param(["letters", "listwise", "pointwise", "rated"], 5, marks=pytest.mark.long),
+    ],
+    ids=["two", "all"],
 )
-def test_peers_ask_it(names: tuple[str, ...], llm: LocalLLM, tmp_path: Path) -> None:
+def test_an_experiment_asks_it(
+    names: list[str],
+    candidates: int,
+    llm: LocalLLM,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its taste is poor; what is looked at is the protocol, log-probabilities included."""
-    wanted = query([3, 1, 2])
-    settings = llm.settings()
-
-    async def ranked() -> list[PeerAnswer]:
-        with Ledger(tmp_path) as ledger, Material(ArtifactFolder(BOOKSHOP), Refusals()) as material:
-            sources = PeerSources(Domain.load("books"), settings, PeerOptions(), material)
-            async with LLM(settings, ledger, repeat_failed=False) as asked:
-                return [
-                    (await rank_all(registry.made(name, sources), [wanted], asker(asked)))[0]
-                    for name in names
-                ]
-
-    found = asyncio.run(ranked())
-    for one in found:
-        assert sorted(one.order) == ["i0", "i1", "i2"]
-        assert one.usage.calls >= 1
-        assert one.usage.prompt_tokens > 100
-    assert found[0].scores, "the endpoint gives log-probabilities"
-    assert all(0 < one <= 1 for one in found[0].scores.values())
-    again = asyncio.run(ranked())
-    assert [one.order for one in again] == [one.order for one in found]
+    monkeypatch.setattr(experiment, "load_encoder", lambda _: HashEncoder(32))
+    monkeypatch.setattr(ablations, "variants", lambda *_: iter(()))
+    shop = tmp_path / "shop"
+    shutil.copytree(BOOKSHOP, shop, ignore=shutil.ignore_patterns("derived.json"))
+    short = {"history": 1, "words": 5, "history_words": 5, "reviews": 1, "reasoning": False}
+    wanted = ExperimentConfig.model_validate(
+        {
+            "name": "Shop",
+            "artifacts": shop,
+            "domain": "books",
+            "generators": ["popularity"],
+            "candidates": [candidates],
+            "lengths": [4],
+            "decays": [1.0],
+            "extractive": "none",
+            "peers": {"names": names, "users": 1, "shuffled": False} | short,
+        }
+    )
+    settings = llm.settings().model_copy(update={"attempts": 1})
+    found = run_experiment(wanted, tmp_path / "out", Refusals(), SILENT, llm=settings)
+    asked = {row["line"]: row["asked"] for row in found["peers"]["lines"] if row["asked"]}
+    assert set(names) <= set(asked)
+    assert all(one["prompt_tokens"] > 100 for one in asked.values())
+    assert asked["letters"]["failed"] == 0, "the endpoint gives log-probabilities"
+    assert settings.model in found["peers"]["model"]
