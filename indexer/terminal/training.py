@@ -49,9 +49,9 @@ def print_tuning(tuning: Tuning, written: Path, shown: int = 5) -> None:
     table.print()
     if tuning.fit is not None:
         table = Table("collaborative part, whole catalogue", number("NDCG@10"))
-        for one in tuning.fit.tried[:shown]:
-            name = f"share {one['share']:g}, l2 {one['l2']:g}, decay {one['decay']:g}"
-            table.add(name, f"{one['valid']:.4f}")
+        for fit in tuning.fit.tried[:shown]:
+            name = f"share {fit['share']:g}, l2 {fit['l2']:g}, decay {fit['decay']:g}"
+            table.add(name, f"{fit['valid']:.4f}")
         table.print()
     table = Table("weights on validation items", number("NDCG@10"))
     for name, value in tuning.tuned.valid.items():
