@@ -93,6 +93,8 @@ def test_the_page_says_what_the_figures_of_llm_rerankers_mean() -> None:
     assert "0.05): rated (with averages)." in some
     assert blind.startswith("The orders of listwise depend on the order of the prompt and not")
     assert blind in Page(page(made)).text
+    made["peers"]["users"] = made["data"]["users"] - 1
+    assert f"(a random sample of all {made['data']['users']:,})" in Page(page(made)).text
 
 
 def test_the_methods_line_stands_last_and_beside_the_generator() -> None:
