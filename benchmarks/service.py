@@ -44,6 +44,7 @@ from p4r_qdrant import PersonaReranker, Settings, open_index
 from p4r_qdrant.encoder.loading import load_encoder
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.users.opening import open_store
+from p4r_qdrant.users.qdrant.collections import stamp_of
 from p4r_qdrant.users.records import StoredInteraction
 from p4r_qdrant.users.sqlite import file_of
 from p4r_qdrant.users.store import UserStore
@@ -222,7 +223,7 @@ def _copied(settings: Settings, folder: Path) -> Settings:
     path = folder / "copy"
     if not path.exists():
         shutil.copytree(settings.qdrant.path, path)
-        shutil.copy(file_of(settings.qdrant), folder / "copy-users.sqlite")
+        shutil.copy(file_of(settings), folder / "copy-users.sqlite")
     return Settings.load(qdrant={"path": path}, encoder=settings.encoder.model_dump())
 
 
@@ -295,9 +296,8 @@ class Loads:
 
 
 def user_point_id(user_id: str) -> str:
-    from p4r_qdrant.users.qdrant.vectors import user_point_id
-
-    return user_point_id(user_id)
+    """The point of a user's vector, in an index without tenants."""
+    return stamp_of(f"user {user_id}")
 
 
 def load(loads: Loads, address: str, url: str, connections: list[int], seconds: float) -> None:

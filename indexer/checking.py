@@ -121,7 +121,9 @@ def index_versions(folder: Path) -> EdgeVersions | None:
     """The versions of the embedded index in a folder; None if it holds none."""
     if not folder.is_dir():
         return None
-    versions = EdgeVersions(Settings.load(qdrant={"path": folder, "url": None}))
+    versions = EdgeVersions(
+        Settings.load(qdrant={"path": folder, "url": None}, index={"tenants": False, "tenant": ""})
+    )
     return versions if versions.names() else None
 
 

@@ -9,6 +9,7 @@ P4RError                        exit code 1: our fault, or the world's
 │   ├── PersonaError            an item's personas cannot be indexed (none, too many, no text ...)
 │   ├── IndexMismatchError      the index was made by another encoder, dimension or project
 │   ├── AuthenticationError     Qdrant, or the encoder's endpoint, refused the key
+│   ├── UnknownTenantError      the index has no such tenant
 │   ├── IndexLockedError        another process has the embedded index open
 │   ├── LeakError               held-out data reached what is built (indexer/evaluation/leaks/)
 │   ├── LedgerLockedError       another process writes the ledger (indexer/ledger.py)
@@ -109,6 +110,10 @@ class PersonaError(InputError):
 
 class IndexMismatchError(InputError):
     """The index was made by another encoder, dimension or project."""
+
+
+class UnknownTenantError(InputError):
+    """The index has no such tenant."""
 
 
 class AuthenticationError(InputError):

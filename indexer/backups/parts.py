@@ -14,7 +14,7 @@ import numpy.typing as npt
 from indexer.backups.folder import BackupFolder
 from indexer.backups.manifest import Manifest, Part, Section
 from p4r_qdrant.index.columns import Column
-from p4r_qdrant.index.payload import ITEM_ID, POSITION, Point, point_id
+from p4r_qdrant.index.payload import ITEM_ID, POSITION, Point
 from p4r_qdrant.users.records import Job, StoredInteraction
 
 MOST_RECORDS = 10_000
@@ -129,11 +129,13 @@ def add_point(content: Content, point: Point, datatype: str) -> None:
     content.add(point.payload, vectors=point.vector[None].astype(datatype))
 
 
-def points_of(lines: Sequence[dict[str, Any]], arrays: dict[str, Array]) -> Iterator[Point]:
-    """The personas of a part."""
+def points_of(
+    lines: Sequence[dict[str, Any]], arrays: dict[str, Array], place: Callable[[str, int], str]
+) -> Iterator[Point]:
+    """The personas of a part. place: see `Engine.point_id`."""
     for payload, vector in zip(lines, arrays["vectors"], strict=True):
-        place = point_id(payload[ITEM_ID], payload[POSITION])
-        yield Point(place, vector.astype(np.float32), payload)
+        point = place(payload[ITEM_ID], payload[POSITION])
+        yield Point(point, vector.astype(np.float32), payload)
 
 
 def add_column(content: Content, column: Column) -> None:

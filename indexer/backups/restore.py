@@ -101,7 +101,7 @@ def _make_room(settings: Settings, versions: Versions, live: PlannedVersion) -> 
                 "writes to it, and run it again with another folder for the backup"
             )
         plain = Version(versions.alias, old.metadata)
-    drop_version(settings.qdrant, versions, plain)
+    drop_version(settings, versions, plain)
 
 
 def check_encoder(
@@ -150,7 +150,7 @@ class _Restoring:
         self.progress.start(f"restoring {index.version}", wanted[1])
         is_begun = index.stats().personas > 0
         for part in sections:
-            points = parts.points_of(*self.folder.read(part))
+            points = parts.points_of(*self.folder.read(part), index.engine.point_id)
             by_item = (list(own) for _, own in groupby(points, lambda one: one.payload[ITEM_ID]))
             for items in batches(by_item, WRITE_BATCH):
                 missing = _missing(index.engine, items) if is_begun else items

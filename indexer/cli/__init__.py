@@ -31,6 +31,7 @@ from indexer.cli import (
     segments,
     service,
     setup,
+    tenants,
     training,
     why_not,
 )
@@ -69,6 +70,7 @@ for _title, _group in (
     ("Index and rerank", why_not.group),
     ("Index and rerank", segments.group),
     ("Back up and move", backup.group),
+    ("Back up and move", tenants.group),
     ("Artifacts", artifacts.group),
     ("Artifacts", reasoning.group),
     ("Artifacts", review.group),

@@ -19,6 +19,7 @@ from indexer.cli.outputs import (
     new_file,
 )
 from indexer.cli.shared import Artifacts, AsJson, JsonCommand, JsonFile, exit_for, print_json
+from indexer.cli.tenant_option import of_tenant
 from p4r_qdrant.errors import InputError
 
 if TYPE_CHECKING:
@@ -262,6 +263,7 @@ def _load_encoder(settings: EncoderSettings, progress: ProgressBar) -> Encoder:
 
 
 @group.command(epilog="Example:  p4r erase maren-o --artifacts books")
+@of_tenant
 def erase(
     users: Annotated[list[str], typer.Argument(help="User ids.", metavar="USER...")],
     artifacts: Artifacts,

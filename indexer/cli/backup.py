@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from indexer.cli.tenant_option import of_tenant
+
 group = typer.Typer()
 
 LiveOnly = Annotated[
@@ -25,6 +27,7 @@ Beside = Annotated[
 
 
 @group.command(epilog="Example:  p4r backup backups/monday")
+@of_tenant
 def backup(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     live: LiveOnly = False,
@@ -50,6 +53,7 @@ def backup(
 
 
 @group.command(epilog="Example:  P4R_QDRANT__PATH=restored p4r restore backups/monday")
+@of_tenant
 def restore(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a backup.")],
     force: Beside = False,
@@ -72,6 +76,7 @@ def restore(
 @group.command(
     epilog="Example:  p4r copy --from p4r-index --to http://localhost:6333",
 )
+@of_tenant
 def copy(
     source: Annotated[
         str,
@@ -124,6 +129,7 @@ def copy(
 
 
 @group.command(epilog="Example:  p4r migrate --backup backups/before --dry-run")
+@of_tenant
 def migrate(
     folder: Annotated[
         Path,

@@ -12,6 +12,7 @@ import typer
 
 from indexer.cli.outputs import RANKINGS, Force, new_file
 from indexer.cli.shared import Artifacts, AsJson, Domain, exit_for, print_json, publish_folder
+from indexer.cli.tenant_option import of_tenant
 from p4r_qdrant.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ group = typer.Typer()
     epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r index --artifacts examples/bookshop "
     "--domain books"
 )
+@of_tenant
 def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     """Encode the personas of an artifact folder and write them to the index.
 
@@ -86,6 +88,7 @@ def index(artifacts: Artifacts, domain: Domain = "products") -> None:
     epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r publish --artifacts "
     "examples/bookshop --domain books"
 )
+@of_tenant
 def publish(
     artifacts: Annotated[
         Path | None,
@@ -225,7 +228,7 @@ def publish(
             publish_folder(folder, source, settings, domain, refusals, **options)
     if drop_old:
         with open_versions(settings) as versions:
-            print_dropped(*drop_old_versions(settings.qdrant, versions))
+            print_dropped(*drop_old_versions(settings, versions))
     exit_for(refusals)
 
 
@@ -259,6 +262,7 @@ def _switch(settings: Settings, live: str | None) -> None:
     epilog="Example:  p4r rerank --artifacts examples/bookshop "
     "--candidates examples/bookshop/candidates.jsonl --user maren-o --top 5"
 )
+@of_tenant
 def rerank(
     artifacts: Artifacts,
     candidates: Annotated[
@@ -335,6 +339,7 @@ def rerank(
 
 
 @group.command(epilog="Example:  p4r show salt-orchard")
+@of_tenant
 def show(item: Annotated[str, typer.Argument(help="An item id.")], as_json: AsJson = False) -> None:
     """Print the personas of an item."""
     from dataclasses import asdict
@@ -354,6 +359,7 @@ def show(item: Annotated[str, typer.Argument(help="An item id.")], as_json: AsJs
 
 
 @group.command(epilog='Example:  p4r search "a night nurse who cooks on one ring" --top 3')
+@of_tenant
 def search(
     text: Annotated[str, typer.Argument(help="A person, described in words.")],
     top: Annotated[int, typer.Option(min=1, max=10_000, help="Number of items.")] = 10,
@@ -381,6 +387,7 @@ def search(
 
 
 @group.command(epilog="Example:  P4R_QDRANT__URL=http://localhost:6333 p4r status")
+@of_tenant
 def status(as_json: AsJson = False) -> None:
     """Print the state of the index: where it is, its size, encoder and versions."""
     from dataclasses import asdict
@@ -414,6 +421,7 @@ def status(as_json: AsJson = False) -> None:
 
 
 @group.command(epilog="Example:  p4r remove salt-orchard")
+@of_tenant
 def remove(
     items: Annotated[list[str], typer.Argument(help="Item ids.", metavar="ITEM...")],
 ) -> None:

@@ -18,6 +18,7 @@ from indexer.cli.shared import (
     check_llm,
     exit_for,
 )
+from indexer.cli.tenant_option import of_tenant
 
 if TYPE_CHECKING:
     from indexer.reasoning.alignment_targets import Profile, Strategy
@@ -172,6 +173,7 @@ def reason(
     epilog="Example:  tail -f arrivals.log | P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r add "
     "--artifacts books --domain books"
 )
+@of_tenant
 def add(
     artifacts: MadeArtifacts,
     source: Annotated[

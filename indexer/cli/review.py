@@ -9,6 +9,7 @@ import typer
 
 from indexer.cli.outputs import REVIEW, Force, new_file
 from indexer.cli.shared import Artifacts, AsJson, exit_for, print_json
+from indexer.cli.tenant_option import of_tenant
 from p4r_qdrant.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def import_(
 
 
 @review.command(epilog="Example:  p4r review withdraw --artifacts examples/bookshop")
+@of_tenant
 def withdraw(artifacts: Artifacts) -> None:
     """Take all rejected personas out of the live index at once, without a publish."""
     from indexer.terminal.console import out

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from indexer.cli.shared import Artifacts, AsJson, print_json
+from indexer.cli.tenant_option import of_tenant
 
 group = typer.Typer()
 
 
 @group.command(epilog="Example:  p4r segments --artifacts examples/bookshop --audience")
+@of_tenant
 def segments(
     artifacts: Artifacts,
     count: Annotated[

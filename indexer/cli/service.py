@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from indexer.cli.shared import MadeArtifacts, PromptDomain, artifact_sources, check_llm
+from indexer.cli.tenant_option import of_tenant
 from p4r_qdrant.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ group = typer.Typer()
 
 
 @group.command(epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r serve --anonymous")
+@of_tenant
 def serve(
     host: Annotated[
         str | None, typer.Option(help="Address to listen on, instead of P4R_SERVICE__HOST.")
@@ -90,6 +92,7 @@ def serve(
 
 
 @group.command(epilog="Example:  p4r studio --artifacts books")
+@of_tenant
 def studio(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")
@@ -167,6 +170,7 @@ def _settings(options: dict[str, Any]) -> Settings:
     epilog="Example:  P4R_QDRANT__URL=http://localhost:6333 "
     "P4R_LLM__BASE_URL=http://localhost:8000/v1 p4r work --artifacts books --domain books"
 )
+@of_tenant
 def work(
     artifacts: MadeArtifacts,
     domain: PromptDomain = "products",

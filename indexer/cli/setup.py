@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from indexer.cli.shared import AsJson, print_json
+from indexer.cli.tenant_option import of_tenant
 from p4r_qdrant.errors import InputError
 
 group = typer.Typer()
@@ -58,6 +59,7 @@ def config(as_json: AsJson = False) -> None:
 
 
 @group.command(epilog="Example:  P4R_QDRANT__URL=http://localhost:6333 p4r doctor")
+@of_tenant
 def doctor(
     as_json: AsJson = False,
     seconds: Annotated[

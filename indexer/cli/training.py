@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from indexer.cli.shared import Artifacts, Domain, exit_for, publish_folder
+from indexer.cli.tenant_option import of_tenant
 
 group = typer.Typer()
 
@@ -17,6 +18,7 @@ group = typer.Typer()
     epilog="Example:  P4R_ENCODER__MODEL=all-MiniLM-L6-v2 p4r train --artifacts examples/bookshop "
     "--output bookshop-adapter"
 )
+@of_tenant
 def train(
     artifacts: Artifacts,
     output: Annotated[Path, typer.Option(metavar="ADAPTER", help="The new folder of the adapter.")],

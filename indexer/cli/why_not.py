@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from indexer.cli.shared import Artifacts, AsJson, exit_for, print_json
+from indexer.cli.tenant_option import of_tenant
 
 group = typer.Typer()
 
@@ -16,6 +17,7 @@ group = typer.Typer()
     epilog="Example:  p4r why-not danuta-s winter-interpreter --artifacts examples/bookshop "
     "--candidates examples/bookshop/candidates.jsonl --top 3"
 )
+@of_tenant
 def why_not(
     user: Annotated[str, typer.Argument(help="A user of the artifact folder.")],
     item: Annotated[str, typer.Argument(help="An item id.")],

@@ -33,7 +33,6 @@ from p4r_qdrant.index.history import History, PublishRecord, SegmentSize
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.maps import Groups
 from p4r_qdrant.index.metadata import today
-from p4r_qdrant.index.payload import point_id
 from p4r_qdrant.index.segments import Example, Segment, to_text
 from p4r_qdrant.index.wins import SUFFIX, wins_file
 from p4r_qdrant.records import StoredPersona
@@ -229,7 +228,7 @@ def _read(index: PersonaIndex, progress: Progress) -> _Personas:
             own = index.get(item_id)
             if len(own) == len(rows):  # else another process replaces it just now
                 stored += own
-                points += [point_id(item_id, place) for place in range(len(own))]
+                points += [index.engine.point_id(item_id, place) for place in range(len(own))]
                 blocks.append(rows)
         progress.advance(len(some))
     if not blocks:

@@ -19,7 +19,6 @@ from p4r_qdrant.index.payload import (
     ITEM_ID,
     POSITION,
     UNSETTLED,
-    point_id,
     stored_persona,
 )
 
@@ -76,7 +75,7 @@ def _of_payloads(payloads: Sequence[dict[str, Any]]) -> str:
 
 
 def _of_vectors(engine: Engine, item_id: str, count: int) -> str:
-    ids = [point_id(item_id, position) for position in range(count)]
+    ids = [engine.point_id(item_id, position) for position in range(count)]
     found = engine.points(ids, with_vectors=True)
     if missing := set(ids) - found.keys():
         return f"has no point {min(missing)}"

@@ -46,7 +46,8 @@ class Engine(Protocol):
 
     location: where the points are, for people. datatype: number format of the stored vectors.
     max_personas: the expected maximum of personas of an item. waits: whether calls wait for a
-    server, so that two at once take less time than one after the other.
+    server, so that two at once take less time than one after the other. tenant: whose catalogue it
+    is; "" without tenants.
     """
 
     metadata: IndexMetadata
@@ -54,6 +55,7 @@ class Engine(Protocol):
     datatype: str
     max_personas: int
     waits: bool
+    tenant: str
 
     @property
     def columns(self) -> ColumnSets:
@@ -62,6 +64,9 @@ class Engine(Protocol):
     @property
     def fields(self) -> Mapping[str, str]:
         """The fields that can be filtered on, and their types: keyword, integer, float, bool."""
+
+    def point_id(self, item_id: str, position: int) -> str:
+        """The id of the point of an item's persona."""
 
     def best_points(
         self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]

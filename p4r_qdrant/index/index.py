@@ -31,7 +31,6 @@ from p4r_qdrant.index.payload import (
     check_item_id,
     checked_fields,
     make_points,
-    point_id,
     stored_persona,
 )
 from p4r_qdrant.index.query import Query, check_query, is_text
@@ -162,6 +161,7 @@ class PersonaIndex(CollaborativeIndex):
             generation=generation or replacing.now(),
             dimension=self.metadata.dimension,
             max_personas=self.engine.max_personas,
+            place=self.engine.point_id,
         )
 
     def repair(self) -> int:
@@ -217,14 +217,14 @@ class PersonaIndex(CollaborativeIndex):
 
     def _as_they_are(self, item_id: str, payloads: Sequence[dict[str, Any]]) -> list[Point]:
         """The points that remain of an item, with these payloads and the stored vectors."""
-        places = {point_id(item_id, one[POSITION]): one for one in payloads}
+        places = {self.engine.point_id(item_id, one[POSITION]): one for one in payloads}
         stored = self.engine.points(list(places), with_vectors=True)
         kept = [(places[one], vector) for one, (_, vector) in stored.items() if vector is not None]
         kept.sort(key=lambda one: one[0][POSITION])
         digest = f"{len(kept)}-changed"  # so that the next `p4r index` writes it again
         return [
             Point(
-                point_id(item_id, position),
+                self.engine.point_id(item_id, position),
                 vector,
                 {**payload, POSITION: position, CONTENT_HASH: digest},
             )
@@ -338,7 +338,7 @@ class PersonaIndex(CollaborativeIndex):
         own: dict[str, list[str]] = {}
         for payload in self.engine.payloads(item_ids, [ITEM_ID, POSITION]):
             item_id = payload[ITEM_ID]
-            own.setdefault(item_id, []).append(point_id(item_id, payload[POSITION]))
+            own.setdefault(item_id, []).append(self.engine.point_id(item_id, payload[POSITION]))
         stored = self.engine.points([one for ids in own.values() for one in ids], True)
         for item_id, ids in own.items():
             rows = [vector for one in ids if (vector := stored.get(one, _GONE)[1]) is not None]

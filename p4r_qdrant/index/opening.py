@@ -6,6 +6,7 @@ from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata, today
+from p4r_qdrant.index.tenants import Tenants
 from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.settings import Settings
 
@@ -46,11 +47,35 @@ def open_index(
 
 
 def open_versions(settings: Settings) -> Versions:
-    """The versions on a Qdrant server with `qdrant.url`, else those of the embedded engine."""
+    """The versions on a Qdrant server with `qdrant.url`, else those of the embedded engine.
+
+    With tenants, those of the one that the settings name. Raises InputError if they name none.
+    """
     if settings.qdrant.url is not None:
         from p4r_qdrant.index.server.versions import ServerVersions
 
         return ServerVersions(settings)
+    from p4r_qdrant.index.edge.tenants import EdgeTenants
     from p4r_qdrant.index.edge.versions import EdgeVersions
 
+    if tenant := settings.index.owner:
+        EdgeTenants(settings).check(tenant)
+    else:
+        EdgeTenants(settings).check_none()
     return EdgeVersions(settings)
+
+
+def open_tenants(settings: Settings) -> Tenants:
+    """The tenants of the index that the settings name.
+
+    Raises InputError if the settings say that there are none.
+    """
+    if not settings.index.tenants:
+        raise InputError("P4R_INDEX__TENANTS is not set: there are no tenants; set it to true")
+    if settings.qdrant.url is not None:
+        from p4r_qdrant.index.server.tenants import ServerTenants
+
+        return ServerTenants(settings)
+    from p4r_qdrant.index.edge.tenants import EdgeTenants
+
+    return EdgeTenants(settings)

@@ -10,7 +10,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -140,22 +140,26 @@ class Point:
 
 
 @lru_cache(maxsize=100_000)
-def point_prefix(item_id: str) -> str:
+def point_prefix(item_id: str, salt: bytes = b"") -> str:
     """The prefix of the ids of an item's points: a UUIDv8 of its hash, without the last byte.
+
+    salt: up to 16 bytes, which tell apart the same items of several owners of one collection.
 
     Not UUIDv5: it takes Python 6 us, and a query needs an id for each candidate.
     """
-    digest = hashlib.blake2b(item_id.encode(), digest_size=15, person=b"p4r-qdrant").hexdigest()
+    digest = hashlib.blake2b(
+        item_id.encode(), digest_size=15, person=b"p4r-qdrant", salt=salt
+    ).hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-8{digest[17:20]}-{digest[20:]}"
 
 
-def point_id(item_id: str, position: int) -> str:
+def point_id(item_id: str, position: int, salt: bytes = b"") -> str:
     """The item's UUIDv8 with the persona's position (0..255) as its last byte.
 
-    The same item and position always give the same id. A point's id identifies its item, so the
-    results of a query need no payloads.
+    The same item, position and salt always give the same id. A point's id identifies its item, so
+    the results of a query need no payloads. An engine knows its salt: see `Engine.point_id`.
     """
-    return f"{point_prefix(item_id)}{position:02x}"
+    return f"{point_prefix(item_id, salt)}{position:02x}"
 
 
 def content_hash(
@@ -177,12 +181,17 @@ def content_hash(
 
 
 def make_points(
-    item: ItemVectors, *, generation: int, dimension: int, max_personas: int
+    item: ItemVectors,
+    *,
+    generation: int,
+    dimension: int,
+    max_personas: int,
+    place: Callable[[str, int], str] = point_id,
 ) -> list[Point]:
     """Check one item's personas and vectors, and make their points.
 
-    Vectors are normalised here. `generation` is the time of the write in microseconds. Raises
-    PersonaError or VectorError naming the item.
+    Vectors are normalised here. `generation` is the time of the write in microseconds. `place`:
+    see `Engine.point_id`. Raises PersonaError or VectorError naming the item.
     """
     item_id, personas = item.item_id, item.personas
     check_item_id(item_id)
@@ -199,7 +208,7 @@ def make_points(
     rest = {name: value for name, value in fields.items() if name not in FIRST_FIELDS}
     return [
         Point(
-            point_id(item_id, position),
+            place(item_id, position),
             matrix[position],
             # In this order a person meets them in the dashboard; values are cut there after
             # some 45 characters, so the rationale opens with the reason itself.

@@ -10,7 +10,7 @@ from p4r_qdrant.settings.collaborative import CollaborativeSettings
 from p4r_qdrant.settings.encoder import EncoderSettings, HistorySettings
 from p4r_qdrant.settings.index import IndexSettings, QdrantSettings
 from p4r_qdrant.settings.llm import OPENAI_HOST, LLMSettings, LLMStepSettings, StepModel
-from p4r_qdrant.settings.loading import CONFIG_FILE, Settings
+from p4r_qdrant.settings.loading import CONFIG_FILE, TENANTS, Settings, naming_tenant
 from p4r_qdrant.settings.reasoning import ReasoningSettings
 from p4r_qdrant.settings.rerank import RerankSettings
 from p4r_qdrant.settings.service import ServiceSettings
@@ -19,6 +19,7 @@ from p4r_qdrant.settings.training import TrainingSettings
 __all__ = [
     "CONFIG_FILE",
     "OPENAI_HOST",
+    "TENANTS",
     "CollaborativeSettings",
     "EncoderSettings",
     "HistorySettings",
@@ -33,4 +34,5 @@ __all__ = [
     "Settings",
     "StepModel",
     "TrainingSettings",
+    "naming_tenant",
 ]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, cast, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
+from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings.section import (
     PLAINTEXT_KEY,
     OptionalSecret,
@@ -151,8 +152,20 @@ def _check_fields(text: str) -> str:
     return text
 
 
+TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+NO_TENANT_NAME = (
+    "a tenant's name has 1 to 63 of a-z, 0-9, - and _, and begins with a letter or a digit"
+)
+
+
+def _check_tenant(name: str) -> str:
+    if name and not TENANT_NAME.fullmatch(name):
+        raise ValueError(NO_TENANT_NAME)
+    return name
+
+
 class IndexSettings(Section):
-    """How a new index is made, and how many personas an item may have."""
+    """How a new index is made, whose it is, and how many personas an item may have."""
 
     max_personas: int = Field(
         7, ge=1, le=256, description="Largest number of personas of one item."
@@ -198,6 +211,33 @@ class IndexSettings(Section):
         description="Further replicas of a new collection that answer each query at the same time; "
         "the first answer counts. 1 keeps a node that hangs from delaying the others.",
     )
+
+    tenants: bool = Field(
+        False,
+        description="Several catalogues in one index, each of a tenant (`p4r tenant add`). It "
+        "holds for the whole index, from its beginning.",
+    )
+    tenant: Annotated[str, AfterValidator(_check_tenant)] = Field(
+        "", description="With `tenants`: the tenant of commands without --tenant."
+    )
+
+    @model_validator(mode="after")
+    def _check_tenants(self) -> IndexSettings:
+        if self.tenant and not self.tenants:
+            raise ValueError(
+                "a tenant is named, but P4R_INDEX__TENANTS is not true: set it, or name no tenant"
+            )
+        return self
+
+    @property
+    def owner(self) -> str:
+        """The tenant that is meant; "" without tenants. Raises InputError if none is."""
+        if self.tenants and not self.tenant:
+            raise InputError(
+                "P4R_INDEX__TENANTS is set, and no tenant is named: use --tenant NAME, or set "
+                "P4R_INDEX__TENANT"
+            )
+        return self.tenant
 
     @property
     def confirming_replicas(self) -> int:

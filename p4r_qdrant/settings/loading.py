@@ -7,7 +7,9 @@ import logging
 import os
 import stat
 import tomllib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -22,11 +24,16 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from p4r_qdrant.errors import SettingsError
+from p4r_qdrant.errors import InputError, SettingsError
 from p4r_qdrant.settings.catalogue import Setting, settings_of
 from p4r_qdrant.settings.collaborative import CollaborativeSettings
 from p4r_qdrant.settings.encoder import EncoderSettings, HistorySettings
-from p4r_qdrant.settings.index import IndexSettings, QdrantSettings
+from p4r_qdrant.settings.index import (
+    NO_TENANT_NAME,
+    TENANT_NAME,
+    IndexSettings,
+    QdrantSettings,
+)
 from p4r_qdrant.settings.llm import LLMSettings
 from p4r_qdrant.settings.reasoning import ReasoningSettings
 from p4r_qdrant.settings.rerank import RerankSettings
@@ -36,6 +43,10 @@ from p4r_qdrant.settings.training import TrainingSettings
 
 RESERVED = f"{PREFIX}TEST_"
 CONFIG_FILE = "p4r.toml"
+
+TENANTS = "tenants"
+"""The folder of the tenants in that of the embedded index."""
+_NAMED: ContextVar[str] = ContextVar("tenant", default="")
 
 _log = logging.getLogger(__name__)
 
@@ -81,14 +92,34 @@ class Settings(BaseSettings):
         """Every setting with its type, limits, default and description, section by section."""
         return list(settings_of(cls))
 
+    def of_tenant(self, name: str) -> Settings:
+        """The same settings for another tenant. Raises InputError for what is no name of one."""
+        if not TENANT_NAME.fullmatch(name):
+            raise InputError(NO_TENANT_NAME)
+        index = self.index.model_copy(update={"tenant": name})
+        return self.model_copy(update={"index": index})
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the embedded index that is meant: `qdrant.path`, or a tenant's within it.
+
+        Raises InputError if there are tenants and none is named.
+        """
+        tenant = self.index.owner
+        return self.qdrant.path / TENANTS / tenant if tenant else self.qdrant.path
+
     @classmethod
     def load(cls, **sections: dict[str, Any]) -> Settings:
         """Read the environment and p4r.toml; `sections` (`qdrant={"url": ...}`) override both.
+
+        Within `naming_tenant`, that tenant is meant.
 
         Raises SettingsError that names every wrong setting and never shows its value.
         """
         _refuse_unknown_names()
         _warn_of_writers(Path(CONFIG_FILE).absolute())
+        if tenant := _NAMED.get():
+            sections = {**sections, "index": {**sections.get("index", {}), "tenant": tenant}}
         try:
             return cls(**sections)  # type: ignore[arg-type]
         except ValidationError as error:
@@ -100,6 +131,18 @@ class Settings(BaseSettings):
             ) from None
         except (OSError, ValueError) as error:  # p4r.toml that is no TOML, or no UTF-8
             raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}") from None
+
+
+@contextmanager
+def naming_tenant(name: str) -> Iterator[None]:
+    """Context manager: settings that are loaded in it mean this tenant. Raises InputError."""
+    if not TENANT_NAME.fullmatch(name):
+        raise InputError(f"--tenant: {NO_TENANT_NAME}")
+    token = _NAMED.set(name)
+    try:
+        yield
+    finally:
+        _NAMED.reset(token)
 
 
 class _ConfigFile(TomlConfigSettingsSource):

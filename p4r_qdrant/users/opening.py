@@ -12,10 +12,10 @@ def keeps_users(settings: Settings) -> bool:
     if settings.qdrant.url is not None:
         from p4r_qdrant.users.qdrant.collections import is_there
 
-        return is_there(settings.qdrant)
+        return is_there(settings)
     from p4r_qdrant.users.sqlite import file_of
 
-    return file_of(settings.qdrant).exists()
+    return file_of(settings).exists()
 
 
 def open_store(
@@ -32,7 +32,7 @@ def open_store(
         file_of,
     )
 
-    database = Database(file_of(settings.qdrant))
+    database = Database(file_of(settings))
     return UserStore(
         SqliteInteractions(database),
         SqliteVectors(database, made_with.fingerprint),

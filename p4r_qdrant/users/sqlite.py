@@ -22,7 +22,7 @@ import numpy as np
 
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import IndexUnavailableError, StorageFullError
-from p4r_qdrant.settings import QdrantSettings
+from p4r_qdrant.settings import Settings
 from p4r_qdrant.users.contracts import FORMAT, Interactions, Jobs, UserVectors
 from p4r_qdrant.users.records import Job, JobCounts, OtherVersion, StoredInteraction
 from p4r_qdrant.whole_files import PRIVATE
@@ -369,12 +369,12 @@ class SqliteJobs(Jobs):
         return {"waiting": counts.get(False, 0), "failed": counts.get(True, 0)}
 
 
-def file_of(settings: QdrantSettings) -> Path:
+def file_of(settings: Settings) -> Path:
     """The file with the users of an embedded index."""
-    return settings.path.with_name(f"{settings.path.name}-users.sqlite")
+    return settings.folder.with_name(f"{settings.folder.name}-users.sqlite")
 
 
-def drop_vectors(settings: QdrantSettings, fingerprint: str) -> None:
+def drop_vectors(settings: Settings, fingerprint: str) -> None:
     """Delete the user vectors that one encoder made. Raises IndexUnavailableError."""
     path = file_of(settings)
     if path.exists():

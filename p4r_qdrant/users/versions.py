@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from p4r_qdrant.errors import IndexLockedError
 from p4r_qdrant.index.versions import Version, Versions
-from p4r_qdrant.settings import QdrantSettings
+from p4r_qdrant.settings import Settings
 
 
-def drop_version(settings: QdrantSettings, versions: Versions, version: Version) -> None:
+def drop_version(settings: Settings, versions: Versions, version: Version) -> None:
     """Delete a version of the index, then its user vectors.
 
     Raises IndexLockedError if the version is in use.
     """
     versions.drop(version.name)
-    if settings.url is not None:
+    if settings.qdrant.url is not None:
         from p4r_qdrant.users.qdrant.collections import drop_vectors as drop_collection
 
         drop_collection(settings, version.name)
@@ -23,7 +23,7 @@ def drop_version(settings: QdrantSettings, versions: Versions, version: Version)
         drop_rows(settings, version.metadata.fingerprint)
 
 
-def drop_old(settings: QdrantSettings, versions: Versions) -> tuple[list[str], list[str]]:
+def drop_old(settings: Settings, versions: Versions) -> tuple[list[str], list[str]]:
     """Delete all versions but the live and the previous one, with their user vectors.
 
     Returns the names of the deleted versions, and of those that are in use and stay.

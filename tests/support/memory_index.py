@@ -21,7 +21,7 @@ from p4r_qdrant.index.engine import (
 from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.index.metadata import IndexMetadata
-from p4r_qdrant.index.payload import Point, in_order
+from p4r_qdrant.index.payload import Point, in_order, point_id
 from p4r_qdrant.index.query import scores_of
 from tests.support.memory_columns import MemoryColumnSets
 
@@ -58,11 +58,15 @@ class MemoryEngine:
         self.metadata = metadata
         self.max_personas = max_personas
         self.waits = True
+        self.tenant = ""
         self.stored: dict[str, Point] = {}
         self._step = step
         self.columns = MemoryColumnSets(step)
 
     def complete(self) -> None: ...
+
+    def point_id(self, item_id: str, position: int) -> str:
+        return point_id(item_id, position)
 
     def read_fields(self) -> Mapping[str, str]:
         return self.fields

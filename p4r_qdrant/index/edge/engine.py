@@ -74,6 +74,7 @@ class EdgeEngine:
         self._settings = settings
         self.max_personas = settings.max_personas
         self.waits = False
+        self.tenant = settings.tenant
         self._folder = EdgeFolder(path)
         self._columns = EdgeColumnSets(self._folder, self._translated)
         self.location = self._folder.location
@@ -116,6 +117,10 @@ class EdgeEngine:
         return IndexMismatchError(
             f"there is no persona index in {self.location}; make it with `p4r index`"
         )
+
+    def point_id(self, item_id: str, position: int) -> str:
+        """See `Engine`. A tenant's folder holds nothing of others."""
+        return point_id(item_id, position)
 
     @property
     def columns(self) -> ColumnSets:

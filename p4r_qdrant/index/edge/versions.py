@@ -46,13 +46,13 @@ DROPPED = "dropped-"
 
 
 class EdgeVersions(Versions):
-    """The folder `qdrant.path`, and what lies in it."""
+    """The folder of the settings, and what lies in it."""
 
     alias = "personas"
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._folder = settings.qdrant.path
+        self._folder = settings.folder
         self.location = f"the folder {self._folder}"
 
     def live(self) -> str | None:

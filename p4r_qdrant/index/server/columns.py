@@ -1,6 +1,8 @@
 """The columns of a version on a Qdrant server: one collection of sparse vectors for each set.
 
     VERSION-columns-N    a point for each item: its column, its id and number in the payload
+    VERSION-columns      those of all sets of all tenants, if there are tenants; the payload names
+                         tenant and set
 
 The point's id follows from the item id, so that no payload index is needed. A column is compared
 with a history by the dot product over the numbers of items that both hold.
@@ -21,9 +23,10 @@ from qdrant_client import grpc, models
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.columns import Column, ColumnSet, Scored, Weights
-from p4r_qdrant.index.payload import ITEM_ID, point_id
+from p4r_qdrant.index.payload import ITEM_ID
 from p4r_qdrant.index.server import queries
 from p4r_qdrant.index.server.collection import Collection
+from p4r_qdrant.index.server.scope import TENANT, TENANT_INDEX, Scope
 from p4r_qdrant.settings import Settings
 
 COLUMN = "column"
@@ -40,8 +43,18 @@ MOST_COLUMNS = 10_000
 
 Known = TypeVar("Known")
 
+SET = "set"
+"""The field of the payload with the number of the set, where tenants share a collection."""
+COLUMNS_OF = "-columns"
+"""Ends the name of the collection with the columns of all tenants."""
+SHARED_INDEXES: dict[str, Any] = {
+    TENANT: TENANT_INDEX,
+    SET: models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=True, range=False),
+}
+"""The payload indexes of that collection."""
+
 _SET = "{}-columns-"
-_IS_SET = re.compile(r"-columns-\d+$")
+_IS_SET = re.compile(r"-columns(-\d+)?$")
 _NUMBER = grpc.WithPayloadSelector(include=grpc.PayloadIncludeSelector(fields=[NUMBER]))
 _ITEM_ID = grpc.WithPayloadSelector(include=grpc.PayloadIncludeSelector(fields=[ITEM_ID]))
 _NO_PAYLOAD = grpc.WithPayloadSelector(enable=False)
@@ -62,12 +75,10 @@ class ServerColumnSets:
     def open(self, number: int) -> ColumnSet:
         """See `ColumnSets`."""
         collection = self._collection(number)
-        if not collection.connection.call(
-            partial(collection.client.collection_exists, collection.name)
-        ):
+        if not collection.exists() or (self._is_shared and not collection.count()):
             raise IndexMismatchError(
-                f"the collection {collection.name!r} on {self._settings.qdrant.url} is missing; "
-                "publish the artifacts again"
+                f"the set {number} of columns in {collection.name!r} on "
+                f"{self._settings.qdrant.url} is missing; publish the artifacts again"
             )
         collection.info()
         return ServerColumns(collection)
@@ -75,25 +86,33 @@ class ServerColumnSets:
     def write(self, number: int, columns: Iterable[Column]) -> None:
         """See `ColumnSets`."""
         collection, index = self._collection(number), self._settings.index
-        client, call = collection.client, collection.connection.call
-        call(partial(client.delete_collection, collection.name))
+        self._delete(collection)
         sparse = models.SparseVectorParams(
             index=models.SparseIndexParams(on_disk=index.on_disk_vectors)
         )
-        create = partial(
-            collection.create,
+        collection.make(
             index,
             vectors_config={},
             sparse_vectors_config={COLUMN: sparse},
             on_disk_payload=index.on_disk_payload,
         )
-        call(create)
         collection.info()
+        if self._is_shared:
+            collection.index_fields(SHARED_INDEXES)
         for some in batches(columns, POINTS_A_REQUEST):
-            collection.within_limits(partial(collection.upsert, [_point(one) for one in some]))
+            collection.within_limits(partial(put, collection, some))
 
     def drop(self, kept: Ids[int] = ()) -> None:
         """See `ColumnSets`."""
+        if self._is_shared:
+            own = self._shared(self._version.scope)
+            if own.exists():
+                held = [
+                    models.FieldCondition(key=SET, match=models.MatchValue(value=one))
+                    for one in kept
+                ]
+                own.delete(models.Filter(must_not=held))
+            return
         client, call = self._version.client, self._version.connection.call
         prefix = _SET.format(self._version.name)
         for one in call(client.get_collections).collections:
@@ -101,9 +120,29 @@ class ServerColumnSets:
             if one.name != number and number.isdecimal() and int(number) not in kept:
                 call(partial(client.delete_collection, one.name))
 
+    @property
+    def _is_shared(self) -> bool:
+        """Whether other tenants have their columns in the same collection."""
+        return bool(self._version.scope.marks)
+
+    def _delete(self, collection: Collection) -> None:
+        """Delete a set, if it exists."""
+        if not self._is_shared:
+            delete = partial(collection.client.delete_collection, collection.name)
+            collection.connection.call(delete)
+        elif collection.exists():
+            collection.delete(models.Filter())
+
     def _collection(self, number: int) -> Collection:
+        if self._is_shared:
+            return self._shared(Scope.of(self._version.scope.tenant, **{SET: number}))
         name = f"{_SET.format(self._version.name)}{number}"
         return Collection(self._version.connection, name, self._settings.qdrant.timeout_s)
+
+    def _shared(self, scope: Scope) -> Collection:
+        name = f"{self._version.name}{COLUMNS_OF}"
+        timeout_s = self._settings.qdrant.timeout_s
+        return Collection(self._version.connection, name, timeout_s, scope)
 
 
 class ServerColumns:
@@ -172,7 +211,7 @@ class ServerColumns:
         self, item_ids: Sequence[str], fields: Any, *, with_vectors: bool = False
     ) -> Iterator[tuple[str, Any]]:
         for some in batches(item_ids, min(POINTS_A_REQUEST, self._collection.limits.read)):
-            owner = {point_id(one, 0): one for one in some}
+            owner = {self._collection.scope.point_id(one): one for one in some}
             message = grpc.GetPoints(
                 collection_name=self._collection.name,
                 ids=[grpc.PointId(uuid=one) for one in owner],
@@ -194,7 +233,7 @@ class ServerColumns:
         asked, messages = [], []
         for place, (user, item_ids) in enumerate(zip(users, candidates, strict=True)):
             for some in batches(item_ids, length):
-                owner = {point_id(one, 0): one for one in some}
+                owner = {self._collection.scope.point_id(one): one for one in some}
                 message = self._query(user, len(owner), _NO_PAYLOAD)
                 among = message.filter.must.add().has_id.has_id  # filled in place: no copies
                 for one in owner:
@@ -238,18 +277,13 @@ class ServerColumns:
 
     def put(self, columns: Sequence[Column]) -> None:
         """See `ColumnSet`."""
-        points = [_point(one) for one in columns]
-        self._collection.within_limits(partial(self._collection.upsert, points))
+        self._collection.within_limits(partial(put, self._collection, columns))
         self._forget([one.item_id for one in columns])
 
     def remove(self, item_ids: Sequence[str]) -> None:
         """See `ColumnSet`."""
-        client, name = self._collection.client, self._collection.name
-        for some in batches(item_ids, self._collection.limits.written):
-            delete = partial(
-                client.delete_vectors, name, [COLUMN], [point_id(one, 0) for one in some], wait=True
-            )
-            self._collection.connection.call(delete)
+        ids: list[Any] = [self._collection.scope.point_id(one) for one in item_ids]
+        self._collection.delete_vectors(COLUMN, ids)
         self._forget(item_ids)
 
     def _forget(self, item_ids: Sequence[str]) -> None:
@@ -258,12 +292,17 @@ class ServerColumns:
                 self._read.pop(one, None)
 
 
-def _point(column: Column) -> models.PointStruct:
+def put(collection: Collection, columns: Sequence[Column]) -> None:
+    """Write columns into a set."""
+    collection.upsert([_point(one, collection.scope) for one in columns])
+
+
+def _point(column: Column, scope: Scope) -> models.PointStruct:
     """An item without entries has no vector."""
     vector = models.SparseVector(indices=column.places.tolist(), values=column.values.tolist())
     number = {} if column.number is None else {NUMBER: column.number}
     return models.PointStruct(
-        id=point_id(column.item_id, 0),
+        id=scope.point_id(column.item_id),
         vector={COLUMN: vector} if len(column.places) else {},
         payload={ITEM_ID: column.item_id, **number},
     )

@@ -13,9 +13,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
-import grpc
 from qdrant_client import models
-from qdrant_client.http.exceptions import UnexpectedResponse
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import (
@@ -36,19 +34,16 @@ from p4r_qdrant.index.engine import (
     StoredPoints,
 )
 from p4r_qdrant.index.filters import Condition
-from p4r_qdrant.index.metadata import IndexMetadata
-from p4r_qdrant.index.payload import Point, in_order, point_id
+from p4r_qdrant.index.metadata import PROJECT, IndexMetadata
+from p4r_qdrant.index.payload import Point, in_order
 from p4r_qdrant.index.query import scores_of
-from p4r_qdrant.index.server import purging, queries
+from p4r_qdrant.index.server import purging, queries, schema
 from p4r_qdrant.index.server.cluster import described
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.columns import ServerColumnSets
 from p4r_qdrant.index.server.connection import Connection
+from p4r_qdrant.index.server.register import FOR_TENANTS, register_of
 from p4r_qdrant.settings import IndexSettings, Settings
-from p4r_qdrant.settings.index import FieldType
-
-WORDS = (names.NAME, names.ITEM_TITLE)
-"""Fields whose words people search for in the dashboard."""
 
 NUMBERS_A_REQUEST = 500_000
 """Vector elements of one request: 11 MB of JSON without payloads; a server accepts 32 MB."""
@@ -75,14 +70,19 @@ class ServerEngine:
         self.max_personas = settings.index.max_personas
         self.waits = True
         self._settings = settings.index
-        self.location = f"the collection {name!r} on {settings.qdrant.url}"
+        whose = f"the tenant {settings.index.owner!r} in " if settings.index.owner else ""
+        self.location = f"{whose}the collection {name!r} on {settings.qdrant.url}"
         self._connection = Connection(settings.qdrant, self.location)
         self._client = self._connection.client
-        self._collection = Collection(self._connection, name, settings.qdrant.timeout_s)
+        self._register = register_of(settings, self._connection)
+        self._collection = Collection(
+            self._connection, name, settings.qdrant.timeout_s, self._register.scope
+        )
+        self.tenant = self._register.scope.tenant
         self.columns: ColumnSets = ServerColumnSets(self._collection, settings)
         try:
             if made_with is not None:
-                self._connection.call(partial(self._create, settings.index, made_with))
+                self._make(settings.index, made_with)
             self.metadata, self.datatype = self._read_collection()
         except BaseException:
             self.close()
@@ -117,38 +117,29 @@ class ServerEngine:
             )
         return IndexStats("server", self.location, personas, items, self.metadata, details)
 
-    def _update(self, metadata: dict[str, Any]) -> None:
-        self._connection.call(
-            partial(self._client.update_collection, self._collection.name, metadata=metadata)
-        )
-
     def close(self) -> None:
         """Close the connections. Closing twice is fine."""
         self._connection.close()
 
+    def point_id(self, item_id: str, position: int) -> str:
+        """See `Engine`."""
+        return self._collection.scope.point_id(item_id, position)
+
     # -- what the index is made of ------------------------------------------------------------
 
-    def _create(self, settings: IndexSettings, made_with: IndexMetadata) -> None:
-        name = self._collection.name
-        if self._client.collection_exists(name):
+    def _make(self, settings: IndexSettings, made_with: IndexMetadata) -> None:
+        notes = made_with.to_json()
+        shared = {"project": PROJECT, FOR_TENANTS: True} if self.tenant else notes
+        self._collection.make(settings, metadata=shared, **schema.collection(settings, made_with))
+        if not self.tenant:
             return
-        try:
-            self._collection.create(
-                settings,
-                vectors_config=models.VectorParams(
-                    size=made_with.dimension,
-                    distance=models.Distance.COSINE,
-                    on_disk=settings.on_disk_vectors,
-                    datatype=models.Datatype(settings.datatype),
-                ),
-                hnsw_config=None if settings.hnsw else models.HnswConfigDiff(m=0),
-                quantization_config=_quantization(settings),
-                on_disk_payload=settings.on_disk_payload,
-                metadata=made_with.to_json(),
+        if not (self._collection.info().config.metadata or {}).get(FOR_TENANTS):
+            raise IndexMismatchError(
+                f"{self.location} was made without tenants: unset P4R_INDEX__TENANTS, or choose "
+                "another name (P4R_QDRANT__COLLECTION)"
             )
-        except (grpc.RpcError, UnexpectedResponse):
-            if not self._client.collection_exists(name):  # else: another process was faster
-                raise
+        if not self._register.read(self._collection.name):
+            self._register.note(self._collection.name, notes)
 
     def complete(self) -> None:
         """See `Engine`. Payload indexes that are missing, and HNSW links that are wanted now."""
@@ -158,10 +149,11 @@ class ServerEngine:
         declared = self._settings.field_types
         missing = {
             field: params
-            for field, params in payload_indexes(self._settings).items()
+            for field, params in schema.payload_indexes(self._settings).items()
             if field not in held or held[field] != declared.get(field, held[field])
         }
-        words = {field: missing.pop(field) for field in missing.keys() & {*WORDS} - {*declared}}
+        by_word = missing.keys() & {*schema.WORDS} - {*declared}
+        words = {field: missing.pop(field) for field in by_word}
         try:
             self._collection.index_fields(missing)
             with suppress(IndexRefusedError):  # too many of them: the dashboard works without
@@ -200,21 +192,21 @@ class ServerEngine:
 
     def read_fields(self) -> Mapping[str, str]:
         """See `Engine`. These are the fields with a payload index, whoever made it."""
-        self.fields = _filterable(self._collection.info())
+        self.fields = schema.filterable(self._collection.info(), self._collection.scope)
         return self.fields
 
     def _read_collection(self) -> tuple[IndexMetadata, str]:
         """What the index was made with, and its datatype."""
-        name = self._collection.name
-        if not self._connection.call(partial(self._client.collection_exists, name)):
+        if not self._collection.exists():
             raise IndexMismatchError(
                 f"there is no persona index: {self.location} is missing; make it with `p4r index`"
             )
         info = self._collection.info()
-        made = IndexMetadata.from_json(info.config.metadata, self.location)
+        notes = self._register.read(self._collection.name)
+        made = IndexMetadata.from_json(notes, self.location)
         vectors = info.config.params.vectors
         datatype = vectors.datatype if isinstance(vectors, models.VectorParams) else None
-        self.fields = _filterable(info)
+        self.fields = schema.filterable(info, self._collection.scope)
         return made, (datatype or models.Datatype.FLOAT32).value
 
     # -- what the engine gives ----------------------------------------------------------------
@@ -253,7 +245,7 @@ class ServerEngine:
         known = self.metadata.to_json()
         changed = {field: one for field, one in metadata.to_json().items() if known[field] != one}
         if changed:
-            self._update(changed)
+            self._register.note(self._collection.name, changed)
         self.metadata = metadata
 
     def read_metadata(self) -> None:
@@ -286,18 +278,8 @@ class ServerEngine:
 
     def _upsert(self, points: Sequence[Point], older_than: int | None) -> None:
         for some in batches(points, max(self._points_a_request(), 1)):
-            write = partial(
-                self._client.http.points_api.upsert_points, self._collection.name, wait=True
-            )
-            operations = models.PointsBatch(
-                batch=models.Batch(
-                    ids=[point.id for point in some],
-                    vectors=[point.vector.tolist() for point in some],
-                    payloads=[point.payload for point in some],
-                ),
-                update_filter=models.Filter(must=_older(older_than)) if older_than else None,
-            )
-            self._connection.call(partial(write, point_insert_operations=operations))
+            newer = models.Filter(must=_older(older_than)) if older_than else None
+            self._collection.upsert_over_rest(some, newer)
 
     def delete(self, item_ids: Sequence[str], older_than: int | None = None) -> None:
         """See `Engine`."""
@@ -307,26 +289,19 @@ class ServerEngine:
     def delete_unchanged(self, written: Mapping[str, int]) -> None:
         """See `Engine`. One request for many items."""
         for some in batches(written.items(), ITEMS_A_REQUEST):
-            operations = [
-                models.DeleteOperation(
-                    delete=models.FilterSelector(
-                        filter=models.Filter(
-                            must=[_equals(names.ITEM_ID, item_id), *_older(generation + 1)]
-                        )
-                    )
-                )
-                for item_id, generation in some
-            ]
-            delete = partial(self._client.batch_update_points, self._collection.name, operations)
-            self._connection.call(partial(delete, wait=True))
+            self._collection.delete_each(
+                [
+                    models.Filter(must=[_equals(names.ITEM_ID, item_id), *_older(generation + 1)])
+                    for item_id, generation in some
+                ]
+            )
 
     def clear_mark(self, item_ids: Sequence[str], generation: int) -> None:
         """See `Engine`."""
         marked = [_equals(names.GENERATION, generation), _equals(names.UNSETTLED, 1)]
         for of_items in self._of_items(item_ids):
-            clear = partial(self._client.delete_payload, self._collection.name, [names.UNSETTLED])
-            self._connection.call(
-                partial(clear, models.Filter(must=[of_items, *marked]), wait=True)
+            self._collection.delete_payload(
+                [names.UNSETTLED], models.Filter(must=[of_items, *marked])
             )
 
     def payloads(
@@ -346,7 +321,7 @@ class ServerEngine:
         long. A point that is written in between is left out.
         """
         payloads = {
-            point_id(payload[names.ITEM_ID], payload[names.POSITION]): payload
+            self.point_id(payload[names.ITEM_ID], payload[names.POSITION]): payload
             for of_items in self._of_items(item_ids)
             for payload in self._collection.scroll_over_rest(models.Filter(must=[of_items]))
         }
@@ -400,63 +375,6 @@ class ServerEngine:
         """Conditions that together hold for the items, each with as many ids as are allowed."""
         for some in batches(item_ids, self._collection.limits.values):
             yield models.FieldCondition(key=names.ITEM_ID, match=models.MatchAny(any=some))
-
-
-def payload_indexes(settings: IndexSettings) -> dict[str, Any]:
-    """The payload indexes of a collection: on all fields that are ever filtered on.
-
-    Those that this project cannot do without come first.
-    """
-    on_disk = settings.on_disk_vectors
-    keyword = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, on_disk=on_disk)
-    word = models.TextIndexParams(
-        type=models.TextIndexType.TEXT,
-        tokenizer=models.TokenizerType.WORD,
-        lowercase=True,
-        on_disk=on_disk,
-    )
-    whole = models.IntegerIndexParams(
-        type=models.IntegerIndexType.INTEGER, lookup=True, range=True, on_disk=on_disk
-    )
-    number = whole.model_copy(update={"range": False})
-    declared = settings.field_types
-    types: dict[FieldType, Any] = {
-        "keyword": keyword,
-        "integer": whole,
-        "float": models.FloatIndexParams(type=models.FloatIndexType.FLOAT, on_disk=on_disk),
-        "bool": models.BoolIndexParams(type=models.BoolIndexType.BOOL, on_disk=on_disk),
-    }
-    return {
-        names.ITEM_ID: keyword.model_copy(update={"is_tenant": True}),
-        names.POSITION: number,
-        names.UNSETTLED: number,
-        names.GENERATION: whole,
-        **dict.fromkeys(names.KEYWORDS, keyword),
-        **{field: types[kind] for field, kind in declared.items()},
-        **{field: word for field in WORDS if field not in declared},
-    }
-
-
-def _filterable(info: models.CollectionInfo) -> dict[str, str]:
-    return {
-        field: index.data_type.value
-        for field, index in info.payload_schema.items()
-        if field not in names.BOOKKEEPING
-    }
-
-
-def _quantization(settings: IndexSettings) -> models.QuantizationConfig | None:
-    if settings.quantization == "scalar":
-        return models.ScalarQuantization(
-            scalar=models.ScalarQuantizationConfig(
-                type=models.ScalarType.INT8, always_ram=settings.on_disk_vectors
-            )
-        )
-    if settings.quantization == "binary":
-        return models.BinaryQuantization(
-            binary=models.BinaryQuantizationConfig(always_ram=settings.on_disk_vectors)
-        )
-    return None
 
 
 def _equals(field: str, value: str | int | bool) -> models.FieldCondition:

@@ -26,9 +26,9 @@ from p4r_qdrant.index.payload import (
     ITEM_TITLE,
     MOST_PER_ITEM,
     POSITION,
-    point_prefix,
 )
 from p4r_qdrant.index.server.collection import Collection
+from p4r_qdrant.index.server.scope import Scope
 
 CANDIDATES_A_QUERY = 2000
 """Most candidates of one query; longer lists are split into queries of one batch."""
@@ -79,7 +79,7 @@ def best_points(
         for one, result in zip(taken, send(collection, messages), strict=True):
             user, item_ids = queries[one]
             if len(result) < asked[one] or asked[one] >= MOST_PER_ITEM * len(item_ids):
-                _collect(result, item_ids, best[user])
+                _collect(collection.scope, result, item_ids, best[user])
             elif asked[one] < most:
                 asked[one] = min(MOST_PER_ITEM * len(item_ids), most)
                 again.append(one)
@@ -90,7 +90,7 @@ def best_points(
                     asked.append(most)
                     again.append(len(queries) - 1)
             elif limits.exact:  # best first: the others score less
-                _collect(result, item_ids, best[user])
+                _collect(collection.scope, result, item_ids, best[user])
             else:
                 raise IndexRefusedError(
                     f"the item {item_ids[0]!r} has {most} personas or more, and a query of "
@@ -174,7 +174,9 @@ def points(
         )
         for point in collection.ask("Get", message):
             found[point.id.uuid] = (
-                {field: plain(value) for field, value in point.payload.items()},
+                collection.scope.told(
+                    {field: plain(value) for field, value in point.payload.items()}
+                ),
                 _vector(point.vectors.vector) if with_vectors else None,
             )
     return found
@@ -276,12 +278,13 @@ def send(
 
 
 def _collect(
+    scope: Scope,
     result: Sequence[grpc.ScoredPoint],
     item_ids: Sequence[str],
     best: BestPoints,
 ) -> None:
     """Keep the best point of each item (the lower slot of equals); points come best first."""
-    owner = {point_prefix(item_id): item_id for item_id in item_ids}
+    owner = {scope.point_prefix(item_id): item_id for item_id in item_ids}
     for one in result:
         point_id = one.id.uuid
         item_id = owner.get(point_id[:-2])

@@ -42,6 +42,9 @@ class RestPoints:
         answer = self._http.points_api.get_points(
             message.collection_name,
             point_request=models.PointRequest(
+                shard_key=GrpcToRest.convert_shard_key_selector(message.shard_key_selector)
+                if message.HasField("shard_key_selector")
+                else None,
                 ids=[GrpcToRest.convert_point_id(one) for one in message.ids],
                 with_payload=GrpcToRest.convert_with_payload_selector(message.with_payload),
                 with_vector=GrpcToRest.convert_with_vectors_selector(message.with_vectors)

@@ -23,7 +23,6 @@ from p4r_qdrant.index.payload import (
     ITEM_ID,
     ITEM_TITLE,
     SUMMARY,
-    point_id,
     slug,
 )
 from p4r_qdrant.index.segments import from_text
@@ -241,7 +240,7 @@ def _cards(
     personas = live.index.get(item_id)
     quotes = evidence(item_id) if evidence is not None and personas else {}
     places = [
-        PersonaMatch(item_id, 0.0, point_id(item_id, number))
+        PersonaMatch(item_id, 0.0, live.index.engine.point_id(item_id, number))
         for number in range(min(COMPARED, len(personas)))
     ]
     vectors = {

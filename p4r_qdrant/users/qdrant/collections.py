@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import Any
 
-import grpc
 from qdrant_client import models
-from qdrant_client.http.exceptions import UnexpectedResponse
 
 from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError
 from p4r_qdrant.index.metadata import PROJECT
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.index.server.purging import purge
+from p4r_qdrant.index.server.scope import TENANT, TENANT_INDEX, Scope
 from p4r_qdrant.settings import QdrantSettings, Settings
 from p4r_qdrant.users.contracts import FORMAT
-from p4r_qdrant.users.records import OtherVersion
+from p4r_qdrant.users.records import OtherVersion, StoredInteraction
 
 VECTORS_OF = "-users"
 """Ends the name of the collection with the user vectors of a version."""
@@ -62,8 +61,9 @@ class Collections:
             settings.qdrant, f"the collection {_records(settings.qdrant)!r} on {self._settings.url}"
         )
         self.client = self.connection.client
-        self.records = Collection(self.connection, _records(settings.qdrant), timeout_s)
-        self.vectors = Collection(self.connection, f"{version}{VECTORS_OF}", timeout_s)
+        self.scope = Scope.of(settings.index.owner)
+        self.records = Collection(self.connection, _records(settings.qdrant), timeout_s, self.scope)
+        self.vectors = Collection(self.connection, f"{version}{VECTORS_OF}", timeout_s, self.scope)
         try:
             self._make(dimension, settings)
             self._register()
@@ -83,7 +83,7 @@ class Collections:
         )
         name = self.vectors.name
         connection = Connection(reading, f"the collection {name!r} on {reading.url}")
-        return Collection(connection, name, reading.timeout_s)
+        return Collection(connection, name, reading.timeout_s, self.scope)
 
     def _make(self, dimension: int, settings: Settings) -> None:
         wide = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
@@ -107,22 +107,13 @@ class Collections:
         """Make a collection and its payload indexes, as far as they are missing."""
         name = collection.name
 
-        def make() -> None:
-            if self.client.collection_exists(name):
-                return
-            try:
-                collection.create(
-                    settings.index,
-                    vectors_config=vectors,
-                    hnsw_config=models.HnswConfigDiff(m=0),  # looked up, never searched
-                    on_disk_payload=True,
-                    metadata={USERS_FORMAT: FORMAT},
-                )
-            except (UnexpectedResponse, grpc.RpcError):
-                if not self.client.collection_exists(name):  # else another process made it
-                    raise
-
-        self.connection.call(make)
+        collection.make(
+            settings.index,
+            vectors_config=vectors,
+            hnsw_config=models.HnswConfigDiff(m=0),  # looked up, never searched
+            on_disk_payload=True,
+            metadata={USERS_FORMAT: FORMAT},
+        )
         info = collection.info()
         number = (info.config.metadata or {}).get(USERS_FORMAT) or FORMAT
         if number > FORMAT:
@@ -130,6 +121,8 @@ class Collections:
                 f"the collection {name!r} on {self._settings.url} has format {number:g}, this "
                 f"release reads format {FORMAT}; update {PROJECT}"
             )
+        if self.scope.marks:
+            schema = {**schema, "user_id": _KEYWORD, TENANT: TENANT_INDEX}
         missing = schema.keys() - info.payload_schema.keys()
         collection.index_fields({field: schema[field] for field in sorted(missing)})
         return info
@@ -146,7 +139,7 @@ class Collections:
         missing = {self.vectors.name, *self.elsewhere()} - known
         points = [
             models.PointStruct(
-                id=_version_id(name),
+                id=self._version_id(name),
                 payload={"kind": "version", "name": name, "version": uuid.uuid4().hex},
                 vector={},
             )
@@ -160,11 +153,26 @@ class Collections:
         self.records.delete(
             models.Filter(
                 must=[
-                    models.HasIdCondition(has_id=[_version_id(version.name)]),
+                    models.HasIdCondition(has_id=[self._version_id(version.name)]),
                     equals("version", version.stamp),
                 ]
             )
         )
+
+    def point_id(self, what: str) -> str:
+        """The id of a point, from what it holds."""
+        return self.scope.uuid(_uuid(what))
+
+    def interaction_id(self, one: StoredInteraction) -> str:
+        """The point of an interaction, in both collections."""
+        return self.scope.uuid(uuid.UUID(one.key))
+
+    def user_id(self, user_id: str) -> str:
+        """The point that holds the vector of a user."""
+        return self.point_id(f"user {user_id}")
+
+    def _version_id(self, name: str) -> str:
+        return self.point_id(f"version {name}")
 
     def versions_in(self, points: Sequence[Any]) -> list[OtherVersion]:
         """The other versions among registered ones."""
@@ -173,10 +181,10 @@ class Collections:
 
     def purge(self) -> list[str]:
         """See `Storage`. The vectors of all versions are among them."""
-        others = [
-            Collection(self.connection, name, self._settings.timeout_s) for name in self.elsewhere()
-        ]
-        return purge([self.records, self.vectors, *others])
+        return purge([self.records, self.vectors, *map(self._other, self.elsewhere())])
+
+    def _other(self, name: str) -> Collection:
+        return Collection(self.connection, name, self._settings.timeout_s, self.scope)
 
     def close(self) -> None:
         """See `Storage`."""
@@ -200,7 +208,7 @@ class Collections:
         for pause_s in (*PAUSES_S, None):
             try:
                 with suppress(IndexMismatchError):
-                    Collection(self.connection, name, self._settings.timeout_s).delete(points)
+                    self._other(name).delete(points)
                     return True
                 return False
             except IndexUnavailableError:
@@ -210,19 +218,37 @@ class Collections:
         return False
 
 
-def is_there(settings: QdrantSettings) -> bool:
+def is_there(settings: Settings) -> bool:
     """Whether users are stored on this server. Raises IndexUnavailableError."""
-    server = Connection(settings, f"the index {settings.collection!r} on {settings.url}")
-    with closing(server):
-        return server.call(partial(server.client.collection_exists, _records(settings)))
+    with _opened(settings, _records(settings.qdrant)) as records:
+        if not records.exists():
+            return False
+        return not records.scope.marks or records.count() > records.count(IS_VERSION)
 
 
-def drop_vectors(settings: QdrantSettings, version: str) -> None:
+def drop_vectors(settings: Settings, version: str) -> None:
     """Delete the user vectors of a version of the index. Raises IndexUnavailableError."""
-    name = f"{version}{VECTORS_OF}"
-    server = Connection(settings, f"the collection {name!r} on {settings.url}")
+    with _opened(settings, f"{version}{VECTORS_OF}") as vectors:
+        if not vectors.scope.marks:
+            delete = partial(vectors.client.delete_collection, vectors.name)
+            vectors.connection.call(delete)
+        elif vectors.exists():
+            vectors.delete(models.Filter())
+
+
+def drop_records(settings: Settings) -> None:
+    """Delete the interactions and jobs of a tenant. Raises IndexUnavailableError."""
+    with _opened(settings, _records(settings.qdrant)) as records:
+        if records.exists():
+            records.delete(models.Filter())
+
+
+@contextmanager
+def _opened(settings: Settings, name: str) -> Iterator[Collection]:
+    own = settings.qdrant
+    server = Connection(own, f"the collection {name!r} on {own.url}")
     with closing(server):
-        server.call(partial(server.client.delete_collection, name))
+        yield Collection(server, name, own.timeout_s, Scope.of(settings.index.owner))
 
 
 def _records(settings: QdrantSettings) -> str:
@@ -234,10 +260,10 @@ def equals(name: str, value: str) -> models.FieldCondition:
     return models.FieldCondition(key=name, match=models.MatchValue(value=value))
 
 
-def point_id(what: str) -> str:
-    """The id of a point, from what it holds."""
-    return str(uuid.uuid5(_SPACE, what))
+def stamp_of(text: str) -> str:
+    """A short text that tells a text from others."""
+    return str(_uuid(text))
 
 
-def _version_id(name: str) -> str:
-    return point_id(f"version {name}")
+def _uuid(text: str) -> uuid.UUID:
+    return uuid.uuid5(_SPACE, text)

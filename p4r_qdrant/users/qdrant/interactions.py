@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -26,15 +25,22 @@ class ServerInteractions(Interactions):
 
     def put(self, one: StoredInteraction, job: Job | None) -> None:
         """See `Interactions`."""
-        self._records.upsert([_point(one), *([job_point(job)] if job else [])])
+        job_points = [job_point(job, self._collections)] if job else []
+        self._records.upsert([self._point(one), *job_points])
 
     def load(self, some: Sequence[StoredInteraction]) -> None:
         """See `Interactions`."""
-        self._records.insert([_point(one) for one in some])
+        self._records.insert([self._point(one) for one in some])
+
+    def _point(self, one: StoredInteraction) -> models.PointStruct:
+        place = self._collections.interaction_id(one)
+        return models.PointStruct(id=place, payload=_payload(one), vector={})
 
     def set_aspects(self, one: StoredInteraction) -> None:
         """See `Interactions`."""
-        of_point = models.Filter(must=[models.HasIdCondition(has_id=[interaction_id(one)])])
+        of_point = models.Filter(
+            must=[models.HasIdCondition(has_id=[self._collections.interaction_id(one)])]
+        )
         self._records.set_payload({"aspects": _aspects(one)}, of_point)
 
     def erase(self, user_id: str) -> int:
@@ -47,7 +53,9 @@ class ServerInteractions(Interactions):
         self, like: StoredInteraction, length: int
     ) -> tuple[StoredInteraction | None, list[StoredInteraction]]:
         """See `Interactions`."""
-        same = models.Filter(must=[models.HasIdCondition(has_id=[interaction_id(like)])])
+        same = models.Filter(
+            must=[models.HasIdCondition(has_id=[self._collections.interaction_id(like)])]
+        )
         found, newest = self._read(
             models.QueryRequest(filter=same, limit=1, with_payload=True),
             _newest(like.user_id, length),
@@ -74,14 +82,13 @@ class ServerInteractions(Interactions):
         unread = list(range(len(requests)))
         while unread:
             pages = [self._page(requests[one], len(found[one])) for one in unread]
-            ask = partial(self._collections.client.query_batch_points, self._records.name, pages)
-            answers = self._collections.connection.call(ask)
+            answers = self._records.query(pages)
             for one, answer in zip(unread, answers, strict=True):
-                found[one] += answer.points
+                found[one] += answer
             unread = [
                 one
                 for one, page, answer in zip(unread, pages, answers, strict=True)
-                if len(answer.points) == page.limit and len(found[one]) < (requests[one].limit or 0)
+                if len(answer) == page.limit and len(found[one]) < (requests[one].limit or 0)
             ]
         return [*found]
 
@@ -129,13 +136,8 @@ class ServerInteractions(Interactions):
                 yield user_id
 
 
-def interaction_id(one: StoredInteraction) -> str:
-    """The point of an interaction, in both collections."""
-    return str(uuid.UUID(one.key))
-
-
-def _point(one: StoredInteraction) -> models.PointStruct:
-    payload = {
+def _payload(one: StoredInteraction) -> dict[str, Any]:
+    return {
         "kind": "interaction",
         "user_id": one.user_id,
         "item_id": one.item_id,
@@ -147,7 +149,6 @@ def _point(one: StoredInteraction) -> models.PointStruct:
         "review_text": one.review_text,
         "aspects": _aspects(one),
     }
-    return models.PointStruct(id=interaction_id(one), payload=payload, vector={})
 
 
 def _of_user(user_id: str) -> models.Filter:

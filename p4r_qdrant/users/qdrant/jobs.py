@@ -6,13 +6,12 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from qdrant_client import models
 
 from p4r_qdrant.users.contracts import Jobs
-from p4r_qdrant.users.qdrant.collections import PAGE, Collections, equals, point_id
+from p4r_qdrant.users.qdrant.collections import PAGE, Collections, equals, stamp_of
 from p4r_qdrant.users.records import Job, JobCounts, JobState
 
 
@@ -20,16 +19,16 @@ class ServerJobs(Jobs):
     """See `Jobs`."""
 
     def __init__(self, collections: Collections) -> None:
-        self._client = collections.client
+        self._collections = collections
         self._records = collections.records
 
     def add(self, job: Job) -> None:
         """See `Jobs`."""
-        self._records.upsert([job_point(job)])
+        self._records.upsert([job_point(job, self._collections)])
 
     def load(self, jobs: Sequence[Job]) -> None:
         """See `Jobs`. Numbers stand for times, so they grow within one call, too."""
-        points = [job_point(job) for job in jobs]
+        points = [job_point(job, self._collections) for job in jobs]
         first = time.time_ns() // 1000
         for number, point in enumerate(points, start=first):
             point.payload = {**(point.payload or {}), "number": number}
@@ -37,16 +36,20 @@ class ServerJobs(Jobs):
 
     def finish(self, job: Job) -> None:
         """See `Jobs`."""
-        self._records.delete(_same(job))
+        self._records.delete(self._same(job))
 
     def update(self, job: Job) -> None:
         """See `Jobs`."""
-        self._records.set_payload(_state(job), _same(job))
+        self._records.set_payload(_state(job), self._same(job))
 
     def replace_body(self, job: Job, body: Mapping[str, Any]) -> None:
         """See `Jobs`."""
         changed = {"body": dict(body), "version": _version(replace(job, body=body))}
-        self._records.set_payload(changed, _same(job))
+        self._records.set_payload(changed, self._same(job))
+
+    def _same(self, job: Job) -> models.Filter:
+        own = models.HasIdCondition(has_id=[_job_id(job, self._collections)])
+        return models.Filter(must=[own, equals("version", _version(job))])
 
     def due(self, limit: int) -> list[Job]:
         """See `Jobs`."""
@@ -59,15 +62,7 @@ class ServerJobs(Jobs):
 
     def _ordered(self, must: list[Any], limit: int, direction: models.Direction) -> list[Job]:
         order = models.OrderBy(key="number", direction=direction)
-        where = models.Filter(must=must)
-
-        def read() -> list[Job]:
-            most = min(limit, self._records.limits.points)
-            ask = partial(self._client.scroll, self._records.name, where, limit=most)
-            page, _ = self._records.connection.call(partial(ask, order_by=order))
-            return [_job(one.payload or {}) for one in page]
-
-        return self._records.within_limits(read)
+        return [_job(one) for one in self._records.ordered(models.Filter(must=must), order, limit)]
 
     def counts(self) -> JobCounts:
         """See `Jobs`."""
@@ -90,15 +85,7 @@ class ServerJobs(Jobs):
 
     def _numbered(self, first: int | None, limit: int) -> list[dict[str, Any]]:
         order = models.OrderBy(key="number", start_from=first)
-        where = models.Filter(must=[equals("kind", "job")])
-
-        def read() -> list[dict[str, Any]]:
-            most = min(limit, self._records.limits.points)
-            ask = partial(self._client.scroll, self._records.name, where, limit=most)
-            page, _ = self._records.connection.call(partial(ask, order_by=order))
-            return [one.payload or {} for one in page]
-
-        return self._records.within_limits(read)
+        return self._records.ordered(models.Filter(must=[equals("kind", "job")]), order, limit)
 
     def of_items(self) -> Iterator[Job]:
         """See `Jobs`."""
@@ -106,7 +93,7 @@ class ServerJobs(Jobs):
         return map(_job, self._records.scroll(of_items, page=PAGE))
 
 
-def job_point(job: Job) -> models.PointStruct:
+def job_point(job: Job, collections: Collections) -> models.PointStruct:
     """The point of a job."""
     payload = {
         "kind": "job",
@@ -118,22 +105,16 @@ def job_point(job: Job) -> models.PointStruct:
         "body": dict(job.body),
         **_state(job),
     }
-    return models.PointStruct(id=_job_id(job), payload=payload, vector={})
+    return models.PointStruct(id=_job_id(job, collections), payload=payload, vector={})
 
 
-def _job_id(job: Job) -> str:
-    return point_id(f"job {job.key}")
+def _job_id(job: Job, collections: Collections) -> str:
+    return collections.point_id(f"job {job.key}")
 
 
 def _version(job: Job) -> str:
     """Tells a job from a newer one with the same key."""
-    return point_id(json.dumps(dict(job.body), sort_keys=True))
-
-
-def _same(job: Job) -> models.Filter:
-    return models.Filter(
-        must=[models.HasIdCondition(has_id=[_job_id(job)]), equals("version", _version(job))]
-    )
+    return stamp_of(json.dumps(dict(job.body), sort_keys=True))
 
 
 def _state(job: Job) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import threading
 from base64 import b64decode, b64encode
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,7 @@ from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.server.queries import plain
 from p4r_qdrant.records import Interaction
 from p4r_qdrant.users.contracts import UserVectors
-from p4r_qdrant.users.qdrant.collections import Collections, equals, point_id
-from p4r_qdrant.users.qdrant.interactions import interaction_id
+from p4r_qdrant.users.qdrant.collections import Collections, equals
 from p4r_qdrant.users.records import OtherVersion, StoredInteraction
 
 MAX_CACHED = 10_000
@@ -44,11 +42,11 @@ class ServerVectors(UserVectors):
         known = {one.key: self._cache.get(one) for one in some if one.text}
         missing = [one for one in some if one.text and known[one.key] is None]
         if missing:
-            ids = [interaction_id(one) for one in missing]
+            ids = [self._collections.interaction_id(one) for one in missing]
             points = self._vectors.retrieve(ids, ["text"], "text")
             held: dict[Any, Any] = {one.id: (one.payload, one.vector) for one in points}
             for one in missing:
-                payload, vectors = held.get(interaction_id(one), ({}, None))
+                payload, vectors = held.get(self._collections.interaction_id(one), ({}, None))
                 if payload.get("text") == one.text_hash:
                     known[one.key] = np.array(vectors["text"], dtype=np.float32)
         encoded = [one.encoded(known.get(one.key)) for one in some]
@@ -57,7 +55,7 @@ class ServerVectors(UserVectors):
 
     def put(self, encoded: Sequence[StoredInteraction]) -> None:
         """See `UserVectors`."""
-        if points := _interaction_points(encoded):
+        if points := self._interaction_points(encoded):
             self._vectors.upsert(points)
             self._cache.add(encoded)
 
@@ -65,22 +63,16 @@ class ServerVectors(UserVectors):
         self, user_id: str, vector: UserVector | None, encoded: Sequence[StoredInteraction] = ()
     ) -> None:
         """See `UserVectors`."""
-        points = _interaction_points(encoded)
+        points = self._interaction_points(encoded)
         if vector is not None:
-            self._vectors.upsert([*points, _user_point(user_id, vector)])
+            self._vectors.upsert([*points, self._user_point(user_id, vector)])
         else:
-            gone = models.PointIdsList(points=[user_point_id(user_id)])
-            operations: list[Any] = [models.DeleteOperation(delete=gone)]
-            if points:
-                new = models.PointsList(points=points)
-                operations.insert(0, models.UpsertOperation(upsert=new))
-            update = partial(self._collections.client.batch_update_points, self._name, operations)
-            self._collections.connection.call(partial(update, wait=True))
+            self._vectors.upsert_and_delete(points, [self._collections.user_id(user_id)])
         self._cache.add(encoded)
 
     def get(self, user_ids: Sequence[str]) -> dict[str, UserVector]:
         """See `UserVectors`. One read for all of them."""
-        owner = {user_point_id(user_id): user_id for user_id in user_ids}
+        owner = {self._collections.user_id(user_id): user_id for user_id in user_ids}
         points = self._read(list(owner))
         return {owner[one.id.uuid]: _user_vector(one) for one in points}
 
@@ -103,13 +95,42 @@ class ServerVectors(UserVectors):
     def invalidate(self, user_id: str, versions: Sequence[OtherVersion]) -> None:
         """See `UserVectors`."""
         for version in versions:
-            if not self._collections.delete_elsewhere(version.name, [user_point_id(user_id)]):
+            if not self._collections.delete_elsewhere(
+                version.name, [self._collections.user_id(user_id)]
+            ):
                 self._collections.unregister(version)
 
     def erase_elsewhere(self, user_id: str) -> None:
         """See `UserVectors`."""
         for name in self._collections.elsewhere():
             self._collections.delete_elsewhere(name, _of_user(user_id))
+
+    def _interaction_points(self, encoded: Sequence[StoredInteraction]) -> list[models.PointStruct]:
+        return [
+            models.PointStruct(
+                id=self._collections.interaction_id(one),
+                payload={"kind": "interaction", "user_id": one.user_id, "text": one.text_hash},
+                vector={"text": one.vector.tolist()},
+            )
+            for one in encoded
+            if one.vector is not None
+        ]
+
+    def _user_point(self, user_id: str, vector: UserVector) -> models.PointStruct:
+        history = vector.interactions
+        payload = {
+            "kind": "user",
+            "user_id": user_id,
+            "weights": vector.weights.tolist(),
+            "items": [one.item_id for one in history],
+            "titles": [one.title for one in history],
+            "timestamps": [one.timestamp for one in history],
+            "history": b64encode(vector.embeddings.astype("<f4").tobytes()).decode(),
+        }
+        named: Any = {"text": vector.vector.tolist()}
+        return models.PointStruct(
+            id=self._collections.user_id(user_id), payload=payload, vector=named
+        )
 
 
 class _Cache:
@@ -139,40 +160,8 @@ class _Cache:
                 del self._held[key]
 
 
-def user_point_id(user_id: str) -> str:
-    """The point that holds the vector of a user."""
-    return point_id(f"user {user_id}")
-
-
 def _of_user(user_id: str) -> models.Filter:
     return models.Filter(must=[equals("user_id", user_id)])
-
-
-def _interaction_points(encoded: Sequence[StoredInteraction]) -> list[models.PointStruct]:
-    return [
-        models.PointStruct(
-            id=interaction_id(one),
-            payload={"kind": "interaction", "user_id": one.user_id, "text": one.text_hash},
-            vector={"text": one.vector.tolist()},
-        )
-        for one in encoded
-        if one.vector is not None
-    ]
-
-
-def _user_point(user_id: str, vector: UserVector) -> models.PointStruct:
-    history = vector.interactions
-    payload = {
-        "kind": "user",
-        "user_id": user_id,
-        "weights": vector.weights.tolist(),
-        "items": [one.item_id for one in history],
-        "titles": [one.title for one in history],
-        "timestamps": [one.timestamp for one in history],
-        "history": b64encode(vector.embeddings.astype("<f4").tobytes()).decode(),
-    }
-    named: Any = {"text": vector.vector.tolist()}
-    return models.PointStruct(id=user_point_id(user_id), payload=payload, vector=named)
 
 
 def _user_vector(point: Any) -> UserVector:

@@ -77,7 +77,7 @@ def test_a_newer_index_is_refused(published: Path) -> None:
 
 def test_newer_users_are_refused(published: Path) -> None:
     settings = embedded(published / "index")
-    with closing(sqlite3.connect(file_of(settings.qdrant))) as database:
+    with closing(sqlite3.connect(file_of(settings))) as database:
         database.execute("PRAGMA user_version = 2")
     with pytest.raises(IndexUnavailableError, match=r"has format 2.*reads format 1; update p4r"):
         open_store(settings, "version-test", made_with(NEW), settings.history)

@@ -18,7 +18,7 @@ from devtools.scripted_llm import ScriptedLLM
 from p4r_qdrant import Settings, open_index
 from p4r_qdrant.errors import IndexRefusedError, InputError
 from p4r_qdrant.index.opening import open_versions
-from p4r_qdrant.index.server.engine import payload_indexes
+from p4r_qdrant.index.server.schema import payload_indexes
 from p4r_qdrant.users.qdrant.collections import RECORD_INDEXES, VECTOR_INDEXES
 from tests.support.columns import check_large, column
 from tests.support.command_line import Run, in_process
@@ -240,7 +240,7 @@ def test_the_worker_and_another_version(settings: Settings, filtered: set[str]) 
         store.jobs.finish(due)
         store.close()
     with open_versions(settings) as versions:
-        assert drop_old(settings.qdrant, versions) == ([], [])
+        assert drop_old(settings, versions) == ([], [])
     assert filtered <= {*payload_indexes(settings.index), *RECORD_INDEXES, *VECTOR_INDEXES}
 
 

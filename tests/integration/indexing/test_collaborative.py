@@ -113,7 +113,7 @@ def test_an_encoder_has_its_own_set(index_settings: Settings, folder: Path) -> N
     assert same(columns(index_settings), before)
     run(folder, publishing.encoder(2), index_settings)
     with open_versions(index_settings) as versions:
-        dropped, _ = drop_old(index_settings.qdrant, versions)
+        dropped, _ = drop_old(index_settings, versions)
         assert len(dropped) == 1
     assert len(columns(index_settings)) == 12
 

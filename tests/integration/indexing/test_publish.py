@@ -408,13 +408,13 @@ def test_back_to_the_previous_version_and_away_with_the_others(
             assert versions.roll_back() == names[2]
         check_live(index_settings, folder, publishing.encoder(2))
         # Live is 2, before it was 1.
-        assert drop_old(index_settings.qdrant, versions) == ([names[0], names[3]], [])
+        assert drop_old(index_settings, versions) == ([names[0], names[3]], [])
         assert {one.name for one in versions.all()} == {names[1], names[2]}
         check_live(index_settings, folder, publishing.encoder(2))
         encoder = publishing.encoder(1)
         assert run(folder, encoder, index_settings).unchanged == 12, "an earlier one, used again"
         assert (versions.live(), versions.previous()) == (names[1], names[2])
-        assert drop_old(index_settings.qdrant, versions) == ([], [])
+        assert drop_old(index_settings, versions) == ([], [])
         for back in (names[2], names[2]):
             assert versions.roll_back() == back
         versions.make_live(names[1] or "")
@@ -434,8 +434,8 @@ def test_a_version_in_the_making_is_not_dropped(
     with open_versions(index_settings) as versions, open_versions(index_settings) as other:
         (old,) = (one.name for one in versions.old())
         with other.sole_writer(old):
-            assert drop_old(index_settings.qdrant, versions) == ([], [old])
-        assert drop_old(index_settings.qdrant, versions) == ([old], [])
+            assert drop_old(index_settings, versions) == ([], [old])
+        assert drop_old(index_settings, versions) == ([old], [])
 
 
 def test_a_version_that_is_gone_cannot_be_gone_back_to(
@@ -681,11 +681,11 @@ def test_versions_of_an_alias_that_begins_alike_are_left_alone(
     alias = {"create_alias": {"collection_name": kept, "alias_name": named}}
     qdrant_server.request("POST", "/collections/aliases", {"actions": [alias]})
     with open_versions(ours) as versions:
-        assert drop_old(ours.qdrant, versions) == ([], [kept]), "somebody else's alias names it"
+        assert drop_old(ours, versions) == ([], [kept]), "somebody else's alias names it"
         qdrant_server.request(
             "POST", "/collections/aliases", {"actions": [{"delete_alias": {"alias_name": named}}]}
         )
-        assert drop_old(ours.qdrant, versions) == ([kept], [])
+        assert drop_old(ours, versions) == ([kept], [])
     assert len(publishing.names(ours)) == 2
     assert len(publishing.names(theirs)) == 1
     check_live(ours, folder, publishing.encoder(2))
@@ -760,9 +760,9 @@ def test_another_process_may_serve_while_the_next_version_is_written(
             run(folder, HashEncoder(8, fingerprint="test"), settings, shrink=True)
         with open_versions(settings) as versions:
             run(folder, publishing.encoder(2), settings)
-            assert drop_old(settings.qdrant, versions) == ([], ["first"])
+            assert drop_old(settings, versions) == ([], ["first"])
             holder.kill()
-            assert drop_old(settings.qdrant, versions) == (["first"], [])
+            assert drop_old(settings, versions) == (["first"], [])
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
         "current.json",
         "publishes",

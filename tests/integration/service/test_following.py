@@ -292,7 +292,7 @@ def test_a_dropped_version_takes_its_user_vectors_along(
     for encoder in encoders[1:]:
         assert run(folder, encoder, settings).users == 1
     with open_versions(settings) as versions:
-        (dropped,), _ = drop_old(settings.qdrant, versions)
+        (dropped,), _ = drop_old(settings, versions)
     found = qdrant_server.request("GET", "/collections")["result"]["collections"]
     left = {one["name"] for one in found if one["name"].startswith(collection_name)}
     assert f"{dropped}-users" not in left

@@ -298,7 +298,7 @@ def test_the_vectors_of_a_version_go_with_it(index_settings: Settings) -> None:
         versions.switch({versions.alias: names[OTHER.fingerprint]})
         (gone_version,) = versions.old()
         assert gone_version.name == names[ENCODER.fingerprint]
-        drop_version(index_settings.qdrant, versions, gone_version)
+        drop_version(index_settings, versions, gone_version)
     gone, stays = store_of(index_settings), store_of(index_settings, OTHER)
     try:
         assert gone.user_vectors(["ada"]) == {}
