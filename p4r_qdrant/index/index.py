@@ -29,6 +29,7 @@ from p4r_qdrant.index.payload import (
     ItemVectors,
     Point,
     check_item_id,
+    check_owner,
     checked_fields,
     make_points,
     stored_persona,
@@ -152,10 +153,12 @@ class PersonaIndex(CollaborativeIndex):
     def check_fields(self, item_id: str, fields: Mapping[str, Any]) -> None:
         """Raise PersonaError if the fields of an item cannot be stored beside its personas."""
         check_types(item_id, fields, self.engine.fields)
+        check_owner(item_id, fields, self.engine.tenant)
         checked_fields(item_id, fields)
 
     def _points(self, item: ItemVectors, generation: int = 0) -> list[Point]:
         check_types(item.item_id, item.fields, self.engine.fields)
+        check_owner(item.item_id, item.fields, self.engine.tenant)
         return make_points(
             item,
             generation=generation or replacing.now(),

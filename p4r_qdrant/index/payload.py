@@ -81,6 +81,10 @@ UNSETTLED = "unsettled"
 """1 on a point whose item is being replaced. A kill leaves it, and `repair()` removes it."""
 
 
+TENANT = "tenant"
+"""The field with the owner, in an index with tenants on a server; no caller sees it."""
+
+
 MOST_PER_ITEM = 256
 """Most personas of an item with any settings: the ids of its points differ in one byte."""
 
@@ -284,6 +288,15 @@ def check_item_id(item_id: str) -> str:
         return check_id(item_id)
     except ValueError as error:
         raise PersonaError(f"item id refused: {error}") from None
+
+
+def check_owner(item_id: str, fields: Mapping[str, Any], tenant: str) -> None:
+    """Raise PersonaError if an item of a tenant brings the field that names the tenant."""
+    if tenant and TENANT in fields:
+        raise PersonaError(
+            f"the field {TENANT!r} of item {item_id!r} names the owner in an index with tenants; "
+            "give it another name"
+        )
 
 
 def check_vectors(vectors: npt.ArrayLike, dimension: int, owner: str) -> Floats:

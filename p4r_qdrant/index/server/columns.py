@@ -23,10 +23,10 @@ from qdrant_client import grpc, models
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.columns import Column, ColumnSet, Scored, Weights
-from p4r_qdrant.index.payload import ITEM_ID
+from p4r_qdrant.index.payload import ITEM_ID, TENANT
 from p4r_qdrant.index.server import queries
 from p4r_qdrant.index.server.collection import Collection
-from p4r_qdrant.index.server.scope import TENANT, TENANT_INDEX, Scope
+from p4r_qdrant.index.server.scope import TENANT_INDEX, Scope
 from p4r_qdrant.settings import Settings
 
 COLUMN = "column"

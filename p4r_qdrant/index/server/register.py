@@ -24,10 +24,11 @@ from p4r_qdrant.errors import (
     UnknownTenantError,
 )
 from p4r_qdrant.index.metadata import PROJECT, today
+from p4r_qdrant.index.payload import TENANT
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.columns import is_set
 from p4r_qdrant.index.server.connection import Connection
-from p4r_qdrant.index.server.scope import TENANT, TENANT_INDEX, Scope
+from p4r_qdrant.index.server.scope import TENANT_INDEX, Scope
 from p4r_qdrant.settings import Settings
 
 UNDONE = "undone"

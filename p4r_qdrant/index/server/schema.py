@@ -8,7 +8,8 @@ from qdrant_client import models
 
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.metadata import IndexMetadata
-from p4r_qdrant.index.server.scope import TENANT, Scope
+from p4r_qdrant.index.payload import TENANT
+from p4r_qdrant.index.server.scope import Scope
 from p4r_qdrant.settings import IndexSettings
 from p4r_qdrant.settings.index import FieldType
 

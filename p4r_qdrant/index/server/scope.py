@@ -18,8 +18,6 @@ from qdrant_client import grpc, models
 
 from p4r_qdrant.index import payload as names
 
-TENANT = "tenant"
-"""The field of a payload with the tenant."""
 SHARED = "shared"
 """The shard key of the tenants that have no shard of their own."""
 TENANT_INDEX = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
@@ -40,7 +38,7 @@ class Scope:
 
         others: further marks that tell apart what one tenant has in the collection.
         """
-        return cls(tenant, {TENANT: tenant, **others}) if tenant else cls()
+        return cls(tenant, {names.TENANT: tenant, **others}) if tenant else cls()
 
     @cached_property
     def _salt(self) -> bytes:

@@ -13,10 +13,11 @@ from qdrant_client import models
 
 from p4r_qdrant.errors import IndexMismatchError, IndexUnavailableError
 from p4r_qdrant.index.metadata import PROJECT
+from p4r_qdrant.index.payload import TENANT
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.connection import Connection
 from p4r_qdrant.index.server.purging import purge
-from p4r_qdrant.index.server.scope import TENANT, TENANT_INDEX, Scope
+from p4r_qdrant.index.server.scope import TENANT_INDEX, Scope
 from p4r_qdrant.settings import QdrantSettings, Settings
 from p4r_qdrant.users.contracts import FORMAT
 from p4r_qdrant.users.records import OtherVersion, StoredInteraction

@@ -1,0 +1,247 @@
+"""Tenants with the same ids in one index: none sees, changes or erases anything of another."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from qdrant_client import QdrantClient, models
+
+from devtools.qdrant_process import QdrantServer
+from indexer.backups.backup import backup
+from indexer.backups.restore import restore
+from p4r_qdrant import Settings, open_index
+from p4r_qdrant.errors import (
+    IndexLockedError,
+    IndexMismatchError,
+    InputError,
+    SettingsError,
+    UnknownTenantError,
+)
+from p4r_qdrant.index.batching import batches
+from p4r_qdrant.index.metadata import IndexMetadata
+from p4r_qdrant.index.opening import open_tenants, open_versions
+from p4r_qdrant.index.server.scope import Scope
+from p4r_qdrant.settings import naming_tenant
+from p4r_qdrant.users.tenants import drop_tenant
+from tests.support.engines import on_server, opened
+from tests.support.hash_encoder import HashEncoder
+from tests.support.tenants import (
+    DIMENSION,
+    WRITES,
+    Opened,
+    Shop,
+    add,
+    not_walked,
+    tenant,
+    two_shops,
+)
+
+FAST = settings(
+    max_examples=4,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture
+def shops(index_settings: Settings) -> Iterator[tuple[Opened, Opened]]:
+    with two_shops(index_settings) as shops:
+        yield shops
+
+
+def check_apart(a: Opened, b: Opened, writes: list[str], at_once: int = 8) -> None:
+    """What `a` writes changes nothing of what `b` sees, and neither reads the other's words."""
+    before = b.seen()
+    for some in batches(writes, at_once):
+        for name in some:
+            WRITES[name](a)
+        after = b.seen()
+        changed = [read for read in before if before[read] != after[read]]
+        assert not changed, f"{some} of one tenant changed what another sees: {changed}"
+        told = json.dumps(a.seen(), default=str)
+        assert b.shop.word not in told, f"after {some} a tenant reads another's words"
+    assert a.shop.word not in json.dumps(before, default=str)
+    assert b.shop.word in json.dumps(before, default=str)
+
+
+def test_the_walk_knows_every_way_of_reading_and_writing() -> None:
+    assert not_walked() == {}
+
+
+def test_no_way_of_writing_reaches_another_tenant(shops: tuple[Opened, Opened]) -> None:
+    check_apart(*shops, list(WRITES))
+
+
+@pytest.mark.long
+@FAST
+@given(writes=st.lists(st.sampled_from(sorted(WRITES)), min_size=1, max_size=4), turn=st.booleans())
+def test_no_sequence_of_writes_reaches_another_tenant(
+    shops: tuple[Opened, Opened], writes: list[str], turn: bool
+) -> None:
+    a, b = shops[::-1] if turn else shops
+    for one in (a, b):  # what the example before has deleted
+        one.fill()
+    check_apart(a, b, writes, at_once=1)
+
+
+def _no_filter(scope: Scope, where: Any = None) -> Any:
+    return where or models.Filter()
+
+
+LEAKS: dict[str, Callable[..., Any]] = {
+    "filter": _no_filter,
+    "message_filter": lambda _, where: where,
+    "uuid": lambda _, plain: str(plain),
+    "_salt": property(lambda _: b""),  # type: ignore[dict-item]
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_leak_is_found(
+    leak: str, qdrant_server: QdrantServer, collection_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scope, leak, LEAKS[leak])
+    with pytest.raises((AssertionError, IndexMismatchError, UnknownTenantError, KeyError)):
+        _walk(on_server(qdrant_server, collection_name))
+
+
+def _walk(place: Settings) -> None:
+    with two_shops(place) as (a, b):
+        check_apart(a, b, list(WRITES))
+
+
+# --- dropping, exporting --------------------------------------------------------------------------
+
+
+def _bytes_of(one: Opened) -> Any:
+    """Everything that is stored of a tenant, as it is stored."""
+    own = one.shop.settings
+    if own.qdrant.url is None:
+        files = [*own.folder.rglob("*"), *own.folder.parent.glob(f"{own.folder.name}-users*")]
+        return {str(path): path.read_bytes() for path in sorted(files) if path.is_file()}
+    key = own.qdrant.api_key
+    client = QdrantClient(own.qdrant.url, api_key=key.get_secret_value() if key else None)
+    found = {}
+    for each in client.get_collections().collections:
+        if each.name.startswith(f"{own.qdrant.collection}-"):
+            points, _ = client.scroll(each.name, limit=1000, with_vectors=True)
+            mine = [one for one in points if (one.payload or {})["tenant"] == own.index.tenant]
+            found[each.name] = sorted(point.model_dump_json() for point in mine)
+    assert len(found) == 5
+    assert all(found.values())
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_dropping_a_tenant_leaves_the_bytes_of_another(
+    index_settings: Settings, tmp_path: Path
+) -> None:
+    with two_shops(index_settings) as (a, b):
+        gone, kept = a.shop.settings, b.shop.settings
+        seen = b.seen()
+        if gone.qdrant.url is None:
+            with pytest.raises(IndexLockedError):
+                drop_tenant(gone)
+    before = _bytes_of(b)
+    backup(gone, tmp_path / "export")
+    drop_tenant(gone)
+    assert _bytes_of(b) == before
+    with open_tenants(kept) as tenants:
+        assert [one.name for one in tenants.all()] == ["shop-b"]
+    for again in (lambda: drop_tenant(gone), lambda: open_index(gone)):
+        with pytest.raises(UnknownTenantError, match="p4r tenant add shop-a"):
+            again()
+    with b.shop.opened() as opened:
+        assert opened.seen() == seen
+
+    third = tenant(index_settings, "shop-c")  # an export is no longer bound to a tenant
+    add(third)
+    restore(third, tmp_path / "export")
+    with Shop(third, "apple").opened() as restored, b.shop.opened() as other:
+        assert other.seen() == seen
+        assert len(restored.index.get("ships")) == 2
+        assert restored.index.get("ships")[0].name == "apple 0"
+        assert restored.users.recent("eve")[0].review_text == "apple"
+        assert restored.index.collaborative is not None
+
+
+# --- publishing -----------------------------------------------------------------------------------
+
+
+def test_a_publish_of_one_tenant_does_not_concern_another(shops: tuple[Opened, Opened]) -> None:
+    a, b = shops
+    other = HashEncoder(DIMENSION, salt="-other")
+    name = a.versions.of(other.fingerprint)
+    with a.versions.sole_writer(a.index.version), b.versions.sole_writer(b.index.version):
+        pass  # a lease of a tenant is no other's
+    with a.versions.open(name, IndexMetadata.of(other)) as fresh:
+        fresh.replace_item("ships", a.shop.personas("ships"), other.encode_texts(["a", "b"]))
+    a.versions.switch({a.versions.alias: name})
+    assert a.versions.live() == name
+    assert b.versions.live() == b.index.version
+    assert [one.name for one in b.versions.all()] == [b.index.version]
+    assert b.versions.publishes(b.index.version) == 1
+    with pytest.raises(IndexLockedError):
+        a.versions.drop(name)
+    with pytest.raises(InputError, match="no earlier version"):
+        b.versions.roll_back()
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "shop\U0001f600", "Shop", "x" * 200_000, "a b"])
+def test_a_name_that_no_tenant_can_have(index_settings: Settings, name: str) -> None:
+    with pytest.raises(InputError, match="1 to 63 of a-z") as raised:
+        tenant(index_settings, name)
+    assert len(str(raised.value)) < 200
+    with pytest.raises(InputError, match="1 to 63 of a-z"):
+        naming_tenant(name).__enter__()
+    if name:
+        with pytest.raises(SettingsError, match="1 to 63 of a-z"):
+            Settings.load(index={"tenants": True, "tenant": name})
+
+
+def test_an_index_has_tenants_from_its_beginning(index_settings: Settings) -> None:
+    with pytest.raises(UnknownTenantError):
+        opened(tenant(index_settings, "shop-a"))
+    with pytest.raises(InputError, match="P4R_INDEX__TENANTS is not set"):
+        open_tenants(index_settings)
+    own = tenant(index_settings, "shop-a")
+    nobody = own.model_copy(update={"index": own.index.model_copy(update={"tenant": ""})})
+    with pytest.raises(InputError, match="no tenant is named"):
+        open_versions(nobody)
+    add(own)
+    opened(own).close()
+    with pytest.raises(IndexMismatchError, match="made for tenants: set P4R_INDEX__TENANTS=true"):
+        opened(index_settings)
+    with pytest.raises(IndexMismatchError, match="made for tenants"):
+        open_index(index_settings)
+
+
+def test_an_index_without_tenants_gets_none(index_settings: Settings) -> None:
+    opened(index_settings).close()
+    own = tenant(index_settings, "shop-a")
+    with pytest.raises(IndexMismatchError, match="without tenants: unset P4R_INDEX__TENANTS"):
+        add(own)
+    with pytest.raises(IndexMismatchError, match="made without tenants"):
+        open_index(own)
+
+
+def test_a_field_named_tenant_is_the_callers_own(index_settings: Settings) -> None:
+    own = tenant(index_settings, "shop-a")
+    shop = Shop(own, "apple")
+    add(own)
+    with shop.opened() as one:
+        assert "tenant" not in one.index.engine.fields
+        with pytest.raises(InputError, match="'tenant'"):
+            one.index.replace_item(
+                "ships", shop.personas("ships"), shop.vectors("ships"), {"tenant": "shop-b"}
+            )
+        with pytest.raises(InputError, match="tenant"):
+            one.index.nearest_items(shop.vectors("ships")[0], 3, {"tenant": "shop-b"})
