@@ -6,7 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, cast, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    model_validator,
+)
 
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.settings.section import (
@@ -221,21 +225,18 @@ class IndexSettings(Section):
         "", description="With `tenants`: the tenant of commands without --tenant."
     )
 
-    @model_validator(mode="after")
-    def _check_tenants(self) -> IndexSettings:
-        if self.tenant and not self.tenants:
-            raise ValueError(
-                "a tenant is named, but P4R_INDEX__TENANTS is not true: set it, or name no tenant"
-            )
-        return self
-
     @property
     def owner(self) -> str:
-        """The tenant that is meant; "" without tenants. Raises InputError if none is."""
+        """The tenant that is meant; "" without tenants. Raises InputError if none is named."""
         if self.tenants and not self.tenant:
             raise InputError(
                 "P4R_INDEX__TENANTS is set, and no tenant is named: use --tenant NAME, or set "
                 "P4R_INDEX__TENANT"
+            )
+        if self.tenant and not self.tenants:
+            raise InputError(
+                f"the tenant {self.tenant!r} is named, but P4R_INDEX__TENANTS is not set: set it "
+                "to true, or name no tenant"
             )
         return self.tenant
 

@@ -105,7 +105,7 @@ class AliasRegister:
             if not self._exists(self._alias):
                 self._check_no_tenants()
                 return None
-            if self._alias in self.names():
+            if self._alias in self._collections():
                 return self._alias
             if pause_s is not None:
                 time.sleep(pause_s)
@@ -124,13 +124,11 @@ class AliasRegister:
 
     def names(self) -> list[str]:
         """See `Register`: all collections of the index, and those of others that begin alike."""
-        found = self._connection.call(self._client.get_collections).collections
         live = self._aliases().get(self._alias)
         return [
-            one.name
-            for one in found
-            if one.name in (self._alias, live)
-            or (one.name.startswith(f"{self._alias}-") and not is_set(one.name))
+            one
+            for one in self._collections()
+            if one in (self._alias, live) or (one.startswith(f"{self._alias}-") and not is_set(one))
         ]
 
     def switch(self, live: Mapping[str, str]) -> None:
@@ -173,6 +171,10 @@ class AliasRegister:
     def remove(self, version: Collection) -> None:
         """See `Register`."""
         self._connection.call(partial(self._client.delete_collection, version.name))
+
+    def _collections(self) -> list[str]:
+        found = self._connection.call(self._client.get_collections).collections
+        return [one.name for one in found]
 
     def _exists(self, name: str) -> bool:
         return self._connection.call(partial(self._client.collection_exists, name))

@@ -186,8 +186,9 @@ def test_a_publish_of_one_tenant_does_not_concern_another(shops: tuple[Opened, O
     assert b.versions.live() == b.index.version
     assert [one.name for one in b.versions.all()] == [b.index.version]
     assert b.versions.publishes(b.index.version) == 1
-    with pytest.raises(IndexLockedError):
-        a.versions.drop(name)
+    if a.shop.settings.qdrant.url is not None:  # a folder is in use while somebody has it open
+        with pytest.raises(IndexLockedError, match="live version of the tenant 'shop-a'"):
+            a.versions.drop(name)
     with pytest.raises(InputError, match="no earlier version"):
         b.versions.roll_back()
 
@@ -216,6 +217,9 @@ def test_an_index_has_tenants_from_its_beginning(index_settings: Settings) -> No
     nobody = own.model_copy(update={"index": own.index.model_copy(update={"tenant": ""})})
     with pytest.raises(InputError, match="no tenant is named"):
         open_versions(nobody)
+    off = own.model_copy(update={"index": own.index.model_copy(update={"tenants": False})})
+    with pytest.raises(InputError, match="'shop-a' is named, but P4R_INDEX__TENANTS is not set"):
+        open_versions(off)
     add(own)
     opened(own).close()
     with pytest.raises(IndexMismatchError, match="made for tenants: set P4R_INDEX__TENANTS=true"):
