@@ -87,16 +87,19 @@ class VectorCache:
 class CachedEncoder(EncoderOver):
     """An encoder that takes the vectors of histories and personas from a cache where it can.
 
-    `encode_texts` always encodes. Closing it closes the encoder; the cache stays.
+    `encode_texts` always encodes. Closing it closes the encoder, or calls `close`; the cache stays.
     """
 
-    def __init__(self, encoder: Encoder, cache: VectorCache) -> None:
+    def __init__(
+        self, encoder: Encoder, cache: VectorCache, close: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(encoder)
         self.kind, self.model, self.adapter = encoder.kind, encoder.model, encoder.adapter
         self.options, self.tolerance = encoder.options, encoder.tolerance
         self.workers = encoder.workers
         self._encoder = encoder
         self._cache = cache
+        self._close: Callable[[], None] | None = close or encoder.close
 
     def encode_texts(self, batch: Sequence[str]) -> Floats:
         """See `Encoder`."""
@@ -143,7 +146,9 @@ class CachedEncoder(EncoderOver):
 
     def close(self) -> None:
         """See `Encoder`."""
-        self._encoder.close()
+        close, self._close = self._close, None
+        if close is not None:
+            close()
 
 
 def _distinct_missing(batch: Sequence[str], rows: Sequence[Floats | None]) -> list[str]:

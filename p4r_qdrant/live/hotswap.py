@@ -30,6 +30,11 @@ class Current(Generic[Part]):
         """The object that a new call would use. It can be replaced and closed at any moment."""
         return self._held.part
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call uses it now."""
+        return not self._held.calls
+
     @contextmanager
     def in_use(self) -> Iterator[Part]:
         """The object for one call. It stays open until the call ends."""

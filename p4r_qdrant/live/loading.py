@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from p4r_qdrant.encoder.adapter import tuned_history
@@ -63,9 +65,35 @@ def encoder_for_index(settings: EncoderSettings, made_with: IndexMetadata) -> En
     return encoder
 
 
-def caching(load: LoadEncoder, cache: VectorCache) -> LoadEncoder:
-    """`load`, whose encoders take the vectors of texts that were encoded before from `cache`."""
-    return lambda made_with: CachedEncoder(load(made_with), cache)
+class SharedEncoders:
+    """A `LoadEncoder` that loads each encoder once, for all that use it at the same time.
+
+    They take the vectors of texts that were encoded before from `cache`, and close what they got;
+    the encoder itself is closed after the last one. Thread-safe.
+    """
+
+    def __init__(self, load: LoadEncoder, cache: VectorCache) -> None:
+        self._load = load
+        self._cache = cache
+        self._held: dict[tuple[str, ...], tuple[Encoder, int]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, made_with: IndexMetadata) -> Encoder:
+        """The encoder of an index. Raises what `load` raises."""
+        own = made_with
+        key = (own.fingerprint, own.kind, own.model, own.adapter, own.options)
+        with self._lock:  # others wait: it may be the same one
+            encoder, users = self._held.get(key) or (self._load(made_with), 0)
+            self._held[key] = encoder, users + 1
+        return CachedEncoder(encoder, self._cache, partial(self._give_back, key))
+
+    def _give_back(self, key: tuple[str, ...]) -> None:
+        with self._lock:
+            encoder, users = self._held.pop(key)
+            if users > 1:
+                self._held[key] = encoder, users - 1
+                return
+        encoder.close()
 
 
 def history_for_index(settings: Settings, metadata: IndexMetadata) -> HistorySettings:

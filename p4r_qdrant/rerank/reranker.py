@@ -17,8 +17,8 @@ from p4r_qdrant.live.hotswap import Current
 from p4r_qdrant.live.loading import (
     HistoryOf,
     LoadEncoder,
+    SharedEncoders,
     always,
-    caching,
     encoder_for_index,
     history_for_index,
 )
@@ -99,7 +99,7 @@ class PersonaReranker:
                 index,
                 history=partial(history_for_index, settings),
                 rerank=settings.rerank,
-                load_encoder=caching(
+                load_encoder=SharedEncoders(
                     load_encoder or partial(encoder_for_index, settings.encoder),
                     VectorCache(settings.encoder.cache_mb),
                 ),

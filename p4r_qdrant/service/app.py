@@ -37,8 +37,8 @@ from p4r_qdrant.service import (
     why_not,
 )
 from p4r_qdrant.service.middleware import Requests
-from p4r_qdrant.service.security import Access, TellsBecause, admin, reader
-from p4r_qdrant.service.state import Service, service
+from p4r_qdrant.service.security import Access, TellsBecause, admin, operator
+from p4r_qdrant.service.state import Service, service, whole_service
 from p4r_qdrant.service.studio import pages as studio
 from p4r_qdrant.service.studio.desk import Desk
 from p4r_qdrant.service.studio.evidence import Evidence
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
 
 Served = Annotated[Service, Depends(service)]
+Whole = Annotated[Service, Depends(whole_service)]
 
 MANY = 2000
 """Candidates of a request from which its answer is written on another thread."""
@@ -120,6 +121,7 @@ def create_app(
         metrics=served.metrics,
         settings=own,
         tracing=served.tracing,
+        has_tenants=served.tenants is not None,
     )
     if own.origins:
         app.add_middleware(
@@ -161,7 +163,7 @@ def _add_rerank(app: FastAPI) -> None:
         If Qdrant or the encoder fails or misses the deadline, the answer keeps the generator's
         order, with `degraded: true` and the reason.
         """
-        served: Service = request.app.state.service
+        served = await service(request)
         rankings, why = await served.ranker.rerank(body)
         reasons = sorted(set(filter(None, why)))
         candidates = sum(len(user.candidates) for user in body.users)
@@ -228,7 +230,7 @@ def _add_operations(app: FastAPI) -> None:
         responses={503: {"model": ReadyAnswer, "description": "Not ready"}},
         response_model=ReadyAnswer,
     )
-    async def readyz(served: Served) -> Response:
+    async def readyz(served: Whole) -> Response:
         """Whether rankings can be answered: the index answers and the encoder is loaded."""
         reachable = await served.in_thread(served.backend.is_reachable)
         encoder = served.backend.encoder_state
@@ -246,12 +248,12 @@ def _add_operations(app: FastAPI) -> None:
 
     @app.get(
         "/metrics",
-        dependencies=[Depends(reader)],
+        dependencies=[Depends(operator)],
         tags=["operations"],
         response_class=Response,
         responses=problems.responses() | {200: {"content": {"text/plain": {}}}},
     )
-    async def metrics(served: Served) -> Response:
+    async def metrics(served: Whole) -> Response:
         """Metrics in the text format of Prometheus."""
         await served.measure()
         return Response(served.metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -16,12 +16,12 @@ from p4r_qdrant.errors import (
     P4RError,
     for_log,
 )
-from p4r_qdrant.index.opening import open_versions
+from p4r_qdrant.index.opening import open_tenants, open_versions
 from p4r_qdrant.index.server.cluster import NodeState, node_states
 from p4r_qdrant.index.versions import Version, Versions
 from p4r_qdrant.live.following import Following
 from p4r_qdrant.live.hotswap import Current
-from p4r_qdrant.live.loading import LoadEncoder, caching, encoder_for_index
+from p4r_qdrant.live.loading import LoadEncoder, SharedEncoders, encoder_for_index
 from p4r_qdrant.schemas.operations import EncoderState
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.settings import Settings
@@ -41,16 +41,29 @@ class Backend:
     collection, a wrong key, another encoder.
     """
 
-    def __init__(self, settings: Settings, load_encoder: LoadEncoder | None = None) -> None:
-        """`load_encoder` replaces the encoder that the settings and the index name."""
+    def __init__(
+        self,
+        settings: Settings,
+        load_encoder: LoadEncoder | None = None,
+        beside: Backend | None = None,
+    ) -> None:
+        """`load_encoder` replaces the encoder that the settings and the index name.
+
+        beside: a backend of another tenant, whose encoders and cache are used.
+        """
         self.settings = settings
         self.encoder_state = EncoderState.LOADING
         own = settings.qdrant
         self._follow_s = own.refresh_s if "refresh_s" in own.model_fields_set else KEEP_UP_S
-        self.cache = VectorCache(settings.encoder.cache_mb)
+        self.cache: VectorCache = beside.cache if beside else VectorCache(settings.encoder.cache_mb)
         """Vectors of texts; it outlives versions, and the encoder that each of them loads."""
         load = load_encoder or partial(encoder_for_index, settings.encoder)
-        self._load_encoder = caching(load, self.cache)
+        self._load_encoder: LoadEncoder = (
+            beside._load_encoder if beside else SharedEncoders(load, self.cache)
+        )
+        self._is_for_all = settings.index.tenants and not settings.index.tenant
+        """Whether it has no index of its own, and only opens those of tenants."""
+        self._are_known = False
         self._versions: Versions | None = None
         self._current: Current[Live] | None = None
         self._following: Following[Live] | None = None
@@ -61,8 +74,10 @@ class Backend:
     def open(self) -> bool:
         """Open the live version. False if Qdrant cannot be reached. Raises InputError."""
         with self._opening:
-            if self._current is not None:
+            if self.is_open:
                 return True
+            if self._is_for_all:
+                return self._know_tenants()
             try:
                 self._versions = self._versions or open_versions(self.settings)
                 live = self._open_live(self._versions)
@@ -75,6 +90,21 @@ class Backend:
             )
             self._current = current
         _log.info("reranking from %s", live.index.location)
+        return True
+
+    def of_tenant(self, name: str) -> Backend:
+        """A backend of another tenant, which is not open yet. Raises InputError."""
+        return Backend(self.settings.of_tenant(name), beside=self)
+
+    def _know_tenants(self) -> bool:
+        try:
+            with open_tenants(self.settings) as tenants:
+                tenants.all()
+        except IndexUnavailableError as error:
+            _log.warning("the tenants are not known yet: %s", for_log(error))
+            return False
+        self._are_known = True
+        self.encoder_state = EncoderState.READY  # each tenant loads its own
         return True
 
     def _open_live(self, versions: Versions) -> Live:
@@ -116,7 +146,13 @@ class Backend:
     @property
     def is_open(self) -> bool:
         """Whether the index is open."""
-        return self._current is not None
+        return self._current is not None or self._are_known
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request uses it, and no publish under way lacks a write of this process."""
+        current = self._current
+        return current is None or (current.is_idle and not current.now.written)
 
     def versions(self) -> list[Version]:
         """All versions, the oldest first; empty while the index is not open. Raises P4RError."""
@@ -134,6 +170,8 @@ class Backend:
 
     def load_encoder(self) -> None:
         """Load the encoder now, before a request needs it."""
+        if self._is_for_all:
+            return
         try:
             with self.in_use() as live:
                 live.encoder  # noqa: B018 - loaded at first use
@@ -180,6 +218,10 @@ class Backend:
 
     def is_reachable(self) -> bool:
         """Whether the index answers right now."""
+        if self._is_for_all:
+            with suppress(P4RError):
+                return self._know_tenants()
+            return False
         with suppress(P4RError), self.in_use() as live:
             live.index.get("-")
             return True

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 
 
+_OF_TENANT = re.compile(r"/tenants/([^/]*)((?!/studio(?:/|$))/.*)?", re.DOTALL)
+
+
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -100,8 +103,12 @@ class Requests:
         metrics: Metrics,
         settings: ServiceSettings,
         tracing: Tracing | None = None,
+        *,
+        has_tenants: bool = False,
     ) -> None:
+        """has_tenants: whether a path can begin with /tenants/NAME."""
         self._app = app
+        self._has_tenants = has_tenants
         self._tracing = tracing
         self._metrics = metrics
         self._settings = settings
@@ -118,8 +125,9 @@ class Requests:
         scope["root_path"] = self._settings.root_path
         if f"{path}/".startswith(f"{scope['root_path']}/"):  # a proxy that does not strip it
             path = path.removeprefix(scope["root_path"])
-        scope["path"] = scope["root_path"] + (path.removesuffix("/") or "/")
         state: dict[str, Any] = scope.setdefault("state", {})
+        state["tenant"], path = self._tenant_of(path)
+        scope["path"] = scope["root_path"] + (path.removesuffix("/") or "/")
         state["request_id"] = request_id
         incoming = _Incoming(scope, receive, self._settings)
         status = 500
@@ -158,6 +166,11 @@ class Requests:
             await sorry(scope, receive, answer)
         finally:
             self._log(scope, status, time.perf_counter() - start, crashed=crashed)
+
+    def _tenant_of(self, path: str) -> tuple[str | None, str]:
+        """The tenant that a path names, and the path without it; the studio is of one tenant."""
+        match = _OF_TENANT.fullmatch(path) if self._has_tenants else None
+        return (match[1], match[2] or "/") if match else (None, path)
 
     def _log(self, scope: Scope, status: int, seconds: float, *, crashed: bool) -> None:
         route = getattr(scope.get("route"), "path", "other")

@@ -59,6 +59,11 @@ def unavailable(message: str) -> ProblemError:
     return ProblemError(503, "unavailable", message, {"Retry-After": str(RETRY_AFTER_S)})
 
 
+def unknown_tenant() -> ProblemError:
+    """404: the same answer whether there is no such tenant, or the key is another tenant's."""
+    return ProblemError(404, "unknown_tenant", "there is no such tenant for this key")
+
+
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of a route for the OpenAPI document: `statuses`, and those of every route.
 

@@ -35,13 +35,25 @@ class Found:
 class Ranker:
     """Reranks within the deadline. If a part fails or is late, the generator's order is kept."""
 
-    def __init__(self, backend: Backend, batcher: Batcher, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        batcher: Batcher,
+        metrics: Metrics,
+        threads: RankThreads | None = None,
+    ) -> None:
+        """threads: those of another ranker, which closes them."""
         self._backend = backend
+        self._batcher = batcher
         self._metrics = metrics
         self._settings = backend.settings
-        self.threads = RankThreads(backend.settings.service, metrics)
+        self.threads = threads or RankThreads(backend.settings.service, metrics)
         self._together = Together(self.threads)
         self._resolver = Resolver(backend, batcher, metrics, self.threads)
+
+    def over(self, backend: Backend) -> Ranker:
+        """A ranker over another backend, on the same threads. Its end is `close_own`."""
+        return Ranker(backend, self._batcher, self._metrics, self.threads)
 
     async def rerank(
         self, body: RerankBody, found: Found | None = None
@@ -123,6 +135,10 @@ class Ranker:
     def close(self) -> None:
         """Wait for what is running."""
         self.threads.close()
+        self.close_own()
+
+    def close_own(self) -> None:
+        """Wait for what is being written; the threads stay."""
         self._resolver.close()
 
 

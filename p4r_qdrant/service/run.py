@@ -51,6 +51,7 @@ def serve(
     folder of its maps and its history. `listening_at` is called with the address.
     """
     check_exposure(settings.service)
+    check_tenants(settings, has_background=make_background is not None)
     check_workers(settings, has_background=make_background is not None)
     listening = _listening(settings.service)
     logs.configure()
@@ -60,8 +61,10 @@ def serve(
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         logs.requests.info("listening", extra={"fields": {"address": address}})
-        folder = settings.qdrant.path
-        note = noted(folder, address) if settings.qdrant.url is None else nullcontext()
+        is_one_folder = settings.qdrant.url is None and bool(
+            settings.index.tenant or not settings.index.tenants
+        )
+        note = noted(settings.folder, address) if is_one_folder else nullcontext()
         listening_at(address + settings.service.root_path)
         with note:
             if settings.service.workers > 1:
@@ -88,6 +91,23 @@ def answer(
     config = configured(app, _with_room(backend.settings.service), linger_s=LINGER_S)
     with suppress(KeyboardInterrupt):  # Ctrl-C
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def check_tenants(settings: Settings, *, has_background: bool = False) -> None:
+    """Raise InputError unless what is asked for fits an index with tenants, or one without."""
+    own, index = settings.service, settings.index
+    if not index.tenants:
+        if own.tenant_keys or own.tenant_admin_keys:
+            raise InputError(
+                "P4R_SERVICE__TENANT_KEYS binds keys to tenants, and P4R_INDEX__TENANTS is not set"
+            )
+        return
+    if not index.tenant and (own.studio or has_background):
+        what = "the studio" if own.studio else "--artifacts"
+        raise InputError(
+            f"{what} is for one tenant, and none is named: add --tenant NAME, or set "
+            "P4R_INDEX__TENANT"
+        )
 
 
 def check_workers(settings: Settings, *, has_background: bool = False) -> None:

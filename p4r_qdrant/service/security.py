@@ -10,7 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 
 from p4r_qdrant.errors import SettingsError
-from p4r_qdrant.service.problems import ProblemError
+from p4r_qdrant.service.problems import ProblemError, unknown_tenant
 from p4r_qdrant.settings import ServiceSettings
 
 _BEARER = HTTPBearer(auto_error=False, description="P4R_SERVICE__API_KEY or __ADMIN_KEY")
@@ -22,7 +22,13 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 
 def check_exposure(settings: ServiceSettings) -> None:
     """Raise SettingsError if the settings would leave the service open."""
-    keys = settings.api_key or settings.reviewer_key or settings.admin_key
+    keys = (
+        settings.api_key
+        or settings.reviewer_key
+        or settings.admin_key
+        or settings.tenant_keys
+        or settings.tenant_admin_keys
+    )
     if keys and settings.allow_anonymous:
         raise SettingsError(
             "API keys are configured, but P4R_SERVICE__ALLOW_ANONYMOUS=true allows access without "
@@ -54,9 +60,14 @@ class Access:
         self._reader = _bytes(settings.api_key)
         self._reviewer = _bytes(settings.reviewer_key)
         self._admin = _bytes(settings.admin_key)
+        self._bound: list[tuple[bytes, str, Role]] = [
+            (key.encode(), tenant, role)
+            for role, pairs in settings.bound_keys.items()
+            for tenant, key in pairs
+        ]
 
     def role(self, key: str) -> Role | None:
-        """What a key allows; None if the service does not know it."""
+        """What a key of all tenants allows; None if the service does not know it."""
         given = key.encode(errors="replace")
         keys = {"admin": self._admin, "reviewer": self._reviewer, "reader": self._reader}
         found: list[Role] = [one for one in _ROLES if _same(given, keys[one])]
@@ -64,14 +75,41 @@ class Access:
 
     def tells_because(self, credentials: HTTPAuthorizationCredentials | None) -> bool:
         """Whether a caller is told which items of a stored user's history made a score."""
-        is_admin = self._anonymous or _same(_given(credentials), self._admin)
+        given = _given(credentials)
+        is_admin = self._anonymous or _same(given, self._admin) or self._of(given)[1] == "admin"
         return is_admin or self._tells_because
 
-    def check(self, credentials: HTTPAuthorizationCredentials | None, *, admin: bool) -> None:
-        """Raise ProblemError (401, 403) if the key does not allow the request."""
+    def _of(self, given: bytes) -> tuple[str, Role | None]:
+        """The tenant to whom a key is bound, and what it allows there."""
+        found = [(tenant, role) for key, tenant, role in self._bound if _same(given, key)]
+        return found[0] if found else ("", None)
+
+    def check(
+        self,
+        request: Request,
+        credentials: HTTPAuthorizationCredentials | None,
+        *,
+        admin: bool,
+        of_all: bool = False,
+    ) -> None:
+        """Raise ProblemError (401, 403, 404) if the key does not allow the request.
+
+        A key that is bound to a tenant sets the tenant of the request. of_all: the route tells
+        something of all tenants.
+        """
         if self._anonymous:
             return
         role = self.role(credentials.credentials if credentials else "")
+        if role is None and self._bound:
+            bound, role = self._of(_given(credentials))
+            if role is not None:
+                if request.state.tenant not in (None, bound):
+                    raise unknown_tenant()
+                request.state.tenant = bound
+                if of_all:
+                    raise ProblemError(
+                        403, "forbidden", "this route needs a key that is bound to no tenant"
+                    )
         if role is None:
             what = "unknown" if credentials else "missing"
             raise ProblemError(
@@ -88,12 +126,17 @@ class Access:
 
 async def reader(request: Request, credentials: Credentials) -> None:
     """Dependency of routes that accept either key."""
-    request.app.state.access.check(credentials, admin=False)
+    request.app.state.access.check(request, credentials, admin=False)
+
+
+async def operator(request: Request, credentials: Credentials) -> None:
+    """Dependency of routes that tell something of all tenants: keys of single ones do not do."""
+    request.app.state.access.check(request, credentials, admin=False, of_all=True)
 
 
 async def admin(request: Request, credentials: Credentials) -> None:
     """Dependency of routes that accept the admin key only."""
-    request.app.state.access.check(credentials, admin=True)
+    request.app.state.access.check(request, credentials, admin=True)
 
 
 async def tells_because(request: Request, credentials: Credentials) -> bool:
@@ -102,7 +145,7 @@ async def tells_because(request: Request, credentials: Credentials) -> bool:
     One for both, because FastAPI solves each dependency anew for every request.
     """
     access: Access = request.app.state.access
-    access.check(credentials, admin=False)
+    access.check(request, credentials, admin=False)
     return access.tells_because(credentials)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext, suppress
+from copy import copy
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from fastapi import Request
@@ -21,7 +23,9 @@ from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.ranking import Ranker
 from p4r_qdrant.service.request import FailedError
+from p4r_qdrant.service.tenants import Tenants
 from p4r_qdrant.settings import OPENAI_HOST
+from p4r_qdrant.users.records import JobState
 
 if TYPE_CHECKING:
     from p4r_qdrant.service.tracing import Tracing
@@ -82,6 +86,7 @@ class Service:
         backend.cache.counted = self.metrics.count_cached
         self.background = background
         self.ranker = Ranker(backend, self.batcher, self.metrics)
+        self.tenants = Tenants(self) if backend.settings.index.tenants else None
         self._threads = ThreadPoolExecutor(SIDE_THREADS, thread_name_prefix="p4r-side")
         # One thread: more of them would only hold more memory, for parsing holds the interpreter.
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="p4r-parse")
@@ -94,6 +99,19 @@ class Service:
         if self.background is not None:
             await asyncio.to_thread(self.background.start)
         self._keeping_up = asyncio.create_task(self.backend.keep_up_forever(self._note_state))
+        if self.tenants is not None:
+            self.tenants.start()
+
+    def over(self, backend: Backend) -> Service:
+        """The same service over another backend: with the same threads, batches and metrics."""
+        own = copy(self)
+        own.backend, own.ranker = backend, self.ranker.over(backend)
+        return own
+
+    @property
+    def _all(self) -> list[Service]:
+        """The service itself, and those of open tenants."""
+        return [self, *(self.tenants.services if self.tenants else ())]
 
     async def close(self) -> None:
         """Stop the background tasks, finish writes, and close the index."""
@@ -103,6 +121,8 @@ class Service:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self.background is not None:
             await asyncio.to_thread(self.background.stop)
+        if self.tenants is not None:
+            await self.tenants.close()
         await self.batcher.close()
         await asyncio.to_thread(self.ranker.close)
         await asyncio.to_thread(self._parser.shutdown)
@@ -136,12 +156,17 @@ class Service:
     def _note_state(self) -> None:
         self.metrics.count_failovers()
         self.metrics.set_nodes(self.backend.nodes.values())
-        self.metrics.behind.set(bool(self.backend.problem))
+        self.metrics.behind.set(any(one.backend.problem for one in self._all))
 
     async def _count_jobs(self) -> None:
-        with suppress(P4RError), self.backend.in_use() as live:
-            counts = await self.in_thread(live.users.jobs.counts)
-            self.metrics.set_jobs(counts)
+        together: Counter[JobState] = Counter({"waiting": 0, "failed": 0})
+        counted = False
+        for one in self._all:  # of all open tenants together: no label for each
+            with suppress(P4RError), one.backend.in_use() as live:
+                together.update(await self.in_thread(live.users.jobs.counts))
+                counted = True
+        if counted:
+            self.metrics.set_jobs(dict(together))
 
     @asynccontextmanager
     async def within_deadline(self) -> AsyncIterator[None]:
@@ -184,7 +209,15 @@ class Service:
             ) from None
 
 
-async def service(request: Request) -> Service:
-    """Dependency: the service that answers a request."""
+async def whole_service(request: Request) -> Service:
+    """Dependency: the service itself, whatever tenant a request concerns."""
     served: Service = request.app.state.service
     return served
+
+
+async def service(request: Request) -> Service:
+    """Dependency: the service that answers a request, of the tenant that it concerns."""
+    served: Service = request.app.state.service
+    if served.tenants is None:
+        return served
+    return await served.tenants.of(request.state.tenant)

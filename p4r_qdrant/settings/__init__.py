@@ -8,7 +8,7 @@ they belong to the tests. `Settings.catalogue()` lists every setting with its de
 from p4r_qdrant.settings.catalogue import Setting
 from p4r_qdrant.settings.collaborative import CollaborativeSettings
 from p4r_qdrant.settings.encoder import EncoderSettings, HistorySettings
-from p4r_qdrant.settings.index import IndexSettings, QdrantSettings
+from p4r_qdrant.settings.index import IndexSettings, QdrantSettings, is_tenant_name
 from p4r_qdrant.settings.llm import OPENAI_HOST, LLMSettings, LLMStepSettings, StepModel
 from p4r_qdrant.settings.loading import CONFIG_FILE, TENANTS, Settings, naming_tenant
 from p4r_qdrant.settings.reasoning import ReasoningSettings
@@ -34,5 +34,6 @@ __all__ = [
     "Settings",
     "StepModel",
     "TrainingSettings",
+    "is_tenant_name",
     "naming_tenant",
 ]

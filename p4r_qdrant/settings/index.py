@@ -162,8 +162,13 @@ NO_TENANT_NAME = (
 )
 
 
+def is_tenant_name(text: str) -> bool:
+    """Whether a text can be the name of a tenant."""
+    return TENANT_NAME.fullmatch(text) is not None
+
+
 def _check_tenant(name: str) -> str:
-    if name and not TENANT_NAME.fullmatch(name):
+    if name and not is_tenant_name(name):
         raise ValueError(NO_TENANT_NAME)
     return name
 

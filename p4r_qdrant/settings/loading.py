@@ -30,9 +30,9 @@ from p4r_qdrant.settings.collaborative import CollaborativeSettings
 from p4r_qdrant.settings.encoder import EncoderSettings, HistorySettings
 from p4r_qdrant.settings.index import (
     NO_TENANT_NAME,
-    TENANT_NAME,
     IndexSettings,
     QdrantSettings,
+    is_tenant_name,
 )
 from p4r_qdrant.settings.llm import LLMSettings
 from p4r_qdrant.settings.reasoning import ReasoningSettings
@@ -94,7 +94,7 @@ class Settings(BaseSettings):
 
     def of_tenant(self, name: str) -> Settings:
         """The same settings for another tenant. Raises InputError for what is no name of one."""
-        if not TENANT_NAME.fullmatch(name):
+        if not is_tenant_name(name):
             raise InputError(NO_TENANT_NAME)
         index = self.index.model_copy(update={"tenant": name})
         return self.model_copy(update={"index": index})
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
 @contextmanager
 def naming_tenant(name: str) -> Iterator[None]:
     """Context manager: settings that are loaded in it mean this tenant. Raises InputError."""
-    if not TENANT_NAME.fullmatch(name):
+    if not is_tenant_name(name):
         raise InputError(f"--tenant: {NO_TENANT_NAME}")
     token = _NAMED.set(name)
     try:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 
+from p4r_qdrant.settings.index import is_tenant_name
 from p4r_qdrant.settings.section import OptionalSecret, Section, is_this_machine
 
+SHORTEST_KEY = 16
+"""Least length of a key that is bound to a tenant."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 
 
@@ -24,6 +27,24 @@ def _check_origins(text: str) -> str:
                 "without a path"
             )
     return text
+
+
+def _bound_keys(text: str) -> list[tuple[str, str]]:
+    """(tenant, key) of each pair."""
+    pairs = (one.strip().partition("=") for one in text.split(",") if one.strip())
+    return [(name.strip(), key.strip()) for name, _, key in pairs]
+
+
+def _check_tenant_keys(keys: SecretStr | None) -> SecretStr | None:
+    pairs = _bound_keys(keys.get_secret_value()) if keys else []
+    if any(not is_tenant_name(name) or len(key) < SHORTEST_KEY for name, key in pairs):
+        raise ValueError(
+            f"keys of tenants look like shop-a=KEY,shop-b=KEY, each of {SHORTEST_KEY} characters "
+            "or more"
+        )
+    if len({key for _, key in pairs}) < len(pairs):
+        raise ValueError("one key is bound to two tenants")
+    return keys
 
 
 def _check_root_path(path: str) -> str:
@@ -48,6 +69,20 @@ class ServiceSettings(Section):
     )
     admin_key: OptionalSecret = Field(
         None, description="Key that also allows writing items and writing and reading users."
+    )
+    tenant_keys: Annotated[OptionalSecret, AfterValidator(_check_tenant_keys)] = Field(
+        None,
+        description="Reading keys that are bound to tenants, as in shop-a=KEY,shop-b=KEY: each "
+        "reaches its tenant alone.",
+    )
+    tenant_admin_keys: Annotated[OptionalSecret, AfterValidator(_check_tenant_keys)] = Field(
+        None, description="Admin keys that are bound to tenants, in the same form."
+    )
+    max_tenants: int = Field(
+        100,
+        ge=1,
+        description="Tenants that one process has open at the same time. One without requests is "
+        "closed for another; if there is none, the further one gets status 503.",
     )
     allow_anonymous: bool = Field(
         False, description="Require no key. Allowed only if `host` is this machine."
@@ -143,6 +178,16 @@ class ServiceSettings(Section):
         False,
         description="Send OpenTelemetry spans to the address in OTEL_EXPORTER_OTLP_ENDPOINT.",
     )
+
+    @property
+    def bound_keys(self) -> dict[Literal["reader", "admin"], list[tuple[str, str]]]:
+        """(tenant, key) of the keys that are bound to tenants, by what they allow."""
+        return {
+            "reader": _bound_keys(self.tenant_keys.get_secret_value()) if self.tenant_keys else [],
+            "admin": _bound_keys(self.tenant_admin_keys.get_secret_value())
+            if self.tenant_admin_keys
+            else [],
+        }
 
     @property
     def origins(self) -> list[str]:

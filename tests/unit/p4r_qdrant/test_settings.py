@@ -16,6 +16,7 @@ from p4r_qdrant.settings.loading import known_names
 from tests.support.environment import clear_settings
 
 KEY = "s3cr3t-k3y"
+BOUND = f"shop-a={KEY}-{KEY}"
 
 FIELDS = "price=float, offers[].stock=bool"
 EVERY: dict[str, tuple[str, Any]] = {
@@ -140,6 +141,9 @@ EVERY: dict[str, tuple[str, Any]] = {
     "P4R_SERVICE__API_KEY": (KEY, SecretStr(KEY)),
     "P4R_SERVICE__REVIEWER_KEY": (KEY, SecretStr(KEY)),
     "P4R_SERVICE__ADMIN_KEY": (KEY, SecretStr(KEY)),
+    "P4R_SERVICE__TENANT_KEYS": (BOUND, SecretStr(BOUND)),
+    "P4R_SERVICE__TENANT_ADMIN_KEYS": (BOUND, SecretStr(BOUND)),
+    "P4R_SERVICE__MAX_TENANTS": ("7", 7),
     "P4R_SERVICE__ALLOW_ANONYMOUS": ("true", True),
     "P4R_SERVICE__DEADLINE_MS": ("250", 250),
     "P4R_SERVICE__WORKERS": ("2", 2),
