@@ -215,11 +215,6 @@ _STORE: dict[str, Callable[[UserStore], Any]] = {
         for one in USERS
         for at, item in enumerate(ITEMS)
     ],
-    "stored": lambda users: [
-        found.load().vector
-        for one in USERS
-        if users.user_vectors([one]) and (found := users.stored(one)) is not None
-    ],
     "stream": lambda users: sorted(users.stream(), key=lambda one: one.key),
     "jobs.all": lambda users: list(users.jobs.all()),
     "jobs.due": lambda users: users.jobs.due(100),
@@ -304,7 +299,7 @@ WRITES: dict[str, Callable[[Opened], Any]] = {
 
 ELSEWHERE = {
     PersonaIndex: {"repaired", "close", "check_fields", "optimize", "purge", "refresh"}
-    | {"best_personas_of", "record_typical_user", "check_collaborative"},
+    | {"record_typical_user", "check_collaborative"},
     UserStore: {"close", "purge", "erase_here", "look_up", "vector_of"},
     Versions: {"close", "open", "open_live", "beside", "of", "first", "named", "missing"}
     | {"make_live", "nothing_live", "old", "check_switch", "unname"},

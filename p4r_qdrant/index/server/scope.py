@@ -123,8 +123,6 @@ class Scope:
                 one.filter.CopyFrom(self.message_filter(one.filter))
                 for prefetch in one.prefetch:
                     prefetch.filter.CopyFrom(self.message_filter(prefetch.filter))
-                if keyed and one.HasField("lookup_from"):
-                    one.lookup_from.shard_key_selector.CopyFrom(self._selector)
             if keyed:
                 one.shard_key_selector.CopyFrom(self._selector)
         return own

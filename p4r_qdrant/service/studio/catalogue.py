@@ -255,7 +255,9 @@ def _cards(
             None if vector is None else live.index.nearest_items(vector, NEAREST, exclude=[item_id])
         )
         count = int(one.fields.get(EVIDENCE_COUNT) or 0)
-        won = wins.of(point_id(item_id, number), one) if wins is not None else None
+        won = (
+            wins.of(live.index.engine.point_id(item_id, number), one) if wins is not None else None
+        )
         cards.append(PersonaCard(one, count, nearest, quotes.get(one.persona_id, ()), won))
     return cards
 
