@@ -180,6 +180,9 @@ _INDEX: dict[str, Callable[[PersonaIndex], Any]] = {
     "collaborative_scores": lambda index: _if_any(
         index, lambda: index.collaborative_scores([_history()], [ITEMS])
     ),
+    "collaborative_products": lambda index: _if_any(
+        index, lambda: index.collaborative_products(_history(), ITEMS)
+    ),
     "collaborative_nearest": lambda index: _if_any(
         index, lambda: index.collaborative_nearest(_history(), 10)
     ),
