@@ -72,21 +72,16 @@ def promote(collection: Collection) -> int:
 
 
 def demolish(collection: Collection) -> None:
-    """Delete the shard of the tenant of a collection's scope, if it has one."""
+    """Delete the shard of the tenant of a collection's scope, if it has one and that is empty."""
     info = collection.info()
     if info.config.params.sharding_method != models.ShardingMethod.CUSTOM:
         return
     tenant = collection.scope.tenant
-    if states(collection).get(tenant):
+    if states(collection).get(tenant) and not collection.count():
         api = collection.client.http.distributed_api
         gone = models.DropShardingKey(shard_key=tenant)
         drop = partial(api.delete_shard_key, collection.name, drop_sharding_key=gone)
         collection.connection.call(drop)
-
-
-def own_shards(collection: Collection) -> int:
-    """The number of shards that the tenant of a collection's scope has for itself."""
-    return len(states(collection).get(collection.scope.tenant, ()))
 
 
 def _cluster(collection: Collection) -> models.CollectionClusterInfo:

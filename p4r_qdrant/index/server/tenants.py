@@ -34,7 +34,11 @@ class ServerTenants(Tenants):
         return self._register(name).add()
 
     def forget(self, name: str) -> None:
-        """See `Tenants`."""
+        """See `Tenants`. Shards that it had for itself go too: they are empty now."""
+        listed = self._connection.call(self._connection.client.get_collections).collections
+        for one in listed:
+            if one.name.startswith(f"{self._settings.qdrant.collection}-"):
+                sharding.demolish(self._collection(one.name, name))
         self._register(name).forget()
 
     def promote(self, name: str) -> dict[str, int]:
@@ -44,12 +48,6 @@ class ServerTenants(Tenants):
         names = [*versions, *others, f"{self._settings.qdrant.collection}-interactions"]
         held = (self._collection(one, name) for one in names)
         return {one.name: sharding.promote(one) for one in held if one.exists()}
-
-    def demolish(self, name: str, collections: list[str]) -> None:
-        """Delete the shards that a tenant has for itself, with all that is in them."""
-        for one in collections:
-            if (own := self._collection(one, name)).exists():
-                sharding.demolish(own)
 
     def close(self) -> None:
         """See `Tenants`."""

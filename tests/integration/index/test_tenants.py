@@ -29,6 +29,7 @@ from p4r_qdrant.settings import naming_tenant
 from p4r_qdrant.users.tenants import drop_tenant
 from tests.support.engines import on_server, opened
 from tests.support.hash_encoder import HashEncoder
+from tests.support.private_qdrant import private_cluster
 from tests.support.tenants import (
     DIMENSION,
     WRITES,
@@ -132,8 +133,8 @@ def _bytes_of(one: Opened) -> Any:
             points, _ = client.scroll(each.name, limit=1000, with_vectors=True)
             mine = [one for one in points if (one.payload or {})["tenant"] == own.index.tenant]
             found[each.name] = sorted(point.model_dump_json() for point in mine)
+    found = {name: points for name, points in found.items() if points}
     assert len(found) == 5
-    assert all(found.values())
     return found
 
 
@@ -191,6 +192,48 @@ def test_a_publish_of_one_tenant_does_not_concern_another(shops: tuple[Opened, O
             a.versions.drop(name)
     with pytest.raises(InputError, match="no earlier version"):
         b.versions.roll_back()
+
+
+# --- a shard of its own ---------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_a_promoted_tenant_has_shards_of_its_own(tmp_path: Path) -> None:
+    def shards(name: str) -> set[str]:
+        info = node.server.request("GET", f"/collections/{name}/cluster")["result"]
+        return {one["shard_key"] for one in info["local_shards"]}
+
+    with private_cluster(tmp_path, 1) as [node], two_shops(on_server(node.server, "p")) as (a, b):
+        before = a.seen(), b.seen()
+        version = a.index.version
+        names = [version, f"{version}-columns", f"{version}-users", "p-interactions"]
+        assert all(shards(one) == {"shared"} for one in names)
+        with open_tenants(a.shop.settings) as tenants:
+            moved = tenants.promote("shop-a")
+            assert moved.keys() == set(names)
+            assert all(moved.values())
+            assert tenants.promote("shop-a") == moved, "as after a kill"
+        assert all(shards(one) == {"shared", "shop-a"} for one in names)
+        assert (a.seen(), b.seen()) == before
+        for shared in names:  # the copies in the shared shards are gone
+            where = {"filter": {"must": [{"key": "tenant", "match": {"value": "shop-a"}}]}}
+            path = f"/collections/{shared}/points/count"
+            found = node.server.request("POST", path, {**where, "shard_key": "shared"})
+            assert found["result"]["count"] == 0
+        check_apart(a, b, ["load", "delete_item", "add", "erase", "write_collaborative", "finish"])
+        stored = _bytes_of(b)
+        drop_tenant(a.shop.settings)
+        assert _bytes_of(b) == stored
+        assert all(shards(one) == {"shared"} for one in names)
+
+
+def test_a_single_server_has_no_shards_to_give(index_settings: Settings) -> None:
+    own = tenant(index_settings, "shop-a")
+    add(own)
+    opened(own).close()
+    expected = "no cluster" if own.qdrant.url else "has a folder of its own already"
+    with open_tenants(own) as tenants, pytest.raises(InputError, match=expected):
+        tenants.promote("shop-a")
 
 
 # --- bad input ------------------------------------------------------------------------------------
