@@ -201,6 +201,8 @@ def print_added(added: Added) -> None:
         what = f"decisions, rules or the policy withhold all {added.withheld} new personas"
     elif added.withheld:
         what += f" ({added.withheld} others withheld)"
+    if added.notice:
+        what += f" ({added.notice})"
     state = "written" if added.written else "unchanged"
     out.say(f"{added.item_id}  {added.problem or f'{what}, {state}'}")
 

@@ -15,6 +15,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from indexer.artifacts.lines import parse_line
 from indexer.indexing.items import ItemIndexer
@@ -38,7 +39,7 @@ class Added:
     personas: how many it has now. reviews: how many they rest on. written: whether the index
     changed. problem: why it got no personas; earlier ones are kept. withheld: how many personas
     decisions of reviewers, rules or the policy of the publish do not let through. is_withheld: all
-    of them; the index has none of it but approved ones of before.
+    of them; the index has none of it but approved ones of before. notice: what else to say.
     """
 
     item_id: str
@@ -48,6 +49,7 @@ class Added:
     problem: str = ""
     is_withheld: bool = False
     withheld: int = 0
+    notice: str = ""
 
 
 class StreamingIndexer:
@@ -143,20 +145,17 @@ class StreamingIndexer:
             written, unchanged = await asyncio.to_thread(self._indexer.index_rows, rows)
         for one in outcomes:
             self._journal.settle(one.item_id, one.reasoned, waits=one.item_id in due)
+            told: dict[str, Any] = {"withheld": one.withheld, "notice": one.notice}
             if one.is_withheld:
                 gone = await asyncio.to_thread(self._reasoner.withdraw, one.item_id)
-                self._reported(
-                    Added(one.item_id, 0, one.notes, gone, is_withheld=True, withheld=one.withheld)
-                )
+                self._reported(Added(one.item_id, 0, one.notes, gone, is_withheld=True, **told))
                 continue
             problem = one.problem
             if not problem and one.item_id not in written | unchanged:
                 problem = "the index refused its personas"
             personas = len(one.row.item.personas) if one.row else 0
             is_written = one.item_id in written
-            self._reported(
-                Added(one.item_id, personas, one.notes, is_written, problem, withheld=one.withheld)
-            )
+            self._reported(Added(one.item_id, personas, one.notes, is_written, problem, **told))
 
     async def _save(self, now: float) -> None:
         """Sync about once a second; write the artifacts now and then."""

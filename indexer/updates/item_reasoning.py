@@ -9,6 +9,7 @@ from typing import Any
 from indexer.artifacts.index_rows import IndexRow
 from indexer.artifacts.journal import Journal, Reasoned
 from indexer.ledger import Ledger
+from indexer.llm import NO_ANSWER
 from indexer.reasoning.answering import Answerer
 from indexer.reasoning.item_steps import ItemSteps
 from indexer.reasoning.step import Question, Sources, Step
@@ -25,6 +26,7 @@ class Outcome:
     row: what to index; None if there are no personas, and then `problem` says why. notes: the
     number of aspect tuples that the personas rest on. withheld: how many of its personas decisions
     of reviewers, rules or the policy of the publish do not let through. is_withheld: all of them.
+    notice: why an earlier answer serves in place of the one to a reviewer's remark.
     """
 
     item_id: str
@@ -34,6 +36,7 @@ class Outcome:
     problem: str = ""
     is_withheld: bool = False
     withheld: int = 0
+    notice: str = ""
 
 
 class ItemReasoner:
@@ -81,8 +84,11 @@ class ItemReasoner:
             problem = "the item has no text and no review with aspects"
             return Outcome(item_id, reasoned, problem=problem)
         values, problem = await self._answers(self._personas, question)
+        if values is None and question.earlier and NO_ANSWER not in problem:
+            values = self._personas.values(question, self.ledger)
         if values is None:
             return Outcome(item_id, reasoned, problem=problem)
+        notice = f"{problem}; the answer without the remark serves" if problem else ""
         reasoned.personas = self._personas.record(question.about, values)
         if reasoned.personas is None:
             return Outcome(item_id, reasoned, problem="the encoder refuses all of its reviews")
@@ -91,11 +97,13 @@ class ItemReasoner:
         screened = self.screening.screened(reasoned.personas)
         if screened is None:
             made = len(reasoned.personas.personas)
-            return Outcome(item_id, reasoned, notes=len(notes), is_withheld=True, withheld=made)
+            return Outcome(
+                item_id, reasoned, notes=len(notes), is_withheld=True, withheld=made, notice=notice
+            )
         fields = payload_fields(item, summary, self.sources.domain.name)
         row = IndexRow(f"item {item_id!r}", screened.item, summary, fields)
         withheld = max(0, len(reasoned.personas.personas) - len(screened.item.personas))
-        return Outcome(item_id, reasoned, row, len(notes), withheld=withheld)
+        return Outcome(item_id, reasoned, row, len(notes), withheld=withheld, notice=notice)
 
     def withdraw(self, item_id: str) -> bool:
         """Take the personas of an item out of the index; approved ones may stay."""

@@ -73,8 +73,9 @@ class Worker:
         self._again = set[str]()
         """Items to reason on although the journal has no new record of them."""
         self.done: Counter[str] = Counter()
-        """Numbers of jobs done, by kind, of jobs "given up" and "put off", and of personas
-        "withheld" by decisions, rules or the policy of the publish."""
+        """Numbers of jobs done, by kind, of jobs "given up" and "put off", of items whose answer
+        to a remark could not be used ("without the remark"), and of personas "withheld" by
+        decisions, rules or the policy of the publish."""
         self.problem = ""
         """Why jobs wait now; empty if they do not."""
 
@@ -232,6 +233,9 @@ class Worker:
             if done is not None and done.withheld:
                 self.done["withheld"] += done.withheld
                 _log.info("item %r: %d personas are withheld", done.item_id, done.withheld)
+            if done is not None and done.notice:
+                self.done["without the remark"] += 1
+                _log.warning("item %r: %s", done.item_id, done.notice)
             if done is not None and done.problem:
                 await self._fail(store, job, done.problem)
             else:

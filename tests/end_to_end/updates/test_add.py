@@ -73,8 +73,8 @@ class Shop:
         self.refusals = Refusals()
         path.mkdir(exist_ok=True)
 
-    def add(self, lines: Iterable[bytes], settle_s: float = 0.0) -> list[Added]:
-        """Run to the end of the input; what was told of each item."""
+    def add(self, lines: Iterable[bytes], settle_s: float = 0.0, again: str = "") -> list[Added]:
+        """Run to the end of the input, and reason on one item again; what was told of each item."""
         self.told = []
         self.refusals = Refusals()
         settings = LLMSettings(base_url=self.llm.url, attempts=2)
@@ -97,6 +97,8 @@ class Shop:
             Journal(folder) as journal,
             opened(embedded(self.path.with_suffix(".index")), self.encoder.dimension) as index,
         ):
+            if again:
+                journal.ask_again(again)
             asyncio.run(go())
         return self.told
 
@@ -198,6 +200,25 @@ def test_a_new_review_is_reasoned_on_alone_and_voids_the_alignments_of_its_item(
     for one in read(shop.path / "personas.jsonl"):
         assert (one == others[one["item_id"]]) == (one["item_id"] != item)
     assert [one["item_id"] for one in read(path)] == sorted(KNOWN - {item})
+
+
+def test_an_unusable_answer_to_a_remark_leaves_the_earlier_one(
+    shop: Shop, llm: ScriptedLLM
+) -> None:
+    shop.add(ALL)
+    item, before = ITEMS[0]["item_id"], shop.indexed()
+    decide(shop.path, "ask", item, next(iter(in_review(shop.path, item))), remark="Less bread.")
+
+    def sulking(call: Call) -> Reply:
+        return says("nonsense") if "Less bread." in str(call.body) else obliging(call)
+
+    llm.script = sulking
+    (told,) = shop.add([], again=item)
+    assert (told.problem, told.written) == ("", False)
+    assert "the answer without the remark serves" in told.notice
+    assert shop.indexed() == before
+    asked = next(one for one in in_review(shop.path, item).values() if one.state == "asked")
+    assert asked.history[0].remark == "Less bread.", "the remark is not lost"
 
 
 def test_the_policy_of_the_publish_holds(shop: Shop) -> None:
