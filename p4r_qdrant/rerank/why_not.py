@@ -21,7 +21,7 @@ from p4r_qdrant.rerank import collaborative
 from p4r_qdrant.rerank.candidates import Scored
 from p4r_qdrant.rerank.changes import Changed, Past, added, left_out
 from p4r_qdrant.rerank.fusion import best_first
-from p4r_qdrant.rerank.ordering import Order, Request, order_candidates, rank_users
+from p4r_qdrant.rerank.ordering import Order, Request, order_candidates
 from p4r_qdrant.rerank.recommending import considered
 from p4r_qdrant.rerank.standard import ROUNDING, Values, standard_columns
 from p4r_qdrant.rerank.users import KnownUser
@@ -162,10 +162,10 @@ def _first_that_lifts(
 ) -> Change | None:
     """The first change that lifts the item, found by applying one after another."""
     for one in changes:
-        [ranking] = rank_users(pair, [one.user], [candidates], request)
-        ranks = [ranked.rank for ranked in ranking.items if ranked.item_id == item_id]
-        if ranks:
-            return Change(one.item_id, one.title, one.adds, ranks[0])
+        first = _ordered(pair, one.user, candidates, request).matches[: request.top]
+        for rank, match in enumerate(first, start=1):
+            if match.item_id == item_id:
+                return Change(one.item_id, one.title, one.adds, rank)
     return None
 
 
