@@ -35,6 +35,7 @@ from rich.table import Table
 
 from indexer.indexing.items import CHUNK, MOST_ITEMS
 from p4r_qdrant import Interaction, Persona, PersonaEncoder, texts
+from p4r_qdrant.encoder.fingerprint import PROBES, TWIN
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.index.batching import batches
 
@@ -57,7 +58,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 8194,
         "type_vocab_size": 1,
         "pad_token_id": 1,
-    }
+    },
+    "tiny": {  # to try the command
+        "vocab_size": 200,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+    },
 }
 
 
@@ -122,10 +133,14 @@ def _random_model(name: str, folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
     torch.manual_seed(0)
-    XLMRobertaModel(XLMRobertaConfig(**ARCHITECTURES[name])).save_pretrained(folder)
-    known = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(set(WORDS))]
+    # Weights so large that different texts get different vectors.
+    config = XLMRobertaConfig(**ARCHITECTURES[name], initializer_range=0.2)
+    XLMRobertaModel(config).save_pretrained(folder)
+    split = pre_tokenizers.Whitespace()
+    probed = [word for text in (*PROBES, TWIN) for word, _ in split.pre_tokenize_str(text)]
+    known = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted({*WORDS, *probed})]
     tokenizer = Tokenizer(models.WordLevel({one: at for at, one in enumerate(known)}, "<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.pre_tokenizer = split
     whole: Any = PreTrainedTokenizerFast
     whole(
         tokenizer_object=tokenizer,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from huggingface_hub import constants
@@ -35,7 +36,7 @@ from p4r_qdrant.whole_files import sync_folder
 
 _log = logging.getLogger(__name__)
 
-_FORM = 1
+_FORM = 2
 """Raise it when the way of exporting changes: exports of another form are made again."""
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "onnxscript", "onnxruntime")
 _FILE = "model.onnx"
@@ -155,7 +156,11 @@ def _export(transformer: Any, inputs: dict[str, torch.Tensor], place: Path) -> N
 
 
 def _quantise(exact: Path, output: Path) -> None:
-    """Weights of matrix products in 8 bits; activations are rounded as they come."""
+    """Weights of matrix products in 8 bits; activations are rounded as they come.
+
+    Products that narrow, from the inner width of a layer to that of the model, stay float32: their
+    activations have single large values, by which all others would be rounded.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -174,8 +179,23 @@ def _quantise(exact: Path, output: Path) -> None:
         weight_type=QuantType.QInt8,
         per_channel=True,
         reduce_range=True,  # without it, processors before VNNI overflow
+        nodes_to_exclude=_narrowing(prepared),
         use_external_data_format=True,
     )
+
+
+def _narrowing(path: Path) -> list[str]:
+    """The products with a weight that has more rows than columns."""
+    graph = onnx.load(path, load_external_data=False).graph
+    shapes = {one.name: tuple(one.dims) for one in graph.initializer}
+    weights = {
+        node.name: shapes[name]
+        for node in graph.node
+        if node.op_type == "MatMul"
+        for name in node.input
+        if len(shapes.get(name, ())) == 2
+    }
+    return [name for name, (rows, columns) in weights.items() if rows > columns]
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 pytest.importorskip("sentence_transformers")
@@ -57,6 +58,16 @@ def test_int8_is_another_encoder(int8: PersonaEncoder, torch_encoder: PersonaEnc
     assert int8.options == {"backend": "onnx-int8"}
     assert cosines(int8, torch_encoder).min() > 1 - int8.tolerance
     assert not np.array_equal(int8.encode_texts(TEXTS), torch_encoder.encode_texts(TEXTS))
+
+
+def test_products_that_narrow_stay_float32(int8: PersonaEncoder, exports: Path) -> None:
+    del int8  # it has made the export
+    [path] = exports.glob("*/model.onnx")
+    graph = onnx.load(path, load_external_data=False).graph
+    shapes = {one.name: tuple(one.dims) for one in graph.initializer}
+    weights = [(one.op_type, shapes.get(one.input[1])) for one in graph.node if len(one.input) > 1]
+    assert [shape for kind, shape in weights if kind == "MatMul" and shape] == [(64, 32)] * 2
+    assert {shape for kind, shape in weights if kind == "MatMulInteger"} == {(32, 32), (32, 64)}
 
 
 def test_the_vector_of_a_text_does_not_depend_on_its_batch(int8: PersonaEncoder) -> None:
