@@ -37,6 +37,9 @@ from p4r_qdrant.index.payload import (
 from p4r_qdrant.index.query import Query, check_query, is_text
 from p4r_qdrant.records import Persona, PersonaMatch, StoredPersona
 
+MOST_SKIPPED = 100
+"""Most items that a search leaves out of what it has found; more are a condition of it."""
+
 MAX_PAGE = 1000
 """Most items of a page of the catalogue."""
 
@@ -408,11 +411,12 @@ class PersonaIndex(CollaborativeIndex):
         [directions], _ = check_query(given, [[]], self.metadata.dimension)
         conditions = self._conditions(filter)
         unwanted = tuple(one for one in dict.fromkeys(exclude) if is_text(one))
-        if unwanted:
+        skipped = frozenset(unwanted if len(unwanted) <= MOST_SKIPPED else ())
+        if len(unwanted) > MOST_SKIPPED:
             conditions.append(Condition(ITEM_ID, unwanted, negated=True))
         if not explain:
-            return matching.nearest_scores(self.engine, directions, limit, conditions)
-        found = matching.nearest_items(self.engine, directions, limit, conditions)
+            return matching.nearest_scores(self.engine, directions, limit, conditions, skipped)
+        found = matching.nearest_items(self.engine, directions, limit, conditions, skipped)
         return found if with_vectors else matching.without_vectors(found)
 
     def _conditions(self, filter: Mapping[str, Any] | None) -> list[Condition]:  # noqa: A002

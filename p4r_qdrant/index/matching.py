@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 
 import numpy as np
@@ -72,14 +72,19 @@ def best_scores(
 
 
 def nearest_items(
-    engine: Engine, directions: Floats, limit: int, conditions: list[Condition]
+    engine: Engine,
+    directions: Floats,
+    limit: int,
+    conditions: list[Condition],
+    skipped: Collection[str] = (),
 ) -> list[PersonaMatch]:
     """The `limit` items of the whole catalogue that are nearest to a user, texts and vectors too.
 
-    directions: (k, dim) float32, of any length; the best one counts.
+    directions: (k, dim) float32, of any length; the best one counts. skipped: a few item ids that
+    are found and left out, which takes half as long as a condition.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        ranking = nearest_scores(engine, directions, limit, conditions)
+        ranking = nearest_scores(engine, directions, limit, conditions, skipped)
         shown = explain(engine, ranking, with_vectors=True)
         if attempt == ATTEMPTS or are_whole(shown, directions):
             break
@@ -87,13 +92,18 @@ def nearest_items(
 
 
 def nearest_scores(
-    engine: Engine, directions: Floats, limit: int, conditions: list[Condition]
+    engine: Engine,
+    directions: Floats,
+    limit: int,
+    conditions: list[Condition],
+    skipped: Collection[str] = (),
 ) -> list[PersonaMatch]:
     """`nearest_items` without texts and vectors."""
     best: BestPoints = {}
     # An item that is among the best overall is among the best of its best direction.
     for vector, length in zip(*unit_directions(directions), strict=True):
-        for item_id, (score, point) in _nearest(engine, vector, limit, conditions).items():
+        near = _nearest(engine, vector, limit, conditions, skipped)
+        for item_id, (score, point) in near.items():
             _keep_better(best, item_id, float(length) * score, point)
     return rank(best, list(best))[:limit]
 
@@ -172,14 +182,22 @@ def _best_of_directions(engine: Engine, query: Query) -> list[BestPoints]:
     return merged
 
 
-def _nearest(engine: Engine, vector: Floats, limit: int, conditions: list[Condition]) -> BestPoints:
+def _nearest(
+    engine: Engine,
+    vector: Floats,
+    limit: int,
+    conditions: list[Condition],
+    skipped: Collection[str],
+) -> BestPoints:
     """The best points of the `limit` nearest items or more, if there are enough items."""
     best: BestPoints = {}
-    requested = 2 * limit  # an item may have several personas among the nearest
+    # An item may have several personas among the nearest.
+    requested = 2 * limit + len(skipped)
     while True:
         points = engine.nearest_points(vector, requested, conditions)
         for score, point, item_id in points:
-            best.setdefault(item_id, (score, point))
+            if item_id not in skipped:
+                best.setdefault(item_id, (score, point))
         if len(best) >= limit or len(points) < requested:
             return best
         requested *= 4
