@@ -28,6 +28,7 @@ from p4r_qdrant.settings import ServiceSettings
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
 from tests.support.hostile_texts import HOSTILE_TEXTS
+from tests.support.maps import record_map
 from tests.support.serving import (
     ADMIN,
     AS_ADMIN,
@@ -273,6 +274,22 @@ def test_reviews_are_quoted_to_an_admin_only(serve: Serve, made: Path) -> None:
     assert "1 review behind it" in text
     assert "0 reviews behind it" in text
     assert "Sailed" not in client.get("/studio/item?id=ships").text
+
+
+def test_items_without_a_title(serve: Serve, tmp_path: Path) -> None:
+    settings, encoder = embedded(tmp_path / "index"), HashEncoder(DIMENSION)
+    make_index(settings)
+    with open_index(settings, encoder=encoder) as index:
+        for item_id in ("ships", "roses"):
+            own = [persona(item_id, 0, f"{item_id} alone")]
+            index.replace_item(item_id, own, encoder.encode_personas(own))
+        record_map(index, tmp_path / "maps", ["ships", "roses"])
+    client = log_in(serve(tmp_path / "index"), READER)
+    client.app.state.studio.artifacts = tmp_path  # type: ignore[attr-defined]
+    for place in ("", "/item?id=ships", "/search?person=roses+alone", "/map/persona?number=1"):
+        answer = client.get(f"/studio{place}")
+        assert (answer.status_code, "roses" in answer.text) == (200, True), place
+    assert "roses" in client.get("/studio/map/selected").text
 
 
 def test_how_often_a_persona_wins_and_how_an_item_changed(serve: Serve, tmp_path: Path) -> None:
