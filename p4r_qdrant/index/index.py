@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from base64 import b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -31,6 +30,7 @@ from p4r_qdrant.index.payload import (
     check_item_id,
     check_owner,
     checked_fields,
+    is_point_id,
     make_points,
     stored_persona,
 )
@@ -42,8 +42,6 @@ MOST_SKIPPED = 100
 
 MAX_PAGE = 1000
 """Most items of a page of the catalogue."""
-
-_POINT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _GONE: tuple[dict[str, Any], Floats | None] = ({}, None)
 """A point that was deleted meanwhile."""
@@ -322,7 +320,7 @@ class PersonaIndex(CollaborativeIndex):
         """
         if not 1 <= limit <= MAX_PAGE:
             raise InputError(f"a page has 1 to {MAX_PAGE} items, not {limit}")
-        if start is not None and not _POINT.fullmatch(start):
+        if start is not None and not is_point_id(start):
             raise InputError("the page begins at something that is no point id; open the first one")
         if not is_text(words):
             raise InputError("the words of the title are not valid Unicode")

@@ -30,6 +30,9 @@ _TAG = re.compile(r"</?[a-zA-Z!][^<>]{0,200}>")
 _WORD = re.compile(r"\w+")
 
 
+_POINT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
 NAME = "name"
 
 
@@ -164,6 +167,11 @@ def point_id(item_id: str, position: int, salt: bytes = b"") -> str:
     the results of a query need no payloads. An engine knows its salt: see `Engine.point_id`.
     """
     return f"{point_prefix(item_id, salt)}{position:02x}"
+
+
+def is_point_id(text: str) -> bool:
+    """Whether a text can be the id of a point."""
+    return _POINT.fullmatch(text) is not None
 
 
 def content_hash(

@@ -1,6 +1,7 @@
 """What one tenant sees and can do, through every way of reading and writing."""
 
 import inspect
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 from p4r_qdrant import Persona, PersonaIndex, Settings
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.user_vector import user_vector
+from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.columns import CollaborativePart, Column
 from p4r_qdrant.index.metadata import IndexMetadata, today
 from p4r_qdrant.index.opening import open_tenants, open_versions
@@ -333,3 +335,18 @@ def not_walked() -> dict[str, list[str]]:
         if missing:
             found[kind.__name__] = sorted(missing)
     return found
+
+
+def check_apart(a: Opened, b: Opened, writes: list[str], at_once: int = 8) -> None:
+    """What `a` writes changes nothing of what `b` sees, and neither reads the other's words."""
+    before = b.seen()
+    for some in batches(writes, at_once):
+        for name in some:
+            WRITES[name](a)
+        after = b.seen()
+        changed = [read for read in before if before[read] != after[read]]
+        assert not changed, f"{some} of one tenant changed what another sees: {changed}"
+        told = json.dumps(a.seen(), default=str)
+        assert b.shop.word not in told, f"after {some} a tenant reads another's words"
+    assert a.shop.word not in json.dumps(before, default=str)
+    assert b.shop.word in json.dumps(before, default=str)

@@ -31,6 +31,7 @@ from tests.support.oracle import Catalogue, assert_congruent
 from tests.support.paths import BOOKSHOP
 from tests.support.private_qdrant import private_servers
 from tests.support.serving import AS_ADMIN, make_app, make_index, persona, with_service
+from tests.support.tenants import WRITES, check_apart, two_shops
 
 FORBIDDEN = {
     "ENABLED": "true",
@@ -172,6 +173,11 @@ def test_an_index_of_an_older_release_gets_the_payload_indexes_that_it_lacks(
             assert index.replace_item("item-1", personas("new", 3), rows(1, 3))
         found = reader.best_personas([USER], [["item-2"]], {"price": {"lt": 3}})
         assert found[0][0].score is not None
+
+
+def test_tenants(strict: PrivateQdrant) -> None:
+    with two_shops(on_server(strict.server, "shops", hnsw=True)) as (a, b):
+        check_apart(a, b, list(WRITES))
 
 
 def test_the_users_and_the_service(settings: Settings, filtered: set[str]) -> None:

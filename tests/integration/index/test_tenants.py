@@ -1,6 +1,5 @@
 """Tenants with the same ids in one index: none sees, changes or erases anything of another."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from p4r_qdrant.errors import (
     SettingsError,
     UnknownTenantError,
 )
-from p4r_qdrant.index.batching import batches
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_tenants, open_versions
 from p4r_qdrant.index.server.scope import Scope
@@ -36,6 +34,7 @@ from tests.support.tenants import (
     Opened,
     Shop,
     add,
+    check_apart,
     not_walked,
     tenant,
     two_shops,
@@ -53,21 +52,6 @@ FAST = settings(
 def shops(index_settings: Settings) -> Iterator[tuple[Opened, Opened]]:
     with two_shops(index_settings) as shops:
         yield shops
-
-
-def check_apart(a: Opened, b: Opened, writes: list[str], at_once: int = 8) -> None:
-    """What `a` writes changes nothing of what `b` sees, and neither reads the other's words."""
-    before = b.seen()
-    for some in batches(writes, at_once):
-        for name in some:
-            WRITES[name](a)
-        after = b.seen()
-        changed = [read for read in before if before[read] != after[read]]
-        assert not changed, f"{some} of one tenant changed what another sees: {changed}"
-        told = json.dumps(a.seen(), default=str)
-        assert b.shop.word not in told, f"after {some} a tenant reads another's words"
-    assert a.shop.word not in json.dumps(before, default=str)
-    assert b.shop.word in json.dumps(before, default=str)
 
 
 def test_the_walk_knows_every_way_of_reading_and_writing() -> None:
