@@ -17,12 +17,14 @@ from indexer.metrics import metric_names, ndcg
 from indexer.pages.rendering import render
 
 ALL = "all data sets"
+"""Those with a number of candidates that more than one of them has."""
 
 
 def pooled(experiments: Sequence[Results]) -> list[dict[str, Any]]:
     """The primary comparisons of each experiment, then of all users for each number of candidates.
 
-    All are corrected together. A number of candidates that an experiment lacks is not pooled.
+    All are corrected together. A number of candidates is pooled over the experiments that have it,
+    if they are two at least.
     """
     rows = [
         {"data": results["name"], "users": len(row["ranks"]["ours"])} | row
@@ -32,7 +34,7 @@ def pooled(experiments: Sequence[Results]) -> list[dict[str, Any]]:
     counts = {row["candidates"] for row in rows}
     for count in sorted(counts):
         own = [row for row in rows if row["candidates"] == count]
-        if len(own) == len(experiments):
+        if len(own) > 1:
             rows.append(_together(count, own))
     corrected = significance.holm([row["against"]["p"] for row in rows]).tolist()
     for row, holm in zip(rows, corrected, strict=True):

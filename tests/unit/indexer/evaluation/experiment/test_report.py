@@ -213,10 +213,13 @@ def test_several_experiments_are_compared_over_all_users() -> None:
     assert first["primary"][0]["against"]["p_holm"] == 0.02, "each report keeps its own"
 
 
-def test_a_number_of_candidates_that_one_lacks_is_not_pooled() -> None:
-    first, second = results(), results()
+def test_a_number_of_candidates_is_pooled_over_those_that_have_it() -> None:
+    first, second, third = results("first"), results("second"), results("third")
     second["primary"][0]["candidates"] = 20
-    assert [row["candidates"] for row in pooled([first, second])] == [10, 20]
+    rows = pooled([first, second, third])
+    assert [(row["data"], row["candidates"]) for row in rows[3:]] == [("all data sets", 10)]
+    assert rows[3]["users"] == rows[0]["users"] + rows[2]["users"]
+    assert len(pooled([first, second])) == 2, "one alone is not pooled"
 
 
 def test_the_page_of_several_experiments() -> None:
