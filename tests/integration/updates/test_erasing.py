@@ -10,7 +10,7 @@ import pytest
 from indexer.artifacts.derived import noted
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.names import ERASING, ERASURES
+from indexer.artifacts.names import ERASING, ERASURES, FITTING
 from indexer.indexing.collaborative import refitted
 from indexer.ledger import Ledger
 from indexer.updates.erasing.report import Erased
@@ -204,7 +204,9 @@ def test_what_was_live_at_the_erasure_does_not_come_back_either(tmp_path: Path) 
     settings = Settings.load(qdrant={"path": tmp_path / "index"})
     folder = artifacts_at(tmp_path / "artifacts")
     run(folder.path, FIRST, settings)
+    (folder.path / FITTING / "killed").mkdir(parents=True)
     erase(folder, settings, USER)
+    assert not (folder.path / FITTING).exists(), "sums over what the user had, too"
     assert held(settings)["two"] == ["two_P1"]
     anew = [{"item_id": "two", "personas": [persona("two", 7, "eve")]}]
     write_personas(folder.path, [*anew, *(item(number) for number in range(8))])
