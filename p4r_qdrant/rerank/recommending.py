@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from p4r_qdrant.encoder.user_vector import UserVector
+from p4r_qdrant.index.columns import CollaborativePart
 from p4r_qdrant.live.pair import IndexAndEncoder
 from p4r_qdrant.records import PersonaMatch, Ranking
 from p4r_qdrant.rerank import collaborative
@@ -47,10 +48,15 @@ def recommend(
 
 @dataclass(frozen=True, slots=True)
 class _Proposed:
-    """What the parts propose. near: the nearest items by personas. together: c(u, i) of others."""
+    """What the parts propose.
+
+    near: the nearest items by personas. together: items by c(u, i), of the collaborative part
+    `part`.
+    """
 
     near: list[PersonaMatch]
     together: Mapping[str, float]
+    part: CollaborativePart | None
 
     @property
     def items(self) -> list[str]:
@@ -78,7 +84,9 @@ def _proposed(
         [weights] = collaborative.history_weights(pair.index, [user])
         return dict(pair.index.collaborative_nearest(weights, breadth, exclude))
 
-    return _Proposed(*beside(pair.index, by_personas, by_items))
+    part = pair.index.collaborative
+    near, together = beside(pair.index, by_personas, by_items)
+    return _Proposed(near, together, part)
 
 
 def _in_order(
@@ -113,9 +121,10 @@ def _in_order(
     more, more_sums = beside(pair.index, personas, sums)
     together = {**proposed.together, **more_sums}
     order = order_candidates(user, items, [*proposed.near, *more], request, together)
-    if explain_orders(pair.index, [order], [directions], request.shown, state):
+    fits = explain_orders(pair.index, [order], [directions], request.shown, state)
+    if fits and pair.index.collaborative == proposed.part:
         return order.ranking(request.top, pair.index.metadata.fingerprint)
-    # An item was replaced since the queries: score again, so that texts and reasons fit.
+    # An item was replaced since the queries, or B fitted again: score anew, so that all fits.
     return rank_users(pair, [user], [items], request)[0]
 
 
