@@ -8,7 +8,6 @@ from p4r_qdrant.errors import IndexLockedError
 from p4r_qdrant.index.opening import open_tenants, open_versions
 from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.settings import Settings
-from p4r_qdrant.users.versions import drop_version
 
 
 def drop_tenant(settings: Settings) -> None:
@@ -42,8 +41,14 @@ def _drop_versions(settings: Settings, versions: Versions) -> None:
     for version in sorted(versions.all(), key=lambda one: one.name == live):
         if version.name == live:
             versions.unname()
+        if settings.qdrant.url is not None:
+            from p4r_qdrant.users.qdrant.collections import drop_vectors
+
+            # Before the version: after a kill nobody would know of them. If the version stays, they
+            # are made again when they are needed.
+            drop_vectors(settings, version.name)
         try:
-            drop_version(settings, versions, version)
+            versions.drop(version.name)
         except IndexLockedError:
             if version.name == live:
                 versions.switch({versions.alias: live})
