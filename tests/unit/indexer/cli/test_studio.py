@@ -63,7 +63,7 @@ def test_the_reviews_that_are_quoted(
     started: Started, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert in_process(monkeypatch, capsys, ("studio", "--artifacts", str(BOOKSHOP))).code == 0
-    assert started.options["maps"] == BOOKSHOP / "maps"
+    assert started.options["artifacts"] == BOOKSHOP
     evidence = started.options["evidence"]
     quotes = evidence("salt-orchard")["salt-orchard_P1"]
     assert [one.rating for one in quotes] == [5, 4]
