@@ -18,9 +18,11 @@ from indexer.artifacts.outdated import persona_digest
 from indexer.review.deciding import decision_for
 from indexer.review.decisions import Decision, Decisions, Texts
 from indexer.review.flags import BANNED, Flags, are_old, risk_of
+from indexer.review.screening import Policy
 from indexer.review.standing import Reviewed, reviewed, version
 from p4r_qdrant.errors import InputError, RecordError
 from p4r_qdrant.index.maps import persona_key
+from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.moderation import Rules
 from p4r_qdrant.records import Item, ItemPersonas, State, StoredPersona
@@ -165,6 +167,22 @@ class ReviewDesk:
             one.state == "rejected" and (one.digest == own[0] or one.persona.persona_id == own[1])
             for one in self.decided(persona.item_id)
         )
+
+    def waits_for_publish(
+        self, item_id: str, held: Sequence[StoredPersona], metadata: IndexMetadata
+    ) -> bool:
+        """See `Desk`."""
+        policy = Policy.of_version(self._rules, metadata)
+        own = self.decided(item_id)
+        served = {
+            (one.persona.persona_id, one.digest)
+            for one in own
+            if not policy.reason_against(one, is_flagged=bool(self._flags.of(item_id, one.persona)))
+        }
+        live = {(one.persona_id, persona_digest(one)) for one in held}
+        if policy.approved_only:  # texts that were approved stay until others are
+            return not served <= live
+        return bool(own) and served != live
 
     def items_decided_on(self) -> list[str]:
         """The items with decisions."""

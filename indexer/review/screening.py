@@ -53,6 +53,19 @@ class Policy:
         words = {APPROVED_ONLY: self.approved_only, HIDE_FLAGGED: self.hide_flagged}
         return " ".join(word for word, holds in words.items() if holds)
 
+    def reason_against(self, one: Reviewed, *, is_flagged: bool) -> str:
+        """Why a persona is not served; "" if it may be."""
+        if one.state == "rejected":
+            return REJECTED
+        if self.rules.problem(one.persona):
+            return BANNED
+        if one.state not in APPROVED:
+            if self.approved_only:
+                return NOT_APPROVED
+            if self.hide_flagged and is_flagged:
+                return FLAGGED
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Screened:
@@ -114,7 +127,8 @@ class Screening:
             self.lost_decisions += gone(item, decided)
         kept = []
         for one in reviewed(item, decided):
-            if reason := self._reason_against(item.item_id, one):
+            is_flagged = bool(self._flags.of(item.item_id, one.persona))
+            if reason := self.policy.reason_against(one, is_flagged=is_flagged):
                 self.withheld[reason] += 1
             else:
                 kept.append(one)
@@ -127,19 +141,6 @@ class Screening:
             return Screened(item, tuple(range(len(personas))))
         positions = tuple(_position(item, one) for one in kept)
         return Screened(item.model_copy(update={"personas": personas}), positions)
-
-    def _reason_against(self, item_id: str, one: Reviewed) -> str:
-        policy = self.policy
-        if one.state == "rejected":
-            return REJECTED
-        if policy.rules.problem(one.persona):
-            return BANNED
-        if one.state not in APPROVED:
-            if policy.approved_only:
-                return NOT_APPROVED
-            if policy.hide_flagged and self._flags.of(item_id, one.persona):
-                return FLAGGED
-        return ""
 
     def may_stay(self, persona: StoredPersona) -> bool:
         """Whether a persona that is served may be, although its item has others now.

@@ -31,7 +31,7 @@ from p4r_qdrant.records import MAX_ID_LENGTH, PersonaMatch, State, StoredPersona
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.request import FailedError
-from p4r_qdrant.service.studio.desk import Desk, QueueRow
+from p4r_qdrant.service.studio.desk import Desk, PersonaReview, QueueRow
 from p4r_qdrant.service.studio.evidence import Evidence, Quote
 from p4r_qdrant.service.studio.visit import PREFIX, Known, StudioRoute
 
@@ -72,7 +72,7 @@ class ItemRow:
 class PersonaCard:
     """A persona on its item's page. nearest: the items nearest to it; None: not compared.
 
-    won: how often it wins; None: nobody counted.
+    won: how often it wins; None: nobody counted. review: flags and decisions, of reviewers alone.
     """
 
     persona: StoredPersona
@@ -80,6 +80,7 @@ class PersonaCard:
     nearest: Sequence[PersonaMatch] | None
     quotes: Sequence[Quote]
     won: Won | None
+    review: PersonaReview | None
 
 
 class Wish(BaseModel):
@@ -116,21 +117,36 @@ async def catalogue(visit: Known, wish: Annotated[Wish, Query()]) -> Response:
     shown: dict[str, Any] = {"given": given, "states": STATES if desk is not None else None}
     served = visit.studio.served
 
-    def work() -> tuple[list[ItemRow], str | None]:
+    def work() -> tuple[list[ItemRow], str | None, int]:
         if desk is not None and (wish.state or wish.flag or wish.risk):
-            return _by_risk(live, desk, wish)
-        page = live.index.page(PAGE, wish.start or None, filter=wish.filter, words=wish.words)
-        return [_row(one) for one in page.items], page.next
+            rows, place = _by_risk(live, desk, wish)
+        else:
+            page = live.index.page(PAGE, wish.start or None, filter=wish.filter, words=wish.words)
+            rows, place = [_row(one) for one in page.items], page.next
+        return rows, place, sum(_waits(live, desk, one.item_id, one.personas) for one in rows)
 
     with served.backend.in_use() as live:
         try:
-            rows, place = await served.in_thread(work)
+            rows, place, waiting = await served.in_thread(work)
         except InputError as error:
             return visit.page(
-                "catalogue.html", 422, rows=[], problem=str(error), following=None, **shown
+                "catalogue.html",
+                422,
+                rows=[],
+                problem=str(error),
+                following=None,
+                waiting=0,
+                **shown,
             )
     following = visit.link("", **given, start=place) if place else None
-    return visit.page("catalogue.html", rows=rows, problem="", following=following, **shown)
+    return visit.page(
+        "catalogue.html", rows=rows, problem="", following=following, waiting=waiting, **shown
+    )
+
+
+def _waits(live: Live, desk: Desk | None, item_id: str, held: Sequence[StoredPersona]) -> bool:
+    """Whether the artifact folder has other texts of an item than the index."""
+    return desk is not None and desk.waits_for_publish(item_id, held, live.index.metadata)
 
 
 def _by_risk(live: Live, desk: Desk, wish: Wish) -> tuple[list[ItemRow], str | None]:
@@ -191,17 +207,23 @@ async def item(
         raise problems.ProblemError(422, "invalid", str(error)) from None
     served = visit.studio.served
     evidence = visit.studio.evidence if visit.may_review else None
+    desk = visit.studio.desk if visit.may_review else None
     artifacts = visit.studio.artifacts
     history: Sequence[ItemRecord] = ()
     with served.backend.in_use() as live:
         wins, asked = _wins(artifacts, live)
-        cards = await served.in_thread(lambda: _cards(live, id, evidence, wins))
+        cards = await served.in_thread(lambda: _cards(live, id, evidence, wins, desk))
+        held = [one.persona for one in cards]
+        waits = await served.in_thread(lambda: _waits(live, desk, id, held))
         segments = from_text(live.index.metadata.segments)
     if artifacts is not None:
         with suppress(InputError):  # the page of the drift says so
             history = await served.in_thread(lambda: item_history(artifacts / HISTORY, id))
     if not cards:
-        raise problems.ProblemError(404, "unknown_item", f"the index has no item {id!r}")
+        sorry = f"the index has no item {id!r}"
+        if waits:
+            sorry += "; the artifact folder has it, and p4r publish --artifacts DIR publishes it"
+        raise problems.ProblemError(404, "unknown_item", sorry)
     fields = cards[0].persona.fields
     own = {
         name: value
@@ -217,6 +239,7 @@ async def item(
         cards=cards,
         has_evidence=evidence is not None,
         can_review=visit.studio.desk is not None,
+        waits=waits,
         asked=asked,
         segments=segments,
         history=history,
@@ -235,9 +258,11 @@ def _wins(artifacts: Path | None, live: Live) -> tuple[Wins | None, int]:
 
 
 def _cards(
-    live: Live, item_id: str, evidence: Evidence | None, wins: Wins | None
+    live: Live, item_id: str, evidence: Evidence | None, wins: Wins | None, desk: Desk | None
 ) -> list[PersonaCard]:
     personas = live.index.get(item_id)
+    found = desk.item(item_id) if desk is not None and personas else None
+    reviews = {one.persona_id: one for one in found.personas} if found is not None else {}
     quotes = evidence(item_id) if evidence is not None and personas else {}
     places = [
         PersonaMatch(item_id, 0.0, live.index.engine.point_id(item_id, number))
@@ -258,7 +283,8 @@ def _cards(
         won = (
             wins.of(live.index.engine.point_id(item_id, number), one) if wins is not None else None
         )
-        cards.append(PersonaCard(one, count, nearest, quotes.get(one.persona_id, ()), won))
+        own = quotes.get(one.persona_id, ())
+        cards.append(PersonaCard(one, count, nearest, own, won, reviews.get(one.persona_id)))
     return cards
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.records import Action, State, StoredPersona
 
 MAX_TEXT = 5000
@@ -142,6 +143,11 @@ class Desk(Protocol):
 
     def item(self, item_id: str) -> ItemReview | None:
         """An item with its personas; None if there is none."""
+
+    def waits_for_publish(
+        self, item_id: str, held: Sequence[StoredPersona], metadata: IndexMetadata
+    ) -> bool:
+        """Whether a publish would change an item's texts in the index, which holds these."""
 
     def decide(self, order: Order) -> None:
         """Keep a decision. Raises ConflictError or InputError, with nothing kept."""

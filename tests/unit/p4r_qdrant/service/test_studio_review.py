@@ -382,3 +382,59 @@ def test_many_personas_and_long_texts(client: TestClient, folder: Path) -> None:
     assert html.text.count("at most; of a longer one") == 1
     assert "\u202e" not in answer.text
     assert len(answer.text) < 3_000_000
+
+
+def test_texts_that_are_not_yet_published(client: TestClient, folder: Path) -> None:
+    own = reviewer(client)
+    item, said = "/studio/item?id=ships", "not yet published: run p4r publish --artifacts DIR"
+
+    def told(place: str) -> bool:
+        return said in Html(own.get(place).text).text
+
+    assert not told("/studio")
+    assert not told(item)
+    decide(folder, "approve", "ships", "ships_P0")
+    assert not told(item), "the texts are the same"
+    decide(folder, "reject", "ships", "ships_P1")
+    assert told(item)
+    assert "texts of 1 item of this page" in Html(own.get("/studio").text).text
+    assert told("/studio?state=rejected")
+    assert not told("/studio/item?id=roses")
+    decide(folder, "undo", "ships", "ships_P1")
+    assert not told(item)
+    decide(folder, "edit", "ships", "ships_P1", description="Tides alone.")
+    assert told(item)
+    with own.app.state.service.backend.in_use() as live:  # type: ignore[attr-defined]
+        live.index.record(policy="approved-only")
+        assert told(item), "the edited text is approved"
+        decide(folder, "undo", "ships", "ships_P1")
+        assert not told("/studio"), "what nobody has approved is not published"
+    personas = [persona("kites", 0, "kites on a beach").model_dump()]
+    records = [*read(folder / "personas.jsonl"), {"item_id": "kites", "personas": personas}]
+    write(folder, "personas.jsonl", records)
+    assert "the artifact folder has it" not in own.get("/studio/item?id=kites").text
+    with own.app.state.service.backend.in_use() as live:  # type: ignore[attr-defined]
+        live.index.record(policy="")
+    answer = own.get("/studio/item?id=kites")
+    assert (answer.status_code, "the artifact folder has it" in answer.text) == (404, True)
+    reader = log_in(TestClient(client.app, follow_redirects=False), READER)
+    for place in ("/studio?item=kites", item):
+        assert "published" not in reader.get(place).text
+
+
+def test_the_item_shows_flags_and_decisions_to_reviewers(client: TestClient, folder: Path) -> None:
+    digest = in_review(folder, "ships")["ships_P0"].seen.partition("-")[2]
+    flags = {"weak grounding": "its evidence says <b>little</b> of it"}
+    row = {"item_id": "ships", "persona_id": "ships_P0", "digest": digest, "flags": flags}
+    write(folder, "flags.jsonl", [row])
+    client.app.state.studio.desk = desk_of(folder, "tide")  # type: ignore[attr-defined]
+    decide(folder, "approve", "ships", "ships_P0", remark="<i>Good</i>.")
+    page = Html(reviewer(client).get("/studio/item?id=ships").text)
+    assert "weak grounding its evidence says <b>little</b> of it" in " ".join(page.text.split())
+    assert "banned words" in page.text
+    assert re.search(r"approve by ann, 20\d\d-\d\d-\d\d \d\d:\d\d UTC: <i>Good</i>\.", page.text)
+    assert not page.named("i")
+    reader = log_in(TestClient(client.app, follow_redirects=False), READER)
+    text = reader.get("/studio/item?id=ships").text
+    assert "weak grounding" not in text
+    assert "approve by" not in text
