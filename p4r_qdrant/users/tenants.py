@@ -14,7 +14,8 @@ def drop_tenant(settings: Settings) -> None:
     """Delete the tenant that the settings name: versions, columns, users and jobs.
 
     Nothing of another tenant changes. Killed and run again, it goes on. Raises UnknownTenantError,
-    and IndexLockedError if the tenant is in use, or published to; then its live version stays.
+    IndexLockedError if the tenant is in use, or published to (then its live version stays), and
+    OSError if a file of an embedded one cannot be deleted; then it is still listed.
     """
     tenant = settings.index.owner
     with open_tenants(settings) as tenants:
@@ -31,7 +32,8 @@ def drop_tenant(settings: Settings) -> None:
             file = file_of(settings)
             for path in file.parent.glob(f"{file.name}*"):  # and its log
                 path.unlink()
-            shutil.rmtree(settings.folder, ignore_errors=True)
+            if settings.folder.exists():
+                shutil.rmtree(settings.folder)
         tenants.forget(tenant)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from qdrant_client import QdrantClient
 
 from p4r_qdrant import Persona, PersonaIndex, Settings
 from p4r_qdrant.arrays import Floats
@@ -47,6 +48,23 @@ def tenant(settings: Settings, name: str) -> Settings:
 def add(settings: Settings) -> None:
     with open_tenants(settings) as tenants:
         assert tenants.add(settings.index.tenant)
+
+
+def bytes_of(settings: Settings) -> Any:
+    """Everything that is stored of a tenant, as it is stored: by collection, or by file."""
+    own, name = settings.qdrant, settings.index.tenant
+    if own.url is None:
+        files = [*settings.folder.rglob("*"), *settings.folder.parent.glob(f"{name}[-.]*")]
+        return {str(path): path.read_bytes() for path in sorted(files) if path.is_file()}
+    found = {}
+    key = own.api_key.get_secret_value() if own.api_key else None
+    with closing(QdrantClient(own.url, api_key=key)) as client:
+        for each in client.get_collections().collections:
+            if each.name.startswith(f"{own.collection}-"):
+                points, _ = client.scroll(each.name, limit=1000, with_vectors=True)
+                mine = [one for one in points if (one.payload or {})["tenant"] == name]
+                found[each.name] = sorted(point.model_dump_json() for point in mine)
+    return {name: points for name, points in found.items() if points}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 
 from devtools.qdrant_process import QdrantServer
 from indexer.backups.backup import backup
@@ -25,7 +25,7 @@ from p4r_qdrant.index.opening import open_tenants, open_versions
 from p4r_qdrant.index.server.scope import Scope
 from p4r_qdrant.settings import naming_tenant
 from p4r_qdrant.users.tenants import drop_tenant
-from tests.support.engines import on_server, opened
+from tests.support.engines import embedded, on_server, opened
 from tests.support.hash_encoder import HashEncoder
 from tests.support.private_qdrant import private_cluster
 from tests.support.tenants import (
@@ -34,6 +34,7 @@ from tests.support.tenants import (
     Opened,
     Shop,
     add,
+    bytes_of,
     check_apart,
     not_walked,
     tenant,
@@ -103,25 +104,6 @@ def _walk(place: Settings) -> None:
 # --- dropping, exporting --------------------------------------------------------------------------
 
 
-def _bytes_of(one: Opened) -> Any:
-    """Everything that is stored of a tenant, as it is stored."""
-    own = one.shop.settings
-    if own.qdrant.url is None:
-        files = [*own.folder.rglob("*"), *own.folder.parent.glob(f"{own.folder.name}-users*")]
-        return {str(path): path.read_bytes() for path in sorted(files) if path.is_file()}
-    key = own.qdrant.api_key
-    client = QdrantClient(own.qdrant.url, api_key=key.get_secret_value() if key else None)
-    found = {}
-    for each in client.get_collections().collections:
-        if each.name.startswith(f"{own.qdrant.collection}-"):
-            points, _ = client.scroll(each.name, limit=1000, with_vectors=True)
-            mine = [one for one in points if (one.payload or {})["tenant"] == own.index.tenant]
-            found[each.name] = sorted(point.model_dump_json() for point in mine)
-    found = {name: points for name, points in found.items() if points}
-    assert len(found) == 5
-    return found
-
-
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 def test_dropping_a_tenant_leaves_the_bytes_of_another(
     index_settings: Settings, tmp_path: Path
@@ -132,10 +114,11 @@ def test_dropping_a_tenant_leaves_the_bytes_of_another(
         if gone.qdrant.url is None:
             with pytest.raises(IndexLockedError):
                 drop_tenant(gone)
-    before = _bytes_of(b)
+    before = bytes_of(kept)
+    assert len(before) >= 5
     backup(gone, tmp_path / "export")
     drop_tenant(gone)
-    assert _bytes_of(b) == before
+    assert bytes_of(kept) == before
     with open_tenants(kept) as tenants:
         assert [one.name for one in tenants.all()] == ["shop-b"]
     for again in (lambda: drop_tenant(gone), lambda: open_index(gone)):
@@ -153,6 +136,17 @@ def test_dropping_a_tenant_leaves_the_bytes_of_another(
         assert restored.index.get("ships")[0].name == "apple 0"
         assert restored.users.recent("eve")[0].review_text == "apple"
         assert restored.index.collaborative is not None
+
+
+def test_a_tenant_whose_files_stay_is_still_listed(tmp_path: Path) -> None:
+    own = tenant(embedded(tmp_path / "index"), "shop-a")
+    add(own)
+    (tmp_path / "elsewhere").mkdir()
+    own.folder.symlink_to(tmp_path / "elsewhere")  # which is not deleted through a link
+    with pytest.raises(OSError, match="symbolic link"):
+        drop_tenant(own)
+    with open_tenants(own) as tenants:
+        tenants.check("shop-a")
 
 
 # --- publishing -----------------------------------------------------------------------------------
@@ -207,9 +201,9 @@ def test_a_promoted_tenant_has_shards_of_its_own(tmp_path: Path) -> None:
             found = node.server.request("POST", path, {**where, "shard_key": "shared"})
             assert found["result"]["count"] == 0
         check_apart(a, b, ["load", "delete_item", "add", "erase", "write_collaborative", "finish"])
-        stored = _bytes_of(b)
+        stored = bytes_of(b.shop.settings)
         drop_tenant(a.shop.settings)
-        assert _bytes_of(b) == stored
+        assert bytes_of(b.shop.settings) == stored
         assert all(shards(one) == {"shared"} for one in names)
 
 
