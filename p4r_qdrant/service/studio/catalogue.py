@@ -33,6 +33,7 @@ from p4r_qdrant.service.live import Live
 from p4r_qdrant.service.request import FailedError
 from p4r_qdrant.service.studio.desk import Desk, PersonaReview, QueueRow
 from p4r_qdrant.service.studio.evidence import Evidence, Quote
+from p4r_qdrant.service.studio.support import Support, supports
 from p4r_qdrant.service.studio.visit import PREFIX, Known, StudioRoute
 
 router = APIRouter(prefix=PREFIX, route_class=StudioRoute, include_in_schema=False)
@@ -79,6 +80,7 @@ class PersonaCard:
     evidence_count: int
     nearest: Sequence[PersonaMatch] | None
     quotes: Sequence[Quote]
+    support: Support
     won: Won | None
     review: PersonaReview | None
 
@@ -273,8 +275,9 @@ def _cards(
         for one in live.index.explain(places, with_vectors=True)
         if one.persona is not None
     }
+    texts = [(one.name, one.description, one.preference_rationale) for one in personas]
     cards = []
-    for number, one in enumerate(personas):
+    for number, (one, support) in enumerate(zip(personas, supports(texts), strict=True)):
         vector = vectors.get(one.persona_id)
         nearest = (
             None if vector is None else live.index.nearest_items(vector, NEAREST, exclude=[item_id])
@@ -284,7 +287,8 @@ def _cards(
             wins.of(live.index.engine.point_id(item_id, number), one) if wins is not None else None
         )
         own = quotes.get(one.persona_id, ())
-        cards.append(PersonaCard(one, count, nearest, own, won, reviews.get(one.persona_id)))
+        review = reviews.get(one.persona_id)
+        cards.append(PersonaCard(one, count, nearest, own, support, won, review))
     return cards
 
 

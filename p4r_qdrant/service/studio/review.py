@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Annotated, cast, get_args
 
 from fastapi import APIRouter, Query, Response
@@ -24,6 +24,7 @@ from p4r_qdrant.service.studio.desk import (
 )
 from p4r_qdrant.service.studio.evidence import Quote
 from p4r_qdrant.service.studio.sessions import Session
+from p4r_qdrant.service.studio.support import Support, supports
 from p4r_qdrant.service.studio.visit import PREFIX, Reviewing, StudioRoute, Visit
 from p4r_qdrant.users.records import ItemWork
 
@@ -60,6 +61,7 @@ class Card:
 
     persona: PersonaReview
     quotes: Sequence[Quote]
+    support: Support
     changes: Mapping[str, Sequence[Change]]
     typed: Mapping[str, str] | None
 
@@ -242,14 +244,16 @@ async def _page(
         raise ProblemError(404, "unknown_item", f"the artifact folder has no item {item_id!r}")
     quotes = await served.in_thread(lambda: evidence(item_id)) if evidence is not None else {}
     typed = typed or {}
+    texts = [astuple(one.texts) for one in found.personas]
     cards = [
         Card(
             one,
             quotes.get(one.persona_id, ()),
+            support,
             _changes(one),
             typed if typed.get("persona") == one.persona_id else None,
         )
-        for one in found.personas
+        for one, support in zip(found.personas, supports(texts), strict=True)
     ]
     return visit.page(
         "review.html",

@@ -24,6 +24,7 @@ from p4r_qdrant.index.segments import Example, Segment, to_text
 from p4r_qdrant.index.wins import NOT_TOLD, wins_file
 from p4r_qdrant.service.studio import sessions
 from p4r_qdrant.service.studio.evidence import Quote
+from p4r_qdrant.service.studio.support import supports
 from p4r_qdrant.settings import ServiceSettings
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
@@ -269,11 +270,51 @@ def test_reviews_are_quoted_to_an_admin_only(serve: Serve, made: Path) -> None:
     quotes = {"ships_P0": [Quote("</bdi><b>Sailed</b> by night", 4.5)]}
     client.app.state.studio.evidence = lambda item_id: quotes  # type: ignore[attr-defined]
     text = other.get("/studio/item?id=ships").text
-    assert "&lt;b&gt;Sailed&lt;/b&gt; by night" in text
+    assert "&lt;b&gt;<mark>Sailed</mark>&lt;/b&gt; by night" in text
     assert "rated 4.5" in text
     assert "1 review behind it" in text
     assert "0 reviews behind it" in text
     assert "Sailed" not in client.get("/studio/item?id=ships").text
+
+
+def test_the_words_that_support_a_persona_are_marked(serve: Serve) -> None:
+    client = log_in(serve(), ADMIN)
+    text = 'SAILING <img src=x onerror="alert(1)"> <b>tall</b>, with a ship\'s <mark>cat</mark>.'
+    quotes = {"ships_P0": [Quote(text), Quote("tall " * 400)]}
+    client.app.state.studio.evidence = lambda _: quotes  # type: ignore[attr-defined]
+    html = client.get("/studio/item?id=ships").text
+    assert "<mark>SAILING</mark> &lt;img src=x onerror=" in html
+    assert "&lt;b&gt;<mark>tall</mark>&lt;/b&gt;, with a ship&#39;s" in html, (
+        "both personas say ships"
+    )
+    assert "&lt;mark&gt;cat&lt;/mark&gt;" in html
+    assert html.count("<mark>tall</mark>") == 1 + 300 + 400, "also in what is cut, and in all of it"
+    assert "Underlined: what the persona says too" in html
+    check_harmless(html)
+
+
+@pytest.mark.parametrize(
+    ("own", "quote", "marked"),
+    [
+        ("sailed by night", "Sailing, SAILS and a sailor at nights", "Sailing SAILS sailor nights"),
+        ("internal interest", "interior, interests", "interests"),
+        ("the cat sat", "the cat sat", ""),
+        ("most people read", "Most people", ""),
+        (
+            "\u0928\u093e\u0935\u093f\u0915",
+            "\u0928\u093e\u0935\u093f\u0915!",
+            "\u0928\u093e\u0935\u093f\u0915",
+        ),
+        ("Stra\u00dfenbahn", "STRASSENBAHN", "STRASSENBAHN"),
+        ("", "", ""),
+    ],
+)
+def test_support(own: str, quote: str, marked: str) -> None:
+    others = [["most people walk"], ["what most people do"]]
+    first = supports([[own, ""], *others])[0]
+    parts = list(first.parts(quote))
+    assert "".join(part for part, _ in parts) == quote
+    assert " ".join(part for part, is_support in parts if is_support) == marked
 
 
 def test_items_without_a_title(serve: Serve, tmp_path: Path) -> None:
@@ -565,7 +606,17 @@ def check_harmless(html: str) -> None:
     allowed = {"html", "head", "meta", "title", "link", "body", "a", "header", "nav", "form"}
     allowed |= {"input", "button", "main", "h1", "h2", "h3", "p", "label", "div", "ul", "ol", "li"}
     allowed |= {"bdi", "b", "span", "section", "details", "summary", "dl", "dt", "dd", "textarea"}
-    allowed |= {"fieldset", "legend", "select", "option", "datalist", "svg", "rect", "blockquote"}
+    allowed |= {
+        "mark",
+        "fieldset",
+        "legend",
+        "select",
+        "option",
+        "datalist",
+        "svg",
+        "rect",
+        "blockquote",
+    }
     assert {name for name, _ in page.tags} <= allowed
     for name, attributes in page.tags:
         assert not {one for one in attributes if one.startswith("on") or one == "style"}, name
@@ -590,6 +641,9 @@ def test_hostile_texts_in_every_field(serve: Serve, tmp_path: Path) -> None:
         check_harmless(answer.text)
         page = Html(answer.text)
         place = next((one["href"] for one in page.named("a") if one.get("rel") == "next"), None)
+    quotes = [Quote(f"{text} tide", 5) for text in HOSTILE_TEXTS]
+    quoted = {f"P{n}-{at}": quotes[n : n + 1] for n in range(len(items)) for at in range(2)}
+    client.app.state.studio.evidence = lambda _: quoted  # type: ignore[attr-defined]
     for item_id in items:
         answer = client.get("/studio/item", params={"id": item_id})
         assert answer.status_code == 200, item_id
