@@ -1,8 +1,7 @@
-"""The pages of the catalogue: items page by page, items for a described person, one item."""
+"""The pages of the catalogue: items page by page, one item."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ from p4r_qdrant.index.wins import Wins, Won
 from p4r_qdrant.records import MAX_ID_LENGTH, PersonaMatch, State, StoredPersona, check_id
 from p4r_qdrant.service import problems
 from p4r_qdrant.service.live import Live
-from p4r_qdrant.service.request import FailedError
 from p4r_qdrant.service.studio.desk import Desk, PersonaReview, QueueRow
 from p4r_qdrant.service.studio.evidence import Evidence, Quote
 from p4r_qdrant.service.studio.support import Support, supports
@@ -40,9 +38,6 @@ router = APIRouter(prefix=PREFIX, route_class=StudioRoute, include_in_schema=Fal
 
 PAGE = 24
 """Items of a page."""
-
-FOUND = 20
-"""Items of a search by person."""
 
 COMPARED = 8
 """Personas of an item that are compared with those of other items."""
@@ -102,13 +97,17 @@ class Wish(BaseModel):
     @property
     def filter(self) -> dict[str, Any]:
         """As `PersonaIndex.page` takes it."""
-        category = sorted({self.category, slug(self.category) or self.category})
         given = {
             ITEM_ID: self.item,
-            CATEGORY: category if self.category else "",
+            CATEGORY: category_forms(self.category),
             DOMAIN: self.domain,
         }
         return {name: value for name, value in given.items() if value}
+
+
+def category_forms(category: str) -> list[str]:
+    """What a category that people write may be stored as; none for no category."""
+    return sorted({category, slug(category) or category}) if category else []
 
 
 @router.get("")
@@ -177,24 +176,6 @@ def _by_risk(live: Live, desk: Desk, wish: Wish) -> tuple[list[ItemRow], str | N
         if queue.following is None:
             return rows, None
     return rows, str(place)
-
-
-@router.get("/search")
-async def search(visit: Known, person: Annotated[str, Query(max_length=1000)] = "") -> Response:
-    """The items whose personas are nearest to a person described in words."""
-    if not person.strip():
-        return visit.page("search.html", person="", found=None)
-    served = visit.studio.served
-    try:
-        async with asyncio.timeout(visit.studio.settings.deadline_ms / 1000):
-            with served.backend.in_use() as live:
-                [vector] = await served.encode(live, [person], of_users=True)
-                found = await served.ranker.threads.on_thread(
-                    lambda: live.index.nearest_items(vector, FOUND)
-                )
-    except (TimeoutError, FailedError):
-        raise problems.unavailable("the search did not end in time; try again") from None
-    return visit.page("search.html", person=person, found=found)
 
 
 @router.get("/item")

@@ -14,6 +14,7 @@ from p4r_qdrant.service.studio import (
     persona_map,
     reader,
     review,
+    search,
     segments,
     selection,
     versions,
@@ -43,7 +44,17 @@ def install(
 ) -> None:
     """Add the studio to an application."""
     app.state.studio = Studio(served, evidence, desk, artifacts)
-    pages = (catalogue, review, reader, segments, persona_map, selection, drift, versions)
+    pages = (
+        catalogue,
+        search,
+        review,
+        reader,
+        segments,
+        persona_map,
+        selection,
+        drift,
+        versions,
+    )
     for one in (router, *(page.router for page in pages), LAST):
         app.include_router(one)
 

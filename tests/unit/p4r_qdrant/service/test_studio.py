@@ -385,6 +385,57 @@ def test_a_search_by_person(serve: Serve) -> None:
     assert not links(Html(client.get("/studio/search?person=%20").text))
 
 
+def test_a_search_by_person_among_items_that_match(serve: Serve, tmp_path: Path) -> None:
+    settings, encoder = embedded(tmp_path / "index"), HashEncoder(DIMENSION)
+    make_index(settings, encoder)
+    stored = {
+        "ships": {"category": "at-sea", "language": "de", "price": 4.5, "stock": 2, "sale": True},
+        "roses": {"category": "garden", "language": "en", "price": 9.0, "stock": 0, "sale": False},
+    }
+    with open_index(settings, encoder=encoder) as index:
+        for item_id, fields in stored.items():
+            own = [persona(item_id, 0, f"{item_id} alone")]
+            index.replace_item(item_id, own, encoder.encode_personas(own), fields)
+    client = log_in(serve(tmp_path / "index"), READER)
+
+    def found(**given: str) -> list[str]:
+        query = {"person": "anybody", **given}
+        answer = client.get("/studio/search", params=query)
+        assert answer.status_code == 200
+        page = Html(answer.text)
+        kept = {one["name"]: one.get("value") for one in page.named("input")}
+        assert query.items() - kept.items() <= {("is.sale", given.get("is.sale", ""))}
+        return [place.partition("=")[2] for place in links(page)]
+
+    assert set(found()) == set(CATALOGUE)
+    assert found(category="At sea") == ["ships"]
+    assert found(category="garden", **{"is.language": "de"}) == []
+    assert found(**{"is.language": "en"}) == ["roses"]
+    assert found(**{"is.sale": "yes"}) == ["ships"]
+    assert found(**{"is.sale": "no"}) == ["roses"]
+    assert found(**{"from.price": "5"}) == ["roses"]
+    assert found(**{"to.price": "4,5", "from.price": "1"}) == ["ships"]
+    assert found(**{"from.stock": "1"}) == ["ships"]
+    chosen = client.get("/studio/search?is.sale=no").text
+    assert "<option selected>no</option>" in chosen
+    assert '<details class="wide" open>' in chosen
+    assert '<details class="wide">' in client.get("/studio/search").text
+    for wrong, said in (
+        ({"from.price": "cheap"}, "filter on 'price': 'cheap' is no number"),
+        ({"to.price": "nan"}, "filter on 'price': nan is no number"),
+        ({"is.colour": "red"}, "filter on 'colour': this field is not declared"),
+        ({"is.sale": "perhaps"}, "filter on 'sale'"),
+        ({"is.": "x"}, "a name of letters"),
+        ({"is.language": "x" * 1001}, "1000 characters"),
+        ({"is.language": "de", "from.language": "1"}, "filter on 'language'"),
+        ({"category": "garden", "from.category": "1"}, "filter on 'category': ['is'] given"),
+        ({"category": "garden", "to.language": "1"}, "filter on 'language'"),
+    ):
+        answer = client.get("/studio/search", params={"person": "anybody", **wrong})
+        assert (answer.status_code, said in Html(answer.text).text) == (422, True), wrong
+        check_harmless(answer.text)
+
+
 def ranked(client: TestClient, **form: str) -> tuple[int, list[str], str]:
     form["token"] = token(client, "/studio/reader")
     answer = client.post("/studio/reader", data=form)
@@ -656,7 +707,8 @@ def test_hostile_texts_in_every_form(serve: Serve) -> None:
     names = ("item", "words", "category", "domain", "start")
     for text in HOSTILE_TEXTS:
         check_harmless(client.get("/studio", params=dict.fromkeys(names, text[:900])).text)
-        check_harmless(client.get("/studio/search", params={"person": text[:900]}).text)
+        sought = dict.fromkeys(("person", "category", "is.shelf", "from.n", text[:90]), text[:900])
+        check_harmless(client.get("/studio/search", params=sought).text)
         check_harmless(client.get("/studio/item", params={"id": text[:500]}).text)
         text = text[:20_000]
         form = {"token": own, "history": text, "candidates": text}

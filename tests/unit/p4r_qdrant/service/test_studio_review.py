@@ -1,9 +1,11 @@
 """The review pages: who may decide, what is kept, two reviewers, sessions that end."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
 from indexer.artifacts.evidence import QuotedEvidence
+from indexer.review import deciding
 from p4r_qdrant.errors import IndexUnavailableError
 from p4r_qdrant.index.index import PersonaIndex
 from p4r_qdrant.service.studio import catalogue, sessions
@@ -438,3 +441,31 @@ def test_the_item_shows_flags_and_decisions_to_reviewers(client: TestClient, fol
     text = reader.get("/studio/item?id=ships").text
     assert "weak grounding" not in text
     assert "approve by" not in text
+
+
+def test_clocks_of_reviewers_that_differ(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decisions count in the order in which they arrive, whatever their times say."""
+    own, times = reviewer(client), (4_102_444_800, 1_000_000_000)
+    for action, now in zip(("reject", "approve"), times, strict=True):
+        monkeypatch.setattr(deciding, "time", SimpleNamespace(time=lambda now=now: now))
+        assert own.post(SHIPS, data=form_of(own, "ships_P0", action=action)).status_code == 303
+    assert [one["at"] for one in read(folder / "decisions.jsonl")] == [*times]
+    assert in_review(folder, "ships")["ships_P0"].state == "approved", "the later one of the file"
+    for place in (SHIPS, "/studio/item?id=ships"):
+        page = Html(own.get(place).text).text
+        first = page.index("reject by Ann, 2100-01-01 00:00 UTC")
+        assert first < page.index("approve by Ann, 2001-09-09 01:46 UTC")
+    undo = form_of(own, "ships_P0", action="undo")  # by the clock of 2001
+    assert own.post(SHIPS, data=undo).status_code == 303
+    assert in_review(folder, "ships")["ships_P0"].state == "rejected", "the approval is undone"
+    again = read(folder / "decisions.jsonl")[1] | {"by": "Bob", "at": 10**30}  # no such time
+    with (folder / "decisions.jsonl").open("a") as file:
+        file.write(json.dumps(again) + "\n")
+    assert in_review(folder, "ships")["ships_P0"].state == "approved"
+    answer = own.get(SHIPS)
+    assert (answer.status_code, f"approve by Bob, {10**30}" in Html(answer.text).text) == (
+        200,
+        True,
+    )
