@@ -173,16 +173,15 @@ class ReviewDesk:
     ) -> bool:
         """See `Desk`."""
         policy = Policy.of_version(self._rules, metadata)
-        own = self.decided(item_id)
-        served = {
-            (one.persona.persona_id, one.digest)
-            for one in own
-            if not policy.reason_against(one, is_flagged=bool(self._flags.of(item_id, one.persona)))
-        }
+        served, withheld = set[tuple[str, str]](), set[tuple[str, str]]()
+        for one in self.decided(item_id):
+            is_flagged = bool(self._flags.of(item_id, one.persona))
+            reason = policy.reason_against(one, is_flagged=is_flagged)
+            (withheld if reason else served).add((one.persona.persona_id, one.digest))
         live = {(one.persona_id, persona_digest(one)) for one in held}
         if policy.approved_only:  # texts that were approved stay until others are
-            return not served <= live
-        return bool(own) and served != live
+            return not served <= live or not withheld.isdisjoint(live)
+        return bool(served or withheld) and served != live
 
     def items_decided_on(self) -> list[str]:
         """The items with decisions."""
