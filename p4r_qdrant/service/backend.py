@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.cache import VectorCache
 from p4r_qdrant.errors import (
     IndexUnavailableError,
@@ -18,6 +20,7 @@ from p4r_qdrant.errors import (
 )
 from p4r_qdrant.index.opening import open_tenants, open_versions
 from p4r_qdrant.index.server.cluster import NodeState, node_states
+from p4r_qdrant.index.tenants import Tenant
 from p4r_qdrant.index.versions import Version, Versions
 from p4r_qdrant.live.following import Following
 from p4r_qdrant.live.hotswap import Current
@@ -64,6 +67,8 @@ class Backend:
         self._is_for_all = settings.index.tenants and not settings.index.tenant
         """Whether it has no index of its own, and only opens those of tenants."""
         self._are_known = False
+        self._kept: tuple[Tenant, Encoder] | None = None
+        """The encoder that most tenants use, so that the first request of each finds it loaded."""
         self._versions: Versions | None = None
         self._current: Current[Live] | None = None
         self._following: Following[Live] | None = None
@@ -104,7 +109,6 @@ class Backend:
             _log.warning("the tenants are not known yet: %s", for_log(error))
             return False
         self._are_known = True
-        self.encoder_state = EncoderState.READY  # each tenant loads its own
         return True
 
     def _open_live(self, versions: Versions) -> Live:
@@ -170,11 +174,12 @@ class Backend:
 
     def load_encoder(self) -> None:
         """Load the encoder now, before a request needs it."""
-        if self._is_for_all:
-            return
         try:
-            with self.in_use() as live:
-                live.encoder  # noqa: B018 - loaded at first use
+            if self._is_for_all:
+                self._keep_encoder()
+            else:
+                with self.in_use() as live:
+                    live.encoder  # noqa: B018 - loaded at first use
             self.encoder_state = EncoderState.READY
         except MissingExtraError as error:
             self.encoder_state = EncoderState.ABSENT
@@ -184,6 +189,22 @@ class Backend:
         except P4RError as error:
             self.encoder_state = EncoderState.FAILED
             _log.error("histories cannot be encoded: %s", for_log(error))
+
+    def _keep_encoder(self) -> None:
+        with open_tenants(self.settings) as tenants:
+            served = [one for one in tenants.all() if one.live]
+        uses = Counter(one.live for one in served)
+        most = max(served, key=lambda one: uses[one.live], default=None)
+        if most is None or (self._kept and self._kept[0] == most):
+            return
+        with open_versions(self.settings.of_tenant(most.name)) as versions:
+            made_with = {one.name: one.metadata for one in versions.all()}.get(most.live)
+        if made_with is None:  # it was dropped meanwhile
+            return
+        fresh = self._load_encoder(made_with)
+        if self._kept:
+            self._kept[1].close()
+        self._kept = most, fresh
 
     def refresh(self) -> bool:
         """Switch to the version that is live now; see `Following.refresh`."""
@@ -201,7 +222,7 @@ class Backend:
         if not self.open():
             return
         self.follow()
-        if self.encoder_state in (EncoderState.LOADING, EncoderState.FAILED):
+        if self._is_for_all or self.encoder_state in (EncoderState.LOADING, EncoderState.FAILED):
             self.load_encoder()
 
     async def keep_up_forever(self, done: Callable[[], None] = lambda: None) -> None:
@@ -239,3 +260,6 @@ class Backend:
                 self._following.close()
             elif self._versions is not None:
                 self._versions.close()
+            if self._kept is not None:
+                self._kept[1].close()
+                self._kept = None

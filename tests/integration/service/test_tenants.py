@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -14,9 +14,13 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from p4r_qdrant import Settings
+from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_tenants, open_versions
+from p4r_qdrant.schemas.operations import EncoderState
 from p4r_qdrant.service import tenants as module
+from p4r_qdrant.service.backend import Backend
 from p4r_qdrant.service.run import check_tenants
 from p4r_qdrant.service.state import Service
 from p4r_qdrant.settings import ServiceSettings
@@ -199,6 +203,30 @@ def test_a_publish_is_followed_for_its_tenant_alone(
             drop_tenant(tenant(index_settings, "shop-a"))
             wait_until(lambda: len(app.state.service.tenants.services) == 1)
             assert client.get("/tenants/shop-a/v1/items/ships/personas").status_code == 404
+
+
+def test_the_encoder_of_most_tenants_is_loaded_before_requests(
+    index_settings: Settings, shops: tuple[Shop, Shop]
+) -> None:
+    loaded: list[IndexMetadata] = []
+
+    def load(made_with: IndexMetadata) -> Encoder:
+        loaded.append(made_with)
+        return ENCODER
+
+    index = index_settings.index.model_copy(update={"tenants": True})
+    with closing(Backend(index_settings.model_copy(update={"index": index}), load)) as of_all:
+        assert of_all.open()
+        states = [of_all.encoder_state]
+        for _ in range(2):
+            of_all.keep_up()
+            states.append(of_all.encoder_state)
+        assert states == [EncoderState.LOADING, EncoderState.READY, EncoderState.READY]
+        assert [one.fingerprint for one in loaded] == [ENCODER.fingerprint]
+        with closing(of_all.of_tenant("shop-a")) as own:
+            assert own.open()
+            own.load_encoder()
+        assert len(loaded) == 1
 
 
 def test_only_so_many_tenants_are_open(
