@@ -48,7 +48,7 @@ def cold_table(encoded: Encoded, choice: Choice, context: Context) -> list[dict[
     """
     data, config = context.data, context.config
     personas = encoded.material.personas
-    hidden = _hidden(sorted({*personas.items} & {*data.training.items}), config.cold, context)
+    hidden = _hidden(encoded, context)
     training = data.training.without_items(hidden).with_items(personas.items)
     valid, test = (_wanted(on, hidden, training, context) for on in ("valid", "test"))
     if not valid.items or not test.items:
@@ -69,9 +69,19 @@ def cold_table(encoded: Encoded, choice: Choice, context: Context) -> list[dict[
     return [row | {"hidden_items": len(hidden), "users": len(test.items)} for row in rows]
 
 
-def _hidden(items: Sequence[str], share: float, context: Context) -> frozenset[str]:
+def encode_histories(encoded: Encoded, context: Context) -> None:
+    """Encode what `cold_table` asks for: without the hidden items, histories reach further back.
+
+    Done before the leak checks, which read the encoded texts.
+    """
+    hidden, users = _hidden(encoded, context), context.data.training.users
+    _profiles(encoded, max(context.config.lengths), users, hidden, context)
+
+
+def _hidden(encoded: Encoded, context: Context) -> frozenset[str]:
+    items = sorted({*encoded.material.personas.items} & {*context.data.training.items})
     order = np.random.default_rng(context.config.seeds[0]).permutation(len(items))
-    return frozenset(items[place] for place in order[: round(share * len(items))])
+    return frozenset(items[place] for place in order[: round(context.config.cold * len(items))])
 
 
 def _wanted(on: On, hidden: frozenset[str], training: Interactions, context: Context) -> _Wanted:

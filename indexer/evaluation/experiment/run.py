@@ -18,6 +18,7 @@ from indexer.artifacts.writing import written_whole
 from indexer.evaluation.candidates import lists_hash
 from indexer.evaluation.evaluate import outside_notes
 from indexer.evaluation.experiment import selection
+from indexer.evaluation.experiment.cold import encode_histories
 from indexer.evaluation.experiment.config import EXTRACTIVE, ExperimentConfig
 from indexer.evaluation.experiment.context import Context
 from indexer.evaluation.experiment.data import Data
@@ -134,6 +135,7 @@ def _lists(context: Context, stack: ExitStack) -> _Lists:
         made = context.output / EXTRACTIVE
         extracted(data.folder, config.domain, made, models[0][1], context.progress)
     all_encoded = [stack.enter_context(encoded(name, one, context)) for name, one in models]
+    encode_histories(all_encoded[-1], context)
     lists = write_lists(context, all_encoded[-1])
     leaks = check_made(context, list(lists.values()), all_encoded)
     leaks.require_clean()

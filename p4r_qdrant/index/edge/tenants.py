@@ -76,7 +76,11 @@ class EdgeTenants(Tenants):
 
     def check_none(self) -> None:
         """Raise IndexMismatchError if the folder is that of an index with tenants."""
-        if self._folder.is_dir():
+        try:
+            is_for_tenants = self._folder.is_dir()
+        except OSError as error:
+            raise failure(str(self._root), str(error)) from None
+        if is_for_tenants:
             raise IndexMismatchError(
                 f"{self.location} was made for tenants: set P4R_INDEX__TENANTS=true, or choose "
                 "another one (P4R_QDRANT__PATH)"
