@@ -228,7 +228,8 @@ def killed(
     for answers in (1, 2, 3) if steps != ARTIFACTS else (1, 5, 9):
         process = reasoning(part, out, environment, steps)
         while len(answered(out)) < answers:
-            assert process.poll() is None, f"it ended before {answers} answers were there"
+            if process.poll() is not None:
+                pytest.fail(f"it ended before {answers} answers: {process.communicate()[1]}")
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.communicate()
