@@ -116,11 +116,11 @@ class PrivateQdrant:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Terminate the process (SIGTERM); it may flush first."""
+        """Terminate the process (SIGTERM); it may flush first. One that hangs is killed."""
         if self._process is not None:
             self._process.terminate()
             try:
-                self._process.wait(30)
+                self._process.wait(10)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
