@@ -7,9 +7,6 @@ a folder beside the artifacts. It holds no texts: a point's id finds its persona
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
 import uuid
 import zlib
 from collections.abc import Iterable, Sequence
@@ -19,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from p4r_qdrant.errors import InputError
 from p4r_qdrant.index.payload import point_prefix
+from p4r_qdrant.index.record_files import read_records, record_file
 
 OTHER = 255
 """The category of a persona that is in none of the largest ones."""
@@ -34,7 +31,6 @@ _RECORD = np.dtype(
         ("point", "V16"),
     ]
 )
-_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +57,7 @@ def map_file(
     records["persona"] = [persona_key(one) for one in persona_ids]
     ids = b"".join(uuid.UUID(one).bytes for one in points)
     records["point"] = np.frombuffer(ids, "V16")
-    file = io.BytesIO()
-    np.save(file, records)
-    content = file.getvalue()
-    return hashlib.sha256(content).hexdigest()[:32], content
+    return record_file(records)
 
 
 def persona_key(persona_id: str) -> int:
@@ -84,15 +77,7 @@ class PersonaMap:
     def __init__(self, folder: Path, name: str) -> None:
         """Raises InputError if the folder has no such map, or it is broken."""
         sentence = f"{folder} has no map {name!r} that can be read: run p4r segments again"
-        if not _NAME.fullmatch(name):
-            raise InputError(sentence)
-        try:
-            records = np.load(folder / f"{name}.npy", mmap_mode="r")
-        except (OSError, ValueError, EOFError):
-            raise InputError(sentence) from None
-        if records.dtype != _RECORD or records.ndim != 1:
-            raise InputError(sentence)
-        self._records = records
+        self._records = read_records(folder, name, ".npy", _RECORD, sentence)
 
     def __len__(self) -> int:
         return len(self._records)

@@ -7,8 +7,6 @@ for the metadata of a version, so they lie in a file beside its map: `NAME.wins`
 from __future__ import annotations
 
 import hashlib
-import io
-import re
 import uuid
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from p4r_qdrant.errors import InputError
+from p4r_qdrant.index.record_files import read_records, record_file
 from p4r_qdrant.records import StoredPersona
 
 SUFFIX = ".wins"
@@ -36,7 +34,6 @@ _RECORD = np.dtype(
         ("shares", "u1", (MOST_SEGMENTS,)),
     ]
 )
-_NAME = re.compile(r"[0-9a-f]{32}")
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -70,10 +67,7 @@ def wins_file(
     records["text"] = np.frombuffer(b"".join(map(_text, personas)), "V4")
     records["share"], records["segments"], records["shares"] = shares, segments, of_segments
     order = sorted(range(len(points)), key=lambda one: records["point"][one].tobytes())
-    file = io.BytesIO()
-    np.save(file, records[order])
-    content = file.getvalue()
-    return hashlib.sha256(content).hexdigest()[:32], content
+    return record_file(records[order])
 
 
 class Wins:
@@ -82,15 +76,7 @@ class Wins:
     def __init__(self, folder: Path, name: str) -> None:
         """Raises InputError if the folder has no such file, or it is broken."""
         sentence = f"{folder} does not say how often personas win: run p4r segments again"
-        if not _NAME.fullmatch(name):
-            raise InputError(sentence)
-        try:
-            records = np.load(folder / f"{name}{SUFFIX}", mmap_mode="r")
-        except (OSError, ValueError, EOFError):
-            raise InputError(sentence) from None
-        if records.dtype != _RECORD or records.ndim != 1:
-            raise InputError(sentence)
-        self._records = records
+        self._records = read_records(folder, name, SUFFIX, _RECORD, sentence)
 
     def of(self, point: str, persona: StoredPersona) -> Won | None:
         """How often the persona at a point wins; None if it was not there, or had other texts."""
