@@ -60,7 +60,7 @@ class Small(Catalogue):
             yield ItemVectors(f"item-{number}", personas, vectors, {"item_title": "A title"})
 
 
-def raw(index: PersonaIndex, told: Iterator[dict[str, str]], users: Floats, _: Any) -> Any:
+def raw(index: PersonaIndex, histories: Iterator[dict[str, str]], users: Floats, _: Any) -> Any:
     """Both queries, as little as they can be."""
     columns: Any = index._columns()
     assert isinstance(columns, ServerColumns)
@@ -74,7 +74,7 @@ def raw(index: PersonaIndex, told: Iterator[dict[str, str]], users: Floats, _: A
             limit=PROPOSED,
             with_payload=grpc.WithPayloadSelector(enable=False),
         )
-        history = next(told)
+        history = next(histories)
         weights = Weights.of(dict.fromkeys(history, 1.0), columns.numbers(history))
         found.append((personas.ask("Query", nearest), columns.nearest(weights, PROPOSED)))
     return found

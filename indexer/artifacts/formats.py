@@ -23,7 +23,7 @@ def check_format(folder: Path) -> None:
     except FileNotFoundError:
         return
     except NotADirectoryError:
-        return  # whoever opens it says so
+        return  # the command that opens the folder reports it
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); restore it from a backup") from None
     number = stored.get("format") if isinstance(stored, dict) else None

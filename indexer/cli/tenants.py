@@ -23,7 +23,7 @@ Name = Annotated[str, typer.Argument(help="A tenant's name, such as shop-a.")]
 
 @app.command(epilog="Example:  P4R_INDEX__TENANTS=true p4r tenant add shop-a")
 def add(name: Name) -> None:
-    """Add a tenant, to whom items can then be published."""
+    """Add a tenant. Items can be published to it afterwards."""
     from indexer.terminal.console import out
     from p4r_qdrant.index.opening import open_tenants
     from p4r_qdrant.settings import Settings

@@ -69,7 +69,7 @@ class Texts(BaseModel):
 
 
 class Half(BaseModel):
-    """The persona that a split makes beside the one that is split. after: its `persona_digest`."""
+    """The second persona of a split; the first one keeps its id. after: its `persona_digest`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -83,7 +83,7 @@ class FoldedStudents:
         folds = self._folds()
         fold_of = {user: fold for fold, users in enumerate(folds) for user in users}
         for fold, users in enumerate(folds):
-            # Who has no training interaction has taught nobody: any student will do.
+            # A user without training interactions was taught to no student: each of them will do.
             mine = [
                 [one for one in order if fold_of.get(one.user_id, 0) == fold] for order in orders
             ]
