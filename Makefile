@@ -85,8 +85,8 @@ demo-llm: $(VENV)/.installed-demo-llm  ## the same from raw reviews, with a smal
 # decisions of a review stay there, `rm -r .cache/studio` starts anew.
 studio: $(VENV)/.installed-studio  ## the pages for people, on the bookshop, on this machine
 	@mkdir -p $(STUDIO)
-	@test -d $(STUDIO)/bookshop || { rm -rf $(STUDIO)/copying \
-		&& cp -R examples/bookshop $(STUDIO)/copying && mv $(STUDIO)/copying $(STUDIO)/bookshop; }
+	@test -d $(STUDIO)/bookshop || { rm -rf $(STUDIO)/copying && mkdir $(STUDIO)/copying \
+		&& cp examples/bookshop/*.jsonl $(STUDIO)/copying && mv $(STUDIO)/copying $(STUDIO)/bookshop; }
 	cd $(STUDIO) && unset P4R_QDRANT__URL \
 	&& export P4R_QDRANT__PATH=index P4R_ENCODER__MODEL=all-MiniLM-L6-v2 \
 	&& ../../$(BIN)/p4r publish --artifacts bookshop --domain books \
