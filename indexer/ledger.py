@@ -22,12 +22,13 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 from indexer.artifacts.formats import check_format
 from indexer.artifacts.writing import storage_errors
 from indexer.step_file import StepFile, digest_of
 from p4r_qdrant import file_lock
+from p4r_qdrant.closing import Closing
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.whole_files import remove_unfinished
 
@@ -53,7 +54,7 @@ def request_key(
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
-class Ledger:
+class Ledger(Closing):
     """The ledger in one folder; a context manager, thread-safe.
 
     Raises LedgerLockedError if another process has it open, InputError if the folder cannot be
@@ -180,12 +181,6 @@ class Ledger:
             with storage_errors(path, cannot="be used"):
                 file = self._files[step] = StepFile(path, self._read_only)
         return file
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _locked(folder: Path) -> BinaryIO:

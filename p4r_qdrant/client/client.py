@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
 from p4r_qdrant.client import calls
 from p4r_qdrant.client.answers import AgainError, pause_s, read, waits
 from p4r_qdrant.client.calls import Answered, Call, CandidateLike, Filter, User
+from p4r_qdrant.closing import Closing
 from p4r_qdrant.records import Persona
 from p4r_qdrant.schemas.items import DeletedAnswer, ItemPersonasAnswer, PutItemAnswer
 from p4r_qdrant.schemas.reranking import RankingAnswer, RecommendationsAnswer, RerankAnswer
@@ -20,7 +21,7 @@ from p4r_qdrant.schemas.why_not import WhyNotAnswer
 from p4r_qdrant.settings import RerankSettings
 
 
-class Client:
+class Client(Closing):
     """A synchronous client. A context manager; thread-safe.
 
     `timeout_s` limits one attempt, `attempts` the number of attempts. All methods raise
@@ -164,9 +165,3 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from base64 import b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from p4r_qdrant.arrays import Floats, normalised
+from p4r_qdrant.closing import Closing
 from p4r_qdrant.errors import InputError, VectorError
 from p4r_qdrant.index import matching, replacing
 from p4r_qdrant.index.batching import batches
@@ -54,7 +54,7 @@ class Page(NamedTuple):
     next: str | None
 
 
-class PersonaIndex(CollaborativeIndex):
+class PersonaIndex(CollaborativeIndex, Closing):
     """Personas by item, and the best persona of each candidate for a user.
 
     A version may also have a collaborative part: see `CollaborativeIndex`.
@@ -441,14 +441,3 @@ class PersonaIndex(CollaborativeIndex):
     def close(self) -> None:
         """Release the connection or the folder. Closing twice is fine."""
         self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

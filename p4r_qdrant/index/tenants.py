@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+
+from p4r_qdrant.closing import Closing
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Tenant:
     live: str
 
 
-class Tenants(ABC):
+class Tenants(Closing):
     """The tenants of the index that the settings name; a context manager."""
 
     location: str
@@ -47,16 +47,5 @@ class Tenants(ABC):
         Raises InputError if the storage has no shards for that.
         """
 
-    def close(self) -> None:  # noqa: B027 - folders are not held open
+    def close(self) -> None:
         """Close the connection. Closing twice is fine."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

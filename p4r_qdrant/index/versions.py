@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
+from p4r_qdrant.closing import Closing
 from p4r_qdrant.encoder.fingerprint import same_encoder
 from p4r_qdrant.errors import IndexMismatchError, InputError
 from p4r_qdrant.index.index import PersonaIndex
@@ -33,7 +32,7 @@ class Version:
     metadata: IndexMetadata
 
 
-class Versions(ABC):
+class Versions(Closing):
     """The versions of the index that the settings name; a context manager.
 
     `alias` is the name under which the live one is found.
@@ -111,7 +110,7 @@ class Versions(ABC):
     def missing(self) -> str:
         """The part of a sentence that says that there is no index, and where."""
 
-    def close(self) -> None:  # noqa: B027 - folders are not held open
+    def close(self) -> None:
         """Close the connection. Closing twice is fine."""
 
     def open_live(self, made_with: IndexMetadata | None = None) -> PersonaIndex:
@@ -215,17 +214,6 @@ class Versions(ABC):
         """All versions except the live and the previous one, the oldest first."""
         kept = {self.live(), self.previous()}
         return [version for version in self.all() if version.name not in kept]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def is_named(name: str, first: str) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from p4r_qdrant.closing import Closing
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.cache import VectorCache
 from p4r_qdrant.errors import InputError
@@ -34,7 +34,7 @@ from p4r_qdrant.rerank.why_not import catalogue_candidates, why_not
 from p4r_qdrant.settings import EncoderSettings, HistorySettings, RerankSettings, Settings
 
 
-class PersonaReranker:
+class PersonaReranker(Closing):
     """Reorders candidates by their best persona for a user (Eq. 10), and explains the order.
 
     With `fusion = "standard"` the persona score is one part of three; see `standard`.
@@ -301,14 +301,3 @@ class PersonaReranker:
         if self._following is not None:
             self._following.close()
         self._serving.now.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
