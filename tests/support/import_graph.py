@@ -23,7 +23,7 @@ from tests.support.paths import ROOT
 PACKAGES = ("p4r_qdrant", "indexer")
 
 LAYERS = (
-    ("p4r_qdrant.file_lock",),
+    ("p4r_qdrant.file_lock", "p4r_qdrant.closing"),
     (
         *("p4r_qdrant.records", "p4r_qdrant.errors", "p4r_qdrant.resources", "p4r_qdrant.arrays"),
         *("p4r_qdrant.artifact_names", "p4r_qdrant.spreadsheets"),
