@@ -165,7 +165,7 @@ def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
             "lines": [peer(generator, *one) for one in PEERS],
             "segments": [
                 {"generator": generator, "line": line, "segment": text, "rule": text, "users": 7}
-                | {"ceiling": 0.5, **estimate}
+                | {"ceiling": 0.5, "hr": 0.5, **estimate}
                 for line, _ in PEERS
             ],
         },

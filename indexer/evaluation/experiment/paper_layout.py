@@ -1,7 +1,6 @@
 """The results of an experiment in the layout of the paper's tables and figures.
 
-Tables 4 and 5 are those of the peers (see peer_tables.py). Source of the layout: Persona4Rec
-(arXiv 2602.21756).
+The paper's own figures stand beside. Source: Persona4Rec (arXiv 2602.21756).
 """
 
 from __future__ import annotations
@@ -11,6 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from indexer.evaluation.experiment.ablations import SUMMARY_ONLY
+from indexer.evaluation.experiment.paper_figures import (
+    MetricGroup,
+    MetricRow,
+    beside,
+    one_request,
+)
+from indexer.evaluation.experiment.wording import generator_name, line_name, variant_name
 from indexer.metrics import metric_names
 from indexer.pages.charts import Bar, BarChart, BarGroup
 
@@ -21,21 +27,8 @@ NO_BENCH = "latency and memory were not measured: add [peers.bench]"
 NO_JUDGE = "no judge was asked: add [peers.judge]"
 
 
-@dataclass(frozen=True)
-class MetricRow:
-    """One line of a table of metrics; `values`: in the order of `metric_names`."""
-
-    line: str
-    values: Sequence[float]
-
-
-@dataclass(frozen=True)
-class MetricGroup:
-    """The lines of one generator and number of candidates."""
-
-    generator: str
-    candidates: int
-    rows: Sequence[MetricRow]
+SEGMENTS = ("warm users", "cold users", "head items", "tail items")
+SEGMENT_COLUMNS = [f"{segment} {name}" for segment in SEGMENTS for name in ("HR@10", "NDCG@10")]
 
 
 @dataclass(frozen=True)
@@ -51,9 +44,13 @@ def paper_layout(results: Results) -> dict[str, Any]:
     bench, judged = results["bench"], results["judged"]
     return {
         "metrics": metric_names(),
-        "table6": list(_summary_only(results)),
-        "table10": list(_number_of_personas(results)),
+        "segments": SEGMENT_COLUMNS,
+        "table4": table4([results]),
+        "table5": beside(list(_segments(results["peers"])), "table5", SEGMENT_COLUMNS),
+        "table6": beside(list(_summary_only(results)), "table6", metric_names()),
+        "table10": beside(list(_number_of_personas(results)), "table10", metric_names()),
         "table7": _one_request(bench),
+        "their_table7": one_request(),
         "bench": bench,
         "figure4": grown(bench),
         "figures56": list(_win_rates(judged)),
@@ -91,6 +88,49 @@ def _unfit(result: Mapping[str, Any]) -> str:
     return f"the judge, {result['model']}, fails its controls ({named}), so no win rate is given"
 
 
+# --- Tables 4 and 5 -------------------------------------------------------------------------------
+
+
+def table4(experiments: Sequence[Results]) -> list[MetricGroup]:
+    """Data set, generator, reranker, as in the paper's Table 4, of the experiments with peers."""
+    return beside(
+        [group for one in experiments if one["peers"] for group in _reranked(one)],
+        "table4",
+        metric_names(),
+    )
+
+
+def _reranked(results: Results) -> Iterator[MetricGroup]:
+    peers = results["peers"]
+    for generator in dict.fromkeys(row["generator"] for row in peers["lines"]):
+        yield MetricGroup(
+            f"{results['name']}: {generator_name(generator)}, {peers['candidates']} candidates, "
+            f"{peers['users']:,} users",
+            [
+                MetricRow(
+                    line_name(row["line"]),
+                    [row["metrics"][name]["mean"] for name in metric_names()],
+                )
+                for row in peers["lines"]
+                if row["generator"] == generator
+            ],
+        )
+
+
+def _segments(peers: Mapping[str, Any] | None) -> Iterator[MetricGroup]:
+    """Every line on warm and cold users, head and tail items; None where a segment has nobody."""
+    if not peers:
+        return
+    known = {(row["generator"], row["line"], row["segment"]): row for row in peers["segments"]}
+    for generator in dict.fromkeys(row["generator"] for row in peers["lines"]):
+        rows = []
+        for line in (row["line"] for row in peers["lines"] if row["generator"] == generator):
+            found = [known.get((generator, line, segment), {}) for segment in SEGMENTS]
+            values = [one.get(name) for one in found for name in ("hr", "mean")]
+            rows.append(MetricRow(line_name(line), values))
+        yield MetricGroup(f"{generator_name(generator)}, {peers['candidates']} candidates", rows)
+
+
 # --- Tables 6 and 10 ------------------------------------------------------------------------------
 
 
@@ -120,10 +160,10 @@ def _groups(results: Results, wanted: Any, only_with: str = "") -> Iterator[Metr
         if own and (not only_with or any(row["name"] == only_with for row in own)):
             alone = [line["metrics"][name]["mean"] for name in metric_names()]
             yield MetricGroup(
-                *place,
+                f"{generator_name(line['generator'])}, {line['candidates']} candidates",
                 [
                     MetricRow("generator alone", alone),
-                    *(MetricRow(row["name"], _values(row)) for row in own),
+                    *(MetricRow(variant_name(row["name"]), _values(row)) for row in own),
                 ],
             )
 

@@ -102,11 +102,12 @@ def _mean_with_interval(values: Floats) -> dict[str, float]:
 def _segments(
     rows: Sequence[_Row], study: PeerStudy, found: Sequence[Segment]
 ) -> Iterator[dict[str, Any]]:
-    """NDCG@10 of every line in every segment that has users of the study."""
+    """HR@10 (hr) and NDCG@10 of every line in every segment that has users of the study."""
     for row in rows:
         for one in found:
             ranks = row.ranks[one.members[study.members]]
             if len(ranks):
+                measured = estimates(ranks)
                 yield {
                     "generator": row.generator,
                     "line": row.name,
@@ -114,5 +115,6 @@ def _segments(
                     "rule": one.rule,
                     "users": len(ranks),
                     "ceiling": ceiling(ranks),
-                    **asdict(estimates(ranks)["NDCG@10"]),
+                    "hr": measured["HR@10"].mean,
+                    **asdict(measured["NDCG@10"]),
                 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +11,7 @@ import numpy as np
 from indexer.evaluation import significance
 from indexer.evaluation.experiment.conclusions import Results, gain, is_beyond_chance
 from indexer.evaluation.experiment.main_table import gap
+from indexer.evaluation.experiment.paper_layout import table4
 from indexer.evaluation.experiment.report import REPORT
 from indexer.evaluation.experiment.wording import generator_name, line_name
 from indexer.metrics import metric_names, ndcg
@@ -65,52 +66,12 @@ def pooled_page(experiments: Sequence[Results], folders: Sequence[str]) -> str:
         "experiments.html",
         rows=[_shown(row) for row in pooled(experiments)],
         table4=table4(experiments),
+        metrics=metric_names(),
         reports=[
             (one["name"], f"{quote(folder)}/{REPORT}")
             for one, folder in zip(experiments, folders, strict=True)
         ],
     )
-
-
-def table4(experiments: Sequence[Results]) -> dict[str, Any]:
-    """Generator x reranker x data set, as in the paper's Table 4, of the experiments with peers.
-
-    groups: of each generator the lines, with the metrics for each data set; None where it has no
-    such line.
-    """
-    own = [(one["name"], one["peers"]) for one in experiments if one["peers"]]
-    known = [
-        {(row["generator"], row["line"]): row["metrics"] for row in peers["lines"]}
-        for _, peers in own
-    ]
-    groups: dict[str, dict[str, None]] = {}
-    for generator, line in (place for lines in known for place in lines):
-        groups.setdefault(generator, {})[line] = None
-    names = metric_names()
-
-    def values(lines: Mapping[tuple[str, str], Any], place: tuple[str, str]) -> list[float | None]:
-        return [lines[place][name]["mean"] if place in lines else None for name in names]
-
-    return {
-        "metrics": names,
-        "data": [
-            {"name": name, "users": peers["users"], "candidates": peers["candidates"]}
-            for name, peers in own
-        ],
-        "groups": [
-            (
-                generator_name(generator),
-                [
-                    {
-                        "line": line_name(line),
-                        "values": [values(lines, (generator, line)) for lines in known],
-                    }
-                    for line in lines_of
-                ],
-            )
-            for generator, lines_of in groups.items()
-        ],
-    }
 
 
 def sentences(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
