@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -68,7 +69,7 @@ class CriterionVerdict:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The verdicts of all raters. missing: cells without a verdict."""
+    """The verdicts of all raters who gave one. missing: cells of all sheets without a verdict."""
 
     systems: Sequence[str]
     raters: int
@@ -79,13 +80,14 @@ class Verdicts:
 def read_verdicts(key: Key, sheets: Mapping[str, Path], refusals: Refusals) -> Verdicts:
     """Read the filled sheets, by rater. Raises InputError for a sheet of something else.
 
-    A cell that is neither a letter nor a tie is refused; an empty one is missing.
+    A cell that is neither a letter nor a tie is refused, and so is a second row of an example; an
+    empty cell is missing.
     """
     said = {rater: _read_sheet(key, rater, path, refusals) for rater, path in sheets.items()}
     criteria = [_verdict(key, name, said) for name in CRITERIA]
     cells = len(said) * len(key.examples) * len(CRITERIA)
     given = sum(len(own) for own in said.values())
-    return Verdicts(key.systems, len(said), criteria, cells - given)
+    return Verdicts(key.systems, sum(map(bool, said.values())), criteria, cells - given)
 
 
 Said = Mapping[tuple[str, str], str]
@@ -96,18 +98,19 @@ def _read_sheet(key: Key, rater: str, path: Path, refusals: Refusals) -> Said:
     if rater not in key.orders:
         raise InputError(f"the key knows no rater {rater!r}: {', '.join(key.orders)}")
     orders = dict(zip(key.examples, key.orders[rater], strict=True))
-    found = {}
-    try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(keepends=True)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as CSV: {error}") from None
-    if not rows or not {"example", *CRITERIA} <= rows[0].keys():
-        raise InputError(f"{path} is no sheet of `p4r peers compare`: it needs its columns")
-    for number, row in enumerate(rows, start=2):
+    found: dict[tuple[str, str], str] = {}
+    seen: dict[str, int] = {}
+    for number, row in enumerate(_rows(path), start=2):
         name = from_formula_safe(row["example"] or "")
+        if not any(row.values()):
+            continue
         if name not in orders:
             refusals.add(f"{path}: row {number} is of {name!r}, which the key does not know")
             continue
+        if name in seen:
+            refusals.add(f"{path}: row {number} is of {name!r}, as row {seen[name]}; remove one")
+            continue
+        seen[name] = number
         for criterion in CRITERIA:
             cell = (row[criterion] or "").strip().strip(".()").casefold()
             if not cell:
@@ -122,6 +125,24 @@ def _read_sheet(key: Key, rater: str, path: Path, refusals: Refusals) -> Said:
             system = TIE if cell == TIE else orders[name][letters.index(cell)]
             found[name, criterion] = system
     return found
+
+
+def _rows(path: Path) -> list[dict[str, str | None]]:
+    """The rows of a sheet, as any spreadsheet saves them. Raises InputError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter, restval=""))
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not in UTF-8: save it as CSV UTF-8") from None
+    except (OSError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as CSV: {error}") from None
+    if not rows or not {"example", *CRITERIA} <= rows[0].keys():
+        needed = ", ".join(("example", *CRITERIA))
+        raise InputError(
+            f"{path} is no sheet of `p4r peers compare`: it needs the columns {needed}"
+        )
+    return rows
 
 
 def _verdict(key: Key, criterion: str, said: Mapping[str, Said]) -> CriterionVerdict:
@@ -141,14 +162,19 @@ def _verdict(key: Key, criterion: str, said: Mapping[str, Said]) -> CriterionVer
 
 
 def _alpha(key: Key, criterion: str, said: Mapping[str, Said]) -> float | None:
-    """Krippendorff's alpha of the verdicts, nominal; None if no example has two, or all agree."""
-    verdicts = [
-        (rater, example, own[example, criterion])
-        for rater, own in said.items()
+    """Krippendorff's alpha, nominal, of the examples with two verdicts or more.
+
+    None if there is no such example, or all their verdicts are the same.
+    """
+    of_each = {
+        example: [
+            (rater, example, own[example, criterion])
+            for rater, own in said.items()
+            if (example, criterion) in own
+        ]
         for example in key.examples
-        if (example, criterion) in own
-    ]
-    raters = Counter(example for _, example, _ in verdicts)
-    if max(raters.values(), default=0) < 2 or len({verdict for *_, verdict in verdicts}) < 2:
+    }
+    verdicts = [one for own in of_each.values() if len(own) > 1 for one in own]
+    if len({verdict for *_, verdict in verdicts}) < 2:
         return None
     return float(AnnotationTask(verdicts).alpha())

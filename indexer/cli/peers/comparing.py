@@ -116,5 +116,7 @@ def verdicts(
     with written_whole(folder / RATED) as write:
         write(json.dumps(asdict(found), ensure_ascii=False, indent=2))
     print_verdicts(found)
+    if absent := [f"rater-{one}.csv" for one in key.orders if one not in sheets]:
+        out.say(f"not counted, for {folder} has no such file: {', '.join(absent)}")
     out.say(f"written: {folder / RATED}")
     exit_for(refusals)

@@ -1,6 +1,7 @@
 """Explanations side by side: balanced, blind, and what raters' verdicts come to."""
 
 import csv
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -108,7 +109,7 @@ def filled(
     paths = {}
     for rater, best in choices.items():
         sheet = next(one for one in sheets(found, 3, 0) if str(one.rater) == rater)
-        rows = list(csv.DictReader(sheet_csv(found, sheet).splitlines()))
+        rows = list(csv.DictReader(io.StringIO(sheet_csv(found, sheet))))
         for row, order, system in zip(rows, sheet.orders, best, strict=True):
             cell = {"tie": " Tie", "": "", "?": "both"}.get(system)
             if cell is None:
@@ -163,6 +164,45 @@ def test_empty_cells_are_missing_and_odd_ones_refused(tmp_path: Path) -> None:
     assert verdicts.missing == 2 * len(CRITERIA)
     assert refusals.total == len(CRITERIA)
     assert "'both' is none of A, B, C and tie" in refusals.sentences[0]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_sheet_is_read_as_any_spreadsheet_saves_it(separator: str, tmp_path: Path) -> None:
+    """With other separators, CRLF, a byte order mark, rows in another order, and empty rows."""
+    found = [
+        example(number, ours=f"A line\u2028separator; {number}\x0band more") for number in range(4)
+    ]
+    key = Key.of(found, sheets(found, 3, 0))
+    best = {"1": ["ours", "xrec", "rated", "tie"], "2": ["ours", "xrec", "xrec", "ours"]}
+    paths = filled(tmp_path, found, key, best)
+    expected = read_verdicts(key, paths, Refusals())
+    for path in paths.values():
+        head, *rows = csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline=""))
+        with path.open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.writer(file, delimiter=separator, lineterminator="\r\n")
+            writer.writerows([head, *reversed(rows), [""] * len(head)])
+    refusals = Refusals()
+    assert read_verdicts(key, paths, refusals) == expected
+    assert refusals.total == 0
+
+
+def test_a_row_twice_is_refused_and_alpha_needs_two_verdicts(tmp_path: Path) -> None:
+    found = [example(number) for number in range(2)]
+    key = Key.of(found, sheets(found, 2, 0))
+    paths = filled(tmp_path, found, key, {"1": ["ours", "xrec"], "2": ["ours", ""]})
+    [lone, *_] = read_verdicts(key, paths, Refusals()).criteria
+    assert lone.alpha is None, "one example has two verdicts, which are the same"
+    lines = paths["1"].read_text("utf-8-sig")
+    twice = lines + lines[lines.index("\n") + 1 :]
+    paths["1"].write_text(twice.replace(found[0].name, "nobody", 1))
+    refusals = Refusals()
+    read_verdicts(key, paths, refusals)
+    first, second = sorted(refusals.sentences)
+    assert "row 2 is of 'nobody', which the key does not know" in first
+    assert f"row 5 is of {found[1].name!r}, as row 3; remove one" in second
+    paths["1"].write_bytes(lines.encode() + b"\xe4")
+    with pytest.raises(InputError, match="is not in UTF-8: save it as CSV UTF-8"):
+        read_verdicts(key, paths, Refusals())
 
 
 def test_files_of_something_else_are_one_sentence(tmp_path: Path) -> None:
