@@ -90,6 +90,15 @@ def read_verdicts(key: Key, sheets: Mapping[str, Path], refusals: Refusals) -> V
     return Verdicts(key.systems, sum(map(bool, said.values())), criteria, cells - given)
 
 
+def is_filled(path: Path) -> bool:
+    """Whether a rater has written into a sheet, or saved it in a form that cannot be read."""
+    try:
+        rows = _rows(path)
+    except InputError:
+        return True
+    return any((row[name] or "").strip() for row in rows for name in CRITERIA)
+
+
 Said = Mapping[tuple[str, str], str]
 """By example and criterion: the system that is best, or a tie."""
 

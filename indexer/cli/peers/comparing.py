@@ -53,7 +53,7 @@ def compare(
     from indexer.peers import side_by_side
     from indexer.peers.material import Material
     from indexer.peers.side_by_side_page import page
-    from indexer.peers.verdicts import Key
+    from indexer.peers.verdicts import Key, is_filled
     from indexer.terminal.console import out
     from indexer.terminal.tables import print_counts
 
@@ -64,6 +64,12 @@ def compare(
     names = [f"rater-{number}.csv" for number in range(1, raters + 1)]
     mine = (output / KEY).is_file()
     check_outputs(output, [KEY, PAGE, *names], list(files.values()), force=force or mine)
+    done = [name for name in names if (output / name).is_file() and is_filled(output / name)]
+    if done and not force:
+        raise InputError(
+            f"raters have filled {', '.join(done)} in {output}: name another --output, or replace "
+            "them with --force"
+        )
     refusals, left_out = Refusals(), Counter[str]()
     with Material(ArtifactFolder(artifacts), refusals) as material:
         choosing = side_by_side.Choosing(examples, seed, length)

@@ -212,5 +212,12 @@ def test_compare_and_verdicts(p4r: Run, tmp_path: Path) -> None:
     assert "Krippendorff" in found.out
     record = json.loads((tmp_path / "compared" / "verdicts.json").read_text())
     assert record["criteria"][0]["criterion"] == "intuitiveness"
+    filled = [(tmp_path / "compared" / f"rater-{rater}.csv").read_text() for rater in (1, 2)]
+    again = p4r(*command, *options, "--blind")
+    assert "raters have filled rater-1.csv, rater-2.csv in compared" in again.sentence
+    kept = [(tmp_path / "compared" / f"rater-{rater}.csv").read_text() for rater in (1, 2)]
+    assert kept == filled
+    (tmp_path / "compared" / "rater-2.csv").unlink()
+    assert "has no such file: rater-2.csv" in p4r("peers", "verdicts", "--folder", "compared").out
     wrong = p4r(*command, "--explanations", "xrec")
     assert "--explanations needs NAME=FILE" in wrong.sentence

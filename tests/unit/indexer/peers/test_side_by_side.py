@@ -19,7 +19,7 @@ from indexer.peers.side_by_side import (
     sheets,
 )
 from indexer.peers.side_by_side_page import page
-from indexer.peers.verdicts import Key, read_verdicts
+from indexer.peers.verdicts import Key, is_filled, read_verdicts
 from p4r_qdrant.errors import InputError
 from tests.support.html_page import HOSTILE, Page
 from tests.support.jsonl import read, write
@@ -201,6 +201,7 @@ def test_a_row_twice_is_refused_and_alpha_needs_two_verdicts(tmp_path: Path) -> 
     assert "row 2 is of 'nobody', which the key does not know" in first
     assert f"row 5 is of {found[1].name!r}, as row 3; remove one" in second
     paths["1"].write_bytes(lines.encode() + b"\xe4")
+    assert is_filled(paths["1"])
     with pytest.raises(InputError, match="is not in UTF-8: save it as CSV UTF-8"):
         read_verdicts(key, paths, Refusals())
 
