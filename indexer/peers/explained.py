@@ -49,11 +49,11 @@ class Explained(AskingPeer):
 
     async def _user_profile(self, query: PeerQuery, exchange: Exchange) -> str:
         wording = Wording(self.options, exchange.notes)
-        if not query.history:
+        history = wording.history(query)
+        if not history:
             return UNKNOWN
         about = {"user_id": query.user_id}
-        history = listed(wording.history(query))
-        return await self._text("peer_user_taste", history, about, exchange)
+        return await self._text("peer_user_taste", listed(history), about, exchange)
 
     async def _explanation(
         self,

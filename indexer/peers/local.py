@@ -19,6 +19,7 @@ from typing import Any
 
 from indexer.llm import Options
 from indexer.peers.options import Precision
+from p4r_qdrant.encoder import hub
 from p4r_qdrant.errors import InputError, MissingExtraError, P4RError
 
 try:
@@ -81,14 +82,14 @@ class LocalModel:
             place, more = str(path.parent), {"gguf_file": path.name}
             _check_gguf(path)
         else:
-            place, more = str(source), {}
+            place, more = _place(str(source)), {}
         _silence_progress_bars()
         with enough_memory(str(source)):
             try:
                 tokenizer = AutoTokenizer.from_pretrained(place, **more)
                 model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **more)
             except (OSError, ValueError, KeyError) as error:
-                first = str(error).strip().splitlines()[0][:200]
+                first = str(error).strip().splitlines()[0][:200].rstrip(":")
                 raise InputError(
                     f"{source} is no causal language model that transformers can load: {first}"
                 ) from None
@@ -240,6 +241,21 @@ def _device(name: str) -> str:
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _place(source: str) -> str:
+    """The folder of a model, or its name if the hub must be asked. Raises InputError.
+
+    Where the hub cannot be asked, its own client would try for half a minute, and say so each time.
+    """
+    if (folder := hub.folder_of(source)) is not None:
+        return str(folder)
+    if why := hub.why_unreachable():
+        raise InputError(
+            f"{source} is no causal language model on this machine, and the model hub cannot be "
+            f"asked for it: {why}"
+        )
+    return source
 
 
 def _check_gguf(path: Path) -> None:

@@ -41,15 +41,17 @@ class PeerAnswer:
     """A peer's order of all candidates, as item ids.
 
     scores, explanations: by item id, where there are any. usage: of all calls that the query needs,
-    also of those whose answers the ledger held. repaired: what had to be put right in answers
-    (missing, repeated and unknown candidates). failed: requests without a usable answer; where they
-    decide, candidates keep the generator's order. notes: what was left out or cut, counted.
+    also of those whose answers the ledger held. requests: questions; retries do not count.
+    repaired: what had to be put right in answers (missing, repeated and unknown candidates).
+    failed: requests without a usable answer; where they decide, candidates keep the generator's
+    order. notes: what was left out or cut, counted.
     """
 
     order: tuple[str, ...]
     scores: Mapping[str, float] = field(default_factory=dict)
     explanations: Mapping[str, str] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    requests: int = 0
     repaired: int = 0
     failed: int = 0
     notes: Mapping[str, int] = field(default_factory=dict)
@@ -81,6 +83,7 @@ class Exchange:
         self._ask = ask
         self._keys: set[str] = set()
         self.usage = Usage()
+        self.requests = 0
         self.repaired = 0
         self.failed = 0
         self.notes: Counter[str] = Counter()
@@ -97,8 +100,18 @@ class Exchange:
         too_long = not answer.ok and any(TOO_LONG in problem for problem in answer.problems)
         if too_long and can_split:
             raise TooLongError
+        if too_long:
+            self.too_long()
+            return None
+        self.requests += 1
         self.failed += not answer.ok
         return answer.value
+
+    def too_long(self) -> None:
+        """Count a request that fails because its prompt cannot be made to fit the model."""
+        self.requests += 1
+        self.failed += 1
+        self.notes["prompts too long for the context of the model"] += 1
 
     def answer(
         self,
@@ -112,6 +125,7 @@ class Exchange:
             scores or {},
             explanations or {},
             self.usage,
+            self.requests,
             self.repaired,
             self.failed,
             dict(+self.notes),

@@ -28,6 +28,8 @@ class Rated(AskingPeer):
     async def rank(self, query: PeerQuery, ask: Asker) -> PeerAnswer:
         """Order by the expected rating of each candidate."""
         exchange = Exchange(ask)
+        if not query.history:
+            exchange.notes["users without a history"] = 1
         reviews = self.sources.material.reviews_of_user(query.user_id, self.options.reviews)
         user = await self.user_profile(query.user_id, reviews, exchange)
         found = await together(

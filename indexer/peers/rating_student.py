@@ -83,7 +83,9 @@ class Student:
         values: list[float | None] = [None] * len(members)
         usage = Usage()
         for number in range(self.folds):
-            label = f"{'with' if averages else 'without'} averages, fold {number + 1}"
+            label = (
+                f"{'with' if averages else 'without'} averages, fold {number + 1} of {self.folds}"
+            )
             progress.start(f"tuning a student {label}")
             taught = [
                 self._example(place, answer, averages=averages)

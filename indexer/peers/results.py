@@ -36,6 +36,7 @@ class Totals:
     peer: str
     queries: int
     usage: Usage
+    requests: int
     repaired: int
     failed: int
     notes: Counter[str] = field(default_factory=Counter)
@@ -50,6 +51,7 @@ class Totals:
             peer,
             len(answers),
             total(answers),
+            sum(one.requests for one in answers),
             sum(one.repaired for one in answers),
             sum(one.failed for one in answers),
             notes,
@@ -58,4 +60,4 @@ class Totals:
     @property
     def failed_share(self) -> float:
         """Failed requests as a share of all requests that were made."""
-        return self.failed / max(1, self.usage.calls)
+        return self.failed / max(1, self.requests)

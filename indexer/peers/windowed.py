@@ -72,7 +72,7 @@ class WindowedPeer(AskingPeer):
         except TooLongError:
             smaller = len(window) // 2
             if smaller < 2:
-                exchange.failed += 1
+                exchange.too_long()
                 return OrderedWindow(window)
             exchange.notes["windows made smaller"] += 1
             return await self._ordered(query, window, smaller, exchange)

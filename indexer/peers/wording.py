@@ -31,7 +31,7 @@ class Wording:
         """Title and text of a candidate, on one line."""
         text = self._line(one.title, one.text, words=self._options.words)
         if not text:
-            self._notes["candidates without a text"] += 1
+            self._notes["candidates without a text, in all prompts"] += 1
         return text or NO_TEXT
 
     def label(self, one: PeerCandidate | Interaction) -> str:
@@ -41,7 +41,7 @@ class Wording:
 
     def history(self, query: PeerQuery) -> list[str]:
         """What the user chose before, newest first, with ratings; interactions without text too."""
-        shown = query.history[: self._options.history]
+        shown = self._shown(query)
         return [self.interaction(one) or NO_TEXT for one in shown]
 
     def interaction(self, one: Interaction) -> str:
@@ -59,11 +59,16 @@ class Wording:
         """
         likes: list[str] = []
         dislikes: list[str] = []
-        for one in reversed(query.history[: self._options.history]):
+        for one in reversed(self._shown(query)):
             bad = one.rating is not None and one.rating <= self._options.disliked
             if label := self.label(one):
                 (dislikes if bad else likes).append(label)
         return likes, dislikes
+
+    def _shown(self, query: PeerQuery) -> tuple[Interaction, ...]:
+        if not query.history:
+            self._notes["users without a history"] = 1
+        return query.history[: self._options.history]
 
     def _line(self, *texts: str, words: int) -> str:
         """Each text is cleaned by itself: joined, they can read as an order to a model."""

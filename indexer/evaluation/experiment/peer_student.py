@@ -110,7 +110,7 @@ class FoldedStudents:
         data = await self._taught(users, teacher)
         check_reasons(data)
         options = TuningOptions(rank=self.config.rank, epochs=self.config.epochs, seed=self.seed)
-        adapter = self.folder / f"fold-{fold + 1}"
+        adapter = self.folder / f"fold-{fold + 1}-of-{self.config.folds}"
         model, _ = self.load(f"the model of {NAME}, fold {fold + 1}", None)
         self.progress.start(f"tuning {NAME}, fold {fold + 1}")
         await asyncio.to_thread(tune_peer, model, "rated", data, adapter, options)

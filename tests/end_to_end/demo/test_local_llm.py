@@ -28,9 +28,11 @@ from indexer.demo.local_llm import LocalLLM
 from indexer.evaluation.experiment import ablations
 from indexer.evaluation.experiment import run as experiment
 from indexer.evaluation.experiment.config import ExperimentConfig
+from indexer.evaluation.experiment.page import page
 from indexer.evaluation.experiment.run import run_experiment
 from indexer.ledger import Ledger
 from indexer.llm.parsing import parse_answer
+from indexer.peers import explained, preferences
 from indexer.progress import SILENT
 from indexer.prompts import Domain
 from indexer.reasoning import run
@@ -41,6 +43,7 @@ from p4r_qdrant.errors import MissingExtraError, P4RError
 from tests.support import warm
 from tests.support.counting_proxy import CountingProxy, counting_proxy
 from tests.support.hash_encoder import HashEncoder
+from tests.support.html_page import Page
 from tests.support.injections import INJECTIONS
 from tests.support.jsonl import read
 from tests.support.not_run import LOCAL_LLM, not_run
@@ -418,44 +421,59 @@ def test_the_plugin_that_the_model_comes_with_is_not_imported(llm: LocalLLM) -> 
 # --- peers -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("names", "candidates"),
-    [
-        (["letters", "listwise"], 2),
-        pytest.param(["letters", "listwise", "pointwise", "rated"], 5, marks=pytest.mark.long),
-    ],
-    ids=["two", "all"],
-)
-def test_an_experiment_asks_it(
-    names: list[str],
-    candidates: int,
-    llm: LocalLLM,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_experiment_asks_it_as_every_peer(
+    llm: LocalLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its taste is poor; what is looked at is the protocol, log-probabilities included."""
+    """Its taste is poor; what is looked at is the protocol, log-probabilities included.
+
+    Notes are short, and there are too few explanations and personas for a judge to be asked.
+    """
     monkeypatch.setattr(experiment, "load_encoder", lambda _: HashEncoder(32))
     monkeypatch.setattr(ablations, "variants", lambda *_: iter(()))
+    monkeypatch.setattr(preferences, "MOST_NOTES", 1)
+    monkeypatch.setattr(preferences, "MOST_BULLETS", 1)
+    monkeypatch.setattr(preferences, "NOTES_TOKENS", 90)
+    monkeypatch.setattr(explained, "ANSWER_TOKENS", 90)
     shop = tmp_path / "shop"
     shutil.copytree(BOOKSHOP, shop, ignore=shutil.ignore_patterns("derived.json"))
-    short = {"history": 1, "words": 5, "history_words": 5, "reviews": 1, "reasoning": False}
+    with_personas = [one for one in read(shop / "personas.jsonl") if one["item_id"] in ITEMS]
+    lines = "".join(json.dumps(one) + "\n" for one in with_personas)
+    (shop / "personas.jsonl").write_text(lines, encoding="utf-8")
     wanted = ExperimentConfig.model_validate(
         {
             "name": "Shop",
             "artifacts": shop,
             "domain": "books",
             "generators": ["popularity"],
-            "candidates": [candidates],
+            "candidates": [2],
             "lengths": [4],
             "decays": [1.0],
             "extractive": "none",
-            "peers": {"names": names, "users": 1, "shuffled": False} | short,
+            "peers": {
+                "names": ["letters", "listwise", "pointwise", "rated"],
+                "users": 1,
+                "shuffled": False,
+                "history": 1,
+                "words": 5,
+                "history_words": 5,
+                "reviews": 1,
+                "reasoning": False,
+                "explained": 1,
+                "judge": {"sample": 1, "controls": 5},
+            },
         }
     )
     settings = llm.settings().model_copy(update={"attempts": 1})
     found = run_experiment(wanted, tmp_path / "out", Refusals(), SILENT, llm=settings)
     asked = {row["line"]: row["asked"] for row in found["peers"]["lines"] if row["asked"]}
-    assert set(names) <= set(asked)
+    assert set(asked) == {"letters", "listwise", "pointwise", "rated", "rated, with averages"}
     assert all(one["prompt_tokens"] > 100 for one in asked.values())
-    assert asked["letters"]["failed"] == 0, "the endpoint gives log-probabilities"
+    for name in ("letters", "pointwise"):
+        assert asked[name]["failed"] == 0, "the endpoint gives log-probabilities"
     assert settings.model in found["peers"]["model"]
+    explaining = read(tmp_path / "out" / "ledger" / "peer-explained.jsonl")
+    assert len(explaining) == 3, "profiles of both sides, and an explanation"
+    assert all(one["result"] is None for one in found["judged"])
+    shown = Page(page(found))
+    shown.check_tables()
+    assert "Figure 5, explanations against XRec, without graph tokens: left out" in shown.text

@@ -383,7 +383,7 @@ def test_a_student_is_taught_in_folds_and_ranks_no_user_that_taught_it(
         for name in {one["model"] for one in asked}
     }
     assert len(ranked) == len(taught) == 2
-    first, second = taught["fold-1"], taught["fold-2"]
+    first, second = taught["fold-1-of-2"], taught["fold-2-of-2"]
     assert first & second == set(), "two folds: each student is taught by the other's users"
     for users in ranked.values():
         assert users

@@ -40,6 +40,7 @@ from indexer.peers.tuning_data import (
     tuning_data,
 )
 from indexer.peers.tuning_rows import auc, dev_value
+from p4r_qdrant.encoder import hub
 from p4r_qdrant.errors import InputError
 from tests.support.jsonl import read
 from tests.support.paths import ROOT
@@ -219,6 +220,16 @@ def test_what_is_no_causal_lm_is_one_sentence(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="there is no file"):
         LocalModel.load(tmp_path / "x.gguf")
+
+
+def test_a_model_that_is_not_here_is_one_sentence_without_a_hub(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The hub's own client says every try."""
+    monkeypatch.setattr(hub, "why_unreachable", lambda: "no network")
+    with pytest.raises(InputError, match=r"cannot be asked for it: no network$"):
+        LocalModel.load("of-nobody/nothing")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_adapter_that_does_not_fit_is_one_sentence(folder: Path, tmp_path: Path) -> None:

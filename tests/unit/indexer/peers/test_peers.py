@@ -17,6 +17,7 @@ from indexer.peers.listwise import Listwise
 from indexer.peers.pointwise import share_of_yes
 from indexer.peers.protocol import PeerAnswer, PeerQuery
 from indexer.peers.rated import Rated
+from indexer.peers.results import Totals
 from indexer.peers.running import DryRun, asker, rank_all
 from indexer.peers.windows import windows
 from p4r_qdrant.errors import InputError
@@ -105,6 +106,20 @@ def test_a_context_that_is_too_small_gets_smaller_windows(tmp_path: Path, source
     assert found.order == best(utilities)
     assert found.notes["windows made smaller"] >= 3
     assert found.failed == 0
+
+
+@pytest.mark.parametrize("name", RANKING)
+def test_a_prompt_that_fits_in_no_form_is_counted_and_keeps_the_order(
+    name: str, tmp_path: Path, sources: Sources
+) -> None:
+    def never(_: Call) -> Reply:
+        return fails(400, "maximum context length is 90 tokens, the prompt has 2000 tokens")
+
+    with ScriptedLLM(never) as llm:
+        found = asked(llm.url, tmp_path, name, sources, query([1, 2, 3, 4]))
+    assert found.order == ("i0", "i1", "i2", "i3")
+    assert found.notes["prompts too long for the context of the model"] == found.failed > 0
+    assert Totals.of(name, [found]).failed_share == 1
 
 
 # --- honest, reversing, lazy, hostile, malformed ------------------------------------------------
@@ -210,7 +225,8 @@ def test_without_texts_or_history_it_still_answers(name: str, sources: Sources) 
         registry.made(name, sources()), PeerQuery("nobody", (), bare), Planted(lambda _: None)
     )
     assert found.order == ("i0", "i1", "i2")
-    assert found.notes["candidates without a text"] >= 1
+    assert found.notes["candidates without a text, in all prompts"] >= 1
+    assert found.notes["users without a history"] == 1
 
 
 # --- what each peer is ---------------------------------------------------------------------------

@@ -303,12 +303,12 @@ def test_the_papers_own_figures_were_read_without_a_slip() -> None:
         alone, full = read[6, own, "generator alone"], read[6, own, "Persona4Rec, fine-tuned"]
         for name, gain in zip(("HR@10", "NDCG@10"), expected, strict=True):
             assert 100 * (full[name] / alone[name] - 1) == pytest.approx(gain, abs=0.051)
-    segments = {
+    in_segments = {
         "BPR-MF": (27.7, 35.6, 3.8, 4.2, 2.7, 4.1, 16.1, 5.9),
         "LightGCN": (12.5, 22.8, 4.5, 8.7, 1.6, 5.5, 18.8, 3.6),
     }
     for group in (one for one in made["table5"] if one.theirs):
-        expected = segments[group.title.split(", ")[1]]
+        derived = in_segments[group.title.split(", ")[1]]
         alone, full = group.rows[0].values, group.rows[-1].values
         found = [100 * (b / a - 1) for a, b in zip(alone, full, strict=True) if a and b]
-        assert found == pytest.approx(expected, abs=0.3)
+        assert found == pytest.approx(derived, abs=0.3)
