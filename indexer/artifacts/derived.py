@@ -17,20 +17,30 @@ from p4r_qdrant.whole_files import write_whole
 
 @contextmanager
 def noted(artifacts: Path, output: Path) -> Iterator[None]:
-    """Note that a folder gets results made from an artifact folder, unless the block undoes it.
+    """Note that a folder gets results made from an artifact folder, unless the block undoes it or
+    fails before it has written any.
 
     Nothing is noted in a folder that cannot be written: nobody can be erased from it either.
     """
     known = [one for one in derived_from(artifacts) if one.exists()]  # others were deleted
     path = output.resolve()
     is_new = path not in known and artifacts.is_dir()
+    before = _names(output)
     if is_new:
         _write(artifacts, [*known, path])
     try:
         yield
-    finally:
-        if is_new and not output.exists():
+    except BaseException:
+        if is_new and _names(output) == before:
             _write(artifacts, known)
+        raise
+    if is_new and not output.exists():
+        _write(artifacts, known)
+
+
+def _names(folder: Path) -> set[Path]:
+    """What is in a folder and in those in it."""
+    return set(folder.rglob("*"))
 
 
 def _write(artifacts: Path, folders: Sequence[Path]) -> None:

@@ -14,6 +14,7 @@ from indexer.backups import parts
 from indexer.backups.folder import BackupFolder
 from indexer.backups.manifest import BackedUpVersion, Manifest, Source
 from indexer.backups.parts import Content, PartWriter
+from indexer.backups.places import check_outside
 from indexer.progress import SILENT, Progress, track
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.batching import batches
@@ -61,9 +62,11 @@ def backup(
     What is written meanwhile is in the backup or not, each item as one writing left it. Killed and
     run again, it goes on; if the index was published to in between, it begins anew.
 
-    Raises: InputError if the folder holds anything else, IndexLockedError if another backup is
-        being written there, StorageFullError, IndexMismatchError if there is no index.
+    Raises: InputError if the folder holds anything else or is in that of the index,
+        IndexLockedError if another backup is being written there, StorageFullError,
+        IndexMismatchError if there is no index.
     """
+    check_outside(settings, path)
     folder = BackupFolder(path)
     if path.exists():
         folder.begun()  # refused before a lock is put into somebody's folder

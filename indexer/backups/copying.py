@@ -7,6 +7,7 @@ from pathlib import Path
 
 from indexer.backups.backup import ALL, BackupOptions, backup
 from indexer.backups.folder import BackupFolder
+from indexer.backups.places import check_apart, check_outside
 from indexer.backups.plan import check_empty, is_restored
 from indexer.backups.restore import Restored, check_encoder, restore
 from indexer.progress import SILENT, Progress
@@ -31,6 +32,9 @@ def copy(
 
     Raises: see `backup` and `restore`; what the target would refuse is found first.
     """
+    check_apart(source, target)
+    for end in (source, target):
+        check_outside(end, work)
     with open_versions(source) as versions:
         here = versions.location
         with versions.open_live() as index:

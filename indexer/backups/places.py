@@ -58,3 +58,28 @@ class Place:
         except ValueError:  # the settings say what is wrong with it
             port = None
         return (port or 6333) + 1
+
+
+def check_outside(settings: Settings, folder: Path) -> None:
+    """Raise InputError if a folder is in that of the embedded index that the settings name."""
+    if settings.qdrant.url is None and _is_in(folder, settings.qdrant.path):
+        raise InputError(
+            f"{folder} is in the folder of the index, {settings.qdrant.path}; name another folder"
+        )
+
+
+def check_apart(source: Settings, target: Settings) -> None:
+    """Raise InputError if two embedded indexes are one, or one lies in the folder of the other."""
+    if source.qdrant.url is not None or target.qdrant.url is not None:
+        return
+    here, there = source.qdrant.path, target.qdrant.path
+    if here.resolve() == there.resolve():
+        raise InputError(f"both ends of the copy are the folder {here}; name two places")
+    if _is_in(here, there) or _is_in(there, here):
+        raise InputError(
+            f"{here} and {there} are inside one another; name two places that are apart"
+        )
+
+
+def _is_in(folder: Path, other: Path) -> bool:
+    return folder.resolve().is_relative_to(other.resolve())

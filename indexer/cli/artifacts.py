@@ -14,8 +14,9 @@ from indexer.cli.outputs import (
     AUDIT_RECORD,
     PLOT,
     Force,
-    check_output,
+    check_file,
     check_outputs,
+    is_one_file,
     new_file,
 )
 from indexer.cli.shared import Artifacts, AsJson, JsonCommand, JsonFile, exit_for, print_json
@@ -171,7 +172,7 @@ def stats(
     folder = ArtifactFolder(artifacts)
     if plot is not None:
         check_plot(plot)
-        check_output(plot, [artifacts], force=force, ours=PLOT)
+        check_file(plot, [artifacts], force=force, ours=PLOT)
     refusals = Refusals()
     with ProgressBar() as bar:
         found = dataset_stats(folder, refusals, bar)
@@ -223,7 +224,7 @@ def audit(
     from indexer.terminal.progress import ProgressBar
     from p4r_qdrant.settings import Settings
 
-    if html is not None and json_file is not None and html.resolve() == json_file.resolve():
+    if html is not None and json_file is not None and is_one_file(html, json_file):
         raise InputError(f"--html and --json name one file, {html}; name two")
     folder = ArtifactFolder(artifacts)
     settings = Settings.load().encoder
@@ -300,6 +301,8 @@ def erase(
 
     folder = ArtifactFolder(artifacts)
     settings = Settings.load()
+    for path in results or ():
+        _check_results(path, artifacts, settings.qdrant.path)
     stored = Stored(settings, refits=refit)
     refusals = Refusals()
     with (
@@ -317,6 +320,16 @@ def erase(
         for version, done in refitted(folder, settings, refusals).items() if refit else ():
             err.say(f"collaborative part of {version}: {done}")
     exit_for(refusals)
+
+
+def _check_results(path: Path, *others: Path | None) -> None:
+    """Raise InputError if --results would reach into the artifact folder or the embedded index."""
+    for other in others:
+        if other is not None and other.resolve().is_relative_to(path.resolve()):
+            raise InputError(
+                f"--results {path} is or holds {other}, which p4r erase looks through by itself; "
+                "name the folders of results alone"
+            )
 
 
 @imports.command(

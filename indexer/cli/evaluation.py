@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from indexer.cli.outputs import EVALUATION, Force, check_output, new_file
+from indexer.cli.outputs import (
+    EVALUATION,
+    EXPERIMENT_PAGE,
+    LISTS,
+    Force,
+    check_file,
+    check_output,
+    new_file,
+)
 from indexer.cli.shared import JsonCommand, JsonFile, exit_for
 from p4r_qdrant.errors import InputError
 
@@ -66,9 +74,9 @@ def candidates(
     from indexer.terminal.progress import ProgressBar
 
     provenance = provenance_path(output)
-    mine = provenance.exists()
-    for path in (output, provenance):
-        check_output(path, [reviews, splits, artifacts], force=force or mine)
+    reads = [reviews, splits, artifacts]
+    check_file(provenance, reads, force=force, ours=LISTS)
+    check_file(output, reads, force=force or provenance.exists())
     refusals = Refusals()
     inputs = ListInputs(reviews, splits, *_encoded(model, artifacts, splits, refusals))
     with ProgressBar() as bar:
@@ -230,8 +238,9 @@ def experiment(
     from indexer.artifacts.writing import written_whole
     from indexer.evaluation.experiment.config import load_config
     from indexer.evaluation.experiment.pooled import pooled, pooled_page
-    from indexer.evaluation.experiment.report import REPORT, check_drawing, write_report
+    from indexer.evaluation.experiment.report import check_drawing, write_report
     from indexer.evaluation.experiment.run import estimate_peers, run_experiment
+    from indexer.evaluation.experiment.stages import REPORT
     from indexer.terminal.console import out
     from indexer.terminal.evaluation import print_experiment, print_pooled
     from indexer.terminal.progress import ProgressBar
@@ -246,6 +255,8 @@ def experiment(
         raise InputError("two experiments have the same file name; results go into a folder of it")
     wanted = [load_config(path, artifacts=artifacts, adapter=adapter) for path in configs]
     llm = _llm_of_peers(wanted, asks=not dry_run)
+    if several:
+        check_output(output / REPORT, configs, force=False, ours=EXPERIMENT_PAGE)
     refusals = Refusals()
     found = []
     for one, folder in zip(wanted, folders, strict=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from indexer.cli.outputs import REVIEW, Force, new_file
+from indexer.cli.outputs import FLAGGED, REVIEW, Force, check_output, new_file
 from indexer.cli.shared import Artifacts, AsJson, exit_for, print_json
 from indexer.cli.tenant_option import of_tenant
 from p4r_qdrant.errors import InputError, MissingExtraError
@@ -41,12 +41,20 @@ def _check_state(name: str) -> str:
     return name
 
 
+def _check_flag(name: str) -> None:
+    from indexer.review.flags import WEIGHTS
+
+    if name not in WEIGHTS:
+        raise InputError(f"--flag is one of {', '.join(WEIGHTS)}, not {name[:40]!r}")
+
+
 @review.command(epilog="Example:  p4r review flag --artifacts examples/bookshop")
 def flag(
     artifacts: Artifacts,
     no_encoder: Annotated[
         bool, typer.Option("--no-encoder", help="Skip weak grounding and near twins.")
     ] = False,
+    force: Force = False,
 ) -> None:
     """Look for what is suspicious about each persona, and write DIR/flags.jsonl.
 
@@ -69,6 +77,7 @@ def flag(
 
     folder, refusals, encoder = ArtifactFolder(artifacts), Refusals(), None
     folder.personas()
+    check_output(artifacts / FLAGS, (), force=force, ours=FLAGGED)
     if not no_encoder:
         with loading("the encoder"):
             encoder = load_encoder(Settings.load().encoder)
@@ -91,10 +100,11 @@ def status(artifacts: Artifacts, as_json: AsJson = False) -> None:
     states: dict[str, int] = {one: counts.get(one, 0) for one in STATES}
     if as_json:
         print_json({"states": states, "decisions": desk.decisions, "notes": notes})
-        return
-    print_counts("", {**states, "decisions": desk.decisions})
-    for note in notes:
-        err.say(note)
+    else:
+        print_counts("", {**states, "decisions": desk.decisions})
+        for note in notes:
+            err.say(note)
+    exit_for(desk.broken)
 
 
 @review.command(
@@ -125,12 +135,16 @@ def export(
     from indexer.artifacts.evidence import QuotedEvidence
     from indexer.review.exchange import as_lines, rows
 
+    if flag:
+        _check_flag(flag)
     desk = _desk(artifacts)
     evidence = QuotedEvidence(artifacts) if reviews else None
+    is_csv = output.name.casefold().removesuffix(".gz").endswith(".csv")
     found = rows(desk, "" if state == "all" else state, flag, evidence)
     with new_file(output, REVIEW, [artifacts], force=force) as write:
-        for line in as_lines(found, is_csv=output.suffix == ".csv"):
+        for line in as_lines(found, is_csv=is_csv):
             write(line)
+    exit_for(desk.broken)
 
 
 @review.command(

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from indexer.cli.shared import Artifacts, AsJson, print_json
+from indexer.cli.outputs import AUDIENCE_TABLE, Force, check_output
+from indexer.cli.shared import Artifacts, AsJson, exit_for, print_json
 from indexer.cli.tenant_option import of_tenant
 
 group = typer.Typer()
@@ -28,6 +29,7 @@ def segments(
         bool, typer.Option("--audience", help="Write DIR/audience.csv: each user's segment.")
     ] = False,
     as_json: AsJson = False,
+    force: Force = False,
 ) -> None:
     """Cluster the personas of the live version into segments, and count their users.
 
@@ -35,7 +37,7 @@ def segments(
     version keeps the segments and a map of the personas, and the studio shows both.
     """
     from indexer.artifacts.folder import ArtifactFolder
-    from indexer.artifacts.names import ASPECTS, REVIEWS
+    from indexer.artifacts.names import ASPECTS, AUDIENCE, REVIEWS
     from indexer.segments.segmenting import Options, make_segments
     from indexer.terminal.progress import ProgressBar, loading
     from indexer.terminal.segments import print_segments
@@ -44,6 +46,8 @@ def segments(
     from p4r_qdrant.settings import Settings
 
     settings, folder = Settings.load(), ArtifactFolder(artifacts)
+    if audience:
+        check_output(folder.path / AUDIENCE, (), force=force, ours=AUDIENCE_TABLE)
     has_users = folder.has(REVIEWS) or folder.has(ASPECTS)
     with open_index(settings) as index:
         encoder = None
@@ -59,3 +63,4 @@ def segments(
         print_json({"segments": made, "users": found.users, "left_out": found.left_out})
     else:
         print_segments(found, smallest, folder.path, audience=audience)
+    exit_for(found.refusals)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from indexer.cli.outputs import TUNING, Force, check_output
 from indexer.cli.shared import Artifacts, Domain, exit_for, publish_folder
 from indexer.cli.tenant_option import of_tenant
 
@@ -93,6 +94,7 @@ def tune(
     adapter: Annotated[
         str | None, typer.Option(metavar="ADAPTER", help="Instead of P4R_ENCODER__ADAPTER.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Choose history, collaborative fit and weights of the score on the validation items.
 
@@ -110,6 +112,7 @@ def tune(
     refusals = Refusals()
     settings = Settings.load(encoder={"adapter": adapter}) if adapter else Settings.load()
     folder = ArtifactFolder(artifacts)
+    check_output(folder.path / TUNED, (), force=force, ours=TUNING)
     with ProgressBar() as bar:
         tuning = tune_all(folder, settings, candidates, refusals, bar)
     print_tuning(tuning, folder.path / TUNED)

@@ -147,6 +147,11 @@ class Endpoint:
             return transient
         if _NO_CREDIT.search(error.codes):
             return self.refusal(status, shown, request.model, advice=402)
+        if response is not None and (there := response.headers.get("location")):
+            return LLMRefusedError(
+                f"{self._settings.base_url} redirects to {shortened(there, 200)} (HTTP {status}), "
+                "and prompts go to the address of the settings alone: check P4R_LLM__BASE_URL"
+            )
         if status in _OF_THE_ACCOUNT:
             return self.refusal(status, shown, request.model)
         if _FILTERED.search(error.searched):

@@ -74,7 +74,7 @@ def parse_answer(
         return _cleaned(found[-1].value)
 
     def fits(value: dict[str, Any]) -> bool:
-        return schema_problem(value, schema) is None
+        return schema_problem(value, schema) is None and not _is_pattern(value)
 
     fitting = (_fitting(_cleaned(one.value), fits) for one in reversed(found))
     value: dict[str, Any] | None = next((one for one in fitting if one is not None), None)
@@ -166,6 +166,14 @@ def _fitting(value: Any, fits: Callable[[dict[str, Any]], bool], depth: int = _D
         return None
     inside = (_fitting(one, fits, depth - 1) for one in reversed(value))
     return next((one for one in inside if one is not None), None)
+
+
+def _is_pattern(value: Any) -> bool:
+    """Whether dots stand for all texts, as where a model repeats the form that it was asked for."""
+    if isinstance(value, str):
+        return value != "" and not value.strip(".\u2026 ")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(inner) and all(map(_is_pattern, inner))
 
 
 def _finite(text: str) -> float:

@@ -85,7 +85,8 @@ class Transport(httpx2.AsyncBaseTransport):
 class Completion:
     """What a chat completion says.
 
-    texts: where an answer may stand: the content, then the arguments of tool calls.
+    texts: where an answer may stand: the content, then the arguments of tool calls, then what the
+    endpoint has parsed.
     thought: the model's thought, where the endpoint keeps it apart from the content.
     finish_reason: as the endpoint names it; `cut_off` and `filtered` read it.
     tokens: (prompt, completion) tokens; None if the endpoint does not report them.
@@ -123,15 +124,50 @@ _FILTERED = frozenset(
 )
 _BROKEN_OFF = frozenset({"error", "insufficient_system_resource", "abort"})
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+_EVENTS = ("data:", "event:", "id:", ":")
 _PART_TEXTS = ("thinking", "reasoning", "text", "summary")
 
 
 def read_json(body: bytes) -> Any:
-    """Parse a response; raises TransientError if it is no JSON (from a proxy, say)."""
+    """Parse a response, also one that is streamed although nobody asked for that.
+
+    Raises TransientError if it is no JSON (from a proxy, say).
+    """
+    text = _decoded(body)
     try:
-        return json.loads(body.decode(errors="replace"))
-    except (ValueError, RecursionError):
+        return _of_events(text) if text.startswith(_EVENTS) else json.loads(text)
+    except (ValueError, RecursionError, AttributeError, TypeError):
         raise TransientError(f"the endpoint sent {_named(body)}") from None
+
+
+def _decoded(body: bytes) -> str:
+    """The text of a body: UTF-8, or the Windows encoding where no letter of it is UTF-8."""
+    text = body.decode("utf-8-sig", errors="replace")
+    if "\ufffd" in text and text.replace("\ufffd", "").isascii():
+        return body.decode("cp1252", errors="replace")
+    return text
+
+
+def _of_events(text: str) -> Any:
+    """The chat completion whose parts are streamed. Raises TransientError if it has no end."""
+    message: dict[str, str] = {}
+    reason, usage = None, None
+    for line in text.splitlines():
+        part = line.removeprefix("data:").strip()
+        if not line.startswith("data:") or part in ("", "[DONE]"):
+            continue
+        event = json.loads(part)
+        if event.get("error"):
+            return event
+        usage = event.get("usage") or usage
+        for choice in (event.get("choices") or ())[:1]:
+            reason = choice.get("finish_reason") or reason
+            for name, piece in (choice.get("delta") or choice.get("message") or {}).items():
+                if isinstance(piece, str):
+                    message[name] = message.get(name, "") + piece
+    if reason is None:
+        raise TransientError("the endpoint broke its stream of events off")
+    return {"choices": [{"message": message, "finish_reason": reason}], "usage": usage}
 
 
 def _named(body: bytes) -> str:
@@ -139,16 +175,14 @@ def _named(body: bytes) -> str:
     start = body.lstrip()[:16].lower()
     if not start:
         return "an empty body"
-    if start.startswith(b"<"):
-        return f"a web page, {NO_COMPLETION}"
-    return f"a stream of events, {NO_COMPLETION}" if start.startswith(b"data:") else NO_COMPLETION
+    return f"a web page, {NO_COMPLETION}" if start.startswith(b"<") else NO_COMPLETION
 
 
 def completion_of(data: Any) -> Completion:
     """Read parsed JSON; raises TransientError if it is no chat completion."""
     try:
         choice = data["choices"][0]
-        message = choice["message"]
+        message = choice["message"] if "message" in choice else {"content": choice["text"]}
         content, refusal = message.get("content"), message.get("refusal")
         finish_reason = choice.get("finish_reason")
         calls = [*(message.get("tool_calls") or ()), {"function": message.get("function_call")}]
@@ -162,7 +196,7 @@ def completion_of(data: Any) -> Completion:
     text, thought = _parts(content)
     beside = ("".join(_parts(message.get(name))) for name in _THOUGHTS)
     return Completion(
-        (text, *("".join(_parts(one)) for one in arguments)),
+        (text, *("".join(_parts(one)) for one in (*arguments, message.get("parsed")))),
         next(filter(None, (thought, *beside)), ""),
         finish_reason,
         refusal if isinstance(refusal, str) else "",

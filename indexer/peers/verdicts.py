@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
 
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.opening import opened
+from indexer.datasets.filled import filled_rows
 from indexer.judging.figures import Share
-from indexer.peers.side_by_side import CRITERIA, Example, Sheet
+from indexer.peers.side_by_side import CRITERIA, MOST_SYSTEMS, Example, Sheet
 from p4r_qdrant.errors import InputError, MissingExtraError
-from p4r_qdrant.spreadsheets import from_formula_safe
 
 try:
     from nltk.metrics.agreement import AnnotationTask
@@ -23,34 +23,49 @@ except ModuleNotFoundError:
     raise MissingExtraError("agreement needs nltk: pip install 'p4r-qdrant[peers]'") from None
 
 TIE = "tie"
+NEEDED = ("example", *CRITERIA)
+COLUMNS = (*NEEDED, "chosen before", "offered", *ascii_uppercase[:MOST_SYSTEMS])
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(BaseModel):
     """Which system stands behind each letter: by rater and example."""
 
-    systems: Sequence[str]
-    examples: Sequence[str]
-    orders: Mapping[str, Sequence[Sequence[str]]]
+    model_config = ConfigDict(frozen=True)
+
+    systems: list[str]
+    examples: list[str]
+    orders: dict[str, list[list[str]]]
+
+    @model_validator(mode="after")
+    def _check(self) -> Key:
+        for rater, orders in self.orders.items():
+            if len(orders) != len(self.examples) or any(
+                sorted(one) != sorted(self.systems) for one in orders
+            ):
+                raise ValueError(f"rater {rater} has no order of all systems for each example")
+        return self
 
     @classmethod
     def of(cls, found: Sequence[Example], made: Sequence[Sheet]) -> Key:
         """The key of these sheets."""
         orders = {str(one.rater): [list(order) for order in one.orders] for one in made}
-        return cls(sorted(found[0].texts), [one.name for one in found], orders)
+        return cls(
+            systems=sorted(found[0].texts), examples=[one.name for one in found], orders=orders
+        )
 
     @classmethod
     def read(cls, path: Path) -> Key:
         """Read key.json. Raises InputError."""
+        with opened(path) as file:
+            text = file.read()
         try:
-            value = json.loads(path.read_bytes())
-            return cls(value["systems"], value["examples"], value["orders"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return cls.model_validate_json(text)
+        except ValidationError:
             raise InputError(f"{path} is no key of `p4r peers compare`") from None
 
-    def json(self) -> str:
+    def json_text(self) -> str:
         """As it is written."""
-        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+        return self.model_dump_json(indent=1)
 
 
 @dataclass(frozen=True)
@@ -92,11 +107,12 @@ def read_verdicts(key: Key, sheets: Mapping[str, Path], refusals: Refusals) -> V
 
 def is_filled(path: Path) -> bool:
     """Whether a rater has written into a sheet, or saved it in a form that cannot be read."""
+    refusals = Refusals()
     try:
-        rows = _rows(path)
+        rows = [row for _, row in _rows(path, refusals)]
     except InputError:
         return True
-    return any((row[name] or "").strip() for row in rows for name in CRITERIA)
+    return refusals.total > 0 or any(row.get(name, "").strip() for row in rows for name in CRITERIA)
 
 
 Said = Mapping[tuple[str, str], str]
@@ -108,26 +124,24 @@ def _read_sheet(key: Key, rater: str, path: Path, refusals: Refusals) -> Said:
         raise InputError(f"the key knows no rater {rater!r}: {', '.join(key.orders)}")
     orders = dict(zip(key.examples, key.orders[rater], strict=True))
     found: dict[tuple[str, str], str] = {}
-    seen: dict[str, int] = {}
-    for number, row in enumerate(_rows(path), start=2):
-        name = from_formula_safe(row["example"] or "")
-        if not any(row.values()):
-            continue
+    seen: dict[str, str] = {}
+    for where, row in _rows(path, refusals):
+        name = row.get("example", "")
         if name not in orders:
-            refusals.add(f"{path}: row {number} is of {name!r}, which the key does not know")
+            refusals.add(f"{where} is of {name!r}, which the key does not know")
             continue
         if name in seen:
-            refusals.add(f"{path}: row {number} is of {name!r}, as row {seen[name]}; remove one")
+            refusals.add(f"{where} is of {name!r}, as {seen[name]}; remove one")
             continue
-        seen[name] = number
+        seen[name] = where
         for criterion in CRITERIA:
-            cell = (row[criterion] or "").strip().strip(".()").casefold()
+            cell = row.get(criterion, "").strip().strip(".()").casefold()
             if not cell:
                 continue
             letters = ascii_uppercase[: len(orders[name])].casefold()
             if cell != TIE and (len(cell) != 1 or cell not in letters):
                 refusals.add(
-                    f"{path}: row {number}, {criterion}: {row[criterion]!r} is none of "
+                    f"{where}: {criterion}: {row[criterion]!r} is none of "
                     f"{', '.join(letters.upper())} and tie"
                 )
                 continue
@@ -136,22 +150,8 @@ def _read_sheet(key: Key, rater: str, path: Path, refusals: Refusals) -> Said:
     return found
 
 
-def _rows(path: Path) -> list[dict[str, str | None]]:
-    """The rows of a sheet, as any spreadsheet saves them. Raises InputError."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter, restval=""))
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not in UTF-8: save it as CSV UTF-8") from None
-    except (OSError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as CSV: {error}") from None
-    if not rows or not {"example", *CRITERIA} <= rows[0].keys():
-        needed = ", ".join(("example", *CRITERIA))
-        raise InputError(
-            f"{path} is no sheet of `p4r peers compare`: it needs the columns {needed}"
-        )
-    return rows
+def _rows(path: Path, refusals: Refusals) -> Iterator[tuple[str, dict[str, str]]]:
+    return filled_rows(path, NEEDED, COLUMNS, refusals, "p4r peers compare")
 
 
 def _verdict(key: Key, criterion: str, said: Mapping[str, Said]) -> CriterionVerdict:

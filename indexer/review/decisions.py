@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -253,13 +253,18 @@ class Decisions:
 
     @contextmanager
     def _written_alone(self) -> Iterator[BinaryIO]:
-        """The file, which no other process can append to meanwhile."""
+        """The file, which no other process can append to meanwhile. If it stays empty, it goes."""
         with storage_errors(self.path):
             is_new, file = not self.path.exists(), locked(self.path)
             if is_new:
                 sync_folder(self.path.parent)
         with file:
-            yield file
+            try:
+                yield file
+            finally:
+                if is_new and not os.fstat(file.fileno()).st_size:
+                    with suppress(OSError):
+                        self.path.unlink()
 
 
 def locked(path: Path) -> BinaryIO:

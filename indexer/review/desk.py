@@ -73,6 +73,8 @@ class _Entry:
 class ReviewDesk:
     """See `Desk`. Follows the files of the folder as they change.
 
+    broken: their lines that cannot be read, but for those of decisions.
+
     Memory holds ids, states and flags, no texts but those of decisions. Without personas.jsonl the
     queue is empty.
     """
@@ -86,6 +88,7 @@ class ReviewDesk:
         self._entries: dict[str, _Entry] = {}
         self._order: list[_Place] = []
         self._flags = Flags()
+        self.broken = Refusals()
 
     # -- look-ups -----------------------------------------------------------------------------
 
@@ -122,6 +125,9 @@ class ReviewDesk:
             said.append("The personas are newer than their flags: run p4r review flag again.")
         with self._lock:
             self._follow()
+            if self.broken.total:
+                first = self.broken.sentences[0]
+                said.append(f"{self.broken.total} lines cannot be read (the first: {first}).")
             if broken := self._decisions.broken.total:
                 said.append(f"{broken} lines of {self._decisions.path.name} are no decisions.")
             if about_gone := sum(
@@ -239,11 +245,12 @@ class ReviewDesk:
         news = self._decisions.refresh()
         is_new = stamp != self._stamp
         if is_new:
+            self.broken = Refusals()
             self._records: Lookup[ItemPersonas] = Lookup(
-                self._folder.at(PERSONAS), ItemPersonas, Refusals()
+                self._folder.at(PERSONAS), ItemPersonas, self.broken
             )
-            self._items: Lookup[Item] = self._folder.items(Refusals())
-            self._flags = Flags.read(self._folder.path, Refusals())
+            self._items: Lookup[Item] = self._folder.items(self.broken)
+            self._flags = Flags.read(self._folder.path, self.broken)
             self._entries, self._order = {}, []
             self._stamp = stamp
             news = set(self._records.ids())

@@ -12,14 +12,14 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from indexer.artifacts.lines import Refusals
-from indexer.artifacts.opening import NOT_UTF8, check_delimited, opened
+from indexer.artifacts.lines import Refusals, read_lines
+from indexer.artifacts.opening import HEAD, opened
+from indexer.datasets.filled import filled_rows
 from indexer.review.decisions import valid
 from indexer.review.desk import ReviewDesk
 from p4r_qdrant.errors import InputError
@@ -32,11 +32,8 @@ from p4r_qdrant.service.studio.desk import (
     SplitOff,
 )
 from p4r_qdrant.service.studio.evidence import Evidence, Quote
-from p4r_qdrant.spreadsheets import formula_safe, from_formula_safe
+from p4r_qdrant.spreadsheets import formula_safe
 from p4r_qdrant.validation import validation_sentence
-
-LONGEST = 16 << 20
-"""Characters of a cell."""
 
 
 class Row(BaseModel):
@@ -202,56 +199,16 @@ def _order(desk: ReviewDesk, row: Row, by: str) -> Order | None:
     return Order(name, action, row.item_id, row.persona_id, row.seen, texts, row.remark, other)
 
 
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    before = csv.field_size_limit(LONGEST)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
 def _read(path: Path, refusals: Refusals) -> Iterator[tuple[str, Row]]:
     """(where, row) of a table. Raises InputError if it is none."""
-    with opened(path) as file, _long_cells():
-        head = file.peek(1 << 16)
-        is_json = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-        if not is_json:
-            check_delimited(path, head)
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    with opened(path) as file:
+        is_json = file.peek(HEAD).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    if is_json:
+        for number, _, row in read_lines(path, Row, refusals):
+            yield f"{path}:{number}", row
+        return
+    for where, cells in filled_rows(path, NEEDED, COLUMNS, refusals, "p4r review export"):
         try:
-            values = _json_rows(text, path, refusals) if is_json else _csv_rows(text, path)
-            for place, value in values:
-                try:
-                    yield place, Row.model_validate(value)
-                except ValidationError as error:
-                    refusals.add(f"{place}: {validation_sentence(error)}", "broken row")
-        except UnicodeDecodeError:
-            raise InputError(f"{path} {NOT_UTF8}") from None
-
-
-def _json_rows(text: io.TextIOWrapper, path: Path, refusals: Refusals) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text, start=1):
-        if line.strip():
-            try:
-                yield f"{path}:{number}", json.loads(line)
-            except (ValueError, RecursionError):
-                refusals.add(f"{path}:{number}: this line is no JSON", "broken row")
-
-
-def _csv_rows(text: io.TextIOWrapper, path: Path) -> Iterator[tuple[str, Any]]:
-    first = text.readline()
-    delimiter = max(",;\t", key=first.count)
-    names = next(csv.reader([first], delimiter=delimiter), [])
-    if missing := [one for one in NEEDED if one not in names]:
-        raise InputError(
-            f"{path} has no column {missing[0]!r}: it is no table of p4r review export"
-        )
-    reader = csv.reader(text, delimiter=delimiter)
-    try:
-        for cells in reader:
-            if any(cells):
-                value = dict(zip(names, map(from_formula_safe, cells), strict=False))
-                yield f"{path}:{reader.line_num + 1}", value
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num + 1}: {error}") from None
+            yield where, Row.model_validate(cells)
+        except ValidationError as error:
+            refusals.add(f"{where}: {validation_sentence(error)}", "broken row")

@@ -60,11 +60,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Segmented:
-    """The segments, the largest first. users: those with a vector. left_out: of audience.csv."""
+    """The segments, the largest first.
+
+    users: those with a vector. left_out: of audience.csv. refusals: the lines of histories that
+    cannot be read.
+    """
 
     segments: tuple[Segment, ...]
     users: int = 0
     left_out: int = 0
+    refusals: Refusals = field(default_factory=Refusals)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class _Users:
     ids: list[str] = field(default_factory=list)
     vectors: list[Floats] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
+    refusals: Refusals = field(default_factory=Refusals)
 
     @classmethod
     def read(
@@ -96,7 +102,7 @@ class _Users:
         if encoder is None:
             return own
         progress.start("encoding users")
-        with Histories(folder, Refusals()) as histories:
+        with Histories(folder, own.refusals) as histories:
             for some in batches(histories.users(), AT_ONCE):
                 vectors = encoder.user_vectors(
                     [histories.get(one) for one in some], length=history.length, decay=history.decay
@@ -191,7 +197,7 @@ def make_segments(
     )
     with closing(History(folder.path / HISTORY)) as history_of_folder:
         history_of_folder.note_segments(record)
-    return Segmented(ordered, len(users.ids), left_out)
+    return Segmented(ordered, len(users.ids), left_out, users.refusals)
 
 
 def _write_wins(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from indexer.cli.outputs import Force, check_outputs
+from indexer.cli.outputs import VERDICTS, Force, check_output, check_outputs
 from indexer.cli.peers.app import peers
 from indexer.cli.peers.options import Results
 from indexer.cli.shared import Artifacts, exit_for
@@ -80,7 +80,7 @@ def compare(
         texts = {
             name: side_by_side.sheet_csv(found, one) for name, one in zip(names, made, strict=True)
         }
-        texts |= {PAGE: page(found, made[0], blind=blind), KEY: Key.of(found, made).json()}
+        texts |= {PAGE: page(found, made[0], blind=blind), KEY: Key.of(found, made).json_text()}
         for name, text in texts.items():
             with written_whole(output / name, private=True) as write:
                 write(text)
@@ -116,7 +116,7 @@ def verdicts(
     }
     if not sheets:
         raise InputError(f"{folder} holds no sheet: rater-1.csv and so on")
-    check_outputs(folder, [RATED], [], force=force or (folder / KEY).is_file())
+    check_output(folder / RATED, sheets.values(), force=force, ours=VERDICTS)
     refusals = Refusals()
     found = read_verdicts(key, sheets, refusals)
     with written_whole(folder / RATED) as write:

@@ -78,7 +78,8 @@ def rank(
         lists = read_candidates(files.candidates, refusals)
         wanted = list(queries(material, lists, users=users, depth=depth, top=top))
         if not wanted:
-            raise InputError(f"{files.candidates} holds no list of candidates")
+            why = f": {refusals.sentences[0]}" if refusals.total else ""
+            raise InputError(f"{files.candidates} holds no list of candidates{why}")
 
         async def ranked(ask: Asker, done: Callable[[], None]) -> Sequence[PeerAnswer]:
             return await rank_all(made, wanted, ask, done)

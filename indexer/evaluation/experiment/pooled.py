@@ -12,7 +12,7 @@ from indexer.evaluation import significance
 from indexer.evaluation.experiment.conclusions import Results, gain, is_beyond_chance
 from indexer.evaluation.experiment.main_table import gap
 from indexer.evaluation.experiment.paper_layout import table4
-from indexer.evaluation.experiment.report import REPORT
+from indexer.evaluation.experiment.stages import REPORT
 from indexer.evaluation.experiment.wording import generator_name, line_name
 from indexer.metrics import metric_names, ndcg
 from indexer.pages.rendering import render

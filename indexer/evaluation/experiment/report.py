@@ -10,9 +10,8 @@ from indexer.evaluation.experiment.conclusions import Results
 from indexer.evaluation.experiment.csv_tables import csv_tables
 from indexer.evaluation.experiment.figures import figures
 from indexer.evaluation.experiment.page import page
+from indexer.evaluation.experiment.stages import REPORT
 from p4r_qdrant.errors import MissingExtraError
-
-REPORT = "report.html"
 
 
 def check_drawing() -> None:

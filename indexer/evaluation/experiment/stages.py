@@ -16,8 +16,14 @@ from indexer.evaluation.experiment.dependencies import ROOT, code_hash
 from p4r_qdrant import file_lock
 from p4r_qdrant.errors import InputError
 
-RESULTS = "results.json"
+RESULTS, REPORT = "results.json", "report.html"
 LOCK = ".lock"
+
+
+def written_in(folder: Path) -> list[Path]:
+    """The files of a folder that an experiment would write, or has written."""
+    drawn = [*folder.glob("*.png"), *folder.glob("*.csv")] if folder.is_dir() else []
+    return [folder / RESULTS, folder / REPORT, *drawn]
 
 
 @contextmanager
@@ -27,8 +33,9 @@ def locked(folder: Path) -> Iterator[None]:
     Raises: InputError if another process holds the lock, or if the folder holds other results.
     """
     try:
-        if (folder / RESULTS).exists() and not (folder / LOCK).exists():
-            raise InputError(f"no experiment wrote {folder / RESULTS}; name another folder")
+        foreign = [] if (folder / LOCK).exists() else [*filter(Path.exists, written_in(folder))]
+        if foreign:
+            raise InputError(f"no experiment wrote {foreign[0]}; name another folder")
         folder.mkdir(parents=True, exist_ok=True)
         lock = file_lock.take(folder / LOCK)
     except OSError as error:

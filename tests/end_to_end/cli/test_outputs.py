@@ -117,6 +117,69 @@ def test_two_outputs_are_two_files(p4r: Run, tmp_path: Path) -> None:
     for name in ("page", "./page", "link"):
         assert "name one file" in p4r(*both, name).sentence
     assert not (tmp_path / "page").exists()
+    (tmp_path / "page").touch()
+    os.link(tmp_path / "page", tmp_path / "hard")
+    assert "name one file" in p4r(*both, "hard").sentence
+
+
+@pytest.mark.parametrize("name", ["decisions.jsonl", "reviews.jsonl.gz", "Personas.jsonl.gz"])
+@pytest.mark.parametrize("command", [one for one in OUTPUTS if one != "stats"], indirect=True)
+def test_no_output_takes_the_name_of_an_artifact(write: Write, name: str, catalogue: Path) -> None:
+    """The next command would read it as one."""
+    before = everything(catalogue)
+    assert write(catalogue / name) == write(catalogue / name, "--force") == 2
+    assert everything(catalogue) == before
+
+
+@pytest.mark.parametrize("place", ["missing/new", "notes/new"])
+def test_a_folder_that_cannot_hold_it_is_found_first(
+    write: Write, suffix: str, place: str, tmp_path: Path
+) -> None:
+    (tmp_path / "notes").write_text("a file")
+    assert write(tmp_path / f"{place}{suffix}") == 2
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("review flag --no-encoder", "flags.jsonl"),
+        ("tune", "tuned.json"),
+        ("segments --audience", "audience.csv"),
+    ],
+)
+def test_somebodys_file_in_the_artifact_folder(
+    command: str, name: str, p4r: Run, catalogue: Path
+) -> None:
+    (catalogue / name).write_text("the only copy of my thesis")
+    before = everything(catalogue)
+    assert "--force replaces it" in p4r(*command.split(), "--artifacts", str(catalogue)).sentence
+    assert everything(catalogue) == before
+
+
+def test_somebodys_provenance(p4r: Run, catalogue: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "lists.jsonl.provenance.json"
+    mine.write_text("the only copy of my thesis")
+    command = f"candidates --reviews {catalogue}/reviews.jsonl --splits {catalogue}/splits.jsonl"
+    result = p4r(*command.split(), "--output", str(tmp_path / "lists.jsonl"))
+    assert "--force replaces it" in result.sentence
+    assert mine.read_text() == "the only copy of my thesis"
+
+
+def test_a_backup_is_not_put_into_its_index(p4r: Run, tmp_path: Path) -> None:
+    (tmp_path / "p4r-index").mkdir()
+    (tmp_path / "link").symlink_to("p4r-index")
+    for command in (
+        "backup p4r-index/new",
+        "backup link/new",
+        "copy --from p4r-index --to p4r-index/new",
+        "copy --from p4r-index --to link --force",
+        "copy --from p4r-index --to new --work link",
+    ):
+        assert p4r(*command.split()).code == 2
+        assert not [*(tmp_path / "p4r-index").iterdir()], command
+    reached = p4r("erase", "bea-k", "--artifacts", str(BOOKSHOP), "--results", str(BOOKSHOP.parent))
+    assert "name the folders of results alone" in reached.sentence
 
 
 def test_lists_need_a_file_beside_which_their_provenance_can_stand(p4r: Run) -> None:

@@ -1,5 +1,6 @@
 """`p4r review`: flags, states, tables out and in, and what is refused."""
 
+import gzip
 import json
 import re
 import shutil
@@ -76,3 +77,19 @@ def test_decisions_that_are_no_file(review: Review, tmp_path: Path) -> None:
     result = review("status", *SHOP)
     assert result.code == 2
     assert "decisions.jsonl cannot be read" in result.sentence
+
+
+def test_lines_that_cannot_be_read_are_told(review: Review, tmp_path: Path) -> None:
+    with (tmp_path / "shop" / "personas.jsonl").open("a") as file:
+        file.write('{"item_id": "half\n')
+    for command in (("status",), ("status", "--json"), ("export", "--output", "t.CSV.gz")):
+        result = review(*command, *SHOP)
+        assert result.code == 2, command
+        assert "personas.jsonl:25" in result.err
+    assert gzip.decompress((tmp_path / "t.CSV.gz").read_bytes()).startswith(b"item_id,title,")
+
+
+def test_a_flag_that_nothing_has_is_refused(review: Review, tmp_path: Path) -> None:
+    result = review("export", *SHOP, "--output", "t.csv", "--flag", "complaints")
+    assert "--flag is one of injection, banned words, complaint" in result.sentence
+    assert not (tmp_path / "t.csv").exists()

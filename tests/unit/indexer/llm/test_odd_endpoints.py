@@ -152,7 +152,8 @@ def test_no_credit_stops_the_run(reply: Reply, tmp_path: Path) -> None:
     ("body", "named"),
     [
         (b"<html>maintenance</html>", "a web page, something other than a chat completion"),
-        (b'data: {"choices": []}\n\n', "a stream of events, something other than a chat"),
+        (b'data: {"choices": []}\n\n', "broke its stream of events off"),
+        (b"data: busy\n\n", "sent something other than a chat completion"),
         (b" \n", "an empty body"),
         (b"busy", "sent something other than a chat completion"),
     ],
@@ -162,7 +163,33 @@ def test_what_is_no_completion_is_named(body: bytes, named: str) -> None:
         read_json(body)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("utf-8", "Gr\u00fc\u00dfe \u4e2d"),
+        ("utf-8-sig", "Gr\u00fc\u00dfe"),
+        ("cp1252", "Gr\u00fc\u00dfe"),
+    ],
+)
+def test_letters_are_read_in_the_encoding_they_have(encoding: str, text: str) -> None:
+    assert read_json(json.dumps({"x": text}, ensure_ascii=False).encode(encoding)) == {"x": text}
+
+
+def test_a_redirect_is_named(tmp_path: Path) -> None:
+    away = Reply(status=308, body=b"", headers={"location": "https://other.example/v1"})
+    with ScriptedLLM(away) as server, pytest.raises(LLMRefusedError, match=r"other\.example"):
+        ask(server.url, tmp_path, requests(1))
+
+
 # -- where an answer stands -----------------------------------------------------------------------
+
+
+def streamed(*pieces: str) -> Reply:
+    """A stream that nobody has asked for."""
+    events: list[Any] = [{"choices": [{"delta": {"content": one}}]} for one in pieces]
+    events.append({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": None})
+    lines = [f"data: {json.dumps(one)}\n\n" for one in events]
+    return Reply(body="".join([": ping\n\n", *lines, "data: [DONE]\n\n"]).encode())
 
 
 def tool(arguments: Any) -> dict[str, Any]:
@@ -203,8 +230,12 @@ def tool(arguments: Any) -> dict[str, Any]:
         says(f"Thought: {DRAFT}\nBetter:\n```json\n{ANSWER}\n```\nThat is all."),
         says(f"{DRAFT}\n\n# Final\n{ANSWER}\n\nConfidence: {{'high'}} {{\"sure\": 1}}"),
         says(r"\frac{a}{b} " * 300 + '{"x": 1,}'),
+        says(f'{ANSWER}\n\n(The form was {{"x": "..."}}.)'),
+        Reply(None, message={"parsed": {"x": 1}}),
+        Reply(body=json.dumps({"choices": [{"text": ANSWER}]}).encode()),
+        streamed('{"x"', ": ", "1}"),
     ],
-    ids=range(25),
+    ids=range(29),
 )
 def test_the_answer_is_found(reply: Reply, tmp_path: Path) -> None:
     with ScriptedLLM(reply) as server:

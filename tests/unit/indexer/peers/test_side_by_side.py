@@ -198,12 +198,13 @@ def test_a_row_twice_is_refused_and_alpha_needs_two_verdicts(tmp_path: Path) -> 
     refusals = Refusals()
     read_verdicts(key, paths, refusals)
     first, second = sorted(refusals.sentences)
-    assert "row 2 is of 'nobody', which the key does not know" in first
-    assert f"row 5 is of {found[1].name!r}, as row 3; remove one" in second
+    assert "rater-1.csv:2 is of 'nobody', which the key does not know" in first
+    assert f"is of {found[1].name!r}, as {paths['1']}:" in second
     paths["1"].write_bytes(lines.encode() + b"\xe4")
     assert is_filled(paths["1"])
-    with pytest.raises(InputError, match="is not in UTF-8: save it as CSV UTF-8"):
-        read_verdicts(key, paths, Refusals())
+    refusals = Refusals()
+    read_verdicts(key, paths, refusals)
+    assert "is not UTF-8" in refusals.sentences[-1]
 
 
 def test_files_of_something_else_are_one_sentence(tmp_path: Path) -> None:
@@ -212,10 +213,17 @@ def test_files_of_something_else_are_one_sentence(tmp_path: Path) -> None:
         Key.read(tmp_path / "key.json")
     found = [example(0)]
     key = Key.of(found, sheets(found, 1, 0))
-    (tmp_path / "key.json").write_text(key.json())
-    assert Key.read(tmp_path / "key.json") == Key(
-        key.systems, key.examples, json.loads(key.json())["orders"]
-    )
+    (tmp_path / "key.json").write_text(key.json_text())
+    assert Key.read(tmp_path / "key.json") == key
+    for field, wrong in (
+        ("orders", {"1": []}),
+        ("orders", [1]),
+        ("systems", None),
+        ("examples", 3),
+    ):
+        (tmp_path / "key.json").write_text(json.dumps(key.model_dump() | {field: wrong}))
+        with pytest.raises(InputError, match="is no key of"):
+            Key.read(tmp_path / "key.json")
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="is no sheet of"):
+    with pytest.raises(InputError, match="is no table of p4r peers compare"):
         read_verdicts(key, {"1": tmp_path / "x.csv"}, Refusals())

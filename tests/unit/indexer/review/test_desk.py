@@ -136,7 +136,7 @@ def test_decisions_that_are_not_possible(
     with pytest.raises(InputError, match=said) as raised:
         desk_of(folder, "idiot").decide(order)
     assert sentence(raised)
-    assert not (folder / "decisions.jsonl").read_bytes()
+    assert not (folder / "decisions.jsonl").exists()
 
 
 def test_a_locked_persona_can_only_be_rejected_or_unlocked(folder: Path) -> None:
@@ -301,7 +301,7 @@ def test_splits_that_are_not_possible(
     fill(path, [split_row(folder) | changed])
     assert take(desk_of(folder, "galleon"), path, "Ann", refusals) == (0, 0)
     assert said in refusals.sentences[0]
-    assert not Path(folder / "decisions.jsonl").read_text()
+    assert not (folder / "decisions.jsonl").exists()
 
 
 def test_other_evidence_matters_to_a_split_alone(folder: Path, tmp_path: Path) -> None:

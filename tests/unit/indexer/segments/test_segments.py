@@ -208,6 +208,12 @@ def test_what_cannot_be_segmented(folder: ArtifactFolder) -> None:
             made(folder, index_of(items(0)))
 
 
+def test_histories_that_cannot_be_read_are_told(folder: ArtifactFolder) -> None:
+    with (folder.path / "reviews.jsonl").open("a") as file:
+        file.write('{"user_id": "half')
+    assert made(folder, index_of(items(*range(12)))).refusals.total == 1
+
+
 def test_without_users(folder: ArtifactFolder) -> None:
     index = index_of(items(*range(6)))
     found = make_segments(folder, index, None, HistorySettings(), Options(3))
