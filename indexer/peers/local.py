@@ -20,6 +20,7 @@ from typing import Any
 from indexer.llm import Options
 from indexer.peers.options import Precision
 from p4r_qdrant.encoder import hub
+from p4r_qdrant.encoder.border import translated
 from p4r_qdrant.errors import InputError, MissingExtraError, P4RError
 
 try:
@@ -84,15 +85,16 @@ class LocalModel:
         else:
             place, more = _place(str(source)), {}
         _silence_progress_bars()
-        with enough_memory(str(source)):
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(place, **more)
-                model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **more)
-            except (OSError, ValueError, KeyError) as error:
-                first = str(error).strip().splitlines()[0][:200].rstrip(":")
-                raise InputError(
-                    f"{source} is no causal language model that transformers can load: {first}"
-                ) from None
+        with (
+            translated(
+                lambda reason: InputError(
+                    f"{source} is no causal language model that transformers can load: {reason}"
+                )
+            ),
+            enough_memory(str(source)),
+        ):
+            tokenizer = AutoTokenizer.from_pretrained(place, **more)
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **more)
             if path.suffix == ".gguf":  # plain numbers by now, which can be trained
                 model.hf_quantizer.remove_quantization_config(model)
             model.to(_device(device), getattr(torch, precision))
@@ -193,12 +195,11 @@ def with_adapter(model: Any, adapter: Path) -> Any:
     """A model with LoRA layers from a folder. Raises InputError if they do not fit."""
     from peft import PeftModel
 
-    try:
-        with without_library_warnings():
-            return PeftModel.from_pretrained(model, str(adapter))
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        first = str(error).strip().splitlines()[0][:200]
-        raise InputError(f"{adapter} is no adapter for this model: {first}") from None
+    with (
+        translated(lambda reason: InputError(f"{adapter} is no adapter for this model: {reason}")),
+        without_library_warnings(),
+    ):
+        return PeftModel.from_pretrained(model, str(adapter))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -52,6 +53,7 @@ def check_address(
     try:
         parts = urlsplit(url)
         well_formed = parts.scheme in ("http", "https") and parts.port != 0
+        well_formed &= url.isprintable() and _is_host(parts.hostname or "")
     except ValueError:  # a port that is not a number, half an IPv6 address
         well_formed = False
     if not well_formed or not parts.hostname or parts.query or parts.fragment:
@@ -62,6 +64,14 @@ def check_address(
             f"the API key would travel unencrypted to {parts.hostname}: use https, or set "
             f"{PREFIX}{section}__ALLOW_PLAINTEXT_KEY=true on a network you trust"
         )
+
+
+def _is_host(name: str) -> bool:
+    """Whether a name can be that of a host: letters, digits, ".", "-", "_"; or an IPv6 address."""
+    if ":" in name:
+        return True  # urlsplit has checked it
+    name.encode("idna")  # raises ValueError for a part that is empty or too long
+    return re.fullmatch(r"[\w.-]+", name) is not None
 
 
 def is_this_machine(host: str) -> bool:

@@ -213,8 +213,9 @@ def test_an_answer_that_cannot_be_used_is_kept_and_not_asked_again(
 
 
 def test_what_is_no_causal_lm_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    for source in (tmp_path, tmp_path / "nothing"):
+    for config in ('{"model_type": "vit"}', "[1]", "[" * 100_000, None):
+        source = tmp_path if config is not None else tmp_path / "nothing"
+        (tmp_path / "config.json").write_text(config or "")
         with pytest.raises(InputError, match="is no causal language model") as caught:
             LocalModel.load(source)
         assert "\n" not in str(caught.value)
