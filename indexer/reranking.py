@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def _of_parts(item: RankedItem) -> dict[str, Any]:
     """What the one score of all parts adds to an output; nothing with another score."""
     if item.parts is None:
         return {}
-    carried = asdict(item.parts).items()
+    carried = item.parts._asdict().items()
     return {
         "parts": {name: None if value is None else round(value, 4) for name, value in carried},
         "chosen_with": _shares(item.chosen_with),

@@ -301,8 +301,7 @@ class Because(NamedTuple):
     share: float
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(NamedTuple):
     """What each part carried of an item's score; they add up to it. None: it was left out."""
 
     personas: float | None = None

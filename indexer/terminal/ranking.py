@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from itertools import islice
 
 from rich.padding import Padding
@@ -114,7 +113,7 @@ def because(reasons: Sequence[Because]) -> str:
 
 def carried(parts: Parts) -> str:
     """What each part carried of a score; parts that carried nothing are not named."""
-    return ", ".join(f"{name} {value:+.2f}" for name, value in asdict(parts).items() if value)
+    return ", ".join(f"{name} {value:+.2f}" for name, value in parts._asdict().items() if value)
 
 
 def _print_why(item: RankedItem, titles: Mapping[str, str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from rich.text import Text
 
 from indexer.terminal.console import out
@@ -22,7 +20,8 @@ def print_why_not(user_id: str, found: WhyNot) -> None:
         persona = item.persona.label if item.persona else ""
         table.add(str(item.rank), _title(item), score, persona)
     table.print()
-    parts = {name: value for name, value in asdict(found.differences).items() if value is not None}
+    differences = found.differences._asdict().items()
+    parts = {name: value for name, value in differences if value is not None}
     if parts:
         carried = ", ".join(f"{name} {value:+.3f}" for name, value in parts.items())
         out.print(Text.assemble(("difference  ", "bold"), carried), highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from p4r_qdrant.errors import IndexMismatchError, InputError
 from p4r_qdrant.index.columns import CollaborativePart, Column, ColumnSet, Scored, Weights
 from p4r_qdrant.index.engine import Engine
-from p4r_qdrant.index.query import is_text
+from p4r_qdrant.index.query import distinct_texts
 
 Result = TypeVar("Result")
 
@@ -46,10 +47,10 @@ class CollaborativeIndex:
             raise InputError(f"{len(histories)} histories but {len(candidate_ids)} candidate lists")
 
         def work(columns: ColumnSet) -> list[Scored]:
-            numbers = columns.numbers({one for own in histories for one in own if is_text(one)})
+            numbers = columns.numbers(distinct_texts(chain.from_iterable(histories)))
             users = [Weights.of(own, numbers) for own in histories]
             known = [place for place, own in enumerate(users) if len(own.places)]
-            asked = [[*dict.fromkeys(filter(is_text, candidate_ids[one]))] for one in known]
+            asked = [distinct_texts(candidate_ids[one]) for one in known]
             found: list[Scored] = [{} for _ in users]
             answers = columns.scores([users[one] for one in known], asked) if known else []
             for place, own in zip(known, answers, strict=True):
@@ -71,7 +72,7 @@ class CollaborativeIndex:
         unwanted = set(exclude)
 
         def work(columns: ColumnSet) -> list[tuple[str, float]]:
-            user = Weights.of(history, columns.numbers([*filter(is_text, history)]))
+            user = Weights.of(history, columns.numbers(distinct_texts(history)))
             if not len(user.places):
                 return []
             found = columns.nearest(user, limit + len(unwanted))
@@ -88,15 +89,14 @@ class CollaborativeIndex:
         The largest first, ties by item id. Items without a share are missing. Raises
         IndexMismatchError without a collaborative part.
         """
-        asked, own = [*dict.fromkeys(item_ids)], [*history]
-        products = self.collaborative_products(history, asked).T
-        places, own_places = np.nonzero(products)
-        values = products[places, own_places].tolist()
-        found: dict[str, list[tuple[str, float]]] = {}
-        for place, one, value in zip(places.tolist(), own_places.tolist(), values, strict=True):
-            found.setdefault(asked[place], []).append((own[one], value))
-        for shares in found.values():
-            shares.sort(key=lambda one: (-one[1], one[0]))
+        asked = [*dict.fromkeys(item_ids)]
+        products = self.collaborative_products(history, asked)
+        found = {}
+        for item_id, values in zip(asked, products.T.tolist(), strict=True):
+            pairs = zip(values, history, strict=True)
+            shares = sorted((-value, own) for value, own in pairs if value)
+            if shares:
+                found[item_id] = [(own, -value) for value, own in shares]
         return found
 
     def collaborative_products(
@@ -109,40 +109,25 @@ class CollaborativeIndex:
 
         def work(columns: ColumnSet) -> npt.NDArray[np.float64]:
             products = np.zeros((len(history), len(item_ids)))
-            numbers = columns.numbers([*filter(is_text, history)])
-            owned = [
-                (row, numbers[own], weight)
-                for row, (own, weight) in enumerate(history.items())
-                if weight and own in numbers
-            ]
-            if not owned:
-                return products
-            asked = [*dict.fromkeys(filter(is_text, item_ids))]
-            columns_of = columns.columns(asked, fresh=False)
-            held = [
-                (place, column)
-                for place, one in enumerate(item_ids)
-                if (column := columns_of.get(one)) is not None and len(column.places)
-            ]
-            if not held:
-                return products
-            # One look-up for all columns: a key is the column's number and, below, the item's.
-            each = np.arange(len(held), dtype=np.uint64) << np.uint64(32)
-            sizes = [len(column.places) for _, column in held]
-            keys = np.repeat(each, sizes) + np.concatenate([column.places for _, column in held])
-            values = np.concatenate([column.values for _, column in held])
-            wanted = each[:, None] + np.array([number for _, number, _ in owned], dtype=np.uint64)
-            at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-            weights = np.array([weight for _, _, weight in owned])
-            found = np.where(keys[at] == wanted, weights * values[at], 0.0)
-            products[np.ix_([row for row, _, _ in owned], [place for place, _ in held])] = found.T
+            numbers = columns.numbers(distinct_texts(history))
+            user = Weights.of(history, numbers)
+            if len(user.places):
+                asked = distinct_texts(item_ids)
+                found = columns.products(user, asked)
+                row_of = {numbers[one]: row for row, one in enumerate(history) if one in numbers}
+                rows = [row_of[number] for number in user.places.tolist()]
+                if len(asked) < len(item_ids):
+                    place_of = {one: place for place, one in enumerate(asked)}
+                    places = [place_of.get(one, -1) for one in item_ids]
+                    found = np.pad(found, [(0, 0), (0, 1)])[:, places]  # no texts: -1 is nothing
+                products[rows] = found
             return products
 
         return self._ask(work)
 
     def collaborative_columns(self, item_ids: Sequence[str]) -> dict[str, Column]:
         """The columns of the items that have one. Raises IndexMismatchError without the part."""
-        return self._ask(lambda columns: columns.columns([*filter(is_text, item_ids)]))
+        return self._ask(lambda columns: columns.columns(distinct_texts(item_ids)))
 
     def item_numbers(self) -> dict[str, int]:
         """Item id -> number, of all items that ever had one; empty without a collaborative part."""

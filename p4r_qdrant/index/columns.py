@@ -83,7 +83,13 @@ class Column:
     @classmethod
     def empty(cls, item_id: str, number: int) -> Column:
         """The column of an item that only histories hold."""
-        return cls(item_id, number, np.empty(0, np.uint32), np.empty(0, np.float32))
+        return cls(item_id, number, *NO_ENTRIES)
+
+
+Entries = tuple[Numbers, Floats]
+"""Places and values of a column."""
+
+NO_ENTRIES: Entries = np.empty(0, np.uint32), np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,20 @@ class Weights:
         places = np.array([place for place, _ in own], dtype=np.uint32)
         return cls(places, np.array([weight for _, weight in own], dtype=np.float32))
 
+    def products(self, columns: Sequence[Entries]) -> npt.NDArray[np.float64]:
+        """Each weight times the entry of its item in each column: (n, len(columns))."""
+        found = np.zeros((len(self.places), len(columns)))
+        if not found.size:
+            return found
+        places = np.concatenate([own for own, _ in columns])
+        rows = np.searchsorted(self.places, places)
+        hits = np.flatnonzero(self.places.take(rows, mode="clip") == places)
+        rows = rows[hits]
+        owners = np.repeat(np.arange(len(columns)), [len(own) for own, _ in columns])
+        values = np.concatenate([own for _, own in columns])[hits]
+        found[rows, owners[hits]] = self.values[rows] * values
+        return found
+
 
 class ColumnSet(Protocol):
     """One set of columns. Thread-safe. Calls raise IndexMismatchError if the set was deleted."""
@@ -110,11 +130,15 @@ class ColumnSet(Protocol):
     def items(self) -> Iterator[tuple[str, int | None]]:
         """(item id, number) of all items, streamed, in no particular order."""
 
-    def columns(self, item_ids: Sequence[str], *, fresh: bool = True) -> dict[str, Column]:
-        """The columns of the items that have entries.
+    def columns(self, item_ids: Sequence[str]) -> dict[str, Column]:
+        """The columns of the items that have entries."""
 
-        fresh: whether they must be those of now. If not, a column that this reader knows is given
-        as it was, though another process may have removed or replaced it: good for reasons.
+    def products(self, user: Weights, item_ids: Sequence[str]) -> npt.NDArray[np.float64]:
+        """What each item of a history adds to each item's score: (len(user.places), n), see
+        `Weights.products`.
+
+        A column that this reader knows may be used as it was, though another process may have
+        removed or replaced it: good for reasons.
         """
 
     def scores(self, users: Sequence[Weights], candidates: Sequence[Sequence[str]]) -> list[Scored]:

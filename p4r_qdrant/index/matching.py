@@ -158,8 +158,8 @@ def without_vectors(matches: Sequence[PersonaMatch]) -> list[PersonaMatch]:
 
 def rank(best: BestPoints, item_ids: Sequence[str]) -> list[PersonaMatch]:
     """All candidates as matches: best score first, ties by item id, then those without a score."""
-    scored = sorted(best.items(), key=lambda one: (-one[1][0], one[0]))
-    matches = [PersonaMatch(item_id, score, point) for item_id, (score, point) in scored]
+    scored = sorted((-score, item_id, point) for item_id, (score, point) in best.items())
+    matches = [PersonaMatch(item_id, -score, point) for score, item_id, point in scored]
     if len(matches) < len(item_ids):
         matches += [PersonaMatch(item_id) for item_id in item_ids if item_id not in best]
     return matches

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,16 @@ def check_query(
                 f"the candidate {wrong!r} is not a text that can be an item id"
             ) from None
     return users, distinct
+
+
+def distinct_texts(values: Iterable[Any]) -> list[str]:
+    """Those of the values that are texts (see `is_text`), each once, in their order."""
+    texts = [*values]
+    try:
+        "".join(texts).encode()  # much faster than one by one
+    except (TypeError, UnicodeEncodeError):
+        texts = [one for one in texts if is_text(one)]
+    return [*dict.fromkeys(texts)]
 
 
 def is_text(value: Any) -> bool:

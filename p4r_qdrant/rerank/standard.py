@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ Values = npt.NDArray[np.float64]
 
 ROUNDING = 1e-6
 """Deviation, relative to the largest value, below which float32 scores are equal."""
+ROUNDINGS = np.array([ROUNDING, ROUNDING, 0.0])
+"""The same for each part; scores of a generator are used as they are."""
 
 
 Columns = tuple[Values | None, Values | None, Values | None]
@@ -42,7 +45,7 @@ class Combined:
         """What each part carried of each score."""
         size = len(self.scores)
         rows = ([None] * size if one is None else one.tolist() for one in self.carried)
-        return list(map(Parts, *rows))
+        return [*map(Parts._make, zip(*rows, strict=True))]
 
 
 def standard_columns(
@@ -60,14 +63,16 @@ def standard_columns(
     candidates, minus the logarithm of their ranks is used for all.
     """
     item_ids = [item_id for item_id, _ in candidates]
-    columns: list[Values | None] = [None, None, None]
-    if personas is not None:
-        columns[0] = standardised(_values(personas, item_ids, np.nan), ROUNDING)
-    if collaborative:
-        columns[1] = standardised(_values(collaborative, item_ids, 0.0), ROUNDING)
-    if has_generator:
-        columns[2] = standardised(_generator_values(candidates), 0.0)
-    return columns[0], columns[1], columns[2]
+    nothing = [0.0] * len(item_ids)
+    rows: list[Sequence[float | None]] = [
+        nothing if personas is None else [*map(personas.get, item_ids)],
+        [collaborative.get(one, 0.0) for one in item_ids] if collaborative else nothing,
+        _generator_values(candidates) if has_generator else nothing,
+    ]
+    found = standardised(np.array(rows, dtype=np.float64), ROUNDINGS)
+    there = (personas is not None, bool(collaborative), has_generator)
+    first, second, third = (row if one else None for row, one in zip(found, there, strict=True))
+    return first, second, third
 
 
 def combined(columns: Columns, weights: Weights) -> Combined | None:
@@ -91,29 +96,32 @@ def combined(columns: Columns, weights: Weights) -> Combined | None:
     return Combined(order, scores, (carried[0], carried[1], carried[2]))
 
 
-def standardised(values: Values, rounding: float) -> Values:
-    """Values (n,) with mean 0 and deviation 1; all 0 if they are equal. NaN becomes 0."""
-    missing = np.isnan(values)
-    known = values[~missing] if missing.any() else values
-    largest = np.abs(known).max(initial=0.0)
-    result = np.zeros_like(values)
-    if not largest:
-        return result
-    centred = known / largest
-    centred -= centred.sum() / len(centred)
-    deviation = math.sqrt(centred @ centred / len(centred))
-    if deviation > rounding:
-        result[~missing] = centred / deviation
-    return result
+def standardised(rows: Values, rounding: float | Values) -> Values:
+    """Each row of (k, n) with mean 0 and deviation 1; all 0 if its values are equal. NaN becomes 0.
+
+    rounding: the deviation, relative to the largest value, up to which values are equal; (k,) or
+    one for all rows.
+    """
+    missing = np.isnan(rows)
+    count: Any = max(rows.shape[1], 1)
+    if missing.any():
+        rows = np.where(missing, 0.0, rows)
+        count = np.maximum(count - missing.sum(axis=1, keepdims=True), 1)
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    largest[largest == 0] = 1.0
+    centred: Values = rows / largest
+    centred -= centred.sum(axis=1, keepdims=True) / count
+    centred[missing] = 0.0
+    deviation = np.sqrt((centred * centred).sum(axis=1, keepdims=True) / count)
+    equal = deviation <= np.reshape(rounding, (-1, 1))
+    centred[equal[:, 0]] = 0.0
+    deviation[equal] = 1.0
+    centred /= deviation
+    return centred
 
 
-def _values(scores: Mapping[str, float | None], item_ids: Sequence[str], other: float) -> Values:
-    found = (scores.get(item_id) for item_id in item_ids)
-    return np.array([other if one is None else one for one in found], dtype=np.float64)
-
-
-def _generator_values(candidates: Sequence[Scored]) -> Values:
+def _generator_values(candidates: Sequence[Scored]) -> Sequence[float]:
     scores = [score for _, score in candidates if score is not None]
     if len(scores) == len(candidates):
-        return np.array(scores, dtype=np.float64)
-    return -np.log(np.arange(1, len(candidates) + 1, dtype=np.float64))
+        return scores
+    return [-math.log(rank) for rank in range(1, len(candidates) + 1)]

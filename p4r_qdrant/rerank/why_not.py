@@ -23,7 +23,7 @@ from p4r_qdrant.rerank.changes import Changed, Past, added, left_out
 from p4r_qdrant.rerank.fusion import best_first
 from p4r_qdrant.rerank.ordering import Order, Request, order_candidates
 from p4r_qdrant.rerank.recommending import considered
-from p4r_qdrant.rerank.standard import ROUNDING, Values, standard_columns
+from p4r_qdrant.rerank.standard import ROUNDING, Values, standard_columns, standardised
 from p4r_qdrant.rerank.users import KnownUser
 
 CLOSE = 1e-6
@@ -244,10 +244,10 @@ def _predicted(
     scores = np.zeros((len(changes), len(candidates)))
     if weights.personas:
         rows = _persona_rows(pair, changes, item_ids, request)
-        scores += weights.personas * _standardised_rows(rows)
+        scores += weights.personas * standardised(rows, ROUNDING)
     if request.is_collaborative:
         rows = _collaborative_rows(pair, past, changes, item_ids)
-        scores += weights.collaborative * _standardised_rows(rows)
+        scores += weights.collaborative * standardised(rows, ROUNDING)
     if weights.generator and request.has_generator:
         generator = standard_columns(candidates, None, None)[2]
         assert generator is not None  # noqa: S101
@@ -277,17 +277,3 @@ def _collaborative_rows(
         if at is not None:
             row += (rises - 1) * older[at + 1] - shares[at]
     return rows
-
-
-def _standardised_rows(rows: Values) -> Values:
-    """Each row of (k, n) as `standard.standardised` makes it, up to rounding."""
-    known = np.isfinite(rows)
-    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
-    values = np.where(known, rows, 0.0)
-    mean = values.sum(axis=1, keepdims=True) / count
-    centred = np.where(known, values - mean, 0.0)
-    deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
-    largest = np.abs(values).max(axis=1, keepdims=True, initial=0.0)
-    varies = deviation > ROUNDING * largest
-    result: Values = np.where(varies, centred / np.where(varies, deviation, 1.0), 0.0)
-    return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, FiniteFloat, model_validator
@@ -259,7 +259,7 @@ class RankedAnswer(Answer):
             answer["because"] = [BecauseAnswer.of(one) for one in item.because]
         if item.parts is not None:
             answer["collaborative_score"] = item.collaborative_score
-            answer["parts"] = asdict(item.parts)
+            answer["parts"] = item.parts._asdict()
             answer["chosen_with"] = [BecauseAnswer.of(one) for one in item.chosen_with]
         if why := item.why:
             answer["why"] = why

@@ -70,7 +70,7 @@ class WhyNotAnswer(Answer):
             "threshold": (
                 RankedAnswer.of(found.threshold, because=because) if found.threshold else None
             ),
-            "differences": asdict(found.differences),
+            "differences": found.differences._asdict(),
             "change": asdict(found.change) if found.change is not None and because else None,
             "tried": found.tried,
             "advice": advice,

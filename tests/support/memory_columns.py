@@ -3,9 +3,10 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from p4r_qdrant.errors import IndexMismatchError
-from p4r_qdrant.index.columns import Column, Scored, Weights
+from p4r_qdrant.index.columns import NO_ENTRIES, Column, Scored, Weights
 
 
 class MemoryColumnSets:
@@ -45,7 +46,12 @@ class MemoryColumns:
     def items(self) -> Iterator[tuple[str, int | None]]:
         return iter([(one.item_id, one.number) for one in self.held.values()])
 
-    def columns(self, item_ids: Sequence[str], *, fresh: bool = True) -> dict[str, Column]:
+    def products(self, user: Weights, item_ids: Sequence[str]) -> npt.NDArray[np.float64]:
+        held = self.columns(item_ids)
+        found = (held.get(one) for one in item_ids)
+        return user.products([(one.places, one.values) if one else NO_ENTRIES for one in found])
+
+    def columns(self, item_ids: Sequence[str]) -> dict[str, Column]:
         return {
             one: self.held[one]
             for one in item_ids

@@ -25,7 +25,15 @@ import numpy.typing as npt
 
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.errors import IndexMismatchError
-from p4r_qdrant.index.columns import Column, ColumnSet, Numbers, Scored, Weights
+from p4r_qdrant.index.columns import (
+    NO_ENTRIES,
+    Column,
+    ColumnSet,
+    Entries,
+    Numbers,
+    Scored,
+    Weights,
+)
 from p4r_qdrant.index.edge.folder import COLUMNS, EdgeFolder
 from p4r_qdrant.whole_files import sync_folder, whole_file, write_whole
 
@@ -33,8 +41,12 @@ ITEMS, SUMS, CHANGES = "items.json", "sums.json", "changes.log"
 BY_ITEM, BY_HISTORY = "by-item", "by-history"
 PARTS = ("starts", "places", "values")
 FILES = {ITEMS, *(f"{name}.{part}.npy" for name in (BY_ITEM, BY_HISTORY) for part in PARTS)}
+TOTAL_OF_AN_ENTRY = 8
+"""Items whose sums are set to 0 in the time that one entry takes to be added."""
 
+Indexes = npt.NDArray[np.integer[Any]]
 Places = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
 
 
 class EdgeColumnSets:
@@ -82,27 +94,38 @@ class Sparse:
     places: Numbers
     values: Floats
 
-    def sums(self, rows: Places, dense: Floats) -> npt.NDArray[np.float64]:
-        """The product of some rows with a vector (n,): (len(rows),)."""
-        starts, stops = self.starts[rows], self.starts[rows + 1]
+    def sums(self, rows: Places, dense: Floats) -> Values:
+        """The product of some rows with a vector (n,): (len(rows),); 0 for the row -1."""
         found = np.zeros(len(rows))
-        filled = np.flatnonzero(stops > starts)
-        if len(filled):
-            # Whole rows are copied: three times as fast as an index of each entry.
-            slices = [*map(slice, starts[filled].tolist(), stops[filled].tolist())]
-            places = np.concatenate([self.places[own] for own in slices])
-            values = np.concatenate([self.values[own] for own in slices])
-            first = np.cumsum(stops[filled] - starts[filled]) - (stops - starts)[filled]
+        counts = self.counts(rows)
+        filled = counts > 0
+        if filled.any():
+            places, values = self.entries(rows[filled])
             products = values * dense.take(places)
+            ends = np.cumsum(counts[filled])
+            first = ends - counts[filled]
             found[filled] = np.add.reduceat(products, first, dtype=np.float64)
         return found
 
-    def entries(self, rows: Places) -> tuple[Places, Places]:
-        """The positions of the entries of some rows one after another, and where each row ends."""
-        starts = self.starts[rows]
-        counts = self.starts[rows + 1] - starts
-        ends = np.cumsum(counts)
-        return np.repeat(starts - (ends - counts), counts) + np.arange(counts.sum()), ends
+    def total(self, rows: Indexes, weights: Floats) -> Values:
+        """The sum of some rows, each times its weight: (n,)."""
+        places, values = self.entries(rows)
+        values = values * np.repeat(weights, self.counts(rows))
+        found = np.bincount(places, weights=values, minlength=len(self.starts) - 1)
+        return found.astype(np.float64, copy=False)
+
+    def counts(self, rows: Indexes) -> Places:
+        """The number of entries of some rows; 0 for the row -1, since `starts` ends at the end."""
+        found: Places = np.maximum(self.starts[rows + 1] - self.starts[rows], 0)
+        return found
+
+    def entries(self, rows: Indexes) -> tuple[Numbers, Floats]:
+        """Places and values of one row or more, one after another."""
+        # Whole rows are copied: three times as fast as an index of each entry.
+        starts, stops = self.starts[rows].tolist(), self.starts[rows + 1].tolist()
+        slices = [*map(slice, starts, stops)]
+        places = np.concatenate([self.places[own] for own in slices])
+        return places, np.concatenate([self.values[own] for own in slices])
 
 
 class EdgeColumns:
@@ -150,58 +173,61 @@ class EdgeColumns:
         yield from self._numbers.items()
         yield from ((one, None) for one in [*self._put] if one not in self._numbers)
 
-    def columns(self, item_ids: Sequence[str], *, fresh: bool = True) -> dict[str, Column]:  # noqa: ARG002
-        """See `ColumnSet`. They always are those of now."""
+    def columns(self, item_ids: Sequence[str]) -> dict[str, Column]:
+        """See `ColumnSet`."""
         found = {}
         for item_id in item_ids:
-            if (column := self._put.get(item_id)) is not None:
-                found[item_id] = column
-                continue
-            number = self._numbers.get(item_id, -1)
-            if number < 0 or number in self._removed:
-                continue
-            own = slice(*self._by_item.starts[number : number + 2].tolist())
-            if own.start < own.stop:
-                found[item_id] = Column(
-                    item_id,
-                    number,
-                    np.array(self._by_item.places[own]),
-                    np.array(self._by_item.values[own]),
-                )
+            places, values = self._entries(item_id)
+            if len(places):
+                number = self._numbers.get(item_id)
+                found[item_id] = Column(item_id, number, np.array(places), np.array(values))
         return found
+
+    def products(self, user: Weights, item_ids: Sequence[str]) -> Values:
+        """See `ColumnSet`."""
+        return user.products([self._entries(one) for one in item_ids])
+
+    def _entries(self, item_id: str) -> Entries:
+        """The column of an item, without a copy."""
+        if (column := self._put.get(item_id)) is not None:
+            return column.places, column.values
+        number = self._numbers.get(item_id, -1)
+        if number < 0 or number in self._removed:
+            return NO_ENTRIES
+        own = slice(*self._by_item.starts[number : number + 2].tolist())
+        return self._by_item.places[own], self._by_item.values[own]
 
     def scores(self, users: Sequence[Weights], candidates: Sequence[Sequence[str]]) -> list[Scored]:
         """See `ColumnSet`."""
         return [self._scores(*one) for one in zip(users, candidates, strict=True)]
 
     def _scores(self, user: Weights, candidates: Sequence[str]) -> Scored:
+        numbers = [self._numbers.get(one, -1) for one in candidates]
+        if self._removed:
+            numbers = [-1 if one in self._removed else one for one in numbers]
+        rows = np.array(numbers, dtype=np.int64)
+        own, others = self._by_history.counts(user.places), self._by_item.counts(rows)
+        if own.sum() + len(self._ids) / TOTAL_OF_AN_ENTRY < others.sum():
+            sums = np.where(rows < 0, 0.0, self._by_history.total(user.places, user.values)[rows])
+        else:
+            sums = self._by_item.sums(rows, self._dense(user))
+        scores = dict(zip(candidates, sums.tolist(), strict=True))
+        if self._put:
+            dense = self._dense(user)
+            for item_id in candidates:
+                if (column := self._put.get(item_id)) is not None:
+                    scores[item_id] = _sum(column, dense)
+        return scores
+
+    def _dense(self, user: Weights) -> Floats:
+        """The weights of all items: (n,) float32."""
         dense = np.zeros(len(self._ids), np.float32)
         dense[user.places] = user.values
-        known = [
-            (one, number)
-            for one in candidates
-            if (number := self._numbers.get(one, -1)) >= 0
-            and number not in self._removed
-            and one not in self._put
-        ]
-        rows = np.array([number for _, number in known], dtype=np.int64)
-        scores = dict(
-            zip((one for one, _ in known), self._by_item.sums(rows, dense).tolist(), strict=True)
-        )
-        for item_id in candidates:
-            if (column := self._put.get(item_id)) is not None:
-                scores[item_id] = _sum(column, dense)
-        return scores
+        return dense
 
     def nearest(self, user: Weights, limit: int) -> list[tuple[str, float]]:
         """See `ColumnSet`."""
-        entries, ends = self._by_history.entries(user.places.astype(np.int64))
-        weights = np.repeat(user.values, np.diff(ends, prepend=0))
-        sums = np.bincount(
-            self._by_history.places[entries],
-            weights=self._by_history.values[entries] * weights,
-            minlength=len(self._ids),
-        )
+        sums = self._by_history.total(user.places, user.values)
         hidden = self._removed | {self._numbers.get(one, -1) for one in [*self._put]}
         sums[[one for one in hidden if one >= 0]] = 0
         above = np.flatnonzero(sums > 0)
@@ -209,8 +235,7 @@ class EdgeColumns:
             above = above[np.argpartition(-sums[above], limit - 1)[:limit]]
         found = [(str(self._ids[one]), float(sums[one])) for one in above]
         if self._put:
-            dense = np.zeros(len(self._ids), np.float32)
-            dense[user.places] = user.values
+            dense = self._dense(user)
             new = ((one.item_id, _sum(one, dense)) for one in [*self._put.values()])
             found += [one for one in new if one[1] > 0]
         return sorted(found, key=lambda one: (-one[1], one[0]))[:limit]

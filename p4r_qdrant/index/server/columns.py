@@ -18,11 +18,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from qdrant_client import grpc, models
 
 from p4r_qdrant.errors import IndexMismatchError
 from p4r_qdrant.index.batching import batches
-from p4r_qdrant.index.columns import Column, ColumnSet, Scored, Weights
+from p4r_qdrant.index.columns import NO_ENTRIES, Column, ColumnSet, Scored, Weights
 from p4r_qdrant.index.payload import ITEM_ID, TENANT
 from p4r_qdrant.index.server import queries
 from p4r_qdrant.index.server.collection import Collection
@@ -188,16 +189,22 @@ class ServerColumns:
                 del known[one]
             known.update(fresh)
 
-    def columns(self, item_ids: Sequence[str], *, fresh: bool = True) -> dict[str, Column]:
+    def columns(self, item_ids: Sequence[str]) -> dict[str, Column]:
         """See `ColumnSet`."""
-        read = {} if fresh else self._read
-        found = {one: column for one in item_ids if (column := read.get(one)) is not None}
-        unknown = [one for one in item_ids if one not in found]
-        if unknown:
-            new = self._collection.within_limits(partial(self._columns, unknown))
-            self._keep(self._read, new, MOST_COLUMNS)
-            found |= new
+        found = self._collection.within_limits(partial(self._columns, item_ids))
+        self._keep(self._read, found, MOST_COLUMNS)
         return found
+
+    def products(self, user: Weights, item_ids: Sequence[str]) -> npt.NDArray[np.float64]:
+        """See `ColumnSet`."""
+        read = self._read
+        held = {one: column for one in item_ids if (column := read.get(one)) is not None}
+        if len(held) < len(item_ids):
+            held |= self.columns([one for one in item_ids if one not in held])
+        found = (held.get(one) for one in item_ids)
+        return user.products(
+            [NO_ENTRIES if one is None else (one.places, one.values) for one in found]
+        )
 
     def _columns(self, item_ids: Sequence[str]) -> dict[str, Column]:
         found = {}

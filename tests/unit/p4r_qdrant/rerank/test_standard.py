@@ -117,11 +117,11 @@ def test_nothing_that_counts() -> None:
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 0.1, 1e-300, -7e300])
 def test_equal_values_are_all_zero(value: float) -> None:
-    assert standardised(np.full(3, value), 0.0).tolist() == [0.0, 0.0, 0.0]
+    assert standardised(np.full((1, 3), value), 0.0).tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_rounding_of_float32_is_no_difference() -> None:
-    values = np.array([0.5, 0.5 + 6e-8, 0.5])
+    values = np.array([[0.5, 0.5 + 6e-8, 0.5]])
     assert not standardised(values, 1e-6).any()
 
 
