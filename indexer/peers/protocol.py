@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from indexer.llm import TOO_LONG, Answer, Request, Usage
+from indexer.reasoning.failures import kind_of, reason_of
 from p4r_qdrant.records import Interaction
 
 
@@ -104,7 +105,9 @@ class Exchange:
             self.too_long()
             return None
         self.requests += 1
-        self.failed += not answer.ok
+        if not answer.ok:
+            self.failed += 1
+            self.notes[f"without a usable answer: {kind_of(reason_of(answer))}"] += 1
         return answer.value
 
     def too_long(self) -> None:

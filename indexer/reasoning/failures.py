@@ -11,6 +11,16 @@ from indexer.llm import Answer
 _VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|\d[\d,.]*")
 
 
+def reason_of(answer: Answer) -> str:
+    """Why an answer cannot be used: its last problem."""
+    return answer.problems[-1] if answer.problems else "no answer"
+
+
+def kind_of(reason: str) -> str:
+    """The same text for reasons that differ only in numbers or quotations."""
+    return _VARIES.sub("...", reason)
+
+
 @dataclass
 class Failures:
     """The failed requests of one step. `final` ones are not asked again by another run."""
@@ -22,8 +32,8 @@ class Failures:
 
     def add(self, answer: Answer) -> None:
         """Count a failed request; reasons that differ only in numbers or quotations are one."""
-        reason = answer.problems[-1] if answer.problems else "no answer"
-        kind = _VARIES.sub("...", reason)
+        reason = reason_of(answer)
+        kind = kind_of(reason)
         self.total += 1
         self.final += answer.final
         self._counts[kind] += 1

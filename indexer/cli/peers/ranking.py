@@ -65,7 +65,7 @@ def rank(
     from indexer.prompts import Domain
     from indexer.terminal.console import out
     from indexer.terminal.peers import print_totals
-    from p4r_qdrant.errors import InputError
+    from p4r_qdrant.errors import InputError, P4RError
 
     refusals, again = Refusals(), asking.retry_failed
     chosen = peer_options(asking.options)
@@ -90,9 +90,16 @@ def rank(
             return
         with noted(files.artifacts, files.output):
             answers = who.run(files.output, made.step, len(wanted), ranked, retry_failed=again)
+        totals = Totals.of(peer, answers)
+        if totals.failed and totals.failed == totals.requests:
+            print_totals([totals])
+            raise P4RError(
+                f"none of {totals.failed:,} requests has a usable answer, so no ranking is "
+                "written: try another model or other settings, or --retry-failed"
+            )
         with written_whole(target, private=True) as write:
             for query, answer in zip(wanted, answers, strict=True):
                 write(json.dumps(line(query, answer), ensure_ascii=False))
-    print_totals([Totals.of(peer, answers)])
+    print_totals([totals])
     out.say(f"rankings: {target}")
     exit_for(refusals)

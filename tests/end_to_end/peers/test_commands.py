@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from devtools.scripted_llm import ScriptedLLM
+from devtools.scripted_llm import ScriptedLLM, says
 from tests.support import scripted_peers
 from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
@@ -64,6 +64,16 @@ def test_a_mistake_is_one_sentence(
     assert result.code == 2
     assert sentence in result.sentence
     assert not (tmp_path / "ranked").exists()
+
+
+@pytest.mark.parametrize("peer", ["listwise", "explained"])
+def test_no_usable_answer_is_no_ranking(peer: str, p4r: Run, tmp_path: Path) -> None:
+    with ScriptedLLM(says("I cannot do that.")) as llm:
+        url = {"P4R_LLM__BASE_URL": llm.url, "P4R_LLM__MODEL": "m"}
+        result = p4r("peers", "rank", *SHOP, "--peer", peer, "--output", "r", "--users", "2", **url)
+    assert (result.code, result.sentence[:8]) == (1, "none of ")
+    assert "without a usable answer: " in result.out
+    assert not (tmp_path / "r" / f"{peer}.jsonl").exists()
 
 
 def test_bench_measures_peers_and_personas(
