@@ -5,12 +5,14 @@ The pages under reference/ that describe code come from the code: `on_files` add
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import typing
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from html import escape
-from importlib import import_module
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from latex2mathml.converter import convert
@@ -208,34 +210,32 @@ def _type(annotation: Any) -> str:
 
 # --- errors -------------------------------------------------------------------------------------
 
-ERROR_MODULES = (
-    "p4r_qdrant.errors",
-    "p4r_qdrant.client",
-    "indexer.evaluation.leaks.report",
-    "indexer.ledger",
-    "indexer.llm.errors",
-    "indexer.reasoning.run",
-    "indexer.judging.run",
-    "indexer.training.trainer",
-)
-
 
 def errors() -> str:
-    """The exception tree, with exit codes, from the classes themselves."""
-    from p4r_qdrant.errors import P4RError
+    """The exception tree, with exit codes, from the sources: importing all of them takes long."""
+    below: dict[str, list[ast.ClassDef]] = defaultdict(list)
+    root = Path(__file__).parent.parent
+    for package in ("p4r_qdrant", "indexer"):
+        for path in sorted((root / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    for base in node.bases:
+                        below[ast.unparse(base).rpartition(".")[2]].append(node)
+    [top] = (one for one in below["Exception"] if one.name == "P4RError")
+    return _table(("Exception", "Exit code", "Meaning"), _errors(top, below, 0, ""))
 
-    for module in ERROR_MODULES:
-        import_module(module)
-    return _table(("Exception", "Exit code", "Meaning"), _errors(P4RError, 0))
 
-
-def _errors(error: type[Any], depth: int) -> Iterator[tuple[str, str, str]]:
-    if error.__module__.partition(".")[0] in ("p4r_qdrant", "indexer"):
-        about = _first_paragraph(inspect.getdoc(error) or "")
-        yield f"{'&emsp;' * depth}`{error.__name__}`", str(error.exit_code), about
-    for below in error.__subclasses__():
-        if not below.__name__.startswith("_"):
-            yield from _errors(below, depth + 1)
+def _errors(
+    error: ast.ClassDef, below: dict[str, list[ast.ClassDef]], depth: int, exit_code: str
+) -> Iterator[tuple[str, str, str]]:
+    for line in error.body:
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "exit_code":
+            exit_code = ast.unparse(line.value)
+    about = _first_paragraph(ast.get_docstring(error))
+    yield f"{'&emsp;' * depth}`{error.name}`", exit_code, about
+    for one in below[error.name]:
+        if not one.name.startswith("_"):
+            yield from _errors(one, below, depth + 1, exit_code)
 
 
 # --- metrics ------------------------------------------------------------------------------------
