@@ -19,11 +19,15 @@ BIN := $(VENV)/bin
 AUDIT := .cache/audit
 STUDIO := .cache/studio
 
+# An installation compiles nothing: a fifth of the modules are ever imported. The first process
+# that imports one writes its bytecode for all others.
+unexport PYTHONDONTWRITEBYTECODE
+
 ifeq ($(TORCH),cpu)
 TORCH_PIN := $(shell grep '^torch==' constraints.txt)
-GET_TORCH = $(BIN)/pip install --no-deps --index-url https://download.pytorch.org/whl/cpu $(TORCH_PIN)
+GET_TORCH = $(BIN)/pip install --no-compile --no-deps --index-url https://download.pytorch.org/whl/cpu $(TORCH_PIN)
 else ifeq ($(TORCH),)
-GET_TORCH = $(BIN)/pip install torch --constraint constraints.txt
+GET_TORCH = $(BIN)/pip install --no-compile torch --constraint constraints.txt
 else
 $(error TORCH=$(TORCH) is not known: say TORCH=cpu, or leave it out for the usual build)
 endif
@@ -31,9 +35,9 @@ endif
 INSTALL_TORCH = $(if $(filter demo demo-llm studio docs dev,$*),$(GET_TORCH))
 
 ifeq ($(INSTALLER),uv)
-install = $(BIN)/pip install --quiet uv --constraint constraints.txt && $(BIN)/uv pip install --python $(1) --compile-bytecode
+install = $(BIN)/pip install --quiet uv --constraint constraints.txt && $(BIN)/uv pip install --python $(1)
 else ifeq ($(INSTALLER),pip)
-install = $(BIN)/pip --python $(1) install
+install = $(BIN)/pip --python $(1) install --no-compile
 else
 $(error INSTALLER=$(INSTALLER) is not known: say INSTALLER=uv or INSTALLER=pip)
 endif
