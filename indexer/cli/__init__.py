@@ -12,11 +12,11 @@ import io
 import os
 import sys
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from typer.main import get_command_name
 
 from indexer.cli import (
     artifacts,
@@ -55,16 +55,43 @@ def _set_help(group: typer.Typer) -> None:
             _set_help(inner.typer_instance)
 
 
-app = typer.Typer(
-    name="p4r",
-    help=HELP,
-    epilog="Settings come from P4R_* environment variables and p4r.toml. "
-    "Exit codes: 0 done, 1 something failed, 2 something in the input to put right.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for _title, _group in (
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"p4r-qdrant {version('p4r-qdrant')}")
+        raise typer.Exit
+
+
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+def _application(*groups: typer.Typer) -> typer.Typer:
+    """`p4r` with the commands of these groups."""
+    made = typer.Typer(
+        name="p4r",
+        help=HELP,
+        epilog="Settings come from P4R_* environment variables and p4r.toml. "
+        "Exit codes: 0 done, 1 something failed, 2 something in the input to put right.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback(help=HELP)(_options)
+    for group in groups:
+        made.add_typer(group)
+    return made
+
+
+GROUPS = (
     ("See it", demonstration.group),
     ("Set up", setup.group),
     ("Index and rerank", index.group),
@@ -81,29 +108,29 @@ for _title, _group in (
     ("Evaluate", peers.group),
     ("Train", training.group),
     ("Serve", service.group),
-):
+)
+for _title, _group in GROUPS:
     for _command in _group.registered_commands:
         _command.rich_help_panel = _title
     _set_help(_group)
-    app.add_typer(_group)
+
+app = _application(*(group for _, group in GROUPS))
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"p4r-qdrant {version('p4r-qdrant')}")
-        raise typer.Exit
+def _with_command(name: str) -> typer.Typer:
+    """`p4r` with this command alone: Typer takes long to read the options of all of them.
 
-
-@app.callback(help=HELP)
-def _options(
-    show_version: Annotated[
-        bool,
-        typer.Option(
-            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
-        ),
-    ] = False,
-) -> None:
-    """Take the options that stand before a command."""
+    With all commands, if none has this name.
+    """
+    for _, group in GROUPS:
+        alone = typer.Typer()
+        for command in group.registered_commands:
+            if name == (command.name or get_command_name(command.callback.__name__)):
+                alone.registered_commands = [command]
+        alone.registered_groups = [one for one in group.registered_groups if one.name == name]
+        if alone.registered_commands or alone.registered_groups:
+            return _application(alone)
+    return app
 
 
 def main() -> None:
@@ -143,9 +170,10 @@ def _run() -> None:
     """Run Typer, which leaves by SystemExit, also after Ctrl-C and a closed pipe."""
     from indexer.terminal.console import out
 
-    app.rich_markup_mode = "rich" if out.width >= BOXED and not out.ascii_only else None
+    asked = _with_command(sys.argv[1]) if len(sys.argv) > 1 else app
+    asked.rich_markup_mode = "rich" if out.width >= BOXED and not out.ascii_only else None
     try:
-        app(prog_name="p4r", terminal_width=out.width)
+        asked(prog_name="p4r", terminal_width=out.width)
     except SystemExit as leaving:
         if leaving.code == 130:
             raise KeyboardInterrupt from None

@@ -12,11 +12,10 @@ from p4r_qdrant.errors import InputError
 
 group = typer.Typer()
 app = typer.Typer(
-    name="tenant",
     help="The tenants of an index that holds several catalogues.",
     no_args_is_help=True,
 )
-group.add_typer(app)
+group.add_typer(app, name="tenant")
 
 Name = Annotated[str, typer.Argument(help="A tenant's name, such as shop-a.")]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +31,8 @@ class Answering:
 
     def count(self, output: Path, work: Work[Any], *, retry_failed: bool) -> None:
         """Print what the work would ask; nothing is asked."""
+        import asyncio
+
         from indexer.ledger import LEDGER, Ledger
         from indexer.peers.running import DryRun, nothing
         from indexer.terminal.reasoning import print_estimates
@@ -47,6 +48,8 @@ class Answering:
         name, steps: of its progress. A failure before the first answer leaves nothing there. Raises
         SettingsError if an endpoint is asked that needs a key and has none.
         """
+        import asyncio
+
         from indexer.ledger import LEDGER, Ledger
         from indexer.leftovers import undone_unless_paid
         from indexer.llm import check_key
