@@ -84,7 +84,9 @@ def draw_curves(history: History, untrained: Mapping[str, float], path: Path) ->
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 3.6))
+    # Fixed margins: for a layout of its own, matplotlib draws everything twice.
+    figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.91, wspace=0.2)
     losses, rates, metrics = figure.subplots(1, 3)
     steps = [one for one in history if "loss" in one]
     losses.plot([one["epoch"] for one in steps], [one["loss"] for one in steps])
