@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+
+_version = cache(version)
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
@@ -11,7 +14,7 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     found = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            found[package] = _version(package)
         except PackageNotFoundError:
             continue
     return found

@@ -57,10 +57,13 @@ def dependencies(modules: Iterable[str], root: Path = ROOT) -> dict[str, Source]
     package that a module is in counts, but not what the package imports for its other users.
     """
     found: dict[str, Source] = {}
-    waiting = list(modules)
+    waiting, seen = list(modules), set[str]()
     while waiting:
         name = waiting.pop()
-        if name not in found and (path := _file(name, root)) is not None:
+        if name in seen:
+            continue
+        seen.add(name)
+        if (path := _file(name, root)) is not None:
             found[name] = _source(path, path.stat().st_mtime_ns)
             waiting += found[name].imports
     for name in list(found):
