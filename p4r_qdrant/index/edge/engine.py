@@ -24,14 +24,13 @@ from p4r_qdrant.errors import (
     IndexMismatchError,
     IndexUnavailableError,
     InputError,
-    SettingsError,
     StorageFullError,
 )
 from p4r_qdrant.index import filters
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.index.batching import batches, whole_items
 from p4r_qdrant.index.columns import ColumnSets
-from p4r_qdrant.index.edge import queries
+from p4r_qdrant.index.edge import queries, refilling
 from p4r_qdrant.index.edge.columns import EdgeColumnSets
 from p4r_qdrant.index.edge.folder import (
     SPACE_TO_GROW,
@@ -40,7 +39,7 @@ from p4r_qdrant.index.edge.folder import (
     Manifest,
 )
 from p4r_qdrant.index.edge.matrix import ScoreMatrix
-from p4r_qdrant.index.edge.shards import rebuild_shard
+from p4r_qdrant.index.edge.shards import check_settings, rebuild_shard
 from p4r_qdrant.index.engine import (
     BestPoints,
     IndexStats,
@@ -70,7 +69,7 @@ class EdgeEngine:
         self, settings: IndexSettings, path: Path, made_with: IndexMetadata | None = None
     ) -> None:
         """made_with: metadata of a new index, which is made if the folder holds none."""
-        _check_settings(settings)
+        check_settings(settings)
         self._settings = settings
         self.max_personas = settings.max_personas
         self.waits = False
@@ -479,31 +478,13 @@ class EdgeEngine:
         return self._matrix
 
     def _fill(self, matrix: ScoreMatrix) -> None:
-        """Make the matrix anew, which it is after a kill.
-
-        Raises IndexUnavailableError for an item that has lost points: Qdrant Edge loses none.
-        """
         total = self._shard.count(edge.CountRequest(exact=True))
-        matrix.reserve(total)
-        for item_ids in batches(self.item_ids(), POINTS_A_CALL // self.max_personas or 1):
-            together: dict[str, list[tuple[int, Any]]] = {}
-            written: dict[str, set[str]] = {}
-            fields = [names.ITEM_ID, names.POSITION, names.CONTENT_HASH, names.UNSETTLED]
-            for record in self._scroll(queries.of_items(item_ids), fields, with_vectors=True):
-                item_id = record.payload[names.ITEM_ID]
-                entry = (record.payload[names.POSITION], record.vector)
-                together.setdefault(item_id, []).append(entry)
-                marked = names.UNSETTLED in record.payload  # being replaced: any number is right
-                number = "" if marked else record.payload[names.CONTENT_HASH].partition("-")[0]
-                written.setdefault(item_id, set()).add(number)
-            for item_id, entries in together.items():
-                total -= len(entries)
-                if "" not in written[item_id] and written[item_id] != {str(len(entries))}:
-                    raise self._folder.damaged(f"item {item_id!r} has lost personas")
-                entries.sort(key=lambda one: one[0])
-                matrix.put(item_id, np.array([vector for _, vector in entries], dtype=np.float32))
-        if total:
-            raise self._folder.damaged(f"{total} personas are of items that have lost their first")
+        items = batches(self.item_ids(), POINTS_A_CALL // self.max_personas or 1)
+        records = (
+            self._scroll(queries.of_items(some), refilling.FIELDS, with_vectors=True)
+            for some in items
+        )
+        refilling.refill(matrix, total, records, self._folder.damaged)
 
     # -- errors -------------------------------------------------------------------------------
 
@@ -514,18 +495,3 @@ class EdgeEngine:
     def _translated(self) -> AbstractContextManager[None]:
         self._check_open()
         return self._folder.translated()
-
-
-def _check_settings(settings: IndexSettings) -> None:
-    only_server = {
-        "QUANTIZATION": settings.quantization != "none",
-        "SHARDS": settings.shards > 1,
-        "REPLICATION": settings.replication > 1,
-        "WRITE_CONSISTENCY": settings.write_consistency > 1,
-        "READ_FAN_OUT": settings.read_fan_out > 0,
-    }
-    for name, is_set in only_server.items():
-        if is_set:
-            raise SettingsError(
-                f"P4R_INDEX__{name} needs a Qdrant server: set P4R_QDRANT__URL, or unset it"
-            )

@@ -15,11 +15,27 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from p4r_qdrant.errors import IndexUnavailableError
+from p4r_qdrant.errors import IndexUnavailableError, SettingsError
 from p4r_qdrant.index import payload as names
 from p4r_qdrant.settings import IndexSettings
 
 POINTS_A_CALL = 1000
+
+
+def check_settings(settings: IndexSettings) -> None:
+    """Raise SettingsError for a setting that only a server has."""
+    only_server = {
+        "QUANTIZATION": settings.quantization != "none",
+        "SHARDS": settings.shards > 1,
+        "REPLICATION": settings.replication > 1,
+        "WRITE_CONSISTENCY": settings.write_consistency > 1,
+        "READ_FAN_OUT": settings.read_fan_out > 0,
+    }
+    for name, is_set in only_server.items():
+        if is_set:
+            raise SettingsError(
+                f"P4R_INDEX__{name} needs a Qdrant server: set P4R_QDRANT__URL, or unset it"
+            )
 
 
 def create_shard(path: Path, dimension: int, settings: IndexSettings) -> edge.EdgeShard:
