@@ -125,7 +125,8 @@ def _with_command(name: str) -> typer.Typer:
     for _, group in GROUPS:
         alone = typer.Typer()
         for command in group.registered_commands:
-            if name == (command.name or get_command_name(command.callback.__name__)):
+            own = command.name or get_command_name(getattr(command.callback, "__name__", ""))
+            if name == own:
                 alone.registered_commands = [command]
         alone.registered_groups = [one for one in group.registered_groups if one.name == name]
         if alone.registered_commands or alone.registered_groups:
