@@ -17,7 +17,6 @@ from indexer.evaluation.experiment.wording import (
     named_values,
     variant_name,
 )
-from indexer.metrics import metric_names
 from indexer.pages.charts import Bar, BarChart, BarGroup
 from indexer.pages.rendering import render
 
@@ -70,7 +69,7 @@ def page(results: Results) -> str:
         peers=results["peers"],
         peers_say=conclusions.peers(results),
         peers_model=results["peers"]["model"] if results["peers"] else "",
-        peer_metrics=metric_names(),
+        is_beyond_chance=is_beyond_chance,
         paper=paper_layout(results),
         cold=results["cold"],
         cold_says=conclusions.cold(results),
