@@ -237,6 +237,7 @@ def experiment(
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.writing import written_whole
     from indexer.evaluation.experiment.config import load_config
+    from indexer.evaluation.experiment.peer_judging import most_calls
     from indexer.evaluation.experiment.pooled import pooled, pooled_page
     from indexer.evaluation.experiment.report import check_drawing, write_report
     from indexer.evaluation.experiment.run import estimate_peers, run_experiment
@@ -264,8 +265,12 @@ def experiment(
             with ProgressBar() as bar:
                 estimates = estimate_peers(one, output / folder, refusals, bar, llm)
             print_estimates(estimates)
-            if one.peers and (one.peers.bench or one.peers.judge):
-                out.say("not counted: what [peers.bench] measures and [peers.judge] asks")
+            if one.peers and one.peers.judge:
+                most = most_calls(one.peers)
+                out.say(f"not counted: the judge of [peers.judge], at most {most:,} calls")
+            if one.peers and one.peers.bench:
+                minutes = one.peers.bench.minutes
+                out.say(f"not counted: what [peers.bench] asks in {minutes:g} minutes")
             continue
         with ProgressBar() as bar:
             found.append(run_experiment(one, output / folder, refusals, bar, llm=llm))

@@ -12,7 +12,7 @@ from typing import Any
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.writing import written_whole
-from indexer.evaluation.experiment.config import PeerJudge
+from indexer.evaluation.experiment.config import PeerJudge, PeersConfig
 from indexer.evaluation.experiment.context import Context
 from indexer.evaluation.experiment.encoding import Encoded
 from indexer.evaluation.experiment.peer_study import PeerStudy
@@ -58,6 +58,20 @@ class JudgedStudy:
     against: str
     result: dict[str, Any] | None
     problem: str = ""
+
+
+def most_calls(config: PeersConfig) -> int:
+    """The most calls that the judge of an experiment makes; retries do not count."""
+    if (judge := config.judge) is None:
+        return 0
+    explaining = 1 + sum("rated" in one for one in (config.names, config.untuned, config.adapters))
+    explaining += config.student is not None
+
+    def both_orders(study: type[Study]) -> int:
+        return 2 * (judge.sample + judge.controls * len(study.controls))
+
+    written = judge.sample  # single personas
+    return explaining * both_orders(ExplanationStudy) + both_orders(PersonaStudy) + written
 
 
 class PeerJudging:

@@ -16,6 +16,7 @@ from indexer.evaluation.experiment import ablations, peer_judging, peer_study
 from indexer.evaluation.experiment import run as module
 from indexer.evaluation.experiment.ablations import Variant
 from indexer.evaluation.experiment.config import ExperimentConfig, load_config
+from indexer.evaluation.experiment.peer_judging import most_calls
 from indexer.evaluation.experiment.report import write_report
 from indexer.evaluation.experiment.run import estimate_peers, run_experiment
 from indexer.evaluation.leaks.report import LeakError
@@ -205,6 +206,8 @@ def test_latency_and_a_judge_are_asked_once(
         assert set(estimates) == {"peer-rated", "peer-explained"}
         results = ran(wanted, tmp_path, settings(llm.url))
         calls = len(llm.calls)
+        assert wanted.peers is not None
+        assert 0 < sum(one.step == "judgments" for one in llm.calls) <= most_calls(wanted.peers)
         again = ran(wanted, tmp_path, settings(llm.url))
         assert len(llm.calls) == calls, "the second run paid nothing"
     assert again["bench"] == results["bench"]
