@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from indexer.artifacts.writing import storage_errors
+from p4r_qdrant.errors import StorageFullError
 from p4r_qdrant.file_lock import take
 from p4r_qdrant.index.processes import is_running
 
@@ -26,7 +27,7 @@ def output_folder(output: Path, move: Callable[[Path, Path], None]) -> Iterator[
 
     Raises: InputError or StorageFullError if the folder cannot be made or written.
     """
-    output = output.absolute()
+    given, output = output, output.absolute()
     exists = output.exists()
     name = f".{output.name}.{os.getpid()}{_SUFFIX}"
     folder = (output if exists else output.parent) / name
@@ -42,6 +43,8 @@ def output_folder(output: Path, move: Callable[[Path, Path], None]) -> Iterator[
                     move(folder, output)
                 else:
                     folder.rename(output)
+        except StorageFullError as error:  # with the name that the user knows
+            raise StorageFullError(str(error).replace(str(folder), str(given))) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -9,6 +9,7 @@ may differ. A line that a kill cut off was confirmed to nobody, and the next dec
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -241,13 +242,15 @@ class Decisions:
         return made
 
     def _write(self, file: BinaryIO, one: Decision) -> None:
+        line = as_line(one).encode() + b"\n"
         end = file.seek(0, os.SEEK_END)
         try:
             with storage_errors(self.path, kept="the decision was not saved"):
-                file.write(as_line(one).encode() + b"\n")
-                file.flush()
+                # Unbuffered: what does not fit must not be written once more when it is closed.
+                if os.write(file.fileno(), line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except P4RError:
-            file.truncate(end)
+            os.ftruncate(file.fileno(), end)
             raise
         self._catch_up()
 

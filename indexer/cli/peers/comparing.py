@@ -50,6 +50,7 @@ def compare(
     from indexer.artifacts.folder import ArtifactFolder
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.writing import written_whole
+    from indexer.leftovers import undone_unless_paid
     from indexer.peers import side_by_side
     from indexer.peers.material import Material
     from indexer.peers.side_by_side_page import page
@@ -75,8 +76,8 @@ def compare(
         choosing = side_by_side.Choosing(examples, seed, length)
         found = side_by_side.examples(material, files, choosing, refusals, left_out)
     made = side_by_side.sheets(found, raters, seed)
-    output.mkdir(parents=True, exist_ok=True)
-    with noted(artifacts, output):
+    with noted(artifacts, output), undone_unless_paid(output):
+        output.mkdir(parents=True, exist_ok=True)
         texts = {
             name: side_by_side.sheet_csv(found, one) for name, one in zip(names, made, strict=True)
         }

@@ -86,6 +86,8 @@ class EdgeFolder:
         self.path = path
         self.location = f"the folder {path}"
         self._lock: BinaryIO | None = None
+        self._made: list[Path] = []
+        """The folders that `lock` has made, the innermost first."""
         self._sums = FileSums(path)
 
     def lock(self) -> None:
@@ -94,6 +96,7 @@ class EdgeFolder:
         Raises IndexLockedError if another process has it open, or is just making it.
         """
         with self.translated():
+            self._made = [one for one in (self.path, *self.path.parents) if not one.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = take(self.path / LOCK)
         if self._lock is None:
@@ -147,16 +150,33 @@ class EdgeFolder:
         write_whole(self.path / MANIFEST, json.dumps(stored, indent=1))
 
     def create(self, metadata: IndexMetadata, settings: IndexSettings) -> Manifest:
-        """Make a new index in the locked folder; it counts as one once its manifest is written."""
+        """Make a new index in the locked folder; it counts as one once its manifest is written.
+
+        If that fails, a folder that `lock` has made is removed.
+        """
         manifest = Manifest(metadata, FIRST_SHARD, settings.datatype)
-        with self.translated():
-            self.check_space(SPACE_TO_GROW)
-            self.check_unused()
-            for path in self._shards():  # a killed `create` left them
-                shutil.rmtree(path)
-            create_shard(self.path / FIRST_SHARD, metadata.dimension, settings).close()
-            self.write_manifest(manifest)
+        try:
+            with self.translated():
+                self.check_space(SPACE_TO_GROW)
+                self.check_unused()
+                for path in self._shards():  # a killed `create` left them
+                    shutil.rmtree(path)
+                create_shard(self.path / FIRST_SHARD, metadata.dimension, settings).close()
+                self.write_manifest(manifest)
+        except BaseException:
+            self._unmake()
+            raise
         return manifest
+
+    def _unmake(self) -> None:
+        """Remove the folders that `lock` has made, unless something else is in them by now."""
+        if self.path in self._made:
+            for path in self._shards():
+                shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                (self.path / LOCK).unlink(missing_ok=True)
+                for path in self._made:
+                    path.rmdir()
 
     def check_unused(self) -> None:
         """Raise IndexLockedError if an earlier release, which does not lock, has it open."""

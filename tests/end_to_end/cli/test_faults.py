@@ -1,5 +1,6 @@
 """Commands x faults: exit code 2, one sentence, and nothing that was not there before."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_line import Run
+from tests.support.hash_encoder import HashEncoder
 from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.small_disk import full_disk
 
 pytest.importorskip("openai")
 pytest.importorskip("matplotlib")
@@ -158,3 +161,31 @@ def test_an_output_that_cannot_be(command: str, place: str, p4r: Run, tmp_path: 
         return
     assert (result.code, result.sentence != "") == (2, True), result
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "index --artifacts B",
+        "publish --artifacts B",
+        "prepare plain --reviews B/reviews.jsonl --output disk/new",
+        "peers compare --artifacts B --explanations a=lists --explanations b=lists --output disk/c",
+    ],
+)
+def test_a_full_disk(
+    command: str, p4r: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from p4r_qdrant import PersonaEncoder
+
+    monkeypatch.setattr(PersonaEncoder, "from_settings", lambda *_: HashEncoder(64))
+    shutil.copytree(BOOKSHOP, tmp_path / "B")
+    line = {"user_id": "bea-k", "item_id": "salt-orchard", "explanation": "It is at sea."}
+    (tmp_path / "lists").write_text(json.dumps(line))
+    with full_disk(tmp_path / "disk", megabytes=1) as disk:
+        disk.fill(leave=4096)
+        before = tree(tmp_path)
+        result = p4r(*command.split(), P4R_QDRANT__PATH="disk/index")
+        assert result.code == 1
+        assert "space left" in result.sentence
+        assert ".unfinished" not in result.sentence
+        assert tree(tmp_path) == before

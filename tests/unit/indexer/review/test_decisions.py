@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from indexer.review.decisions import Decision, Decisions, Texts
 from indexer.review.flags import risk_of
 from indexer.review.screening import Policy, Screening
 from indexer.review.standing import gone, reviewed
-from p4r_qdrant.errors import InputError, SettingsError
+from p4r_qdrant.errors import InputError, SettingsError, StorageFullError
 from p4r_qdrant.moderation import Rules
 from p4r_qdrant.records import Action, ItemPersonas, Persona
 
@@ -127,6 +128,18 @@ def test_what_make_raises_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 def decide_often(folder: Path, by: str) -> None:
     for _ in range(20):
         write(folder, decision("approve", persona(1), by=by))
+
+
+def test_a_full_disk_keeps_what_was_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decisions, write = Decisions(tmp_path), os.write
+    decisions.append(lambda: [decision("approve", persona(0))])
+    before = decisions.path.read_bytes()
+    monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:9]))
+    with pytest.raises(StorageFullError, match=r"decisions\.jsonl"):
+        decisions.append(lambda: [decision("reject", persona(0))])
+    assert decisions.path.read_bytes() == before
 
 
 def test_several_processes_lose_no_decision(tmp_path: Path) -> None:
