@@ -110,7 +110,7 @@ GROUPS = (
     ("Serve", service.group),
 )
 for _title, _group in GROUPS:
-    for _command in _group.registered_commands:
+    for _command in (*_group.registered_commands, *_group.registered_groups):
         _command.rich_help_panel = _title
     _set_help(_group)
 

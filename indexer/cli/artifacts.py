@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 group = typer.Typer()
 imports = typer.Typer(help="Import artifacts that other programs made.", no_args_is_help=True)
-group.add_typer(imports, name="import", rich_help_panel="Artifacts")
+group.add_typer(imports, name="import")
 
 
 @group.command(

@@ -30,7 +30,7 @@ judges = typer.Typer(
     help="Compare explanations or personas with an LLM as judge.",
     no_args_is_help=True,
 )
-group.add_typer(judges, name="judge", rich_help_panel="Evaluate")
+group.add_typer(judges, name="judge")
 
 Results = Annotated[
     Path, typer.Option("--output", metavar="DIR", help="The folder of results; created if missing.")

@@ -20,7 +20,7 @@ review = typer.Typer(
     no_args_is_help=True,
 )
 group = typer.Typer()
-group.add_typer(review, name="review", rich_help_panel="Artifacts")
+group.add_typer(review, name="review")
 
 STATE_NAMES = (
     "open",

@@ -10,4 +10,4 @@ from indexer.cli.peers.app import peers
 __all__ = ["benchmark", "comparing", "group", "ranking", "rating", "tuning"]
 
 group = typer.Typer()
-group.add_typer(peers, name="peers", rich_help_panel="Evaluate")
+group.add_typer(peers, name="peers")

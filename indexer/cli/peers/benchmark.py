@@ -13,7 +13,12 @@ from indexer.cli.peers.app import peers
 from indexer.cli.peers.options import CandidateFiles, Set, peer_options
 
 Peers = Annotated[
-    str, typer.Option("--peers", help="Names with commas: listwise,letters,pointwise,rated.")
+    str,
+    typer.Option(
+        "--peers",
+        show_default="all",
+        help="Names with commas, of listwise, letters, pointwise and rated.",
+    ),
 ]
 
 

@@ -87,10 +87,12 @@ def commands(group: Any, *before: str) -> Iterator[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("command", list(commands(get_command(cli.app))), ids=" ".join)
-@pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_shows_an_example(command: tuple[str, ...], flag: str, p4r: Run) -> None:
-    result = p4r(*command, flag)
+@pytest.mark.parametrize(("flag", "columns"), [("--help", 200), ("-h", 80)])
+def test_help_shows_an_example(command: tuple[str, ...], flag: str, columns: int, p4r: Run) -> None:
+    result = p4r(*command, flag, COLUMNS=str(columns))
     assert (result.code, result.err) == (0, "")
+    assert all(cell_len(line) <= columns for line in result.out.splitlines())
+    assert "\N{HORIZONTAL ELLIPSIS}" not in result.out, "nothing is cut"
     example = " ".join(result.out.partition("Example:")[2].split())
     assert f"p4r {' '.join(command)}" in example
     options = set(re.findall(r"--[a-z]+", example))
@@ -99,7 +101,9 @@ def test_help_shows_an_example(command: tuple[str, ...], flag: str, p4r: Run) ->
 
 def test_the_help_tells_the_exit_codes(p4r: Run) -> None:
     assert len(list(commands(get_command(cli.app)))) >= 7
-    assert "Exit codes: 0 done, 1 something failed, 2 something in the input" in p4r("--help").out
+    shown = p4r("--help").out
+    assert "Exit codes: 0 done, 1 something failed, 2 something in the input" in shown
+    assert "─ Commands ─" not in shown, "every command is under a title"
 
 
 @pytest.mark.parametrize("columns", ["60", "79", "80"])
