@@ -59,7 +59,7 @@ def backup(
 ) -> Manifest:
     """Write a backup of the index that the settings name into a new folder.
 
-    What is written meanwhile is in the backup or not, each item as one writing left it. Killed and
+    A write during the backup is in it or not, but an item is never in it half written. Killed and
     run again, it goes on; if the index was published to in between, it begins anew.
 
     Raises: InputError if the folder holds anything else or is in that of the index,
@@ -69,7 +69,7 @@ def backup(
     check_outside(settings, path)
     folder = BackupFolder(path)
     if path.exists():
-        folder.begun()  # refused before a lock is put into somebody's folder
+        folder.begun()  # refuses another program's folder before a lock file is put there
     with open_versions(settings) as versions:
         source = _source(settings, versions, options)
         with folder.locked():
@@ -157,7 +157,7 @@ def _back_up_personas(
 def whole_items(
     engine: Engine, item_ids: Sequence[str], pauses_s: Sequence[float] = PAUSES_S
 ) -> tuple[list[Point], list[str]]:
-    """The points of items, each item as one writing left it, and the items that never were whole.
+    """The points of items, no item half written, and the items that never were whole.
 
     An item that is being replaced is read again. One that a killed writer left with old and new
     points is read as the next repair would leave it.

@@ -61,7 +61,7 @@ def copy(
 
 
 def _restored(target: Settings, folder: BackupFolder) -> Restored | None:
-    """What a copy has done that was killed before it deleted its backup; None if it has not."""
+    """The result of a copy that was killed before it deleted its backup; None if unfinished."""
     if not folder.is_whole():
         return None
     manifest = folder.manifest()

@@ -1,4 +1,4 @@
-"""Restore a backup: versions that nobody reads are filled, then one switch makes them live."""
+"""Restore a backup: fill versions that are not live yet, then make them live in one switch."""
 
 from __future__ import annotations
 

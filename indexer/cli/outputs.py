@@ -1,4 +1,4 @@
-"""The files that a command writes: never one of its inputs, and nobody else's without --force."""
+"""The files that a command writes: never its inputs; other programs' files only with --force."""
 
 from __future__ import annotations
 

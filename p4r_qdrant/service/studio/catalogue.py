@@ -68,7 +68,7 @@ class ItemRow:
 class PersonaCard:
     """A persona on its item's page. nearest: the items nearest to it; None: not compared.
 
-    won: how often it wins; None: nobody counted. review: flags and decisions, of reviewers alone.
+    won: how often it wins; None: not counted. review: flags and decisions; only reviewers get them.
     """
 
     persona: StoredPersona

@@ -1,4 +1,4 @@
-"""The page of the drift: how catalogue, mix and segments changed over publishes."""
+"""The page *Drift*: how catalogue, categories and segments changed from publish to publish."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Chart:
 
     @property
     def heights(self) -> list[float | None]:
-        """Of the columns."""
+        """The height of each column; None where the value is not known."""
         most = max(self._known, default=0) or 1
         return [None if one is None else HEIGHT * one / most for one in self.values]
 

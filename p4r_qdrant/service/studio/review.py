@@ -136,7 +136,7 @@ async def item(visit: Reviewing, id: ItemId) -> Response:  # noqa: A002
 
 @router.post("/review/name")
 async def name(visit: Reviewing) -> Response:
-    """Keep in the session as whom the visitor decides."""
+    """Keep the visitor's name, which is recorded with decisions, in the session."""
     form = await visit.form()
     given = form.get("by", "")
     if not given or len(given) > MAX_NAME or not given.isprintable():
@@ -169,7 +169,7 @@ def _named(visit: Visit, name: str) -> None:
 
 
 async def _decide(visit: Visit, item_id: str, form: Mapping[str, str]) -> None:
-    """Raises P4RError, ProblemError."""
+    """Keep the decision of a form. Raises P4RError, ProblemError."""
     desk, served = _desk(visit), visit.studio.served
     action, persona_id = form.get("action", ""), form.get("persona", "")
     if action != "withdraw":
@@ -266,7 +266,7 @@ async def _page(
 
 
 def _changes(one: PersonaReview) -> Mapping[str, Sequence[Change]]:
-    """What became of each text, from the older to the newer one."""
+    """The changes of each text, from the older to the newer one."""
     if one.compared is None:
         return {}
     other, own = asdict(one.compared), asdict(one.texts)

@@ -53,7 +53,7 @@ async def search(visit: Known, person: Annotated[str, Query(max_length=1000)] = 
 
 
 async def _nearest(visit: Visit, person: str, wanted: Mapping[str, Any]) -> list[PersonaMatch]:
-    """Raises InputError, ProblemError."""
+    """The personas nearest to a described person. Raises InputError, ProblemError."""
     served = visit.studio.served
     try:
         async with asyncio.timeout(visit.studio.settings.deadline_ms / 1000):

@@ -114,7 +114,7 @@ def _numbers(visit: Visit, live: Live, drawn: PersonaMap, chosen: Chosen) -> npt
     if chosen.only:
         kinds = {one.kind for one in colours_of(visit, live)}
         if chosen.by not in kinds:
-            raise ProblemError(403, "forbidden", "states are told to reviewers only")
+            raise ProblemError(403, "forbidden", "only reviewers may filter by state")
         kept &= _groups(visit, drawn, chosen.by) == int(chosen.only)
     corners = chosen.corners
     if len(corners):

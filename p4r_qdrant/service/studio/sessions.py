@@ -20,7 +20,7 @@ COOKIE = "p4r_studio"
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A visitor. role: None before the login. name: as whom a reviewer decides."""
+    """A visitor. role: None before the login. name: recorded with the decisions of a reviewer."""
 
     id: str
     role: Role | None = None
@@ -28,7 +28,7 @@ class Session:
 
     @classmethod
     def new(cls, role: Role | None = None) -> Session:
-        """A session that nobody can guess."""
+        """A session with a new random id."""
         return cls(secrets.token_urlsafe(16), role)
 
 

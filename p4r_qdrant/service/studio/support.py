@@ -44,7 +44,7 @@ class Support:
 
 
 def supports(personas: Sequence[Sequence[str]]) -> list[Support]:
-    """Of each of an item's personas, by their texts."""
+    """The supporting words of each persona of an item. personas: the texts of each one."""
     words = [
         {word.casefold() for text in texts for word in _WORD.findall(text)} for texts in personas
     ]

@@ -96,7 +96,7 @@ class Visit:
 
     @property
     def name(self) -> str:
-        """As whom the visitor decides; "" if that is not known."""
+        """The name that is recorded with the visitor's decisions; "" if it is not known."""
         return self.session.name if self.session else ""
 
     def begin(self, session: Session) -> None:
