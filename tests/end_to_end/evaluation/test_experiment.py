@@ -226,16 +226,14 @@ def test_choices_are_made_without_a_look_at_test_items(
     assert first["main"][0]["ceiling"] > 0
 
 
-@pytest.mark.parametrize(
-    "stop_at", ["tuning ease", "encoding", "choosing", "reranking", "ablations"]
-)
-def test_killed_and_run_again_it_ends_the_same(
-    stop_at: str, model: HashEncoder, shop: Path, tmp_path: Path
+def test_killed_in_stage_after_stage_it_ends_the_same(
+    model: HashEncoder, shop: Path, tmp_path: Path
 ) -> None:
     expected = ran(config(shop), tmp_path / "whole")
     encoded = len(model.encoded)
-    with pytest.raises(KeyboardInterrupt):
-        ran(config(shop), tmp_path / "killed", stop_at)
+    for stage in ("tuning ease", "encoding", "choosing", "reranking", "ablations"):
+        with pytest.raises(KeyboardInterrupt, match=stage):
+            ran(config(shop), tmp_path / "killed", stop_at=stage)
     resumed = ran(config(shop), tmp_path / "killed")
     assert figures_of(resumed) == figures_of(expected)
     assert len(model.encoded) == 2 * encoded, "no text is encoded twice in one folder"

@@ -196,7 +196,15 @@ def test_it_learns(model: str, tmp_path: Path) -> None:
     assert found.record.metrics["ndcg"] > found.record.metrics["untrained_ndcg"] + 0.02
 
 
-@pytest.mark.parametrize(("batch_size", "steps"), [(60, 2), (64, 2), (100, 2), (20, 6)])
+@pytest.mark.parametrize(
+    ("batch_size", "steps"),
+    [
+        (60, 2),
+        (20, 6),
+        pytest.param(64, 2, marks=pytest.mark.long),
+        pytest.param(100, 2, marks=pytest.mark.long),
+    ],
+)
 def test_what_is_no_whole_batch_waits_for_the_next_epoch(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, steps: int
 ) -> None:
@@ -237,13 +245,12 @@ def test_a_seed_fixes_the_adapter(trained: run.Trained, model: str, tmp_path: Pa
     assert np.abs(weights(tmp_path / "other") - weights(trained.adapter)).max() > 1e-3
 
 
-@pytest.mark.parametrize("steps", [(2, 5), (7, 11)])
 def test_kill_9_and_run_again_gives_the_same_adapter(
-    steps: tuple[int, ...], trained: run.Trained, model: str, tmp_path: Path
+    trained: run.Trained, model: str, tmp_path: Path
 ) -> None:
-    """Killed twice, within an epoch, before and after the first checkpoint."""
+    """Killed three times, within an epoch, before and after the first checkpoint."""
     env = environment(model)
-    for step in steps:
+    for step in (2, 7, 11):
         killed = process([str(tmp_path / "a"), str(step)], env)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert not (tmp_path / "a").exists()
