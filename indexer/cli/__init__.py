@@ -110,8 +110,10 @@ GROUPS = (
     ("Serve", service.group),
 )
 for _title, _group in GROUPS:
-    for _command in (*_group.registered_commands, *_group.registered_groups):
+    for _command in _group.registered_commands:
         _command.rich_help_panel = _title
+    for _inner in _group.registered_groups:
+        _inner.rich_help_panel = _title
     _set_help(_group)
 
 app = _application(*(group for _, group in GROUPS))
