@@ -1,7 +1,8 @@
 """What the collaborative part costs in a rerank and in a recommendation of the whole catalogue.
 
-    make bench                                          # after benchmarks/online.py
-    python -m benchmarks.hybrid --personas 10000        # two minutes
+    make bench                                            # after benchmarks/online.py
+    python -m benchmarks.hybrid                           # 10,000 personas, two minutes
+    python -m benchmarks.hybrid --personas 10000 500000   # much longer: a server links 500,000
 
 Personas alone (Eq. 10) and the one score of all three parts answer the same questions in turn, with
 the texts of the first ten; ratios are of medians in one run. Columns of B hold 200 entries, and
@@ -161,7 +162,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--personas", type=int, nargs="+", default=[10_000, 500_000])
+    parser.add_argument("--personas", type=int, nargs="+", default=[10_000])
     parser.add_argument("--repeats", type=int, default=200, help="calls timed at 20 candidates")
     parser.add_argument("--no-server", action="store_true", help="only the embedded engine")
     parser.add_argument("--processor-time", action="store_true", help="of one thread; no server")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from indexer.evaluation.generators.base import (
     check_generator,
     generator_named,
 )
-from indexer.evaluation.generators.hybrid import UserTexts, weighed
+from indexer.evaluation.generators.hybrid import Hybrid, UserTexts
 from indexer.evaluation.generators.personas_ease import PersonasEase
 from indexer.evaluation.interactions import pairs_hash, read_interactions, training_hash
 from indexer.evaluation.truth import read_truth
@@ -44,17 +45,20 @@ class ListInputs:
     """What lists are made from.
 
     personas: for the generators personas-ease and hybrid, and only for them. profiles: for hybrid.
+    lists: those of another generator, which hybrid may put in order.
     """
 
     reviews: Path
     splits: Path
     personas: PersonaVectors | None = None
     profiles: UserTexts | None = None
+    lists: Path | None = None
 
     @property
     def texts_hash(self) -> str:
-        """A hash of personas and profiles; empty without them."""
-        return "-".join(one.hash for one in (self.personas, self.profiles) if one is not None)
+        """A hash of personas, profiles and lists; empty without them."""
+        hashes = [one.hash for one in (self.personas, self.profiles) if one is not None]
+        return "-".join(hashes + ([] if self.lists is None else [lists_hash(self.lists)[:16]]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Provenance:
 
     training: hash of the interactions it was fitted to. tuned_on: hash of the validation pairs.
     lists: hash of the file. tried: every setting with its value of `tuned_by`. personas: hash of
-    the personas' vectors, and of the users' texts, where a generator reads them.
+    the personas' vectors, the users' texts and other lists, where a generator reads them.
     """
 
     model: str
@@ -162,7 +166,10 @@ def write_candidates(
         best = best_of(generator.fitted(training, options.seed))
     if inputs.personas is not None and inputs.profiles is not None:
         progress.start("trying weights")
-        best = best_of(weighed(training, inputs.personas, inputs.profiles, best))
+        hybrid = Hybrid(training, inputs.personas, inputs.profiles, best)
+        best = best_of(hybrid.of_catalogue())
+        if inputs.lists is not None:
+            best = best_of(chain([best], hybrid.of_lists(inputs.lists, best)))
 
     served = [user for user in users_to_serve if user in position]
     progress.start("writing lists", len(served))

@@ -130,20 +130,28 @@ def list_cases(
     wanted: Mapping[str, str],
 ) -> Iterator[Case]:
     """What `PersonaReranker.rerank` orders: the lists of a generator."""
+    for one, (item_ids, columns) in zip(lists, listed(scores, lists, vectors), strict=True):
+        target = wanted[one.user_id]
+        yield Case(columns, item_ids.index(target) if target in item_ids else None)
+
+
+def listed(
+    scores: Scores, lists: Sequence[CandidateList], vectors: Sequence[UserVector | None]
+) -> Iterator[tuple[list[str], Columns]]:
+    """The items of each list of a generator, and the parts of their scores."""
     places = {item: place for place, item in enumerate(scores.training.items)}
     found = scores.of([one.user_id for one in lists], vectors)
     for one, (near, together) in zip(lists, found, strict=True):
         candidates = [*{each.item_id: each.score for each in one.results}.items()]
         item_ids = [item_id for item_id, _ in candidates]
         known = [places[item_id] for item_id in item_ids if item_id in places]
-        target = wanted[one.user_id]
-        yield Case(
+        yield (
+            item_ids,
             standard_columns(
                 candidates,
                 _by_id(near, known, scores.training.items),
                 _by_id(together, known, scores.training.items),
             ),
-            item_ids.index(target) if target in item_ids else None,
         )
 
 

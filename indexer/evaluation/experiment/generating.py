@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,8 +48,8 @@ def write_lists(context: Context, encoded: Encoded) -> dict[Generated, Path]:
     if HYBRID in config.generators:
         users, histories = context.data.users, context.histories
         profiles = UserTexts.of(users, histories.get, encoded.encoder)
-    found = {}
-    for model in config.generators:
+    found: dict[Generated, Path] = {}
+    for model in sorted(config.generators, key=HYBRID.__eq__):  # hybrid last: it reads other lists
         chosen: dict[str, Any] | None = None
         for seed in config.seeds if model in SEEDED else config.seeds[:1]:
             path = folder / f"{model}-{seed}.jsonl"
@@ -59,11 +60,27 @@ def write_lists(context: Context, encoded: Encoded) -> dict[Generated, Path]:
                 splits,
                 encoded.material.personas if model in READ_PERSONAS else None,
                 profiles if model == HYBRID else None,
+                _strongest(found, config.seeds[0]) if model == HYBRID else None,
             )
             if not _is_there(path, context, inputs, options):
                 write_candidates(inputs, path, options, Refusals(), context.progress)
             chosen = chosen or _provenance(path).settings
     return found | {Generated(name, config.seeds[0]): path for name, path in config.lists.items()}
+
+
+def _strongest(lists: Mapping[Generated, Path], seed: int) -> Path | None:
+    """The lists of the generator without personas that is the best one on validation items."""
+    rivals = [
+        path
+        for one, path in lists.items()
+        if one.seed == seed and one.generator not in READ_PERSONAS
+    ]
+    return max(rivals, key=_valid, default=None)
+
+
+def _valid(lists: Path) -> float:
+    """The figure on validation items that the settings of lists were chosen by."""
+    return max(float(one["value"]) for one in _provenance(lists).tried)
 
 
 def _is_there(path: Path, context: Context, inputs: ListInputs, options: ListOptions) -> bool:

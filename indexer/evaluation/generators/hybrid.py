@@ -1,23 +1,29 @@
-"""The one score over the whole catalogue: personas beside EASE with personas as hypothetical users.
+"""The one score: personas beside EASE with personas as hypothetical users.
 
 It orders what `PersonaReranker.recommend` orders, with weights, length and decay of the history
-chosen on validation items, after the fit of the collaborative part.
+chosen on validation items, after the fit of the collaborative part. Given the lists of another
+generator, it may also order these, as `PersonaReranker.rerank` does, with that generator's score as
+the third part.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from indexer.artifacts.candidate_lists import read_candidates
+from indexer.artifacts.lines import Refusals
 from indexer.collaborative.hypothetical import PersonaVectors
 from indexer.evaluation.generators.base import Fitted, Floats
 from indexer.evaluation.interactions import Indexes, Interactions
-from indexer.tuning.cases import Scores, mean_user, proposals
+from indexer.tuning.cases import Scores, listed, mean_user, proposals
 from indexer.tuning.weights import FORMS, every_weighting
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.user_vector import (
@@ -26,12 +32,19 @@ from p4r_qdrant.encoder.user_vector import (
     history_texts,
     rows_of_texts,
 )
-from p4r_qdrant.records import Interaction
+from p4r_qdrant.records import CandidateList, Interaction
 from p4r_qdrant.rerank.scoring import Weights
 from p4r_qdrant.rerank.standard import Columns, combined
+from p4r_qdrant.settings import RerankSettings
 
 LENGTHS = (3, 5, 10, 20)
 DECAYS = (0.7, 0.85, 1.0)
+
+Vectors = dict[str, UserVector | None]
+Proposal = tuple[list[int], Columns]
+"""Positions of items, and the parts of their scores."""
+Propose = Callable[[Sequence[str]], Iterable[Proposal]]
+"""What is proposed for each of some users."""
 
 
 @dataclass(frozen=True)
@@ -65,51 +78,99 @@ class UserTexts:
         content = [(user, [text for _, text in own]) for user, own in pairs]
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
-    def vectors(self, length: int, decay: float) -> dict[str, UserVector | None]:
+    def vectors(self, length: int, decay: float) -> Vectors:
         """h_u of each user (Eq. 7)."""
         return dict(zip(self.users, self.encoded.user_vectors(length, decay), strict=True))
 
 
-def weighed(
-    training: Interactions, personas: PersonaVectors, profiles: UserTexts, model: Fitted
-) -> Iterator[Fitted]:
-    """The one score with each weight of the persona score, for each form, length and decay of it.
+@dataclass(frozen=True)
+class Hybrid:
+    """What the one score is made of.
 
     training: with an item for each of the personas. model: the collaborative part.
     """
-    for options, length, decay in product(FORMS, LENGTHS, DECAYS):
-        vectors = profiles.vectors(length, decay)
+
+    training: Interactions
+    personas: PersonaVectors
+    profiles: UserTexts
+    model: Fitted
+
+    def of_catalogue(self) -> Iterator[Fitted]:
+        """Each weight of the persona score, for each form of it, length and decay of the history:
+        what `recommend` orders.
+        """
+        for options, length, decay in product(FORMS, LENGTHS, DECAYS):
+            scores, vectors = self._scores(options, length, decay)
+
+            def propose(
+                users: Sequence[str], scores: Scores = scores, vectors: Vectors = vectors
+            ) -> Iterable[Proposal]:
+                return proposals(scores, users, [vectors.get(one) for one in users])
+
+            known = {"length": length, "history_decay": decay}
+            yield from self._weighed(propose, options, known, has_generator=False)
+
+    def of_lists(self, lists: Path, like: Fitted) -> Iterator[Fitted]:
+        """Each weight of all three parts, for each form: what `rerank` orders of a generator's
+        lists. like: a model of `of_catalogue`, whose length and decay are kept.
+        """
+        length = like.settings.get("length", LENGTHS[-2])
+        decay = like.settings.get("history_decay", DECAYS[1])
+        held = {one.user_id: one for one in read_candidates(lists, Refusals())}
+        place = {item: at for at, item in enumerate(self.training.items)}
+        for options in FORMS:
+            scores, vectors = self._scores(options, length, decay)
+
+            def propose(
+                users: Sequence[str], scores: Scores = scores, vectors: Vectors = vectors
+            ) -> Iterable[Proposal]:
+                own = [held.get(one) or CandidateList(user_id=one, results=[]) for one in users]
+                found = listed(scores, own, [vectors.get(one) for one in users])
+                return (([place[item] for item in items], columns) for items, columns in found)
+
+            known = {"length": length, "history_decay": decay, "lists": lists.stem}
+            yield from self._weighed(propose, options, known, has_generator=True)
+
+    def _scores(self, options: RerankSettings, length: int, decay: float) -> tuple[Scores, Vectors]:
+        vectors = self.profiles.vectors(length, decay)
         typical = mean_user(vectors.values())
-        found = _Proposed(Scores(training, personas, model, options, typical), vectors)
-        for weights in every_weighting(has_generator=False):
+        return Scores(self.training, self.personas, self.model, options, typical), vectors
+
+    def _weighed(
+        self,
+        propose: Propose,
+        options: RerankSettings,
+        known: dict[str, Any],
+        *,
+        has_generator: bool,
+    ) -> Iterator[Fitted]:
+        proposed = _Proposed(self.training, propose)
+        for weights in every_weighting(has_generator=has_generator):
             settings = {
-                **model.settings,
-                "length": length,
-                "history_decay": decay,
+                **self.model.settings,
+                **known,
                 "interests": options.interests,
                 "prior": options.prior,
                 "personas": weights.personas,
+                **({"generator": weights.generator} if has_generator else {}),
             }
-            yield Fitted(settings, partial(found.scores, weights=weights))
+            yield Fitted(settings, partial(proposed.scores, weights=weights))
 
 
 class _Proposed:
-    """What both parts propose for users; it is kept for the next weights."""
+    """What is proposed for users, with the parts of their scores; kept for the next weights."""
 
-    def __init__(self, scores: Scores, vectors: dict[str, UserVector | None]) -> None:
-        self._scores = scores
-        self._vectors = vectors
-        self._kept: dict[bytes, list[tuple[list[int], Columns]]] = {}
+    def __init__(self, training: Interactions, propose: Propose) -> None:
+        self._training = training
+        self._propose = propose
+        self._kept: dict[bytes, list[Proposal]] = {}
 
     def scores(self, rows: Indexes, weights: Weights) -> Floats:
         """The one score, (len(rows), n_items); minus infinity for items that nothing proposes."""
-        training = self._scores.training
         key = rows.tobytes()
         if key not in self._kept:
-            users = [training.users[row] for row in rows]
-            vectors = [self._vectors.get(user) for user in users]
-            self._kept[key] = [*proposals(self._scores, users, vectors)]
-        result = np.full((len(rows), len(training.items)), -np.inf)
+            self._kept[key] = [*self._propose([self._training.users[row] for row in rows])]
+        result = np.full((len(rows), len(self._training.items)), -np.inf)
         for row, (chosen, columns) in zip(result, self._kept[key], strict=True):
             found = combined(columns, weights)
             row[chosen] = 0.0 if found is None else found.scores

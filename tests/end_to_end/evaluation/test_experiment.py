@@ -13,6 +13,7 @@ import pytest
 
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.lines import Refusals
+from indexer.evaluation.candidates import provenance_path
 from indexer.evaluation.experiment import ablations, online
 from indexer.evaluation.experiment import run as module
 from indexer.evaluation.experiment import selection as choices
@@ -120,7 +121,7 @@ def test_everything_is_there(
     model: HashEncoder, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ablations, "variants", ALL_VARIANTS)
-    generators = ["popularity", "ease", "personas-ease"]
+    generators = ["popularity", "ease", "personas-ease", "hybrid"]
     results = ran(config(shop, generators=generators, candidates=[5, 10]), tmp_path / "out")
     lines = [(row["generator"], row["candidates"], row["line"]) for row in results["main"]]
     assert lines == [
@@ -141,6 +142,16 @@ def test_everything_is_there(
     again = next(row for row in results["main"] if row["line"] == "personas, untrained")
     assert "own" not in alone
     assert "personas-ease" not in results["chosen"]["strongest"].values()
+    tried = {
+        name: json.loads(provenance_path(tmp_path / "out/lists" / f"{name}-0.jsonl").read_bytes())
+        for name in generators
+    }
+    [third] = {one["lists"] for one in tried["hybrid"]["tried"] if "lists" in one}
+    assert third in {f"{name}-0" for name in results["chosen"]["strongest"].values()}
+    best = {name: max(one["value"] for one in own["tried"]) for name, own in tried.items()}
+    assert best["hybrid"] >= max(best["popularity"], best["ease"]), (
+        "it falls back on them by itself"
+    )
     hypothetical = [row for row in results["main"] if row["generator"] == "personas-ease"]
     assert all(row["best"]["p_holm"] >= row["best"]["p"] for row in hypothetical)
     by_line = {(row["generator"], row["candidates"], row["line"]): row for row in results["main"]}

@@ -74,12 +74,14 @@ def _small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lightgcn, "LAYERS", (2,))
 
 
-def made(data: Path, model: str, **options: Any) -> tuple[dict[str, list[str]], str]:
+def made(
+    data: Path, model: str, lists: Path | None = None, **options: Any
+) -> tuple[dict[str, list[str]], str]:
     """Each user's items, and the file as it was written."""
     output = data / f"{model}.jsonl"
     personas = hypothetical_users() if model in READ_PERSONAS else None
     profiles = user_texts(data) if model == HYBRID else None
-    inputs = ListInputs(data / "reviews.jsonl", data / "splits.jsonl", personas, profiles)
+    inputs = ListInputs(data / "reviews.jsonl", data / "splits.jsonl", personas, profiles, lists)
     write_candidates(inputs, output, ListOptions(model, **options), Refusals())
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     return {
@@ -348,6 +350,32 @@ def test_hybrid_weighs_both_parts_on_validation_items(data: Path) -> None:
     together = max(one["value"] for one in weighed if one["personas"] == 0)
     assert together == pytest.approx(alone, abs=0.02)  # the same scores, of what is proposed
     assert told["personas"] == f"{hypothetical_users().hash}-{user_texts(data).hash}"
+
+
+def test_hybrid_falls_back_on_a_better_generator(data: Path) -> None:
+    """Here one that knows the validation items: with all weight on it, its lists are kept."""
+    splits = [json.loads(line) for line in (data / "splits.jsonl").read_text().splitlines()]
+    others = ["trains-0", "pots-0", "garden-0"]
+    rows = [
+        {
+            "user_id": one["user_id"],
+            "results": [{"item_id": item, "score": -at} for at, item in enumerate(own)],
+        }
+        for one in splits
+        for own in [[one["valid_item"], *(item for item in others if item != one["valid_item"])]]
+    ]
+    found, _ = made(data, HYBRID, write(data, "knowing.jsonl", rows))
+    told = json.loads(provenance_path(data / f"{HYBRID}.jsonl").read_text())
+    assert told["settings"]["lists"] == "knowing"
+    assert told["settings"]["generator"] > 0
+    assert [own[0] for own in found.values()] == [one["valid_item"] for one in splits]
+    tried = [one for one in told["tried"] if "generator" in one]
+    assert {one["generator"] for one in tried} == {tenth / 10 for tenth in range(11)}
+    assert max(one["value"] for one in tried) == 1
+    useless = [row | {"results": row["results"][1:]} for row in rows]
+    made(data, HYBRID, write(data, "useless.jsonl", useless))
+    told = json.loads(provenance_path(data / f"{HYBRID}.jsonl").read_text())
+    assert "generator" not in told["settings"], "what it finds itself is better"
 
 
 def test_itemknn_scores_as_implicit_recommends() -> None:
