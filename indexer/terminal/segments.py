@@ -29,6 +29,8 @@ def print_segments(found: Segmented, smallest: int, folder: Path, *, audience: b
         table.add(one.id, one.name, f"{one.personas:,}", f"{one.items:,}", share, nearest)
     table.print()
     if found.users:
-        out.say(f"{found.users:,} users; segments with fewer than {smallest} are not counted (-)")
+        out.paragraph(
+            f"{found.users:,} users; segments with fewer than {smallest} are not counted (-)"
+        )
     if audience:
         out.say(f"written: {folder / AUDIENCE}, without {found.left_out:,} users of such segments")
