@@ -7,7 +7,7 @@ from pathlib import Path
 
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.opening import HEAD, check_delimited, opened
-from indexer.datasets.delimited import Layout, delimited_rows
+from indexer.datasets.delimited import SEVERAL_LINES, Layout, delimited_rows
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.spreadsheets import from_formula_safe
 
@@ -35,6 +35,7 @@ def filled_rows(
             cells = {name: from_formula_safe(value) for name, value in row.items() if value}
             if cells:
                 yield where, cells
+    refusals.notes.pop(SEVERAL_LINES, None)  # a cell of these tables may hold a list
     if not has_rows:
         _check_columns(path, needed, [one for one in needed if one in first], made_by)
 

@@ -41,7 +41,7 @@ def test_what_spreadsheets_write(separator: str, tmp_path: Path) -> None:
         {"id": "1", "decision": "approve", "remark": "two\nlines"},
         {"id": "2", "remark": "=1+1"},
     ]
-    assert refusals.total == 0
+    assert (refusals.total, refusals.notes) == (0, {})
 
 
 def test_what_is_not_read_is_said(tmp_path: Path) -> None:
