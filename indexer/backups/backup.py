@@ -68,7 +68,8 @@ def backup(
     """
     check_outside(settings, path)
     folder = BackupFolder(path)
-    if path.exists():
+    is_new = not path.exists()
+    if not is_new:
         folder.begun()  # refuses another program's folder before a lock file is put there
     with open_versions(settings) as versions:
         source = _source(settings, versions, options)
@@ -76,16 +77,31 @@ def backup(
             manifest = folder.begun()
             if manifest is None or not manifest.source.is_same(source):
                 manifest = Manifest(id=secrets.token_hex(8), created_at=today(), source=source)
-            folder.keep_only(manifest)
-            folder.note(manifest)
-            for number, version in enumerate(manifest.source.versions):
-                if f"columns-{number}" not in manifest.done:
-                    with versions.open(version.name) as index:
-                        _back_up_version(folder, manifest, number, index, progress)
-            if manifest.source.users:
-                _back_up_users(folder, manifest, settings, progress)
-            folder.finish(manifest)
+            try:
+                _back_up(folder, manifest, versions, settings, progress)
+            except BaseException:
+                if is_new and not manifest.parts:  # nothing that another run could go on from
+                    folder.remove(manifest)
+                raise
     return manifest
+
+
+def _back_up(
+    folder: BackupFolder,
+    manifest: Manifest,
+    versions: Versions,
+    settings: Settings,
+    progress: Progress,
+) -> None:
+    folder.keep_only(manifest)
+    folder.note(manifest)
+    for number, version in enumerate(manifest.source.versions):
+        if f"columns-{number}" not in manifest.done:
+            with versions.open(version.name) as index:
+                _back_up_version(folder, manifest, number, index, progress)
+    if manifest.source.users:
+        _back_up_users(folder, manifest, settings, progress)
+    folder.finish(manifest)
 
 
 def _source(settings: Settings, versions: Versions, options: BackupOptions) -> Source:

@@ -283,6 +283,13 @@ def test_a_full_disk(original: Path, folder: Path, tmp_path: Path) -> None:
         assert_same(contents(target), contents(index))
 
 
+def test_an_index_that_is_in_use_leaves_no_folder(tmp_path: Path) -> None:
+    index = embedded(tmp_path / "index")
+    with open_index(index, encoder=HashEncoder(), create=True), pytest.raises(IndexLockedError):
+        backup(index, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 # --- items that are being written --------------------------------------------------------------
 
 
