@@ -304,6 +304,7 @@ def erase(
     for path in results or ():
         _check_results(path, artifacts, settings.qdrant.path)
     stored = Stored(settings, refits=refit)
+    stored.check_tenant()
     refusals = Refusals()
     with (
         Ledger(folder.path / "ledger") as ledger,

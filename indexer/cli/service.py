@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,8 @@ from indexer.cli.tenant_option import of_tenant
 from p4r_qdrant.errors import InputError
 
 if TYPE_CHECKING:
+    from indexer.updates.tenant_workers import TenantWorkers
+    from indexer.updates.worker import Worker
     from p4r_qdrant.settings import Settings
 
 group = typer.Typer()
@@ -185,18 +189,17 @@ def work(
     """Do the jobs that `p4r serve` queued: read reviews, write personas, erase users.
 
     Killed and run again, it goes on and pays for nothing twice.
+
+    With tenants and none named, the jobs of all of them; DIR holds a folder for each: DIR/shop-a.
     """
     import asyncio
     import signal
     import threading
 
-    from indexer.ledger import LEDGER, Ledger
     from indexer.terminal.tables import print_counts
-    from indexer.updates.worker import Worker
     from indexer.updates.worker_metrics import publish_metrics
     from p4r_qdrant.errors import InputError
     from p4r_qdrant.service import logs
-    from p4r_qdrant.service.backend import Backend
     from p4r_qdrant.settings import Settings
 
     settings = Settings.load()
@@ -206,28 +209,39 @@ def work(
             "can add: run p4r serve --artifacts DIR, which does the work too, set P4R_QDRANT__URL "
             "to a server, or stop the service and use p4r work --once"
         )
-    sources = artifact_sources(artifacts, domain, settings)
-    check_llm(sources)
+    check_llm(artifact_sources(artifacts, domain, settings))
     stop = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: stop.set())
-    backend = Backend(settings)
-    with Ledger(artifacts / LEDGER) as ledger:
+    with _worker(artifacts, domain, settings) as worker:
         logs.configure()
-        worker = Worker(backend, sources, ledger)
         if metrics_port is not None:
             found = publish_metrics(worker, settings.service.host, metrics_port)
             logs.requests.info("metrics", extra={"fields": {"port": found}})
+        asyncio.run(worker.run_once(stop) if once else worker.run(stop))
+        done = dict(worker.done)
+    print_counts("done", done)
 
-        async def until_done() -> None:
-            while not stop.is_set() and await worker.work_once():
-                pass
 
-        try:
-            asyncio.run(until_done() if once else worker.run(stop))
-        finally:
-            backend.close()
-    print_counts("done", dict(worker.done))
+@contextmanager
+def _worker(artifacts: Path, domain: str, settings: Settings) -> Iterator[Worker | TenantWorkers]:
+    """The worker of the tenant that the settings name, or of an index without tenants; or all."""
+    from indexer.ledger import LEDGER, Ledger
+    from indexer.updates.tenant_workers import TenantWorkers
+    from indexer.updates.worker import Worker
+    from p4r_qdrant.service.backend import Backend
+
+    if settings.index.tenants and not settings.index.tenant:
+        with closing(
+            TenantWorkers(
+                settings, lambda name: artifact_sources(artifacts / name, domain, settings)
+            )
+        ) as workers:
+            yield workers
+        return
+    sources = artifact_sources(artifacts, domain, settings)
+    with closing(Backend(settings)) as backend, Ledger(artifacts / LEDGER) as ledger:
+        yield Worker(backend, sources, ledger)
 
 
 @group.command(epilog="Example:  p4r mcp --url http://127.0.0.1:8000")

@@ -78,6 +78,8 @@ class Worker:
         decisions, rules or the policy of the publish."""
         self.problem = ""
         """Why jobs wait now; empty if they do not."""
+        self._waits_until = float("-inf")
+        self._pause_s = FIRST_PAUSE_S
 
     @property
     def usage(self) -> Usage:
@@ -92,19 +94,30 @@ class Worker:
 
     async def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then jobs in progress get DRAIN_S seconds."""
-        pause = FIRST_PAUSE_S
         while not stop.is_set():
-            batch = asyncio.create_task(self.work_once())
-            try:
-                found = await _drained(batch, stop)
-                pause, self.problem = FIRST_PAUSE_S, ""
-                if not found:
-                    await _sleep(POLL_S, stop)
-            except P4RError as error:
-                self.problem = str(error)
-                _log.warning("jobs wait %g s: %s", pause, for_log(error))
-                await _sleep(pause, stop)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+            if not await self.turn(stop):
+                await pause(POLL_S, stop)
+
+    async def run_once(self, stop: threading.Event) -> None:
+        """Work until no job is due, or `stop` is set. Raises P4RError if all jobs must wait."""
+        while not stop.is_set() and await self.work_once():
+            pass
+
+    async def turn(self, stop: threading.Event) -> int:
+        """Do the jobs that are due; returns their number, and 0 while all jobs must wait."""
+        if time.monotonic() < self._waits_until:
+            return 0
+        batch = asyncio.create_task(self.work_once())
+        try:
+            found = await _drained(batch, stop)
+        except P4RError as error:
+            self.problem = str(error)
+            _log.warning("jobs wait %g s: %s", self._pause_s, for_log(error))
+            self._waits_until = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            return 0
+        self._pause_s, self.problem = FIRST_PAUSE_S, ""
+        return found
 
     async def work_once(self) -> int:
         """Do the jobs that are due; returns their number. Raises P4RError if all jobs must wait."""
@@ -318,5 +331,6 @@ async def _drained(batch: asyncio.Task[int], stop: threading.Event) -> int:
     return batch.result()
 
 
-async def _sleep(seconds: float, stop: threading.Event) -> None:
+async def pause(seconds: float, stop: threading.Event) -> None:
+    """Sleep for some seconds, or until `stop` is set."""
     await asyncio.to_thread(stop.wait, seconds)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from indexer.updates.tenant_workers import TenantWorkers
 from indexer.updates.worker import Worker
 from p4r_qdrant.errors import InputError, P4RError
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 
-def publish_metrics(worker: Worker, host: str, port: int) -> int:
+def publish_metrics(worker: Worker | TenantWorkers, host: str, port: int) -> int:
     """Serve the metrics of a worker on a port of their own.
 
     port: 0 takes a free one.
@@ -34,7 +35,7 @@ def publish_metrics(worker: Worker, host: str, port: int) -> int:
     return int(server.server_port)
 
 
-def collector(worker: Worker) -> Collector:
+def collector(worker: Worker | TenantWorkers) -> Collector:
     """The metrics of a worker, for a registry of prometheus_client."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector

@@ -69,11 +69,17 @@ class Engine(Protocol):
         """The id of the point of an item's persona."""
 
     def best_points(
-        self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
+        self,
+        vectors: Floats,
+        candidates: list[list[str]],
+        conditions: list[Condition],
+        top: int | None = None,
     ) -> list[BestPoints]:
         """The best point of each candidate for each user, by exact scoring.
 
         vectors: (n_users, dim) float32, normalised; candidates: distinct, up to 10,000 each.
+        top: candidates of each user that must be there, the best ones and those with equal scores;
+        others may be missing. None: all.
         """
 
     def best_scores(self, vectors: Floats, item_ids: list[str]) -> Floats:

@@ -357,6 +357,7 @@ class PersonaIndex(CollaborativeIndex, Closing):
         *,
         explain: int | None = None,
         with_vectors: bool = False,
+        top: int | None = None,
     ) -> list[list[PersonaMatch]]:
         """The best persona of each candidate for each user (Eq. 10), by exact scoring.
 
@@ -364,14 +365,15 @@ class PersonaIndex(CollaborativeIndex, Closing):
         directions, compared by dot product; the best direction counts.
         candidate_ids: one list of 1 to 10,000 ids for each user; repeated ids count once.
         filter: see `index.filters`. explain: number of first matches with their persona's texts
-        (and its vector, if `with_vectors`); None: all.
+        (and its vector, if `with_vectors`); None: all. top: number of first matches to return;
+        None: all.
 
         Returns, for each user, one match for each distinct candidate: best score first, ties by
         item id, then candidates without personas in the caller's order. Score and texts come from
         the same write of the item. Raises VectorError and InputError.
         """
         users, candidates = check_query(user_vectors, candidate_ids, self.metadata.dimension)
-        query = Query(users, candidates, self._conditions(filter), explain, with_vectors)
+        query = Query(users, candidates, self._conditions(filter), explain, with_vectors, top)
         return matching.best_personas(self.engine, query)
 
     def best_scores(

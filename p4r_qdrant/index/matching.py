@@ -35,7 +35,8 @@ def best_personas(
     before = engine.state() if attempts == ATTEMPTS else None
     found = _best_of_directions(engine, query)
     rankings = [
-        rank(best, item_ids) for best, item_ids in zip(found, query.candidates, strict=True)
+        rank(best, item_ids)[: query.top]
+        for best, item_ids in zip(found, query.candidates, strict=True)
     ]
     if query.explain == 0:
         return rankings
@@ -171,7 +172,11 @@ def _best_of_directions(engine: Engine, query: Query) -> list[BestPoints]:
         return []
     unit, lengths = unit_directions(np.concatenate(query.users))
     owners = [user for user, rows in enumerate(query.users) for _ in rows]
-    found = engine.best_points(unit, [query.candidates[user] for user in owners], query.conditions)
+    # An item that is among the best overall is among the best of its best direction; but all
+    # are equal in one without a length.
+    top = query.top if lengths.all() else None
+    candidates = [query.candidates[user] for user in owners]
+    found = engine.best_points(unit, candidates, query.conditions, top)
     if len(owners) == len(query.users) and (lengths == 1).all():
         return found
     merged: list[BestPoints] = [{} for _ in query.users]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ class Query:
     """Users and their candidates, checked.
 
     users: the directions of each user, (k, dim) float32. candidates: distinct item ids for each
-    user. explain: number of first matches that get their persona's texts; None: all.
+    user. explain: number of first matches that get their persona's texts; None: all. top: number
+    of first matches that are wanted; None: all.
     """
 
     users: list[Floats]
@@ -35,15 +36,14 @@ class Query:
     conditions: list[Condition]
     explain: int | None = None
     with_vectors: bool = False
+    top: int | None = None
 
     def of_users(self, positions: Sequence[int]) -> Query:
         """The same query for some of its users."""
-        return Query(
-            [self.users[one] for one in positions],
-            [self.candidates[one] for one in positions],
-            self.conditions,
-            self.explain,
-            self.with_vectors,
+        return replace(
+            self,
+            users=[self.users[one] for one in positions],
+            candidates=[self.candidates[one] for one in positions],
         )
 
 

@@ -163,6 +163,9 @@ def _ordered(
     def best_personas() -> list[list[PersonaMatch]]:
         if not queried:
             return []
+        is_for_order = not request.is_fused and all(
+            users[one].vector is not None for one in queried
+        )
         return index.best_personas(
             directions,
             [item_ids[one] for one in queried],
@@ -170,6 +173,7 @@ def _ordered(
             explain=request.explained_by_query,
             with_vectors=not request.is_fused
             and any(isinstance(one.vector, UserVector) for one in users),
+            top=request.top if is_for_order else None,
         )
 
     if request.is_collaborative:

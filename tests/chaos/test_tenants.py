@@ -1,4 +1,4 @@
-"""`p4r tenant drop`, killed at random moments: nothing is left, and nothing of another changes."""
+"""`p4r tenant drop` and `promote`, killed at random moments: nothing of another tenant changes."""
 
 from pathlib import Path
 
@@ -8,9 +8,10 @@ from p4r_qdrant import Settings
 from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_tenants
 from tests.support.campaign import Campaign
-from tests.support.engines import NewIndex
+from tests.support.engines import NewIndex, on_server
 from tests.support.hash_encoder import HashEncoder
 from tests.support.killing import Command
+from tests.support.private_qdrant import private_cluster
 from tests.support.service_process import environment_of
 from tests.support.tenants import DIMENSION, Shop, add, bytes_of, tenant
 
@@ -61,3 +62,36 @@ def test_killed_and_run_again(campaign: Campaign, new_index: NewIndex, tmp_path:
             assert bytes_of(gone) == {}
             assert bytes_of(kept) == before
             assert names(kept) == ["kept"]
+
+
+def promote(settings: Settings) -> Command:
+    own = environment_of(settings) | {"P4R_INDEX__TENANTS": "true"}
+    return Command(("tenant", "promote", settings.index.tenant), own)
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_promoted_killed_and_run_again(campaign: Campaign, tmp_path: Path) -> None:
+    """Between kills and afterwards the tenant reads what it had, and another one has its bytes."""
+    scenario = campaign("p4r tenant promote: kill -9", "the run after the last")
+    (folder := tmp_path / "run").mkdir()
+    with private_cluster(tmp_path, 1) as [node]:
+
+        def index(name: str) -> Settings:
+            return on_server(node.server, name)
+
+        steps = promote(filled(tenant(index("whole"), "large"))).succeed(folder).steps
+        for attempt in scenario.attempts(1):
+            kept, large = (
+                filled(tenant(index(f"try-{attempt.number}"), name)) for name in ("kept", "large")
+            )
+            with attempt:
+                before = bytes_of(kept)
+                with Shop(large, "apple").opened() as one:
+                    seen = one.seen()
+                    for _ in range(KILLS):
+                        promote(large).killed(folder, attempt, steps)
+                        assert one.seen() == seen
+                    with attempt.timed():
+                        assert promote(large).succeed(folder).out.count("points of large") >= 4
+                    assert one.seen() == seen
+                assert bytes_of(kept) == before

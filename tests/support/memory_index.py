@@ -72,7 +72,11 @@ class MemoryEngine:
         return self.fields
 
     def best_points(
-        self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
+        self,
+        vectors: Floats,
+        candidates: list[list[str]],
+        conditions: list[Condition],
+        top: int | None = None,
     ) -> list[BestPoints]:
         self._step("best_points")
         answer = []

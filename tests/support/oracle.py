@@ -112,6 +112,9 @@ def assert_congruent(
     """Check an engine's answer by brute force: scores, winners, order and completeness."""
     answer = index.best_personas(np.asarray(users), candidates, wanted)
     assert len(answer) == len(candidates)
+    for top in (1, 3):
+        first = index.best_personas(np.asarray(users), candidates, wanted, top=top)
+        assert first == [ranking[:top] for ranking in answer], "not the first of all"
     for user, asked, ranking in zip(np.asarray(users), candidates, answer, strict=True):
         truth = brute_force(catalogue, user, asked, wanted)
         assert sorted(match.item_id for match in ranking) == sorted(truth), "a candidate is lost"

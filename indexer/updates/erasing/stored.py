@@ -9,14 +9,14 @@ once: a publish fits that of the live version only.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from indexer.artifacts.outdated import persona_digest
 from indexer.updates.erasing.report import Place
-from p4r_qdrant.errors import P4RError
+from p4r_qdrant.errors import IndexUnavailableError, P4RError
 from p4r_qdrant.index.index import PersonaIndex
-from p4r_qdrant.index.opening import open_versions
+from p4r_qdrant.index.opening import open_tenants, open_versions
 from p4r_qdrant.index.versions import Versions
 from p4r_qdrant.live.loading import history_for_index
 from p4r_qdrant.records import StoredPersona
@@ -60,6 +60,15 @@ class Stored:
         them alone.
         """
         return [*self._erase_users(users), *self._erase_items(items, lost)]
+
+    def check_tenant(self) -> None:
+        """Raise InputError if the settings name a tenant that does not exist, before a file goes.
+
+        An index that cannot be reached is left to `erase`, which says so after the rest is done.
+        """
+        if self.settings.index.tenants:
+            with suppress(IndexUnavailableError), open_tenants(self.settings) as tenants:
+                tenants.check(self.settings.index.owner)
 
     def purge(self) -> list[Place]:
         """Take what was erased out of the files of all of them."""

@@ -243,9 +243,14 @@ class EdgeEngine:
     # -- reading ------------------------------------------------------------------------------
 
     def best_points(
-        self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
+        self,
+        vectors: Floats,
+        candidates: list[list[str]],
+        conditions: list[Condition],
+        top: int | None = None,
     ) -> list[BestPoints]:
-        """See `Engine`. Without a filter the matrix scores, else the shard."""
+        """See `Engine`. Without a filter the matrix scores, else the shard; both give all."""
+        del top
         matrix = None if conditions else self._matrix_with_room()
         if matrix is None:
             with self._translated():

@@ -212,11 +212,15 @@ class ServerEngine:
     # -- what the engine gives ----------------------------------------------------------------
 
     def best_points(
-        self, vectors: Floats, candidates: list[list[str]], conditions: list[Condition]
+        self,
+        vectors: Floats,
+        candidates: list[list[str]],
+        conditions: list[Condition],
+        top: int | None = None,
     ) -> list[BestPoints]:
         """See `Engine`."""
         search = partial(queries.best_points, self._collection, vectors, candidates, conditions)
-        return self._collection.within_limits(partial(search, per_item=self.max_personas))
+        return self._collection.within_limits(partial(search, per_item=self.max_personas, top=top))
 
     def best_scores(self, vectors: Floats, item_ids: list[str]) -> Floats:
         """See `Engine`."""

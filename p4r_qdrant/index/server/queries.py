@@ -49,11 +49,13 @@ def best_points(
     conditions: Sequence[Condition],
     *,
     per_item: int,
+    top: int | None = None,
 ) -> list[BestPoints]:
     """For each user, (score, point id) of the best persona of each candidate that has any.
 
-    vectors: (n_users, dim) float32. per_item: the expected maximum of personas of an item. Raises
-    the errors of `Connection.call`.
+    vectors: (n_users, dim) float32. per_item: the expected maximum of personas of an item. top: see
+    `Engine.best_points`; points come best first, so the answer of a query can end early. Raises the
+    errors of `Connection.call`.
     """
     best: list[BestPoints] = [{} for _ in candidates]
     limits = collection.limits
@@ -67,7 +69,10 @@ def best_points(
         for user, item_ids in enumerate(candidates)
         for start in range(0, len(item_ids), length)
     ]
-    asked = [min(expected * len(item_ids), most) for _, item_ids in queries]
+    if not limits.exact:  # then points do not come in the order of their scores
+        top = None
+    needed = [min(top or len(item_ids), len(item_ids)) for _, item_ids in queries]
+    asked = [min(expected * count, most) for count in needed]
     pending = list(range(len(queries)))
     while pending:
         taken = _a_batch(pending, asked)
@@ -78,15 +83,19 @@ def best_points(
         again = []
         for one, result in zip(taken, send(collection, messages), strict=True):
             user, item_ids = queries[one]
-            if len(result) < asked[one] or asked[one] >= MOST_PER_ITEM * len(item_ids):
+            whole = expected * len(item_ids)
+            is_all = len(result) < asked[one] or asked[one] >= MOST_PER_ITEM * len(item_ids)
+            if is_all or (top is not None and _has_first(result, needed[one])):
                 _collect(collection.scope, result, item_ids, best[user])
             elif asked[one] < most:
-                asked[one] = min(MOST_PER_ITEM * len(item_ids), most)
+                more = whole if asked[one] < whole else MOST_PER_ITEM * len(item_ids)
+                asked[one] = min(more, most)
                 again.append(one)
             elif len(item_ids) > 1:  # as much as the server gives: ask for fewer items
                 half = len(item_ids) // 2
                 for some in (item_ids[:half], item_ids[half:]):
                     queries.append((user, some))
+                    needed.append(min(top or len(some), len(some)))
                     asked.append(most)
                     again.append(len(queries) - 1)
             elif limits.exact:  # best first: the others score less
@@ -284,20 +293,33 @@ def _collect(
     best: BestPoints,
 ) -> None:
     """Keep the best point of each item (the lower slot of equals); points come best first."""
-    owner = {scope.point_prefix(item_id): item_id for item_id in item_ids}
+    first: dict[str, tuple[float, str]] = {}
     for one in result:
         point_id = one.id.uuid
-        item_id = owner.get(point_id[:-2])
-        if item_id is None:
-            raise IndexMismatchError(
-                f"the point {point_id or one.id.num} names one of the candidates as its item but "
-                "was not written by p4r-qdrant; take it out, or index again elsewhere"
-            )
-        held = best.get(item_id)
+        prefix = point_id[:-2]
+        held = first.get(prefix)
         if held is None:
-            best[item_id] = (one.score, point_id)
+            first[prefix] = (one.score, point_id)
         elif point_id < held[1] and one.score == held[0]:
-            best[item_id] = (held[0], point_id)
+            first[prefix] = (held[0], point_id)
+    owner = {scope.point_prefix(item_id): item_id for item_id in item_ids}
+    for prefix, found in first.items():
+        if prefix not in owner:
+            raise IndexMismatchError(
+                f"the point {found[1] or 'with a number as its id'} names one of the candidates as "
+                "its item but was not written by p4r-qdrant; take it out, or index again elsewhere"
+            )
+        best[owner[prefix]] = found
+
+
+def _has_first(result: Sequence[grpc.ScoredPoint], count: int) -> bool:
+    """Whether the best items, so many and all with equal scores, are among the points."""
+    items: set[str] = set()
+    for one in result:
+        items.add(one.id.uuid[:-2])
+        if len(items) == count:
+            return bool(result[-1].score < one.score)
+    return False
 
 
 def plain(value: grpc.Value) -> Any:

@@ -53,18 +53,7 @@ def promote(collection: Collection) -> int:
             initial_state=models.ReplicaState.PARTIAL,
         )
         call(partial(api.create_shard_key, collection.name, create_sharding_key=made))
-    if not _is_complete(collection):
-        if not _is_copying(collection):
-            copying = models.ReplicatePoints(
-                filter=collection.scope.filter(), from_shard_key=SHARED, to_shard_key=tenant
-            )
-            operation = models.ReplicatePointsOperation(replicate_points=copying)
-            call(
-                partial(
-                    api.update_collection_cluster, collection.name, cluster_operations=operation
-                )
-            )
-        _wait(collection)
+    _copy(collection)
     # Nobody reads these copies any more: every request is sent to the tenant's own shard.
     gone = partial(collection.client.delete, collection.name, collection.scope.filter(), wait=True)
     call(partial(gone, shard_key_selector=SHARED))
@@ -111,11 +100,26 @@ def _is_copying(collection: Collection) -> bool:
     return bool(_cluster(collection).shard_transfers)
 
 
-def _wait(collection: Collection) -> None:
+def _copy(collection: Collection) -> None:
+    """Copy the tenant's points into its own shard, and wait until it answers.
+
+    Copying begins again where Qdrant has given it up, and after that of another tenant.
+    """
+    copying = models.ReplicatePoints(
+        filter=collection.scope.filter(),
+        from_shard_key=SHARED,
+        to_shard_key=collection.scope.tenant,
+    )
+    operation = models.ReplicatePointsOperation(replicate_points=copying)
+    api = collection.client.http.distributed_api
+    begin = partial(api.update_collection_cluster, collection.name, cluster_operations=operation)
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
+        was_copying = _is_copying(collection)  # asked first: what ends meanwhile is complete
         if _is_complete(collection):
             return
+        if not was_copying:
+            collection.connection.call(begin)
         time.sleep(POLL_S)
     raise IndexUnavailableError(
         f"Qdrant is still copying points of {collection.name!r} after {PATIENCE_S:g} s; run "

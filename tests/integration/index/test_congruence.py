@@ -9,13 +9,12 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
+from p4r_qdrant import Persona, PersonaIndex, PersonaReranker, Settings
 from p4r_qdrant.arrays import Floats, normalised
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.errors import InputError, VectorError
 from p4r_qdrant.index import matching
-from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.query import unit_directions
 from p4r_qdrant.records import Because, Interaction
 from p4r_qdrant.settings import HistorySettings, RerankSettings
@@ -40,14 +39,14 @@ def test_the_engine_gives_the_brute_force_answers(index: PersonaIndex, data: st.
 
 
 Best = list[dict[str, tuple[float, str]]]
-Scoring = Callable[[Floats, list[list[str]], list[Condition]], Best]
+Scoring = Callable[..., Best]
 
 
 def drop_a_candidate(right: Scoring) -> Scoring:
     """Loses the last candidate that has personas."""
 
-    def broken(vectors: Floats, candidates: list[list[str]], conditions: list[Condition]) -> Best:
-        found = right(vectors, candidates, conditions)
+    def broken(*asked: Any) -> Best:
+        found = right(*asked)
         for best in found:
             if best:
                 best.popitem()
@@ -57,8 +56,8 @@ def drop_a_candidate(right: Scoring) -> Scoring:
 
 
 def ignore_the_filter(right: Scoring) -> Scoring:
-    def broken(vectors: Floats, candidates: list[list[str]], _: list[Condition]) -> Best:
-        return right(vectors, candidates, [])
+    def broken(vectors: Floats, candidates: list[list[str]], _: Any, *more: Any) -> Best:
+        return right(vectors, candidates, [], *more)
 
     return broken
 
@@ -66,7 +65,7 @@ def ignore_the_filter(right: Scoring) -> Scoring:
 def take_the_mean(right: Scoring) -> Scoring:
     """Scores an item by all its personas rather than by the best one."""
 
-    def broken(vectors: Floats, candidates: list[list[str]], conditions: list[Condition]) -> Best:
+    def broken(vectors: Floats, candidates: list[list[str]], conditions: Any, *_: Any) -> Best:
         found = right(vectors, candidates, conditions)
         # The mean over an item's vectors, from the worst (the best against -u) and the best.
         worst = right(-vectors, candidates, conditions)
@@ -215,6 +214,31 @@ def test_the_typical_user_stays_with_the_index(index_settings: Settings) -> None
             rows = large_catalogue(3).vectors[item.item_id]
             unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
             assert item.persona_score == pytest.approx(max(unit @ (user - typical)), abs=1e-5)
+
+
+@pytest.mark.parametrize("equal", [1, 3])
+def test_the_first_of_equal_items(index: PersonaIndex, equal: int) -> None:
+    """So many personas of each of 40 items are the same: 120 points may have one score."""
+    own = np.eye(2, DIMENSION, dtype=np.float32)
+    item_ids = [f"item-{number:02}" for number in range(40)]
+    for item_id in reversed(item_ids):
+        rows = np.stack([own[1]] * (3 - equal) + [own[0]] * equal)
+        personas = [
+            Persona(persona_id=f"p{n}", name="n", description="d", preference_rationale="r")
+            for n in range(3)
+        ]
+        index.replace_item(item_id, personas, rows)
+    for top in (1, 10, 39, 40, 99):
+        [found] = index.best_personas(own[:1], [[*item_ids, "none"]], top=top)
+        shown = [match.item_id for match in found]
+        assert shown == [*item_ids, "none"][:top]
+        winners = {one.persona.persona_id for one in found if one.persona}
+        assert winners == {f"p{3 - equal}"}
+    both = [own]  # an item counts by its better direction
+    [found] = index.best_personas(both, [item_ids], top=2)
+    assert [match.item_id for match in found] == item_ids[:2]
+    [found] = index.best_personas([np.stack([own[0], 0 * own[1]])], [item_ids], top=2)
+    assert [match.item_id for match in found] == item_ids[:2]
 
 
 def test_directions_that_cannot_be(index: PersonaIndex) -> None:

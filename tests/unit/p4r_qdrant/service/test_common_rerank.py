@@ -130,6 +130,35 @@ def test_the_same_document_twice_has_the_same_score(client: TestClient) -> None:
     assert scores[1] == scores[3]
 
 
+SENT = {
+    "LiteLLM 1.110.2, cohere": ("/v2/rerank", {"return_documents": True}),
+    "LiteLLM 1.110.2, hosted_vllm": ("/rerank", {"return_documents": True}),
+    "LiteLLM 1.110.2, together_ai": ("/rerank", {"return_documents": True}),
+    "Jina's API reference": ("/rerank", {"return_documents": False}),
+    "no options": ("/rerank", {}),
+}
+"""Where a client sends its request, and what it adds to model, query, documents and top_n."""
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_requests_of_other_programs(client: TestClient, name: str) -> None:
+    """As they were recorded (LiteLLM), or as they are documented."""
+    path, more = SENT[name]
+    documents: list[Any] = ["cakes", "ships", "roses"]
+    if name.startswith("Jina"):
+        documents[0] = {"text": "cakes"}
+    body = {"model": "personas", "query": SAILOR, "top_n": 2, "documents": documents, **more}
+    answer = client.post(path, json=body)
+    assert answer.status_code == 200
+    said = answer.json()
+    assert isinstance(said["id"], str)
+    first, second = said["results"]
+    assert first["index"] == 1
+    assert first["relevance_score"] > second["relevance_score"]
+    if more.get("return_documents"):
+        assert first["document"] == {"text": "ships"}
+
+
 @pytest.mark.parametrize("name", ["top_n", "top_k"])
 def test_only_the_first_results(client: TestClient, name: str) -> None:
     answer = ask(client, SAILOR, list(CATALOGUE), **{name: 2})

@@ -1,0 +1,1 @@
+"""The p4r command against an index."""
