@@ -26,7 +26,7 @@ from p4r_qdrant.users.store import UserStore
 
 NOT_REFITTED = (
     "the collaborative part counts what they had until it is fitted again: by the next "
-    "p4r publish, or at once with p4r erase --refit"
+    "p4r publish; an erasure with --refit does it itself"
 )
 NOT_LIVE = "there are stored users, but no live index to open them with: make one, and erase again"
 
