@@ -296,7 +296,12 @@ def failure(location: str, message: str) -> Exception:
             f"{location} cannot be written to by this user; change that, or set P4R_QDRANT__PATH "
             "to another one"
         )
-    if any(one in message for one in ("Not a directory", "File exists", "Too many levels")):
+    if "Too many levels" in message:
+        return InputError(
+            f"{location} leads through a link that is not followed, or has one in it; remove the "
+            "link, or set P4R_QDRANT__PATH to another folder"
+        )
+    if any(one in message for one in ("Not a directory", "File exists")):
         return InputError(f"{location} is not a folder; set P4R_QDRANT__PATH to another one")
     if "name too long" in message:
         return InputError(f"{location} has too long a name; set P4R_QDRANT__PATH to a shorter one")

@@ -13,7 +13,12 @@ import qdrant_edge
 
 from indexer.checking import check_index, index_versions
 from p4r_qdrant import PersonaIndex, open_index
-from p4r_qdrant.errors import IndexLockedError, IndexMismatchError, IndexUnavailableError
+from p4r_qdrant.errors import (
+    IndexLockedError,
+    IndexMismatchError,
+    IndexUnavailableError,
+    InputError,
+)
 from p4r_qdrant.index.checking import problems
 from p4r_qdrant.index.edge.folder import EdgeFolder
 from p4r_qdrant.index.edge.sums import BLOCK, FileSums
@@ -89,7 +94,7 @@ def test_a_folder_that_cannot_be_opened_is_released(tmp_path: Path) -> None:
 def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / ".lock").symlink_to(tmp_path / "planted")
-    with pytest.raises(Exception, match="failed"):
+    with pytest.raises(InputError, match="a link that is not followed"):
         opened(embedded(tmp_path / "index"))
     assert not (tmp_path / "planted").exists()
 
