@@ -18,8 +18,8 @@ def filled_rows(
     """Stream (where, row) of a table: its cells that are not empty, by column.
 
     Rows whose quotes or fields cannot be right go to `refusals`, where a column that is not `known`
-    is noted. needed: columns without which it is no table of `made_by`.
-    Raises InputError for one without them.
+    is noted. needed: the columns that each table of `made_by` has. Raises InputError if one is
+    missing.
     """
     with opened(path) as file:
         head = file.peek(HEAD)
@@ -42,4 +42,4 @@ def filled_rows(
 
 def _check_columns(path: Path, needed: Sequence[str], found: Collection[str], made_by: str) -> None:
     if missing := [one for one in needed if one not in found]:
-        raise InputError(f"{path} has no column {missing[0]!r}: it is no table of {made_by}")
+        raise InputError(f"{path} has no column {missing[0]!r}: {made_by} did not make this table")

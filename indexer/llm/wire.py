@@ -129,7 +129,7 @@ _PART_TEXTS = ("thinking", "reasoning", "text", "summary")
 
 
 def read_json(body: bytes) -> Any:
-    """Parse a response, also one that is streamed although nobody asked for that.
+    """Parse a response. Some endpoints stream it although the request asks for no stream.
 
     Raises TransientError if it is no JSON (from a proxy, say).
     """

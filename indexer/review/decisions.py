@@ -246,7 +246,7 @@ class Decisions:
         end = file.seek(0, os.SEEK_END)
         try:
             with storage_errors(self.path, kept="the decision was not saved"):
-                # Unbuffered: what does not fit must not be written once more when it is closed.
+                # A buffer would write the rest again when the file is closed.
                 if os.write(file.fileno(), line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except P4RError:
@@ -256,7 +256,7 @@ class Decisions:
 
     @contextmanager
     def _written_alone(self) -> Iterator[BinaryIO]:
-        """The file, which no other process can append to meanwhile. If it stays empty, it goes."""
+        """The file; no other process can append to it meanwhile. An empty new one is deleted."""
         with storage_errors(self.path):
             is_new, file = not self.path.exists(), locked(self.path)
             if is_new:

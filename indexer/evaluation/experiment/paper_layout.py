@@ -118,7 +118,7 @@ def _reranked(results: Results) -> Iterator[MetricGroup]:
 
 
 def _segments(peers: Mapping[str, Any] | None) -> Iterator[MetricGroup]:
-    """Every line on warm and cold users, head and tail items; None where a segment has nobody."""
+    """Each reranker by segment of users and items; None for a segment without users."""
     if not peers:
         return
     known = {(row["generator"], row["line"], row["segment"]): row for row in peers["segments"]}

@@ -1,4 +1,4 @@
-"""Tables that people have filled: each row is read or told of."""
+"""Tables that people fill in: each row is read or refused."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def test_what_is_not_read_is_said(tmp_path: Path) -> None:
     [
         ("", "no column 'id'"),
         ("id,remark\n", "no column 'decision'"),
-        ("id,remark\n1,x\n", "it is no table of p4r x"),
+        ("id,remark\n1,x\n", "p4r x did not make this table"),
         (f"{HEAD},decision\n1,approve,,reject\n", "two columns are named 'decision'"),
         (f"{HEAD}\n1,approve,\n".encode("utf-16"), "UTF-16"),
         ('[{"id": 1}]', "JSON array"),

@@ -225,5 +225,5 @@ def test_files_of_something_else_are_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is no key of"):
             Key.read(tmp_path / "key.json")
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="is no table of p4r peers compare"):
+    with pytest.raises(InputError, match="p4r peers compare did not make this table"):
         read_verdicts(key, {"1": tmp_path / "x.csv"}, Refusals())
