@@ -13,6 +13,7 @@ from indexer.ledger import LEDGER, Ledger
 from indexer.progress import Progress
 from indexer.prompts import GENERIC, Domain
 from indexer.reasoning.alignment_targets import AlignmentOptions
+from indexer.reasoning.alignments import Alignments
 from indexer.reasoning.item_steps import extractor
 from indexer.reasoning.run import Estimate, gather, reason, steps
 from indexer.reasoning.step import Sources, Step, StepReport
@@ -24,16 +25,24 @@ STEPS = ("summaries", "personas", "aspects")
 
 
 def extracted(
-    source: ArtifactFolder, domain: str, folder: Path, encoder: Encoder, progress: Progress
+    source: ArtifactFolder,
+    domain: str,
+    folder: Path,
+    encoder: Encoder,
+    progress: Progress,
+    *,
+    aligned: bool = False,
 ) -> Path:
     """Make extractive artifacts of items and training reviews in `folder`, and return it.
 
-    What is made already is not made again. Raises InputError if the source lacks items, reviews
-    or splits.
+    aligned: also make alignments, by similarity, with the defaults of `p4r reason`. What else is
+    made already is not made again. Raises InputError if the source lacks items, reviews or splits.
     """
     gather(source.file(ITEMS), source.file(REVIEWS), source.file(SPLITS), folder)
     sources = Sources(ArtifactFolder(folder), _prompts(domain), LLMSettings(), extractive=True)
-    made = steps(STEPS, sources, Refusals(), AlignmentOptions(strategy="extractive"), encoder)
+    names = [*STEPS, Alignments.name] if aligned else STEPS
+    options = AlignmentOptions(strategy="extractive")
+    made = steps(names, sources, Refusals(), options, encoder, progress)
     with Ledger(folder / LEDGER) as ledger:
         asyncio.run(_reason(made, encoder, ledger, progress))
     return folder

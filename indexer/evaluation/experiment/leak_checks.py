@@ -13,19 +13,25 @@ from indexer.evaluation.experiment.encoding import Encoded
 from indexer.evaluation.leaks.check import LeakFiles, check_leaks
 from indexer.evaluation.leaks.identity import check_adapter
 from indexer.evaluation.leaks.report import LeakReport
+from p4r_qdrant.encoder.base import Encoder
 
 
 def check_made(context: Context, lists: Sequence[Path], made: Sequence[Encoded]) -> LeakReport:
-    """The leak checks on the inputs of the lines: lists, texts, and the adapter."""
+    """The leak checks on the inputs of the lines: lists, and texts that were encoded."""
     with_provenance = [path for path in lists if provenance_path(path).is_file()]
     elsewhere = [path for path in lists if path not in with_provenance]
     files = [one.encoder.texts_path for one in made]
-    adapters = []
     if context.config.encoder.adapter:
-        adapter = Path(context.config.encoder.adapter)
-        files.append(adapter)
-        adapters.append(check_adapter(context.data.folder, adapter, made[0].encoder))
-    return check_files(context, with_provenance, files, elsewhere) + LeakReport(adapters)
+        files.append(Path(context.config.encoder.adapter))
+    return check_files(context, with_provenance, files, elsewhere)
+
+
+def check_trained(context: Context, base: Encoder) -> LeakReport:
+    """The leak check on what the adapter of the configuration, if any, was trained on."""
+    adapter = context.config.encoder.adapter
+    if not adapter:
+        return LeakReport()
+    return LeakReport([check_adapter(context.data.folder, Path(adapter), base)])
 
 
 def check_files(

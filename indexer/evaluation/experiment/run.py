@@ -27,7 +27,7 @@ from indexer.evaluation.experiment.environment import environment
 from indexer.evaluation.experiment.examples import example_users
 from indexer.evaluation.experiment.extracting import extracted
 from indexer.evaluation.experiment.generating import Generated, write_lists
-from indexer.evaluation.experiment.leak_checks import check_files, check_made
+from indexer.evaluation.experiment.leak_checks import check_files, check_made, check_trained
 from indexer.evaluation.experiment.main_table import Line, main_table, primary_table, segment_table
 from indexer.evaluation.experiment.peer_bench import peer_bench
 from indexer.evaluation.experiment.peer_judging import PeerJudging
@@ -131,13 +131,15 @@ def _lists(context: Context, stack: ExitStack) -> _Lists:
         (name, _loaded(name, settings, context.progress))
         for name, settings in _encoders(config.encoder)
     ]
+    trained = check_trained(context, models[0][1])
+    trained.require_clean()
     if config.extractive == "line" and data.folder.has(ITEMS):
         made = context.output / EXTRACTIVE
         extracted(data.folder, config.domain, made, models[0][1], context.progress)
     all_encoded = [stack.enter_context(encoded(name, one, context)) for name, one in models]
     encode_histories(all_encoded[-1], context)
     lists = write_lists(context, all_encoded[-1])
-    leaks = check_made(context, list(lists.values()), all_encoded)
+    leaks = check_made(context, list(lists.values()), all_encoded) + trained
     leaks.require_clean()
     judged = {
         generator: read_judged(path, context)
@@ -251,7 +253,10 @@ def _loaded(name: EncoderName, settings: EncoderSettings, progress: Progress) ->
 
 
 def _artifacts(config: ExperimentConfig, output: Path, progress: Progress) -> Path:
-    """The folder of the configuration, or the extractive artifacts that are made from it."""
+    """The folder of the configuration, or the extractive artifacts that are made from it.
+
+    With an adapter they have alignments, too, which say what it must have been trained on.
+    """
     if config.extractive != "all":
         return config.artifacts
     source = ArtifactFolder(config.artifacts)
@@ -260,7 +265,8 @@ def _artifacts(config: ExperimentConfig, output: Path, progress: Progress) -> Pa
     with locked(output), noted(config.artifacts, output):
         [(name, settings), *_] = _encoders(config.encoder)
         model = _loaded(name, settings, progress)
-        return extracted(source, config.domain, output / EXTRACTIVE, model, progress)
+        made, aligned = output / EXTRACTIVE, bool(config.encoder.adapter)
+        return extracted(source, config.domain, made, model, progress, aligned=aligned)
 
 
 def _generators(

@@ -27,6 +27,7 @@ from indexer.evaluation.leaks.report import LeakError
 from indexer.ledger import Ledger
 from indexer.training.pairs import read_pairs, training_data
 from indexer.updates.erasing.run import erasing
+from p4r_qdrant.encoder import loading
 from p4r_qdrant.encoder.adapter import AdapterRecord
 from p4r_qdrant.encoder.base import Encoder
 from p4r_qdrant.errors import InputError, P4RError
@@ -459,6 +460,31 @@ def adapter_of(artifacts: Path, folder: Path) -> Path:
     )
     (folder / "p4r.json").write_text(record.model_dump_json())
     return folder
+
+
+def test_an_adapter_of_extractive_personas_is_taken_where_all_are_extractive(
+    p4r: Run, model: HashEncoder, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was trained on what `p4r reason` makes of the same reviews; no other one."""
+    monkeypatch.setattr(loading, "load_encoder", lambda _: model)
+    quoted = tmp_path / "quoted"
+    files = [
+        text
+        for name in ("items", "reviews", "splits")
+        for text in (f"--{name}", str(shop / f"{name}.jsonl"))
+    ]
+    done = p4r("reason", "--strategy", "extractive", *files, "--artifacts", str(quoted))
+    assert done.code == 0, done.err
+    output, other = tmp_path / "out", adapter_of(shop, tmp_path / "other")
+    encoder = {"model": "m", "adapter": str(other)}
+    with pytest.raises(LeakError, match=r"other was trained on other data than the training"):
+        ran(config(shop, extractive="all", encoder=encoder), output)
+    encoder = {"model": "m", "adapter": str(adapter_of(quoted, tmp_path / "adapter"))}
+    for name in ("summaries", "aspects", "personas", "alignments"):
+        (shop / f"{name}.jsonl").unlink()
+    wanted = config(shop, extractive="all", encoder=encoder)
+    with pytest.raises(KeyboardInterrupt):  # what comes after the check of the adapter
+        ran(wanted, output, stop_at="encoding texts, untrained")
 
 
 def test_an_adapter_of_other_data_is_refused(
