@@ -168,7 +168,7 @@ def _model_place(model: str) -> str | None:
 
 def _rest(settings: QdrantSettings, probe_s: float) -> tuple[Finding, str]:
     """Whether the REST port answers and takes the key, and the version of the server."""
-    name, url = "qdrant REST", (settings.url or "").rstrip("/")
+    name, url = "qdrant REST", settings.url or ""
     key = settings.api_key
     headers = {"api-key": key.get_secret_value()} if key else {}
     try:

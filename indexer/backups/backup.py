@@ -60,7 +60,8 @@ def backup(
     """Write a backup of the index that the settings name into a new folder.
 
     A write during the backup is in it or not, but an item is never in it half written. Killed and
-    run again, it goes on; if the index was published to in between, it begins anew.
+    run again, it goes on; if the index was published to in between, or a file of the backup was
+    changed, it begins anew.
 
     Raises: InputError if the folder holds anything else or is in that of the index,
         IndexLockedError if another backup is being written there, StorageFullError,
@@ -75,7 +76,7 @@ def backup(
         source = _source(settings, versions, options)
         with folder.locked():
             manifest = folder.begun()
-            if manifest is None or not manifest.source.is_same(source):
+            if not (manifest and manifest.source.is_same(source) and folder.holds(manifest)):
                 manifest = Manifest(id=secrets.token_hex(8), created_at=today(), source=source)
             try:
                 _back_up(folder, manifest, versions, settings, progress)

@@ -77,10 +77,25 @@ class BackupFolder:
             self._forget_unfinished()
             raise InputError(f"{self.path} holds a backup already; name another folder")
         if UNFINISHED in names:
-            return self._read(UNFINISHED)
+            try:
+                return self._read(UNFINISHED)
+            except InputError:
+                raise InputError(
+                    f"{self.path / UNFINISHED} cannot be read as the beginning of a backup, so it "
+                    "cannot go on; name another folder"
+                ) from None
         if names - {LOCK}:
             raise InputError(f"{self.path} holds other files; name a new or an empty folder")
         return None
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Whether the files of all parts of the manifest are as they were written."""
+        try:
+            for part in manifest.parts:
+                self.check(part)
+        except InputError:
+            return False
+        return True
 
     def keep_only(self, manifest: Manifest) -> None:
         """Delete the parts that the manifest does not name; a killed backup left them."""
@@ -149,6 +164,8 @@ class BackupFolder:
 
     def manifest(self) -> Manifest:
         """The manifest of a whole backup. Raises InputError."""
+        if not os.path.isdir(self.path):  # noqa: PTH112 - never raises
+            raise InputError(f"there is no folder {self.path}; name the folder of a backup")
         if not self.is_whole():
             if (self.path / UNFINISHED).exists():
                 raise InputError(
@@ -160,8 +177,8 @@ class BackupFolder:
 
     def _read(self, name: str) -> Manifest:
         path = self.path / name
-        with storage_errors(path, cannot="be read"):
-            return Manifest.from_text(path.read_bytes(), path)
+        with storage_errors(path, cannot="be read"), self._open(path) as file:
+            return Manifest.from_text(file.read(), path)
 
     def check(self, part: Part) -> None:
         """Compare the files of a part with their checksums. Raises InputError that names one."""
@@ -199,7 +216,8 @@ class BackupFolder:
         return lines, arrays
 
     def _open(self, path: Path) -> io.BufferedReader:
-        try:
-            return path.open("rb")
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing; take another copy of the backup") from None
+        if not path.exists():
+            raise InputError(f"{path} is missing; take another copy of the backup")
+        if not path.is_file():  # a pipe would never end
+            raise InputError(f"{path} is no file; take another copy of the backup")
+        return path.open("rb")

@@ -29,9 +29,14 @@ class Place:
 
         P4R_QDRANT__API_KEY and the gRPC port belong to P4R_QDRANT__URL and go to no other address;
         there the gRPC port is the one after the port of the address. Raises SettingsError, and
-        InputError if the variable is not set.
+        InputError if the variable is not set, or if a folder gets a collection or a key.
         """
         if "://" not in self.where:
+            if self.collection is not None or self.key_variable is not None:
+                raise InputError(
+                    f"{self.where} is a folder, and only a Qdrant server has a collection and a "
+                    "key; omit them, or give an address (http://host:6333)"
+                )
             return Settings.load(qdrant={"url": None, "path": Path(self.where)})
         qdrant: dict[str, Any] = {"url": self.where}
         if self.collection is not None:
@@ -50,7 +55,7 @@ class Place:
 
     def _is_that_of_the_settings(self) -> bool:
         url = Settings.load().qdrant.url
-        return url is not None and url.rstrip("/") == self.where.rstrip("/")
+        return url == self.where.rstrip("/")
 
     def _next_port(self) -> int:
         try:

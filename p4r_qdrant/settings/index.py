@@ -36,10 +36,15 @@ def _check_ports(text: str) -> str:
     return text
 
 
+def _without_slashes(url: str | None) -> str | None:
+    """The addresses without the slash at the end, so that an address has one form."""
+    return url and ",".join(one.strip().rstrip("/") for one in url.split(","))
+
+
 class QdrantSettings(Section):
     """Where the persona index is: on a Qdrant server, or embedded in a folder."""
 
-    url: OptionalText = Field(
+    url: Annotated[OptionalText, AfterValidator(_without_slashes)] = Field(
         None,
         description="Address of the Qdrant server, such as http://localhost:6333; of a cluster, of "
         "several nodes, separated by commas. Unset: the index is embedded in the folder `path`.",
@@ -104,7 +109,7 @@ class QdrantSettings(Section):
 
     @property
     def _urls(self) -> list[str]:
-        return [one.strip() for one in (self.url or "").split(",")]
+        return (self.url or "").split(",")
 
     @property
     def _ports(self) -> list[int]:

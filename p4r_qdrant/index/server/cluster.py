@@ -114,8 +114,7 @@ def _judge(seen: list[Seen]) -> None:
 
 def _looked_at(settings: QdrantSettings) -> Seen:
     """What the server at an address says over REST. Raises SettingsError if it is no Qdrant."""
-    given = settings.url or ""
-    url = given.rstrip("/")
+    url = settings.url or ""
     key = settings.api_key
     headers = {"api-key": key.get_secret_value()} if key else {}
     is_plain = url.lower().startswith("http:")
@@ -125,18 +124,18 @@ def _looked_at(settings: QdrantSettings) -> Seen:
             listed = client.get(f"{url}/collections").status_code
             cluster = client.get(f"{url}/cluster")
     except httpx.HTTPError:
-        return Seen(given)
+        return Seen(url)
     if not isinstance(version, str):
         raise SettingsError(
             f"{url} in P4R_QDRANT__URL does not answer as Qdrant does; correct that address"
         )
     if listed in (401, 403):
-        return Seen(given, version, is_refused=True)
+        return Seen(url, version, is_refused=True)
     found: Any = _field(cluster, "result")  # a key for single collections may not read it
     peers = found.get("peers") if isinstance(found, dict) else None
     own = str(found.get("peer_id", url)) if isinstance(found, dict) else ""
     together = frozenset(peers or ([own] if own else []))
-    return Seen(given, version, peers=together, is_cut_off=_is_cut_off(found))
+    return Seen(url, version, peers=together, is_cut_off=_is_cut_off(found))
 
 
 def _is_cut_off(said: Any) -> bool:

@@ -91,6 +91,9 @@ def test_a_part_that_is_changed_cut_or_gone(folder: Path, target: Settings) -> N
         refused(folder, target, f"{path.name} has {len(content) - 1} bytes, not {len(content)}")
         path.unlink()
         refused(folder, target, f"{path.name} is missing")
+        os.mkfifo(path)
+        refused(folder, target, f"{path.name} is no file")
+        path.unlink()
         path.write_bytes(content)
     assert restore(target, folder)
 
@@ -120,6 +123,7 @@ def edited(change: Callable[[dict[str, object]], object]) -> Callable[[Path], ob
             "was not written to its end; run `p4r backup",
         ),
         (lambda path: path.unlink(), "holds no backup"),
+        (lambda path: shutil.rmtree(path.parent), "there is no folder"),
     ],
 )
 def test_a_manifest_that_is_none(
@@ -235,16 +239,32 @@ def test_the_live_version_without_users(original: Path, tmp_path: Path, target: 
     assert_same(found, {"live": "test", "versions": wanted["versions"]})
 
 
-def test_a_backup_of_what_was_published_to_begins_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    index = embedded(tmp_path / "index")
-    fill(index)
-    with monkeypatch.context() as patch:
+def begin(index: Settings, folder: Path) -> str:
+    """Begin a backup that ends before its users. Returns its id."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backing_up, "_back_up_users", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            backup(index, tmp_path / "backup")
-    begun = json.loads((tmp_path / "backup" / UNFINISHED).read_text())["backup"]["id"]
+            backup(index, folder)
+    return str(json.loads((folder / UNFINISHED).read_text())["backup"]["id"])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: flip(path, 60), None])
+def test_a_backup_goes_on_from_whole_files(
+    original: Path, tmp_path: Path, damage: Callable[[Path], object] | None
+) -> None:
+    index, folder = embedded(original / "index"), tmp_path / "new"
+    begun = begin(index, folder)
+    if damage:
+        damage(folder / "personas-0-00001.vectors.npy")
+    written = backup(index, folder)
+    assert (written.id == begun) == (damage is None)
+    assert BackupFolder(folder).holds(written)
+
+
+def test_a_backup_of_what_was_published_to_begins_anew(tmp_path: Path) -> None:
+    index = embedded(tmp_path / "index")
+    fill(index)
+    begun = begin(index, tmp_path / "backup")
     with open_index(index) as opened:
         opened.record(published_at="2026-02-02")
     assert backup(index, tmp_path / "backup").id != begun
@@ -360,6 +380,9 @@ def test_a_key_goes_only_where_it_belongs() -> None:
     assert (keyed.api_key.get_secret_value(), keyed.grpc_port) == ("other-secret", 6334)
     here = Place("some/folder").settings().qdrant
     assert (here.url, here.path) == (None, Path("some/folder"))
+    for collection, key in (("books", None), (None, "OTHER")):
+        with pytest.raises(InputError, match="some/folder is a folder"):
+            Place("some/folder", collection, key).settings()
     with pytest.raises(InputError, match="MISSING is not set"):
         Place("https://away.example", None, "MISSING").settings()
     with pytest.raises(SettingsError, match="must look like"):

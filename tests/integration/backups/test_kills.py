@@ -133,20 +133,15 @@ def keep_replacing(index: PersonaIndex, over: threading.Event) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ('{"project": "p4r-qdrant", "format": 9}', "has format 9"),
-        ('{"of": "another program"}', "is no backup"),
-        ("", "is damaged"),
-    ],
+    "text", ['{"project": "p4r-qdrant", "format": 9}', '{"of": "another program"}', ""]
 )
-def test_what_somebody_else_began_is_not_touched(tmp_path: Path, text: str, sentence: str) -> None:
+def test_what_somebody_else_began_is_not_touched(tmp_path: Path, text: str) -> None:
     folder = tmp_path / "backup"
     fill(embedded(tmp_path / "index"), 3)
     folder.mkdir()
     (folder / "unfinished.json").write_text(text)
     (folder / "personas-0-00001.jsonl.gz").write_bytes(b"theirs")
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(InputError, match="cannot be read as the beginning"):
         backup(embedded(tmp_path / "index"), folder)
     assert (folder / "personas-0-00001.jsonl.gz").read_bytes() == b"theirs"
     assert {one.name for one in folder.iterdir()} == {

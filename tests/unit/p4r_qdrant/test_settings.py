@@ -464,6 +464,12 @@ def test_a_wrong_url(url: str) -> None:
     assert "url must look like http://host:6333" in complaint(qdrant={"url": url})
 
 
+def test_an_address_has_one_form() -> None:
+    settings = Settings.load(qdrant={"url": "http://one:6333/ , http://two:6333"})
+    assert settings.qdrant.url == "http://one:6333,http://two:6333"
+    assert "names an address twice" in complaint(qdrant={"url": "http://one,http://one/"})
+
+
 @pytest.mark.parametrize("text", [f'{{"api_key": "{KEY}", ', "[1", KEY])
 def test_a_section_that_is_no_json(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("P4R_QDRANT", text)
