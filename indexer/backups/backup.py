@@ -163,9 +163,10 @@ def _back_up_personas(
             is_last = start is None
             whole, torn = whole_items(engine, item_ids)
             manifest.left_out += len(torn)
-            for point in whole:
-                parts.add_point(content, point, datatype)
-            items += len(item_ids) - len(torn)
+            for points in whole:
+                for point in points:
+                    parts.add_point(content, point, datatype)
+            items += len(whole)
             progress.advance(len(item_ids))
         writer.write(content, items, start)
     writer.finish()
@@ -173,26 +174,24 @@ def _back_up_personas(
 
 def whole_items(
     engine: Engine, item_ids: Sequence[str], pauses_s: Sequence[float] = PAUSES_S
-) -> tuple[list[Point], list[str]]:
-    """The points of items, no item half written, and the items that never were whole.
+) -> tuple[list[list[Point]], list[str]]:
+    """The points of each item, no item half written, and the ids of items that never were whole.
 
-    An item that is being replaced is read again. One that a killed writer left with old and new
-    points is read as the next repair would leave it.
+    An item that is being replaced is read again, and so is one without any point: a point that is
+    written while it is read is left out. One that a killed writer left with old and new points is
+    read as the next repair would leave it. One that has no points at the end was deleted.
     """
-    found: list[Point] = []
+    found: dict[str, list[Point]] = {}
     pending = list(item_ids)
     for pause_s in (*pauses_s, None):
-        torn = []
-        for item_id, own in groupby(engine.points_of(pending), lambda one: one.payload[ITEM_ID]):
-            points = settled(list(own), is_final=pause_s is None)
-            found += points
-            if not points:
-                torn.append(item_id)
-        pending = torn
+        read = groupby(engine.points_of(pending), lambda one: one.payload[ITEM_ID])
+        held = {one: settled(list(own), is_final=pause_s is None) for one, own in read}
+        found |= {one: points for one, points in held.items() if points}
+        pending = [one for one in pending if one not in found]
         if not pending or pause_s is None:
             break
         time.sleep(pause_s)
-    return found, pending
+    return list(found.values()), [one for one in pending if one in held]
 
 
 def _columns(engine: Engine, part: CollaborativePart) -> Iterator[Column]:

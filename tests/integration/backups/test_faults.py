@@ -333,7 +333,8 @@ def test_what_a_killed_writer_left(held: list[Point], whole: int) -> None:
         if len(held) != 3:
             one.payload[UNSETTLED] = 1
     index.engine.upsert(held)
-    found, torn = whole_items(index.engine, ["one"], pauses_s=())
+    items, torn = whole_items(index.engine, ["one"], pauses_s=())
+    found = [one for own in items for one in own]
     assert len(found) == whole
     assert torn == ([] if whole else ["one"])
     assert all(UNSETTLED not in one.payload for one in found)
@@ -353,8 +354,20 @@ def test_an_item_that_is_replaced_meanwhile_is_read_again() -> None:
         return read(item_ids)
 
     index.engine.points_of = settles  # type: ignore[method-assign, assignment]
-    found, torn = whole_items(index.engine, ["one"], pauses_s=(0, 0, 0, 0))
+    [found], torn = whole_items(index.engine, ["one"], pauses_s=(0, 0, 0, 0))
     assert ([one.payload["generation"] for one in found], torn, calls) == ([5, 5], [], 3)
+
+
+def test_an_item_whose_points_are_written_while_they_are_read_is_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index = MemoryIndex()
+    index.engine.upsert(points(1, 1))
+    read = index.engine.points_of
+    reads = iter(range(9))
+    monkeypatch.setattr(index.engine, "points_of", lambda ids: read(ids if next(reads) else []))
+    [found], torn = whole_items(index.engine, ["one", "deleted"], pauses_s=(0, 0, 0))
+    assert ([one.payload["item_id"] for one in found], torn) == (["one"], [])
 
 
 # --- the two ends of a copy --------------------------------------------------------------------
