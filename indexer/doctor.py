@@ -190,8 +190,9 @@ def _rest(settings: QdrantSettings, probe_s: float) -> tuple[Finding, str]:
 
 
 def _cluster(settings: QdrantSettings) -> Finding:
-    from p4r_qdrant.index.server.cluster import described, node_states
+    from p4r_qdrant.index.server.cluster import check_addresses, described, node_states
 
+    check_addresses(settings)
     states = node_states(settings)
     if "cut_off" in states.values():
         advice = f"{described(states)}; mend the network between the nodes, or start the others"

@@ -48,7 +48,7 @@ def list_all(as_json: AsJson = False) -> None:
     if as_json:
         print_json([asdict(one) for one in found])
         return
-    out.say(f"{len(found)} tenants of {where}")
+    out.say(f"tenants of {where}: {len(found)}")
     for one in found:
         out.say(f"{one.name}  added {one.created_at[:10]}, live: {one.live or 'nothing yet'}")
 

@@ -181,6 +181,14 @@ def test_the_manifests_are_valid(manifests: list[dict[str, Any]]) -> None:
             kubernetes_validate.validate(manifest, "1.31", strict=True)
 
 
+def test_the_release_of_the_page_is_rendered() -> None:
+    page = (ROOT / "docs" / "how-to" / "deploy.md").read_text().replace("\\\n", "")
+    [command] = re.findall(r"^helm install (.+)$", page, re.MULTILINE)
+    result = helm("template", *command.replace("deploy/helm/p4r-qdrant", str(CHART)).split())
+    assert result.returncode == 0, result.stderr
+    assert "image: registry.example/p4r-qdrant:" in result.stdout.replace('"', "")
+
+
 def test_the_smallest_release_is_the_service_alone() -> None:
     kinds = sorted(one["kind"] for one in rendered())
     assert kinds == ["Deployment", "PodDisruptionBudget", "Service"]
@@ -223,6 +231,12 @@ def test_the_commands_are_commands(manifests: list[dict[str, Any]]) -> None:
     for _, container in pods(manifests):
         result = CliRunner().invoke(app, [*container["args"], "--help"])
         assert result.exit_code == 0, result.output
+
+
+def test_comments_name_commands_that_exist() -> None:
+    files = [one for folder in ("deploy", "docker") for one in (ROOT / folder).rglob("*.yaml")]
+    for name in {word for one in files for word in re.findall(r"`p4r ([a-z-]+)", one.read_text())}:
+        assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0, name
 
 
 def test_services_and_budgets_select_the_pods_of_the_service(

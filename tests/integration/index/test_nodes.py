@@ -109,6 +109,8 @@ def test_addresses_that_do_not_belong_together(
         with pytest.raises(AuthenticationError) as refused:
             make_index(other_key)
         assert other.url in sentence(refused)
+        with pytest.raises(AuthenticationError):
+            doctor._cluster(other_key.qdrant)
         assert one.url not in str(refused.value)
 
         with socket.socket() as closed:
@@ -136,5 +138,8 @@ def test_addresses_of_two_clusters(tmp_path: Path) -> None:
     with private_cluster(tmp_path / "a", 1) as [one], private_servers(tmp_path / "b", 1) as [other]:
         other.environment |= {"QDRANT__SERVICE__API_KEY": one.api_key}
         other.start()
+        both = at_all([one, other])
         with pytest.raises(SettingsError, match="not in the cluster"):
-            make_index(at_all([one, other]))
+            make_index(both)
+        with pytest.raises(SettingsError, match="not in the cluster"):
+            doctor._cluster(both.qdrant)
