@@ -1,4 +1,4 @@
-"""Forks Python commands from one process that has imported the slow libraries already.
+"""Forks Python commands from one process that has imported this project and the slow libraries.
 
     python -P tests/support/warm_server.py SOCKET OWNER_PID
 
@@ -20,13 +20,16 @@ import ssl
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import certifi
 
-# Other people's modules only: the code under test is imported by each command for itself.
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("p4r_qdrant", "indexer")
+
 SLOW = (
     "accelerate",
     "fastapi",
@@ -54,6 +57,23 @@ SLOW = (
     "typer",
     "uvicorn",
 )
+
+
+def import_all() -> None:
+    """Import the slow libraries and every module of the project, which takes most of a command."""
+    sys.path.insert(0, str(ROOT))
+    for name in (*SLOW, *own_modules()):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    sys.path.remove(str(ROOT))
+
+
+def own_modules() -> Iterator[str]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            if parts[-1] != "__main__":
+                yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def serve(listener: socket.socket, owner: int) -> dict[str, Any]:
@@ -188,9 +208,7 @@ if __name__ == "__main__":
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(sys.argv[1])
         listening.listen(64)
-        for name in SLOW:
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
+        import_all()
         gc.freeze()
         command = serve(listening, int(sys.argv[2]))
     become(command)

@@ -84,23 +84,24 @@ def _file(name: str, root: Path) -> Path | None:
 
 @cache
 def _source(path: Path, changed_ns: int) -> Source:  # noqa: ARG001 - a changed file is read again
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    tree = ast.parse(path.read_bytes(), str(path))
     digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-    return Source(frozenset(_imports(tree)), digest)
+    return Source(frozenset(_imports(tree.body)), digest)
 
 
-def _imports(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and node.module:
-        yield node.module
-        yield from (f"{node.module}.{alias.name}" for alias in node.names)
-    elif isinstance(node, ast.If) and _is_type_checking(node.test):
-        for statement in node.orelse:
-            yield from _imports(statement)
-    else:
-        for child in ast.iter_child_nodes(node):
-            yield from _imports(child)
+def _imports(block: Iterable[ast.AST]) -> Iterator[str]:
+    """Those of a block of statements, and of the blocks in them. Expressions have none."""
+    for node in block:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and _is_type_checking(node.test):
+            yield from _imports(node.orelse)
+        else:
+            for inner in ("body", "orelse", "handlers", "finalbody", "cases"):
+                yield from _imports(getattr(node, inner, ()))
 
 
 def _is_type_checking(test: ast.expr) -> bool:
