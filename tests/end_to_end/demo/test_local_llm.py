@@ -421,13 +421,22 @@ def test_the_plugin_that_the_model_comes_with_is_not_imported(llm: LocalLLM) -> 
 # --- peers -------------------------------------------------------------------------------------
 
 
-def test_an_experiment_asks_it_as_every_peer(
-    llm: LocalLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "peers",
+    [
+        ("letters", "pointwise"),
+        pytest.param(("letters", "listwise", "pointwise", "rated"), marks=pytest.mark.long),
+    ],
+    ids=["by_log_probabilities", "all"],
+)
+def test_an_experiment_asks_it_as_peers(
+    peers: tuple[str, ...], llm: LocalLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its taste is poor; what is looked at is the protocol, log-probabilities included.
 
     Notes are short, and there are too few explanations and personas for a judge to be asked.
     """
+    every = "rated" in peers
     monkeypatch.setattr(experiment, "load_encoder", lambda _: HashEncoder(32))
     monkeypatch.setattr(ablations, "variants", lambda *_: iter(()))
     monkeypatch.setattr(preferences, "MOST_NOTES", 1)
@@ -450,7 +459,7 @@ def test_an_experiment_asks_it_as_every_peer(
             "decays": [1.0],
             "extractive": "none",
             "peers": {
-                "names": ["letters", "listwise", "pointwise", "rated"],
+                "names": list(peers),
                 "users": 1,
                 "shuffled": False,
                 "history": 1,
@@ -458,19 +467,20 @@ def test_an_experiment_asks_it_as_every_peer(
                 "history_words": 5,
                 "reviews": 1,
                 "reasoning": False,
-                "explained": 1,
-                "judge": {"sample": 1, "controls": 5},
+                **({"explained": 1, "judge": {"sample": 1, "controls": 5}} if every else {}),
             },
         }
     )
     settings = llm.settings().model_copy(update={"attempts": 1})
     found = run_experiment(wanted, tmp_path / "out", Refusals(), SILENT, llm=settings)
     asked = {row["line"]: row["asked"] for row in found["peers"]["lines"] if row["asked"]}
-    assert set(asked) == {"letters", "listwise", "pointwise", "rated", "rated, with averages"}
+    assert set(asked) == {*peers, *(["rated, with averages"] if every else [])}
     assert all(one["prompt_tokens"] > 100 for one in asked.values())
     for name in ("letters", "pointwise"):
         assert asked[name]["failed"] == 0, "the endpoint gives log-probabilities"
     assert settings.model in found["peers"]["model"]
+    if not every:
+        return
     explaining = read(tmp_path / "out" / "ledger" / "peer-explained.jsonl")
     assert len(explaining) == 3, "profiles of both sides, and an explanation"
     assert all(one["result"] is None for one in found["judged"])
