@@ -39,15 +39,17 @@ class Catalogue:
 
     def ranks(self, fitted: Fitted, rows: Indexes, wanted: list[str]) -> Ranks:
         """Where each user's wanted item stands among all that the user has not."""
-        places = {name: place for place, name in enumerate(self._names)}
+        place_of = {name: place for place, name in enumerate(self._names)}
+        places = np.array([place_of.get(one, -1) for one in wanted], dtype=np.int64)
         ranks = np.zeros(len(rows), dtype=np.int64)
         for start in range(0, len(rows), USERS_AT_ONCE):
-            scores = self._scores(fitted, rows[start : start + USERS_AT_ONCE])
-            for at, row in enumerate(scores, start=start):
-                place = places.get(wanted[at])
-                if place is not None and np.isfinite(row[place]):
-                    ahead = np.sum(row > row[place]) + np.sum(row[:place] == row[place])
-                    ranks[at] = 1 + int(ahead)
+            block = slice(start, start + USERS_AT_ONCE)
+            scores, own = self._scores(fitted, rows[block]), places[block, None]
+            values = np.take_along_axis(scores, own, axis=1)
+            earlier = np.arange(len(self._names)) < own
+            ahead = ((scores > values) | ((scores == values) & earlier)).sum(axis=1)
+            is_ranked = (own[:, 0] >= 0) & np.isfinite(values[:, 0])
+            ranks[block] = np.where(is_ranked, 1 + ahead, 0)
         return ranks
 
     def _scores(self, fitted: Fitted, block: Indexes) -> Floats:

@@ -115,7 +115,9 @@ def proposals(
     rows = {user: row for row, user in enumerate(scores.training.users)}
     had = matrix(scores.training)
     for user, (near, together) in zip(users, scores.of(users, vectors), strict=True):
-        own = had[rows[user]].indices if user in rows else np.zeros(0, dtype=np.int64)
+        row = rows.get(user)
+        # A slice of the row itself: indexing a sparse matrix takes fifty times as long.
+        own = had.indices[slice(0, 0) if row is None else slice(*had.indptr[row : row + 2])]
         by_personas, by_items = _best(near, own, least=-np.inf), _best(together, own, least=0.0)
         chosen = [*dict.fromkeys([*by_personas, *sorted(by_items)])]
         candidates = [(items[one], None) for one in chosen]

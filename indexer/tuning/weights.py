@@ -45,7 +45,7 @@ class Case:
         found = combined(self.columns, weights)
         if found is None:
             return self.target + 1
-        return 1 + int(np.flatnonzero(found.order == self.target)[0])
+        return 1 + int(np.flatnonzero(found.order() == self.target)[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,7 +246,7 @@ def _put_in_order(
         candidates, personas, order.collaborative, has_generator=request.has_generator
     )
     found = combined(columns, request.weights)
-    places = range(len(candidates)) if found is None else found.order.tolist()
+    places = range(len(candidates)) if found is None else found.order().tolist()
     order.matches = [match_of[candidates[place][0]] for place in places]
     if found is not None:
         item_ids = [item_id for item_id, _ in candidates]

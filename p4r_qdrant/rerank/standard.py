@@ -35,11 +35,17 @@ Each (n,) float64."""
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """The score of a list. order: (n,) positions, best first. carried: by each part, weighted."""
+    """The score of a list. carried: by each part, weighted. is_ordered: best first already."""
 
-    order: npt.NDArray[np.intp]
     scores: Values
     carried: Columns
+    is_ordered: bool
+
+    def order(self) -> npt.NDArray[np.intp]:
+        """The positions in the list, (n,), best first; ties keep their order."""
+        if self.is_ordered:
+            return np.arange(len(self.scores))
+        return np.argsort(-self.scores, kind="stable")
 
     def parts(self) -> list[Parts]:
         """What each part carried of each score."""
@@ -76,7 +82,7 @@ def standard_columns(
 
 
 def combined(columns: Columns, weights: Weights) -> Combined | None:
-    """The score of each candidate; ties keep their order.
+    """The score of each candidate.
 
     If of the parts that are there the generator's alone has a weight, its order is kept as it is.
     Returns None if no part that is there has a weight.
@@ -91,9 +97,8 @@ def combined(columns: Columns, weights: Weights) -> Combined | None:
         for share, one in zip(shares, columns, strict=True)
     ]
     scores: Values = sum(one for one in carried if one is not None)  # type: ignore[assignment]
-    own = shares[0] or shares[1]
-    order = np.argsort(-scores, kind="stable") if own else np.arange(len(scores))
-    return Combined(order, scores, (carried[0], carried[1], carried[2]))
+    is_ordered = not (shares[0] or shares[1])
+    return Combined(scores, (carried[0], carried[1], carried[2]), is_ordered)
 
 
 def standardised(rows: Values, rounding: float | Values) -> Values:
