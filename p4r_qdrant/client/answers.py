@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import httpx
 from pydantic import ValidationError
 
 from p4r_qdrant.client.calls import Call
 from p4r_qdrant.errors import InputError, P4RError
 from p4r_qdrant.retry_after import retry_after_s
-
-if TYPE_CHECKING:
-    import httpx
 
 LONGEST_WAIT_S = 30.0
 
@@ -79,7 +77,11 @@ def pause_s(error: Exception, left: Iterator[float], url: httpx.URL) -> float:
     """
     least = next(left, None)
     if least is None:
-        why = str(error) if isinstance(error, AgainError) else type(error).__name__
-        raise ServiceDownError(f"the service at {url} failed: {why}") from None
+        why = f"failed: {error if isinstance(error, AgainError) else type(error).__name__}"
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            why = "cannot be reached; check the address, and that `p4r serve` runs"
+        elif isinstance(error, httpx.TimeoutException):
+            why = "did not answer in time; its log says more"
+        raise ServiceDownError(f"the service at {url} {why}") from None
     asked = error.wait_s if isinstance(error, AgainError) else 0.0
     return min(LONGEST_WAIT_S, max(least, asked))

@@ -17,6 +17,7 @@ from p4r_qdrant.service import logs, problems
 from p4r_qdrant.service.bodies import too_large
 from p4r_qdrant.service.metrics import Metrics
 from p4r_qdrant.service.paths import QUIET
+from p4r_qdrant.service.problems import ProblemError
 from p4r_qdrant.settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ class Requests:
         crashed = False
         try:
             if incoming.declared > self._settings.max_body_bytes:
-                refusal = problems.answer(request_id, 413, "too_large", incoming.too_large)
+                problem = ProblemError(413, "too_large", incoming.too_large)
+                refusal = problems.answer(request_id, problem)
                 await refusal(scope, receive, answer)
             else:
                 await self._app(scope, incoming.take, answer)
@@ -157,13 +159,8 @@ class Requests:
             crashed = True
             if status != 500:  # an answer has begun: only the connection can be broken
                 raise
-            sorry = problems.answer(
-                request_id,
-                500,
-                "internal_error",
-                "the service failed; its log says more",
-            )
-            await sorry(scope, receive, answer)
+            failed = ProblemError(500, "internal_error", "the service failed; its log says more")
+            await problems.answer(request_id, failed)(scope, receive, answer)
         finally:
             self._log(scope, status, time.perf_counter() - start, crashed=crashed)
 

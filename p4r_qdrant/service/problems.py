@@ -27,6 +27,8 @@ from p4r_qdrant.errors import (
 from p4r_qdrant.schemas.base import ErrorBody
 
 RETRY_AFTER_S = 1
+COMMON_RERANK = ("/rerank", "/v2/rerank")
+"""The routes of the protocol that others share; clients of Jina read `detail` of an error."""
 OURS = (
     AuthenticationError,
     IndexLockedError,
@@ -100,20 +102,21 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(P4RError, _of_ours)
 
 
-def answer(
-    request_id: str, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    """The response. Lone surrogates in a quoted text are replaced."""
-    body = {
-        "error": {"code": code, "message": message.encode(errors="replace").decode()},
-        "request_id": request_id,
-    }
-    return JSONResponse(body, status, dict(headers or {}))
+def answer(request_id: str, problem: ProblemError, *, with_detail: bool = False) -> JSONResponse:
+    """The response. Lone surrogates in a quoted text are replaced.
+
+    with_detail: the message is in `detail` as well.
+    """
+    message = str(problem).encode(errors="replace").decode()
+    body = {"error": {"code": problem.code, "message": message}, "request_id": request_id}
+    detail = {"detail": message} if with_detail else {}
+    return JSONResponse(body | detail, problem.status, problem.headers)
 
 
 def _of_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ProblemError)  # noqa: S101 - it is installed for these
-    return answer(request.state.request_id, error.status, error.code, str(error), error.headers)
+    is_common = getattr(request.scope.get("route"), "path", "") in COMMON_RERANK
+    return answer(request.state.request_id, error, with_detail=is_common)
 
 
 def _of_ours(request: Request, error: Exception) -> JSONResponse:
@@ -145,10 +148,10 @@ def _of_validation(request: Request, error: Exception) -> JSONResponse:
     first = problems[0]
     if first["type"] == "json_invalid":
         message = f"the body is not valid JSON: {first['ctx']['error']} at byte {first['loc'][-1]}"
-        return answer(request.state.request_id, 400, "no_json", message)
+        return _of_problem(request, ProblemError(400, "no_json", message))
     if first["loc"] == ("body",) and first["type"] in ("missing", "model_attributes_type"):
         message = "send a JSON object, with the header Content-Type: application/json"
-        return answer(request.state.request_id, 422, "invalid", message)
+        return _of_problem(request, ProblemError(422, "invalid", message))
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     # Of several alternatives for a value, the one with the longest path was meant.
     place = first["loc"][:-1]
@@ -157,7 +160,7 @@ def _of_validation(request: Request, error: Exception) -> JSONResponse:
     where = ".".join(str(part) for part in first["loc"][1:] if not _is_a_type(part))
     message = first["msg"].removeprefix("Value error, ") + more
     sentence = f"{where}: {message}" if where else message
-    return answer(request.state.request_id, 422, "invalid", sentence)
+    return _of_problem(request, ProblemError(422, "invalid", sentence))
 
 
 def _is_a_type(part: int | str) -> bool:
@@ -177,6 +180,5 @@ _CODES = {
 def _of_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
     code = _CODES.get(error.status_code, "error")
-    return answer(
-        request.state.request_id, error.status_code, code, str(error.detail), error.headers
-    )
+    problem = ProblemError(error.status_code, code, str(error.detail), error.headers)
+    return _of_problem(request, problem)

@@ -2,10 +2,10 @@
 
 import asyncio
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -195,9 +195,19 @@ def test_what_is_no_service_of_ours() -> None:
         client.personas("x")
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_nobody_there() -> None:
     with (
         Client("http://127.0.0.1:1", attempts=2) as client,
-        pytest.raises(ServiceDownError, match="ConnectError"),
+        pytest.raises(ServiceDownError, match=":1 cannot be reached; check the address"),
     ):
         client.personas("x")
+
+
+def test_who_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            Client(url, attempts=1, timeout_s=0.05) as client,
+            pytest.raises(ServiceDownError, match=f"{url} did not answer in time"),
+        ):
+            client.personas("x")

@@ -100,7 +100,7 @@ def test_mistakes_are_sentences(address: str) -> None:
     wrong_key = make_server(address, "wrong")
     assert "P4R_SERVICE__API_KEY" in refusal(wrong_key, "personas_of", item_id="ships")
     nobody_there = make_server("http://127.0.0.1:9", READER)
-    assert "failed" in refusal(nobody_there, "personas_of", item_id="ships")
+    assert "cannot be reached" in refusal(nobody_there, "personas_of", item_id="ships")
 
 
 def test_over_stdio_the_key_is_in_the_environment(address: str) -> None:

@@ -188,6 +188,7 @@ def test_what_has_to_be_put_right(client: TestClient, change: Any, said: str) ->
     response = client.post("/rerank", json=body)
     assert response.status_code == 422
     assert said in response.json()["error"]["message"]
+    assert response.json()["detail"] == response.json()["error"]["message"], "for Jina's clients"
 
 
 def test_strange_texts_are_texts(client: TestClient) -> None:
@@ -211,6 +212,7 @@ def test_it_needs_a_key(client: TestClient) -> None:
     for path in ("/rerank", "/v2/rerank"):
         response = client.post(path, json=body, headers={"Authorization": "Bearer wrong"})
         assert response.status_code == 401
+        assert "key is unknown" in response.json()["detail"]
 
 
 def test_if_the_index_fails_the_order_stays(
