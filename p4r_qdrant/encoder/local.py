@@ -50,6 +50,9 @@ BUNDLED_MODEL = "all-MiniLM-L6-v2"
 _UNLIMITED = 1_000_000
 """Tokenizers without a limit give a huge number."""
 
+_SIGNS = ("modules.json", "config.json")
+"""The folder of a model has one of them."""
+
 _OWN_CODE = ("trust_remote_code", "custom code", "is not part of Sentence Transformers")
 """What the libraries say of a model that comes with code."""
 
@@ -331,13 +334,19 @@ def _model_path(model: str) -> str:
 
 def _load(path: str, settings: EncoderSettings) -> SentenceTransformer:
     """The model in float32 on the CPU."""
-    unreachable = ""
-    if not Path(path).is_dir():
-        if Path(path).exists() or path.startswith((".", "~", "/")) or "\\" in path:
+    folder, unreachable = Path(path), ""
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in _SIGNS):
             raise SettingsError(
-                f"there is no folder {path} with an encoder model; set P4R_ENCODER__MODEL to a "
-                "folder on this machine or to the name of a model on the hub"
+                f"the folder {path} holds no encoder model: it has no {' or '.join(_SIGNS)}; set "
+                "P4R_ENCODER__MODEL to the folder of a model or to the name of one on the hub"
             )
+    elif folder.exists() or path.startswith((".", "~", "/")) or "\\" in path:
+        raise SettingsError(
+            f"there is no folder {path} with an encoder model; set P4R_ENCODER__MODEL to a "
+            "folder on this machine or to the name of a model on the hub"
+        )
+    else:
         unreachable = hub.why_unreachable()
     with translated(lambda reason: _unusable(settings, reason, unreachable)):
         from sentence_transformers import SentenceTransformer

@@ -119,9 +119,13 @@ def test_a_pool_of_two_devices_gives_the_same_vectors(
 def test_missing_models_and_adapters_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"no adapter_config.json.*P4R_ENCODER__ADAPTER"):
         PersonaEncoder(BUNDLED_MODEL, adapter=str(tmp_path))
-    (tmp_path / "empty").mkdir()
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(SettingsError, match=r"no modules.json or config.json; set P4R_ENCODER__M"):
+        PersonaEncoder(str(folder))
+    (folder / "config.json").write_text("{}")
     with pytest.raises(EncoderError, match=r"cannot be loaded.*P4R_ENCODER__MODEL"):
-        PersonaEncoder(str(tmp_path / "empty"))
+        PersonaEncoder(str(folder))
 
 
 def test_more_shared_interest_scores_higher(encoder: PersonaEncoder) -> None:
