@@ -1,4 +1,4 @@
-"""Processes as subprocess starts them, with the slow libraries imported already.
+"""Processes as subprocess starts them, with the project and slow libraries imported already.
 
 A new interpreter takes six seconds of work to import torch and transformers. These processes are
 forked from one that has done so (tests/support/warm_server.py). All else is their own: process id,
