@@ -14,6 +14,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from p4r_qdrant.index import failovers
 from p4r_qdrant.index.server.cluster import NodeState
+from p4r_qdrant.schemas.reranking import Reason
 from p4r_qdrant.service.processes import METRICS
 from p4r_qdrant.users.records import JobCounts
 
@@ -48,6 +49,8 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        for reason in get_args(Reason):  # Prometheus sees no increase of one that appears later
+            self.degraded.labels(reason)
         self.under_way = Gauge(
             "p4r_rerank_under_way",
             "Rankings that run or wait.",
@@ -72,6 +75,7 @@ class Metrics:
             ("result",),
             registry=self.registry,
         )
+        self.count_cached(0, 0)
         self.behind = Gauge(
             "p4r_behind",
             "1 while the newest publish is not served.",
