@@ -116,7 +116,7 @@ def proposals(
     had = matrix(scores.training)
     for user, (near, together) in zip(users, scores.of(users, vectors), strict=True):
         row = rows.get(user)
-        # A slice of the row itself: indexing a sparse matrix takes fifty times as long.
+        # A slice of the row itself: indexing a sparse matrix takes thirty times as long.
         own = had.indices[slice(0, 0) if row is None else slice(*had.indptr[row : row + 2])]
         by_personas, by_items = _best(near, own, least=-np.inf), _best(together, own, least=0.0)
         chosen = [*dict.fromkeys([*by_personas, *sorted(by_items)])]
