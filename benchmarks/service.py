@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -425,7 +426,8 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, nargs="+", default=[100])
     parser.add_argument("--times", type=int, default=500, help="calls of each contender")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--seconds", type=float, default=9.0, help="of load for each figure")
+    help_line = f"of load for each figure, in {TURNS} turns of whole seconds"
+    parser.add_argument("--seconds", type=_in_whole_turns, default=9, help=help_line)
     arguments = parser.parse_args()
     catalogue = Catalogue.of(arguments.personas)
     with ExitStack() as stack:
@@ -459,6 +461,11 @@ def main() -> None:
                 writes(loads, address, arguments.seconds, count)
         if "restart" in arguments.only:
             restart(loads, address, process, 8)
+
+
+def _in_whole_turns(text: str) -> int:
+    """Seconds, rounded up to whole seconds for each turn, which is what Locust takes."""
+    return TURNS * math.ceil(float(text) / TURNS)
 
 
 def _show_overhead(

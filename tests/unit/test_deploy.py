@@ -310,6 +310,10 @@ def test_systemd_reads_a_unit(name: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool")
 def test_the_alerts_fire_when_they_should() -> None:
     rules = DEPLOY / "prometheus" / "alerts_test.yaml"
+    cases = yaml.safe_load(rules.read_text())["tests"][0]["alert_rule_test"]
+    assert {one["alert"] for one in ALERTS} == {
+        one["alertname"] for one in cases if one["exp_alerts"]
+    }
     found = subprocess.run(
         ["promtool", "test", "rules", rules], capture_output=True, text=True, check=False
     )
