@@ -86,6 +86,7 @@ def results(text: str = "text", generator: str = "ease") -> dict[str, Any]:
         "leaks": [check | {"vouched": ""}, check | {"vouched": text}],
         "chosen": {
             "generators": {},
+            "settings": {generator: {"share": 1.0, "lists": text}},
             "strongest": {"10": generator},
             "encoders": {
                 "untrained": {

@@ -68,6 +68,16 @@ def write_lists(context: Context, encoded: Encoded) -> dict[Generated, Path]:
     return found | {Generated(name, config.seeds[0]): path for name, path in config.lists.items()}
 
 
+def chosen_settings(lists: Mapping[Generated, Path], seed: int) -> dict[str, dict[str, Any]]:
+    """The settings of each generator that is tuned, as its lists with this seed record them."""
+    found = {
+        one.generator: _provenance(path).settings
+        for one, path in lists.items()
+        if one.seed == seed and provenance_path(path).is_file()
+    }
+    return {generator: settings for generator, settings in found.items() if settings}
+
+
 def _strongest(lists: Mapping[Generated, Path], seed: int) -> Path | None:
     """The lists of the generator without personas that is the best one on validation items."""
     rivals = [

@@ -82,6 +82,7 @@ def page(results: Results) -> str:
         history=_history(results),
         decays=results["config"]["decays"],
         chosen=list(_chosen(results)),
+        generator_settings=results["chosen"]["settings"],
         tried=results["options"],
         seeds=results["seeds"],
         seed_lines=_seed_lines(results),

@@ -26,7 +26,7 @@ from indexer.evaluation.experiment.encoding import Encoded, EncoderName, encoded
 from indexer.evaluation.experiment.environment import environment
 from indexer.evaluation.experiment.examples import example_users
 from indexer.evaluation.experiment.extracting import extracted
-from indexer.evaluation.experiment.generating import Generated, write_lists
+from indexer.evaluation.experiment.generating import Generated, chosen_settings, write_lists
 from indexer.evaluation.experiment.leak_checks import check_files, check_made, check_trained
 from indexer.evaluation.experiment.main_table import Line, main_table, primary_table, segment_table
 from indexer.evaluation.experiment.peer_bench import peer_bench
@@ -197,6 +197,7 @@ def _results(context: Context, stack: ExitStack, llm: LLMSettings | None) -> dic
         "leaks": leaks.record(),
         "chosen": {
             "generators": made.generators,
+            "settings": chosen_settings(lists, config.seeds[0]),
             "strongest": strongest,
             "encoders": {
                 one.name: {"name": one.encoder.name, "fingerprint": one.encoder.fingerprint}

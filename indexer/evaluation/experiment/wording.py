@@ -17,7 +17,7 @@ _GENERATORS = {
     "itemknn": "item-kNN",
     "ease": "EASE",
     "personas-ease": "EASE with personas as hypothetical users",
-    "hybrid": "the one score of personas-ease and persona scores",
+    "hybrid": "the one score (hybrid)",
 }
 
 _LINES = {

@@ -23,6 +23,7 @@ from indexer.evaluation.experiment.config import ExperimentConfig, load_config
 from indexer.evaluation.experiment.report import write_report
 from indexer.evaluation.experiment.run import run_experiment
 from indexer.evaluation.experiment.stages import locked
+from indexer.evaluation.experiment.wording import form_name
 from indexer.evaluation.leaks.poison import MARKER
 from indexer.evaluation.leaks.report import LeakError
 from indexer.ledger import Ledger
@@ -131,6 +132,10 @@ def test_everything_is_there(
     monkeypatch.setattr(ablations, "variants", ALL_VARIANTS)
     generators = ["popularity", "ease", "personas-ease", "hybrid"]
     results = ran(config(shop, generators=generators, candidates=[5, 10]), tmp_path / "out")
+    chosen = results["chosen"]["settings"]
+    assert list(chosen) == ["ease", "personas-ease", "hybrid"]
+    page = write_report(results, tmp_path / "out").read_text()
+    assert form_name(chosen["hybrid"]) in page
     lines = [(row["generator"], row["candidates"], row["line"]) for row in results["main"]]
     assert lines == [
         (generator, count, line)
