@@ -37,7 +37,7 @@ from p4r_qdrant.index.filters import Condition
 from p4r_qdrant.index.metadata import PROJECT, IndexMetadata
 from p4r_qdrant.index.payload import Point, in_order
 from p4r_qdrant.index.query import scores_of
-from p4r_qdrant.index.server import purging, queries, schema
+from p4r_qdrant.index.server import purging, queries, schema, sharding
 from p4r_qdrant.index.server.cluster import described
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.columns import ServerColumnSets
@@ -189,6 +189,19 @@ class ServerEngine:
                     name.upper(),
                     asked,
                 )
+        asked = self._settings.replication
+        if 1 < asked <= (made.replication_factor or 1):
+            with suppress(AuthenticationError):  # the key may not read this
+                held = sharding.fewest_replicas(self._collection)
+                if held < asked:
+                    _log.warning(
+                        "%s has a shard with %d of P4R_INDEX__REPLICATION=%d replicas, because the "
+                        "cluster has or had fewer nodes: add nodes, and put replicas on them "
+                        "(replicate_shard), or set a smaller number",
+                        self.location,
+                        held,
+                        asked,
+                    )
 
     def read_fields(self) -> Mapping[str, str]:
         """See `Engine`. These are the fields with a payload index, whoever made it."""

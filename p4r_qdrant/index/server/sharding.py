@@ -8,6 +8,7 @@ as the one to take while the tenant's shard does not exist or is not complete.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,14 @@ def states(collection: Collection) -> dict[str, list[models.ReplicaState]]:
     for shard in [*shards, *info.remote_shards]:
         found.setdefault(str(shard.shard_key), []).append(shard.state)
     return found
+
+
+def fewest_replicas(collection: Collection) -> int:
+    """How many replicas the shard with the fewest has, in whatever state."""
+    info = _cluster(collection)
+    shards: list[models.LocalShardInfo | models.RemoteShardInfo] = [*info.local_shards]
+    counts = Counter(one.shard_id for one in [*shards, *info.remote_shards])
+    return min(counts.values(), default=0)
 
 
 def _is_complete(collection: Collection) -> bool:

@@ -451,6 +451,14 @@ def test_no_proxy_of_the_environment_sees_the_key(
             proxy.accept()
 
 
+def test_more_replicas_than_nodes(
+    qdrant_server: QdrantServer, collection_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened(on_server(qdrant_server, collection_name, replication=2)).close()
+    [warning] = caplog.messages
+    assert "has a shard with 1 of P4R_INDEX__REPLICATION=2 replicas" in warning
+
+
 def test_a_collection_with_fewer_shards_than_asked_for(
     qdrant_server: QdrantServer, collection_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
