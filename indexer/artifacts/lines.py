@@ -11,7 +11,13 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from indexer.artifacts.opening import BOM, NOT_UTF8, opened_lines
+from indexer.artifacts.opening import (
+    BOM,
+    NOT_UTF8,
+    TOO_LONG,
+    bounded_lines,
+    opened_lines,
+)
 from p4r_qdrant.errors import RecordError
 from p4r_qdrant.validation import validation_sentence
 
@@ -57,14 +63,13 @@ def read_lines(
     """Stream (line number, byte offset, record) of a JSON Lines file, packed with gzip or not.
 
     Offsets are those of the unpacked file. Blank lines are skipped; a line that is not UTF-8, not
-    JSON or not a valid record goes to `refusals`.
+    JSON, not a valid record or too long goes to `refusals`.
     Raises: InputError if the file cannot be read, or is no JSON Lines as a whole.
     """
     with opened_lines(path) as file:
-        offset = 0
-        for number, line in enumerate(file, start=1):
-            start, offset = offset, offset + len(line)
-            if not line.removeprefix(BOM).strip():
+        for number, start, line in bounded_lines(file):
+            if line is None:
+                refusals.add(f"{path}:{number}: {TOO_LONG}")
                 continue
             try:
                 yield number, start, parse_line(line, model, f"{path}:{number}")

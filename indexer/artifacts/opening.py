@@ -14,6 +14,7 @@ import shlex
 import shutil
 import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -22,6 +23,9 @@ from typing_extensions import Buffer
 from p4r_qdrant.errors import InputError
 
 BOM = b"\xef\xbb\xbf"
+MAX_LINE = 16 * 1024 * 1024
+"""Most bytes of a line: it limits memory on a file that is not text."""
+TOO_LONG = f"the line is longer than {MAX_LINE >> 20} MB"
 
 GZIP = b"\x1f\x8b"
 _BUFFER = 1024 * 1024
@@ -113,6 +117,24 @@ def opened_lines(path: Path, file: IO[bytes] | None = None) -> io.BufferedReader
         file.close()
         raise
     return file
+
+
+def bounded_lines(file: IO[bytes]) -> Iterator[tuple[int, int, bytes | None]]:
+    """(number, offset, line) of the lines that are not blank.
+
+    A line over MAX_LINE bytes is not held: it is None.
+    """
+    number = offset = 0
+    while line := file.readline(MAX_LINE + 1):
+        number, start, rest = number + 1, offset, line
+        offset += len(line)
+        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE + 1)
+            offset += len(rest)
+        if len(line) > MAX_LINE:
+            yield number, start, None
+        elif line.removeprefix(BOM).strip():
+            yield number, start, line
 
 
 def opened_at_offsets(path: Path) -> BinaryIO:

@@ -19,11 +19,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from indexer.artifacts.lines import Refusals
-from indexer.artifacts.opening import NOT_UTF8
+from indexer.artifacts.opening import MAX_LINE, NOT_UTF8, TOO_LONG
 from p4r_qdrant.errors import InputError
 
-MAX_LINE = 16 * 1024 * 1024
-"""Most characters of a line: it limits memory on a file that is not text."""
 MOST_LINES = 1000
 """Most lines of one field."""
 
@@ -148,7 +146,7 @@ class _Table:
                 continue
             where = f"{self._path}:{self._lines.number}"
             if len(line) > MAX_LINE:
-                problem = f"the line is longer than {MAX_LINE} bytes"
+                problem = TOO_LONG
                 self._refusals.add(f"{where}: {problem}", BROKEN_LINE)
                 continue
             fields = self._fields(line, where)

@@ -20,6 +20,8 @@ from indexer.artifacts.opening import (
     BOM,
     HEAD,
     NOT_UTF8,
+    TOO_LONG,
+    bounded_lines,
     check_delimited,
     check_json_lines,
     is_delimited,
@@ -31,9 +33,6 @@ from indexer.datasets.delimited import BROKEN_LINE, SUFFIXES, Layout, delimited_
 Row = dict[str, Any]
 Source = Path | tables.Frame
 """A file, or a data frame (pandas, polars, Arrow)."""
-
-MAX_LINE = 16 * 1024 * 1024
-"""Most bytes of a line: it limits memory on a file that is not text."""
 
 _JSON = {".json", ".jsonl", ".ndjson"}
 _FOUND = Layout()
@@ -113,10 +112,10 @@ def read_rows(
 def _json_rows(
     file: IO[bytes], path: Path, refusals: Refusals, python_literals: bool
 ) -> Iterator[tuple[str, Row]]:
-    for number, line in _lines(file):
+    for number, _, line in bounded_lines(file):
         where = f"{path}:{number}"
-        if len(line) > MAX_LINE:
-            refusals.add(f"{where}: the line is longer than {MAX_LINE} bytes", BROKEN_LINE)
+        if line is None:
+            refusals.add(f"{where}: {TOO_LONG}", BROKEN_LINE)
             continue
         try:
             row = _parsed(line, python_literals)
@@ -127,18 +126,6 @@ def _json_rows(
             yield where, row
         else:
             refusals.add(f"{where}: is not a JSON object", BROKEN_LINE)
-
-
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of the lines that are not blank; a line that is too long is cut."""
-    number = 0
-    while line := file.readline(MAX_LINE + 1):
-        number += 1
-        rest = line
-        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE + 1)
-        if line.removeprefix(BOM).strip():
-            yield number, line
 
 
 def _parsed(line: bytes, python_literals: bool) -> Any:

@@ -65,11 +65,9 @@ def cleaned(text: str, *, judged: bool = False) -> Cleaned:
     The rest is cut as well, since an order often has several sentences. If the text is `judged`,
     a sentence that asks for a verdict also counts.
     """
-    seen = "".join(
-        one
-        for one in unicodedata.normalize("NFC", text)
-        if one in "\n\t" or unicodedata.category(one) not in _INVISIBLE
-    )
+    seen = unicodedata.normalize("NFC", text)
+    hidden = [one for one in {*seen} - {*"\n\t"} if unicodedata.category(one) in _INVISIBLE]
+    seen = seen.translate(dict.fromkeys(map(ord, hidden)))
     seen = re.sub(r"[ \t]+", " ", re.sub(r"\n{3,}", "\n\n", seen)).strip()
     patterns = (_ADDRESSES_A_MODEL, _ASKS_FOR_A_VERDICT) if judged else (_ADDRESSES_A_MODEL,)
     orders = [order.start() for pattern in patterns if (order := pattern.search(seen))]

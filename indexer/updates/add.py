@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from indexer.artifacts.lines import parse_line
+from indexer.artifacts.opening import TOO_LONG
 from indexer.indexing.items import ItemIndexer
-from indexer.updates.inbox import MAX_LINE, POLL_S, Inbox, Line
+from indexer.updates.inbox import POLL_S, Inbox, Line
 from indexer.updates.item_reasoning import ItemReasoner, Outcome
 from p4r_qdrant.errors import RecordError
 from p4r_qdrant.records import Item, Review
@@ -124,7 +125,7 @@ class StreamingIndexer:
         where = f"line {self._number}"
         if not line.strip():
             if not line:
-                self._indexer.refusals.add(f"{where}: the line is longer than {MAX_LINE >> 20} MB")
+                self._indexer.refusals.add(f"{where}: {TOO_LONG}")
             return None
         try:
             record: Item | Review

@@ -11,12 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from indexer.artifacts.opening import GZIP, check_json_lines, opened_lines
+from indexer.artifacts.opening import GZIP, MAX_LINE, check_json_lines, opened_lines
 from p4r_qdrant.errors import InputError
 from p4r_qdrant.records import Item, Review
 
-MAX_LINE = 16 << 20
-"""Most bytes of a line."""
 POLL_S = 0.2
 
 Line = bytes | Item | Review

@@ -19,6 +19,7 @@ from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.journal import Journal
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.names import ARRIVALS
+from indexer.artifacts.opening import MAX_LINE, TOO_LONG
 from indexer.indexing.items import ItemIndexer
 from indexer.ledger import Ledger
 from indexer.llm import LLM, LLMRefusedError
@@ -28,7 +29,7 @@ from indexer.reasoning.alignment_targets import AlignmentOptions
 from indexer.reasoning.item_steps import item_steps
 from indexer.reasoning.step import Sources
 from indexer.updates.add import Added, StreamingIndexer
-from indexer.updates.inbox import MAX_LINE, incoming
+from indexer.updates.inbox import incoming
 from indexer.updates.item_reasoning import ItemReasoner
 from p4r_qdrant.settings import LLMSettings
 from tests.support import warm
@@ -313,7 +314,7 @@ def test_what_is_no_record_is_refused_and_the_others_go_on(shop: Shop) -> None:
     bad = [b"{\n", b"[]\n", b'{"item_id": ""}\n', b"\xff\xfe\n", b'{"user_id": "u"}\n', b"", b"\n"]
     shop.add([*bad, *as_lines(ITEMS[:1])])
     assert shop.refusals.counts == {"broken record": 6}
-    assert shop.refusals.sentences[-1] == f"line 6: the line is longer than {MAX_LINE >> 20} MB"
+    assert shop.refusals.sentences[-1] == f"line 6: {TOO_LONG}"
     assert len(shop.told) == 1
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from indexer.artifacts import opening
 from indexer.artifacts.folder import ArtifactFolder
 from indexer.artifacts.journal import Journal
 from indexer.artifacts.lines import Refusals, read_lines
@@ -32,6 +33,23 @@ def items(path: Path) -> list[str]:
     found = [one.item_id for _, _, one in read_lines(path, Item, refusals)]
     assert not refusals.total
     return found
+
+
+def test_a_line_without_end_is_refused_and_the_others_are_where_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "MAX_LINE", 40)
+    path = tmp_path / "items.jsonl"
+    long = json.dumps({"item_id": "long", "title": "x" * 500})
+    path.write_text(f"\n{LINES}{long}\n{LINES}{long}")
+    refusals = Refusals()
+    found = [*read_lines(path, Item, refusals)]
+    assert [number for number, _, _ in found] == [2, 3, 4, 6, 7, 8]
+    text = path.read_text()
+    assert all(
+        text[offset:].startswith(json.dumps(ROWS[int(one.item_id[1])])) for _, offset, one in found
+    )
+    assert refusals.sentences == [f"{path}:{number}: {opening.TOO_LONG}" for number in (5, 9)]
 
 
 @pytest.fixture

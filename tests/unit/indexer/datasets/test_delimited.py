@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.artifacts.lines import Refusals
+from indexer.artifacts.opening import TOO_LONG
 from indexer.datasets import delimited
 from indexer.datasets.delimited import (
     EMPTY_END,
@@ -243,7 +244,7 @@ def test_long_lines_and_long_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(delimited, "MOST_LINES", 3)
     found = Read(tmp_path / "r.csv", reviews(["x" * 500, '"a\nb\nc\nd\ne"', "last"]))
     assert found.column("user_id")[-1] == "u2"
-    assert found.refused[0] == "2: the line is longer than 200 bytes"
+    assert found.refused[0] == f"2: {TOO_LONG}"
     assert found.refused[1].startswith("3: a quote opens")
 
 

