@@ -21,7 +21,15 @@ from indexer.evaluation.candidates import (
     write_candidates,
 )
 from indexer.evaluation.catalogue import Catalogue
-from indexer.evaluation.generators import bpr, ease, itemknn, lightgcn, pairwise, popularity
+from indexer.evaluation.generators import (
+    bpr,
+    ease,
+    hybrid,
+    itemknn,
+    lightgcn,
+    pairwise,
+    popularity,
+)
 from indexer.evaluation.generators.base import (
     DECAYS,
     GENERATORS,
@@ -72,6 +80,8 @@ def _small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(model, "DIMENSIONS", (8,))
         monkeypatch.setattr(model, "REGULARIZATION", (0.01, 0.1))
     monkeypatch.setattr(lightgcn, "LAYERS", (2,))
+    monkeypatch.setattr(hybrid, "LENGTHS", (3, 20))
+    monkeypatch.setattr(hybrid, "DECAYS", (0.85, 1.0))
 
 
 def made(
