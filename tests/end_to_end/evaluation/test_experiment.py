@@ -24,6 +24,7 @@ from indexer.evaluation.experiment.report import write_report
 from indexer.evaluation.experiment.run import run_experiment
 from indexer.evaluation.experiment.stages import locked
 from indexer.evaluation.experiment.wording import form_name
+from indexer.evaluation.generators import hybrid
 from indexer.evaluation.leaks.poison import MARKER
 from indexer.evaluation.leaks.report import LeakError
 from indexer.ledger import Ledger
@@ -81,13 +82,15 @@ def model(monkeypatch: pytest.MonkeyPatch) -> HashEncoder:
 
 @pytest.fixture(autouse=True)
 def _few_variants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Enough to see that variants are compared; one test has them all."""
+    """Enough to see that variants and settings are compared; one test has all variants."""
 
     def few(*arguments: Any) -> Iterator[Variant]:
         groups = {"as it is", "number of personas", "LEAK"}
         yield from (one for one in ALL_VARIANTS(*arguments) if one.group in groups)
 
     monkeypatch.setattr(ablations, "variants", few)
+    monkeypatch.setattr(hybrid, "LENGTHS", (3, 20))
+    monkeypatch.setattr(hybrid, "DECAYS", (0.85, 1.0))
 
 
 @pytest.fixture
