@@ -22,8 +22,9 @@ AGAIN = {
 
 def commands(source: Settings, target: Settings, copied: Path) -> dict[str, Command]:
     """Each command, in the order in which they need one another."""
-    here = source.qdrant.url or str(source.qdrant.path)
-    ends = ("--from", here, "--from-collection", source.qdrant.collection, "--to", str(copied))
+    ends = ["--from", source.qdrant.url or str(source.qdrant.path), "--to", str(copied)]
+    if source.qdrant.url:
+        ends += ["--from-collection", source.qdrant.collection]
     return {
         "backup": Command(("backup", "backup"), environment_of(source)),
         "restore": Command(("restore", "backup"), environment_of(target)),
