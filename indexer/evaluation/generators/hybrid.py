@@ -12,11 +12,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from indexer.artifacts.candidate_lists import read_candidates
 from indexer.artifacts.lines import Refusals
@@ -34,7 +35,7 @@ from p4r_qdrant.encoder.user_vector import (
 )
 from p4r_qdrant.records import CandidateList, Interaction
 from p4r_qdrant.rerank.scoring import Weights
-from p4r_qdrant.rerank.standard import Columns, combined
+from p4r_qdrant.rerank.standard import Columns
 from p4r_qdrant.settings import RerankSettings
 
 LENGTHS = (3, 5, 10, 20)
@@ -163,15 +164,59 @@ class _Proposed:
     def __init__(self, training: Interactions, propose: Propose) -> None:
         self._training = training
         self._propose = propose
-        self._kept: dict[bytes, list[Proposal]] = {}
+        self._kept: dict[bytes, _Block] = {}
 
     def scores(self, rows: Indexes, weights: Weights) -> Floats:
         """The one score, (len(rows), n_items); minus infinity for items that nothing proposes."""
         key = rows.tobytes()
         if key not in self._kept:
-            self._kept[key] = [*self._propose([self._training.users[row] for row in rows])]
+            users = [self._training.users[row] for row in rows]
+            self._kept[key] = _Block.of(self._propose(users))
+        block = self._kept[key]
         result = np.full((len(rows), len(self._training.items)), -np.inf)
-        for row, (chosen, columns) in zip(result, self._kept[key], strict=True):
-            found = combined(columns, weights)
-            row[chosen] = 0.0 if found is None else found.scores
+        result[block.users, block.items] = block.combined(weights)
         return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """What is proposed for some users, one after the other: n items in all.
+
+    users, items: (n,) for whom, and the position of the item. parts: (3, n) of the score, 0 where a
+    part is missing. there: (3, n_users) bool, which parts a user has.
+    """
+
+    users: Indexes
+    items: Indexes
+    parts: Floats
+    there: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, proposed: Iterable[Proposal]) -> _Block:
+        items, columns = zip(*proposed, strict=True)
+        counts = [len(one) for one in items]
+        parts = [
+            np.concatenate(
+                [np.zeros(n) if one is None else one for one, n in zip(part, counts, strict=True)]
+            )
+            for part in zip(*columns, strict=True)
+        ]
+        return cls(
+            np.repeat(np.arange(len(counts)), counts),
+            np.array([*chain(*items)], dtype=np.int64),
+            np.array(parts),
+            np.array([[one is not None for one in part] for part in zip(*columns, strict=True)]),
+        )
+
+    def combined(self, weights: Weights) -> Floats:
+        """The score of every proposed item, (n,), as `standard.combined` has it for one list.
+
+        It is 0 where no part that a user has gets a weight.
+        """
+        given = np.array([weights.personas, weights.collaborative, weights.generator])
+        shares = np.where(self.there, given[:, None], 0.0)
+        total = shares.sum(axis=0)
+        shares /= np.where(total, total, 1.0)
+        first, second, third = self.parts * shares[:, self.users]
+        scores: Floats = first + second + third
+        return scores
