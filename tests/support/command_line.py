@@ -1,5 +1,6 @@
 """Runs `p4r` in this process or in one of its own."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -41,8 +42,10 @@ def in_process(
     patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> Result:
     patch.setattr(sys, "argv", ["p4r", *arguments])
+    handlers = [*logging.root.handlers]
     with pytest.raises(SystemExit) as leaving:
         cli.main()
+    logging.root.handlers[:] = handlers  # one of the service would write to what is captured here
     printed = capsys.readouterr()
     return Result(int(leaving.value.code or 0), printed.out, printed.err)
 
