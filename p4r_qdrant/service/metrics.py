@@ -49,7 +49,7 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
-        for reason in get_args(Reason):  # Prometheus sees no increase of one that appears later
+        for reason in get_args(Reason):  # Prometheus misses the first event of a new counter
             self.degraded.labels(reason)
         self.under_way = Gauge(
             "p4r_rerank_under_way",

@@ -43,8 +43,7 @@ SCRAPED = {"job", "instance"}
 def samples() -> dict[str, set[str]]:
     """Name of each sample of the service and the worker -> its labels.
 
-    Counters are there from the start: Prometheus sees no increase of one that appears with its
-    first event.
+    Counters exist from the start, because Prometheus misses the first event of a new counter.
     """
     metrics = Metrics()
     metrics.requests.labels("/v1/rerank", "POST", "200").observe(0.1)

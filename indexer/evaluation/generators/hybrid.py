@@ -182,8 +182,9 @@ class _Proposed:
 class _Block:
     """What is proposed for some users, one after the other: n items in all.
 
-    users, items: (n,) for whom, and the position of the item. parts: (3, n) of the score, 0 where a
-    part is missing. there: (3, n_users) bool, which parts a user has.
+    users: (n,) int64, the row of the user. items: (n,) int64, the position of the item.
+    parts: (3, n) float64, the parts of the score; 0 where one is missing.
+    there: (3, n_users) bool, which parts each user has.
     """
 
     users: Indexes

@@ -29,8 +29,8 @@ def test_the_scores_of_a_block_are_those_of_each_list(
     proposed: list[tuple[list[int], Columns]], weights: Weights
 ) -> None:
     users, items = ([f"{name}{n}" for n in range(ITEMS)] for name in "ui")
-    nobody = np.zeros(0, dtype=np.int64)
-    training = Interactions(users, items, nobody, nobody, nobody, frozenset())
+    empty = np.zeros(0, dtype=np.int64)
+    training = Interactions(users, items, empty, empty, empty, known_items=frozenset())
     block = _Proposed(training, lambda _: proposed).scores(np.arange(len(proposed)), weights)
     for row, (own, columns) in zip(block, proposed, strict=True):
         found = combined(columns, weights)
