@@ -3,6 +3,7 @@
     make bench                                            # after benchmarks/online.py
     python -m benchmarks.hybrid                           # 10,000 personas, two minutes
     python -m benchmarks.hybrid --personas 10000 500000   # much longer: a server links 500,000
+    python -m benchmarks.hybrid --personas 500000 --no-embedded
 
 Personas alone (Eq. 10) and the one score of all three parts answer the same questions in turn, with
 the texts of the first ten; ratios are of medians in one run. Columns of B hold 200 entries, and
@@ -92,19 +93,15 @@ def recommending(index: PersonaIndex, items: int, name: str) -> dict[str, Conten
 
 
 def run(
-    personas: int, server: Settings | None, folder: Path, repeats: int, clock: Callable[[], float]
+    personas: int, engines: dict[str, Settings], repeats: int, clock: Callable[[], float]
 ) -> list[dict[str, Any]]:
-    """Build both indexes of one size and ask them everything."""
+    """Build the indexes of one size and ask them everything."""
     catalogue = Catalogue.of(personas)
     rows = []
     with ExitStack() as stack:
-        embedded = Settings(qdrant={"url": None, "path": folder / f"edge-{personas}"})
-        indexes = {"embedded": online.built(embedded, catalogue, stack)}
-        if server is not None:
-            named = server.qdrant.model_copy(update={"collection": f"hybrid-{personas}"})
-            linked = server.index.model_copy(update={"hnsw": True})
-            there = server.model_copy(update={"qdrant": named, "index": linked})
-            indexes["server"] = online.built(there, catalogue, stack)
+        indexes = {
+            name: online.built(settings, catalogue, stack) for name, settings in engines.items()
+        }
         part = CollaborativePart(
             1, "", ENTRIES, catalogue.items, catalogue.items, settings={"decay": 0.95}
         )
@@ -127,6 +124,16 @@ def run(
         timings = online.measure(whole, catalogue.items, 1, 1, repeats, clock)
         rows += rows_of(personas, f"all {catalogue.items:,} items", timings, indexes)
     return rows
+
+
+def linked(server: Settings, collection: str) -> Settings:
+    """A collection of its own with a graph, which recommendations of the whole catalogue need."""
+    return server.model_copy(
+        update={
+            "qdrant": server.qdrant.model_copy(update={"collection": collection}),
+            "index": server.index.model_copy(update={"hnsw": True}),
+        }
+    )
 
 
 def rows_of(
@@ -165,17 +172,26 @@ def main() -> None:
     parser.add_argument("--personas", type=int, nargs="+", default=[10_000])
     parser.add_argument("--repeats", type=int, default=200, help="calls timed at 20 candidates")
     parser.add_argument("--no-server", action="store_true", help="only the embedded engine")
+    parser.add_argument("--no-embedded", action="store_true", help="only the server")
     parser.add_argument("--processor-time", action="store_true", help="of one thread; no server")
     parser.add_argument("--output", type=Path, default=online.RESULTS, help="folder of the JSON")
     arguments = parser.parse_args()
+    no_server = arguments.no_server or arguments.processor_time
+    if no_server and arguments.no_embedded:
+        parser.error("no engine is left: leave out --no-embedded")
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="p4r-bench-")))
-        alone = arguments.no_server or arguments.processor_time
-        server = None if alone else online.found_server(folder, stack)
+        server = None if no_server else online.found_server(folder, stack)
         clock = time.thread_time if arguments.processor_time else time.perf_counter
         for personas in arguments.personas:
-            rows += run(personas, server, folder, arguments.repeats, clock)
+            engines = {}
+            if not arguments.no_embedded:
+                path = folder / f"edge-{personas}"
+                engines["embedded"] = Settings(qdrant={"url": None, "path": path})
+            if server is not None:
+                engines["server"] = linked(server, f"hybrid-{personas}")
+            rows += run(personas, engines, arguments.repeats, clock)
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "hybrid.json").write_text(json.dumps(rows, indent=1))
     Console(width=120).print(table(rows))

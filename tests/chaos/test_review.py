@@ -1,14 +1,13 @@
 """`p4r review import`, killed at random moments: each decision is kept once, and none is lost."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from tests.support.campaign import Campaign
 from tests.support.jsonl import read, write
 from tests.support.killing import Command
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import copy_bookshop
 from tests.support.reviewing import desk_of
 
 IMPORT = Command(("review", "import", "table.jsonl", "--artifacts", "shop", "--by", "Ann"))
@@ -17,7 +16,7 @@ IMPORT = Command(("review", "import", "table.jsonl", "--artifacts", "shop", "--b
 def prepared(folder: Path) -> Path:
     """A folder with the bookshop, and a table that decides on all of its personas."""
     folder.mkdir()
-    shutil.copytree(BOOKSHOP, folder / "shop")
+    copy_bookshop(folder / "shop")
     rows, desk = [], desk_of(folder / "shop")
     for item_id in desk.item_ids():
         item = desk.item(item_id)

@@ -1,11 +1,10 @@
 """A bookshop whose users can be erased."""
 
-import shutil
 from pathlib import Path
 
 from indexer.ledger import Ledger, request_key
 from tests.support.jsonl import read
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import BOOKSHOP, copy_bookshop
 
 STEPS = ("summaries", "aspects", "personas", "alignments")
 
@@ -16,7 +15,7 @@ def ledger_key(step: str, number: int) -> str:
 
 def bookshop_with_ledger(folder: Path) -> None:
     """A copy of the bookshop, with a ledger that has an answer for each of its lines."""
-    shutil.copytree(BOOKSHOP, folder)
+    copy_bookshop(folder)
     with Ledger(folder / "ledger") as ledger:
         for step in STEPS:
             for number, one in enumerate(read(BOOKSHOP / f"{step}.jsonl")):

@@ -6,7 +6,6 @@ parametrised test copies the real folder, plants one fault at a time, and expect
 
 import json
 import re
-import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, copy_bookshop
 
 BOOKSHOP = ROOT / "examples" / "bookshop"
 
@@ -586,7 +585,7 @@ FAULTS: list[tuple[str, Callable[[list[Row]], None], str]] = [
 def test_a_planted_fault_is_reported(
     tmp_path: Path, name: str, spoil: Callable[[list[Row]], None], said: str
 ) -> None:
-    folder = Path(shutil.copytree(BOOKSHOP, tmp_path / "bookshop"))
+    folder = copy_bookshop(tmp_path / "bookshop")
     path = folder / f"{name}.jsonl"
     rows = _read(path)
     spoil(rows)

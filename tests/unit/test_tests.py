@@ -1,4 +1,5 @@
-"""Rules for tests: shared helpers are in tests/support, and no assertion limits a duration."""
+"""Rules for tests: shared helpers are in tests/support, no assertion limits a duration, and a copy
+of the bookshop has nothing of other tests."""
 
 import ast
 import re
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support import paths
+from tests.support.paths import ROOT, copy_bookshop
 
 MODULES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
 OF_TESTS = re.compile(r"\btests\.(unit|integration|end_to_end|chaos|conftest)\b")
@@ -90,3 +92,18 @@ def test_an_upper_bound_is_found(assertion: str) -> None:
 
 def test_a_lower_bound_is_allowed() -> None:
     assert list(upper_bounds("assert time.monotonic() - begin > 5")) == []
+
+
+def test_a_copy_of_the_bookshop_has_nothing_of_other_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = copy_bookshop(tmp_path / "used")
+    of_the_example = {path.name for path in used.iterdir()}
+    for left in "derived.json", "history.sqlite", ".personas.jsonl.tmp":
+        (used / left).touch()
+    (used / "maps").mkdir()
+    monkeypatch.setattr(paths, "BOOKSHOP", used)
+    copy = copy_bookshop(tmp_path / "a" / "copy")
+    assert {path.name for path in copy.iterdir()} == of_the_example
+    whole = [path for path, code in MODULES.items() if re.search(r"copytree\(\W*BOOKSHOP", code)]
+    assert not whole, "copy it with copy_bookshop"

@@ -31,7 +31,7 @@ from tests.support.command_line import (
 from tests.support.environment import clear_settings
 from tests.support.hash_encoder import HashEncoder
 from tests.support.jsonl import read, write
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import BOOKSHOP, copy_bookshop
 from tests.support.polling import wait_until
 
 pytest.importorskip("sentence_transformers")
@@ -640,7 +640,7 @@ def test_a_terminal_that_knows_few_letters(encoding: str, hashed: Path) -> None:
 
 def test_arguments_that_are_no_utf_8(tmp_path: Path) -> None:
     catalogue = os.fsencode(tmp_path) + b"/b\xff"
-    shutil.copytree(BOOKSHOP, os.fsdecode(catalogue))
+    copy_bookshop(Path(os.fsdecode(catalogue)))
     result = finished(spawn(tmp_path, "index", "--artifacts", catalogue, before=HASHES))
     assert (result.code, result.err) == (0, "")
     wrong = finished(spawn(tmp_path, "index", "--artifacts", b"\xff", before=HASHES))
@@ -705,7 +705,7 @@ def test_closed_streams(
 
 
 def copied(folder: Path) -> Path:
-    return Path(shutil.copytree(BOOKSHOP, folder / "catalogue"))
+    return copy_bookshop(folder / "catalogue")
 
 
 def break_line(path: Path, number: int) -> None:

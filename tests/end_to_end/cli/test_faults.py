@@ -1,7 +1,6 @@
 """Commands x faults: exit code 2, one sentence, and nothing that was not there before."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
-from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.paths import ROOT, copy_bookshop
 from tests.support.small_disk import full_disk
 
 pytest.importorskip("openai")
@@ -97,7 +96,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_a_bad_input(command: str, fault: str, p4r: Run, tmp_path: Path) -> None:
     if (command, fault) in RIGHT:
         pytest.skip(RIGHT[command, fault])
-    shutil.copytree(BOOKSHOP, tmp_path / "B")
+    copy_bookshop(tmp_path / "B")
     FAULTS[fault](tmp_path / "bad")
     before = tree(tmp_path)
     result = p4r(*FILES[command].format(bad="bad").split(), **SETTINGS)
@@ -126,7 +125,7 @@ OUTPUTS = {
 
 @pytest.mark.parametrize("command", ["import", "reason", "serve"])
 def test_an_input_with_too_long_a_name(command: str, p4r: Run, tmp_path: Path) -> None:
-    shutil.copytree(BOOKSHOP, tmp_path / "B")
+    copy_bookshop(tmp_path / "B")
     before = tree(tmp_path)
     result = p4r(*FILES[command].format(bad="x" * 300).split(), **SETTINGS)
     assert (result.code, result.sentence != "") == (2, True), result
@@ -141,7 +140,7 @@ def test_an_index_with_too_long_a_name(p4r: Run) -> None:
 @pytest.mark.parametrize("command", ["audit", "index", "publish", "train --output new", "tune"])
 def test_a_file_of_personas_that_is_empty(command: str, p4r: Run, tmp_path: Path) -> None:
     """It was lost: a folder without personas has no such file."""
-    shutil.copytree(BOOKSHOP, tmp_path / "B")
+    copy_bookshop(tmp_path / "B")
     (tmp_path / "B" / "personas.jsonl").write_text("\n")
     before = tree(tmp_path)
     result = p4r(*command.split(), "--artifacts", "B", **SETTINGS)
@@ -153,7 +152,7 @@ def test_a_file_of_personas_that_is_empty(command: str, p4r: Run, tmp_path: Path
 @pytest.mark.parametrize("command", OUTPUTS)
 def test_an_output_that_cannot_be(command: str, place: str, p4r: Run, tmp_path: Path) -> None:
     """A file where a folder has to be; an input."""
-    shutil.copytree(BOOKSHOP, tmp_path / "B")
+    copy_bookshop(tmp_path / "B")
     before = tree(tmp_path)
     result = p4r(*OUTPUTS[command].format(bad=place).split(), **SETTINGS)
     if command == "stats" and place == "B/items.jsonl":  # another file: B/items.jsonl.png
@@ -178,7 +177,7 @@ def test_a_full_disk(
     from p4r_qdrant import PersonaEncoder
 
     monkeypatch.setattr(PersonaEncoder, "from_settings", lambda *_: HashEncoder(64))
-    shutil.copytree(BOOKSHOP, tmp_path / "B")
+    copy_bookshop(tmp_path / "B")
     line = {"user_id": "bea-k", "item_id": "salt-orchard", "explanation": "It is at sea."}
     (tmp_path / "lists").write_text(json.dumps(line))
     with full_disk(tmp_path / "disk", megabytes=1) as disk:

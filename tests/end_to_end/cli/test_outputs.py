@@ -1,7 +1,6 @@
 """No command writes over what it reads, or over a file that it did not write."""
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
 from tests.support.jsonl import read
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import BOOKSHOP, copy_bookshop
 
 pytest.importorskip("matplotlib")
 
@@ -39,7 +38,7 @@ Write = Callable[..., int]
 
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Path:
-    return shutil.copytree(BOOKSHOP, tmp_path / "b")
+    return copy_bookshop(tmp_path / "b")
 
 
 @pytest.fixture(params=OUTPUTS)

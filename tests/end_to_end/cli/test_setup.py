@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import pytest
 from indexer import cli
 from p4r_qdrant.resources import resource
 from p4r_qdrant.settings import Settings
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, copy_bookshop
 
 BOOKSHOP = resource("examples/bookshop")
 SECRET = "sk-never-shown"
@@ -361,7 +360,7 @@ def test_check_of_a_whole_folder(p4r: Run) -> None:
 
 
 def test_check_counts_every_broken_line_and_every_wrong_id(p4r: Run, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(BOOKSHOP, tmp_path / "shop"))
+    folder = copy_bookshop(tmp_path / "shop")
     with (folder / "reviews.jsonl").open("a") as file:
         file.write("{\n" * 30)
     persona = {"persona_id": "p", "name": "n", "description": "d", "preference_rationale": "r"}

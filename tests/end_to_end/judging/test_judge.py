@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -24,7 +23,7 @@ from indexer.reasoning import sanitizing as material
 from tests.support.environment import clear_settings
 from tests.support.injections import VERDICT_ORDERS
 from tests.support.jsonl import read
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import BOOKSHOP, copy_bookshop
 from tests.support.scripted_batches import ScriptedBatches
 from tests.support.scripted_judge import (
     Asked,
@@ -467,7 +466,7 @@ def test_held_out_reviews_are_no_notes(
     p4r_judge: Judge, llm: ScriptedLLM, persona_study: Study, tmp_path: Path
 ) -> None:
     folder = tmp_path / "books"
-    shutil.copytree(BOOKSHOP, folder)
+    copy_bookshop(folder)
     rows = read(folder / "aspects.jsonl")
     held_out = read(folder / "splits.jsonl")[0]
     slots = {"category_preference": "a marker that nobody may see"}
@@ -517,7 +516,7 @@ def obedient(rule: Rule) -> Rule:
 def villains(explanations: Path, tmp_path: Path) -> tuple[Path, Path]:
     """Artifacts and another system's explanations in which texts of every kind give orders."""
     folder = tmp_path / "books"
-    shutil.copytree(BOOKSHOP, folder)
+    copy_bookshop(folder)
     orders = [order.format("ME") for order in VERDICT_ORDERS]
     aspects = read(folder / "aspects.jsonl")
     for number, one in enumerate(aspects):
@@ -628,7 +627,7 @@ def test_artifacts_without_evidence_are_judged_with_one_control_less(
     explanations: Path, p4r_judge: Judge, llm: ScriptedLLM, tmp_path: Path
 ) -> None:
     folder = tmp_path / "books"
-    shutil.copytree(BOOKSHOP, folder)
+    copy_bookshop(folder)
     without_evidence(folder)
     with study_of(explanations, folder) as study:
         llm.script = judge(knowing(study))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from tests.support import scripted_peers
 from tests.support.command_line import Run
 from tests.support.hash_encoder import HashEncoder
 from tests.support.jsonl import read, write
-from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.paths import BOOKSHOP, ROOT, copy_bookshop
 from tests.support.tiny_causal_lm import save_tiny_causal_lm
 
 CANDIDATES = BOOKSHOP / "candidates.jsonl"
@@ -22,7 +21,7 @@ SHOP = ("--artifacts", "shop", "--domain", "books", "--candidates", str(CANDIDAT
 @pytest.fixture(autouse=True)
 def _shop(tmp_path: Path) -> None:
     """A copy: a folder notes where the results are that were made from it."""
-    shutil.copytree(BOOKSHOP, tmp_path / "shop", ignore=shutil.ignore_patterns("derived.json"))
+    copy_bookshop(tmp_path / "shop")
 
 
 def test_rank_counts_asks_and_resumes(p4r: Run, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tests.support.command_line import Run
 from tests.support.injections import INJECTIONS
 from tests.support.jsonl import read
 from tests.support.obliging_llm import obliging
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import BOOKSHOP, copy_bookshop
 from tests.support.progress import RecordedProgress
 from tests.support.reasoning import ARTIFACTS, Reason, owned, p4r
 
@@ -246,7 +246,7 @@ def test_alignments_by_similarity_ask_nobody(
 ) -> None:
     """No key, no endpoint, no request; and the audit finds nothing that agrees better."""
     monkeypatch.setattr(loading, "load_encoder", lambda _: remembering_encoder)
-    out = shutil.copytree(BOOKSHOP, tmp_path / "out")
+    out = copy_bookshop(tmp_path / "out")
     (out / "alignments.jsonl").unlink()
     names = ("items", "reviews", "splits")
     command = [

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from tests.support import warm
-from tests.support.paths import ROOT
+from tests.support.paths import BOOKSHOP, ROOT, copy_bookshop
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("accelerate")
@@ -47,7 +47,6 @@ from p4r_qdrant.errors import EncoderError, InputError, StorageFullError
 from p4r_qdrant.settings import HistorySettings
 from tests.support.environment import clear_settings
 from tests.support.jsonl import read, write
-from tests.support.paths import BOOKSHOP
 from tests.support.tiny_model import save_tiny_model
 
 WEIGHTS = "adapter_model.safetensors"
@@ -563,7 +562,7 @@ def test_a_folder_of_somebody_else_is_not_taken_for_checkpoints(model: str, tmp_
 
 
 def test_nobody_to_validate_on(model: str, tmp_path: Path) -> None:
-    shutil.copytree(BOOKSHOP, tmp_path / "books")
+    copy_bookshop(tmp_path / "books")
     splits = tmp_path / "books" / "splits.jsonl"
     splits.write_text(splits.read_text().replace('"valid_item": "', '"valid_item": "no '))
     with pytest.raises(InputError, match="names no user"):
@@ -571,7 +570,7 @@ def test_nobody_to_validate_on(model: str, tmp_path: Path) -> None:
 
 
 def test_without_candidate_lists_the_catalogue_is_ranked(model: str, tmp_path: Path) -> None:
-    shutil.copytree(BOOKSHOP, tmp_path / "books")
+    copy_bookshop(tmp_path / "books")
     (tmp_path / "books" / "candidates.jsonl").unlink()
     found = train(tmp_path / "a", settings(model, epochs=1), tmp_path / "books")
     assert found.record.validation == "22 users, 24 items of the catalogue"
@@ -651,7 +650,7 @@ def test_tune(
     record = AdapterRecord.read(trained.adapter)
     assert record is not None
     books = tmp_path / "books"
-    shutil.copytree(BOOKSHOP, books)
+    copy_bookshop(books)
     code, out, err = p4r("tune", "--artifacts", str(books), "--adapter", adapter)
     assert (code, f"recorded in {adapter}" in out) == (0, True), err
     assert AdapterRecord.read(trained.adapter) == record  # as training had picked it
@@ -700,7 +699,7 @@ def test_train_and_publish(
 def test_refused_alignments_are_told_and_the_rest_is_trained(
     p4r: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    books = shutil.copytree(BOOKSHOP, tmp_path / "books")
+    books = copy_bookshop(tmp_path / "books")
     with (books / "alignments.jsonl").open("a") as file:
         file.write('{"user_id": "nobody", "item_id": "salt-orchard", "persona_id": "x"}\n')
     code, _, err = p4r("train", "--artifacts", str(books), "--output", str(tmp_path / "a"))
@@ -726,7 +725,7 @@ def test_the_bookshop_with_the_bundled_model(tmp_path: Path) -> None:
         history={"length": 1},
         training={"epochs": 1, "batch_size": 8, "warmup": 0, "lora_layers": 1},
     )
-    part = shutil.copytree(BOOKSHOP, tmp_path / "part")
+    part = copy_bookshop(tmp_path / "part")
     rows = {name: read(part / f"{name}.jsonl") for name in ("personas", "alignments", "aspects")}
     items = {row["item_id"] for row in rows["personas"][:5]}
     for name, own in rows.items():

@@ -37,7 +37,7 @@ from tests.support.engines import embedded, opened
 from tests.support.hash_encoder import HashEncoder
 from tests.support.jsonl import read
 from tests.support.obliging_llm import obliging
-from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.paths import BOOKSHOP, ROOT, copy_bookshop
 from tests.support.progress import RecordedProgress
 from tests.support.reviewing import decide, in_review
 
@@ -268,7 +268,7 @@ def test_changed_metadata_and_a_changed_review_take_the_place_of_the_old(
 def test_artifacts_from_elsewhere_stay_and_are_not_paid_for_again(
     shop: Shop, llm: ScriptedLLM
 ) -> None:
-    shutil.copytree(BOOKSHOP, shop.path, dirs_exist_ok=True)
+    copy_bookshop(shop.path)
     before = {name: (shop.path / f"{name}.jsonl").read_bytes() for name in MADE}
     review = {"user_id": "new", "item_id": "salt-orchard", "rating": 4, "timestamp": 1_760_000_000}
     shop.add(

@@ -1,19 +1,18 @@
 """`p4r erase`: the items on standard output, the report beside it, or all as JSON."""
 
 import json
-import shutil
 from pathlib import Path
 
 from tests.support.command_line import Run
 from tests.support.jsonl import read, write
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import copy_bookshop
 
 USER = "maren-o"
 
 
 def test_the_report_says_where_it_looked_and_what_remains(p4r: Run, tmp_path: Path) -> None:
     folder = tmp_path / "books"
-    shutil.copytree(BOOKSHOP, folder, ignore=shutil.ignore_patterns("derived.json"))
+    copy_bookshop(folder)
     (folder / "notes.json").write_text(json.dumps({"author": USER}))
     rankings = write(tmp_path, "rankings.jsonl", [{"user_id": USER}, {"user_id": "priya-n"}])
     asked = p4r("erase", USER, "--artifacts", "books", "--results", "rankings.jsonl", "--json")
@@ -38,7 +37,7 @@ def test_the_report_says_where_it_looked_and_what_remains(p4r: Run, tmp_path: Pa
 
 
 def test_who_is_nowhere_is_one_sentence(p4r: Run, tmp_path: Path) -> None:
-    shutil.copytree(BOOKSHOP, tmp_path / "books")
+    copy_bookshop(tmp_path / "books")
     asked = p4r("erase", "nobody", "--artifacts", "books")
     assert asked.code == 2
     assert "user 'nobody' is in no file of books; nothing was changed" in asked.err

@@ -1,6 +1,5 @@
 """A server whose strict mode forbids everything that it can forbid, as hosted clusters do."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from tests.support.index_data import USER, personas, rows
 from tests.support.messages import sentence
 from tests.support.obliging_llm import obliging
 from tests.support.oracle import Catalogue, assert_congruent
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import BOOKSHOP, copy_bookshop
 from tests.support.private_qdrant import private_servers
 from tests.support.serving import AS_ADMIN, make_app, make_index, persona, with_service
 from tests.support.tenants import WRITES, check_apart, two_shops
@@ -303,7 +302,7 @@ def test_add_and_work(p4r: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.long
 def test_erase(p4r: Run, tmp_path: Path) -> None:
-    shutil.copytree(BOOKSHOP, tmp_path / "artifacts")
+    copy_bookshop(tmp_path / "artifacts")
     index = ["index", "--domain", "books"]
     for command in (index, ["erase", "bea-k"], index):
         done = p4r(*command)

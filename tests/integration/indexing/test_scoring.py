@@ -1,6 +1,5 @@
 """From `p4r tune` over a publish to the reranker: the same scores and the same order."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from p4r_qdrant.rerank.scoring import Scoring, Weights
 from p4r_qdrant.rerank.users import KnownUser, items_of
 from p4r_qdrant.settings import CollaborativeSettings, HistorySettings, RerankSettings
 from tests.support.hash_encoder import HashEncoder
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import copy_bookshop
 from tests.support.publishing import run
 
 ENCODER = HashEncoder(24)
@@ -37,7 +36,7 @@ SCORING = Scoring(candidates=LISTS, catalogue=CATALOGUE)
 @pytest.fixture
 def folder(tmp_path: Path) -> ArtifactFolder:
     path = tmp_path / "books"
-    shutil.copytree(BOOKSHOP, path)
+    copy_bookshop(path)
     return ArtifactFolder(path)
 
 

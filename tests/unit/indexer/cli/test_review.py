@@ -3,7 +3,6 @@
 import gzip
 import json
 import re
-import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from tests.support.command_line import Result, in_process
 from tests.support.jsonl import read
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import copy_bookshop
 
 Review = Callable[..., Result]
 SHOP = ("--artifacts", "shop")
@@ -22,7 +21,7 @@ SHOP = ("--artifacts", "shop")
 def review(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Review:
-    shutil.copytree(BOOKSHOP, tmp_path / "shop")
+    copy_bookshop(tmp_path / "shop")
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: in_process(monkeypatch, capsys, ("review", *arguments))
 

@@ -1,7 +1,6 @@
 """The leak checks: silent on a clean catalogue, and loud for each leak that is planted."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from indexer.evaluation.truth import read_truth
 from indexer.progress import SILENT, Progress
 from p4r_qdrant.errors import InputError
 from tests.support.jsonl import read, write
-from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.paths import ROOT, copy_bookshop
 from tests.support.progress import RecordedProgress
 
 pytest.importorskip("scipy")
@@ -30,7 +29,7 @@ MAGAZINES = ROOT.parent / "shared" / "data" / "magazines"
 def shop(tmp_path: Path) -> Path:
     """The bookshop, with lists of our own."""
     folder = tmp_path / "shop"
-    shutil.copytree(BOOKSHOP, folder)
+    copy_bookshop(folder)
     write_candidates(
         ListInputs(folder / "reviews.jsonl", folder / "splits.jsonl"),
         folder / "candidates.jsonl",

@@ -18,7 +18,7 @@ from p4r_qdrant.errors import InputError
 from p4r_qdrant.service.studio.desk import PersonaTexts, SplitOff
 from tests.support.jsonl import read, write
 from tests.support.kills import Kills
-from tests.support.paths import BOOKSHOP
+from tests.support.paths import copy_bookshop
 from tests.support.reviewing import decide, in_review
 
 USER, OTHER = "maren-o", "priya-n"
@@ -29,7 +29,7 @@ HELD_OUT = "sleeping-third"
 def folder(tmp_path: Path) -> ArtifactFolder:
     """The bookshop, with a ledger that has an answer for each of its lines."""
     path = tmp_path / "books"
-    shutil.copytree(BOOKSHOP, path)
+    copy_bookshop(path)
     with Ledger(path / "ledger") as ledger:
         for step in ("summaries", "aspects", "personas", "alignments"):
             for number, one in enumerate(read(path / f"{step}.jsonl")):
