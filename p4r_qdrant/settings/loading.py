@@ -164,10 +164,11 @@ def _warn_of_writers(path: Path) -> None:
             )
 
 
-def known_names() -> set[str]:
+@cache
+def known_names() -> frozenset[str]:
     """The environment variables of all settings and sections."""
     names = {setting.variable for setting in Settings.catalogue()}
-    return names | {name.rsplit("__", 1)[0] for name in names}
+    return frozenset(names | {name.rsplit("__", 1)[0] for name in names})
 
 
 def _refuse_unknown_names() -> None:
@@ -179,7 +180,7 @@ def _refuse_unknown_names() -> None:
         raise SettingsError(f"the environment variable {name} is not known{_nearest(upper, known)}")
 
 
-def _nearest(name: str, known: set[str]) -> str:
+def _nearest(name: str, known: frozenset[str]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {nearest[0]}?" if nearest else "; unset it"
 
