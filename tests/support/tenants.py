@@ -25,6 +25,7 @@ from p4r_qdrant.users.opening import keeps_users, open_store
 from p4r_qdrant.users.records import Job, StoredInteraction
 from p4r_qdrant.users.store import UserStore
 from tests.support.hash_encoder import HashEncoder
+from tests.support.stored_words import content
 
 DIMENSION = 8
 ENCODER = HashEncoder(DIMENSION)
@@ -55,7 +56,7 @@ def bytes_of(settings: Settings) -> Any:
     own, name = settings.qdrant, settings.index.tenant
     if own.url is None:
         files = [*settings.folder.rglob("*"), *settings.folder.parent.glob(f"{name}[-.]*")]
-        return {str(path): path.read_bytes() for path in sorted(files) if path.is_file()}
+        return {str(path): content(path) for path in sorted(files) if path.is_file()}
     found = {}
     key = own.api_key.get_secret_value() if own.api_key else None
     with closing(QdrantClient(own.url, api_key=key)) as client:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from indexer import cli
 from p4r_qdrant import Encoder, PersonaEncoder, Settings, open_index
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.index.edge.serving import noted
+from tests.support.bookshop_index import copy_index
 from tests.support.command_line import (
     CANDIDATES,
     RERANK,
@@ -70,7 +70,7 @@ def made(
 @pytest.fixture
 def bookshop(made: tuple[Path, str], tmp_path: Path, p4r: Run) -> Path:
     """A copy of that index, where the command looks for it."""
-    shutil.copytree(made[0], tmp_path / "p4r-index")
+    copy_index(made[0], tmp_path / "p4r-index")
     return tmp_path / "p4r-index"
 
 
@@ -601,7 +601,7 @@ def hashed_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hashed(hashed_index: Path, tmp_path: Path) -> Path:
     """A folder with a copy of that index."""
-    shutil.copytree(hashed_index, tmp_path / "p4r-index")
+    copy_index(hashed_index, tmp_path / "p4r-index")
     return tmp_path
 
 

@@ -40,6 +40,7 @@ from tests.support.environment import clear_settings
 from tests.support.jsonl import write
 from tests.support.polling import wait_until
 from tests.support.service_process import environment_of
+from tests.support.stored_words import content
 from tests.support.tenants import ENCODER, ITEMS, USERS, Shop, add, bytes_of, tenant
 
 A, B = "shop-a", "shop-b"
@@ -235,7 +236,7 @@ def test_no_command_reaches_another_tenant(filled: Walk) -> None:
         assert bytes_of(other.settings) == before, f"{name} reached another tenant"
     for path in walk.folder.rglob("*"):
         if path.is_file() and walk.folder / B not in path.parents:
-            assert b"birch" not in path.read_bytes(), f"{path} holds words of another tenant"
+            assert b"birch" not in content(path), f"{path} holds words of another tenant"
     assert contents(walk.folder / B) == files
     assert "birch" in walk.run("show", "ships", "--tenant", B).out
     [left] = json.loads(walk.run("tenant", "list", "--json").out)
@@ -257,7 +258,7 @@ def test_a_tenant_that_does_not_exist(walk: Walk) -> None:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+    return {path: content(path) if path.is_file() else b"" for path in folder.rglob("*")}
 
 
 # --- p4r work for all tenants ---------------------------------------------------------------------
