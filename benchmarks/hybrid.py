@@ -109,6 +109,8 @@ def run(
         for name, index in indexes.items():
             err.print(f"writing {catalogue.items:,} columns, {name}")
             index.write_collaborative(part, columns(catalogue.items))
+            if engines[name].qdrant.url is not None:
+                online.wait_for_links(index)
             known = min(MOST_COLUMNS, catalogue.items)
             index.collaborative_shares({"item-0": 1.0}, [f"item-{one}" for one in range(known)])
             ways |= contenders(index, catalogue.items, name)
@@ -124,16 +126,6 @@ def run(
         timings = online.measure(whole, catalogue.items, 1, 1, repeats, clock)
         rows += rows_of(personas, f"all {catalogue.items:,} items", timings, indexes)
     return rows
-
-
-def linked(server: Settings, collection: str) -> Settings:
-    """A collection of its own with a graph, which recommendations of the whole catalogue need."""
-    return server.model_copy(
-        update={
-            "qdrant": server.qdrant.model_copy(update={"collection": collection}),
-            "index": server.index.model_copy(update={"hnsw": True}),
-        }
-    )
 
 
 def rows_of(
@@ -190,7 +182,7 @@ def main() -> None:
                 path = folder / f"edge-{personas}"
                 engines["embedded"] = Settings(qdrant={"url": None, "path": path})
             if server is not None:
-                engines["server"] = linked(server, f"hybrid-{personas}")
+                engines["server"] = online.linked(server, f"hybrid-{personas}")
             rows += run(personas, engines, arguments.repeats, clock)
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "hybrid.json").write_text(json.dumps(rows, indent=1))

@@ -27,12 +27,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from qdrant_client import models
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from p4r_qdrant import ItemVectors, Persona, PersonaIndex, Settings, open_index
 from p4r_qdrant.index.payload import point_prefix
+from p4r_qdrant.index.server.collection import Collection
 
 DIMENSION = 384
 RESULTS = Path(__file__).parent / "results"
@@ -441,6 +443,26 @@ def found_server(folder: Path, stack: ExitStack) -> Settings | None:
             "timeout_s": 60,
         }
     )
+
+
+def linked(server: Settings, collection: str) -> Settings:
+    """A collection of its own with a graph, which recommendations of the whole catalogue need."""
+    return server.model_copy(
+        update={
+            "qdrant": server.qdrant.model_copy(update={"collection": collection}),
+            "index": server.index.model_copy(update={"hnsw": True}),
+        }
+    )
+
+
+def wait_for_links(index: PersonaIndex) -> None:
+    """Until a server has linked all points for searches of the whole catalogue."""
+    collection: Collection = index.engine._collection  # type: ignore[attr-defined]
+    greens = 0
+    while greens < 5:  # between two optimizations it is green for a moment
+        time.sleep(1)
+        is_done = collection.info().status == models.CollectionStatus.GREEN
+        greens = greens + 1 if is_done else 0
 
 
 if __name__ == "__main__":

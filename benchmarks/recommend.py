@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qdrant_client import grpc, models
+from qdrant_client import grpc
 
 from benchmarks import hybrid, online
 from benchmarks.online import Catalogue, Floats, err
@@ -80,13 +79,6 @@ def raw(index: PersonaIndex, histories: Iterator[dict[str, str]], users: Floats,
     return found
 
 
-def wait(index: PersonaIndex) -> None:
-    """Until the server has built its links."""
-    collection: Collection = index.engine._collection  # type: ignore[attr-defined]
-    while collection.info().status != models.CollectionStatus.GREEN:
-        time.sleep(2)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=100_000)
@@ -100,17 +92,15 @@ def main() -> None:
         server = online.found_server(folder, stack)
         if server is None:
             return
-        named = server.qdrant.model_copy(update={"collection": f"recommend-{arguments.items}"})
-        linked = server.index.model_copy(update={"hnsw": True})
         catalogue = Small.with_items(arguments.items, arguments.personas)
-        settings = server.model_copy(update={"qdrant": named, "index": linked})
+        settings = online.linked(server, f"recommend-{arguments.items}")
         index = online.built(settings, catalogue, stack)
         err.print(f"writing {catalogue.items:,} columns")
         part = CollaborativePart(
             1, "", hybrid.ENTRIES, catalogue.items, catalogue.items, settings={"decay": 0.95}
         )
         index.write_collaborative(part, hybrid.columns(catalogue.items))
-        wait(index)
+        online.wait_for_links(index)
         ways = hybrid.recommending(index, catalogue.items, "server")
         ways["raw queries"] = partial(raw, index, hybrid.histories(catalogue.items))
         rows = []
