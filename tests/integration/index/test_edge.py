@@ -235,7 +235,7 @@ def test_what_only_a_server_can_do_is_refused(tmp_path: Path) -> None:
 
 def test_optimizing_disturbs_neither_readers_nor_writers(tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    steady = Catalogue({f"steady-{n}": rows(n, 1 + n % 7) for n in range(400)})
+    steady = Catalogue({f"steady-{n}": rows(n, 1 + n % 7) for n in range(200)})
     written: dict[str, int] = {}
     with opened(embedded(folder)) as index:
         index.load(steady.rows())
@@ -259,7 +259,7 @@ def test_optimizing_disturbs_neither_readers_nor_writers(tmp_path: Path) -> None
                 written[item.item_id] = number
 
         with in_background(read), in_background(write), in_background(lambda: list(index.items())):
-            for _ in range(3):
+            for _ in range(2):
                 index.optimize()
         assert len(shards(folder)) == 1
         for again in range(2):
@@ -267,7 +267,7 @@ def test_optimizing_disturbs_neither_readers_nor_writers(tmp_path: Path) -> None
             for item_id, last in written.items():
                 names = [one.persona_id for one in version(item_id, last).personas]
                 assert [one.persona_id for one in index.get(item_id)] == names, again
-            assert index.stats().items == len(moving) + 400
+            assert index.stats().items == len(moving) + 200
             both = Catalogue(steady.vectors)
             assert_congruent(index, both, USERS, [list(both.vectors)] * 3)
             if not again:

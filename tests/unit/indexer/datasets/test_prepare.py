@@ -339,14 +339,14 @@ prepare(Dataset(FORMATS["plain"], [source]), output, Refusals())
 
 @pytest.mark.skipif(os.name == "nt", reason="kill -9 is a POSIX thing")
 def test_killed_and_run_again_it_gives_the_same_files(tmp_path: Path) -> None:
-    rows = [review(f"u{n % 997}", f"i{n % 89}", n % 5000, text="x" * 50) for n in range(40_000)]
+    rows = [review(f"u{n % 997}", f"i{n % 89}", n % 5000, text="x" * 50) for n in range(20_000)]
     source = write(tmp_path / "r.jsonl", rows)
     command = [sys.executable, "-c", PROGRAM, str(source)]
     names = (ITEMS, REVIEWS, SPLITS)
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     whole = [(tmp_path / "whole" / name).read_bytes() for name in names]
     output = tmp_path / "killed"
-    for wait in (0.05, 0.3, 0.8, 1.2):
+    for wait in (0.05, 0.15, 0.4, 0.6):
         with subprocess.Popen([*command, str(output)], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             process.stdout.readline()
