@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 WIDTHS = (390, 1280)
 """A phone and a desktop."""
 
+PHONE_FIRST = (WIDTHS[0], pytest.param(WIDTHS[1], marks=pytest.mark.long))
+"""The same, with a desktop in the long form of a test."""
+
 
 @contextmanager
 def chromium() -> Iterator["Browser"]:

@@ -215,7 +215,7 @@ def part(steps: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 Killed = tuple[Path, list[tuple[int, set[tuple[str, str]]]]]
-"""Artifacts of a run that was killed three times, and (calls, answers kept) at each kill."""
+"""Artifacts of a run that was killed, and (calls, answers kept) at each kill."""
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def killed(
 ) -> Killed:
     out = tmp_path_factory.mktemp("killed") / "out"
     kills = []
-    for answers in (1, 2, 3) if steps != ARTIFACTS else (1, 5, 9):
+    for answers in (1, 5, 9) if steps == ARTIFACTS else (1,):
         process = reasoning(part, out, environment, steps)
         while len(answered(out)) < answers:
             if process.poll() is not None:
@@ -243,11 +243,12 @@ def killed(
     return out, kills
 
 
-def test_killed_three_times_it_asks_nothing_twice(
+def test_killed_on_the_way_it_asks_nothing_twice(
     killed: Killed, steps: tuple[str, ...], llm: LocalLLM, proxy: CountingProxy
 ) -> None:
     out, kills = killed
-    assert len({len(kept) for _, kept in kills}) == 3, "each kill came later than the one before"
+    came_later = len({len(kept) for _, kept in kills}) == len(kills)
+    assert came_later, "each kill came later than the one before"
     run_steps = run.steps(
         steps,
         Sources(ArtifactFolder(out), Domain.load("books"), llm.settings()),
@@ -271,7 +272,7 @@ def test_the_same_answers_make_the_same_bytes(
     proxy: CountingProxy,
     tmp_path: Path,
 ) -> None:
-    """Killed three times or not at all."""
+    """Killed on the way or not at all."""
     out, _ = killed
     shutil.copytree(out / "ledger", tmp_path / "whole" / "ledger")
     calls = len(proxy.calls)

@@ -14,7 +14,7 @@ from p4r_qdrant.artifact_names import HISTORY
 from p4r_qdrant.index.changes import Changes, ReaderChange
 from p4r_qdrant.index.history import History, PublishRecord, SegmentSize
 from p4r_qdrant.index.segments import Example, Segment, to_text
-from tests.support.browser import WIDTHS, Watched, chromium
+from tests.support.browser import PHONE_FIRST, WIDTHS, Watched, chromium
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
 from tests.support.hostile_texts import HOSTILE_TEXTS
@@ -151,7 +151,7 @@ def test_each_page_on_a_phone_and_on_a_desktop(
     watched.check()
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", PHONE_FIRST)
 def test_the_map(address: str, browser: "Browser", width: int) -> None:
     watched = Watched(browser, address, width, dark=width == WIDTHS[0])
     page = watched.page

@@ -16,7 +16,7 @@ from indexer.review.flagging import flag
 from p4r_qdrant.service.studio.sessions import Sessions
 from p4r_qdrant.settings import Settings
 from tests.support import publishing
-from tests.support.browser import WIDTHS, Watched, chromium
+from tests.support.browser import PHONE_FIRST, WIDTHS, Watched, chromium
 from tests.support.engines import embedded
 from tests.support.hash_encoder import HashEncoder
 from tests.support.hostile_texts import HOSTILE_TEXTS
@@ -117,7 +117,7 @@ def split(page: "Page", one: "Locator") -> None:
         page.keyboard.press("Enter")
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", PHONE_FIRST)
 def test_from_the_queue_to_the_ranking(
     width: int, browser: "Browser", settings: Settings, folder: Path
 ) -> None:

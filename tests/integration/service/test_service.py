@@ -126,7 +126,7 @@ def test_a_qdrant_that_goes_away_and_comes_back(private_qdrant: PrivateQdrant) -
         assert httpx2.get(f"{address}/healthz").status_code == 200
         private_qdrant.start()
         wait_until(lambda: not rerank(address, vector=VECTOR)["degraded"])
-        assert httpx2.get(f"{address}/readyz", timeout=30).status_code == 200
+        wait_until_ready(address)
 
 
 def test_it_begins_before_qdrant_does(private_qdrant: PrivateQdrant) -> None:
