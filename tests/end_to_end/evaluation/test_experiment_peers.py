@@ -197,7 +197,7 @@ def test_latency_and_a_judge_are_asked_once(
         is_explanation = "Explanation A:" in call.user
         return scripted_judge.judge(rules[-1] if is_explanation else scripted_judge.first)(call)
 
-    bench = {"users": [1], "candidates": [2], "minutes": 0.2}
+    bench = {"users": [1], "candidates": [2], "minutes": 0.02}
     judge = {"sample": 5, "controls": 5}
     more = {"generators": ["popularity"], "reviews": 1, "shuffled": False}
     wanted = config(shop, names=["rated"], bench=bench, judge=judge, **more)
