@@ -1,6 +1,7 @@
 """Which folders hold results that were made from an artifact folder: FOLDER/derived.json.
 
-They hold what people did and said, so that erasing somebody must reach them.
+They hold what people did and said, so that erasing somebody must reach them. A copy of the artifact
+folder is another shop: erasing somebody from it does not touch the results of the original.
 """
 
 from __future__ import annotations
@@ -47,19 +48,29 @@ def _write(artifacts: Path, folders: Sequence[Path]) -> None:
     path = artifacts / DERIVED
     with suppress(OSError):
         if folders:
-            write_whole(path, json.dumps([str(one) for one in folders]))
+            note = {"of": str(artifacts.resolve()), "folders": [str(one) for one in folders]}
+            write_whole(path, json.dumps(note))
         else:
             path.unlink(missing_ok=True)
 
 
 def derived_from(artifacts: Path) -> list[Path]:
-    """The folders that are noted. Raises InputError if the note is broken."""
+    """The folders that are noted; none in a copy, while the original is there.
+
+    Raises InputError if the note is broken.
+    """
     path = artifacts / DERIVED
     if not path.is_file():
         return []
     try:
-        return [Path(str(one)) for one in json.loads(path.read_bytes())]
-    except (OSError, ValueError, TypeError):
+        note = json.loads(path.read_bytes())
+        if isinstance(note, list):  # by an earlier release, or by hand
+            return [Path(one) for one in note]
+        original = Path(note["of"])
+        if original != artifacts.resolve() and (original / DERIVED).is_file():
+            return []
+        return [Path(one) for one in note["folders"]]
+    except (OSError, ValueError, TypeError, KeyError):
         raise InputError(
             f"{path} is broken: write the folders of results into it, as a JSON list"
         ) from None

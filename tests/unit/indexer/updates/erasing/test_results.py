@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,35 @@ def test_a_folder_of_results_is_noted_unless_its_making_is_undone(tmp_path: Path
     with noted(artifacts, tmp_path / "next"):
         (tmp_path / "next").mkdir()
     assert derived_from(artifacts) == [(tmp_path / "next").resolve()]
-    (artifacts / "derived.json").write_text("{")
-    with pytest.raises(InputError, match=r"derived.json is broken: write the folders"):
-        derived_from(artifacts)
+    for broken in "{", "7", '{"of": 1, "folders": []}', '{"folders": []}', "[3]":
+        (artifacts / "derived.json").write_text(broken)
+        with pytest.raises(InputError, match=r"derived.json is broken: write the folders"):
+            derived_from(artifacts)
+
+
+def test_a_copy_does_not_reach_the_results_of_the_original(tmp_path: Path) -> None:
+    artifacts, output, copy = tmp_path / "shop", tmp_path / "results", tmp_path / "copy"
+    for folder in artifacts, output:
+        folder.mkdir()
+    with noted(artifacts, output):
+        (output / "results.json").write_text("{}")
+    shutil.copytree(artifacts, copy)
+    assert derived_from(copy) == []
+    own = tmp_path / "own"
+    own.mkdir()
+    with noted(copy, own):
+        (own / "results.json").write_text("{}")
+    assert derived_from(copy) == [own.resolve()]
+    assert derived_from(artifacts) == [output.resolve()]
+
+
+def test_a_folder_that_was_moved_still_reaches_its_results(tmp_path: Path) -> None:
+    artifacts, output = tmp_path / "shop", tmp_path / "results"
+    for folder in artifacts, output:
+        folder.mkdir()
+    with noted(artifacts, output):
+        (output / "results.json").write_text("{}")
+    moved = artifacts.rename(tmp_path / "moved")
+    assert derived_from(moved) == [output.resolve()]
+    (moved / "derived.json").write_text(f'["{output}"]')  # as earlier releases wrote it
+    assert derived_from(moved) == [output]
