@@ -19,7 +19,7 @@ from p4r_qdrant.records import PersonaMatch
 EXPLAINED_AT_ONCE = 1000
 """The number of points whose texts (and vectors) one request reads."""
 
-ATTEMPTS = 5
+ATTEMPTS = 10
 """How often one call scores again if a persona is replaced before its texts are read."""
 
 SAME = 1e-3
