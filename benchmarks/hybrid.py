@@ -169,12 +169,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=online.RESULTS, help="folder of the JSON")
     arguments = parser.parse_args()
     no_server = arguments.no_server or arguments.processor_time
-    if no_server and arguments.no_embedded:
-        parser.error("no engine is left: leave out --no-embedded")
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="p4r-bench-")))
         server = None if no_server else online.found_server(folder, stack)
+        if server is None and arguments.no_embedded:
+            parser.error("no engine is left: leave out --no-embedded, or give it a server")
         clock = time.thread_time if arguments.processor_time else time.perf_counter
         for personas in arguments.personas:
             engines = {}
