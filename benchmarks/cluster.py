@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.online import DIMENSION, Catalogue
+from benchmarks.synthetic import DIMENSION, Catalogue
 from devtools.qdrant_process import PrivateQdrant, binary, start_cluster
 from p4r_qdrant import PersonaReranker, Settings, open_index
 

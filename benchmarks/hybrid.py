@@ -1,6 +1,6 @@
 """What the collaborative part costs in a rerank and in a recommendation of the whole catalogue.
 
-    make bench                                            # after benchmarks/online.py
+    make bench                                            # after benchmarks.online
     python -m benchmarks.hybrid                           # 10,000 personas, two minutes
     python -m benchmarks.hybrid --personas 10000 500000   # much longer: a server links 500,000
     python -m benchmarks.hybrid --personas 500000 --no-embedded
@@ -28,8 +28,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import online
-from benchmarks.online import Catalogue, Floats, Timing, err
+from benchmarks.engines import built, err, found_server, linked, wait_for_links
+from benchmarks.online import CANDIDATES, RESULTS
+from benchmarks.synthetic import Catalogue, Floats
+from benchmarks.timing import ROUNDS, Contender, Timing, measure
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
 from p4r_qdrant.index.columns import CollaborativePart, Column
 from p4r_qdrant.index.server.columns import MOST_COLUMNS
@@ -39,7 +41,6 @@ from p4r_qdrant.settings import RerankSettings
 ENTRIES = 200
 HISTORY = 20
 ALONE, HYBRID = RerankSettings(fusion="none"), RerankSettings(fusion="standard")
-Contender = Callable[[Floats, list[list[str]]], Any]
 
 
 def popular(random: np.random.Generator, items: int, count: int) -> Any:
@@ -99,9 +100,7 @@ def run(
     catalogue = Catalogue.of(personas)
     rows = []
     with ExitStack() as stack:
-        indexes = {
-            name: online.built(settings, catalogue, stack) for name, settings in engines.items()
-        }
+        indexes = {name: built(settings, catalogue, stack) for name, settings in engines.items()}
         part = CollaborativePart(
             1, "", ENTRIES, catalogue.items, catalogue.items, settings={"decay": 0.95}
         )
@@ -110,20 +109,20 @@ def run(
             err.print(f"writing {catalogue.items:,} columns, {name}")
             index.write_collaborative(part, columns(catalogue.items))
             if engines[name].qdrant.url is not None:
-                online.wait_for_links(index)
+                wait_for_links(index)
             known = min(MOST_COLUMNS, catalogue.items)
             index.collaborative_shares({"item-0": 1.0}, [f"item-{one}" for one in range(known)])
             ways |= contenders(index, catalogue.items, name)
-        for candidates in online.CANDIDATES:
+        for candidates in CANDIDATES:
             err.print(f"{personas:,} personas, {candidates} candidates")
-            times = max(2 * online.ROUNDS, repeats * 100 // max(100, candidates))
-            timings = online.measure(ways, catalogue.items, candidates, 1, times, clock)
+            times = max(2 * ROUNDS, repeats * 100 // max(100, candidates))
+            timings = measure(ways, catalogue.items, candidates, 1, times, clock)
             rows += rows_of(personas, str(candidates), timings, indexes)
         whole: dict[str, Contender] = {}
         for name, index in indexes.items():
             whole |= recommending(index, catalogue.items, name)
         err.print(f"{personas:,} personas, whole catalogue")
-        timings = online.measure(whole, catalogue.items, 1, 1, repeats, clock)
+        timings = measure(whole, catalogue.items, 1, 1, repeats, clock)
         rows += rows_of(personas, f"all {catalogue.items:,} items", timings, indexes)
     return rows
 
@@ -166,13 +165,13 @@ def main() -> None:
     parser.add_argument("--no-server", action="store_true", help="only the embedded engine")
     parser.add_argument("--no-embedded", action="store_true", help="only the server")
     parser.add_argument("--processor-time", action="store_true", help="of one thread; no server")
-    parser.add_argument("--output", type=Path, default=online.RESULTS, help="folder of the JSON")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON")
     arguments = parser.parse_args()
     no_server = arguments.no_server or arguments.processor_time
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="p4r-bench-")))
-        server = None if no_server else online.found_server(folder, stack)
+        server = None if no_server else found_server(folder, stack)
         if server is None and arguments.no_embedded:
             parser.error("no engine is left: leave out --no-embedded, or give it a server")
         clock = time.thread_time if arguments.processor_time else time.perf_counter
@@ -182,7 +181,7 @@ def main() -> None:
                 path = folder / f"edge-{personas}"
                 engines["embedded"] = Settings(qdrant={"url": None, "path": path})
             if server is not None:
-                engines["server"] = online.linked(server, f"hybrid-{personas}")
+                engines["server"] = linked(server, f"hybrid-{personas}")
             rows += run(personas, engines, arguments.repeats, clock)
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "hybrid.json").write_text(json.dumps(rows, indent=1))

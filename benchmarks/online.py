@@ -1,7 +1,7 @@
 """How long a rerank takes: both engines beside the NumPy floor and the fastest raw gRPC query.
 
-    make bench                                     # 10,000 personas
-    make bench ARGS="--personas 10000 500000"      # both sizes
+    python -m benchmarks.online                                  # 10,000 personas
+    python -m benchmarks.online --personas 10000 500000          # both sizes
 
 Every contender answers the same question in turn, with the same candidates: the best persona of
 each candidate, and the texts of the first ten. Ratios are of medians in one run. The server is
@@ -17,8 +17,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -26,66 +24,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from qdrant_client import models
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from p4r_qdrant import ItemVectors, Persona, PersonaIndex, Settings, open_index
-from p4r_qdrant.index.payload import point_prefix
-from p4r_qdrant.index.server.collection import Collection
+from benchmarks.engines import built, err, found_server
+from benchmarks.raw_queries import Raw
+from benchmarks.synthetic import Catalogue, Floats
+from benchmarks.timing import ROUNDS, Contender, Timing, measure
+from p4r_qdrant import PersonaIndex, Settings
 
-DIMENSION = 384
 RESULTS = Path(__file__).parent / "results"
 CANDIDATES = (20, 100, 1000)
 USERS = (1, 10, 100)
-ROUNDS = 8
 DESIGN_MS = {10_000: {20: 0.23, 100: 0.9, 1000: 11.0}, 500_000: {20: 1.5, 100: 5.3, 1000: 18.0}}
 """What Qdrant Edge alone took (20, 100, 1000 candidates), to be beaten: at 500,000 three times."""
-
-Floats = npt.NDArray[np.float32]
-err = Console(stderr=True)
-
-
-@dataclass
-class Catalogue:
-    """Synthetic items of 2 to 7 personas, in one matrix of unit rows."""
-
-    matrix: Floats
-    starts: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, personas: int) -> Catalogue:
-        random = np.random.default_rng(0)
-        sizes = random.integers(2, 8, personas // 4)
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        starts = starts[starts <= personas]
-        matrix = random.standard_normal((int(starts[-1]), DIMENSION), dtype=np.float32)
-        matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
-        return cls(matrix, starts)
-
-    @property
-    def items(self) -> int:
-        return len(self.starts) - 1
-
-    def rows(self) -> Iterator[ItemVectors]:
-        texts = {
-            "item_title": "A title of ordinary length",
-            "summary": "What the item is, in two sentences. " * 5,
-        }
-        for number in range(self.items):
-            vectors = self.matrix[self.starts[number] : self.starts[number + 1]]
-            personas = [
-                Persona(
-                    persona_id=f"item-{number}_P{slot}",
-                    name=f"Reader {slot}",
-                    description="Who this is, in two sentences. " * 6,
-                    preference_rationale="Why the item suits them. " * 6,
-                )
-                for slot in range(len(vectors))
-            ]
-            yield ItemVectors(f"item-{number}", personas, vectors, texts)
 
 
 def floor(catalogue: Catalogue, users: Floats, candidates: list[list[str]]) -> Any:
@@ -101,160 +53,6 @@ def floor(catalogue: Catalogue, users: Floats, candidates: list[list[str]]) -> A
         scores = [catalogue.matrix[rows[at : at + 256]] @ user for at in range(0, len(rows), 256)]
         answers.append(np.maximum.reduceat(np.concatenate(scores), first))
     return answers
-
-
-class Raw:
-    """Queries written by hand on the raw gRPC stubs, each as fast as it can be."""
-
-    def __init__(self, settings: Settings) -> None:
-        import grpc as transport
-        from qdrant_client import grpc
-
-        self.grpc = grpc
-        key = settings.qdrant.api_key
-        host = (settings.qdrant.url or "").split("//")[1].split(":")[0].split("/")[0]
-        channel = transport.insecure_channel(
-            f"{host}:{settings.qdrant.grpc_port}",
-            options=[("grpc.max_receive_message_length", -1)],
-        )
-        self.stub: Any = grpc.PointsStub(channel)  # type: ignore[no-untyped-call]
-        self.metadata = (("api-key", key.get_secret_value()),) if key else ()
-        self.name = settings.qdrant.collection
-        self.exact = grpc.SearchParams(exact=True)
-        self.nothing = grpc.WithPayloadSelector(enable=False)
-        self.everything = grpc.WithPayloadSelector(enable=True)
-        self.names = grpc.WithPayloadSelector(
-            include=grpc.PayloadIncludeSelector(fields=["item_id", "persona_id"])
-        )
-
-    def variants(self) -> dict[str, Callable[[Floats, list[list[str]]], Any]]:
-        return {
-            "grouped, all texts": lambda users, ids: self.grouped(users, ids, self.everything),
-            "grouped, then texts": lambda users, ids: self.grouped(users, ids, self.nothing),
-            "flat with ids, then texts": lambda users, ids: self.flat(users, ids, self.names),
-            "flat, then texts": lambda users, ids: self.flat(users, ids, self.nothing),
-        }
-
-    def grouped(self, users: Floats, candidates: list[list[str]], payload: Any) -> Any:
-        answers = []
-        for user, item_ids in zip(users, candidates, strict=True):
-            message = self.grpc.QueryPointGroups(
-                collection_name=self.name,
-                group_by="item_id",
-                group_size=1,
-                limit=len(item_ids),
-                with_payload=payload,
-                **self._asked(user, item_ids),
-            )
-            groups = self.stub.QueryGroups(message, metadata=self.metadata, timeout=60).result
-            best = {one.id.string_value: one.hits[0] for one in groups.groups}
-            found = {item_id: (hit.score, hit.id.uuid) for item_id, hit in best.items()}
-            if payload is self.everything:
-                texts = [_read(hit.payload) for hit in list(best.values())[:10]]
-            else:
-                texts = self._texts([point for _, point in list(found.values())[:10]])
-            answers.append((found, texts))
-        return answers
-
-    def flat(self, users: Floats, candidates: list[list[str]], payload: Any) -> Any:
-        messages = [
-            self.grpc.QueryPoints(
-                collection_name=self.name,
-                limit=7 * len(item_ids),
-                with_payload=payload,
-                **self._asked(user, item_ids),
-            )
-            for user, item_ids in zip(users, candidates, strict=True)
-        ]
-        batch = self.grpc.QueryBatchPoints(collection_name=self.name, query_points=messages)
-        if len(messages) == 1:
-            results = [self.stub.Query(messages[0], metadata=self.metadata, timeout=60)]
-        else:
-            results = self.stub.QueryBatch(batch, metadata=self.metadata, timeout=60).result
-        answers = []
-        for one, item_ids in zip(results, candidates, strict=True):
-            best: dict[str, tuple[float, str]] = {}
-            if payload is self.nothing:  # the id tells whose point it is
-                owner = {point_prefix(item_id): item_id for item_id in item_ids}
-                for hit in one.result:
-                    point = hit.id.uuid
-                    best.setdefault(owner[point[:-2]], (hit.score, point))
-            else:
-                for hit in one.result:
-                    best.setdefault(hit.payload["item_id"].string_value, (hit.score, hit.id.uuid))
-            answers.append(best)
-        shown = [point for best in answers for _, point in list(best.values())[:10]]
-        return answers, self._texts(shown)
-
-    def _asked(self, user: Floats, item_ids: list[str]) -> dict[str, Any]:
-        grpc = self.grpc
-        match = grpc.Match(keywords=grpc.RepeatedStrings(strings=item_ids))
-        condition = grpc.Condition(field=grpc.FieldCondition(key="item_id", match=match))
-        vector = grpc.VectorInput(dense=grpc.DenseVector(data=user.tolist()))
-        return {
-            "query": grpc.Query(nearest=vector),
-            "filter": grpc.Filter(must=[condition]),
-            "params": self.exact,
-        }
-
-    def _texts(self, points: list[str]) -> Any:
-        message = self.grpc.GetPoints(
-            collection_name=self.name,
-            ids=[self.grpc.PointId(uuid=point) for point in points],
-            with_payload=self.everything,
-        )
-        answer = self.stub.Get(message, metadata=self.metadata, timeout=60)
-        return [_read(one.payload) for one in answer.result]
-
-
-def _read(payload: Any) -> dict[str, str]:
-    return {name: value.string_value for name, value in payload.items()}
-
-
-@dataclass
-class Timing:
-    """Milliseconds of one contender's calls."""
-
-    median: float
-    p99: float
-
-
-def measure(
-    contenders: dict[str, Callable[[Floats, list[list[str]]], Any]],
-    items: int,
-    candidates: int,
-    users: int,
-    repeats: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Timing]:
-    """Time all contenders on the same random questions, a block of calls each in turn.
-
-    In blocks, for that is how traffic comes; in turn, for what else the machine does meets all.
-    clock: gives seconds.
-    """
-    random = np.random.default_rng(candidates * 1000 + users)
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    block = max(1, repeats // ROUNDS)
-    for _ in range(ROUNDS):
-        vectors = random.standard_normal((block, users, DIMENSION), dtype=np.float32)
-        vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
-        asked = [
-            [
-                [f"item-{one}" for one in random.choice(items, candidates, replace=False)]
-                for _ in range(users)
-            ]
-            for _ in range(block)
-        ]
-        for name, contender in contenders.items():
-            contender(vectors[0], asked[0])  # warm
-            for one, item_ids in zip(vectors, asked, strict=True):
-                started = clock()
-                contender(one, item_ids)
-                times[name].append((clock() - started) * 1e3)
-    return {
-        name: Timing(float(np.median(each)), float(np.quantile(each, 0.99)))
-        for name, each in times.items()
-    }
 
 
 def import_seconds() -> float:
@@ -292,7 +90,7 @@ def run(personas: int, server: Settings | None, folder: Path, repeats: int) -> l
     with ExitStack() as stack:
         embedded = Settings(qdrant={"url": None, "path": folder / f"edge-{personas}"})
         indexes: dict[str, PersonaIndex] = {"embedded": built(embedded, catalogue, stack)}
-        contenders: dict[str, Callable[[Floats, list[list[str]]], Any]] = {
+        contenders: dict[str, Contender] = {
             "floor": lambda users, ids: floor(catalogue, users, ids)
         }
         if server is not None:
@@ -313,19 +111,6 @@ def run(personas: int, server: Settings | None, folder: Path, repeats: int) -> l
 
 def _rerank(index: PersonaIndex, users: Floats, candidates: list[list[str]]) -> Any:
     return index.best_personas(users, candidates, explain=10)
-
-
-def built(settings: Settings, catalogue: Catalogue, stack: ExitStack) -> PersonaIndex:
-    index = stack.enter_context(
-        open_index(settings, dimension=DIMENSION, fingerprint="benchmark", create=True)
-    )
-    if index.stats().items < catalogue.items:
-        with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-            rows = progress.track(
-                catalogue.rows(), total=catalogue.items, description=f"filling {index.location}"
-            )
-            index.load(rows)
-    return index
 
 
 def table(rows: list[Row]) -> Table:
@@ -420,49 +205,6 @@ def main() -> None:
     console.print(table(rows))
     console.print(f"import p4r_qdrant: {seconds:.3f} s (aim: within 0.3 s)")
     console.print(f"written: {arguments.output / 'online.json'}, {arguments.output / 'online.png'}")
-
-
-def found_server(folder: Path, stack: ExitStack) -> Settings | None:
-    settings = Settings.load()
-    if settings.qdrant.url is not None:
-        return settings
-    from devtools.qdrant_process import PrivateQdrant, binary
-
-    path = binary()
-    if path is None:
-        err.print("No server: docker/fetch-qdrant.sh gets one. The embedded engine alone then.")
-        return None
-    process = PrivateQdrant(path, folder)
-    process.start()
-    stack.callback(process.kill)
-    return Settings.load(
-        qdrant={
-            "url": process.url,
-            "grpc_port": process.grpc_port,
-            "api_key": process.api_key,
-            "timeout_s": 60,
-        }
-    )
-
-
-def linked(server: Settings, collection: str) -> Settings:
-    """A collection of its own with a graph, which recommendations of the whole catalogue need."""
-    return server.model_copy(
-        update={
-            "qdrant": server.qdrant.model_copy(update={"collection": collection}),
-            "index": server.index.model_copy(update={"hnsw": True}),
-        }
-    )
-
-
-def wait_for_links(index: PersonaIndex) -> None:
-    """Until a server has linked all points for searches of the whole catalogue."""
-    collection: Collection = index.engine._collection  # type: ignore[attr-defined]
-    greens = 0
-    while greens < 5:  # between two optimizations it is green for a moment
-        time.sleep(1)
-        is_done = collection.info().status == models.CollectionStatus.GREEN
-        greens = greens + 1 if is_done else 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from devtools.qdrant_process import PrivateQdrant, binary
+from benchmarks.engines import address, own_server
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings, open_index
 from p4r_qdrant.arrays import normalised
 from p4r_qdrant.encoder.user_vector import user_vector
@@ -78,14 +78,10 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         places: list[dict[str, Any]] = [{"path": Path(folder) / "index"}]
-        if (path := binary()) is not None:
-            process = PrivateQdrant(path, Path(folder))
-            process.start()
-            stack.callback(process.kill)
-            port, key = process.grpc_port, process.api_key
-            places.append({"url": process.url, "grpc_port": port, "api_key": key})
+        if (process := own_server(Path(folder), stack)) is not None:
+            places.append(address(process))
         for place in places:
-            settings = Settings.load(qdrant={"timeout_s": 60, **place})
+            settings = Settings.load(qdrant=place)
             with open_index(
                 settings, dimension=args.dimension, fingerprint="bench", create=True
             ) as index:

@@ -1,7 +1,7 @@
 """An index several times larger than the memory it may use: which settings serve it best?
 
-    python benchmarks/past_memory.py
-    python benchmarks/past_memory.py --personas 640000 --memory-limit 400 --output past-memory.json
+    python -m benchmarks.past_memory
+    python -m benchmarks.past_memory --personas 640000 --memory-limit 400 --output past-memory.json
 
 A Qdrant server runs in a container with a memory limit. For each variant of the P4R_INDEX__
 settings the project's code makes the collection, synthetic personas fill it (over gRPC, with the
@@ -20,11 +20,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -41,13 +38,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.limited_server import LimitedServer, LimitError, check_docker, index_bytes
 from p4r_qdrant.index import PersonaIndex, open_index
 from p4r_qdrant.index.payload import ITEM_ID, ItemVectors, Point, make_points, point_prefix
 from p4r_qdrant.index.replacing import now
 from p4r_qdrant.records import Persona, PersonaMatch
 from p4r_qdrant.settings import Settings
 
-IMAGE = "qdrant/qdrant:v1.16.3"
 VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"datatype": "float32", "on_disk_vectors": True},
     "float16": {"datatype": "float16", "on_disk_vectors": True},
@@ -68,123 +65,6 @@ MIB = 2**20
 Floats = npt.NDArray[np.float32]
 Query = tuple[Floats, list[str]]
 """A user, (dim,), and the candidates."""
-
-
-class VariantError(Exception):
-    """A variant that this limit cannot serve: a result, not a failure of the benchmark."""
-
-
-class Server:
-    """A container with a memory limit, its data in `folder`; `with` starts and removes it."""
-
-    def __init__(self, folder: Path, limit_mib: int) -> None:
-        self.folder, self._limit = folder, f"{limit_mib}m"
-        self.name = f"p4r-past-memory-{folder.name}-{os.getpid()}"
-        self._api_key = secrets.token_hex(16)
-
-    def __enter__(self) -> Server:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        drop_pages(self.folder)
-        environment = {
-            "QDRANT__SERVICE__API_KEY": self._api_key,
-            "QDRANT__TELEMETRY_DISABLED": "true",
-            "QDRANT__STORAGE__STORAGE_PATH": "/data/storage",
-            "QDRANT__STORAGE__SNAPSHOTS_PATH": "/data/snapshots",
-            "QDRANT_INIT_FILE_PATH": "/data/initialized",
-        }
-        options = f"--detach --name {self.name} --memory {self._limit} --memory-swap {self._limit}"
-        options += f" --user {os.getuid()}:{os.getgid()} --entrypoint /qdrant/qdrant"
-        options += " --publish 127.0.0.1::6333 --publish 127.0.0.1::6334"
-        options += "".join(f" --env {name}" for name in environment)
-        volume = ["--volume", f"{self.folder}:/data"]
-        try:
-            docker("run", *options.split(), *volume, IMAGE, environment=environment)
-            self._connect()
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Remove the container; an error is a VariantError where the server had ended."""
-        state = json.loads(docker("inspect", "--format", "{{json .State}}", self.name) or "null")
-        if error is None:
-            docker("stop", "--time", "120", self.name)
-        docker("rm", "--force", self.name)
-        if isinstance(error, Exception) and state and not state["Running"]:
-            killed = state["OOMKilled"] or state["ExitCode"] == 137
-            raise VariantError("out of memory: killed" if killed else f"ended: {error}") from None
-
-    def _connect(self) -> None:
-        """Wait until the server answers."""
-        http, grpc = (docker("port", self.name, port).split(":")[-1] for port in ("6333", "6334"))
-        self.at: dict[str, Any] = {"url": f"http://127.0.0.1:{http}", "grpc_port": int(grpc)}
-        self.at["api_key"] = self._api_key
-        options: dict[str, Any] = {"prefer_grpc": True, "check_compatibility": False}
-        self.client = QdrantClient(**self.at, **options, timeout=600)
-        for attempt in range(600):
-            try:
-                self.client.get_collections()
-            except Exception:
-                if attempt == 599 or not docker("ps", "--quiet", "--filter", f"name={self.name}"):
-                    raise
-                time.sleep(0.5)
-            else:
-                return
-
-    def settings(self, variant: str) -> Settings:
-        """The project's settings for this server and variant."""
-        index = {**COMMON, **VARIANTS[variant]}
-        return Settings.load(qdrant={**self.at, "timeout_s": 600.0}, index=index)
-
-    def usage(self) -> dict[str, int]:
-        """In bytes: `anon` and `file` (page cache) of the container by its cgroup, `rss` of the
-        process and what it `read` from the disk so far; `faults`: its major page faults so far.
-        """
-        files = "/sys/fs/cgroup/memory.stat /sys/fs/cgroup/memory/memory.stat /proc/1/{status,io}"
-        script = f'for f in {files}; do [[ -r $f ]] && echo "$(<$f)"; done; echo "$(</proc/1/stat)"'
-        *lines, stat = docker("exec", self.name, "bash", "-c", script).splitlines()
-        found = dict(line.replace(":", "").split()[:2] for line in lines if len(line.split()) > 1)
-        return {
-            "anon": int(found.get("anon") or found["rss"]),  # cgroup v2 or v1
-            "file": int(found.get("file") or found["cache"]),
-            "rss": int(found["VmRSS"]) * 1024,
-            "read": int(found["read_bytes"]),
-            "faults": int(stat.rsplit(")", 1)[1].split()[9]),
-        }
-
-
-def docker(*arguments: str, environment: dict[str, str] | None = None) -> str:
-    """Run one docker command; returns what it prints, and an error only for `docker run`."""
-    variables = {**os.environ, **(environment or {})}
-    done = subprocess.run(["docker", *arguments], env=variables, capture_output=True, text=True)
-    if done.returncode and arguments[0] == "run":
-        raise SystemExit(f"past_memory: the container does not start: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
-def check_docker() -> None:
-    """End with one sentence where Docker, its memory limits or the image are missing."""
-    if shutil.which("docker") is None:
-        raise SystemExit("past_memory: this needs Docker, and there is no `docker` command here")
-    if docker("info", "--format", "{{.MemoryLimit}} {{.SwapLimit}}") != "true true":
-        raise SystemExit("past_memory: Docker does not answer, or cannot limit memory and swap")
-    if not docker("images", "--quiet", IMAGE):
-        raise SystemExit(f"past_memory: get {IMAGE} by docker pull or docker/import-image.sh")
-
-
-def drop_pages(folder: Path) -> None:
-    """Take the files of a server that has stopped out of the page cache."""
-    os.sync()
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def index_bytes(folder: Path) -> int:
-    """Disk blocks of the index, without the write-ahead log."""
-    return sum(p.stat().st_blocks * 512 for p in folder.rglob("*") if "wal" not in p.parts)
 
 
 class Catalogue:
@@ -243,6 +123,11 @@ class Catalogue:
         return [f"item-{self.by_popularity[rank]}" for rank in list(ranks)[:candidates]]
 
 
+def settings_of(server: LimitedServer, variant: str) -> Settings:
+    index = {**COMMON, **VARIANTS[variant]}
+    return Settings.load(qdrant={**server.at, "timeout_s": 600.0}, index=index)
+
+
 def unit(vectors: Floats) -> Floats:
     """The same rows, (n, dim), of length 1."""
     rows: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -260,9 +145,9 @@ def build(
         shutil.rmtree(folder, ignore_errors=True)
         started = time.perf_counter()
         try:
-            with Server(folder, memory) as server:
+            with LimitedServer(folder, memory) as server:
                 fill(server, variant, catalogue, progress)
-        except VariantError:
+        except LimitError:
             if memory > limit:
                 raise
         else:
@@ -272,9 +157,9 @@ def build(
     return known
 
 
-def fill(server: Server, variant: str, catalogue: Catalogue, progress: Progress) -> None:
+def fill(server: LimitedServer, variant: str, catalogue: Catalogue, progress: Progress) -> None:
     """Make the collection, write all points, wait until they are optimized."""
-    settings = server.settings(variant)
+    settings = settings_of(server, variant)
     open_index(settings, dimension=catalogue.dimension, fingerprint="past", create=True).close()
     collection = settings.qdrant.collection
     task = progress.add_task(f"{variant}: building", total=catalogue.personas)
@@ -301,7 +186,7 @@ def fill(server: Server, variant: str, catalogue: Catalogue, progress: Progress)
         progress.remove_task(task)
     count = server.client.count(collection, exact=True).count
     if count != catalogue.personas:
-        raise VariantError(f"{catalogue.personas} personas were written, {count} are there")
+        raise LimitError(f"{catalogue.personas} personas were written, {count} are there")
 
 
 def exact(index: PersonaIndex, query: Query) -> list[PersonaMatch]:
@@ -337,13 +222,13 @@ Cells = dict[tuple[str, str, str, int], dict[str, list[Any]]]
 
 
 def measure(
-    server: Server, variant: str, seed: int, catalogue: Catalogue, count: int, cells: Cells
+    server: LimitedServer, variant: str, seed: int, catalogue: Catalogue, count: int, cells: Cells
 ) -> dict[str, Any]:
     """One round on a server that has just started: adds to `cells`, returns memory and cold start.
 
     `count` queries a cell, a fifth of it for 1000 candidates.
     """
-    settings = server.settings(variant)
+    settings = settings_of(server, variant)
     kinds = ["exact"] if settings.index.quantization == "none" else ["exact", "rescored"]
     with open_index(settings) as index:
 
@@ -401,10 +286,10 @@ def run(options: argparse.Namespace, folder: Path, log: Console) -> dict[str, An
                         one["disk_mib"] = index_bytes(own) / MIB
                         one["settings"] = {**COMMON, **VARIANTS[variant]}
                         continue
-                    with Server(own, limit) as server:
+                    with LimitedServer(own, limit) as server:
                         taken = server, variant, number, catalogue
                         one["rounds"].append(measure(*taken, options.queries, cells))
-                except VariantError as error:
+                except LimitError as error:
                     one["failed"] = str(error)
     keys = ("variant", "query", "draw", "candidates")
     asked = {name: getattr(options, name) for name in ("memory_limit", "dimension", "queries")}

@@ -23,8 +23,11 @@ from typing import Any
 import numpy as np
 from qdrant_client import grpc
 
-from benchmarks import hybrid, online
-from benchmarks.online import Catalogue, Floats, err
+from benchmarks import hybrid
+from benchmarks.engines import built, err, found_server, linked, wait_for_links
+from benchmarks.online import RESULTS
+from benchmarks.synthetic import DIMENSION, Catalogue, Floats
+from benchmarks.timing import measure
 from p4r_qdrant import ItemVectors, Persona, PersonaIndex
 from p4r_qdrant.index.columns import CollaborativePart, Weights
 from p4r_qdrant.index.server.collection import Collection
@@ -39,7 +42,7 @@ class Small(Catalogue):
     @classmethod
     def with_items(cls, items: int, personas: int) -> Small:
         matrix = np.random.default_rng(0).standard_normal(
-            (items * personas, online.DIMENSION), dtype=np.float32
+            (items * personas, DIMENSION), dtype=np.float32
         )
         matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
         return cls(matrix, np.arange(0, len(matrix) + 1, personas))
@@ -85,27 +88,27 @@ def main() -> None:
     parser.add_argument("--personas", type=int, default=2, help="of each item")
     parser.add_argument("--repeats", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=1, help="how often all of it is timed")
-    parser.add_argument("--output", type=Path, default=online.RESULTS, help="folder of the JSON")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON")
     arguments = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="p4r-bench-")))
-        server = online.found_server(folder, stack)
+        server = found_server(folder, stack)
         if server is None:
             return
         catalogue = Small.with_items(arguments.items, arguments.personas)
-        settings = online.linked(server, f"recommend-{arguments.items}")
-        index = online.built(settings, catalogue, stack)
+        settings = linked(server, f"recommend-{arguments.items}")
+        index = built(settings, catalogue, stack)
         err.print(f"writing {catalogue.items:,} columns")
         part = CollaborativePart(
             1, "", hybrid.ENTRIES, catalogue.items, catalogue.items, settings={"decay": 0.95}
         )
         index.write_collaborative(part, hybrid.columns(catalogue.items))
-        online.wait_for_links(index)
+        wait_for_links(index)
         ways = hybrid.recommending(index, catalogue.items, "server")
         ways["raw queries"] = partial(raw, index, hybrid.histories(catalogue.items))
         rows = []
         for _ in range(arguments.rounds):
-            timings = online.measure(ways, catalogue.items, 1, 1, arguments.repeats)
+            timings = measure(ways, catalogue.items, 1, 1, arguments.repeats)
             ratio = timings["server: hybrid"].median / timings["raw queries"].median
             load = os.getloadavg()[0]
             row = {name: vars(one) for name, one in timings.items()}

@@ -16,6 +16,7 @@ import pytest
 
 from devtools.qdrant_process import PrivateQdrant, QdrantServer
 from p4r_qdrant import Settings
+from tests.support.background import PAUSE_S
 from tests.support.campaign import LONG, Attempt, Campaign
 from tests.support.engines import NewIndex, on_server
 from tests.support.network import Link, links
@@ -198,7 +199,7 @@ def under_load(
     def ask(address: str, user: Mapping[str, Any]) -> None:
         body = {"users": [{**user, "candidates": ALL}]}
         with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client:
-            while not over.is_set():
+            while not over.wait(PAUSE_S):
                 answer = client.post("/v1/rerank", json=body)
                 assert answer.status_code == 200, answer.text
                 [ranking] = answer.json()["rankings"]
@@ -214,7 +215,7 @@ def under_load(
 
     def write(address: str) -> None:
         with httpx2.Client(base_url=address, headers=AS_ADMIN, timeout=30) as client:
-            while not over.is_set():
+            while not over.wait(PAUSE_S):
                 assert written._write_three(client, next(written.number))
 
     with (

@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+PAUSE_S = 0.005
+"""Between two requests of a load: without it, what the load is put on waits for a core."""
+
 
 @contextmanager
 def in_background(work: Callable[[], object]) -> Iterator[None]:

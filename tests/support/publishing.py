@@ -21,6 +21,7 @@ from p4r_qdrant.index.metadata import IndexMetadata
 from p4r_qdrant.index.opening import open_versions
 from p4r_qdrant.records import ItemPersonas
 from tests.support import warm
+from tests.support.background import PAUSE_S
 from tests.support.hash_encoder import HashEncoder
 from tests.support.oracle import Catalogue, assert_congruent, brute_force
 from tests.support.paths import ROOT
@@ -180,7 +181,7 @@ def by_fingerprint(*encoders: Encoder) -> Callable[[IndexMetadata], Encoder]:
 def hammered(
     reranker: PersonaReranker, truths: Truths, threads: int = 3
 ) -> Iterator[dict[str, int]]:
-    """Reranks without a pause; yields how often each encoder has answered.
+    """Reranks again and again; yields how often each encoder has answered.
 
     Every answer is checked; the first thing that was wrong is raised at the end.
     """
@@ -188,7 +189,7 @@ def hammered(
     over = threading.Event()
 
     def hammer(turn: int) -> None:
-        while not over.is_set():
+        while not over.wait(PAUSE_S):
             turn = (turn + 1) % len(truths.histories)
             ranking = reranker.rerank(truths.histories[turn], truths.item_ids, explain=3)
             truths.check(turn, ranking)

@@ -25,6 +25,7 @@ from p4r_qdrant.service.state import Service
 from p4r_qdrant.users.records import StoredInteraction
 from p4r_qdrant.users.versions import drop_old
 from tests.support import publishing
+from tests.support.background import PAUSE_S
 from tests.support.engines import on_server
 from tests.support.hash_encoder import HashEncoder
 from tests.support.oracle import brute_force
@@ -112,7 +113,7 @@ def test_publishes_while_requests_flow(
         def ask(kind: str, user_of: Callable[[int], dict[str, Any]], histories: int) -> None:
             with httpx2.Client(base_url=address, timeout=30) as client:
                 turn = 0
-                while not over.is_set():
+                while not over.wait(PAUSE_S):
                     turn = (turn + 1) % histories
                     ranking = rerank(client, user_of(turn), truths.item_ids)
                     check(ranking, truths.scores[ranking["fingerprint"]][turn])
@@ -122,7 +123,7 @@ def test_publishes_while_requests_flow(
             """Somebody who goes on acting: each answer counts everything done before."""
             with httpx2.Client(base_url=address, timeout=30) as client:
                 step = 0
-                while not over.is_set():
+                while not over.wait(PAUSE_S):
                     act(backend, "walker", step % 10)
                     step += 1
                     ranking = rerank(client, {"user_id": "walker"}, truths.item_ids)

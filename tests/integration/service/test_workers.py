@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from devtools.qdrant_process import QdrantServer
 from p4r_qdrant import Settings
+from tests.support.background import PAUSE_S
 from tests.support.engines import embedded, on_server
 from tests.support.polling import wait_until
 from tests.support.service_process import address_of, environment_of, served
@@ -49,7 +50,7 @@ def load(address: str, clients: int = 3) -> Iterator[Counter[str]]:
 
     def ask() -> None:
         with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)) as kept:
-            while not over.is_set():
+            while not over.wait(PAUSE_S):
                 try:
                     kept.request("POST", "/v1/rerank", BODY, HEADERS)
                     response = kept.getresponse()

@@ -1,6 +1,6 @@
-"""What `benchmarks/service.py` gives to Locust: POST one of many bodies, again and again.
+"""What `benchmarks.service_load` gives to Locust: POST one of many bodies, again and again.
 
-    BODIES=FILE RESULTS=FILE locust -f benchmarks/load.py --headless --host http://... --users 8
+    BODIES=FILE RESULTS=FILE locust -f benchmarks/locustfile.py --headless --host URL --users 8
 
 BODIES: JSON with `path`, `headers` and `bodies`. RESULTS gets a line for each answer: when it came
 (seconds since 1970), how long it took (ms), and what it was.
