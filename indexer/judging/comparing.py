@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from indexer.artifacts.lines import Refusals
 from indexer.llm import Request
-from indexer.reasoning.sanitizing import cleaned, parts, problem_with
+from indexer.reasoning.sanitizing import cleaned_once, parts, problem_with
 from indexer.reasoning.step import TEXT, AnswerForm, Question, Sources, Step, an_object, one_of
 
 Verdict = Literal["A", "B", "tie"]
@@ -230,7 +230,7 @@ def fit(text: str, left_out: Counter[str]) -> str:
 
     It is cut after `LONGEST` characters. What is removed is counted in `left_out`.
     """
-    kept = cleaned(text, judged=True)
+    kept = cleaned_once(text, judged=True)
     left_out["sentences that address a model or ask for a verdict"] += kept.removed
     left_out[f"texts cut after {LONGEST:,} characters"] += len(kept.text) > LONGEST
     return " ".join("".join(parts(kept.text, LONGEST)[:1]).split())

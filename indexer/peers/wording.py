@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from functools import lru_cache
 
 from indexer.peers.options import PeerOptions
 from indexer.peers.protocol import PeerCandidate, PeerQuery
-from indexer.reasoning.sanitizing import cleaned
+from indexer.reasoning.sanitizing import cleaned_once
 from p4r_qdrant.records import Interaction
 
 CHARACTERS_A_WORD = 6
 """Where a text has no spaces, so many characters count as a word."""
 NO_TEXT = "(nothing is known of it)"
 _TITLE_WORDS = 12
-_cleaned = lru_cache(maxsize=8192)(cleaned)
-"""The same texts are in the prompts of many users."""
 _WORD = re.compile(r"\S+\s*")
 
 
@@ -77,7 +74,7 @@ class Wording:
 
     def line(self, text: str, words: int | None = None) -> str:
         """An outside text on one line, without what addresses a model, of at most `words` words."""
-        kept = _cleaned(text)
+        kept = cleaned_once(text)
         self._notes["sentences that address a model, left out"] += kept.removed
         line = " ".join(kept.text.split())
         return line if words is None else self._cut(line, words)

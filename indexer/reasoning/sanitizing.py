@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from p4r_qdrant.index.payload import plain_text
 from p4r_qdrant.records import Item
@@ -76,6 +77,10 @@ def cleaned(text: str, *, judged: bool = False) -> Cleaned:
     sentences = [one for one in _SENTENCE.finditer(seen) if one.group()]
     kept = [one for one in sentences if one.end() <= min(orders)]
     return Cleaned("".join(one.group() for one in kept).strip(), len(sentences) - len(kept))
+
+
+cleaned_once = lru_cache(maxsize=8192)(cleaned)
+"""For texts that are in the prompts of many users."""
 
 
 def parts(text: str, length: int = PART_LENGTH, most: int = MOST_PARTS) -> list[str]:

@@ -19,7 +19,9 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
         "addopts = --strict-markers -p no:langsmith_plugin -p no:locust -p no:schemathesis\n"
         "markers = integration: as ours"
     )
-    pytester.makeconftest(CONFTEST.read_text(encoding="utf-8"))
+    # One worker for two tests need not import what forked ones share.
+    text = CONFTEST.read_text(encoding="utf-8") + "\ndel pytest_xdist_setupnodes\n"
+    pytester.makeconftest(text)
     pytester.makepyfile("def test_with(qdrant_server): ...\ndef test_without(): ...")
     return pytester
 

@@ -565,7 +565,7 @@ def test_without_the_defence_it_wins(
     """Or the test above would prove nothing: the texts reach the judge, and their side says so."""
     folder, theirs = villains
     monkeypatch.setattr(
-        "indexer.judging.comparing.cleaned", lambda text, judged: material.Cleaned(text)
+        "indexer.judging.comparing.cleaned_once", lambda text, judged: material.Cleaned(text)
     )
     with ExplanationStudy(ArtifactFolder(folder), explanations, theirs, Refusals()) as study:
         comparisons = list(study.comparisons(Counter()))
