@@ -80,7 +80,7 @@ def examine(probe_s: float = PROBE_S) -> Iterator[Finding]:
             yield Finding("index", "off", "not looked at, because Qdrant does not answer")
             yield from _others(settings, probe_s)
             return
-        yield _guarded("qdrant cluster", lambda: _cluster(settings.qdrant))
+        yield _guarded("cluster", lambda: _cluster(settings.qdrant))
     yield _guarded("index", lambda: _index(settings, probe_s))
     yield from _others(settings, probe_s)
 
@@ -196,9 +196,9 @@ def _cluster(settings: QdrantSettings) -> Finding:
     states = node_states(settings)
     if "cut_off" in states.values():
         advice = f"{described(states)}; mend the network between the nodes, or start the others"
-        return Finding("qdrant cluster", "failed", advice)
+        return Finding("cluster", "failed", advice)
     here = sum(one == "ok" for one in states.values())
-    return Finding("qdrant cluster", "ok", f"{here} of {len(states)} nodes answer and can write")
+    return Finding("cluster", "ok", f"{here} of {len(states)} nodes answer and can write")
 
 
 def _grpc(settings: QdrantSettings, probe_s: float) -> Finding:

@@ -290,6 +290,14 @@ def test_the_doctor_beside_a_server_whose_other_port_is_closed(p4r: Run, server:
     assert SECRET not in done.out
 
 
+def test_the_lines_of_the_doctor_line_up(p4r: Run, server: str) -> None:
+    address = {"P4R_QDRANT__URL": server, "P4R_QDRANT__API_KEY": SECRET}
+    shown = p4r("doctor", "--seconds", "0.5", **address, P4R_QDRANT__TRANSPORT="rest").out
+    found = re.findall(r"^(\S.*? +)(?:ok|off|failed) ", shown, re.MULTILINE)
+    assert "cluster" in [one.strip() for one in found]
+    assert len({len(one) for one in found}) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "name", "said"),
     [
