@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from qdrant_client import grpc
@@ -28,7 +28,7 @@ from benchmarks.engines import built, err, found_server, linked, wait_for_links
 from benchmarks.online import RESULTS
 from benchmarks.synthetic import DIMENSION, Catalogue, Floats
 from benchmarks.timing import measure
-from p4r_qdrant import ItemVectors, Persona, PersonaIndex
+from p4r_qdrant import PersonaIndex
 from p4r_qdrant.index.columns import CollaborativePart, Weights
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.columns import ServerColumns
@@ -37,7 +37,11 @@ PROPOSED = 120
 
 
 class Small(Catalogue):
-    """Items with short texts, made as they are written: the matrix alone is in memory."""
+    """Items of so many personas each, with short texts."""
+
+    description = "Who this is."
+    rationale = "Why the item suits them."
+    texts: ClassVar = {"item_title": "A title"}
 
     @classmethod
     def with_items(cls, items: int, personas: int) -> Small:
@@ -46,20 +50,6 @@ class Small(Catalogue):
         )
         matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
         return cls(matrix, np.arange(0, len(matrix) + 1, personas))
-
-    def rows(self) -> Iterator[ItemVectors]:
-        for number in range(self.items):
-            vectors = self.matrix[self.starts[number] : self.starts[number + 1]]
-            personas = [
-                Persona(
-                    persona_id=f"item-{number}_P{slot}",
-                    name=f"Reader {slot}",
-                    description="Who this is.",
-                    preference_rationale="Why the item suits them.",
-                )
-                for slot in range(len(vectors))
-            ]
-            yield ItemVectors(f"item-{number}", personas, vectors, {"item_title": "A title"})
 
 
 def raw(index: PersonaIndex, histories: Iterator[dict[str, str]], users: Floats, _: Any) -> Any:

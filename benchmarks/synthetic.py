@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,17 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass
 class Catalogue:
-    """Synthetic items of 2 to 7 personas, in one matrix of unit rows."""
+    """Synthetic items of 2 to 7 personas, in one matrix of unit rows, and the texts they have."""
 
     matrix: Floats
     starts: npt.NDArray[np.int64]
+
+    description: ClassVar[str] = "Who this is, in two sentences. " * 6
+    rationale: ClassVar[str] = "Why the item suits them. " * 6
+    texts: ClassVar[dict[str, str]] = {
+        "item_title": "A title of ordinary length",
+        "summary": "What the item is, in two sentences. " * 5,
+    }
 
     @classmethod
     def of(cls, personas: int) -> Catalogue:
@@ -37,19 +45,15 @@ class Catalogue:
         return len(self.starts) - 1
 
     def rows(self) -> Iterator[ItemVectors]:
-        texts = {
-            "item_title": "A title of ordinary length",
-            "summary": "What the item is, in two sentences. " * 5,
-        }
         for number in range(self.items):
             vectors = self.matrix[self.starts[number] : self.starts[number + 1]]
             personas = [
                 Persona(
                     persona_id=f"item-{number}_P{slot}",
                     name=f"Reader {slot}",
-                    description="Who this is, in two sentences. " * 6,
-                    preference_rationale="Why the item suits them. " * 6,
+                    description=self.description,
+                    preference_rationale=self.rationale,
                 )
                 for slot in range(len(vectors))
             ]
-            yield ItemVectors(f"item-{number}", personas, vectors, texts)
+            yield ItemVectors(f"item-{number}", personas, vectors, self.texts)

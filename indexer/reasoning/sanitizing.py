@@ -80,7 +80,7 @@ def cleaned(text: str, *, judged: bool = False) -> Cleaned:
 
 
 cleaned_once = lru_cache(maxsize=8192)(cleaned)
-"""For texts that are in the prompts of many users."""
+"""`cleaned`, which remembers its last answers: for texts that are in many prompts."""
 
 
 def parts(text: str, length: int = PART_LENGTH, most: int = MOST_PARTS) -> list[str]:
