@@ -159,7 +159,10 @@ class Engine(Protocol):
         """Read the metadata again, which another process may have written."""
 
     def replacing(self) -> AbstractContextManager[object]:
-        """Context manager for replacing items: one thread at a time if the engine needs that."""
+        """Context manager for replacing items, or for reading while nobody does.
+
+        One thread at a time if the engine needs that; nothing where other processes write too.
+        """
 
     def discard_derived(self) -> None:
         """Discard data derived from the points. Called after a repair changed them."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from itertools import islice
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice, repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from p4r_qdrant.records import PersonaMatch
 EXPLAINED_AT_ONCE = 1000
 """The number of points whose texts (and vectors) one request reads."""
 
-ATTEMPTS = 10
+ATTEMPTS = 5
 """How often one call scores again if a persona is replaced before its texts are read."""
 
 SAME = 1e-3
@@ -27,36 +28,57 @@ SAME = 1e-3
 length 1."""
 
 
-def best_personas(
-    engine: Engine, query: Query, attempts: int = ATTEMPTS
-) -> list[list[PersonaMatch]]:
+def attempts(engine: Engine) -> Iterator[AbstractContextManager[object]]:
+    """A context for each attempt to read scores and texts of one writing of each item.
+
+    In the last one no item is replaced, where the engine can keep writers out.
+    """
+    yield from repeat(nullcontext(), ATTEMPTS - 1)
+    yield engine.replacing()
+
+
+def best_personas(engine: Engine, query: Query) -> list[list[PersonaMatch]]:
     """Score, rank and explain; repeat for users whose persona was replaced meanwhile."""
-    # After a write elsewhere in the index, vectors tell which users it concerns.
-    before = engine.state() if attempts == ATTEMPTS else None
-    found = _best_of_directions(engine, query)
+    rankings: list[list[PersonaMatch]] = [[] for _ in query.users]
+    users, asked, state = [*range(len(rankings))], query, engine.state()
+    for attempt in attempts(engine):
+        with attempt:
+            found = _explained_rankings(engine, asked, state)
+        for user, (ranking, _) in zip(users, found, strict=True):
+            rankings[user] = ranking
+        users = [user for user, (_, fits) in zip(users, found, strict=True) if not fits]
+        if not users:
+            break
+        # After a write elsewhere in the index, vectors tell which users it concerns.
+        asked, state = query.of_users(users), None
+    return rankings
+
+
+def _explained_rankings(
+    engine: Engine, query: Query, state: int | None
+) -> list[tuple[list[PersonaMatch], bool]]:
+    """The ranking of each user, and whether its scores and texts belong together.
+
+    state: of the index before; None if vectors have to tell whether something was written since.
+    """
     rankings = [
         rank(best, item_ids)[: query.top]
-        for best, item_ids in zip(found, query.candidates, strict=True)
+        for best, item_ids in zip(_best_of_directions(engine, query), query.candidates, strict=True)
     ]
     if query.explain == 0:
-        return rankings
+        return [(ranking, True) for ranking in rankings]
     firsts = [ranking[: query.explain] for ranking in rankings]
-    # Where nothing was written meanwhile, score and texts belong together; else vectors tell.
-    with_vectors = query.with_vectors or before is None
+    with_vectors = query.with_vectors or state is None
     matches = [match for first in firsts for match in first]
     explained = iter(explain(engine, matches, with_vectors))
-    unwritten = before is not None and engine.state() == before
-    changed = []
-    for user, first in enumerate(firsts):
+    unwritten = state is not None and engine.state() == state
+    found = []
+    for ranking, first, directions in zip(rankings, firsts, query.users, strict=True):
         shown = list(islice(explained, len(first)))
-        rankings[user][: len(first)] = shown if query.with_vectors else without_vectors(shown)
-        if not unwritten and not (with_vectors and are_whole(shown, query.users[user])):
-            changed.append(user)
-    if changed and attempts > 1:
-        again = best_personas(engine, query.of_users(changed), attempts - 1)
-        for user, ranking in zip(changed, again, strict=True):
-            rankings[user] = ranking
-    return rankings
+        fits = unwritten or (with_vectors and are_whole(shown, directions))
+        ranking[: len(first)] = shown if query.with_vectors else without_vectors(shown)
+        found.append((ranking, fits))
+    return found
 
 
 def best_scores(
@@ -84,10 +106,11 @@ def nearest_items(
     directions: (k, dim) float32, of any length; the best one counts. skipped: a few item ids that
     are found and left out, which takes half as long as a condition.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        ranking = nearest_scores(engine, directions, limit, conditions, skipped)
-        shown = explain(engine, ranking, with_vectors=True)
-        if attempt == ATTEMPTS or are_whole(shown, directions):
+    for attempt in attempts(engine):
+        with attempt:
+            ranking = nearest_scores(engine, directions, limit, conditions, skipped)
+            shown = explain(engine, ranking, with_vectors=True)
+        if are_whole(shown, directions):
             break
     return shown
 

@@ -11,7 +11,7 @@ from typing import Any
 from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.user_vector import UserVector
 from p4r_qdrant.index.index import PersonaIndex
-from p4r_qdrant.index.matching import ATTEMPTS, are_whole
+from p4r_qdrant.index.matching import are_whole, attempts
 from p4r_qdrant.live.pair import IndexAndEncoder
 from p4r_qdrant.records import Because, Parts, PersonaMatch, RankedItem, Ranking
 from p4r_qdrant.rerank import collaborative
@@ -137,10 +137,11 @@ def rank_users(
     index, shown = pair.index, request.shown
     # After a write elsewhere in the index, vectors tell which users it concerns.
     state = index.engine.state() if request.is_fused else None
-    for _ in range(ATTEMPTS):
-        orders, directions = _ordered(pair, users, lists, request)
-        if not request.is_fused or explain_orders(index, orders, directions, shown, state):
-            break
+    for attempt in attempts(index.engine):
+        with attempt:
+            orders, directions = _ordered(pair, users, lists, request)
+            if not request.is_fused or explain_orders(index, orders, directions, shown, state):
+                break
         state = None
     return [order.ranking(request.top, pair.index.metadata.fingerprint) for order in orders]
 

@@ -14,7 +14,7 @@ from math import isnan
 import numpy as np
 
 from p4r_qdrant.errors import InputError
-from p4r_qdrant.index.matching import ATTEMPTS, are_whole
+from p4r_qdrant.index.matching import are_whole
 from p4r_qdrant.live.pair import IndexAndEncoder
 from p4r_qdrant.records import Change, Parts, PersonaMatch, RankedItem, WhyNot
 from p4r_qdrant.rerank import collaborative
@@ -118,15 +118,12 @@ def _explained(
     matches = [order.matches[one] for one in places]
     if order.user.vector is not None:
         directions = pair.directions(order.user.vector, request.options)
-        for _ in range(ATTEMPTS):
-            shown = pair.index.explain(matches, with_vectors=True)
-            if are_whole(shown, directions):
-                break
-            # An item was replaced since it was scored.
+        shown = pair.index.explain(matches, with_vectors=True)
+        if not are_whole(shown, directions):  # an item was replaced since it was scored
             item_ids = [[one.item_id for one in matches]]
-            [fresh] = pair.index.best_personas([directions], item_ids, explain=0)
+            [fresh] = pair.index.best_personas([directions], item_ids, with_vectors=True)
             by_id = {one.item_id: one for one in fresh}
-            matches = [by_id[one.item_id] for one in matches]
+            shown = [by_id[one.item_id] for one in matches]
         matches = shown
     if order.collaborative:
         item_ids_shown = [one.item_id for one in matches]

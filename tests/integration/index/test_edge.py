@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from p4r_qdrant.index import replacing
 from p4r_qdrant.index.edge import engine
 from p4r_qdrant.index.edge import shards as shards_module
 from p4r_qdrant.index.edge.matrix import FIRST_ROWS, ScoreMatrix
+from p4r_qdrant.index.matching import ATTEMPTS
 from tests.support.background import in_background
 from tests.support.edge_process import ITEMS, vectors_of, version
 from tests.support.edge_runner import USERS, check_versions, process
@@ -275,6 +276,38 @@ def test_optimizing_disturbs_neither_readers_nor_writers(tmp_path: Path) -> None
                 index = open_index(embedded(folder))
         index.close()
     assert len(shards(folder)) == 1
+
+
+def test_an_item_that_is_replaced_after_every_score_is_whole_at_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turn by turn by seven personas, of which the last is the nearest, and by one."""
+    settings = embedded(tmp_path / "index")
+    with opened(settings) as index, ThreadPoolExecutor(1) as writer:
+        seven = np.array([-USER] * 6 + [USER], np.float32)
+        writes: list[Future[object]] = []
+
+        def write() -> None:
+            own = rows(1, 1) if len(writes) % 2 else seven
+            names = personas(f"v{len(writes)}", len(own))
+            writes.append(writer.submit(index.replace_item, "moving", names, own))
+            is_last = len(writes) > ATTEMPTS  # then it waits for the reader
+            wait([writes[-1]], timeout=0.2 if is_last else 60)
+
+        write()
+        score = index.engine.best_points
+
+        def scored(*asked: Any) -> Any:
+            found = score(*asked)
+            write()
+            return found
+
+        monkeypatch.setattr(index.engine, "best_points", scored)
+        [[match]] = index.best_personas([USER], [["moving"]])
+        assert match.persona is not None
+        assert match.persona.persona_id == f"v{ATTEMPTS - 1}_P6"
+        assert match.score == pytest.approx(1, abs=1e-5)
+        assert len(writes) == 1 + ATTEMPTS
 
 
 def test_one_optimizer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Score and texts of one writing of an item, whoever replaces it in between."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -46,6 +47,21 @@ class Alone(Replaced):
     def __init__(self, times: int) -> None:
         super().__init__(times)
         self.engine.state = lambda: -self.times  # type: ignore[method-assign]
+
+
+class Kept(Replaced):
+    """The same where writers can be kept out."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(times)
+
+        @contextmanager
+        def replacing() -> Iterator[None]:
+            kept, self.times = self.times, 0
+            yield
+            self.times = kept
+
+        self.engine.replacing = replacing  # type: ignore[method-assign]
 
 
 def check(match: PersonaMatch) -> None:
@@ -103,6 +119,21 @@ def test_an_index_that_never_rests_is_not_asked_for_ever(kind: type[Replaced]) -
     [[match]] = index.best_personas([EAST], [["a"]])
     assert match.persona
     assert index.calls.count("best_points") == ATTEMPTS
+
+
+def test_at_last_nobody_may_replace_an_item() -> None:
+    [[match]] = Kept(10**6).best_personas([EAST], [["a"]])
+    check(match)
+    [match] = Kept(10**6).nearest_items(EAST, 1)
+    check(match)
+
+
+@pytest.mark.parametrize("fusion", ["none", "rrf", "weighted"])
+def test_a_ranking_is_made_at_last_while_nobody_may_replace_an_item(fusion: str) -> None:
+    settings = RerankSettings.model_validate({"fusion": fusion})
+    reranker = PersonaReranker(Kept(10**6), rerank=settings)
+    [item] = reranker.rerank(EAST, [("a", 0.5)]).items
+    check(PersonaMatch("a", item.persona_score, None, item.persona))
 
 
 def test_rounding_and_long_directions_are_not_taken_for_a_change() -> None:
