@@ -21,7 +21,7 @@ EXPLAINED_AT_ONCE = 1000
 """The number of points whose texts (and vectors) one request reads."""
 
 ATTEMPTS = 5
-"""How often one call scores again if a persona is replaced before its texts are read."""
+"""How often one call scores, at most, if a persona is replaced before its texts are read."""
 
 SAME = 1e-3
 """The largest difference between a score and that of the vector beside the texts, for users of
@@ -39,46 +39,46 @@ def attempts(engine: Engine) -> Iterator[AbstractContextManager[object]]:
 
 def best_personas(engine: Engine, query: Query) -> list[list[PersonaMatch]]:
     """Score, rank and explain; repeat for users whose persona was replaced meanwhile."""
-    rankings: list[list[PersonaMatch]] = [[] for _ in query.users]
-    users, asked, state = [*range(len(rankings))], query, engine.state()
+    rankings: dict[int, list[PersonaMatch]] = {}
+    users, asked, state = [*range(len(query.users))], query, engine.state()
     for attempt in attempts(engine):
         with attempt:
-            found = _explained_rankings(engine, asked, state)
-        for user, (ranking, _) in zip(users, found, strict=True):
-            rankings[user] = ranking
-        users = [user for user, (_, fits) in zip(users, found, strict=True) if not fits]
-        if not users:
+            found, changed = _explained_rankings(engine, asked, state)
+        rankings |= zip(users, found, strict=True)
+        if not changed:
             break
         # After a write elsewhere in the index, vectors tell which users it concerns.
-        asked, state = query.of_users(users), None
-    return rankings
+        users, state = [users[one] for one in changed], None
+        asked = query.of_users(users)
+    return [*rankings.values()]
 
 
 def _explained_rankings(
     engine: Engine, query: Query, state: int | None
-) -> list[tuple[list[PersonaMatch], bool]]:
-    """The ranking of each user, and whether its scores and texts belong together.
+) -> tuple[list[list[PersonaMatch]], list[int]]:
+    """The ranking of each user, and the users whose scores and texts may not belong together.
 
     state: of the index before; None if vectors have to tell whether something was written since.
     """
+    found = _best_of_directions(engine, query)
     rankings = [
         rank(best, item_ids)[: query.top]
-        for best, item_ids in zip(_best_of_directions(engine, query), query.candidates, strict=True)
+        for best, item_ids in zip(found, query.candidates, strict=True)
     ]
     if query.explain == 0:
-        return [(ranking, True) for ranking in rankings]
+        return rankings, []
     firsts = [ranking[: query.explain] for ranking in rankings]
     with_vectors = query.with_vectors or state is None
     matches = [match for first in firsts for match in first]
     explained = iter(explain(engine, matches, with_vectors))
     unwritten = state is not None and engine.state() == state
-    found = []
-    for ranking, first, directions in zip(rankings, firsts, query.users, strict=True):
+    changed = []
+    for user, first in enumerate(firsts):
         shown = list(islice(explained, len(first)))
-        fits = unwritten or (with_vectors and are_whole(shown, directions))
-        ranking[: len(first)] = shown if query.with_vectors else without_vectors(shown)
-        found.append((ranking, fits))
-    return found
+        rankings[user][: len(first)] = shown if query.with_vectors else without_vectors(shown)
+        if not unwritten and not (with_vectors and are_whole(shown, query.users[user])):
+            changed.append(user)
+    return rankings, changed
 
 
 def best_scores(
