@@ -221,8 +221,7 @@ def experiment(
         bool,
         typer.Option(
             "--dry-run",
-            help="Make the lists, and count what the LLM rerankers of [peers] would ask; ask "
-            "nothing.",
+            help="Make the lists, and count what LLM rerankers would ask; ask nothing.",
         ),
     ] = False,
 ) -> None:
@@ -232,7 +231,8 @@ def experiment(
     scores nothing if held-out data leak into the artifacts. Of several experiments, each has a
     folder in --output, and a page compares them over all users.
 
-    With [peers] in a file it also compares LLM rerankers, which ask the LLM of P4R_LLM__*.
+    If a file has a table named peers, LLM rerankers are compared too. They ask the LLM of
+    P4R_LLM__*.
     """
     from indexer.artifacts.lines import Refusals
     from indexer.artifacts.writing import written_whole

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from rich.text import Text
 from typer.main import get_command
 
 from indexer import cli
@@ -97,6 +98,20 @@ def test_help_shows_an_example(command: tuple[str, ...], flag: str, columns: int
     assert f"p4r {' '.join(command)}" in example
     options = set(re.findall(r"--[a-z]+", example))
     assert options <= set(re.findall(r"--[a-z]+", result.out.partition("Example:")[0]))
+
+
+def test_no_word_of_the_help_is_taken_for_markup() -> None:
+    """In boxes, words in brackets would be."""
+
+    def texts(command: Any) -> Iterator[str | None]:
+        yield from (command.help, command.short_help, command.epilog)
+        yield from (getattr(one, "help", None) for one in command.params)
+        for one in getattr(command, "commands", {}).values():
+            yield from texts(one)
+
+    found = [text for text in texts(get_command(cli.app)) if text]
+    assert len(found) > 200
+    assert [text for text in found if Text.from_markup(text).plain != text] == []
 
 
 def test_the_help_tells_the_exit_codes(p4r: Run) -> None:
