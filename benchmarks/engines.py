@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ def own_server(folder: Path, stack: ExitStack) -> PrivateQdrant | None:
     return process
 
 
-def address(process: PrivateQdrant) -> dict[str, Any]:
-    """The settings that find a server."""
+def place_of(process: PrivateQdrant) -> dict[str, Any]:
+    """The settings in P4R_QDRANT__ that find a server."""
     return {
         "url": process.url,
         "grpc_port": process.grpc_port,
@@ -60,7 +61,7 @@ def found_server(folder: Path, stack: ExitStack) -> Settings | None:
     if settings.qdrant.url is not None:
         return settings
     process = own_server(folder, stack)
-    return Settings.load(qdrant=address(process)) if process else None
+    return Settings.load(qdrant=place_of(process)) if process else None
 
 
 def linked(server: Settings, collection: str) -> Settings:
@@ -74,10 +75,17 @@ def linked(server: Settings, collection: str) -> Settings:
 
 
 def wait_for_links(index: PersonaIndex) -> None:
-    """Until a server has linked all points for searches of the whole catalogue."""
+    """Return when a server has linked all points for searches of the whole catalogue."""
     collection: Collection = index.engine._collection  # type: ignore[attr-defined]
+    wait_until_optimized(collection.info)
+
+
+def wait_until_optimized(info: Callable[[], models.CollectionInfo]) -> None:
+    """Return when a collection has been green for five seconds.
+
+    Between two optimizations it is green for a moment.
+    """
     greens = 0
-    while greens < 5:  # between two optimizations it is green for a moment
+    while greens < 5:
         time.sleep(1)
-        is_done = collection.info().status == models.CollectionStatus.GREEN
-        greens = greens + 1 if is_done else 0
+        greens = greens + 1 if info().status == models.CollectionStatus.GREEN else 0

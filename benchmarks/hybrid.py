@@ -30,9 +30,10 @@ from rich.table import Table
 
 from benchmarks.engines import built, err, found_server, linked, wait_for_links
 from benchmarks.online import CANDIDATES, RESULTS
-from benchmarks.synthetic import Catalogue, Floats
+from benchmarks.synthetic import Catalogue
 from benchmarks.timing import ROUNDS, Contender, Timing, measure
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.index.columns import CollaborativePart, Column
 from p4r_qdrant.index.server.columns import MOST_COLUMNS
 from p4r_qdrant.rerank.users import KnownUser

@@ -29,9 +29,10 @@ from rich.table import Table
 
 from benchmarks.engines import built, err, found_server
 from benchmarks.raw_queries import Raw
-from benchmarks.synthetic import Catalogue, Floats
+from benchmarks.synthetic import Catalogue
 from benchmarks.timing import ROUNDS, Contender, Timing, measure
 from p4r_qdrant import PersonaIndex, Settings
+from p4r_qdrant.arrays import Floats
 
 RESULTS = Path(__file__).parent / "results"
 CANDIDATES = (20, 100, 1000)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engines import address, own_server
+from benchmarks.engines import own_server, place_of
 from p4r_qdrant import PersonaIndex, PersonaReranker, Settings, open_index
 from p4r_qdrant.arrays import normalised
 from p4r_qdrant.encoder.user_vector import user_vector
@@ -79,7 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         places: list[dict[str, Any]] = [{"path": Path(folder) / "index"}]
         if (process := own_server(Path(folder), stack)) is not None:
-            places.append(address(process))
+            places.append(place_of(process))
         for place in places:
             settings = Settings.load(qdrant=place)
             with open_index(

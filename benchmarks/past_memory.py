@@ -32,13 +32,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from qdrant_client import QdrantClient, models
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.engines import wait_until_optimized
 from benchmarks.limited_server import LimitedServer, LimitError, check_docker, index_bytes
+from p4r_qdrant.arrays import Floats, normalised
 from p4r_qdrant.index import PersonaIndex, open_index
 from p4r_qdrant.index.payload import ITEM_ID, ItemVectors, Point, make_points, point_prefix
 from p4r_qdrant.index.replacing import now
@@ -62,7 +63,6 @@ MOST = 7
 OVERSAMPLING = 3.0
 MIB = 2**20
 
-Floats = npt.NDArray[np.float32]
 Query = tuple[Floats, list[str]]
 """A user, (dim,), and the candidates."""
 
@@ -75,7 +75,7 @@ class Catalogue:
         sizes = rng.integers(2, MOST + 1, personas // 2)
         self.sizes = sizes[: int(np.searchsorted(np.cumsum(sizes), personas)) + 1]
         self.personas, self.dimension = int(self.sizes.sum()), dimension
-        self.genres = unit(rng.standard_normal((64, dimension), np.float32))
+        self.genres = normalised(rng.standard_normal((64, dimension), np.float32))
         # Most popular first; the order in which items are stored has nothing to do with it.
         self.by_popularity = rng.permutation(len(self.sizes))
         self.popularity = np.cumsum(1 / np.arange(1, len(self.sizes) + 1))
@@ -87,10 +87,10 @@ class Catalogue:
             rng = np.random.default_rng((11, start))
             sizes = self.sizes[start : start + 128]
             genres = rng.integers(len(self.genres), size=len(sizes))
-            noise = unit(rng.standard_normal((len(sizes), self.dimension), np.float32))
-            items = np.repeat(unit(self.genres[genres] + 0.8 * noise), sizes, axis=0)
-            noise = unit(rng.standard_normal(items.shape, np.float32))
-            vectors = unit(items + 0.8 * noise)
+            noise = normalised(rng.standard_normal((len(sizes), self.dimension), np.float32))
+            items = np.repeat(normalised(self.genres[genres] + 0.8 * noise), sizes, axis=0)
+            noise = normalised(rng.standard_normal(items.shape, np.float32))
+            vectors = normalised(items + 0.8 * noise)
             batch: list[Point] = []
             for place, size in enumerate(sizes):
                 item_id, text = f"item-{start + place}", " ".join(rng.choice(words, 80))
@@ -108,7 +108,7 @@ class Catalogue:
         """`count` users, each near a genre, with distinct candidates drawn evenly or by Zipf."""
         rng = np.random.default_rng((13, seed, candidates, DRAWS.index(draw)))
         genres = self.genres[rng.integers(len(self.genres), size=count)]
-        users = unit(genres + unit(rng.standard_normal(genres.shape, np.float32)))
+        users = normalised(genres + normalised(rng.standard_normal(genres.shape, np.float32)))
         return [(user, self._items(draw, candidates, rng)) for user in users]
 
     def _items(self, draw: str, candidates: int, rng: np.random.Generator) -> list[str]:
@@ -126,12 +126,6 @@ class Catalogue:
 def settings_of(server: LimitedServer, variant: str) -> Settings:
     index = {**COMMON, **VARIANTS[variant]}
     return Settings.load(qdrant={**server.at, "timeout_s": 600.0}, index=index)
-
-
-def unit(vectors: Floats) -> Floats:
-    """The same rows, (n, dim), of length 1."""
-    rows: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return rows.astype(np.float32, copy=False)
 
 
 def build(
@@ -177,11 +171,7 @@ def fill(server: LimitedServer, variant: str, catalogue: Catalogue, progress: Pr
                 # Over gRPC, faster than REST: here no one reads the order of the payload's keys.
                 sent = sender.submit(server.client.upsert, collection, batch, wait=True)
                 progress.advance(task, len(points))
-        greens = 0
-        while greens < 5:  # between two optimizations it is green for a moment
-            time.sleep(1)
-            info = server.client.get_collection(collection)
-            greens = greens + 1 if info.status == models.CollectionStatus.GREEN else 0
+        wait_until_optimized(lambda: server.client.get_collection(collection))
     finally:
         progress.remove_task(task)
     count = server.client.count(collection, exact=True).count

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.synthetic import Floats
 from p4r_qdrant import Settings
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.index.payload import point_prefix
 
 

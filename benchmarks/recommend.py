@@ -26,9 +26,10 @@ from qdrant_client import grpc
 from benchmarks import hybrid
 from benchmarks.engines import built, err, found_server, linked, wait_for_links
 from benchmarks.online import RESULTS
-from benchmarks.synthetic import DIMENSION, Catalogue, Floats
+from benchmarks.synthetic import DIMENSION, Catalogue
 from benchmarks.timing import measure
 from p4r_qdrant import PersonaIndex
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.index.columns import CollaborativePart, Weights
 from p4r_qdrant.index.server.collection import Collection
 from p4r_qdrant.index.server.columns import ServerColumns

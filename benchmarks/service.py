@@ -35,10 +35,11 @@ from urllib.parse import urlsplit
 import numpy as np
 from rich.table import Table
 
-from benchmarks.engines import address, err, own_server
+from benchmarks.engines import err, own_server, place_of
 from benchmarks.service_load import TURNS, Loads, load, out, restart, writes
-from benchmarks.synthetic import Catalogue, Floats
+from benchmarks.synthetic import Catalogue
 from p4r_qdrant import PersonaReranker, Settings, open_index
+from p4r_qdrant.arrays import Floats
 from p4r_qdrant.encoder.loading import load_encoder
 from p4r_qdrant.encoder.local import BUNDLED_MODEL
 from p4r_qdrant.users.opening import open_store
@@ -238,7 +239,7 @@ def main() -> None:
         engines = {"embedded": Settings.load(qdrant=embedded, encoder=encoder)}
         process = own_server(folder, stack)
         if process is not None:
-            engines["server"] = Settings.load(qdrant=address(process), encoder=encoder)
+            engines["server"] = Settings.load(qdrant=place_of(process), encoder=encoder)
         for engine, settings in engines.items():
             err.print(f"{engine}: filling")
             prepared(settings, catalogue)

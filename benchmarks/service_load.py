@@ -131,8 +131,11 @@ def _figures(answers: list[Any], seconds: float) -> list[str]:
     return [f"{len(ms) / seconds:.0f}", *figures, str(dict(bad) or "none")]
 
 
-def put_items(address: str, seconds: float, told: Any) -> None:
-    """PUT items with vectors, so many a second over a few connections; tells how many were."""
+def put_items(address: str, seconds: float, rate: Any) -> None:
+    """PUT items with vectors: `PUT_A_SECOND`, over `PUT_CONNECTIONS` connections.
+
+    rate: a queue, which gets the items a second that were achieved.
+    """
     random = np.random.default_rng(5)
     start, turn, done = time.perf_counter(), threading.Lock(), 0
 
@@ -160,7 +163,7 @@ def put_items(address: str, seconds: float, told: Any) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    told.put((done - PUT_CONNECTIONS) / (time.perf_counter() - start))
+    rate.put((done - PUT_CONNECTIONS) / (time.perf_counter() - start))
 
 
 def writes(loads: Loads, address: str, seconds: float, connections: int) -> None:
@@ -173,12 +176,12 @@ def writes(loads: Loads, address: str, seconds: float, connections: int) -> None
     for _ in range(TURNS):
         host = f"http://{address}"
         found["without"] += loads.run(host, loads.service, connections, seconds / TURNS)
-        told = context.Queue()
+        rate = context.Queue()
         # Locust takes some seconds to begin and to end.
-        writer = context.Process(target=put_items, args=(address, seconds / TURNS + 5, told))
+        writer = context.Process(target=put_items, args=(address, seconds / TURNS + 5, rate))
         writer.start()
         found["with"] += loads.run(host, loads.service, connections, seconds / TURNS)
-        rates.append(told.get())
+        rates.append(rate.get())
         writer.join()
     table.add_row(str(connections), "0", *_figures(found["without"], seconds))
     table.add_row(str(connections), f"{np.mean(rates):.0f}", *_figures(found["with"], seconds))

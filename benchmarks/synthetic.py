@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from p4r_qdrant import ItemVectors, Persona
+from p4r_qdrant.arrays import Floats
 
 DIMENSION = 384
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass

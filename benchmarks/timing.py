@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.synthetic import DIMENSION, Floats
+from benchmarks.synthetic import DIMENSION
+from p4r_qdrant.arrays import Floats
 
 ROUNDS = 8
 

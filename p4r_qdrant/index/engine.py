@@ -159,9 +159,10 @@ class Engine(Protocol):
         """Read the metadata again, which another process may have written."""
 
     def replacing(self) -> AbstractContextManager[object]:
-        """Context manager for replacing items, or for reading while nobody does.
+        """Context manager that one thread at a time is in, to replace items.
 
-        One thread at a time if the engine needs that; nothing where other processes write too.
+        A reader that is in it finds no item replaced between two reads. Does nothing on a server,
+        where other processes write as well.
         """
 
     def discard_derived(self) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 PAUSE_S = 0.005
-"""Between two requests of a load: without it, what the load is put on waits for a core."""
+"""Between two requests of a load. Without it, the load takes the cores from what it tests."""
 
 
 @contextmanager

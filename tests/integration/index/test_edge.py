@@ -281,7 +281,7 @@ def test_optimizing_disturbs_neither_readers_nor_writers(tmp_path: Path) -> None
 def test_an_item_that_is_replaced_after_every_score_is_whole_at_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Turn by turn by seven personas, of which the last is the nearest, and by one."""
+    """Writes give it seven personas, of which the last is the nearest, and one, in turn."""
     settings = embedded(tmp_path / "index")
     with opened(settings) as index, ThreadPoolExecutor(1) as writer:
         seven = np.array([-USER] * 6 + [USER], np.float32)

@@ -136,6 +136,12 @@ def test_a_ranking_is_made_at_last_while_nobody_may_replace_an_item(fusion: str)
     check(PersonaMatch("a", item.persona_score, None, item.persona))
 
 
+@pytest.mark.parametrize(("kind", "times"), [(Replaced, 2), (Kept, 10**6)])
+def test_why_not_is_told_of_one_writing(kind: type[Replaced], times: int) -> None:
+    item = PersonaReranker(kind(times)).why_not(EAST, "a", ["a"], top=1).item
+    check(PersonaMatch("a", item.persona_score, None, item.persona))
+
+
 def test_rounding_and_long_directions_are_not_taken_for_a_change() -> None:
     index = Replaced(0)
     for length in (1e-3, 1.0, 300.0):
